@@ -1,0 +1,60 @@
+"""SimCLR (Chen et al., ICML 2020) on embedded data, minutes on two CPU cores.
+
+bash launch/quickstart.sh
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  if arg:
+    raise ValueError(f"unknown variant {arg!r}; this config has none")
+  steps = 1500
+  return ConfigDict(
+    {
+      "seed": 0,
+      "data": {
+        "name": "cluttered_digits",
+        "batch_size": 256,
+        "image_size_px": 32,
+      },
+      "augment": {
+        "crop_size_px": 32,
+        "crop_min_area": 0.4,
+        "jitter_probability": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+        "grayscale_probability": 0.2,
+      },
+      "model": {
+        "name": "vit",
+        "patch_size_px": 8,
+        "width": 128,
+        "depth": 3,
+        "num_heads": 4,
+        "mean": (0.4,),
+        "std": (0.25,),
+      },
+      "objective": {
+        "name": "simclr",
+        "temperature": 0.2,
+        "hidden_dims": (256,),
+        "out_dim": 128,
+      },
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "warmup_steps": 100,
+        "weight_decay": 0.05,
+        "b2": 0.98,
+      },
+      "train": {"steps": steps},
+      "checkpoint": {"every_steps": steps // 3},
+      "log": {"every_steps": 50},
+      "mesh": {"data": -1, "fsdp": 1},
+      "init_from": {"workdir": "", "step": -1, "heads": False},
+      "probe": {},
+    }
+  )

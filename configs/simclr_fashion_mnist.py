@@ -1,0 +1,60 @@
+"""SimCLR (Chen et al., ICML 2020) on Fashion-MNIST, a small ViT, for CPUs.
+
+python -m jssl.data.prepare fashion_mnist
+python -m jssl.train --config=configs/simclr_fashion_mnist.py --workdir=W
+python -m jssl.probe --workdir=W
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  if arg:
+    raise ValueError(f"unknown variant {arg!r}; this config has none")
+  epochs, batch_size = 20, 256
+  return ConfigDict(
+    {
+      "seed": 0,
+      "data": {
+        "name": "fashion_mnist",
+        "batch_size": batch_size,
+        "image_size_px": 28,
+      },
+      "augment": {
+        "crop_size_px": 28,
+        "crop_min_area": 0.3,
+        "flip_probability": 0.5,
+        "jitter_probability": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+      },
+      "model": {
+        "name": "vit",
+        "patch_size_px": 7,
+        "width": 128,
+        "depth": 4,
+        "num_heads": 4,
+        "mean": (0.286,),
+        "std": (0.353,),
+      },
+      "objective": {
+        "name": "simclr",
+        "temperature": 0.2,
+        "hidden_dims": (512,),
+        "out_dim": 128,
+      },
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "warmup_steps": 400,
+        "weight_decay": 0.05,
+        "b2": 0.98,
+      },
+      "train": {"steps": 60_000 // batch_size * epochs},
+      "checkpoint": {"every_steps": 1170},
+      "log": {"every_steps": 50},
+      "mesh": {"data": -1, "fsdp": 1},
+      "init_from": {"workdir": "", "step": -1, "heads": False},
+      "probe": {},
+    }
+  )

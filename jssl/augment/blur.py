@@ -1,0 +1,85 @@
+"""Gaussian blur with torchvision's kernel and reflected borders."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl.augment import separable
+from jssl.typing import Images, Keys
+
+
+def blur_matrix(
+  sigma: Float[Array, ""] | float, *, size_px: int, kernel_px: int
+) -> Float[Array, "size_px size_px"]:
+  """Returns the matrix that blurs an axis.
+
+  Pixel j beyond a border is pixel -j, or 2 (n - 1) - j, within it; the border
+  pixel itself is not repeated.
+
+  Args:
+    sigma: standard deviation, px.
+    size_px: length n of the axis, more than half of the kernel.
+    kernel_px: odd length of the kernel.
+  """
+  half = kernel_px // 2
+  taps = jnp.exp(-0.5 * (jnp.arange(-half, half + 1) / sigma) ** 2)
+
+  def weight(distance: Array) -> Array:
+    inside = jnp.abs(distance) <= half
+    return jnp.where(inside, jnp.exp(-0.5 * (distance / sigma) ** 2), 0)
+
+  out, pixel = jnp.arange(size_px)[:, None], jnp.arange(size_px)[None, :]
+  last = size_px - 1
+  direct = weight(out - pixel)
+  before = jnp.where(pixel > 0, weight(out + pixel), 0)
+  after = jnp.where(pixel < last, weight(2 * last - out - pixel), 0)
+  return (direct + before + after) / taps.sum()
+
+
+def blur(
+  images: Images, sigmas: Float[Array, "b"], *, kernel_px: int
+) -> Images:
+  """Blurs each image with its own standard deviation.
+
+  Args:
+    images: [b, h, w, c].
+    sigmas: standard deviations, px, [b].
+    kernel_px: odd length of the kernel.
+  """
+  over_height, over_width = (
+    jax.vmap(lambda s, n=n: blur_matrix(s, size_px=n, kernel_px=kernel_px))(
+      sigmas
+    )
+    for n in images.shape[1:3]
+  )
+  return separable.apply(over_height, over_width, images)
+
+
+def random_blur(
+  keys: Keys,
+  images: Images,
+  *,
+  probability: float,
+  kernel_px: int,
+  min_sigma: float,
+  max_sigma: float,
+) -> Images:
+  """Blurs with `probability` and a uniform standard deviation.
+
+  Args:
+    keys: one for each image, [b].
+    images: [b, h, w, c].
+    probability: of changing an image.
+    kernel_px: odd length of the kernel.
+    min_sigma: smallest standard deviation, px.
+    max_sigma: largest, px.
+  """
+  apply_keys, sigma_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  sigmas = jax.vmap(
+    lambda key: jax.random.uniform(key, minval=min_sigma, maxval=max_sigma)
+  )(sigma_keys)
+  chosen = jax.vmap(lambda key: jax.random.bernoulli(key, probability))(
+    apply_keys
+  )
+  blurred = blur(images, sigmas, kernel_px=kernel_px)
+  return jnp.where(chosen[:, None, None, None], blurred, images)

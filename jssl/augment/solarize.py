@@ -1,0 +1,26 @@
+"""Solarisation: bright pixels are inverted."""
+
+import jax
+import jax.numpy as jnp
+
+from jssl.typing import Images, Keys
+
+
+def random_solarize(
+  keys: Keys, images: Images, *, probability: float, threshold: float
+) -> Images:
+  """Replaces x by 1 - x where x >= `threshold`, with `probability`.
+
+  Args:
+    keys: one for each image, [b].
+    images: [b, h, w, c] in [0, 1].
+    probability: of changing an image.
+    threshold: from which value on pixels are inverted.
+  """
+  return jax.vmap(
+    lambda key, image: jnp.where(
+      jax.random.bernoulli(key, probability) & (image >= threshold),
+      1 - image,
+      image,
+    )
+  )(keys, images)

@@ -1,0 +1,394 @@
+"""From a config to objects: the only reader of a ConfigDict.
+
+Every section of a config has the fields of one frozen dataclass. What is wrong
+within a section or between two of them is said here, before anything is
+allocated, with the key to change.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jssl import checkpoint
+from jssl import mesh as mesh_lib
+from jssl.augment import Augment
+from jssl.data.sources import Source, open_source
+from jssl.models.backbone import Backbone, init_variables
+from jssl.models.resnet import ResNet
+from jssl.models.vit import ViT
+from jssl.objectives.base import Objective
+from jssl.objectives.simclr import SimCLR
+from jssl.optim import Optim
+from jssl.typing import Variables
+
+T = TypeVar("T")
+
+_MODELS = {"vit": ViT, "resnet": ResNet}
+_OBJECTIVES = {"simclr": SimCLR}
+
+# What may differ when a run is taken up again: where and how it is computed,
+# kept and watched, but not what is computed.
+_FREE = (
+  "mesh/",
+  "log/",
+  "checkpoint/",
+  "probe/",
+  "data/data_dir",
+  "data/in_memory",
+  "data/workers",
+  "data/prefetch_batches",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The `data` section of a config.
+
+  Attributes:
+    name: a prepared set, or "cluttered_digits", which is embedded.
+    batch_size: images of a global batch.
+    image_size_px: other sizes are resized and centre-cropped to it on the host.
+    data_dir: where sets are prepared; "" for TFDS's default.
+    split: to pretrain on; the probe fits on it too.
+    test_split: read by the probe, once a checkpoint.
+    in_memory: whether to decode the whole set once, as uint8.
+    workers: processes that decode; 0 decodes in threads of this one.
+    prefetch_batches: batches kept ready on the devices.
+  """
+
+  name: str
+  batch_size: int
+  image_size_px: int
+  data_dir: str = ""
+  split: str = "train"
+  test_split: str = "test"
+  in_memory: bool = True
+  workers: int = 0
+  prefetch_batches: int = 2
+
+
+def _check_positive(key: str, value: int) -> None:
+  if value < 1:
+    raise ValueError(f"{key}={value} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """The `train` section: `steps` of the whole run."""
+
+  steps: int
+
+  def __post_init__(self) -> None:
+    _check_positive("train.steps", self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """The `log` section: a line and a row every so many steps."""
+
+  every_steps: int = 50
+
+  def __post_init__(self) -> None:
+    _check_positive("log.every_steps", self.every_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """The `checkpoint` section.
+
+  Attributes:
+    every_steps: a checkpoint is saved every so many steps, and at the end.
+    keep_last: so many of the newest are kept,
+    keep_every_steps: and those at multiples of this; 0 for none. The one that
+      the probe found best is kept always.
+  """
+
+  every_steps: int
+  keep_last: int = 2
+  keep_every_steps: int = 0
+
+  def __post_init__(self) -> None:
+    _check_positive("checkpoint.every_steps", self.every_steps)
+    _check_positive("checkpoint.keep_last", self.keep_last)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+  """The `init_from` section: another run to start from.
+
+  Attributes:
+    workdir: of that run; "" starts at random.
+    step: of its checkpoint; -1 takes the last.
+    heads: whether to take head parameters and the objective's state as well.
+  """
+
+  workdir: str = ""
+  step: int = -1
+  heads: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+  """The `mesh` section: devices on each axis, see `jssl.mesh.make_mesh`."""
+
+  data: int = -1
+  fsdp: int = 1
+
+
+class Run(NamedTuple):
+  """A config, as objects."""
+
+  seed: int
+  data: Data
+  source: Source
+  image_shape: tuple[int, int, int]
+  augment: Augment
+  backbone: Backbone
+  objective: Objective
+  optim: Optim
+  mesh: Mesh
+  train: Train
+  log: Log
+  checkpoint: Checkpoint
+  init_from: InitFrom
+
+
+def _suggest(name: str, names: Any) -> str:
+  close = difflib.get_close_matches(name, [*names], n=1)
+  known = ", ".join(sorted(names))
+  return f"did you mean {close[0]!r}?" if close else f"known: {known}"
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+  """Returns a config value as the type of its field, or says what it should be.
+
+  JSON has no tuples and ml_collections lets an int stand for a float.
+  """
+  origin = typing.get_origin(hint)
+  if origin is tuple:
+    if not isinstance(value, list | tuple):
+      raise TypeError(f"{key}={value!r} must be a tuple")
+    element = typing.get_args(hint)[0]
+    return tuple(_coerce(key, v, element) for v in value)
+  if origin is typing.Literal:
+    choices = typing.get_args(hint)
+    if value not in choices:
+      raise ValueError(f"{key}={value!r}: {_suggest(str(value), choices)}")
+    return value
+  if hint is float and type(value) is int:
+    return float(value)
+  if hint in (int, float, str, bool) and type(value) is not hint:
+    raise TypeError(
+      f"{key}={value!r} is of type {type(value).__name__}; it must be "
+      f"{hint.__name__}"
+    )
+  return value
+
+
+def section(config: ConfigDict, name: str, cls: type[T]) -> T:
+  """Returns a section of the config as its dataclass.
+
+  Raises:
+    ValueError: a key is unknown or missing, or a value out of range.
+    TypeError: a value is of another type.
+  """
+  given: Mapping[str, Any] = config.get(name, {})
+  hints = typing.get_type_hints(cls)
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+  values = {}
+  for key, value in given.items():
+    if key == "name" and "name" not in fields:
+      continue  # It chose the class.
+    if key not in fields:
+      raise ValueError(f"{name}.{key} is not a key; {_suggest(key, fields)}")
+    values[key] = _coerce(f"{name}.{key}", value, hints[key])
+  for key, field in fields.items():
+    if key not in values and field.default is dataclasses.MISSING:
+      raise ValueError(f"{name}.{key} is missing from the config")
+  return cls(**values)
+
+
+def _chosen(config: ConfigDict, name: str, classes: Mapping[str, type]) -> Any:
+  """Returns the section as the class that its `name` says."""
+  choice = config.get(name, {}).get("name")
+  if choice not in classes:
+    raise ValueError(
+      f"{name}.name={choice!r}: {_suggest(str(choice), classes)}"
+    )
+  return section(config, name, classes[choice])
+
+
+def backbone(config: ConfigDict) -> Backbone:
+  """Returns the encoder of a config."""
+  return _chosen(config, "model", _MODELS).backbone()
+
+
+def mesh(config: ConfigDict) -> Mesh:
+  """Returns the mesh of a config, over the devices of this process group."""
+  shape = section(config, "mesh", MeshShape)
+  return mesh_lib.make_mesh(shape.data, shape.fsdp)
+
+
+def source(config: ConfigDict, split: str) -> Source:
+  """Opens one split of a config's data set.
+
+  Raises:
+    FileNotFoundError: it isn't prepared; the message has the command.
+  """
+  data = section(config, "data", Data)
+  return open_source(
+    data.name,
+    data_dir=data.data_dir,
+    split=split,
+    image_size_px=data.image_size_px,
+    in_memory=data.in_memory,
+  )
+
+
+def run(config: ConfigDict) -> Run:
+  """Returns everything that a training needs.
+
+  Raises:
+    ValueError: parts don't fit, with the keys to change.
+    TypeError: a value is of the wrong type.
+    FileNotFoundError: the data set isn't prepared.
+  """
+  known = {"seed", *Run._fields, "model", "probe"}
+  for name in config:
+    if name not in known:
+      raise ValueError(f"{name} is not a section; {_suggest(name, known)}")
+  data = section(config, "data", Data)
+  augment = section(config, "augment", Augment)
+  device_mesh = mesh(config)
+  mesh_lib.check_batch_size(device_mesh, data.batch_size)
+  train = section(config, "train", Train)
+  optim = section(config, "optim", Optim)
+  optim.schedule(train.steps)
+  encoder = backbone(config)
+  train_source = source(config, data.split)
+  if data.batch_size > len(train_source):
+    raise ValueError(
+      f"data.batch_size={data.batch_size} is larger than {data.name} "
+      f"({data.split}), which has {len(train_source)} images"
+    )
+  crop = augment.crop_size_px
+  image_shape = (crop, crop, train_source.image_shape[-1])
+  # Traces the model: crop against patches, channels against mean and std.
+  jax.eval_shape(lambda: init_variables(0, encoder, image_shape))
+  return Run(
+    seed=_coerce("seed", config.get("seed", 0), int),
+    data=data,
+    source=train_source,
+    image_shape=image_shape,
+    augment=augment,
+    backbone=encoder,
+    objective=_chosen(config, "objective", _OBJECTIVES),
+    optim=optim,
+    mesh=device_mesh,
+    train=train,
+    log=section(config, "log", Log),
+    checkpoint=section(config, "checkpoint", Checkpoint),
+    init_from=section(config, "init_from", InitFrom),
+  )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(value, dict):
+    return {prefix: value}
+  return {
+    path: leaf
+    for key, child in value.items()
+    for path, leaf in _flat(child, f"{prefix}/{key}" if prefix else key).items()
+  }
+
+
+def _config_path(workdir: str | os.PathLike) -> pathlib.Path:
+  return pathlib.Path(workdir) / "config.json"
+
+
+def load_config(workdir: str | os.PathLike) -> ConfigDict:
+  """Returns the config of a run.
+
+  Raises:
+    FileNotFoundError: `workdir` is not that of a run.
+  """
+  path = _config_path(workdir)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{path} is not there: --workdir must be that of a run, made by "
+      "`python -m jssl.train --config=... --workdir=...`"
+    )
+  return ConfigDict(json.loads(path.read_text()))
+
+
+def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
+  """Writes the config into a new workdir; a used one must have the same.
+
+  Raises:
+    ValueError: the workdir belongs to another config; says what differs.
+  """
+  path = _config_path(workdir)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.exists():
+    old = _flat(json.loads(path.read_text()))
+    new = _flat(json.loads(config.to_json()))
+    lines = [
+      f"  {key.replace('/', '.')}: there {old.get(key)!r}, now {new.get(key)!r}"
+      for key in sorted(old.keys() | new.keys())
+      if old.get(key) != new.get(key) and not key.startswith(_FREE)
+    ]
+    if lines:
+      raise ValueError(
+        f"{workdir} belongs to a run of another config; choose another "
+        "--workdir or take back the difference:\n" + "\n".join(lines)
+      )
+  if jax.process_index() == 0:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(config.to_json(indent=2))
+    temporary.replace(path)
+
+
+def load_backbone(
+  workdir: str | os.PathLike, step: int | None = None
+) -> tuple[Callable[..., Any], Variables]:
+  """Returns a trained encoder as `(apply, variables)`.
+
+  Example:
+    >>> apply, variables = jssl.load_backbone("runs/quickstart")
+    >>> h = apply(variables, images)  # [n, h, w, c] in [0, 1] to [n, d]
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; None takes the one that the probe found best, or
+      the last where nothing was probed.
+
+  Raises:
+    FileNotFoundError: there is no run, or it has no such checkpoint.
+    CheckpointError: the checkpoint is damaged.
+  """
+  encoder = backbone(load_config(workdir))
+  steps = checkpoint.steps(workdir)
+  if not steps:
+    raise FileNotFoundError(f"{workdir} has no finished checkpoint")
+  if step is None:
+    best = checkpoint.best_step(workdir)
+    step = best if best in steps else steps[-1]
+  if step not in steps:
+    raise FileNotFoundError(
+      f"{workdir} has no checkpoint of step {step}; it has {steps}"
+    )
+
+  def apply(variables: Variables, images: jax.Array) -> jax.Array:
+    features, _ = encoder.apply(variables, images, train=False)
+    return features
+
+  return apply, checkpoint.restore_backbone(workdir, step)

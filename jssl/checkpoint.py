@@ -1,0 +1,344 @@
+"""Checkpoints: the only importer of Orbax.
+
+A checkpoint is `workdir/checkpoints/<step>`: named pytrees, the position in the
+data and the timers, written together in the background. Orbax restores a
+flipped byte without a word, so each checkpoint gets a manifest: the SHA-256 of
+every file, and name, dtype and shape of every leaf. It is written last: a
+checkpoint without one was not finished and does not count.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from jssl import tree
+from jssl.typing import PyTree, Variables
+
+_MANIFEST = "manifest.json"
+_BACKBONE = "backbone"
+_DATA = "data"
+
+policies = ocp.training.preservation_policies
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint can't be read, or can't be used here."""
+
+
+def _root(workdir: str | os.PathLike) -> pathlib.Path:
+  return pathlib.Path(workdir).absolute() / "checkpoints"
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a file that is there whole or not at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
+  temporary.replace(path)
+
+
+def _digests(directory: pathlib.Path) -> dict[str, str]:
+  """Returns the SHA-256 of every file below a directory, by relative path."""
+  digests = {}
+  for path in sorted(directory.rglob("*")):
+    if path.is_file() and path.name not in (_MANIFEST, _MANIFEST + ".tmp"):
+      with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+      digests[path.relative_to(directory).as_posix()] = digest
+  return digests
+
+
+def _leaves(items: PyTree) -> dict[str, list]:
+  """Returns `{path name: [dtype, shape]}`."""
+  return {
+    tree.path_name(path): [str(leaf.dtype), list(leaf.shape)]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(items)
+  }
+
+
+def _manifest(directory: pathlib.Path) -> dict[str, Any]:
+  return json.loads((directory / _MANIFEST).read_text())
+
+
+def _check_files(directory: pathlib.Path) -> None:
+  """Raises CheckpointError naming the files that aren't as they were saved."""
+  try:
+    expected = _manifest(directory)["files"]
+  except (OSError, ValueError, KeyError) as error:
+    raise CheckpointError(f"{directory}: no readable manifest") from error
+  found = _digests(directory)
+  damaged = [n for n, digest in expected.items() if found.get(n) != digest]
+  if damaged:
+    raise CheckpointError(
+      f"{directory}: {len(damaged)} of {len(expected)} files differ from what "
+      f"was saved, {damaged[0]} the first"
+    )
+
+
+def _check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
+  """Raises CheckpointError naming the leaves that differ from `items`."""
+  saved = _manifest(directory)["leaves"]
+  wanted = _leaves(items)
+  lines = [f"missing there: {n} {wanted[n]}" for n in wanted.keys() - saved]
+  lines += [
+    f"saved {saved[n]}, wanted {wanted[n]}: {n}"
+    for n in wanted.keys() & saved
+    if saved[n] != wanted[n]
+  ]
+  names = tuple(f"{name}/" for name in items)
+  lines += [
+    f"not wanted here: {n} {saved[n]}"
+    for n in saved.keys() - wanted.keys()
+    if n.startswith(names)
+  ]
+  if lines:
+    shown = "\n  ".join(sorted(lines)[:8])
+    raise CheckpointError(
+      f"{directory} holds other arrays than this config makes "
+      f"({len(lines)} differ; is it the same model, objective and optim?):"
+      f"\n  {shown}"
+    )
+
+
+def steps(workdir: str | os.PathLike) -> list[int]:
+  """Returns the steps of all finished checkpoints, ascending."""
+  return sorted(
+    int(path.parent.name)
+    for path in _root(workdir).glob(f"*/{_MANIFEST}")
+    if path.parent.name.isdigit()
+  )
+
+
+def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
+  """Makes `step` the best checkpoint if no pinned one has a higher score.
+
+  The best checkpoint outlives the keep policy of the training that goes on.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint.
+    score: higher is better; never of the test set.
+  """
+  path = pathlib.Path(workdir) / "best.json"
+  best = best_step(workdir)
+  if best is None or score > json.loads(path.read_text())["score"]:
+    _write_json(path, {"step": step, "score": score})
+
+
+def best_step(workdir: str | os.PathLike) -> int | None:
+  """Returns the step pinned as best, None where nothing was pinned."""
+  path = pathlib.Path(workdir) / "best.json"
+  return json.loads(path.read_text())["step"] if path.exists() else None
+
+
+class _KeepBest:
+  """Keeps the checkpoint that somebody pinned, see `pin_best`."""
+
+  def __init__(self, workdir: pathlib.Path):
+    self._workdir = workdir
+
+  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    del context
+    best = best_step(self._workdir)
+    return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def _load(directory: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
+  try:
+    return ocp.load_checkpointables(directory, dict(items))
+  except Exception as error:  # Orbax raises what its back ends raise.
+    raise CheckpointError(f"{directory} can't be read: {error}") from error
+
+
+def restore(
+  workdir: str | os.PathLike,
+  step: int,
+  items: Mapping[str, PyTree],
+  data: Iterator | None = None,
+) -> dict[str, PyTree]:
+  """Returns the named pytrees of one checkpoint.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint.
+    items: trees of `jax.ShapeDtypeStruct` by name; their shardings say where
+      the arrays go, whatever mesh they were saved from.
+    data: an iterator that is set to where the saved one was.
+
+  Raises:
+    CheckpointError: files are damaged, or hold other arrays than `items`.
+  """
+  directory = _root(workdir) / str(step)
+  _check_files(directory)
+  _check_leaves(directory, items)
+  wanted = dict(items) if data is None else {**items, _DATA: data}
+  restored = _load(directory, wanted)
+  restored.pop(_DATA, None)
+  return restored
+
+
+def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
+  """Returns the backbone's variables alone, on the default device.
+
+  Raises:
+    CheckpointError: the checkpoint is damaged.
+  """
+  directory = _root(workdir) / str(step)
+  _check_files(directory)
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract: dict[str, Any] = {}
+  for name, (dtype, shape) in _manifest(directory)["leaves"].items():
+    item, *parents, leaf = name.split("/")
+    if item == _BACKBONE:
+      node = abstract
+      for parent in parents:
+        node = node.setdefault(parent, {})
+      node[leaf] = jax.ShapeDtypeStruct(
+        shape, np.dtype(dtype), sharding=sharding
+      )
+  return _load(directory, {_BACKBONE: abstract})[_BACKBONE]
+
+
+class Checkpoints:
+  """The checkpoints of one run, for the process that trains.
+
+  All processes of a run must make the same calls.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    keep_last: int,
+    keep_every_steps: int | None,
+  ):
+    """Opens `workdir/checkpoints`.
+
+    Args:
+      workdir: of the run.
+      keep_last: so many of the newest checkpoints are kept,
+      keep_every_steps: and those at multiples of this, and the pinned one.
+    """
+    self._workdir = pathlib.Path(workdir).absolute()
+    keep = [policies.LatestN(keep_last), _KeepBest(self._workdir)]
+    if keep_every_steps:
+      keep.append(policies.EveryNSteps(keep_every_steps))
+    self._orbax = ocp.training.Checkpointer(
+      _root(workdir),
+      preservation_policy=policies.AnyPreservationPolicy(keep),
+      cleanup_tmp_directories=True,
+    )
+    self._executor = concurrent.futures.ThreadPoolExecutor(1)
+    self._saving: concurrent.futures.Future | None = None
+
+  def save(
+    self, step: int, items: Mapping[str, PyTree], data: Iterator
+  ) -> None:
+    """Starts to save; the arrays may be donated once it returns.
+
+    Args:
+      step: steps done.
+      items: pytrees of arrays by name, "backbone" among them.
+      data: the iterator; its position is saved.
+
+    Raises:
+      CheckpointError: it could not start. The checkpoints before it stay.
+    """
+    try:
+      self.wait()
+    except CheckpointError as error:
+      logging.error("%s; trying again at step %d", error, step)
+    try:
+      response = self._orbax.save_checkpointables_async(
+        step, {**items, _DATA: data}, force=True
+      )
+    except Exception as error:
+      raise CheckpointError(f"step {step} can't be saved: {error}") from error
+    leaves = _leaves(items)
+
+    def finish() -> None:
+      try:
+        response.result()
+        if jax.process_index() == 0:
+          directory = _root(self._workdir) / str(step)
+          manifest = {"leaves": leaves, "files": _digests(directory)}
+          _write_json(directory / _MANIFEST, manifest)
+      except Exception as error:
+        raise CheckpointError(f"step {step} wasn't saved: {error}") from error
+
+    self._saving = self._executor.submit(finish)
+
+  def wait(self) -> None:
+    """Waits for the save under way.
+
+    Raises:
+      CheckpointError: it failed.
+    """
+    saving, self._saving = self._saving, None
+    if saving is not None:
+      saving.result()
+
+  def restore_latest(
+    self,
+    items: Mapping[str, PyTree],
+    data: Iterator,
+    tell: Callable[[str], None] = logging.warning,
+  ) -> tuple[int, dict[str, PyTree]] | None:
+    """Restores the newest checkpoint that is whole.
+
+    Damaged and unfinished ones are told, and set aside in `workdir/damaged`.
+
+    Args:
+      items: see `restore`.
+      data: see `restore`.
+      tell: is called with a line for each checkpoint passed over.
+
+    Returns:
+      Its step and its trees; None where there is no checkpoint.
+
+    Raises:
+      CheckpointError: the newest whole one holds other arrays than `items`.
+    """
+    for checkpoint in reversed(self._orbax.checkpoints):
+      directory = _root(self._workdir) / str(checkpoint.step)
+      try:
+        _check_files(directory)
+      except CheckpointError as error:
+        tell(f"{error}; set aside, the checkpoint before it is used")
+        self._set_aside(directory)
+        continue
+      return checkpoint.step, restore(
+        self._workdir, checkpoint.step, items, data
+      )
+    return None
+
+  def _set_aside(self, directory: pathlib.Path) -> None:
+    aside = self._workdir / "damaged" / directory.name
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"checked {directory.name}")
+    if jax.process_index() == 0:
+      shutil.rmtree(aside, ignore_errors=True)
+      aside.parent.mkdir(exist_ok=True)
+      directory.rename(aside)
+    self._orbax.reload()
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    """Waits for the save under way and frees what Orbax holds."""
+    try:
+      self.wait()
+    finally:
+      self._executor.shutdown()
+      self._orbax.close()

@@ -1,0 +1,1 @@
+"""Images in: sources, preparing them, and the one chain of batches."""

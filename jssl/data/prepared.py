@@ -1,0 +1,172 @@
+"""Sets on disk as TFDS writes them, read by row and decoded with pillow."""
+
+import dataclasses
+import io
+import shlex
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+from PIL import Image
+from tensorflow_datasets.core import read_only_builder
+
+from jssl.data.sources import HostBatch, Rows
+
+
+def _square(image: Image.Image, size_px: int) -> Image.Image:
+  """Resizes the shorter side to `size_px`, antialiased; takes the centre."""
+  if image.size == (size_px, size_px):
+    return image
+  scale = size_px / min(image.size)
+  width, height = (max(size_px, round(scale * side)) for side in image.size)
+  image = image.resize((width, height), Image.Resampling.BICUBIC)
+  left, top = (width - size_px) // 2, (height - size_px) // 2
+  return image.crop((left, top, left + size_px, top + size_px))
+
+
+def decode(
+  encoded: bytes, *, size_px: int, channels: int
+) -> UInt8[np.ndarray, "h w c"]:
+  """Decodes a PNG or a JPEG to a square.
+
+  Args:
+    encoded: the file.
+    size_px: height and width of what is returned.
+    channels: 1 (grayscale) or 3 (RGB).
+
+  Raises:
+    OSError: the file is damaged (as pillow says it; a SyntaxError for some).
+  """
+  mode = "L" if channels == 1 else "RGB"
+  with Image.open(io.BytesIO(encoded)) as image:
+    # A large JPEG is decoded at a half, a quarter or an eighth of its size;
+    # twice what is wanted leaves the filter enough to work on.
+    image.draft(mode, (2 * size_px, 2 * size_px))
+    pixels = np.asarray(_square(image.convert(mode), size_px))
+  return pixels.reshape(size_px, size_px, channels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+  """A split of a set on disk.
+
+  Attributes:
+    name: what the set is called.
+    split: which part of it.
+    class_names: in the order of the labels; empty if the set is unlabelled.
+    image_shape: (height, width, channels), in pixels.
+    image_key: name of the image feature.
+    label_key: name of the label feature; None if the set is unlabelled.
+    records: a data source of TFDS whose images are still encoded.
+  """
+
+  name: str
+  split: str
+  class_names: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  image_key: str
+  label_key: str | None
+  records: Any
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes; 0 if the set is unlabelled."""
+    return len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def _decode(self, row: int, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
+    size, _, channels = self.image_shape
+    try:
+      return decode(encoded, size_px=size, channels=channels)
+    except Exception as error:
+      # pillow has no one error for a damaged file.
+      raise ValueError(
+        f"image {row} of {self.name}, split {self.split}, cannot be decoded "
+        f"({error}); delete the set and prepare it again"
+      ) from error
+
+  def fetch(self, rows: Rows) -> HostBatch:
+    """Returns the images and labels of `rows`; see `Source.fetch`.
+
+    Raises:
+      ValueError: an image is damaged; names it.
+    """
+    records = self.records.__getitems__(rows.tolist())
+    images = [
+      self._decode(row, record[self.image_key])
+      for row, record in zip(rows, records, strict=True)
+    ]
+    labels = [record.get(self.label_key, -1) for record in records]
+    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+
+def _first_key(features: tfds.features.FeaturesDict, kind: type) -> str | None:
+  """Returns the name of the first feature of a kind, or None."""
+  return next((k for k, f in features.items() if isinstance(f, kind)), None)
+
+
+def _command(name: str, data_dir: str | None) -> str:
+  """Returns the command that prepares a set."""
+  known = tfds.list_builders(with_community_datasets=False)
+  if name.split("/")[0].split(":")[0] in known:
+    words = [name]
+  else:
+    words = ["folder", "--source", "DIR", "--name", name]
+  if data_dir:
+    words += ["--data_dir", data_dir]
+  return shlex.join(["python", "-m", "jssl.data.prepare", *words])
+
+
+def open_prepared(
+  name: str, *, data_dir: str | None, split: str, image_size_px: int
+) -> Prepared:
+  """Opens a split of a set on disk; see `jssl.data.sources.open_source`.
+
+  Raises:
+    FileNotFoundError: the set is not there; says the command that makes it.
+    ValueError: it has no such split, no image, or cannot be read by row.
+  """
+  try:
+    # From the files alone: `tfds.builder` would load the code of the set and
+    # ask the network about one that is not there.
+    builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    raise FileNotFoundError(
+      f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"
+      f" (data.data_dir); make it with: {_command(name, data_dir)}"
+    ) from error
+  features = builder.info.features
+  image_key = _first_key(features, tfds.features.Image)
+  label_key = _first_key(features, tfds.features.ClassLabel)
+  if image_key is None:
+    raise ValueError(
+      f"data.name={name!r} has no image feature, only {sorted(features)}"
+    )
+  try:
+    records = builder.as_data_source(
+      split=split, decoders={image_key: tfds.decode.SkipDecoding()}
+    )
+  except NotImplementedError as error:
+    raise ValueError(
+      f"data.name={name!r} was prepared as {builder.info.file_format.value}, "
+      f"which cannot be read by row; delete {builder.data_dir} and make it "
+      f"with: {_command(name, data_dir)}"
+    ) from error
+  except ValueError as error:
+    raise ValueError(
+      f"data.name={name!r} has the splits {sorted(builder.info.splits)}, not "
+      f"{split!r}"
+    ) from error
+  channels = features[image_key].shape[-1]
+  return Prepared(
+    name=name,
+    split=split,
+    class_names=tuple(features[label_key].names) if label_key else (),
+    image_shape=(image_size_px, image_size_px, channels),
+    image_key=image_key,
+    label_key=label_key,
+    records=records,
+  )

@@ -1,0 +1,1 @@
+"""What features are like: measures with and without labels."""

@@ -1,0 +1,99 @@
+"""The device mesh and how arrays lie on it.
+
+Two axes: the batch is split over both, parameters over `fsdp` alone. So
+`data=8, fsdp=1` keeps a whole copy of the parameters on every device and
+`data=4, fsdp=2` keeps half of them, and both see the same batches.
+"""
+
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jssl.typing import PyTree
+
+AXES = ("data", "fsdp")
+
+# Splitting a leaf smaller than this saves less than its gather costs.
+_MIN_SPLIT_SIZE = 2**16
+
+
+def make_mesh(data: int, fsdp: int) -> Mesh:
+  """Returns a mesh of `data` x `fsdp` devices with Auto axes.
+
+  Args:
+    data: devices on axis "data"; -1 takes what `fsdp` leaves.
+    fsdp: devices on axis "fsdp".
+
+  Raises:
+    ValueError: the two do not multiply to a number of devices that is there.
+  """
+  devices = jax.device_count()
+  if fsdp < 1 or (data < 1 and data != -1):
+    raise ValueError(
+      f"mesh.data={data}, mesh.fsdp={fsdp}: both must be positive "
+      "(mesh.data may be -1: all devices that mesh.fsdp leaves)"
+    )
+  if data == -1:
+    data = devices // fsdp
+  wanted = data * fsdp
+  # A mesh over some devices serves one process; several need all of theirs.
+  if not 0 < wanted <= devices or (
+    jax.process_count() > 1 and wanted != devices
+  ):
+    raise ValueError(
+      f"mesh.data={data} x mesh.fsdp={fsdp} is {wanted} devices, but there are "
+      f"{devices}; use mesh.data=-1 to take all that mesh.fsdp leaves"
+    )
+  return jax.make_mesh(
+    (data, fsdp),
+    AXES,
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=jax.devices()[:wanted],
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of arrays whose first dimension is the batch."""
+  return NamedSharding(mesh, P(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of what every device holds whole."""
+  return NamedSharding(mesh, P())
+
+
+def _split_largest(shape: tuple[int, ...], ways: int) -> P:
+  """Splits the largest dimension that `ways` divides; ties: the last one."""
+  fits = [i for i, size in enumerate(shape) if size % ways == 0]
+  if ways == 1 or not fits or math.prod(shape) < _MIN_SPLIT_SIZE:
+    return P()
+  axis = max(fits, key=lambda i: (shape[i], i))
+  return P(*(AXES[1] if i == axis else None for i in range(len(shape))))
+
+
+def state_sharding(mesh: Mesh, state: PyTree) -> PyTree:
+  """Returns a sharding for each leaf of a state of shaped arrays.
+
+  Large leaves are split over `fsdp`, the rest is on every device. Optimizer
+  moments have the shapes of their parameters and so lie where these do.
+  """
+  return jax.tree.map(
+    lambda leaf: NamedSharding(
+      mesh, _split_largest(leaf.shape, mesh.shape[AXES[1]])
+    ),
+    state,
+  )
+
+
+def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+  """Raises ValueError where a batch does not divide over the mesh."""
+  devices = mesh.size
+  if batch_size < 1 or batch_size % devices:
+    below = batch_size // devices * devices
+    choices = [str(n) for n in (below, below + devices) if n > 0]
+    raise ValueError(
+      f"data.batch_size={batch_size} does not divide over {devices} devices "
+      f"(mesh {dict(mesh.shape)}); use {' or '.join(choices)}"
+    )

@@ -1,0 +1,1 @@
+"""Backbones and heads: `(init, apply)` is all that the rest sees."""

@@ -1,0 +1,1 @@
+"""Objectives: what a method adds to a backbone. One method, one file."""

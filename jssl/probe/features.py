@@ -1,0 +1,197 @@
+"""Frozen features: extracted once, kept on disk, read by every probe."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from jssl import tree
+from jssl.data import pipeline
+from jssl.data.sources import Source
+from jssl.diagnostics import spectrum
+from jssl.mesh import batch_sharding
+from jssl.typing import PyTree
+
+Encode = Callable[[jax.Array], jax.Array]
+
+
+class Features(NamedTuple):
+  """Frozen features of a labelled split.
+
+  Attributes:
+    h: float32, in memory or memory-mapped.
+    labels: class of each row.
+    num_classes: k.
+  """
+
+  h: Float[np.ndarray, "n d"]
+  labels: Int[np.ndarray, "n"]
+  num_classes: int
+
+
+class Scaling(NamedTuple):
+  """What brings features to mean 0 and deviation 1."""
+
+  mean: Float[np.ndarray, "d"]
+  inverse_std: Float[np.ndarray, "d"]
+
+  def __call__(self, h: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    """Returns the standardised features."""
+    return (h - self.mean) * self.inverse_std
+
+
+def scaling(h: Float[np.ndarray, "n d"]) -> Scaling:
+  """Returns the standardisation of `h`; constant columns become 0."""
+  moment = spectrum.second_moment(h)
+  # What float32 can't tell from a constant would be blown up to noise.
+  noise = 1e-6 * np.maximum(np.abs(moment.mean), moment.std.max())
+  varies = moment.std > noise
+  inverse = np.divide(1, moment.std, out=np.zeros_like(noise), where=varies)
+  return Scaling(moment.mean.astype(h.dtype), inverse.astype(h.dtype))
+
+
+def digest(*parts: bytes | str) -> str:
+  """Returns a short checksum of everything that features depend on."""
+  sha = hashlib.sha256()
+  for part in parts:
+    data = part.encode() if isinstance(part, str) else part
+    sha.update(len(data).to_bytes(8, "little") + data)
+  return sha.hexdigest()[:16]
+
+
+def variables_digest(variables: PyTree) -> str:
+  """Returns a checksum of a tree of arrays, names and values."""
+  leaves = jax.tree_util.tree_leaves_with_path(variables)
+  return digest(
+    *(part for path, leaf in leaves for part in (
+      tree.path_name(path), np.asarray(leaf).tobytes()
+    ))
+  )
+
+
+def source_digest(source: Source) -> str:
+  """Returns a checksum of a data set: its name, size, and some of its images.
+
+  Not of all: that would read the set again each time.
+  """
+  rows = np.linspace(0, len(source) - 1, min(64, len(source))).astype(int)
+  batch = source.fetch(rows)
+  return digest(
+    source.name,
+    str((len(source), source.image_shape, source.class_names)),
+    batch["image"].tobytes(),
+    batch["label"].tobytes(),
+  )
+
+
+def path(
+  workdir: str | os.PathLike, *, dataset: str, split: str, name: str, key: str
+) -> pathlib.Path:
+  """Returns where features are kept: what a person reads, then the key."""
+  readable = re.sub(r"[^\w.-]", "_", f"{dataset}-{split}-{name}")
+  return pathlib.Path(workdir) / "features" / f"{readable}-{key}.npy"
+
+
+def _labels_path(path: pathlib.Path) -> pathlib.Path:
+  return path.with_suffix(".labels.npy")
+
+
+@contextlib.contextmanager
+def _renamed_when_done(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file that gets its name only once it is whole."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("wb") as file:
+      yield file
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _write(
+  path: pathlib.Path, encode: Encode, source: Source, batch_size: int, mesh: Mesh
+) -> None:
+  labels = []
+  # Written, not memory-mapped: a full disk is then an error, not a crash.
+  with _renamed_when_done(path) as file:
+    for batch, real in pipeline.eval_batches(
+      source,
+      batch_size=-(-batch_size // mesh.size) * mesh.size,
+      sharding=batch_sharding(mesh),
+    ):
+      h = np.asarray(encode(batch["image"]), np.float32)[:real]
+      if not np.all(np.isfinite(h)):
+        raise ValueError(f"{path.stem}: the encoder gives non-finite features")
+      if not labels:
+        header = np.lib.format.header_data_from_array_1_0(h)
+        header["shape"] = (len(source), h.shape[1])
+        np.lib.format.write_array_header_1_0(file, header)
+      file.write(h.tobytes())
+      labels.append(np.asarray(batch["label"])[:real])
+    with _renamed_when_done(_labels_path(path)) as label_file:
+      np.save(label_file, np.concatenate(labels))
+
+
+def read(path: pathlib.Path, num_classes: int) -> Features:
+  """Opens features that were kept, without reading them."""
+  return Features(
+    h=np.load(path, mmap_mode="r"),
+    labels=np.load(_labels_path(path)),
+    num_classes=num_classes,
+  )
+
+
+def extract(
+  path: pathlib.Path,
+  encode: Encode,
+  source: Source,
+  *,
+  batch_size: int,
+  mesh: Mesh,
+) -> Features:
+  """Returns the features of a source: those kept at `path`, or made and kept.
+
+  Args:
+    path: of the features; whatever they depend on must be in its name.
+    encode: uint8 images on the mesh [b, h, w, c] to features [b, d], jitted.
+    source: images and labels.
+    batch_size: images at once; rounded up to what divides over the mesh.
+    mesh: batches are split over it.
+
+  Raises:
+    ValueError: features are not finite.
+    OSError: the disk is full.
+  """
+  if not path.exists():
+    _write(path, encode, source, batch_size, mesh)
+  return read(path, source.num_classes)
+
+
+def forget(
+  workdir: str | os.PathLike, keep: Callable[[str], bool]
+) -> None:
+  """Removes kept features whose file name `keep` does not want."""
+  for found in (pathlib.Path(workdir) / "features").glob("*.npy"):
+    if not keep(found.name):
+      found.unlink(missing_ok=True)
+
+
+def export(file: str | os.PathLike, train: Features, test: Features) -> None:
+  """Writes features and labels of train and test to an `.npz`."""
+  with _renamed_when_done(pathlib.Path(file)) as out:
+    np.savez(
+      out,
+      train_features=train.h,
+      train_labels=train.labels,
+      test_features=test.h,
+      test_labels=test.labels,
+    )

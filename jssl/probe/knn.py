@@ -1,0 +1,210 @@
+"""The nearest-neighbour probe: cosine similarity and a vote, nothing fitted.
+
+The vote weighted by exp(similarity / T) is that of Wu et al. (CVPR 2018,
+arXiv 1805.01978, section 3.4).
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from jssl.mesh import batch_sharding
+from jssl.probe import selection
+from jssl.probe.features import Features
+from jssl.probe.selection import Result
+
+_BANK_ROWS = 16384
+_QUERY_ROWS = 1024
+
+
+class Neighbours(NamedTuple):
+  """The nearest rows of the bank, nearest first.
+
+  Attributes:
+    similarity: cosine; -inf where there are fewer than asked for.
+    labels: their classes.
+  """
+
+  similarity: Float[Array, "q n"]
+  labels: Int[Array, "q n"]
+
+
+def _normalise(h: Float[Array, "n d"]) -> Float[Array, "n d"]:
+  norms = jnp.linalg.norm(h, axis=1, keepdims=True)
+  return h / jnp.maximum(norms, jnp.finfo(h.dtype).tiny)
+
+
+@jax.jit
+def _merge(
+  nearest: Neighbours,
+  queries: Float[Array, "q d"],
+  bank: Float[Array, "n d"],
+  labels: Int[Array, "n"],
+  counted: Bool[Array, "n"],
+) -> Neighbours:
+  """Returns the nearest among those known and the counted rows of a block."""
+  count = nearest.labels.shape[1]
+  similarity = jnp.matmul(
+    _normalise(queries),
+    _normalise(bank).T,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  similarity = jnp.where(counted[None], similarity, -jnp.inf)
+  values, index = jax.lax.top_k(similarity, min(count, len(labels)))
+  values = jnp.concatenate([nearest.similarity, values], 1)
+  merged = jnp.concatenate([nearest.labels, labels[index]], 1)
+  values, index = jax.lax.top_k(values, count)
+  return Neighbours(values, jnp.take_along_axis(merged, index, 1))
+
+
+def _blocks(
+  h: Float[np.ndarray, "n d"], rows: int
+) -> Iterator[tuple[slice, Float[np.ndarray, "{rows} d"]]]:
+  """Yields where each block comes from, and the block filled up with zeros."""
+  for start in range(0, len(h), rows):
+    block = h[start : start + rows]
+    fill = ((0, rows - len(block)), (0, 0))
+    yield slice(start, start + len(block)), np.pad(block, fill)
+
+
+def nearest(
+  queries: Float[np.ndarray, "q d"],
+  bank: Features,
+  counted: Bool[np.ndarray, "n"],
+  *,
+  count: int,
+  mesh: Mesh,
+  bank_rows: int = _BANK_ROWS,
+) -> list[Neighbours]:
+  """Finds the nearest counted rows of the bank, never [q, n] at once.
+
+  Args:
+    queries: split over the mesh.
+    bank: read once, in memory or memory-mapped.
+    counted: rows of the bank that may be neighbours.
+    count: neighbours of each query.
+    mesh: of devices.
+    bank_rows: rows of the bank that are compared at once.
+
+  Returns:
+    Blocks of equal size; the queries of the last are filled up with zeros.
+  """
+  query_rows = -(-_QUERY_ROWS // mesh.size) * mesh.size
+  by_row = batch_sharding(mesh)
+  queries = [jax.device_put(q, by_row) for _, q in _blocks(queries, query_rows)]
+  unknown = Neighbours(
+    np.full((query_rows, count), -np.inf, np.float32),
+    np.zeros((query_rows, count), np.int32),
+  )
+  found = [jax.device_put(unknown, by_row)] * len(queries)
+  for rows, block in _blocks(bank.h, bank_rows):
+    fill = (0, bank_rows - (rows.stop - rows.start))
+    labels = np.pad(bank.labels[rows], fill)
+    valid = np.pad(counted[rows], fill)
+    found = [
+      _merge(known, q, block, labels, valid)
+      for known, q in zip(found, queries, strict=True)
+    ]
+  return found
+
+
+@partial(jax.jit, static_argnames=("neighbours", "num_classes"))
+def vote(
+  nearest: Neighbours,
+  *,
+  neighbours: tuple[int, ...],
+  temperature: float,
+  num_classes: int,
+) -> Int[Array, "m q"]:
+  """Returns the classes that win; of equals the first.
+
+  Args:
+    nearest: at least max(neighbours) of each query.
+    neighbours: how many have a vote, ascending.
+    temperature: T of the weighted vote.
+    num_classes: k.
+
+  Returns:
+    For each number of neighbours the plain majority, then the weighted one.
+  """
+  known = jnp.isfinite(nearest.similarity)
+  weights = jnp.stack([
+    known.astype(jnp.float32),
+    jnp.exp(nearest.similarity / temperature),
+  ])
+  votes, winners = 0.0, []
+  for start, stop in itertools.pairwise((0, *neighbours)):
+    labels = nearest.labels[:, start:stop, None]
+    hit = labels == jnp.arange(num_classes)[None, None]
+    part = weights[:, :, start:stop, None]
+    votes += jnp.where(hit[None], part, 0).sum(2)
+    winners.append(votes.argmax(2))
+  return jnp.concatenate(winners)
+
+
+def probe(
+  train: Features,
+  test: Features,
+  *,
+  mesh: Mesh,
+  seeds: int,
+  neighbours: tuple[int, ...],
+  temperature: float,
+  validation_fraction: float,
+) -> Result:
+  """Chooses k and the vote on rows held out of train, reads test once.
+
+  Args:
+    train: the bank.
+    test: the queries.
+    mesh: queries are split over it.
+    seeds: number of splits; nothing else is random.
+    neighbours: k to choose from; more than there are rows is all rows.
+    temperature: of the weighted vote.
+    validation_fraction: of train that is held out to choose.
+  """
+  held_out = [
+    selection.hold_out(train.labels, fraction=validation_fraction, seed=seed)
+    for seed in range(seeds)
+  ]
+  rows = min(int((~held).sum()) for held in held_out)
+  ks = tuple(sorted({min(k, rows) for k in neighbours}))
+  grid = list(itertools.product(ks, ("majority", "weighted")))
+
+  def right(
+    queries: Features, counted: Bool[np.ndarray, "n"]
+  ) -> Bool[np.ndarray, "m q"]:
+    winners = [
+      vote(
+        block,
+        neighbours=ks,
+        temperature=temperature,
+        num_classes=train.num_classes,
+      )
+      for block in nearest(queries.h, train, counted, count=ks[-1], mesh=mesh)
+    ]
+    predicted = np.concatenate(winners, 1)[:, : len(queries.labels)]
+    return predicted == queries.labels
+
+  validation = np.stack([
+    right(Features(train.h[held], train.labels[held], train.num_classes), ~held)
+    .mean(1)
+    for held in held_out
+  ])
+  best = selection.best(validation)
+  everywhere = np.ones(len(train.labels), bool)
+  return Result(
+    test_accuracy=right(test, everywhere).mean(1)[best],
+    validation_accuracy=validation.max(1),
+    chosen={
+      "neighbours": [grid[i][0] for i in best],
+      "vote": [grid[i][1] for i in best],
+    },
+  )

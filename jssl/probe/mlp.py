@@ -1,0 +1,280 @@
+"""Probes trained in minibatches: the MLP, and the linear one on huge sets.
+
+All members of the sweep, seeds and hyper-parameters, see the same minibatches,
+so that the first layer of all of them is one matmul. A row held out by a seed
+weighs nothing for its members. Batches are drawn on the host, from memory or a
+memory-mapped file alike: what is trained is small, and this way it is one code.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from jssl import rng
+from jssl.mesh import batch_sharding
+from jssl.probe import selection
+from jssl.probe.features import Features, Scaling, scaling
+from jssl.probe.selection import Result
+from jssl.typing import Key, PyTree, Scalar
+
+_EVAL_ROWS = 4096
+
+
+class Layer(NamedTuple):
+  """`x @ w + b`."""
+
+  w: Float[Array, "i o"]
+  b: Float[Array, "o"]
+
+
+Network = tuple[Layer, ...]
+
+
+class Member(NamedTuple):
+  """Hyper-parameters of a member; [s, m] each in a sweep."""
+
+  learning_rate: Float[np.ndarray, "*m"]
+  l2: Float[np.ndarray, "*m"]
+
+
+class Schedule(NamedTuple):
+  """How long to train.
+
+  Attributes:
+    batch_size: rows of a minibatch.
+    epochs: passes over train,
+    min_steps: but at least so many minibatches.
+  """
+
+  batch_size: int
+  epochs: int
+  min_steps: int
+
+
+def init(key: Key, sizes: tuple[int, ...]) -> Network:
+  """Returns a network of these widths: He's (2015), but zeros in the output."""
+  *hidden, output = itertools.pairwise(sizes)
+  layers = [
+    Layer(
+      jax.random.normal(rng.stream(key, "layer", i), (inputs, outputs))
+      * math.sqrt(2 / inputs),
+      jnp.zeros(outputs),
+    )
+    for i, (inputs, outputs) in enumerate(hidden)
+  ]
+  return (*layers, Layer(jnp.zeros(output), jnp.zeros(output[1])))
+
+
+def logits(network: Network, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
+  """Returns the outputs for standardised features."""
+  for i, layer in enumerate(network):
+    x = (jax.nn.relu(x) if i else x) @ layer.w + layer.b[None]
+  return x
+
+
+def _loss(
+  network: Network, member: Member, x: Array, labels: Array, weights: Array
+) -> Scalar:
+  """Returns the weighted mean CE + l2 / 2 |w|^2, the biases free."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits(network, x), labels
+  )
+  # A seed may have held out the whole of a small batch.
+  mean = jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1)
+  squares = sum(jnp.sum(layer.w**2) for layer in network)
+  return mean + member.l2 / 2 * squares
+
+
+def _over_sweep(function: Callable, in_axes: tuple) -> Callable:
+  """Maps over [s, m]; axes are "m" (both), "s" (seeds only) or None."""
+  members = tuple(0 if axis == "m" else None for axis in in_axes)
+  seeds = tuple(None if axis is None else 0 for axis in in_axes)
+  return jax.vmap(jax.vmap(function, members), seeds)
+
+
+@partial(jax.jit, donate_argnames=("networks", "moments"))
+def _step(
+  networks: Network,
+  moments: PyTree,
+  members: Member,
+  x: Float[Array, "b d"],
+  labels: Int[Array, "b"],
+  fitted: Bool[Array, "s b"],
+  progress: Scalar,
+) -> tuple[Network, PyTree]:
+  """Takes one Adam step; `progress` in [0, 1] is the place on the cosine."""
+
+  def one(network: Network, moment: PyTree, member: Member, weights: Array):
+    gradient = jax.grad(_loss)(network, member, x, labels, weights)
+    updates, moment = optax.scale_by_adam().update(gradient, moment)
+    rate = member.learning_rate * (1 + jnp.cos(jnp.pi * progress)) / 2
+    return jax.tree.map(lambda p, u: p - rate * u, network, updates), moment
+
+  return _over_sweep(one, ("m", "m", "m", "s"))(
+    networks, moments, members, fitted.astype(x.dtype)
+  )
+
+
+@jax.jit
+def _count_right(
+  networks: Network,
+  x: Float[Array, "b d"],
+  labels: Int[Array, "b"],
+  counted: Bool[Array, "s b"],
+) -> Int[Array, "s m"]:
+  def one(network: Network, counted: Array) -> Array:
+    return jnp.sum((logits(network, x).argmax(1) == labels) & counted)
+
+  return _over_sweep(one, ("m", "s"))(networks, counted)
+
+
+def train(
+  features: Features,
+  scale: Scaling,
+  fitted: Bool[np.ndarray, "s n"],
+  members: Member,
+  *,
+  hidden_dims: tuple[int, ...],
+  schedule: Schedule,
+  mesh: Mesh,
+) -> Network:
+  """Trains a network for each seed and member, with Adam and a cosine.
+
+  Args:
+    features: rows to draw from, in memory or memory-mapped.
+    scale: of the features.
+    fitted: which rows each seed trains on.
+    members: hyper-parameters [s, m].
+    hidden_dims: widths between features and logits; () is linear.
+    schedule: how long.
+    mesh: minibatches are split over it.
+
+  Returns:
+    Networks whose arrays lead with [s, m]. Seeds differ in their initial
+    weights and in their rows, not in the order of the minibatches.
+  """
+  rows = len(features.labels)
+  batch = min(schedule.batch_size, rows) // mesh.size * mesh.size
+  per_epoch = rows // batch
+  steps = max(schedule.min_steps, schedule.epochs * per_epoch)
+  sizes = (features.h.shape[1], *hidden_dims, features.num_classes)
+  root = jax.random.key(0)
+
+  def start(seed: Array, member: Member) -> tuple[Network, PyTree]:
+    del member
+    network = init(rng.stream(root, "probe", seed), sizes)
+    return network, optax.scale_by_adam().init(network)
+
+  state = jax.jit(_over_sweep(start, ("s", "m")))(
+    jnp.arange(len(fitted)), members
+  )
+  order = np.random.default_rng(0)
+  by_row = batch_sharding(mesh)
+  by_column = jax.NamedSharding(mesh, jax.P(None, *by_row.spec))
+  for i in range(steps):
+    if i % per_epoch == 0:
+      shuffled = order.permutation(rows)
+    start_row = i % per_epoch * batch
+    # Ascending, because a file is read faster so.
+    drawn = np.sort(shuffled[start_row : start_row + batch])
+    state = _step(
+      *state,
+      members,
+      jax.device_put(scale(features.h[drawn]), by_row),
+      jax.device_put(features.labels[drawn], by_row),
+      jax.device_put(fitted[:, drawn], by_column),
+      i / steps,
+    )
+  return state[0]
+
+
+def accuracy(
+  networks: Network,
+  features: Features,
+  scale: Scaling,
+  counted: Bool[np.ndarray, "s n"],
+) -> Float[np.ndarray, "s m"]:
+  """Returns the share of the counted rows that each network gets right."""
+  right = 0
+  for start in range(0, len(features.labels), _EVAL_ROWS):
+    rows = slice(start, start + _EVAL_ROWS)
+    right += np.asarray(
+      _count_right(
+        networks,
+        scale(features.h[rows]),
+        features.labels[rows],
+        counted[:, rows],
+      )
+    )
+  return right / counted.sum(1)[:, None]
+
+
+def probe(
+  train_features: Features,
+  test: Features,
+  *,
+  mesh: Mesh,
+  seeds: int,
+  learning_rates: tuple[float, ...],
+  l2_values: tuple[float, ...],
+  hidden_dims: tuple[int, ...],
+  validation_fraction: float,
+  schedule: Schedule,
+) -> Result:
+  """Chooses on rows held out of train, fits all of train, reads test once.
+
+  Args:
+    train_features: features and labels to fit.
+    test: the same of the test set.
+    mesh: minibatches are split over it.
+    seeds: number of splits and of initialisations.
+    learning_rates: to choose from,
+    l2_values: each with each of these penalties.
+    hidden_dims: (): the linear probe.
+    validation_fraction: of train that is held out to choose.
+    schedule: how long each network is trained.
+  """
+  held_out = np.stack([
+    selection.hold_out(
+      train_features.labels, fraction=validation_fraction, seed=seed
+    )
+    for seed in range(seeds)
+  ])
+  grid = list(itertools.product(learning_rates, l2_values))
+  rates, penalties = np.array(grid, np.float32).T
+  scale = scaling(train_features.h)
+  fit = partial(
+    train,
+    train_features,
+    scale,
+    hidden_dims=hidden_dims,
+    schedule=schedule,
+    mesh=mesh,
+  )
+  everywhere = np.ones_like(held_out)
+  with jax.default_matmul_precision("highest"):
+    sweep = Member(np.tile(rates, (seeds, 1)), np.tile(penalties, (seeds, 1)))
+    networks = fit(~held_out, sweep)
+    validation = accuracy(networks, train_features, scale, held_out)
+    best = selection.best(validation)
+    chosen = Member(rates[best, None], penalties[best, None])
+    networks = fit(everywhere, chosen)
+    counted = np.ones((seeds, len(test.labels)), bool)
+    test_accuracy = accuracy(networks, test, scale, counted)[:, 0]
+  return Result(
+    test_accuracy=test_accuracy,
+    validation_accuracy=validation.max(1),
+    chosen={
+      "learning_rate": [grid[i][0] for i in best],
+      "l2": [grid[i][1] for i in best],
+    },
+  )

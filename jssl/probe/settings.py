@@ -1,0 +1,87 @@
+"""The `probe` section of a config."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """The `probe` section of a config.
+
+  Attributes:
+    probes: which are fitted, of "linear", "mlp" and "knn".
+    baselines: what else is, of "pixels" and "random".
+    label_fractions: of train whose labels the linear probe sees, besides all.
+    seeds: splits and initialisations; mean and deviation are over them.
+    validation_fraction: of train that is held out to choose hyper-parameters.
+    batch_size: images of a batch of the extraction.
+    memory_limit_gib: the linear probe is fitted in minibatches where features
+      and logits of the whole sweep take more.
+    linear_l2_values: penalties to choose from, on mean cross-entropy.
+    linear_tolerance: see `linear.fit`.
+    linear_max_iterations: see `linear.fit`.
+    knn_neighbours: to choose from,
+    knn_temperature: with a plain vote, or one weighted by this temperature.
+    mlp_hidden_dims: widths between features and logits.
+    mlp_learning_rates: to choose from,
+    mlp_l2_values: each with each of these penalties.
+    minibatch_size: of what is trained in minibatches.
+    minibatch_epochs: passes over train,
+    minibatch_min_steps: but at least so many minibatches.
+    pixel_dims: leading singular directions of the raw pixels; 0 for all pixels.
+    poll_seconds: how often a followed run is looked at.
+
+  Raises:
+    ValueError: a number is outside its range; the message names it.
+  """
+
+  probes: tuple[str, ...] = ("linear", "knn", "mlp")
+  baselines: tuple[str, ...] = ("pixels", "random")
+  label_fractions: tuple[float, ...] = (0.1, 0.01)
+  seeds: int = 3
+  validation_fraction: float = 0.1
+  batch_size: int = 512
+  memory_limit_gib: float = 8.0
+  linear_l2_values: tuple[float, ...] = (
+    *(1e-6, 1e-5, 1e-4, 3e-4),
+    *(1e-3, 1e-2, 1e-1, 1.0),
+  )
+  linear_tolerance: float = 1e-3
+  linear_max_iterations: int = 200
+  knn_neighbours: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
+  knn_temperature: float = 0.07
+  mlp_hidden_dims: tuple[int, ...] = (256,)
+  mlp_learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+  mlp_l2_values: tuple[float, ...] = (1e-5, 1e-4)
+  minibatch_size: int = 512
+  minibatch_epochs: int = 10
+  minibatch_min_steps: int = 500
+  pixel_dims: int = 256
+  poll_seconds: float = 5.0
+
+  def __post_init__(self) -> None:
+    for name, known in (
+      ("probes", ("linear", "knn", "mlp")),
+      ("baselines", ("pixels", "random")),
+    ):
+      unknown = set(getattr(self, name)) - set(known)
+      if unknown:
+        raise ValueError(
+          f"probe.{name} has {sorted(unknown)}; known: {', '.join(known)}"
+        )
+    if not 0 < self.validation_fraction < 1:
+      raise ValueError(
+        f"probe.validation_fraction={self.validation_fraction} must be in "
+        "(0, 1)"
+      )
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.name in ("probes", "baselines", "label_fractions"):
+        continue
+      least = min(value, default=0) if isinstance(value, tuple) else value
+      optional = field.name in ("pixel_dims", "minibatch_min_steps")
+      if least < 0 or (least == 0 and not optional):
+        raise ValueError(f"probe.{field.name}={value} must be positive")
+    if any(not 0 < share < 1 for share in self.label_fractions):
+      raise ValueError(
+        f"probe.label_fractions={self.label_fractions} must be in (0, 1)"
+      )

@@ -1,0 +1,134 @@
+"""Where features come from: a checkpoint, a random backbone, or raw pixels.
+
+All see the same view. Raw pixels are looked at 32 px wide at most; where they
+are then still many they are rotated onto the leading singular directions of
+train, not centred, which keeps inner products and drops next to nothing.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+from sklearn.decomposition import TruncatedSVD
+
+from jssl.augment import center_view
+from jssl.data.sources import Source
+from jssl.mesh import replicated
+from jssl.models.backbone import Backbone, init_variables
+from jssl.probe import features
+from jssl.probe.features import Encode
+from jssl.typing import Pixels, Variables
+
+_MAX_SIDE_PX = 32
+_SVD_ROWS = 10_000
+_SVD_CHUNK_ROWS = 1000
+
+
+class Subject(NamedTuple):
+  """What is probed.
+
+  Attributes:
+    kind: "backbone", "random" or "pixels", as rows of `probe.jsonl` say it.
+    step: of the checkpoint; 0 of a baseline.
+    encode: uint8 images to features.
+    key: checksum of what `encode` depends on.
+  """
+
+  kind: str
+  step: int
+  encode: Encode
+  key: str
+
+  @property
+  def name(self) -> str:
+    """As it stands in the names of kept features."""
+    return f"step{self.step}" if self.kind == "backbone" else self.kind
+
+
+class Encoder:
+  """A backbone behind the view of evaluation, compiled once for all steps."""
+
+  def __init__(
+    self,
+    backbone: Backbone,
+    *,
+    crop_size_px: int,
+    channels: int,
+    mesh: Mesh,
+    key: str,
+  ):
+    """Says what is encoded.
+
+    Args:
+      backbone: to be given variables.
+      crop_size_px: side of the view that it sees.
+      channels: of the images.
+      mesh: has the variables on all its devices.
+      key: checksum of what, besides variables, the features depend on.
+    """
+    self._backbone = backbone
+    self._image_shape = (crop_size_px, crop_size_px, channels)
+    self._mesh = mesh
+    self._key = key
+    self._apply = jax.jit(
+      lambda variables, images: backbone.apply(
+        variables, center_view(images, crop_size_px=crop_size_px), train=False
+      )[0]
+    )
+
+  def checkpoint(self, step: int, variables: Variables) -> Subject:
+    """Returns the backbone with the variables of a checkpoint."""
+    return self._subject("backbone", step, variables)
+
+  def random(self, seed: int) -> Subject:
+    """Returns the backbone as a run with this seed starts."""
+    variables = init_variables(seed, self._backbone, self._image_shape)
+    return self._subject("random", 0, variables)
+
+  def _subject(self, kind: str, step: int, variables: Variables) -> Subject:
+    key = features.digest(self._key, features.variables_digest(variables))
+    variables = jax.device_put(variables, replicated(self._mesh))
+    return Subject(
+      kind, step, lambda images: self._apply(variables, images), key
+    )
+
+
+def _flat(images: Pixels, crop_size_px: int) -> Float[Array, "b d"]:
+  view = center_view(images, crop_size_px=crop_size_px)
+  if crop_size_px > _MAX_SIDE_PX:
+    shape = (len(view), _MAX_SIDE_PX, _MAX_SIDE_PX, view.shape[-1])
+    view = jax.image.resize(view, shape, "linear")
+  return view.reshape(len(view), -1)
+
+
+def pixels(
+  train: Source, *, crop_size_px: int, max_dim: int, key: str
+) -> Subject:
+  """Returns the pixels as features.
+
+  Args:
+    train: some of its images give the directions.
+    crop_size_px: side of the view that the backbone sees.
+    max_dim: directions that are kept; 0 keeps the pixels as they are.
+    key: checksum of the view.
+  """
+  key = features.digest(key, features.source_digest(train), str(max_dim))
+  flat = jax.jit(lambda images: _flat(images, crop_size_px))
+  if not 0 < max_dim < jax.eval_shape(flat, train.fetch(np.arange(1))["image"]).size:
+    return Subject("pixels", 0, flat, key)
+  rows = np.linspace(0, len(train) - 1, min(_SVD_ROWS, len(train))).astype(int)
+  some = np.concatenate([
+    np.asarray(flat(train.fetch(part)["image"]))
+    for part in np.array_split(rows, -(-len(rows) // _SVD_CHUNK_ROWS))
+  ])
+  svd = TruncatedSVD(min(max_dim, len(some)), random_state=0).fit(some)
+  directions = jnp.asarray(svd.components_.T, jnp.float32)
+  project = jax.jit(
+    lambda images: jnp.matmul(
+      flat(images), directions, precision=jax.lax.Precision.HIGHEST
+    )
+  )
+  return Subject("pixels", 0, project, key)

@@ -1,0 +1,71 @@
+"""The printed table of a probe, and its TensorBoard scalars."""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def _accuracies(rows: Iterable[Row], dataset: str) -> list[Row]:
+  return [r for r in rows if "probe" in r and r["dataset"] == dataset]
+
+
+def _what(row: Row) -> str:
+  share = row["label_fraction"]
+  return row["probe"] + ("" if share == 1 else f" {share:.0%}")
+
+
+def _source(row: Row) -> str:
+  if row["features"] == "backbone":
+    return f"step {row['step']}"
+  return {"pixels": "raw pixels", "random": "random backbone"}[row["features"]]
+
+
+def table(rows: Iterable[Row], dataset: str) -> str:
+  """Returns test accuracies in percent, with the deviation over the seeds.
+
+  Args:
+    rows: of `probe.jsonl`.
+    dataset: rows of others are left out.
+  """
+  shown = _accuracies(rows, dataset)
+  shown.sort(key=lambda r: (r["features"] == "backbone", r["step"]))
+  columns = list(dict.fromkeys(_what(row) for row in shown))
+  cells: dict[str, dict[str, str]] = {}
+  for row in shown:
+    cells.setdefault(_source(row), {})[_what(row)] = (
+      f"{100 * row['test_accuracy']:.1f} ± {100 * row['test_accuracy_std']:.1f}"
+    )
+  seeds = max((row["seeds"] for row in shown), default=0)
+  lines = [[f"{dataset}, test accuracy %, {seeds} seeds", *columns]]
+  lines += [
+    [name, *(values.get(column, "") for column in columns)]
+    for name, values in cells.items()
+  ]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return "\n".join(
+    "  ".join([
+      line[0].ljust(widths[0]),
+      *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+    ])
+    for line in lines
+  )
+
+
+def write_events(workdir: str | os.PathLike, rows: Iterable[Row]) -> None:
+  """Writes test accuracies as TensorBoard scalars, where it is installed."""
+  if importlib.util.find_spec("tensorboard") is None:
+    return
+  # TensorFlow, which takes seconds to import.
+  from clu import metric_writers
+
+  writer = metric_writers.create_default_writer(
+    os.path.join(workdir, "probe"), just_logging=False, asynchronous=False
+  )
+  for row in rows:
+    if "probe" in row:
+      name = f"probe/{row['dataset']}/{row['features']}/{_what(row)}"
+      writer.write_scalars(row["step"], {name: row["test_accuracy"]})
+  writer.close()

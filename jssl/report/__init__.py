@@ -1,0 +1,1 @@
+"""What training and probes wrote, as one page that needs nothing else."""

@@ -1,0 +1,247 @@
+"""Figures: pure functions from data to a figure, and from a figure to SVG."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from jssl.report.read import Score, Spectrum
+
+_BLUE, _RED, _GREEN = "#2f64ad", "#c8502b", "#2b8a66"
+_INK, _MUTED, _LINE, _GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
+# After Tol's "bright" and "muted": told apart by colour-blind readers.
+_CLASS_COLOURS = (
+  "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
+  "#aa3377", "#ee8833", "#332288", "#88cc88", "#777777",
+)  # fmt: skip
+_MARKERS = "o^"
+MAX_CLASSES = len(_CLASS_COLOURS) * len(_MARKERS)
+_WIDTH_IN = 10.4
+
+_STYLE: dict[Any, Any] = {
+  "axes.edgecolor": _LINE,
+  "axes.facecolor": "none",
+  "axes.grid": True,
+  "axes.labelcolor": _MUTED,
+  "axes.prop_cycle": cycler(color=[_BLUE, _RED, _GREEN]),
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "axes.titlelocation": "left",
+  "axes.titlesize": 9,
+  "axes.titleweight": "bold",
+  "figure.constrained_layout.use": True,
+  "figure.facecolor": "none",
+  "font.size": 8.5,
+  "grid.color": _GRID,
+  "legend.frameon": False,
+  "lines.linewidth": 1.6,
+  "lines.markersize": 4,
+  "text.color": _INK,
+  # A dollar in the name of a class is a dollar.
+  "text.parse_math": False,
+  "xtick.color": _LINE,
+  "xtick.labelcolor": _MUTED,
+  "ytick.color": _LINE,
+  "ytick.labelcolor": _MUTED,
+}
+_styled = matplotlib.rc_context(_STYLE)
+
+_PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
+_BASELINE = {"color": _MUTED, "lw": 1.2}
+_FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
+  "backbone": ("pretrained", {"color": _BLUE}),
+  "random": ("random backbone", {**_BASELINE, "ls": ":"}),
+  "pixels": ("raw pixels", {**_BASELINE, "ls": "--"}),
+}
+_CURVES = {
+  "loss": "loss",
+  "learning_rate": "learning rate",
+  "gradient_norm": "gradient norm",
+  "images_per_second": "images/s",
+}
+_NOT_CURVES = {"step", "time", "seconds_per_step"}
+
+
+def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
+  ax.set_title(title)
+  ax.set_xlabel("step")
+  ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+  ax.xaxis.set_major_formatter("{x:,.0f}")
+  ax.yaxis.set_major_locator(MaxNLocator(5))
+  ax.yaxis.set_major_formatter(y_format)
+
+
+@_styled
+def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
+  """Draws every metric of the training over the steps, one panel each.
+
+  Args:
+    metrics: columns by name, `step` among them.
+  """
+  names = [name for name in _CURVES if name in metrics]
+  names += [n for n in metrics if n not in _CURVES and n not in _NOT_CURVES]
+  rows = math.ceil(len(names) / 2)
+  figure = Figure(figsize=(_WIDTH_IN, 2.1 * rows))
+  for ax, name in zip(
+    figure.subplots(rows, 2, squeeze=False).flat, names, strict=False
+  ):
+    ax.plot(metrics["step"], metrics[name])
+    _over_steps(ax, _CURVES.get(name, name.replace("_", " ")))
+    if name == "images_per_second":
+      ax.set_ylim(bottom=0)
+      ax.yaxis.set_major_formatter("{x:,.0f}")
+  for ax in figure.axes[len(names) :]:
+    ax.set_axis_off()
+  return figure
+
+
+@_styled
+def accuracy(scores: Sequence[Score]) -> Figure:
+  """Draws test accuracy over steps, the baselines of the linear probe beside.
+
+  Args:
+    scores: of one data set, with all labels.
+  """
+  figure = Figure(figsize=(_WIDTH_IN, 3.2))
+  ax = figure.subplots()
+  for probe, name in _PROBES.items():
+    # A checkpoint may have been probed twice; the later row holds.
+    of_step = {
+      s.step: (100 * s.test_accuracy, 100 * s.test_accuracy_std)
+      for s in scores
+      if s.features == "backbone" and s.probe == probe
+    }
+    if of_step:
+      steps = sorted(of_step)
+      mean, std = np.array([of_step[step] for step in steps]).T
+      label = f"{name}, {mean[-1]:.1f} % at the end"
+      (line,) = ax.plot(steps, mean, marker="o", label=label)
+      ax.fill_between(
+        steps, mean - std, mean + std, color=line.get_color(), alpha=0.15, lw=0
+      )
+  for features in ("random", "pixels"):
+    name, style = _FEATURES[features]
+    found = [
+      100 * s.test_accuracy
+      for s in scores
+      if s.features == features and s.probe == "linear"
+    ]
+    if found:
+      label = f"{name}, linear, {found[-1]:.1f} %"
+      ax.axhline(found[-1], label=label, **style)
+  _over_steps(ax, "test accuracy", "{x:g} %")
+  figure.legend(loc="outside right center")
+  return figure
+
+
+@_styled
+def spectrum(spectra: Sequence[Spectrum]) -> Figure:
+  """Draws singular values on a log scale, each set by its largest.
+
+  Args:
+    spectra: of one data set; the latest of each kind of features is drawn,
+      and how the collapse AUC of the backbone went.
+  """
+  latest = {s.features: s for s in spectra}
+  figure = Figure(figsize=(_WIDTH_IN, 3.2))
+  ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
+  for features, (name, style) in _FEATURES.items():
+    if features in latest:
+      values = np.array(latest[features].singular_values)
+      label = f"{name}, AUC {latest[features].collapse_auc:.3f}"
+      # What is below 1e-4 of the largest is rounding.
+      relative = np.maximum(values / max(values.max(), 1e-30), 1e-4)
+      ax.plot(np.arange(1, len(values) + 1), relative, label=label, **style)
+  ax.set_yscale("log")
+  ax.set_ylim(8e-5, 1.3)
+  ax.set_title("singular values, the largest being 1")
+  ax.set_xlabel("number of the singular value")
+  ax.yaxis.set_major_formatter("{x:g}")
+  ax.yaxis.set_minor_formatter(NullFormatter())
+  ax.legend()
+
+  of_step = {s.step: s for s in spectra if s.features == "backbone"}
+  steps = sorted(of_step)
+  auc = [of_step[step].collapse_auc for step in steps]
+  beside.plot(steps, auc, marker="o")
+  _over_steps(beside, "collapse AUC")
+  beside.set_ylim(0.5, 1.01)
+  return figure
+
+
+@_styled
+def scatter(
+  xy: Float[np.ndarray, "n 2"],
+  labels: Int[np.ndarray, "n"],
+  class_names: Sequence[str],
+) -> Figure:
+  """Draws points coloured by class, each class named where its middle lies.
+
+  Args:
+    xy: positions; their scale means nothing.
+    labels: class of each point, less than `MAX_CLASSES`.
+    class_names: by label.
+  """
+  figure = Figure(figsize=(_WIDTH_IN, 6.2))
+  ax = figure.subplots()
+  for label in np.unique(labels):
+    x, y = xy[labels == label].T
+    marker, colour = divmod(int(label), len(_CLASS_COLOURS))
+    ax.scatter(
+      x,
+      y,
+      s=9,
+      color=_CLASS_COLOURS[colour],
+      marker=_MARKERS[marker],
+      lw=0,
+      alpha=0.75,
+      label=class_names[label],
+      # Thousands of vector marks would be most of the page.
+      rasterized=True,
+    )
+    ax.text(
+      np.median(x),
+      np.median(y),
+      class_names[label],
+      ha="center",
+      va="center",
+      weight="bold",
+      path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
+  ax.set_axis_off()
+  ax.set_aspect("equal")
+  figure.legend(loc="outside right center", markerscale=2)
+  return figure
+
+
+def as_svg(figure: Figure, *, name: str, alt: str) -> str:
+  """Returns a figure as an `svg` element to stand in a page.
+
+  Args:
+    figure: what to draw.
+    name: unique in the page; ids are made from it.
+    alt: what the figure shows, for those who can't see it.
+  """
+  file = io.StringIO()
+  # Text stays text: smaller, searchable, in the font of the page.
+  settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": name}
+  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+  with matplotlib.rc_context(settings):
+    figure.savefig(file, format="svg", metadata=nothing, dpi=160)
+  svg = file.getvalue()
+  svg = svg[svg.index("<svg") :]
+  # Groups are named alike in all figures, and nothing refers to them.
+  svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+  label = f'role="img" aria-label="{escape(alt)}"'
+  return svg.replace("<svg", f"<svg {label}", 1)

@@ -1,0 +1,261 @@
+"""The page: HTML around tables and figures, everything in one file."""
+
+import importlib.resources
+import string
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from jssl import __version__
+from jssl.report import figures, samples, table
+from jssl.report.read import Run
+
+_IMAGES, _VIEWS = 8, 4
+_MAP_POINTS = 2000
+
+
+def _code(text: str) -> str:
+  return f"<code>{escape(text)}</code>"
+
+
+def _probed(run: Run) -> tuple[str, int | None]:
+  """Returns the set and the step of the checkpoint that figures are about."""
+  dataset = run.datasets[0] if run.datasets else run.config.data.name
+  return dataset, run.step(dataset)
+
+
+def _missing(sentence: str) -> str:
+  """Returns a paragraph of HTML in place of what isn't there."""
+  return f'<p class="missing">{sentence}</p>'
+
+
+def _figure(content: str, caption: str) -> str:
+  return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
+
+
+def _plot(figure: Figure, name: str, caption: str) -> str:
+  """Returns a figure with its caption, which is plain text and its alt too."""
+  svg = figures.as_svg(figure, name=name, alt=caption)
+  return _figure(svg, escape(caption))
+
+
+def _section(title: str, content: str) -> str:
+  return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+
+
+def _duration(seconds: float) -> str:
+  if seconds < 120:
+    return f"{seconds:.0f} s"
+  minutes = round(seconds / 60)
+  return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
+
+
+def _facts(facts: dict[str, str]) -> str:
+  items = (
+    f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+    for name, value in facts.items()
+  )
+  return f'<dl class="facts">{"".join(items)}</dl>'
+
+
+def _lead(run: Run) -> str:
+  """Says in one sentence what the run is worth."""
+  if not run.datasets:
+    return ""
+  pixels, random, pretrained = (
+    row.scores[0] for row in table.rows(run, run.datasets[0])
+  )
+  if pixels is None or random is None or pretrained is None:
+    return ""
+
+  def over(baseline: table.Score) -> str:
+    gain = 100 * (pretrained.test_accuracy - baseline.test_accuracy)
+    return f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'}"
+
+  return (
+    f'<p class="lead">A linear probe on the pretrained features is right on '
+    f"<strong>{100 * pretrained.test_accuracy:.1f} %</strong> of the test "
+    f"images of {escape(pretrained.dataset)}: {over(pixels)} raw pixels, "
+    f"{over(random)} the same backbone with random weights.</p>"
+  )
+
+
+def _summary(run: Run) -> str:
+  config, metrics = run.config, run.metrics
+  total = config.train.steps
+  facts = {
+    "data set": config.data.name,
+    "objective": config.objective.name,
+    "model": config.model.name,
+    "steps done": f"{run.steps_done:,} of {total:,}",
+  }
+  if metrics:
+    # The first rows have the compilation in them.
+    speed = np.nanmedian(metrics["images_per_second"])
+    facts["images/s, median"] = f"{speed:,.0f}"
+    facts["training time"] = _duration(run.seconds)
+  return _lead(run) + _facts(facts)
+
+
+def _table(run: Run, dataset: str) -> str:
+  head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.HEADINGS)
+  body = ""
+  for row in table.rows(run, dataset):
+    cells = "".join(f"<td>{table.cell(score)}</td>" for score in row.scores)
+    body += f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>\n'
+  return (
+    f'<table class="scores">\n<thead><tr><th scope="col">{escape(dataset)}'
+    f"</th>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+  )
+
+
+def _scores(run: Run) -> str:
+  if not run.datasets:
+    return _missing(
+      "No probe has read this run yet; "
+      f"{_code(f'python -m jssl.probe --workdir={run.workdir}')} does."
+    )
+  return _figure(
+    "".join(_table(run, dataset) for dataset in run.datasets),
+    "Test accuracy in percent, mean ± standard deviation over seeds. The last "
+    "two columns are linear probes that see the labels of so many training "
+    "images. Hyper-parameters were chosen on images held out of train.",
+  )
+
+
+def _accuracy(run: Run) -> str:
+  dataset, step = _probed(run)
+  if step is None:
+    return _missing("No probe has read a checkpoint yet.")
+  scores = [
+    s for s in run.scores if s.dataset == dataset and s.label_fraction == 1
+  ]
+  return _plot(
+    figures.accuracy(scores),
+    "accuracy",
+    f"Test accuracy on {dataset} at each probed checkpoint, the band being one "
+    "standard deviation over seeds. Curves that rise and level off well above "
+    "the two baselines are good; one that falls while the loss still falls "
+    "says that the features are being spent on the objective.",
+  )
+
+
+def _curves(run: Run) -> str:
+  if not run.metrics:
+    return _missing("The training has not logged a step yet.")
+  return _plot(
+    figures.curves(run.metrics),
+    "curves",
+    "What the training logged, each point the mean since the one before. A "
+    "loss that falls smoothly and a gradient norm that stays bounded are good. "
+    "The first images/s has the compilation in it.",
+  )
+
+
+def _views(run: Run) -> str:
+  try:
+    images, views = samples.augmented(
+      run.config, images=_IMAGES, num_views=_VIEWS
+    )
+  except (FileNotFoundError, ValueError, TypeError) as error:
+    return _missing(f"The views can't be drawn: {escape(str(error))}")
+  rows = "".join(
+    f'<span>{name}</span><img src="{samples.data_uri(pixels)}" alt="{alt}">'
+    for name, pixels, alt in (
+      ("original", images[None], f"{_IMAGES} images of the training set"),
+      ("views", views, f"{_VIEWS} random views of each of these images"),
+    )
+  )
+  return _figure(
+    f'<div class="views">{rows}</div>',
+    "Images of the training set and below each its random views, made by the "
+    "augmentation and the keys of this run. Views should differ as much as "
+    "they can while you still see what the image shows.",
+  )
+
+
+def _spectrum(run: Run) -> str:
+  dataset, _ = _probed(run)
+  spectra = [s for s in run.spectra if s.dataset == dataset]
+  if not spectra:
+    return _missing("No probe has measured a spectrum yet.")
+  return _plot(
+    figures.spectrum(spectra),
+    "spectrum",
+    "Left: singular values of the centred training features. A curve that "
+    "falls slowly uses many directions; one that drops has collapsed onto few. "
+    "Right: the area under their cumulative sum, from (d + 1) / 2d, where all "
+    "directions vary alike, to 1, where only one does; lower is less "
+    "collapsed.",
+  )
+
+
+def _map(run: Run) -> str:
+  dataset, step = _probed(run)
+  found = step is not None and samples.test_features(
+    run, dataset, step=step, limit=_MAP_POINTS, classes=figures.MAX_CLASSES
+  )
+  if not found:
+    return _missing("No probe has kept test features in this workdir.")
+  if not np.ptp(found.h, axis=0).any():
+    return _missing("All test features are the same: they have collapsed.")
+  return _plot(
+    figures.scatter(samples.map_2d(found.h), found.labels, found.class_names),
+    "map",
+    f"{len(found.h):,} test features of {dataset} at step {step:,}, laid out "
+    "by t-SNE, which never sees the labels that colour them. Classes that lie "
+    "apart are good; distances between far groups mean nothing.",
+  )
+
+
+def _value(value: Any) -> str:
+  if isinstance(value, list | tuple):
+    return ", ".join(map(str, value))
+  return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _config(config: ConfigDict) -> str:
+  alone = {k: v for k, v in config.items() if not isinstance(v, ConfigDict)}
+  sections = {"run": alone}
+  sections |= {k: dict(v) for k, v in config.items() if k not in alone}
+  blocks = ""
+  for name, values in sections.items():
+    rows = "".join(
+      f'<tr><th scope="row">{escape(key)}</th>'
+      f"<td>{escape(_value(value))}</td></tr>"
+      for key, value in values.items()
+    )
+    if rows:
+      blocks += f"<div><h3>{escape(name)}</h3><table>{rows}</table></div>"
+  return (
+    "<section><details><summary><h2>Config</h2></summary>"
+    f'<div class="config">{blocks}</div></details></section>'
+  )
+
+
+def render(run: Run) -> str:
+  """Returns the whole report as one HTML page.
+
+  Args:
+    run: what was read of a workdir. What it lacks leaves a sentence.
+  """
+  sections = {
+    "What the features are worth": _scores(run),
+    "Accuracy over the training": _accuracy(run),
+    "The training": _curves(run),
+    "What the encoder sees": _views(run),
+    "Spectrum of the features": _spectrum(run),
+    "Map of the test features": _map(run),
+  }
+  body = "\n".join(_section(*section) for section in sections.items())
+  config = run.config
+  page = importlib.resources.files("jssl.report") / "template.html"
+  return string.Template(page.read_text()).substitute(
+    title=escape(f"{config.objective.name} on {config.data.name}"),
+    summary=_summary(run),
+    sections=body + "\n" + _config(config),
+    footer=f"jssl {__version__}, {escape(str(run.workdir.absolute()))}",
+  )

@@ -1,0 +1,164 @@
+"""What a workdir holds, as small records.
+
+Training and probes may be writing while this reads: a line that isn't whole
+yet is passed over.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from jssl import build, checkpoint
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """One row of `probe.jsonl`: the accuracy of a kind of probe.
+
+  Attributes:
+    step: of the checkpoint.
+    dataset: that was probed.
+    features: "backbone", "random" or "pixels".
+    probe: "linear", "mlp" or "knn".
+    label_fraction: of train whose labels were seen.
+    test_accuracy: mean over the seeds, in [0, 1].
+    test_accuracy_std: its deviation.
+  """
+
+  step: int
+  dataset: str
+  features: str
+  probe: str
+  label_fraction: float
+  test_accuracy: float
+  test_accuracy_std: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+  """The singular values of a set's features, see `diagnostics.spectrum`."""
+
+  step: int
+  dataset: str
+  features: str
+  singular_values: list[float]
+  collapse_auc: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A workdir.
+
+  Attributes:
+    workdir: where it is.
+    config: of the run.
+    metrics: columns of `metrics.jsonl` by name, `step` among them; NaN where
+      a row lacks the name.
+    scores: of all probes.
+    spectra: of all probes.
+    checkpoints: steps of the finished ones.
+    best_step: the one that a probe chose, None before any did.
+  """
+
+  workdir: pathlib.Path
+  config: ConfigDict
+  metrics: Mapping[str, Float[np.ndarray, "n"]]
+  scores: tuple[Score, ...]
+  spectra: tuple[Spectrum, ...]
+  checkpoints: tuple[int, ...]
+  best_step: int | None
+
+  @property
+  def steps_done(self) -> int:
+    """Steps that are logged or saved."""
+    return int(max([0, *self.checkpoints, *self.metrics.get("step", ())]))
+
+  @property
+  def seconds(self) -> float:
+    """Seconds spent in the steps that are logged."""
+    if not self.metrics:
+      return 0.0
+    steps = np.diff(self.metrics["step"], prepend=0)
+    return float(np.nansum(steps * self.metrics["seconds_per_step"]))
+
+  @property
+  def datasets(self) -> list[str]:
+    """The sets that were probed, the one pretrained on first."""
+    own = self.config.data.name
+    return sorted({s.dataset for s in self.scores}, key=lambda d: (d != own, d))
+
+  def step(self, dataset: str) -> int | None:
+    """Returns the probed step to show: the best one, else the last."""
+    steps = {
+      s.step
+      for s in self.scores
+      if s.dataset == dataset and s.features == "backbone"
+    }
+    return (
+      self.best_step if self.best_step in steps else max(steps, default=None)
+    )
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a JSON-lines file that are whole; [] without one."""
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict):
+      rows.append(row)
+  return rows
+
+
+def _records(cls: type[T], rows: Iterable[Mapping[str, Any]]) -> tuple[T, ...]:
+  """Returns a record for each row that has all of the fields."""
+  names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+  return tuple(
+    cls(**{name: row[name] for name in names})
+    for row in rows
+    if row.keys() >= {*names}
+  )
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Float[np.ndarray, "n"]]:
+  rows = [row for row in rows if "step" in row]
+  names = dict.fromkeys(name for row in rows for name in row)
+  return {
+    name: np.array([row.get(name, np.nan) for row in rows], float)
+    for name in names
+  }
+
+
+def read(workdir: str | os.PathLike) -> Run:
+  """Reads a workdir; what isn't there yet is empty.
+
+  Raises:
+    FileNotFoundError: it is not that of a run.
+    ValueError: its config is damaged.
+  """
+  path = pathlib.Path(workdir)
+  try:
+    config = build.load_config(path)
+  except ValueError as error:
+    raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
+  probed = _rows(path / "probe.jsonl")
+  return Run(
+    workdir=path,
+    config=config,
+    metrics=_columns(_rows(path / "metrics.jsonl")),
+    scores=_records(Score, probed),
+    spectra=_records(Spectrum, probed),
+    checkpoints=tuple(checkpoint.steps(path)),
+    best_step=checkpoint.best_step(path),
+  )

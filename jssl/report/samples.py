@@ -1,0 +1,145 @@
+"""What the report computes itself: views of some images, a map of features."""
+
+import base64
+import io
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from jssl import build, rng
+from jssl.augment import Augment, views
+from jssl.data.sources import Source, open_source
+from jssl.probe import features
+from jssl.report.read import Run
+
+
+class Labelled(NamedTuple):
+  """Features of test images whose class has a name and a colour."""
+
+  h: Float[np.ndarray, "n d"]
+  labels: Int[np.ndarray, "n"]
+  class_names: tuple[str, ...]
+
+
+_PCA_DIM = 50
+_PERPLEXITY = 30
+_SEED = 0
+# Larger than a page shows is only a larger file.
+_SHEET_PX = (1100, 1100)
+
+
+def _source(data: build.Data, name: str, split: str) -> Source:
+  """Opens a split without reading all of it, whatever `data.in_memory`."""
+  return open_source(
+    name,
+    data_dir=data.data_dir,
+    split=split,
+    image_size_px=data.image_size_px,
+  )
+
+
+def augmented(
+  config: ConfigDict, *, images: int, num_views: int
+) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
+  """Returns images of the set and views of them, as step 0 would draw them.
+
+  Args:
+    config: of the run; its augmentation and its stream of keys are used.
+    images: taken at even distances from all over the set.
+    num_views: of each image.
+
+  Returns:
+    The images, [b, h, w, c], and their views, [v, b, crop, crop, c], uint8.
+
+  Raises:
+    FileNotFoundError: the data set isn't on this machine.
+    ValueError, TypeError: the config can't be used.
+  """
+  data = build.section(config, "data", build.Data)
+  source = _source(data, data.name, data.split)
+  rows = np.linspace(0, len(source) - 1, images).astype(int)
+  pixels = source.fetch(rows)["image"]
+  root = jax.random.key(config.get("seed", 0))
+  keys = rng.per_row(rng.stream(root, "augment"), images)
+  augment = build.section(config, "augment", Augment)
+  seen = jax.jit(partial(views, augment, num_views=num_views))(keys, pixels)
+  return pixels, np.asarray(jnp.rint(255 * seen)).astype(np.uint8)
+
+
+def test_features(
+  run: Run, dataset: str, *, step: int, limit: int, classes: int
+) -> Labelled | None:
+  """Returns features that a probe has kept, of images from all over the set.
+
+  Args:
+    run: what was read.
+    dataset: that was probed.
+    step: of the checkpoint.
+    limit: of images.
+    classes: images of later classes are left out.
+
+  Returns:
+    None where nothing is kept, or of fewer than 4 images.
+  """
+  data = build.section(run.config, "data", build.Data)
+  pattern = features.path(
+    run.workdir,
+    dataset=dataset,
+    split=data.test_split,
+    name=f"step-{step}",
+    key="*",
+  )
+  kept = [
+    path
+    for path in pattern.parent.glob(pattern.name)
+    if not path.name.endswith(".labels.npy")
+  ]
+  if not kept:
+    return None
+  newest = max(kept, key=lambda path: path.stat().st_mtime)
+  h, labels, _ = features.read(newest, num_classes=0)
+  rows = np.flatnonzero((labels >= 0) & (labels < classes))
+  if len(rows) < 4:
+    return None
+  rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
+  try:
+    names = _source(data, dataset, data.test_split).class_names
+  except (FileNotFoundError, ValueError):
+    names = tuple(map(str, range(classes)))
+  return Labelled(np.asarray(h[rows]), labels[rows], names)
+
+
+def map_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
+  """Lays features out in the plane: PCA, then t-SNE.
+
+  van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
+
+  Args:
+    h: features, of 4 images at least.
+  """
+  n, d = h.shape
+  reduced = PCA(min(_PCA_DIM, n, d), random_state=_SEED).fit_transform(h)
+  perplexity = min(_PERPLEXITY, (n - 1) / 3)
+  return TSNE(
+    perplexity=perplexity, init="pca", random_state=_SEED
+  ).fit_transform(reduced)
+
+
+def data_uri(rows: UInt8[np.ndarray, "r b h w c"], *, gap_px: int = 2) -> str:
+  """Returns rows of images as one PNG that stands in its own address."""
+  gaps = ((0, 0), (0, 0), (0, gap_px), (0, gap_px), (0, 0))
+  padded = np.pad(rows, gaps, constant_values=255)
+  sheet = np.concatenate(np.concatenate(padded, axis=1), axis=1)
+  image = Image.fromarray(sheet[:-gap_px, :-gap_px].squeeze())
+  image.thumbnail(_SHEET_PX)
+  file = io.BytesIO()
+  image.save(file, "PNG", optimize=True)
+  return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,51 @@
+"""`python -m jssl.train --config=FILE --workdir=DIR`: pretrains an encoder.
+
+Run it again with the same workdir and it goes on from the last checkpoint.
+Any value of the config can be set on the command line, as in
+`--config.optim.learning_rate=0.1`.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The config file, see configs/.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Where config, checkpoints and metrics of the run go.",
+  required=True,
+)
+
+
+def main(argv: list[str]) -> int:
+  """Trains; returns the exit status."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  # What follows takes seconds to import; --help shouldn't.
+  from jssl.checkpoint import CheckpointError
+  from jssl.train.loop import train
+
+  logging.set_verbosity(logging.WARNING)
+  try:
+    complete = train(_CONFIG.value, _WORKDIR.value)
+  except (
+    ValueError,
+    TypeError,
+    OSError,
+    FloatingPointError,
+    CheckpointError,
+  ) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  if not complete:
+    print("stopped by SIGTERM; the same command goes on from here")
+  return 0
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main)

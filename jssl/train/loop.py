@@ -1,0 +1,176 @@
+"""The loop: from a config to checkpoints."""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from clu.metrics import Average
+from ml_collections import ConfigDict
+
+from jssl import build, tree
+from jssl.checkpoint import CheckpointError, Checkpoints
+from jssl.data.pipeline import train_batches
+from jssl.train.program import (
+  Program,
+  checkpoint_items,
+  first_state,
+  from_checkpoint_items,
+)
+from jssl.train.state import TrainState
+from jssl.train.writer import Writer
+from jssl.typing import Metrics, PyTree
+
+Window = dict[str, Average]
+
+
+@jax.jit
+def _add(window: Window, metrics: Metrics) -> Window:
+  """Adds a step's metrics to a window of steps, on the device."""
+  return {
+    name: window[name].merge(Average.from_model_output(value))
+    for name, value in metrics.items()
+  }
+
+
+def _empty(metrics: Metrics) -> Window:
+  return {name: Average.empty() for name in metrics}
+
+
+_all_finite = jax.jit(tree.all_finite)
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+  """Turns SIGTERM into an event that is set, for as long as it lasts."""
+  stop = threading.Event()
+  previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+  try:
+    yield stop
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def _check_finite(finite: bool, last_finite: int, step: int) -> None:
+  if not finite:
+    raise FloatingPointError(
+      f"the training is not finite any more: it broke between step "
+      f"{last_finite} and step {step}. The last good checkpoint is kept; "
+      "lower optim.learning_rate, lengthen optim.warmup_steps or set "
+      "optim.clip_norm"
+    )
+
+
+def _items(state: TrainState, seconds: float) -> dict[str, PyTree]:
+  timers = {"seconds": np.asarray(seconds)}
+  return {**checkpoint_items(state), "timers": timers}
+
+
+def _restore(
+  run: build.Run, program: Program, checkpoints: Checkpoints, batches: Iterator
+) -> tuple[int, TrainState, float]:
+  """Returns step, state and seconds of the newest checkpoint, or the first."""
+  abstract = _items(program.abstract_state, 0.0)
+  restored = checkpoints.restore_latest(abstract, batches)
+  if restored is None:
+    state = first_state(program, run.init_from)
+    parameter_overview.log_parameter_overview(
+      state.backbone["params"], msg="backbone"
+    )
+    return 0, state, 0.0
+  step, items = restored
+  print(f"taken up at step {step}", flush=True)
+  seconds = float(items.pop("timers")["seconds"])
+  return step, from_checkpoint_items(items), seconds
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
+  """Trains to the last step of the config, from wherever the workdir is.
+
+  Args:
+    config: see configs/.
+    workdir: of this run; a used one is taken up where it was left.
+
+  Returns:
+    Whether the run is complete; False after SIGTERM.
+
+  Raises:
+    ValueError, TypeError, FileNotFoundError: the config can't be run.
+    FloatingPointError: the loss or a parameter is not finite any more.
+    CheckpointError: the last checkpoint couldn't be saved.
+  """
+  run = build.run(config)
+  program = Program(run)
+  build.claim_workdir(config, workdir)
+  total, log, keep = run.train.steps, run.log, run.checkpoint
+  learning_rate = run.optim.schedule(total)
+  batches = train_batches(
+    run.source,
+    seed=run.seed,
+    batch_size=run.data.batch_size,
+    sharding=program.batch_sharding,
+    workers=run.data.workers,
+    prefetch_batches=run.data.prefetch_batches,
+  )
+
+  with (
+    Checkpoints(
+      workdir,
+      keep_last=keep.keep_last,
+      keep_every_steps=keep.keep_every_steps or None,
+    ) as checkpoints,
+    _sigterm() as stop,
+  ):
+    # ---- Restore -------------------------------------------------------------
+    step, state, seconds = _restore(run, program, checkpoints, batches)
+    started = time.monotonic() - seconds
+    first = logged = step
+    window: Window = {}
+    tick = time.monotonic()
+    writer = Writer(workdir, step=step, total_steps=total)
+
+    # A checkpoint is made before the next batch is drawn: it holds the state
+    # and the position in the data of one and the same moment, and a resumed
+    # run sees what the uninterrupted one would have seen.
+    while True:
+      # ---- Save --------------------------------------------------------------
+      last = step == total or stop.is_set()
+      if step > first and (last or step % keep.every_steps == 0):
+        _check_finite(bool(_all_finite(state)), logged, step)
+        seconds = time.monotonic() - started
+        try:
+          checkpoints.save(step, _items(state, seconds), batches)
+        except CheckpointError as error:
+          if last:
+            raise
+          logging.error("%s; the training goes on and will try again", error)
+      if last:
+        break
+
+      # ---- Next batch --------------------------------------------------------
+      batch = next(batches)
+
+      # ---- Step --------------------------------------------------------------
+      state, metrics = program.step(state, batch)
+      step += 1
+      window = _add(window or _empty(metrics), metrics)
+
+      # ---- Log ---------------------------------------------------------------
+      if step % log.every_steps == 0 or step == total:
+        values = {name: float(mean.compute()) for name, mean in window.items()}
+        _check_finite(math.isfinite(values["loss"]), logged, step)
+        per_step = (time.monotonic() - tick) / (step - logged)
+        values["learning_rate"] = float(learning_rate(step - 1))
+        values["images_per_second"] = run.data.batch_size / per_step
+        values["seconds_per_step"] = per_step
+        writer.write(step, values)
+        window, logged, tick = {}, step, time.monotonic()
+    writer.close()
+  return step == total

@@ -1,0 +1,125 @@
+"""A run's compiled functions, and where its arrays lie."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from jssl import build, checkpoint, mesh
+from jssl.models.backbone import init_variables
+from jssl.optim import make_optimizer
+from jssl.train.state import TrainState, init_state, trained
+from jssl.train.step import make_train_step
+from jssl.typing import PyTree
+
+
+def _abstract(shapes: PyTree, shardings: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
+class Program:
+  """What a run computes, compiled for its mesh; making it allocates nothing.
+
+  Attributes:
+    batch_sharding: of the images and labels of a batch.
+    abstract_state: shapes, dtypes and shardings of the state.
+    init: `() -> state`, the first one of the run, born where it belongs.
+    step: `(state, batch) -> (state, metrics)`; the state is donated.
+  """
+
+  def __init__(self, run: build.Run):
+    """Traces everything that has to fit together."""
+    backbone, objective = run.backbone, run.objective
+
+    def parameters() -> PyTree:
+      head_params, _ = objective.init(jax.random.key(0), backbone.feature_dim)
+      variables = init_variables(run.seed, backbone, run.image_shape)
+      return trained(variables, head_params)
+
+    shapes = jax.eval_shape(parameters)
+    groups = {
+      "backbone": jax.tree.map(lambda _: "backbone", shapes["backbone"]),
+      "head": objective.groups(shapes["head"]),
+    }
+    optimizer = make_optimizer(
+      run.optim, groups, objective.schedules(), total_steps=run.train.steps
+    )
+
+    def init() -> TrainState:
+      return init_state(
+        run.seed, backbone, objective, optimizer, run.image_shape
+      )
+
+    state = jax.eval_shape(init)
+    shardings = mesh.state_sharding(run.mesh, state)
+    self.batch_sharding: NamedSharding = mesh.batch_sharding(run.mesh)
+    self.abstract_state: TrainState = _abstract(state, shardings)
+    self.init = jax.jit(init, out_shardings=shardings)
+    self.step = jax.jit(
+      make_train_step(backbone, objective, run.augment, optimizer),
+      in_shardings=(shardings, self.batch_sharding),
+      out_shardings=(shardings, mesh.replicated(run.mesh)),
+      donate_argnums=0,
+    )
+
+
+def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
+  """Returns a state as the parts of a checkpoint.
+
+  The backbone is a part by itself, for who probes or exports it, and so is
+  the objective, for who continues with its heads.
+  """
+  return {
+    "backbone": state.backbone,
+    "objective": {"params": state.head_params, "state": state.objective},
+    "training": {
+      "step": state.step,
+      "rng": state.rng,
+      "teacher": state.teacher,
+      "opt_state": state.opt_state,
+    },
+  }
+
+
+def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
+  """The inverse of `checkpoint_items`."""
+  return TrainState(
+    backbone=items["backbone"],
+    head_params=items["objective"]["params"],
+    objective=items["objective"]["state"],
+    **items["training"],
+  )
+
+
+def first_state(program: Program, init_from: build.InitFrom) -> TrainState:
+  """Returns the state in which a run begins.
+
+  Raises:
+    ValueError: `init_from` names a checkpoint that isn't there.
+    CheckpointError: it is damaged, or of another model or objective.
+  """
+  state = program.init()
+  if not init_from.workdir:
+    return state
+  steps = checkpoint.steps(init_from.workdir)
+  step = steps[-1] if init_from.step == -1 and steps else init_from.step
+  if step not in steps:
+    raise ValueError(
+      f"init_from.workdir={init_from.workdir} has no checkpoint of "
+      f"init_from.step={init_from.step}; it has {steps}"
+    )
+  wanted = ["backbone", "objective"] if init_from.heads else ["backbone"]
+  abstract = checkpoint_items(program.abstract_state)
+  restored = checkpoint.restore(
+    init_from.workdir, step, {name: abstract[name] for name in wanted}
+  )
+  if state.teacher:
+    # A copy: the step donates both.
+    teacher = jax.tree.map(jnp.copy, restored["backbone"])
+    state = state._replace(teacher=teacher)
+  return from_checkpoint_items({**checkpoint_items(state), **restored})

@@ -1,0 +1,27 @@
+"""Every test runs on eight host devices, strictly.
+
+Rank promotion raises, warnings are errors (pyproject.toml), and nothing
+reaches for an accelerator.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Grain reads absl flags when it starts workers, and nobody parses them here.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def x64():
+  """Float64 for one test."""
+  with jax.enable_x64(True):
+    yield

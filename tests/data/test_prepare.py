@@ -1,0 +1,482 @@
+import gzip
+import pathlib
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jssl.data import prepare, sources
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+  tfds.disable_progress_bar()
+
+
+def idx(array, magic=None):
+  header = magic or bytes([0, 0, 8, array.ndim])
+  return header + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def fashion(tmp_path):
+  """A folder with a small set in IDX: (folder, {split: (images, labels)})."""
+  folder = tmp_path / "idx"
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for split, number in (("train", 30), ("test", 10)):
+    images = rng.integers(0, 256, (number, 28, 28), np.uint8)
+    labels = np.resize(np.arange(10, dtype=np.uint8), number)
+    image_name, label_name = prepare._IDX_FILES[split]
+    (folder / image_name).write_bytes(idx(images))
+    (folder / f"{label_name}.gz").write_bytes(gzip.compress(idx(labels)))
+    arrays[split] = images, labels
+  return folder, arrays
+
+
+def by_pixels(images, labels):
+  return sorted(
+    (np.asarray(image).tobytes(), int(label))
+    for image, label in zip(images, labels, strict=True)
+  )
+
+
+def write_images(folder, number, *, mode="RGB", size=(9, 7), suffix="png"):
+  """Writes `number` images; returns {file name: pixels}."""
+  folder.mkdir(parents=True, exist_ok=True)
+  # Each folder has its own images.
+  rng = np.random.default_rng(sum(str(folder.name).encode()))
+  for i in range(number):
+    shape = (size[1], size[0], len(Image.new(mode, (1, 1)).getbands()))
+    pixels = rng.integers(0, 256, shape, np.uint8).squeeze()
+    Image.fromarray(pixels, mode="CMYK" if mode == "CMYK" else None).save(
+      folder / f"{i}.{suffix}"
+    )
+
+
+def prepare_folder(source, tmp_path, name="mine"):
+  data_dir = str(tmp_path / "data")
+  prepare.prepare(
+    "folder", source=str(source), set_name=name, data_dir=data_dir
+  )
+  return data_dir
+
+
+def assert_nothing_written(tmp_path):
+  files = [p for p in (tmp_path / "data").rglob("*") if p.is_file()]
+  assert not files
+
+
+def test_idx_opens_with_plain_tfds(fashion, tmp_path):
+  folder, arrays = fashion
+  data_dir = str(tmp_path / "data")
+  directory = prepare.prepare(
+    "fashion_mnist", source=str(folder), data_dir=data_dir
+  )
+  builders = (
+    tfds.builder("fashion_mnist", data_dir=data_dir),
+    tfds.builder_from_directory(directory),
+  )
+  for builder in builders:
+    assert builder.info.full_name == "fashion_mnist/3.0.1"
+    assert builder.info.features["image"].shape == (28, 28, 1)
+    assert builder.info.features["label"].names[0] == "T-shirt/top"
+    for split, (images, labels) in arrays.items():
+      records = list(builder.as_data_source(split=split))
+      assert by_pixels(
+        [r["image"][..., 0] for r in records], [r["label"] for r in records]
+      ) == by_pixels(images, labels)
+  plain = tfds.data_source("fashion_mnist", data_dir=data_dir, split="test")
+  assert len(plain) == 10
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_idx_opens_as_a_source(fashion, tmp_path, in_memory):
+  folder, arrays = fashion
+  data_dir = str(tmp_path / "data")
+  prepare.prepare("fashion_mnist", source=str(folder), data_dir=data_dir)
+  source = sources.open_source(
+    "fashion_mnist",
+    data_dir=data_dir,
+    split="train",
+    image_size_px=28,
+    in_memory=in_memory,
+  )
+  assert isinstance(source, sources.InMemory) == in_memory
+  assert (len(source), source.num_classes) == (30, 10)
+  assert source.class_names[9] == "Ankle boot"
+  assert source.image_shape == (28, 28, 1)
+  batch = source.fetch(np.arange(30))
+  assert batch["image"].dtype == np.uint8
+  assert batch["label"].dtype == np.int32
+  assert by_pixels(batch["image"][..., 0], batch["label"]) == by_pixels(
+    *arrays["train"]
+  )
+  some = source.fetch(np.array([7, 3, 7]))
+  np.testing.assert_array_equal(some["image"], batch["image"][[7, 3, 7]])
+  np.testing.assert_array_equal(some["label"], batch["label"][[7, 3, 7]])
+
+
+def test_preparing_twice_leaves_the_set(fashion, tmp_path):
+  folder, _ = fashion
+  options = {"source": str(folder), "data_dir": str(tmp_path / "data")}
+  directory = pathlib.Path(prepare.prepare("fashion_mnist", **options))
+  before = {p.name: p.stat().st_mtime_ns for p in directory.iterdir()}
+  assert prepare.prepare("fashion_mnist", **options) == str(directory)
+  assert {p.name: p.stat().st_mtime_ns for p in directory.iterdir()} == before
+
+
+def test_truncated_idx_names_expected_and_got(fashion, tmp_path):
+  folder, _ = fashion
+  path = folder / "train-images-idx3-ubyte"
+  path.write_bytes(path.read_bytes()[:-1000])
+  expected = 16 + 30 * 28 * 28
+  message = rf"{path.name}: expected {expected} bytes .* got {expected - 1000}"
+  with pytest.raises(ValueError, match=message):
+    prepare.prepare(
+      "fashion_mnist", source=str(folder), data_dir=str(tmp_path / "data")
+    )
+  assert_nothing_written(tmp_path)
+
+
+def test_damage_to_the_last_file_leaves_nothing(fashion, tmp_path):
+  folder, _ = fashion
+  path = folder / "t10k-labels-idx1-ubyte.gz"
+  path.write_bytes(path.read_bytes()[:-9])
+  with pytest.raises(ValueError, match=rf"{path.name}: truncated or damaged"):
+    prepare.prepare(
+      "fashion_mnist", source=str(folder), data_dir=str(tmp_path / "data")
+    )
+  assert_nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "data",
+  [b"", b"\0\0\x08", b"not an IDX file at all", idx(np.zeros((2, 2), "u1"))],
+)
+def test_other_files_are_not_idx(tmp_path, data):
+  path = tmp_path / "file"
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match="expected an IDX file"):
+    prepare.read_idx(path, 3)
+
+
+def test_labels_must_belong_to_the_images(fashion, tmp_path):
+  folder, _ = fashion
+  (folder / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(29, np.uint8)))
+  with pytest.raises(ValueError, match="not the files of one split"):
+    prepare.prepare(
+      "fashion_mnist", source=str(folder), data_dir=str(tmp_path / "data")
+    )
+
+
+def test_missing_idx_file_is_named(fashion, tmp_path):
+  folder, _ = fashion
+  (folder / "t10k-images-idx3-ubyte").unlink()
+  with pytest.raises(FileNotFoundError, match="neither t10k-images"):
+    prepare.prepare(
+      "fashion_mnist", source=str(folder), data_dir=str(tmp_path / "data")
+    )
+
+
+def test_classes_of_a_folder(tmp_path):
+  for name in ("cat", "dog"):
+    write_images(tmp_path / "pets" / name, 20)
+  write_images(tmp_path / "pets" / "cat" / "old", 10, suffix="jpg")
+  (tmp_path / "pets" / "README.txt").write_text("not an image")
+  data_dir = prepare_folder(tmp_path / "pets", tmp_path)
+
+  builder = tfds.builder("mine", data_dir=data_dir)
+  assert builder.info.features["image"].shape == (7, 9, 3)
+  assert builder.info.features["label"].names == ["cat", "dog"]
+  splits = {s: list(builder.as_data_source(split=s)) for s in ("train", "test")}
+  counts = {
+    split: np.bincount([r["label"] for r in records]).tolist()
+    for split, records in splits.items()
+  }
+  assert counts == {"train": [27, 18], "test": [3, 2]}
+  written = by_pixels(
+    *zip(
+      *((r["image"], r["label"]) for rs in splits.values() for r in rs),
+      strict=True,
+    )
+  )
+  files = sorted((tmp_path / "pets").rglob("*.*g"))
+  assert written == by_pixels(
+    [Image.open(path) for path in files],
+    ["dog" in path.parts for path in files],
+  )
+
+
+def test_held_out_images_are_the_same_every_time(tmp_path):
+  write_images(tmp_path / "pets" / "cat", 20)
+  write_images(tmp_path / "pets" / "dog", 20)
+  splits = prepare.list_splits(tmp_path / "pets")
+  assert splits == prepare.list_splits(tmp_path / "pets")
+  (tmp_path / "pets").rename(tmp_path / "moved")
+  moved = prepare.list_splits(tmp_path / "moved")
+  for name in ("cat", "dog"):
+    assert [p.name for p in moved["test"][name]] == [
+      p.name for p in splits["test"][name]
+    ]
+    assert not set(splits["test"][name]) & set(splits["train"][name])
+
+
+@pytest.mark.parametrize("other", ["test", "val"])
+def test_splits_of_a_folder(tmp_path, other):
+  for split, number in (("train", 5), (other, 1)):
+    for name in ("a", "b"):
+      write_images(tmp_path / "set" / split / name, number)
+  data_dir = prepare_folder(tmp_path / "set", tmp_path)
+  for split, number in (("train", 10), ("test", 2)):
+    assert (
+      len(tfds.data_source("mine", data_dir=data_dir, split=split)) == number
+    )
+
+
+def test_three_splits_of_a_folder(tmp_path):
+  for split in ("train", "val", "test"):
+    write_images(tmp_path / "set" / split, 4)
+  assert set(prepare.list_splits(tmp_path / "set")) == {"train", "val", "test"}
+
+
+def test_unlabelled_folder(tmp_path):
+  write_images(tmp_path / "flat", 20)
+  data_dir = prepare_folder(tmp_path / "flat", tmp_path)
+  source = sources.open_source(
+    "mine", data_dir=data_dir, split="train", image_size_px=7
+  )
+  assert (len(source), source.num_classes) == (18, 0)
+  assert source.class_names == ()
+  assert source.fetch(np.arange(3))["label"].tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+  ("modes", "channels"),
+  [(("L", "1"), 1), (("L", "RGB"), 3), (("P", "RGBA"), 3), (("L", "LA"), 1)],
+)
+def test_channels_of_a_folder(tmp_path, modes, channels):
+  folder = tmp_path / "set"
+  folder.mkdir()
+  colours = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
+  image = Image.fromarray(colours)
+  for i in range(6):
+    image.convert(modes[i % 2]).save(folder / f"{i}.png")
+  data_dir = prepare_folder(folder, tmp_path)
+  plain = tfds.data_source("mine", data_dir=data_dir, split="train")
+  source = sources.open_source("mine", data_dir=data_dir, image_size_px=6)
+  wanted = "L" if channels == 1 else "RGB"
+  expected = {
+    np.asarray(image.convert(mode).convert(wanted)).tobytes() for mode in modes
+  }
+  for row in range(5):
+    assert plain[row]["image"].shape == (6, 6, channels)
+    fetched = source.fetch(np.array([row]))["image"][0]
+    np.testing.assert_array_equal(fetched, plain[row]["image"])
+    assert fetched.tobytes() in expected
+
+
+def test_jpeg_of_four_colours_is_converted(tmp_path):
+  write_images(tmp_path / "set", 5, mode="CMYK", suffix="jpg")
+  data_dir = prepare_folder(tmp_path / "set", tmp_path)
+  plain = tfds.data_source("mine", data_dir=data_dir, split="train")
+  assert plain[0]["image"].shape == (7, 9, 3)
+
+
+def test_files_that_fit_are_kept_byte_for_byte(tmp_path):
+  write_images(tmp_path / "set", 5, suffix="jpeg")
+  path = tmp_path / "set" / "0.jpeg"
+  assert prepare._encode(path, mode="RGB") == path.read_bytes()
+
+
+def damage(path, kind):
+  data = path.read_bytes()
+  middle = len(data) // 2
+  path.write_bytes(
+    {
+      "empty": b"",
+      "text": b"this is no image, whatever its name says",
+      "truncated": data[:middle],
+      "flipped": data[:middle]
+      + bytes([data[middle] ^ 255])
+      + data[middle + 1 :],
+    }[kind]
+  )
+
+
+@pytest.mark.parametrize(
+  ("suffix", "kind"),
+  [
+    ("png", "empty"),
+    ("png", "text"),
+    ("png", "truncated"),
+    ("png", "flipped"),
+    ("jpg", "truncated"),
+  ],
+)
+def test_damaged_image_is_named(tmp_path, suffix, kind):
+  write_images(tmp_path / "set", 10, suffix=suffix, size=(40, 40))
+  damage(tmp_path / "set" / f"7.{suffix}", kind)
+  with pytest.raises(ValueError, match=rf"7\.{suffix}: truncated or damaged"):
+    prepare_folder(tmp_path / "set", tmp_path)
+  assert_nothing_written(tmp_path)
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+  write_images(tmp_path / "set", 4)
+  Image.fromarray(np.full((7, 9), 4000, np.uint16)).save(
+    tmp_path / "set" / "deep.png"
+  )
+  with pytest.raises(ValueError, match=r"deep\.png: pixels of mode I;16"):
+    prepare_folder(tmp_path / "set", tmp_path)
+
+
+def test_class_with_one_image(tmp_path):
+  write_images(tmp_path / "set" / "many", 10)
+  write_images(tmp_path / "set" / "one", 1)
+  with pytest.raises(ValueError, match=r"class one has 1 image.*at least 3"):
+    prepare_folder(tmp_path / "set", tmp_path)
+  for split in ("train", "test"):
+    write_images(tmp_path / "split" / split / "many", 10)
+    write_images(tmp_path / "split" / split / "one", 1)
+  with pytest.raises(ValueError, match=r"class one has 1 image.*at least 2"):
+    prepare_folder(tmp_path / "split", tmp_path)
+
+
+def make_empty(folder):
+  folder.mkdir()
+
+
+def make_empty_class(folder):
+  write_images(folder / "full", 5)
+  (folder / "bare").mkdir()
+
+
+def make_one_class(folder):
+  write_images(folder / "only", 5)
+
+
+def make_mixed(folder):
+  write_images(folder, 5)
+  write_images(folder / "more", 5)
+
+
+def make_unknown_class(folder):
+  write_images(folder / "train" / "a", 5)
+  write_images(folder / "train" / "b", 5)
+  write_images(folder / "test" / "a", 5)
+  write_images(folder / "test" / "c", 5)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (make_empty, "holds no image"),
+    (make_empty_class, r"classes without an image: \['bare'\]"),
+    (make_one_class, "has the one class only"),
+    (make_mixed, "both folders and images"),
+    (make_unknown_class, r"split test has classes not in train: \['c'\]"),
+  ],
+)
+def test_folders_that_are_no_set(tmp_path, make, message):
+  make(tmp_path / "set")
+  with pytest.raises(ValueError, match=message):
+    prepare_folder(tmp_path / "set", tmp_path)
+  assert_nothing_written(tmp_path)
+
+
+def test_unreadable_folder_is_not_passed_over(tmp_path, monkeypatch):
+  for name in ("a", "b"):
+    write_images(tmp_path / "set" / name, 5)
+
+  def scandir(path, scandir=prepare.os.scandir):
+    if str(path).endswith("b"):
+      raise PermissionError(13, "Permission denied", str(path))
+    return scandir(path)
+
+  monkeypatch.setattr(prepare.os, "scandir", scandir)
+  with pytest.raises(PermissionError, match=r"Permission denied: .*b"):
+    prepare.list_splits(tmp_path / "set")
+
+
+def test_folder_is_never_written_over(tmp_path):
+  write_images(tmp_path / "set", 5)
+  prepare_folder(tmp_path / "set", tmp_path)
+  with pytest.raises(FileExistsError, match="delete it to write it again"):
+    prepare_folder(tmp_path / "set", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Mine", "2nd", "my/set", "cifar10"])
+def test_names_that_a_folder_cannot_have(tmp_path, name):
+  write_images(tmp_path / "set", 5)
+  with pytest.raises(ValueError, match="choose another --name"):
+    prepare_folder(tmp_path / "set", tmp_path, name=name)
+
+
+def test_name_of_a_folder_is_its_own(tmp_path):
+  write_images(tmp_path / "My photos", 5)
+  directory = prepare.prepare(
+    "folder",
+    source=str(tmp_path / "My photos"),
+    data_dir=str(tmp_path / "data"),
+  )
+  assert directory.endswith("my_photos/1.0.0")
+
+
+@pytest.mark.parametrize(
+  ("name", "source", "message"),
+  [
+    ("fashion_mnst", None, "did you mean fashion_mnist"),
+    ("folder", None, "folder needs --source"),
+    ("folder", "nowhere", "nowhere is not a folder"),
+    ("fashion_mnist", "nowhere", "nowhere is not a folder"),
+  ],
+)
+def test_what_is_asked_for_must_be_there(tmp_path, name, source, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    prepare.prepare(name, source=source, data_dir=str(tmp_path))
+
+
+def test_other_sets_need_tensorflow(tmp_path, monkeypatch):
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"pip install 'jssl\[prepare\]'"):
+    prepare.prepare("cifar10", data_dir=str(tmp_path))
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "jssl.data.prepare", *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_command(tmp_path):
+  write_images(tmp_path / "set", 5)
+  arguments = ("folder", "--source", tmp_path / "set", "--data_dir", tmp_path)
+  result = run(*arguments)
+  assert result.returncode == 0, result.stderr
+  assert f"folder is in {tmp_path}/set/1.0.0" in result.stdout
+
+
+def test_command_fails_with_a_message_and_no_traceback(tmp_path):
+  (tmp_path / "set").mkdir()
+  result = run("folder", "--source", tmp_path / "set", "--data_dir", tmp_path)
+  assert result.returncode == 1
+  assert "error: " in result.stderr
+  assert "holds no image" in result.stderr
+  assert "Traceback" not in result.stderr
+  assert run().returncode != 0
+  # A file where the data directory should be: nothing can be written.
+  write_images(tmp_path / "full", 5)
+  (tmp_path / "file").touch()
+  source = tmp_path / "full"
+  result = run("folder", "--source", source, "--data_dir", tmp_path / "file")
+  assert result.returncode == 1
+  assert "Traceback" not in result.stderr

@@ -1,0 +1,111 @@
+"""Floor 0: keys, trees, schedules, the mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jssl import mesh, rng, schedules, tree
+
+
+def key_data(key):
+  return tuple(np.ravel(jax.random.key_data(key)).tolist())
+
+
+def test_streams_differ_by_name_and_step():
+  root = jax.random.key(0)
+  keys = [rng.stream(root, n, s) for n in ("augment", "head") for s in range(3)]
+  assert len({key_data(key) for key in [root, *keys]}) == 7
+
+
+def test_a_row_has_its_key_whatever_the_batch():
+  key = jax.random.key(1)
+  small, large = rng.per_row(key, 3), rng.per_row(key, 8)
+  assert key_data(small) == key_data(large[:3])
+  assert len({key_data(k) for k in large}) == 8
+
+
+def test_path_names_and_masks():
+  params = {"a": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "c": [jnp.ones(1)]}
+  assert tree.names(params) == ["a/b", "a/w", "c/0"]
+  mask = tree.mask(params, lambda name, leaf: leaf.ndim > 1 or name == "c/0")
+  assert mask == {"a": {"w": True, "b": False}, "c": [True]}
+
+
+def test_all_finite_sees_every_leaf():
+  good = {"a": jnp.ones(3), "n": jnp.arange(2)}
+  assert tree.all_finite(good)
+  assert not tree.all_finite({**good, "b": jnp.array([1.0, jnp.nan])})
+  assert not tree.all_finite({**good, "b": jnp.array(jnp.inf, jnp.bfloat16)})
+
+
+def test_norm_and_ema():
+  params = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}
+  np.testing.assert_allclose(tree.norm(params), 5.0)
+  average = tree.ema(params, {"a": jnp.zeros(1), "b": jnp.zeros((1, 1))}, 0.75)
+  np.testing.assert_allclose(average["a"], [2.25])
+  np.testing.assert_allclose(average["b"], [[3.0]])
+
+
+def test_warmup_cosine():
+  rate = schedules.warmup_cosine(
+    2.0, warmup_steps=4, total_steps=12, end_fraction=0.1
+  )
+  np.testing.assert_allclose([rate(s) for s in range(4)], [0.5, 1.0, 1.5, 2.0])
+  expected = [0.2 + 1.8 * (1 + np.cos(np.pi * s / 8)) / 2 for s in range(9)]
+  np.testing.assert_allclose(
+    [rate(s) for s in range(4, 13)], expected, rtol=1e-6
+  )
+  assert schedules.warmup_cosine(2.0, warmup_steps=0, total_steps=3)(0) == 2.0
+
+
+@pytest.mark.parametrize("warmup", [-1, 5, 6])
+def test_warmup_must_fit_into_the_run(warmup):
+  with pytest.raises(ValueError, match=r"optim.warmup_steps=.*train.steps"):
+    schedules.warmup_cosine(1.0, warmup_steps=warmup, total_steps=5)
+
+
+@pytest.mark.parametrize(
+  ("data", "fsdp", "shape"),
+  [(-1, 1, (8, 1)), (-1, 2, (4, 2)), (4, 2, (4, 2)), (1, 1, (1, 1))],
+)
+def test_mesh_takes_the_devices(data, fsdp, shape):
+  made = mesh.make_mesh(data, fsdp)
+  assert tuple(made.shape.values()) == shape
+  assert made.axis_names == ("data", "fsdp")
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (0, 1), (-1, 0), (-1, 9)])
+def test_mesh_that_is_not_there(data, fsdp):
+  with pytest.raises(ValueError, match=rf"mesh.data={data}.*mesh.fsdp={fsdp}"):
+    mesh.make_mesh(data, fsdp)
+
+
+def test_large_leaves_are_split_over_fsdp():
+  made = mesh.make_mesh(4, 2)
+  state = {
+    "matrix": jax.ShapeDtypeStruct((256, 512), jnp.float32),
+    "square": jax.ShapeDtypeStruct((256, 256), jnp.float32),
+    "odd": jax.ShapeDtypeStruct((511, 511), jnp.float32),
+    "small": jax.ShapeDtypeStruct((8, 8), jnp.float32),
+  }
+  specs = jax.tree.map(lambda s: s.spec, mesh.state_sharding(made, state))
+  assert specs == {
+    "matrix": P(None, "fsdp"),
+    "square": P(None, "fsdp"),
+    "odd": P(),
+    "small": P(),
+  }
+
+
+@pytest.mark.parametrize(
+  ("batch", "advice"), [(100, "use 96 or 104"), (4, "use 8"), (0, "use 8")]
+)
+def test_batch_must_divide(batch, advice):
+  with pytest.raises(ValueError, match=f"data.batch_size={batch}.*{advice}"):
+    mesh.check_batch_size(mesh.make_mesh(4, 2), batch)
+
+
+def test_batch_that_divides():
+  mesh.check_batch_size(mesh.make_mesh(4, 2), 96)

@@ -1,0 +1,271 @@
+"""Runs as a user starts them: kill, stop, resume, break."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jssl
+from jssl import build, checkpoint
+
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+TINY = {
+  "data.batch_size": 32,
+  "model.width": 16,
+  "model.depth": 1,
+  "model.num_heads": 2,
+  "objective.hidden_dims": (16,),
+  "objective.out_dim": 8,
+  "optim.warmup_steps": 2,
+  "train.steps": 24,
+  "checkpoint.every_steps": 4,
+  "checkpoint.keep_last": 3,
+  "log.every_steps": 1,
+}
+
+
+def command(workdir, **overrides):
+  flags = [
+    f"--config.{key}={value}" for key, value in {**TINY, **overrides}.items()
+  ]
+  return [
+    sys.executable,
+    "-m",
+    "jssl.train",
+    "--config=configs/quickstart.py",
+    f"--workdir={workdir}",
+    *flags,
+  ]
+
+
+def environment():
+  return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def run(workdir, **overrides):
+  return subprocess.run(
+    command(workdir, **overrides),
+    cwd=ROOT,
+    env=environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def start(workdir, **overrides):
+  return subprocess.Popen(
+    command(workdir, **overrides),
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(process, step):
+  for line in process.stdout:
+    if line.startswith(f"step {step}/"):
+      return
+  raise AssertionError(process.stderr.read())
+
+
+def rows(workdir):
+  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def outcome(workdir):
+  """Returns the losses, and the bytes of everything in the last checkpoint."""
+  losses = [(row["step"], row["loss"]) for row in rows(workdir)]
+  last = checkpoint.steps(workdir)[-1]
+  directory = pathlib.Path(workdir) / "checkpoints" / str(last)
+  leaves = json.loads((directory / "manifest.json").read_text())["leaves"]
+  abstract = nested(leaves)
+  arrays = checkpoint.restore(workdir, last, abstract)
+  position = (directory / "data" / "process_0-of-1.json").read_text()
+  return last, losses, arrays, position
+
+
+def nested(leaves):
+  """Returns trees of shaped arrays from the names in a manifest."""
+  import jax
+  import jax.numpy as jnp
+
+  items = {}
+  for name, (dtype, shape) in leaves.items():
+    *parents, leaf = name.split("/")
+    node = items
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = jax.ShapeDtypeStruct(
+      shape,
+      jax.random.key(0).dtype if dtype.startswith("key") else jnp.dtype(dtype),
+    )
+  items.pop("timers", None)
+  return items
+
+
+def assert_same(a, b):
+  import jax
+
+  assert a[0] == b[0]
+  assert a[1] == b[1]
+  assert a[3] == b[3]
+  assert jax.tree.structure(a[2]) == jax.tree.structure(b[2])
+  for x, y in zip(jax.tree.leaves(a[2]), jax.tree.leaves(b[2]), strict=True):
+    if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("uninterrupted")
+  done = run(workdir)
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def test_a_run_writes_what_others_read(uninterrupted):
+  assert [row["step"] for row in rows(uninterrupted)] == [*range(1, 25)]
+  assert rows(uninterrupted)[-1].keys() >= {
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "images_per_second",
+    "seconds_per_step",
+    "time",
+  }
+  assert checkpoint.steps(uninterrupted) == [16, 20, 24]
+  build.load_config(uninterrupted)
+  apply, variables = jssl.load_backbone(uninterrupted)
+  assert apply(variables, np.zeros((2, 32, 32, 3), np.float32)).shape == (2, 16)
+
+
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
+  seed = random.SystemRandom().randrange(2**32)
+  step = random.Random(seed).randrange(2, 23)
+  print(f"SIGKILL after step {step} (seed {seed})")
+  process = start(tmp_path)
+  wait_for_step(process, step)
+  process.kill()
+  process.communicate()
+  done = run(tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
+  process = start(tmp_path)
+  wait_for_step(process, 6)
+  process.send_signal(signal.SIGTERM)
+  out, err = process.communicate(timeout=120)
+  assert process.returncode == 0, err
+  assert "the same command goes on from here" in out
+  (*_, last) = checkpoint.steps(tmp_path)
+  assert last >= 6
+  done = run(tmp_path)
+  assert f"taken up at step {last}" in done.stdout
+  assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+def test_a_complete_run_is_left_alone(uninterrupted):
+  before = outcome(uninterrupted)
+  done = run(uninterrupted)
+  assert done.returncode == 0, done.stderr
+  assert_same(outcome(uninterrupted), before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  done = run(tmp_path, **{"optim.learning_rate": 1e30, "log.every_steps": 3})
+  assert done.returncode == 1
+  assert "not finite any more" in done.stderr
+  assert "between step 0 and step 3" in done.stderr
+  assert "optim.learning_rate" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert checkpoint.steps(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--config.optim.learning_rat=1", "learning_rate"),
+    ("--config.data.batch_size=many", "batch_size"),
+  ],
+)
+def test_a_misspelt_or_mistyped_flag_is_refused(tmp_path, flag, message):
+  done = subprocess.run(
+    [*command(tmp_path), flag],
+    cwd=ROOT,
+    env=environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode != 0
+  assert message in done.stderr
+  assert not (tmp_path / "config.json").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(uninterrupted):
+  done = run(uninterrupted, **{"model.depth": 2})
+  assert done.returncode == 1
+  assert "model.depth: there 1, now 2" in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+def test_starts_from_another_runs_backbone(uninterrupted, tmp_path):
+  done = run(
+    tmp_path,
+    **{
+      "init_from.workdir": str(uninterrupted),
+      "init_from.heads": True,
+      # A step of no size: what is saved is what was taken over.
+      "optim.learning_rate": 1e-30,
+      "optim.weight_decay": 0.0,
+      "train.steps": 3,
+    },
+  )
+  assert done.returncode == 0, done.stderr
+  old, new = outcome(uninterrupted)[2], outcome(tmp_path)[2]
+  for name in ("backbone", "objective"):
+    part = "params"
+    for a, b in zip(
+      _leaves(old[name][part]), _leaves(new[name][part]), strict=True
+    ):
+      np.testing.assert_allclose(a, b, atol=1e-20)
+
+
+def _leaves(tree):
+  import jax
+
+  return jax.tree.leaves(tree)
+
+
+def test_starting_from_nowhere_is_told(tmp_path):
+  done = run(tmp_path, **{"init_from.workdir": str(tmp_path / "none")})
+  assert done.returncode == 1
+  assert "init_from.workdir" in done.stderr
+
+
+def test_a_probe_may_read_while_the_run_goes_on(tmp_path):
+  """Checkpoints are seen only when they are whole."""
+  process = start(tmp_path)
+  seen = set()
+  while process.poll() is None:
+    for step in set(checkpoint.steps(tmp_path)) - seen:
+      checkpoint.restore_backbone(tmp_path, step)
+      seen.add(step)
+    time.sleep(0.05)
+  _, err = process.communicate()
+  assert process.returncode == 0, err
+  assert seen

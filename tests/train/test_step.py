@@ -1,0 +1,214 @@
+"""The step, on a mesh and off it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import build
+from jssl.augment import views
+from jssl.models.backbone import Backbone
+from jssl.objectives.base import Aux
+from jssl.train.program import (
+  Program,
+  checkpoint_items,
+  from_checkpoint_items,
+)
+from jssl.train.state import init_state
+from jssl.train.step import encode, make_train_step
+
+DATA = build.Data("cluttered_digits", batch_size=16, image_size_px=32)
+
+
+@pytest.fixture(scope="module")
+def batches():
+  random = np.random.default_rng(0)
+  return [
+    {
+      "image": random.integers(0, 256, (16, 16, 16, 3), np.uint8),
+      "label": random.integers(0, 10, 16, np.int32),
+    }
+    for _ in range(20)
+  ]
+
+
+def make_run(model, optim, data=1, fsdp=1) -> build.Run:
+  return build.Run(
+    seed=0,
+    data=DATA,
+    source=None,
+    image_shape=(16, 16, 3),
+    augment=build.Augment(
+      crop_size_px=16,
+      crop_min_area=0.3,
+      flip_probability=0.5,
+      jitter_probability=0.8,
+      brightness=0.4,
+      contrast=0.4,
+      saturation=0.4,
+      hue=0.1,
+      grayscale_probability=0.2,
+      blur_probability=0.5,
+    ),
+    backbone=model.backbone(),
+    objective=build.SimCLR(0.2, hidden_dims=(128,), out_dim=32),
+    optim=optim,
+    mesh=build.mesh_lib.make_mesh(data, fsdp),
+    train=build.Train(20),
+    log=build.Log(),
+    checkpoint=build.Checkpoint(10),
+    init_from=build.InitFrom(),
+  )
+
+
+def losses_of(run, batches, dtype):
+  program = Program(run)
+  cast = lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x
+  state = jax.tree.map(cast, program.init())
+  losses = []
+  for batch in batches:
+    batch = jax.device_put(batch, program.batch_sharding)
+    state, metrics = program.step(state, batch)
+    losses.append(float(metrics["loss"]))
+  return np.array(losses), state
+
+
+VIT = {"patch_size_px": 8, "width": 128, "depth": 1, "num_heads": 2}
+RESNET = {"depth": 18, "small_images": True, "width": 8, "mean": (0.5,)}
+
+
+@pytest.mark.parametrize("make", ["vit", "resnet"])
+def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
+  model = (
+    build.ViT(**VIT, dtype="float64")
+    if make == "vit"
+    else build.ResNet(**RESNET, std=(0.25,), dtype="float64")
+  )
+  number = 20 if make == "vit" else 4
+  optim = build.Optim("adamw", 1e-3, weight_decay=0.05, clip_norm=1.0)
+  expected, _ = losses_of(make_run(model, optim), batches[:number], "float64")
+  assert expected[-1] != expected[0]
+  for data, fsdp in [(8, 1), (4, 2)]:
+    run = make_run(model, optim, data, fsdp)
+    got, _ = losses_of(run, batches[:number], "float64")
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def test_meshes_give_the_same_losses_in_float32(batches):
+  optim = build.Optim("sgd", 0.05, weight_decay=1e-4)
+  model = build.ViT(**VIT)
+  expected, _ = losses_of(make_run(model, optim), batches, "float32")
+  for data, fsdp in [(8, 1), (4, 2)]:
+    run = make_run(model, optim, data, fsdp)
+    got, state = losses_of(run, batches, "float32")
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+  # And the last of them really was split.
+  kernel = state.backbone["params"]["block_0"]["mlp_in"]["kernel"]
+  assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp")
+  assert kernel.addressable_shards[0].data.shape == (128, 256)
+
+
+def test_views_of_an_image_stay_together():
+  seen = []
+
+  def apply(variables, images, *, train, key):
+    seen.append(images)
+    return images.mean(axis=(1, 2)), variables
+
+  backbone = Backbone(lambda *_: {}, apply, 3)
+  x = np.random.default_rng(0).random((2, 5, 4, 4, 3), np.float32)
+  h, _ = encode(backbone, {}, x, None)
+  np.testing.assert_allclose(h, x.mean(axis=(2, 3)), rtol=1e-6)
+  np.testing.assert_array_equal(seen[0][:2], x[:, 0])
+
+
+def test_the_step_donates_its_state(batches):
+  program = Program(make_run(build.ViT(**VIT), build.Optim("sgd", 0.1)))
+  state = program.init()
+  program.step(state, jax.device_put(batches[0], program.batch_sharding))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_a_state_is_taken_apart_and_put_together():
+  program = Program(make_run(build.ViT(**VIT), build.Optim("adamw", 0.1)))
+  state = program.init()
+  again = from_checkpoint_items(checkpoint_items(state))
+  assert again._fields == state._fields
+  for a, b in zip(again, state, strict=True):
+    assert all(map(lambda x, y: x is y, *map(jax.tree.leaves, (a, b))))
+
+
+class Averaging:
+  """An objective with a teacher: the loss is its distance from the student."""
+
+  num_views = 2
+
+  def init(self, key, feature_dim):
+    return {}, {"calls": jnp.zeros((), int)}
+
+  def teacher_momentum(self, step):
+    return jnp.where(step < 1, 0.5, 0.75)
+
+  def groups(self, head_params):
+    return {}
+
+  def schedules(self):
+    return {}
+
+  def loss(self, head_params, state, features, *, key, step):
+    (student,), (teacher,) = features.student, features.teacher
+    loss = jnp.mean((student - teacher[::-1]) ** 2)
+    return loss, Aux({"views": jnp.asarray(len(student))}, state["calls"] + 1)
+
+  def update(self, head_params, state, carry, *, step):
+    return head_params, {"calls": carry}
+
+
+def test_the_averaged_backbone_follows_with_its_momentum(batches):
+  """And the objective's state and metrics are carried."""
+  run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.5))
+  optimizer = build.Optim("sgd", 0.5)
+  from jssl.optim import make_optimizer
+
+  backbone, objective = run.backbone, Averaging()
+  shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), (16, 16, 3)))
+  groups = {
+    "backbone": jax.tree.map(lambda _: "backbone", shapes["params"]),
+    "head": {},
+  }
+  chain = make_optimizer(optimizer, groups, {}, total_steps=20)
+  state = init_state(0, backbone, objective, chain, (16, 16, 3))
+  step = jax.jit(make_train_step(backbone, objective, run.augment, chain))
+  average = state.backbone["params"]
+  for batch, momentum in zip(batches[:3], [0.5, 0.75, 0.75], strict=True):
+    state, metrics = step(state, batch)
+    average = jax.tree.map(
+      lambda a, n, m=momentum: m * a + (1 - m) * n,
+      average,
+      state.backbone["params"],
+    )
+  assert metrics["views"] == 2
+  assert state.objective["calls"] == 3
+  for a, b in zip(
+    jax.tree.leaves(state.teacher["params"]),
+    jax.tree.leaves(average),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert np.all(np.isfinite(a))
+
+
+def test_steps_see_different_views(batches):
+  """One key per step and row, from the run's root key."""
+  run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.1))
+  rng = build.checkpoint.jax.random
+  from jssl.rng import per_row, stream
+
+  root = rng.key(0)
+  image = batches[0]["image"]
+  one, two = (
+    views(run.augment, per_row(stream(root, "augment", s), 16), image, 2)
+    for s in (0, 1)
+  )
+  assert np.abs(one - two).max() > 0.1
+  assert np.abs(one[0] - one[1]).max() > 0.1
