@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -232,10 +232,12 @@ def backbone(config: ConfigDict) -> Backbone:
   return _chosen(config, "model", _MODELS).backbone()
 
 
-def mesh(config: ConfigDict) -> Mesh:
-  """Returns the mesh of a config, over the devices of this process group."""
+def mesh(
+  config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Returns the mesh of a config, over all devices unless they are given."""
   shape = section(config, "mesh", MeshShape)
-  return mesh_lib.make_mesh(shape.data, shape.fsdp)
+  return mesh_lib.make_mesh(shape.data, shape.fsdp, devices)
 
 
 def source(config: ConfigDict, split: str) -> Source:
@@ -254,8 +256,19 @@ def source(config: ConfigDict, split: str) -> Source:
   )
 
 
-def run(config: ConfigDict) -> Run:
+def run(
+  config: ConfigDict,
+  *,
+  train_source: Source | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Run:
   """Returns everything that a training needs.
+
+  Args:
+    config: see configs/.
+    train_source: instead of opening the config's data set.
+    devices: instead of those of this process group, as of a topology that is
+      compiled for and not there.
 
   Raises:
     ValueError: parts don't fit, with the keys to change.
@@ -268,13 +281,13 @@ def run(config: ConfigDict) -> Run:
       raise ValueError(f"{name} is not a section; {_suggest(name, known)}")
   data = section(config, "data", Data)
   augment = section(config, "augment", Augment)
-  device_mesh = mesh(config)
+  device_mesh = mesh(config, devices)
   mesh_lib.check_batch_size(device_mesh, data.batch_size)
   train = section(config, "train", Train)
   optim = section(config, "optim", Optim)
   optim.schedule(train.steps)
   encoder = backbone(config)
-  train_source = source(config, data.split)
+  train_source = train_source or source(config, data.split)
   if data.batch_size > len(train_source):
     raise ValueError(
       f"data.batch_size={data.batch_size} is larger than {data.name} "

@@ -6,6 +6,7 @@ Two axes: the batch is split over both, parameters over `fsdp` alone. So
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -19,38 +20,41 @@ AXES = ("data", "fsdp")
 _MIN_SPLIT_SIZE = 2**16
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
+def make_mesh(
+  data: int, fsdp: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Returns a mesh of `data` x `fsdp` devices with Auto axes.
 
   Args:
     data: devices on axis "data"; -1 takes what `fsdp` leaves.
     fsdp: devices on axis "fsdp".
+    devices: to choose from; None takes those of all processes.
 
   Raises:
     ValueError: the two do not multiply to a number of devices that is there.
   """
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else devices
   if fsdp < 1 or (data < 1 and data != -1):
     raise ValueError(
       f"mesh.data={data}, mesh.fsdp={fsdp}: both must be positive "
       "(mesh.data may be -1: all devices that mesh.fsdp leaves)"
     )
   if data == -1:
-    data = devices // fsdp
+    data = max(len(devices) // fsdp, 1)
   wanted = data * fsdp
   # A mesh over some devices serves one process; several need all of theirs.
-  if not 0 < wanted <= devices or (
-    jax.process_count() > 1 and wanted != devices
+  if wanted > len(devices) or (
+    jax.process_count() > 1 and wanted != len(devices)
   ):
     raise ValueError(
       f"mesh.data={data} x mesh.fsdp={fsdp} is {wanted} devices, but there are "
-      f"{devices}; use mesh.data=-1 to take all that mesh.fsdp leaves"
+      f"{len(devices)}; use mesh.data=-1 to take all that mesh.fsdp leaves"
     )
   return jax.make_mesh(
     (data, fsdp),
     AXES,
     axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=jax.devices()[:wanted],
+    devices=devices[:wanted],
   )
 
 

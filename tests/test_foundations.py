@@ -78,7 +78,7 @@ def test_mesh_takes_the_devices(data, fsdp, shape):
 
 @pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (0, 1), (-1, 0), (-1, 9)])
 def test_mesh_that_is_not_there(data, fsdp):
-  with pytest.raises(ValueError, match=rf"mesh.data={data}.*mesh.fsdp={fsdp}"):
+  with pytest.raises(ValueError, match=rf"mesh.data=.*mesh.fsdp={fsdp}"):
     mesh.make_mesh(data, fsdp)
 
 

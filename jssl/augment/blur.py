@@ -74,12 +74,7 @@ def random_blur(
     min_sigma: smallest standard deviation, px.
     max_sigma: largest, px.
   """
-  apply_keys, sigma_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-  sigmas = jax.vmap(
-    lambda key: jax.random.uniform(key, minval=min_sigma, maxval=max_sigma)
-  )(sigma_keys)
-  chosen = jax.vmap(lambda key: jax.random.bernoulli(key, probability))(
-    apply_keys
-  )
+  chance, place = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
+  sigmas = min_sigma + (max_sigma - min_sigma) * place
   blurred = blur(images, sigmas, kernel_px=kernel_px)
-  return jnp.where(chosen[:, None, None, None], blurred, images)
+  return jnp.where((chance < probability)[:, None, None, None], blurred, images)

@@ -111,19 +111,16 @@ def _jitter(
   key: Key, planes: Planes, *, probability: float, ranges: dict
 ) -> Planes:
   """`jitter` for one image."""
-  apply_key, order_key, factor_key = jax.random.split(key, 3)
   low, high = jnp.array(list(ranges.values())).T
-  drawn = jax.random.uniform(
-    factor_key, (len(ranges),), minval=low, maxval=high
-  )
-  order = jax.random.permutation(order_key, len(ranges))
+  drawn = jax.random.uniform(key, (1 + 2 * len(ranges),))
+  chance, order, place = jnp.split(drawn, (1, 1 + len(ranges)))
   jittered = jitter_in_order(
     planes,
-    slots=dict(zip(ranges, order, strict=True)),
-    factors=dict(zip(ranges, drawn, strict=True)),
+    # The ranks of independent draws: every order is as likely.
+    slots=dict(zip(ranges, jnp.argsort(order), strict=True)),
+    factors=dict(zip(ranges, low + (high - low) * place, strict=True)),
   )
-  chosen = jax.random.bernoulli(apply_key, probability)
-  return jnp.where(chosen, jittered, planes)
+  return jnp.where(chance[0] < probability, jittered, planes)
 
 
 def jitter(

@@ -74,6 +74,20 @@ def _fetched(
   )
 
 
+def _close_at_exit(iterator: grain.DatasetIterator) -> None:
+  """Stops the thread of an iterator that nobody closed.
+
+  The interpreter aborts if a thread is inside JAX when it ends.
+  """
+  reference = weakref.ref(iterator)
+
+  def close() -> None:
+    if (alive := reference()) is not None:
+      alive.close()
+
+  atexit.register(close)
+
+
 def _on_devices(
   batches: grain.IterDataset, sharding: Sharding, prefetch_batches: int
 ) -> grain.DatasetIterator:
@@ -86,9 +100,7 @@ def _on_devices(
       batches.map(put), prefetch_buffer_size=prefetch_batches
     )
   )
-  # A thread that is inside JAX when the interpreter ends would abort it.
-  close = weakref.WeakMethod(iterator.close)
-  atexit.register(lambda: (close() or bool)())
+  _close_at_exit(iterator)
   return iterator
 
 

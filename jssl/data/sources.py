@@ -12,26 +12,23 @@ HostBatch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-  """Images of one size that can be fetched by row, in any order.
-
-  Attributes:
-    name: what the set is called.
-    class_names: in the order of the labels; empty if the set is unlabelled.
-    image_shape: (height, width, channels), in pixels.
-  """
+  """Images of one size that can be fetched by row, in any order."""
 
   @property
-  def name(self) -> str: ...  # noqa: D102
+  def name(self) -> str:
+    """What the set is called."""
 
   @property
-  def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+  def class_names(self) -> tuple[str, ...]:
+    """In the order of the labels; empty if the set is unlabelled."""
 
   @property
   def num_classes(self) -> int:
     """Number of classes; 0 if the set is unlabelled."""
 
   @property
-  def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels), in pixels."""
 
   def __len__(self) -> int: ...
 

@@ -24,6 +24,7 @@ class MLP(nn.Module):
   def __call__(
     self, x: Float[Array, "*n d"], train: bool
   ) -> Float[Array, "*n z"]:
+    """Returns the projections."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     for width in self.hidden_dims:
       # The norm that follows has the bias.

@@ -32,6 +32,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Images, train: bool) -> Images:
+    """Returns feature maps, smaller by the stride."""
     conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
     norm = functools.partial(
       nn.BatchNorm, use_running_average=not train, dtype=self.dtype
@@ -60,6 +61,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, images: Images, train: bool) -> Float[Array, "b d"]:
+    """Returns the features."""
     conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
     x = images.astype(self.dtype)
     if self.small_images:

@@ -71,9 +71,11 @@ def variables_digest(variables: PyTree) -> str:
   """Returns a checksum of a tree of arrays, names and values."""
   leaves = jax.tree_util.tree_leaves_with_path(variables)
   return digest(
-    *(part for path, leaf in leaves for part in (
-      tree.path_name(path), np.asarray(leaf).tobytes()
-    ))
+    *(
+      part
+      for path, leaf in leaves
+      for part in (tree.path_name(path), np.asarray(leaf).tobytes())
+    )
   )
 
 
@@ -118,9 +120,13 @@ def _renamed_when_done(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def _write(
-  path: pathlib.Path, encode: Encode, source: Source, batch_size: int, mesh: Mesh
+  path: pathlib.Path,
+  encode: Encode,
+  source: Source,
+  batch_size: int,
+  mesh: Mesh,
 ) -> None:
-  labels = []
+  labels: list[np.ndarray] = []
   # Written, not memory-mapped: a full disk is then an error, not a crash.
   with _renamed_when_done(path) as file:
     for batch, real in pipeline.eval_batches(
@@ -176,12 +182,11 @@ def extract(
   return read(path, source.num_classes)
 
 
-def forget(
-  workdir: str | os.PathLike, keep: Callable[[str], bool]
-) -> None:
-  """Removes kept features whose file name `keep` does not want."""
+def forget_all_but(workdir: str | os.PathLike, steps: list[int]) -> None:
+  """Removes the kept features of checkpoints that are no longer there."""
   for found in (pathlib.Path(workdir) / "features").glob("*.npy"):
-    if not keep(found.name):
+    step = re.search(r"-step(\d+)-[0-9a-f]+(\.labels)?\.npy$", found.name)
+    if step and int(step[1]) not in steps:
       found.unlink(missing_ok=True)
 
 

@@ -98,19 +98,19 @@ def nearest(
   """
   query_rows = -(-_QUERY_ROWS // mesh.size) * mesh.size
   by_row = batch_sharding(mesh)
-  queries = [jax.device_put(q, by_row) for _, q in _blocks(queries, query_rows)]
+  blocks = [jax.device_put(q, by_row) for _, q in _blocks(queries, query_rows)]
   unknown = Neighbours(
-    np.full((query_rows, count), -np.inf, np.float32),
-    np.zeros((query_rows, count), np.int32),
+    jnp.full((query_rows, count), -jnp.inf),
+    jnp.zeros((query_rows, count), jnp.int32),
   )
-  found = [jax.device_put(unknown, by_row)] * len(queries)
+  found = [jax.device_put(unknown, by_row)] * len(blocks)
   for rows, block in _blocks(bank.h, bank_rows):
     fill = (0, bank_rows - (rows.stop - rows.start))
     labels = np.pad(bank.labels[rows], fill)
     valid = np.pad(counted[rows], fill)
     found = [
       _merge(known, q, block, labels, valid)
-      for known, q in zip(found, queries, strict=True)
+      for known, q in zip(found, blocks, strict=True)
     ]
   return found
 
@@ -135,16 +135,18 @@ def vote(
     For each number of neighbours the plain majority, then the weighted one.
   """
   known = jnp.isfinite(nearest.similarity)
-  weights = jnp.stack([
-    known.astype(jnp.float32),
-    jnp.exp(nearest.similarity / temperature),
-  ])
-  votes, winners = 0.0, []
+  weights = jnp.stack(
+    [
+      known.astype(jnp.float32),
+      jnp.exp(nearest.similarity / temperature),
+    ]
+  )
+  votes, winners = jnp.zeros(()), []
   for start, stop in itertools.pairwise((0, *neighbours)):
     labels = nearest.labels[:, start:stop, None]
     hit = labels == jnp.arange(num_classes)[None, None]
     part = weights[:, :, start:stop, None]
-    votes += jnp.where(hit[None], part, 0).sum(2)
+    votes = votes + jnp.where(hit[None], part, 0).sum(2)
     winners.append(votes.argmax(2))
   return jnp.concatenate(winners)
 
@@ -193,11 +195,14 @@ def probe(
     predicted = np.concatenate(winners, 1)[:, : len(queries.labels)]
     return predicted == queries.labels
 
-  validation = np.stack([
-    right(Features(train.h[held], train.labels[held], train.num_classes), ~held)
-    .mean(1)
-    for held in held_out
-  ])
+  validation = np.stack(
+    [
+      right(
+        Features(train.h[held], train.labels[held], train.num_classes), ~held
+      ).mean(1)
+      for held in held_out
+    ]
+  )
   best = selection.best(validation)
   everywhere = np.ones(len(train.labels), bool)
   return Result(

@@ -241,19 +241,27 @@ def probe(
   """
   rows: Int[np.ndarray, "s n"] | slice = slice(None)
   if label_fraction < 1:
-    rows = np.stack([
-      selection.subset(train.labels, fraction=label_fraction, seed=seed)
-      for seed in range(seeds)
-    ])
-    held_out = np.stack([
-      selection.folds(train.labels[rows[seed]], count=_FOLDS, seed=seed)
-      for seed in range(seeds)
-    ])
+    rows = np.stack(
+      [
+        selection.subset(train.labels, fraction=label_fraction, seed=seed)
+        for seed in range(seeds)
+      ]
+    )
+    held_out = np.stack(
+      [
+        selection.folds(train.labels[rows[seed]], count=_FOLDS, seed=seed)
+        for seed in range(seeds)
+      ]
+    )
   else:
-    held_out = np.stack([
-      selection.hold_out(train.labels, fraction=validation_fraction, seed=seed)
-      for seed in range(seeds)
-    ])[:, None]
+    held_out = np.stack(
+      [
+        selection.hold_out(
+          train.labels, fraction=validation_fraction, seed=seed
+        )
+        for seed in range(seeds)
+      ]
+    )[:, None]
   scale = scaling(train.h)
   data = _columns(train, scale, mesh, rows)
   values = np.asarray(l2_values, np.float32)

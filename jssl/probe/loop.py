@@ -4,12 +4,10 @@ It meets the training through files only, and needs it neither alive nor here.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -21,11 +19,13 @@ from jssl.data.sources import Source
 from jssl.diagnostics import spectrum
 from jssl.probe import features, selection, subjects, suite
 from jssl.probe.features import Features
+from jssl.probe.results import Log, Row, table, write_events
 from jssl.probe.settings import Probe
 from jssl.probe.subjects import Encoder, Subject
-from jssl.probe.table import Row, table, write_events
 
 Tell = Callable[[str], None]
+
+_POLL_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +77,19 @@ class Dataset:
 def _open(
   workdir: str | os.PathLike, config: ConfigDict, settings: Probe
 ) -> Dataset:
-  """Opens the set of a config; what has no labels is refused at once."""
+  """Opens the set of a config.
+
+  Raises:
+    ValueError: it has no labels.
+  """
   data = build.section(config, "data", build.Data)
   splits = (data.split, data.test_split)
   train, test = (build.source(config, split) for split in splits)
-  for split, source in zip(splits, (train, test), strict=True):
-    selection.check_labelled(data.name, split, source.num_classes)
+  if not train.num_classes:
+    raise ValueError(
+      f"{data.name} has no labels; a probe needs some: choose another set "
+      "with --dataset"
+    )
   return Dataset(
     name=data.name,
     splits=splits,
@@ -99,7 +106,9 @@ def _with_dataset(config: ConfigDict, name: str, data_dir: str) -> ConfigDict:
   changed = config.copy_and_resolve_references()
   with changed.unlocked():
     if name and name != changed.data.name:
-      changed.data.update({"name": name, "split": "train", "test_split": "test"})
+      changed.data.update(
+        {"name": name, "split": "train", "test_split": "test"}
+      )
     if data_dir:
       changed.data.data_dir = data_dir
   return changed
@@ -126,49 +135,22 @@ def _rows_of(subject: Subject, dataset: Dataset, settings: Probe) -> list[Row]:
   for probe, share, result in suite.fit_all(
     settings, train, test, dataset.mesh
   ):
-    rows.append({
-      **about,
-      "probe": probe,
-      "label_fraction": share,
-      "test_accuracy": float(result.test_accuracy.mean()),
-      "test_accuracy_std": float(result.test_accuracy.std()),
-      "validation_accuracy": float(result.validation_accuracy.mean()),
-      "seeds": settings.seeds,
-      "chosen": result.chosen,
-      "seconds": time.perf_counter() - started,
-      "time": time.time(),
-    })
+    rows.append(
+      {
+        **about,
+        "probe": probe,
+        "label_fraction": share,
+        "test_accuracy": float(result.test_accuracy.mean()),
+        "test_accuracy_std": float(result.test_accuracy.std()),
+        "validation_accuracy": float(result.validation_accuracy.mean()),
+        "seeds": settings.seeds,
+        "chosen": result.chosen,
+        "seconds": time.perf_counter() - started,
+        "time": time.time(),
+      }
+    )
     started = time.perf_counter()
   return rows
-
-
-class Log:
-  """`probe.jsonl`: rows are added once all of their subject are there."""
-
-  def __init__(self, workdir: str | os.PathLike):
-    """Reads the rows that are there."""
-    self._path = pathlib.Path(workdir) / "probe.jsonl"
-    self.rows: list[Row] = []
-    if self._path.exists():
-      self.rows = [
-        json.loads(line) for line in self._path.read_text().splitlines()
-      ]
-
-  def has(self, kind: str, step: int, dataset: str) -> bool:
-    """Whether there are rows of these features on this set."""
-    return any(_about(row) == (kind, step, dataset) for row in self.rows)
-
-  def put(self, rows: list[Row]) -> None:
-    """Adds the rows of one subject, instead of any that it had."""
-    about = _about(rows[0])
-    self.rows = [row for row in self.rows if _about(row) != about] + rows
-    temporary = self._path.with_name("probe.jsonl.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-    temporary.replace(self._path)
-
-
-def _about(row: Row) -> tuple[str, int, str]:
-  return row["features"], row["step"], row["dataset"]
 
 
 def new_steps(
@@ -176,7 +158,7 @@ def new_steps(
   *,
   follow: bool,
   last_step: int,
-  poll_seconds: float,
+  poll_seconds: float = _POLL_SECONDS,
 ) -> Iterator[int]:
   """Yields each checkpoint once, the oldest first: it may soon be deleted.
 
@@ -198,11 +180,33 @@ def new_steps(
       time.sleep(poll_seconds)
 
 
-def _wait_for_config(workdir: str | os.PathLike, tell: Tell) -> None:
-  if not (pathlib.Path(workdir) / "config.json").exists():
-    tell(f"waiting for a run in {workdir}")
+def _wait_for_run(workdir: str | os.PathLike) -> None:
   while not (pathlib.Path(workdir) / "config.json").exists():
-    time.sleep(1)
+    time.sleep(_POLL_SECONDS)
+
+
+def _restore(
+  workdir: str | os.PathLike, step: int, encoder: Encoder, tell: Tell
+) -> Subject | None:
+  """Returns a checkpoint's backbone; None, having told it, if it can't."""
+  try:
+    variables = checkpoint.restore_backbone(workdir, step)
+  except checkpoint.CheckpointError as error:
+    if step in checkpoint.steps(workdir):
+      tell(f"skipped a damaged checkpoint: {error}")
+    else:
+      tell(f"skipped step {step}: it was deleted before it was probed")
+    return None
+  return encoder.checkpoint(step, variables)
+
+
+def _pin(workdir: str | os.PathLike, rows: list[Row]) -> None:
+  """Pins the checkpoint by its linear probe, as validated within train."""
+  for row in rows:
+    if row.get("probe") == "linear" and row["label_fraction"] == 1:
+      checkpoint.pin_best(
+        workdir, step=row["step"], score=row["validation_accuracy"]
+      )
 
 
 def run(
@@ -233,34 +237,35 @@ def run(
     CheckpointError: no checkpoint could be read.
   """
   if follow:
-    _wait_for_config(workdir, tell)
-  config = _with_dataset(build.load_config(workdir), dataset, data_dir)
-  settings = build.section(config, "probe", Probe)
-  if not follow and not checkpoint.steps(workdir):
+    _wait_for_run(workdir)
+  elif not checkpoint.steps(workdir):
+    build.load_config(workdir)  # It says what a workdir must be.
     raise FileNotFoundError(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
+  own = build.load_config(workdir)
+  config = _with_dataset(own, dataset, data_dir)
+  settings = build.section(config, "probe", Probe)
   judge = _open(workdir, config, settings)
   crop_size_px = build.section(config, "augment", Augment).crop_size_px
-  key = features.digest(str((config.model, crop_size_px)))
   encoder = Encoder(
     build.backbone(config),
     crop_size_px=crop_size_px,
     channels=judge.sources[0].image_shape[-1],
     mesh=judge.mesh,
-    key=key,
+    key=str((config.model.to_json(sort_keys=True), crop_size_px)),
   )
   log = Log(workdir)
 
-  def probe(subject: Subject) -> None:
-    started = time.perf_counter()
+  def pending(kind: str, step: int) -> bool:
+    return overwrite or (kind, step, judge.name) not in log.done()
+
+  def probe(subject: Subject) -> list[Row]:
+    tell(f"probing {subject.name} on {judge.name}")
     rows = _rows_of(subject, judge, settings)
     log.put(rows)
     write_events(workdir, rows)
-    tell(_line(subject, rows, time.perf_counter() - started))
-
-  def pending(kind: str, step: int) -> bool:
-    return overwrite or not log.has(kind, step, judge.name)
+    return rows
 
   if "pixels" in settings.baselines and pending("pixels", 0):
     probe(
@@ -268,36 +273,26 @@ def run(
         judge.sources[0],
         crop_size_px=crop_size_px,
         max_dim=settings.pixel_dims,
-        key=key,
       )
     )
   if "random" in settings.baselines and pending("random", 0):
     probe(encoder.random(config.get("seed", 0)))
-  last: Subject | None = None
-  failure: checkpoint.CheckpointError | None = None
-  for step in new_steps(
-    workdir,
-    follow=follow,
-    last_step=config.train.steps,
-    poll_seconds=settings.poll_seconds,
-  ):
-    if not pending("backbone", step) and not export:
+  for step in new_steps(workdir, follow=follow, last_step=config.train.steps):
+    if not pending("backbone", step):
       continue
-    try:
-      variables = checkpoint.restore_backbone(workdir, step)
-    except checkpoint.CheckpointError as error:
-      if step in checkpoint.steps(workdir):
-        failure = error
-        tell(f"skipped a damaged checkpoint: {error}")
-      else:
-        tell(f"skipped step {step}: deleted before it was probed")
-      continue
-    last = encoder.checkpoint(step, variables)
-    if pending("backbone", step):
-      probe(last)
-      pin(...)
-  if last is None and failure is not None:
-    raise failure
-  if export:
-    features.export(export, *judge.features(last))
+    subject = _restore(workdir, step, encoder, tell)
+    if subject is not None:
+      rows = probe(subject)
+      if judge.name == own.data.name:
+        _pin(workdir, rows)
+      features.forget_all_but(workdir, checkpoint.steps(workdir))
+  if not any(k == "backbone" and d == judge.name for k, _, d in log.done()):
+    raise checkpoint.CheckpointError(f"{workdir}: no checkpoint can be read")
   tell(table(log.rows, judge.name))
+  if export:
+    step = checkpoint.steps(workdir)[-1]
+    subject = encoder.checkpoint(
+      step, checkpoint.restore_backbone(workdir, step)
+    )
+    features.export(export, *judge.features(subject))
+    tell(f"wrote the features of step {step} to {export}")

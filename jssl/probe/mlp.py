@@ -113,7 +113,9 @@ def _step(
 ) -> tuple[Network, PyTree]:
   """Takes one Adam step; `progress` in [0, 1] is the place on the cosine."""
 
-  def one(network: Network, moment: PyTree, member: Member, weights: Array):
+  def one(
+    network: Network, moment: PyTree, member: Member, weights: Array
+  ) -> tuple[Network, PyTree]:
     gradient = jax.grad(_loss)(network, member, x, labels, weights)
     updates, moment = optax.scale_by_adam().update(gradient, moment)
     rate = member.learning_rate * (1 + jnp.cos(jnp.pi * progress)) / 2
@@ -204,10 +206,10 @@ def accuracy(
   counted: Bool[np.ndarray, "s n"],
 ) -> Float[np.ndarray, "s m"]:
   """Returns the share of the counted rows that each network gets right."""
-  right = 0
+  right = np.zeros(())
   for start in range(0, len(features.labels), _EVAL_ROWS):
     rows = slice(start, start + _EVAL_ROWS)
-    right += np.asarray(
+    right = right + np.asarray(
       _count_right(
         networks,
         scale(features.h[rows]),
@@ -243,12 +245,14 @@ def probe(
     validation_fraction: of train that is held out to choose.
     schedule: how long each network is trained.
   """
-  held_out = np.stack([
-    selection.hold_out(
-      train_features.labels, fraction=validation_fraction, seed=seed
-    )
-    for seed in range(seeds)
-  ])
+  held_out = np.stack(
+    [
+      selection.hold_out(
+        train_features.labels, fraction=validation_fraction, seed=seed
+      )
+      for seed in range(seeds)
+    ]
+  )
   grid = list(itertools.product(learning_rates, l2_values))
   rates, penalties = np.array(grid, np.float32).T
   scale = scaling(train_features.h)

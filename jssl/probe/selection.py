@@ -32,11 +32,12 @@ class Result(NamedTuple):
 
 def check_labels(train: Features, test: Features, dataset: str) -> None:
   """Raises ValueError where a probe can't be fitted to these labels."""
-  for name, split in (("train", train), ("test", test)):
-    if not split.num_classes or np.any(split.labels < 0):
+  for split in (train, test):
+    missing = int(np.sum(split.labels < 0))
+    if missing:
       raise ValueError(
-        f"{dataset} ({name}) has images without a label; a probe needs a "
-        "labelled set: choose one with --dataset"
+        f"{dataset}: {missing} of {len(split.labels)} images have no label; "
+        "a probe needs them all: choose another set with --dataset"
       )
   counts = np.bincount(train.labels, minlength=train.num_classes)
   seen = np.union1d(train.labels, test.labels)

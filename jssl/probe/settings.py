@@ -28,7 +28,6 @@ class Probe:
     minibatch_epochs: passes over train,
     minibatch_min_steps: but at least so many minibatches.
     pixel_dims: leading singular directions of the raw pixels; 0 for all pixels.
-    poll_seconds: how often a followed run is looked at.
 
   Raises:
     ValueError: a number is outside its range; the message names it.
@@ -56,7 +55,6 @@ class Probe:
   minibatch_epochs: int = 10
   minibatch_min_steps: int = 500
   pixel_dims: int = 256
-  poll_seconds: float = 5.0
 
   def __post_init__(self) -> None:
     for name, known in (

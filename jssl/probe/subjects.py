@@ -67,7 +67,7 @@ class Encoder:
       crop_size_px: side of the view that it sees.
       channels: of the images.
       mesh: has the variables on all its devices.
-      key: checksum of what, besides variables, the features depend on.
+      key: what, besides variables, the features depend on.
     """
     self._backbone = backbone
     self._image_shape = (crop_size_px, crop_size_px, channels)
@@ -104,26 +104,28 @@ def _flat(images: Pixels, crop_size_px: int) -> Float[Array, "b d"]:
   return view.reshape(len(view), -1)
 
 
-def pixels(
-  train: Source, *, crop_size_px: int, max_dim: int, key: str
-) -> Subject:
+def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Subject:
   """Returns the pixels as features.
 
   Args:
     train: some of its images give the directions.
     crop_size_px: side of the view that the backbone sees.
     max_dim: directions that are kept; 0 keeps the pixels as they are.
-    key: checksum of the view.
   """
-  key = features.digest(key, features.source_digest(train), str(max_dim))
+  key = features.digest(
+    features.source_digest(train), str((crop_size_px, max_dim))
+  )
   flat = jax.jit(lambda images: _flat(images, crop_size_px))
-  if not 0 < max_dim < jax.eval_shape(flat, train.fetch(np.arange(1))["image"]).size:
+  one = jax.eval_shape(flat, train.fetch(np.arange(1))["image"])
+  if not 0 < max_dim < one.size:
     return Subject("pixels", 0, flat, key)
   rows = np.linspace(0, len(train) - 1, min(_SVD_ROWS, len(train))).astype(int)
-  some = np.concatenate([
-    np.asarray(flat(train.fetch(part)["image"]))
-    for part in np.array_split(rows, -(-len(rows) // _SVD_CHUNK_ROWS))
-  ])
+  some = np.concatenate(
+    [
+      np.asarray(flat(train.fetch(part)["image"]))
+      for part in np.array_split(rows, -(-len(rows) // _SVD_CHUNK_ROWS))
+    ]
+  )
   svd = TruncatedSVD(min(max_dim, len(some)), random_state=0).fit(some)
   directions = jnp.asarray(svd.components_.T, jnp.float32)
   project = jax.jit(

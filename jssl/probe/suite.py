@@ -46,35 +46,49 @@ def fit_all(
   if "linear" in settings.probes and fits_in_memory(settings, train):
     yield "linear", 1.0, linear.probe(train, test, **full_batch)
   elif "linear" in settings.probes:
-    yield "linear", 1.0, mlp.probe(
-      train,
-      test,
-      **shared,
-      learning_rates=_MINIBATCH_LINEAR_RATES,
-      l2_values=settings.linear_l2_values,
-      hidden_dims=(),
-      schedule=schedule,
+    yield (
+      "linear",
+      1.0,
+      mlp.probe(
+        train,
+        test,
+        **shared,
+        learning_rates=_MINIBATCH_LINEAR_RATES,
+        l2_values=settings.linear_l2_values,
+        hidden_dims=(),
+        schedule=schedule,
+      ),
     )
   if "knn" in settings.probes:
-    yield "knn", 1.0, knn.probe(
-      train,
-      test,
-      **shared,
-      neighbours=settings.knn_neighbours,
-      temperature=settings.knn_temperature,
+    yield (
+      "knn",
+      1.0,
+      knn.probe(
+        train,
+        test,
+        **shared,
+        neighbours=settings.knn_neighbours,
+        temperature=settings.knn_temperature,
+      ),
     )
   if "mlp" in settings.probes:
-    yield "mlp", 1.0, mlp.probe(
-      train,
-      test,
-      **shared,
-      learning_rates=settings.mlp_learning_rates,
-      l2_values=settings.mlp_l2_values,
-      hidden_dims=settings.mlp_hidden_dims,
-      schedule=schedule,
+    yield (
+      "mlp",
+      1.0,
+      mlp.probe(
+        train,
+        test,
+        **shared,
+        learning_rates=settings.mlp_learning_rates,
+        l2_values=settings.mlp_l2_values,
+        hidden_dims=settings.mlp_hidden_dims,
+        schedule=schedule,
+      ),
     )
   if "linear" in settings.probes:
     for share in settings.label_fractions:
-      yield "linear", share, linear.probe(
-        train, test, **full_batch, label_fraction=share
+      yield (
+        "linear",
+        share,
+        linear.probe(train, test, **full_batch, label_fraction=share),
       )

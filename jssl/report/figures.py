@@ -175,6 +175,8 @@ def spectrum(spectra: Sequence[Spectrum]) -> Figure:
   steps = sorted(of_step)
   auc = [of_step[step].collapse_auc for step in steps]
   beside.plot(steps, auc, marker="o")
+  for features in latest.keys() - {"backbone"}:
+    beside.axhline(latest[features].collapse_auc, **_FEATURES[features][1])
   _over_steps(beside, "collapse AUC")
   beside.set_ylim(0.5, 1.01)
   return figure
@@ -217,6 +219,7 @@ def scatter(
       ha="center",
       va="center",
       weight="bold",
+      size=10,
       path_effects=[withStroke(linewidth=3, foreground="white")],
     )
   ax.set_axis_off()

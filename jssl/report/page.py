@@ -213,7 +213,9 @@ def _map(run: Run) -> str:
 
 def _value(value: Any) -> str:
   if isinstance(value, list | tuple):
-    return ", ".join(map(str, value))
+    return ", ".join(map(_value, value))
+  if value == "":
+    return '""'
   return f"{value:g}" if isinstance(value, float) else str(value)
 
 

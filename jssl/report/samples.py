@@ -36,6 +36,12 @@ _SEED = 0
 _SHEET_PX = (1100, 1100)
 
 
+def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
+  """Draws at most `limit` rows, the same ones always."""
+  generator = np.random.default_rng(_SEED)
+  return generator.choice(rows, min(limit, len(rows)), replace=False)
+
+
 def _source(data: build.Data, name: str, split: str) -> Source:
   """Opens a split without reading all of it, whatever `data.in_memory`."""
   return open_source(
@@ -53,7 +59,7 @@ def augmented(
 
   Args:
     config: of the run; its augmentation and its stream of keys are used.
-    images: taken at even distances from all over the set.
+    images: number of them, drawn from all over the set.
     num_views: of each image.
 
   Returns:
@@ -65,10 +71,10 @@ def augmented(
   """
   data = build.section(config, "data", build.Data)
   source = _source(data, data.name, data.split)
-  rows = np.linspace(0, len(source) - 1, images).astype(int)
+  rows = _some(np.arange(len(source)), images)
   pixels = source.fetch(rows)["image"]
   root = jax.random.key(config.get("seed", 0))
-  keys = rng.per_row(rng.stream(root, "augment"), images)
+  keys = rng.per_row(rng.stream(root, "augment"), len(rows))
   augment = build.section(config, "augment", Augment)
   seen = jax.jit(partial(views, augment, num_views=num_views))(keys, pixels)
   return pixels, np.asarray(jnp.rint(255 * seen)).astype(np.uint8)
@@ -94,7 +100,7 @@ def test_features(
     run.workdir,
     dataset=dataset,
     split=data.test_split,
-    name=f"step-{step}",
+    name=f"step{step}",
     key="*",
   )
   kept = [
@@ -109,7 +115,7 @@ def test_features(
   rows = np.flatnonzero((labels >= 0) & (labels < classes))
   if len(rows) < 4:
     return None
-  rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
+  rows = _some(rows, limit)
   try:
     names = _source(data, dataset, data.test_split).class_names
   except (FileNotFoundError, ValueError):

@@ -32,16 +32,17 @@ Window = dict[str, Average]
 
 
 @jax.jit
-def _add(window: Window, metrics: Metrics) -> Window:
-  """Adds a step's metrics to a window of steps, on the device."""
+def _merge(window: Window, metrics: Metrics) -> Window:
   return {
     name: window[name].merge(Average.from_model_output(value))
     for name, value in metrics.items()
   }
 
 
-def _empty(metrics: Metrics) -> Window:
-  return {name: Average.empty() for name in metrics}
+def add_to_window(window: Window | None, metrics: Metrics) -> Window:
+  """Adds a step's metrics to a window of steps, on the device."""
+  empty = {name: Average.empty() for name in metrics}
+  return _merge(window or empty, metrics)
 
 
 _all_finite = jax.jit(tree.all_finite)
@@ -132,7 +133,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     step, state, seconds = _restore(run, program, checkpoints, batches)
     started = time.monotonic() - seconds
     first = logged = step
-    window: Window = {}
+    window: Window | None = None
     tick = time.monotonic()
     writer = Writer(workdir, step=step, total_steps=total)
 
@@ -160,7 +161,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       # ---- Step --------------------------------------------------------------
       state, metrics = program.step(state, batch)
       step += 1
-      window = _add(window or _empty(metrics), metrics)
+      window = add_to_window(window, metrics)
 
       # ---- Log ---------------------------------------------------------------
       if step % log.every_steps == 0 or step == total:
@@ -171,6 +172,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         values["images_per_second"] = run.data.batch_size / per_step
         values["seconds_per_step"] = per_step
         writer.write(step, values)
-        window, logged, tick = {}, step, time.monotonic()
+        window, logged, tick = None, step, time.monotonic()
     writer.close()
   return step == total

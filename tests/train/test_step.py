@@ -9,6 +9,8 @@ from jssl import build
 from jssl.augment import views
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux
+from jssl.optim import make_optimizer
+from jssl.rng import per_row, stream
 from jssl.train.program import (
   Program,
   checkpoint_items,
@@ -63,8 +65,9 @@ def make_run(model, optim, data=1, fsdp=1) -> build.Run:
 
 def losses_of(run, batches, dtype):
   program = Program(run)
-  cast = lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x
-  state = jax.tree.map(cast, program.init())
+  state = jax.tree.map(
+    lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, program.init()
+  )
   losses = []
   for batch in batches:
     batch = jax.device_put(batch, program.batch_sharding)
@@ -135,7 +138,8 @@ def test_a_state_is_taken_apart_and_put_together():
   again = from_checkpoint_items(checkpoint_items(state))
   assert again._fields == state._fields
   for a, b in zip(again, state, strict=True):
-    assert all(map(lambda x, y: x is y, *map(jax.tree.leaves, (a, b))))
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    assert all(x is y for x, y in leaves)
 
 
 class Averaging:
@@ -168,8 +172,6 @@ def test_the_averaged_backbone_follows_with_its_momentum(batches):
   """And the objective's state and metrics are carried."""
   run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.5))
   optimizer = build.Optim("sgd", 0.5)
-  from jssl.optim import make_optimizer
-
   backbone, objective = run.backbone, Averaging()
   shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), (16, 16, 3)))
   groups = {
@@ -201,10 +203,7 @@ def test_the_averaged_backbone_follows_with_its_momentum(batches):
 def test_steps_see_different_views(batches):
   """One key per step and row, from the run's root key."""
   run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.1))
-  rng = build.checkpoint.jax.random
-  from jssl.rng import per_row, stream
-
-  root = rng.key(0)
+  root = jax.random.key(0)
   image = batches[0]["image"]
   one, two = (
     views(run.augment, per_row(stream(root, "augment", s), 16), image, 2)

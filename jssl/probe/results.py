@@ -1,11 +1,42 @@
-"""The printed table of a probe, and its TensorBoard scalars."""
+"""What the probe leaves: rows in `probe.jsonl`, a table, TensorBoard events."""
 
 import importlib.util
+import json
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
+
+
+def _about(row: Row) -> tuple[str, int, str]:
+  return row["features"], row["step"], row["dataset"]
+
+
+class Log:
+  """`probe.jsonl`: rows are added once all of their subject are there."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Reads the rows that are there."""
+    self._path = pathlib.Path(workdir) / "probe.jsonl"
+    self.rows: list[Row] = []
+    if self._path.exists():
+      self.rows = [
+        json.loads(line) for line in self._path.read_text().splitlines()
+      ]
+
+  def done(self) -> set[tuple[str, int, str]]:
+    """Returns what there are rows of: (features, step, dataset)."""
+    return {_about(row) for row in self.rows}
+
+  def put(self, rows: list[Row]) -> None:
+    """Adds the rows of one subject, instead of any that it had."""
+    about = _about(rows[0])
+    self.rows = [row for row in self.rows if _about(row) != about] + rows
+    temporary = self._path.with_name("probe.jsonl.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+    temporary.replace(self._path)
 
 
 def _accuracies(rows: Iterable[Row], dataset: str) -> list[Row]:
@@ -46,10 +77,12 @@ def table(rows: Iterable[Row], dataset: str) -> str:
   ]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
-    "  ".join([
-      line[0].ljust(widths[0]),
-      *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-    ])
+    "  ".join(
+      [
+        line[0].ljust(widths[0]),
+        *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+      ]
+    )
     for line in lines
   )
 

@@ -1,0 +1,59 @@
+"""`python -m jssl.probe --workdir=DIR`: judges the checkpoints of a run.
+
+Linear, MLP and nearest-neighbour probes of frozen features, beside raw pixels
+and a random backbone. It needs the files of the run only, so that it can go on
+beside the training (`--follow`), later, or on another machine.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "The directory of the run.", required=True
+)
+_FOLLOW = flags.DEFINE_bool(
+  "follow", False, "Wait for new checkpoints until the last step of the run."
+)
+_DATASET = flags.DEFINE_string(
+  "dataset", "", "A prepared set to probe on; default: that of the run."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", "", "Where prepared sets are; default: as the run had it."
+)
+_EXPORT = flags.DEFINE_string(
+  "export",
+  "",
+  "An .npz to write: features and labels of train and test, last checkpoint.",
+)
+_OVERWRITE = flags.DEFINE_bool(
+  "overwrite", False, "Probe again what was probed before."
+)
+
+
+def main(argv: list[str]) -> int:
+  """Probes; returns the exit status."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  # What follows takes seconds to import; --help shouldn't.
+  from jssl.checkpoint import CheckpointError
+  from jssl.probe.loop import run
+
+  logging.set_verbosity(logging.WARNING)
+  try:
+    run(
+      _WORKDIR.value,
+      follow=_FOLLOW.value,
+      dataset=_DATASET.value,
+      data_dir=_DATA_DIR.value,
+      export=_EXPORT.value,
+      overwrite=_OVERWRITE.value,
+    )
+  except (ValueError, TypeError, OSError, CheckpointError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  app.run(main)
