@@ -5,14 +5,15 @@ bash launch/quickstart.sh
 
 from ml_collections import ConfigDict
 
+from jssl.build import with_defaults
+
 
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
   steps = 1500
-  return ConfigDict(
+  return with_defaults(
     {
-      "seed": 0,
       "data": {
         "name": "cluttered_digits",
         "batch_size": 256,
@@ -53,8 +54,5 @@ def get_config(arg: str = "") -> ConfigDict:
       "train": {"steps": steps},
       "checkpoint": {"every_steps": steps // 3},
       "log": {"every_steps": 50},
-      "mesh": {"data": -1, "fsdp": 1},
-      "init_from": {"workdir": "", "step": -1, "heads": False},
-      "probe": {},
     }
   )

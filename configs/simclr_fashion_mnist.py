@@ -7,14 +7,15 @@ python -m jssl.probe --workdir=W
 
 from ml_collections import ConfigDict
 
+from jssl.build import with_defaults
+
 
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
   epochs, batch_size = 20, 256
-  return ConfigDict(
+  return with_defaults(
     {
-      "seed": 0,
       "data": {
         "name": "fashion_mnist",
         "batch_size": batch_size,
@@ -53,8 +54,5 @@ def get_config(arg: str = "") -> ConfigDict:
       "train": {"steps": 60_000 // batch_size * epochs},
       "checkpoint": {"every_steps": 1170},
       "log": {"every_steps": 50},
-      "mesh": {"data": -1, "fsdp": 1},
-      "init_from": {"workdir": "", "step": -1, "heads": False},
-      "probe": {},
     }
   )

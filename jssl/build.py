@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jssl import checkpoint
+from jssl import checkpoint, sections
 from jssl import mesh as mesh_lib
 from jssl.augment import Augment
 from jssl.data.sources import Source, open_source
@@ -34,6 +34,17 @@ T = TypeVar("T")
 
 _MODELS = {"vit": ViT, "resnet": ResNet}
 _OBJECTIVES = {"simclr": SimCLR}
+_SECTIONS = {
+  "data": sections.Data,
+  "augment": Augment,
+  "optim": Optim,
+  "train": sections.Train,
+  "checkpoint": sections.Checkpoint,
+  "log": sections.Log,
+  "mesh": sections.Mesh,
+  "init_from": sections.InitFrom,
+  "probe": sections.Probe,
+}
 
 # What may differ when a run is taken up again: where and how it is computed,
 # kept and watched, but not what is computed.
@@ -49,106 +60,11 @@ _FREE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """The `data` section of a config.
-
-  Attributes:
-    name: a prepared set, or "cluttered_digits", which is embedded.
-    batch_size: images of a global batch.
-    image_size_px: other sizes are resized and centre-cropped to it on the host.
-    data_dir: where sets are prepared; "" for TFDS's default.
-    split: to pretrain on; the probe fits on it too.
-    test_split: read by the probe, once a checkpoint.
-    in_memory: whether to decode the whole set once, as uint8.
-    workers: processes that decode; 0 decodes in threads of this one.
-    prefetch_batches: batches kept ready on the devices.
-  """
-
-  name: str
-  batch_size: int
-  image_size_px: int
-  data_dir: str = ""
-  split: str = "train"
-  test_split: str = "test"
-  in_memory: bool = True
-  workers: int = 0
-  prefetch_batches: int = 2
-
-
-def _check_positive(key: str, value: int) -> None:
-  if value < 1:
-    raise ValueError(f"{key}={value} must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Train:
-  """The `train` section: `steps` of the whole run."""
-
-  steps: int
-
-  def __post_init__(self) -> None:
-    _check_positive("train.steps", self.steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-  """The `log` section: a line and a row every so many steps."""
-
-  every_steps: int = 50
-
-  def __post_init__(self) -> None:
-    _check_positive("log.every_steps", self.every_steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """The `checkpoint` section.
-
-  Attributes:
-    every_steps: a checkpoint is saved every so many steps, and at the end.
-    keep_last: so many of the newest are kept,
-    keep_every_steps: and those at multiples of this; 0 for none. The one that
-      the probe found best is kept always.
-  """
-
-  every_steps: int
-  keep_last: int = 2
-  keep_every_steps: int = 0
-
-  def __post_init__(self) -> None:
-    _check_positive("checkpoint.every_steps", self.every_steps)
-    _check_positive("checkpoint.keep_last", self.keep_last)
-
-
-@dataclasses.dataclass(frozen=True)
-class InitFrom:
-  """The `init_from` section: another run to start from.
-
-  Attributes:
-    workdir: of that run; "" starts at random.
-    step: of its checkpoint; -1 takes the last.
-    heads: whether to take head parameters and the objective's state as well.
-  """
-
-  workdir: str = ""
-  step: int = -1
-  heads: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshShape:
-  """The `mesh` section: devices on each axis, see `jssl.mesh.make_mesh`."""
-
-  data: int = -1
-  fsdp: int = 1
-
-
 class Run(NamedTuple):
   """A config, as objects."""
 
   seed: int
-  data: Data
+  data: sections.Data
   source: Source
   image_shape: tuple[int, int, int]
   augment: Augment
@@ -156,10 +72,10 @@ class Run(NamedTuple):
   objective: Objective
   optim: Optim
   mesh: Mesh
-  train: Train
-  log: Log
-  checkpoint: Checkpoint
-  init_from: InitFrom
+  train: sections.Train
+  log: sections.Log
+  checkpoint: sections.Checkpoint
+  init_from: sections.InitFrom
 
 
 def _suggest(name: str, names: Any) -> str:
@@ -227,6 +143,31 @@ def _chosen(config: ConfigDict, name: str, classes: Mapping[str, type]) -> Any:
   return section(config, name, classes[choice])
 
 
+def with_defaults(config: dict[str, Any]) -> ConfigDict:
+  """Returns a config with every key that its sections have.
+
+  Only keys that are there can be set on the command line.
+
+  Args:
+    config: sections by name; those that have a choice of classes have a name.
+  """
+  classes = {
+    **_SECTIONS,
+    "model": _MODELS.get(config["model"]["name"]),
+    "objective": _OBJECTIVES.get(config["objective"]["name"]),
+  }
+  complete = ConfigDict({"seed": 0, **config})
+  for name, cls in classes.items():
+    fields = dataclasses.fields(cls) if cls else ()
+    defaults = {
+      field.name: field.default
+      for field in fields
+      if field.init and field.default is not dataclasses.MISSING
+    }
+    complete[name] = ConfigDict({**defaults, **config.get(name, {})})
+  return complete
+
+
 def backbone(config: ConfigDict) -> Backbone:
   """Returns the encoder of a config."""
   return _chosen(config, "model", _MODELS).backbone()
@@ -236,7 +177,7 @@ def mesh(
   config: ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
   """Returns the mesh of a config, over all devices unless they are given."""
-  shape = section(config, "mesh", MeshShape)
+  shape = section(config, "mesh", sections.Mesh)
   return mesh_lib.make_mesh(shape.data, shape.fsdp, devices)
 
 
@@ -246,7 +187,7 @@ def source(config: ConfigDict, split: str) -> Source:
   Raises:
     FileNotFoundError: it isn't prepared; the message has the command.
   """
-  data = section(config, "data", Data)
+  data = section(config, "data", sections.Data)
   return open_source(
     data.name,
     data_dir=data.data_dir,
@@ -275,15 +216,15 @@ def run(
     TypeError: a value is of the wrong type.
     FileNotFoundError: the data set isn't prepared.
   """
-  known = {"seed", *Run._fields, "model", "probe"}
+  known = {"seed", "model", "objective", *_SECTIONS}
   for name in config:
     if name not in known:
       raise ValueError(f"{name} is not a section; {_suggest(name, known)}")
-  data = section(config, "data", Data)
+  data = section(config, "data", sections.Data)
   augment = section(config, "augment", Augment)
   device_mesh = mesh(config, devices)
   mesh_lib.check_batch_size(device_mesh, data.batch_size)
-  train = section(config, "train", Train)
+  train = section(config, "train", sections.Train)
   optim = section(config, "optim", Optim)
   optim.schedule(train.steps)
   encoder = backbone(config)
@@ -308,9 +249,9 @@ def run(
     optim=optim,
     mesh=device_mesh,
     train=train,
-    log=section(config, "log", Log),
-    checkpoint=section(config, "checkpoint", Checkpoint),
-    init_from=section(config, "init_from", InitFrom),
+    log=section(config, "log", sections.Log),
+    checkpoint=section(config, "checkpoint", sections.Checkpoint),
+    init_from=section(config, "init_from", sections.InitFrom),
   )
 
 

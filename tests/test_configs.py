@@ -9,8 +9,8 @@ import pytest
 from ml_collections import config_flags
 
 import jssl
-from jssl import build
-from jssl.probe.loop import ProbeConfig
+from jssl import build, sections
+from jssl.sections import Probe
 from jssl.train.program import Program
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
@@ -39,9 +39,9 @@ def load(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_builds_and_traces(path):
   config = load(path)["get_config"]()
-  data = build.section(config, "data", build.Data)
+  data = build.section(config, "data", sections.Data)
   run = build.run(config, train_source=Shapes(data))
-  build.section(config, "probe", ProbeConfig)
+  build.section(config, "probe", Probe)
   program = Program(run)
   b, shape = data.batch_size, run.source.image_shape
   batch = {

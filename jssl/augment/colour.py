@@ -112,8 +112,8 @@ def _jitter(
 ) -> Planes:
   """`jitter` for one image."""
   low, high = jnp.array(list(ranges.values())).T
-  drawn = jax.random.uniform(key, (1 + 2 * len(ranges),))
-  chance, order, place = jnp.split(drawn, (1, 1 + len(ranges)))
+  drawn = jax.random.uniform(key, (3 * len(ranges),))
+  chance, order, place = drawn.reshape(3, -1)
   jittered = jitter_in_order(
     planes,
     # The ranks of independent draws: every order is as likely.

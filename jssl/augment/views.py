@@ -117,12 +117,16 @@ def _check(valid: bool, name: str, value: float, expected: str) -> None:
 
 
 def _unit_interval(pixels: Pixels) -> Images:
-  if pixels.ndim != 4 or pixels.dtype != jnp.uint8:
+  if (
+    pixels.dtype != jnp.uint8
+    or pixels.ndim != 4
+    or pixels.shape[-1] not in (1, 3)
+  ):
     raise TypeError(
-      "images must be uint8 [b, h, w, c] as data gives them, not "
-      f"{pixels.dtype} {list(pixels.shape)}"
+      "images must be uint8 [b, h, w, c] with c 1 or 3, as data gives them, "
+      f"not {pixels.dtype} {list(pixels.shape)}"
     )
-  return jnp.asarray(pixels) / 255
+  return jnp.asarray(pixels).astype(float) / 255
 
 
 def _view(augment: Augment, keys: Keys, images: Images) -> Images:
@@ -143,9 +147,11 @@ def _view(augment: Augment, keys: Keys, images: Images) -> Images:
     min_ratio=augment.crop_ratio_min,
     max_ratio=augment.crop_ratio_max,
   )
-  flip = jax.vmap(
-    lambda key: jax.random.bernoulli(key, augment.flip_probability)
-  )(flip_keys)
+  flip = jnp.zeros(len(images), bool)
+  if augment.flip_probability:
+    flip = jax.vmap(
+      lambda key: jax.random.bernoulli(key, augment.flip_probability)
+    )(flip_keys)
   images = crop.crop_and_resize(
     boxes, images, size_px=augment.crop_size_px, flip=flip
   )
@@ -200,7 +206,7 @@ def views(
     Pixels in [0, 1], [v, b, crop_size_px, crop_size_px, c].
 
   Raises:
-    TypeError: the images are not uint8 [b, h, w, c].
+    TypeError: the images are not uint8 [b, h, w, 1 or 3].
   """
   pixels = _unit_interval(images)
 
@@ -221,6 +227,6 @@ def center_view(
     crop_size_px: height and width of the result.
 
   Raises:
-    TypeError: the images are not uint8 [b, h, w, c].
+    TypeError: the images are not uint8 [b, h, w, 1 or 3].
   """
   return crop.center_crop(_unit_interval(images), size_px=crop_size_px)

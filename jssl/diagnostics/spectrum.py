@@ -97,17 +97,10 @@ def collapse_auc(singular_values: Float[np.ndarray, "d"]) -> float:
   """Returns the area under the cumulative singular values; higher: collapsed.
 
   AUC = mean_j (sum_{i <= j} s_i / sum_i s_i), the s_i not squared: (d + 1) / 2d
-  where all directions vary alike, 1 where only one does.
+  where all directions vary alike, 1 where only one does, or none.
 
   Args:
     singular_values: d values, descending.
-
-  Raises:
-    ValueError: they are all zero: the features are one and the same vector.
   """
   total = np.sum(singular_values)
-  if not total > 0:
-    raise ValueError(
-      "singular_values must have a positive sum; the features are constant"
-    )
-  return float(np.mean(np.cumsum(singular_values) / total))
+  return float(np.mean(np.cumsum(singular_values) / total)) if total else 1.0

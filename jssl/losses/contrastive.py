@@ -89,6 +89,6 @@ def nt_xent(
   row1 = jnp.logaddexp(logsumexp(within1, axis=1), logsumexp(across, axis=1))
   row2 = jnp.logaddexp(logsumexp(within2, axis=1), logsumexp(across, axis=0))
   # Row by row: on a mesh the diagonal of a matrix would be gathered.
-  products = jnp.sum(z1 * z2, axis=1, dtype=across.dtype)
+  products = jnp.einsum("bd,bd->b", z1, z2, preferred_element_type=across.dtype)
   positive = products * _inverse_norms(z1) * _inverse_norms(z2) / temperature
   return jnp.mean((row1 + row2) / 2 - positive)

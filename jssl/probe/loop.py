@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint
+from jssl import build, checkpoint, sections
 from jssl import mesh as mesh_lib
 from jssl.augment import Augment
 from jssl.data.sources import Source
 from jssl.diagnostics import spectrum
 from jssl.probe import features, selection, subjects, suite
 from jssl.probe.features import Features
-from jssl.probe.results import Log, Row, table, write_events
-from jssl.probe.settings import Probe
+from jssl.probe.results import Log, Row, summary, table, write_events
 from jssl.probe.subjects import Encoder, Subject
+from jssl.sections import Probe
 
 Tell = Callable[[str], None]
 
@@ -29,7 +29,7 @@ _POLL_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class LabelledSet:
   """A labelled set that runs are judged on, and where its features are kept.
 
   Attributes:
@@ -76,13 +76,13 @@ class Dataset:
 
 def _open(
   workdir: str | os.PathLike, config: ConfigDict, settings: Probe
-) -> Dataset:
+) -> LabelledSet:
   """Opens the set of a config.
 
   Raises:
     ValueError: it has no labels.
   """
-  data = build.section(config, "data", build.Data)
+  data = build.section(config, "data", sections.Data)
   splits = (data.split, data.test_split)
   train, test = (build.source(config, split) for split in splits)
   if not train.num_classes:
@@ -90,7 +90,7 @@ def _open(
       f"{data.name} has no labels; a probe needs some: choose another set "
       "with --dataset"
     )
-  return Dataset(
+  return LabelledSet(
     name=data.name,
     splits=splits,
     sources=(train, test),
@@ -114,12 +114,14 @@ def _with_dataset(config: ConfigDict, name: str, data_dir: str) -> ConfigDict:
   return changed
 
 
-def _rows_of(subject: Subject, dataset: Dataset, settings: Probe) -> list[Row]:
+def _rows_of(
+  subject: Subject, judge: LabelledSet, settings: Probe
+) -> list[Row]:
   """Extracts, fits, and returns the rows of `probe.jsonl`."""
-  train, test = dataset.features(subject)
+  train, test = judge.features(subject)
   about = {
     "step": subject.step,
-    "dataset": dataset.name,
+    "dataset": judge.name,
     "features": subject.kind,
   }
   values = spectrum.singular_values(train.h)
@@ -132,9 +134,7 @@ def _rows_of(subject: Subject, dataset: Dataset, settings: Probe) -> list[Row]:
     }
   ]
   started = time.perf_counter()
-  for probe, share, result in suite.fit_all(
-    settings, train, test, dataset.mesh
-  ):
+  for probe, share, result in suite.fit_all(settings, train, test, judge.mesh):
     rows.append(
       {
         **about,
@@ -265,6 +265,7 @@ def run(
     rows = _rows_of(subject, judge, settings)
     log.put(rows)
     write_events(workdir, rows)
+    tell(summary(rows))
     return rows
 
   if "pixels" in settings.baselines and pending("pixels", 0):
@@ -288,7 +289,7 @@ def run(
       features.forget_all_but(workdir, checkpoint.steps(workdir))
   if not any(k == "backbone" and d == judge.name for k, _, d in log.done()):
     raise checkpoint.CheckpointError(f"{workdir}: no checkpoint can be read")
-  tell(table(log.rows, judge.name))
+  tell(table(log.rows(), judge.name))
   if export:
     step = checkpoint.steps(workdir)[-1]
     subject = encoder.checkpoint(

@@ -163,9 +163,17 @@ def train(
   Returns:
     Networks whose arrays lead with [s, m]. Seeds differ in their initial
     weights and in their rows, not in the order of the minibatches.
+
+  Raises:
+    ValueError: a minibatch would have fewer rows than there are devices.
   """
   rows = len(features.labels)
   batch = min(schedule.batch_size, rows) // mesh.size * mesh.size
+  if not batch:
+    raise ValueError(
+      f"probe.minibatch_size={schedule.batch_size}, {rows} training images: "
+      f"fewer than the {mesh.size} devices"
+    )
   per_epoch = rows // batch
   steps = max(schedule.min_steps, schedule.epochs * per_epoch)
   sizes = (features.h.shape[1], *hidden_dims, features.num_classes)

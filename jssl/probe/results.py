@@ -18,24 +18,27 @@ class Log:
   """`probe.jsonl`: rows are added once all of their subject are there."""
 
   def __init__(self, workdir: str | os.PathLike):
-    """Reads the rows that are there."""
+    """Names the file, which need not be there."""
     self._path = pathlib.Path(workdir) / "probe.jsonl"
-    self.rows: list[Row] = []
-    if self._path.exists():
-      self.rows = [
-        json.loads(line) for line in self._path.read_text().splitlines()
-      ]
+
+  def rows(self) -> list[Row]:
+    """Reads all rows."""
+    if not self._path.exists():
+      return []
+    return [json.loads(line) for line in self._path.read_text().splitlines()]
 
   def done(self) -> set[tuple[str, int, str]]:
     """Returns what there are rows of: (features, step, dataset)."""
-    return {_about(row) for row in self.rows}
+    return {_about(row) for row in self.rows()}
 
   def put(self, rows: list[Row]) -> None:
     """Adds the rows of one subject, instead of any that it had."""
     about = _about(rows[0])
-    self.rows = [row for row in self.rows if _about(row) != about] + rows
+    others = [row for row in self.rows() if _about(row) != about]
     temporary = self._path.with_name("probe.jsonl.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+    temporary.write_text(
+      "".join(json.dumps(row) + "\n" for row in others + rows)
+    )
     temporary.replace(self._path)
 
 
@@ -52,6 +55,14 @@ def _source(row: Row) -> str:
   if row["features"] == "backbone":
     return f"step {row['step']}"
   return {"pixels": "raw pixels", "random": "random backbone"}[row["features"]]
+
+
+def summary(rows: Iterable[Row]) -> str:
+  """Returns the test accuracies of one subject, in a line."""
+  found = [row for row in rows if "probe" in row]
+  return f"{_source(found[0])}: " + ", ".join(
+    f"{_what(row)} {100 * row['test_accuracy']:.1f}%" for row in found
+  )
 
 
 def table(rows: Iterable[Row], dataset: str) -> str:

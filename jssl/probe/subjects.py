@@ -89,6 +89,14 @@ class Encoder:
     return self._subject("random", 0, variables)
 
   def _subject(self, kind: str, step: int, variables: Variables) -> Subject:
+    wanted = jax.eval_shape(
+      lambda: init_variables(0, self._backbone, self._image_shape)
+    )
+    if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, variables):
+      raise ValueError(
+        f"the backbone of step {step} was not pretrained on images of shape "
+        f"{self._image_shape}; choose another set with --dataset"
+      )
     key = features.digest(self._key, features.variables_digest(variables))
     variables = jax.device_put(variables, replicated(self._mesh))
     return Subject(

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jssl.probe import knn, linear, mlp
 from jssl.probe.features import Features
 from jssl.probe.selection import Result
-from jssl.probe.settings import Probe
+from jssl.sections import Probe
 
 # Adam finds its way to the optimum of a convex loss from here, whatever l2.
 _MINIBATCH_LINEAR_RATES = (3e-3,)

@@ -28,6 +28,7 @@ _CLASS_COLOURS = (
 _MARKERS = "o^"
 MAX_CLASSES = len(_CLASS_COLOURS) * len(_MARKERS)
 _WIDTH_IN = 10.4
+_TICKS = [1, 2, 2.5, 5, 10]
 
 _STYLE: dict[Any, Any] = {
   "axes.edgecolor": _LINE,
@@ -76,9 +77,9 @@ _NOT_CURVES = {"step", "time", "seconds_per_step"}
 def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
   ax.set_title(title)
   ax.set_xlabel("step")
-  ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+  ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
   ax.xaxis.set_major_formatter("{x:,.0f}")
-  ax.yaxis.set_major_locator(MaxNLocator(5))
+  ax.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
   ax.yaxis.set_major_formatter(y_format)
 
 
@@ -116,7 +117,6 @@ def accuracy(scores: Sequence[Score]) -> Figure:
   figure = Figure(figsize=(_WIDTH_IN, 3.2))
   ax = figure.subplots()
   for probe, name in _PROBES.items():
-    # A checkpoint may have been probed twice; the later row holds.
     of_step = {
       s.step: (100 * s.test_accuracy, 100 * s.test_accuracy_std)
       for s in scores
@@ -146,20 +146,24 @@ def accuracy(scores: Sequence[Score]) -> Figure:
 
 
 @_styled
-def spectrum(spectra: Sequence[Spectrum]) -> Figure:
-  """Draws singular values on a log scale, each set by its largest.
+def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
+  """Draws singular values on a log scale, and the collapse AUC over steps.
 
   Args:
-    spectra: of one data set; the latest of each kind of features is drawn,
-      and how the collapse AUC of the backbone went.
+    spectra: of one data set; the backbone's beside that of the random one,
+      each relative to its largest value.
+    step: of the backbone whose values are drawn.
   """
-  latest = {s.features: s for s in spectra}
+  of_step = {s.step: s for s in spectra if s.features == "backbone"}
+  shown = {s.features: s for s in spectra if s.features == "random"}
+  if step in of_step:
+    shown["backbone"] = of_step[step]
   figure = Figure(figsize=(_WIDTH_IN, 3.2))
   ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
   for features, (name, style) in _FEATURES.items():
-    if features in latest:
-      values = np.array(latest[features].singular_values)
-      label = f"{name}, AUC {latest[features].collapse_auc:.3f}"
+    if features in shown:
+      values = np.array(shown[features].singular_values)
+      label = f"{name}, AUC {shown[features].collapse_auc:.3f}"
       # What is below 1e-4 of the largest is rounding.
       relative = np.maximum(values / max(values.max(), 1e-30), 1e-4)
       ax.plot(np.arange(1, len(values) + 1), relative, label=label, **style)
@@ -171,15 +175,23 @@ def spectrum(spectra: Sequence[Spectrum]) -> Figure:
   ax.yaxis.set_minor_formatter(NullFormatter())
   ax.legend()
 
-  of_step = {s.step: s for s in spectra if s.features == "backbone"}
   steps = sorted(of_step)
   auc = [of_step[step].collapse_auc for step in steps]
   beside.plot(steps, auc, marker="o")
-  for features in latest.keys() - {"backbone"}:
-    beside.axhline(latest[features].collapse_auc, **_FEATURES[features][1])
+  if "random" in shown:
+    beside.axhline(shown["random"].collapse_auc, **_FEATURES["random"][1])
   _over_steps(beside, "collapse AUC")
   beside.set_ylim(0.5, 1.01)
   return figure
+
+
+def _densest(
+  xy: Float[np.ndarray, "n 2"], neighbours: int = 10
+) -> Float[np.ndarray, "2"]:
+  """Returns the point whose nearest neighbours are closest."""
+  distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
+  reach = np.sort(distance, axis=1)[:, min(neighbours, len(xy) - 1)]
+  return xy[np.argmin(reach)]
 
 
 @_styled
@@ -188,7 +200,7 @@ def scatter(
   labels: Int[np.ndarray, "n"],
   class_names: Sequence[str],
 ) -> Figure:
-  """Draws points coloured by class, each class named where its middle lies.
+  """Draws points coloured by class, each class named where it is densest.
 
   Args:
     xy: positions; their scale means nothing.
@@ -212,9 +224,10 @@ def scatter(
       # Thousands of vector marks would be most of the page.
       rasterized=True,
     )
+    x, y = _densest(xy[labels == label])
     ax.text(
-      np.median(x),
-      np.median(y),
+      x,
+      y,
       class_names[label],
       ha="center",
       va="center",
@@ -228,17 +241,17 @@ def scatter(
   return figure
 
 
-def as_svg(figure: Figure, *, name: str, alt: str) -> str:
+def as_svg(figure: Figure, *, alt: str) -> str:
   """Returns a figure as an `svg` element to stand in a page.
 
   Args:
     figure: what to draw.
-    name: unique in the page; ids are made from it.
-    alt: what the figure shows, for those who can't see it.
+    alt: what it shows, for those who can't see it. Ids are made from it, so
+      no two figures of a page may have the same.
   """
   file = io.StringIO()
   # Text stays text: smaller, searchable, in the font of the page.
-  settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": name}
+  settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
   with matplotlib.rc_context(settings):
     figure.savefig(file, format="svg", metadata=nothing, dpi=160)

@@ -1,9 +1,9 @@
 """The page: HTML around tables and figures, everything in one file."""
 
 import importlib.resources
+import json
 import string
 from html import escape
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,10 +15,6 @@ from jssl.report.read import Run
 
 _IMAGES, _VIEWS = 8, 4
 _MAP_POINTS = 2000
-
-
-def _code(text: str) -> str:
-  return f"<code>{escape(text)}</code>"
 
 
 def _probed(run: Run) -> tuple[str, int | None]:
@@ -36,21 +32,12 @@ def _figure(content: str, caption: str) -> str:
   return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
 
 
-def _plot(figure: Figure, name: str, caption: str) -> str:
-  """Returns a figure with its caption, which is plain text and its alt too."""
-  svg = figures.as_svg(figure, name=name, alt=caption)
-  return _figure(svg, escape(caption))
+def _plot(figure: Figure, alt: str, caption: str) -> str:
+  return _figure(figures.as_svg(figure, alt=alt), escape(caption))
 
 
 def _section(title: str, content: str) -> str:
   return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
-
-
-def _duration(seconds: float) -> str:
-  if seconds < 120:
-    return f"{seconds:.0f} s"
-  minutes = round(seconds / 60)
-  return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
 
 
 def _facts(facts: dict[str, str]) -> str:
@@ -96,7 +83,7 @@ def _summary(run: Run) -> str:
     # The first rows have the compilation in them.
     speed = np.nanmedian(metrics["images_per_second"])
     facts["images/s, median"] = f"{speed:,.0f}"
-    facts["training time"] = _duration(run.seconds)
+    facts["training seconds"] = f"{run.seconds:,.0f}"
   return _lead(run) + _facts(facts)
 
 
@@ -114,9 +101,9 @@ def _table(run: Run, dataset: str) -> str:
 
 def _scores(run: Run) -> str:
   if not run.datasets:
+    command = escape(f"python -m jssl.probe --workdir={run.workdir}")
     return _missing(
-      "No probe has read this run yet; "
-      f"{_code(f'python -m jssl.probe --workdir={run.workdir}')} does."
+      f"No probe has read this run yet; <code>{command}</code> does."
     )
   return _figure(
     "".join(_table(run, dataset) for dataset in run.datasets),
@@ -135,7 +122,7 @@ def _accuracy(run: Run) -> str:
   ]
   return _plot(
     figures.accuracy(scores),
-    "accuracy",
+    "Test accuracy over steps",
     f"Test accuracy on {dataset} at each probed checkpoint, the band being one "
     "standard deviation over seeds. Curves that rise and level off well above "
     "the two baselines are good; one that falls while the loss still falls "
@@ -148,7 +135,7 @@ def _curves(run: Run) -> str:
     return _missing("The training has not logged a step yet.")
   return _plot(
     figures.curves(run.metrics),
-    "curves",
+    "Metrics of the training over steps",
     "What the training logged, each point the mean since the one before. A "
     "loss that falls smoothly and a gradient norm that stays bounded are good. "
     "The first images/s has the compilation in it.",
@@ -178,45 +165,40 @@ def _views(run: Run) -> str:
 
 
 def _spectrum(run: Run) -> str:
-  dataset, _ = _probed(run)
+  dataset, step = _probed(run)
   spectra = [s for s in run.spectra if s.dataset == dataset]
-  if not spectra:
+  if step is None or not spectra:
     return _missing("No probe has measured a spectrum yet.")
   return _plot(
-    figures.spectrum(spectra),
-    "spectrum",
-    "Left: singular values of the centred training features. A curve that "
-    "falls slowly uses many directions; one that drops has collapsed onto few. "
-    "Right: the area under their cumulative sum, from (d + 1) / 2d, where all "
-    "directions vary alike, to 1, where only one does; lower is less "
-    "collapsed.",
+    figures.spectrum(spectra, step),
+    "Singular values, and collapse AUC over steps",
+    f"Left: singular values of the centred training features at step {step:,}. "
+    "A curve that falls slowly uses many directions; one that drops has "
+    "collapsed onto few. Right: the area under their cumulative sum, from "
+    "(d + 1) / 2d, where all directions vary alike, to 1, where only one does; "
+    "lower is less collapsed.",
   )
 
 
 def _map(run: Run) -> str:
   dataset, step = _probed(run)
-  found = step is not None and samples.test_features(
+  found = step is not None and samples.kept_features(
     run, dataset, step=step, limit=_MAP_POINTS, classes=figures.MAX_CLASSES
   )
   if not found:
     return _missing("No probe has kept test features in this workdir.")
   if not np.ptp(found.h, axis=0).any():
     return _missing("All test features are the same: they have collapsed.")
+  most = figures.MAX_CLASSES
+  some = f"the first {most} of " if len(found.class_names) > most else ""
   return _plot(
     figures.scatter(samples.map_2d(found.h), found.labels, found.class_names),
-    "map",
+    "Test features in the plane, coloured by class",
     f"{len(found.h):,} test features of {dataset} at step {step:,}, laid out "
-    "by t-SNE, which never sees the labels that colour them. Classes that lie "
-    "apart are good; distances between far groups mean nothing.",
+    "by t-SNE, which never sees the labels that colour them. Shown are "
+    f"{some}{len(found.class_names)} classes. Those that lie apart are good; "
+    "distances between far groups mean nothing.",
   )
-
-
-def _value(value: Any) -> str:
-  if isinstance(value, list | tuple):
-    return ", ".join(map(_value, value))
-  if value == "":
-    return '""'
-  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _config(config: ConfigDict) -> str:
@@ -227,7 +209,7 @@ def _config(config: ConfigDict) -> str:
   for name, values in sections.items():
     rows = "".join(
       f'<tr><th scope="row">{escape(key)}</th>'
-      f"<td>{escape(_value(value))}</td></tr>"
+      f"<td>{escape(json.dumps(value, default=str))}</td></tr>"
       for key, value in values.items()
     )
     if rows:

@@ -19,6 +19,8 @@ from jssl import build, checkpoint
 
 T = TypeVar("T")
 
+_SECTIONS = ("data", "model", "objective", "train")
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -145,13 +147,19 @@ def read(workdir: str | os.PathLike) -> Run:
 
   Raises:
     FileNotFoundError: it is not that of a run.
-    ValueError: its config is damaged.
+    ValueError: its config is damaged, or that of something else.
   """
   path = pathlib.Path(workdir)
   try:
     config = build.load_config(path)
-  except ValueError as error:
+  except (ValueError, AttributeError) as error:
     raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
+  lacking = [name for name in _SECTIONS if name not in config]
+  if lacking:
+    raise ValueError(
+      f"{path / 'config.json'} is not that of a run, it has no {lacking}: "
+      "--workdir must be one of `python -m jssl.train`"
+    )
   probed = _rows(path / "probe.jsonl")
   return Run(
     workdir=path,

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from jssl import build, rng
+from jssl import build, rng, sections
 from jssl.augment import Augment, views
 from jssl.data.sources import Source, open_source
 from jssl.probe import features
@@ -31,6 +31,7 @@ class Labelled(NamedTuple):
 
 _PCA_DIM = 50
 _PERPLEXITY = 30
+_TSNE_STEPS = 500
 _SEED = 0
 # Larger than a page shows is only a larger file.
 _SHEET_PX = (1100, 1100)
@@ -42,7 +43,7 @@ def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
   return generator.choice(rows, min(limit, len(rows)), replace=False)
 
 
-def _source(data: build.Data, name: str, split: str) -> Source:
+def _source(data: sections.Data, name: str, split: str) -> Source:
   """Opens a split without reading all of it, whatever `data.in_memory`."""
   return open_source(
     name,
@@ -69,18 +70,23 @@ def augmented(
     FileNotFoundError: the data set isn't on this machine.
     ValueError, TypeError: the config can't be used.
   """
-  data = build.section(config, "data", build.Data)
+  data = build.section(config, "data", sections.Data)
   source = _source(data, data.name, data.split)
   rows = _some(np.arange(len(source)), images)
   pixels = source.fetch(rows)["image"]
   root = jax.random.key(config.get("seed", 0))
   keys = rng.per_row(rng.stream(root, "augment"), len(rows))
   augment = build.section(config, "augment", Augment)
-  seen = jax.jit(partial(views, augment, num_views=num_views))(keys, pixels)
+  draw = jax.jit(
+    partial(views, augment, num_views=num_views),
+    # For a few images once; optimising takes longer than it saves.
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+  seen = draw(keys, pixels)
   return pixels, np.asarray(jnp.rint(255 * seen)).astype(np.uint8)
 
 
-def test_features(
+def kept_features(
   run: Run, dataset: str, *, step: int, limit: int, classes: int
 ) -> Labelled | None:
   """Returns features that a probe has kept, of images from all over the set.
@@ -95,11 +101,13 @@ def test_features(
   Returns:
     None where nothing is kept, or of fewer than 4 images.
   """
-  data = build.section(run.config, "data", build.Data)
+  data = build.section(run.config, "data", sections.Data)
+  # As the probe takes them: another set than that of the run has its own.
+  split = data.test_split if dataset == data.name else "test"
   pattern = features.path(
     run.workdir,
     dataset=dataset,
-    split=data.test_split,
+    split=split,
     name=f"step{step}",
     key="*",
   )
@@ -117,9 +125,9 @@ def test_features(
     return None
   rows = _some(rows, limit)
   try:
-    names = _source(data, dataset, data.test_split).class_names
+    names = _source(data, dataset, split).class_names
   except (FileNotFoundError, ValueError):
-    names = tuple(map(str, range(classes)))
+    names = tuple(map(str, range(labels.max() + 1)))
   return Labelled(np.asarray(h[rows]), labels[rows], names)
 
 
@@ -135,7 +143,10 @@ def map_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
   reduced = PCA(min(_PCA_DIM, n, d), random_state=_SEED).fit_transform(h)
   perplexity = min(_PERPLEXITY, (n - 1) / 3)
   return TSNE(
-    perplexity=perplexity, init="pca", random_state=_SEED
+    perplexity=perplexity,
+    init="pca",
+    max_iter=_TSNE_STEPS,
+    random_state=_SEED,
   ).fit_transform(reduced)
 
 

@@ -51,7 +51,7 @@ def rows(run: Run, dataset: str) -> list[Row]:
   names = {
     "pixels": "raw pixels",
     "random": "random backbone",
-    "backbone": f"pretrained, step {step or 0:,}",
+    "backbone": "pretrained" if step is None else f"pretrained, step {step:,}",
   }
   return [
     Row(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jssl import build, checkpoint, mesh
+from jssl import build, checkpoint, mesh, sections
 from jssl.models.backbone import init_variables
 from jssl.optim import make_optimizer
 from jssl.train.state import TrainState, init_state, trained
@@ -96,7 +96,7 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
   )
 
 
-def first_state(program: Program, init_from: build.InitFrom) -> TrainState:
+def first_state(program: Program, init_from: sections.InitFrom) -> TrainState:
   """Returns the state in which a run begins.
 
   Raises:

@@ -15,6 +15,9 @@ USUAL = {
   "max_ratio": 4 / 3,
 }
 
+crop_and_resize = jax.jit(crop.crop_and_resize, static_argnames="size_px")
+center_crop = jax.jit(crop.center_crop, static_argnames="size_px")
+
 
 def _keys(n, seed=0):
   return jax.random.split(jax.random.key(seed), n)
@@ -40,7 +43,7 @@ def test_crop_and_resize_equals_the_loops(x64, channels, size):
   boxes = [(0, 0, 17, 23), (3, 4, 9, 6), (16, 22, 1, 1), (2, 0, 14, 23)]
   boxes.append((5, 7, size if size < 12 else 11, 13))
   flip = np.array([False, True, False, True, False])
-  got = crop.crop_and_resize(_boxes(*boxes), images, size_px=size, flip=flip)
+  got = crop_and_resize(_boxes(*boxes), images, size_px=size, flip=flip)
   assert got.dtype == jnp.float64
   for one, image, box, mirrored in zip(got, images, boxes, flip, strict=True):
     want = oracle.crop_and_resize(image, *box, size, mirrored)
@@ -56,7 +59,7 @@ def test_crop_and_resize_equals_pillow(box, size):
   top, left, height, width = box
   want = Image.fromarray(image).crop((left, top, left + width, top + height))
   want = want.resize((size, size), Image.Resampling.BILINEAR)
-  got = crop.crop_and_resize(
+  got = crop_and_resize(
     _boxes(box), image[None, :, :, None], size_px=size, flip=jnp.zeros(1, bool)
   )
   np.testing.assert_allclose(got[0, :, :, 0], want, rtol=0, atol=1e-5)
@@ -66,7 +69,7 @@ def test_whole_box_of_the_same_size_is_the_identity():
   images = np.random.default_rng(2).random((3, 28, 28, 3), np.float32)
   boxes = _boxes(*[(0, 0, 28, 28)] * 3)
   flip = jnp.array([False, True, False])
-  got = crop.crop_and_resize(boxes, images, size_px=28, flip=flip)
+  got = crop_and_resize(boxes, images, size_px=28, flip=flip)
   np.testing.assert_array_equal(got[0], images[0])
   np.testing.assert_array_equal(got[1], images[1][:, ::-1])
 
@@ -152,7 +155,7 @@ def test_fallback_is_the_largest_centred_box(height, width, want):
 )
 def test_center_crop_equals_the_loops(x64, shape):
   images = np.random.default_rng(4).random((2, *shape, 1))
-  got = crop.center_crop(jnp.asarray(images), size_px=28)
+  got = center_crop(jnp.asarray(images), size_px=28)
   for one, image in zip(got, images, strict=True):
     want = oracle.center_crop(image, 28)
     np.testing.assert_allclose(one, want, rtol=0, atol=1e-12)

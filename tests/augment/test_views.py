@@ -1,6 +1,6 @@
 import dataclasses
+import functools
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,19 +42,13 @@ def _keys(n):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("num_views", [1, 3])
-def test_shape_dtype_and_range(channels, num_views):
-  got = make_views(EVERYTHING, _keys(32), _pixels(32, channels), num_views)
-  assert got.shape == (num_views, 32, 12, 12, channels)
+def test_shape_dtype_and_range(channels):
+  got = make_views(EVERYTHING, _keys(16), _pixels(16, channels), 2)
+  assert got.shape == (2, 16, 12, 12, channels)
   assert got.dtype == jnp.float32
   assert got.min() >= -1e-6
   assert got.max() <= 1 + 1e-6
   assert got.std() > 0.1
-
-
-def test_float64_under_x64(x64):
-  got = views(EVERYTHING, _keys(2), _pixels(2))
-  assert got.dtype == jnp.float64
 
 
 def test_nothing_is_the_image():
@@ -77,11 +71,11 @@ def test_nothing_is_the_image():
         "blur_sigma_min": 1.3,
         "blur_sigma_max": 1.3,
       },
-      partial(oracle.gaussian_blur, kernel_px=5, sigma=1.3),
+      functools.partial(oracle.gaussian_blur, kernel_px=5, sigma=1.3),
     ),
     (
       {"solarize_probability": 1.0, "solarize_threshold": 0.4},
-      partial(oracle.solarize, threshold=0.4),
+      functools.partial(oracle.solarize, threshold=0.4),
     ),
     (
       {
@@ -100,7 +94,9 @@ def test_nothing_is_the_image():
 )
 def test_keys_of_the_config_reach_their_operation(x64, changes, want):
   pixels = _pixels(2)
-  got = views(dataclasses.replace(NOTHING, **changes), _keys(2), pixels, 1)
+  augment = dataclasses.replace(NOTHING, **changes)
+  got = make_views(augment, _keys(2), pixels, 1)
+  assert got.dtype == jnp.float64
   for one, image in zip(got[0], pixels / 255, strict=True):
     np.testing.assert_allclose(one, want(image), rtol=0, atol=1e-9)
 
@@ -120,27 +116,28 @@ def test_views_of_an_image_differ():
 
 def test_equal_images_with_other_keys_differ():
   pixels = _pixels(1).repeat(16, axis=0)
-  first, *rest = make_views(EVERYTHING, _keys(16), pixels, 1)[0]
+  first, *rest = make_views(EVERYTHING, _keys(16), pixels, 2)[0]
   assert all(abs(first - other).max() > 0.05 for other in rest)
 
 
 def test_a_view_depends_on_its_image_key_and_number_only():
   keys, pixels = _keys(16), _pixels(16)
-  whole = make_views(EVERYTHING, keys, pixels, 3)
+  whole = make_views(EVERYTHING, keys, pixels, 2)
   order = np.random.default_rng(1).permutation(16)[:5]
-  part = make_views(EVERYTHING, keys[order], pixels[order], 2)
-  np.testing.assert_allclose(part, whole[:2, order], rtol=0, atol=1e-6)
+  part = make_views(EVERYTHING, keys[order], pixels[order], 1)
+  np.testing.assert_allclose(part, whole[:1, order], rtol=0, atol=1e-6)
 
 
 def test_switching_an_operation_on_leaves_the_others_as_they_were():
-  augment = dataclasses.replace(EVERYTHING, solarize_probability=0.0)
-  brighter = dataclasses.replace(
-    augment, solarize_probability=1.0, solarize_threshold=0.0
+  flipped = dataclasses.replace(
+    NOTHING, crop_min_area=0.2, flip_probability=0.5
   )
-  one = make_views(augment, _keys(8), _pixels(8), 2)
-  two = make_views(brighter, _keys(8), _pixels(8), 2)
-  # Float32 blurs may undershoot 0, and so the threshold, by their rounding.
-  np.testing.assert_allclose(1 - one, two, rtol=0, atol=1e-5)
+  inverted = dataclasses.replace(
+    flipped, solarize_probability=1.0, solarize_threshold=0.0
+  )
+  one = make_views(flipped, _keys(8), _pixels(8), 2)
+  two = make_views(inverted, _keys(8), _pixels(8), 2)
+  np.testing.assert_allclose(1 - one, two, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -158,6 +155,7 @@ def test_sharded_equals_single_device_without_collectives(channels):
   np.testing.assert_allclose(got, single, rtol=0, atol=1e-6)
 
 
+@functools.cache
 def _lines(augment):
   lowered = make_views.lower(augment, _keys(2), _pixels(2), 2)
   return len(lowered.as_text().splitlines())
@@ -209,7 +207,12 @@ def test_a_number_out_of_range_is_named(changes, key):
 
 
 @pytest.mark.parametrize(
-  "images", [np.zeros((2, 16, 16, 3)), np.zeros((16, 16, 3), np.uint8)]
+  "images",
+  [
+    np.zeros((2, 16, 16, 3)),
+    np.zeros((16, 16, 3), np.uint8),
+    np.zeros((2, 16, 16, 4), np.uint8),
+  ],
 )
 def test_other_images_are_a_type_error(images):
   with pytest.raises(TypeError, match="uint8"):
@@ -222,5 +225,5 @@ def test_other_images_are_a_type_error(images):
 def test_center_view(channels):
   pixels = _pixels(2, channels)
   same = center_view(pixels, crop_size_px=16)
-  np.testing.assert_array_equal(same, (pixels / 255).astype(np.float32))
+  np.testing.assert_allclose(same, pixels / 255, rtol=0, atol=1e-7)
   assert center_view(pixels, crop_size_px=10).shape == (2, 10, 10, channels)

@@ -12,9 +12,7 @@ def nt_xent(z1: np.ndarray, z2: np.ndarray, temperature: float) -> float:
   for i in range(2 * b):
     partner = (i + b) % (2 * b)
     others = [
-      math.exp(float(z[i] @ z[k]) / temperature)
-      for k in range(2 * b)
-      if k != i
+      math.exp(float(z[i] @ z[k]) / temperature) for k in range(2 * b) if k != i
     ]
     positive = math.exp(float(z[i] @ z[partner]) / temperature)
     total -= math.log(positive / sum(others))

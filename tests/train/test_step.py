@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import build
+from jssl import build, sections
 from jssl.augment import views
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux
@@ -19,7 +19,7 @@ from jssl.train.program import (
 from jssl.train.state import init_state
 from jssl.train.step import encode, make_train_step
 
-DATA = build.Data("cluttered_digits", batch_size=16, image_size_px=32)
+DATA = sections.Data("cluttered_digits", batch_size=16, image_size_px=32)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def make_run(model, optim, data=1, fsdp=1) -> build.Run:
     objective=build.SimCLR(0.2, hidden_dims=(128,), out_dim=32),
     optim=optim,
     mesh=build.mesh_lib.make_mesh(data, fsdp),
-    train=build.Train(20),
-    log=build.Log(),
-    checkpoint=build.Checkpoint(10),
-    init_from=build.InitFrom(),
+    train=sections.Train(20),
+    log=sections.Log(),
+    checkpoint=sections.Checkpoint(10),
+    init_from=sections.InitFrom(),
   )
 
 

@@ -1,6 +1,105 @@
-"""The `probe` section of a config."""
+"""The sections of a config that belong to no room of their own.
+
+`augment`, `model`, `objective` and `optim` are the frozen dataclasses of their
+rooms, these are the rest: a key of the config is a field here.
+"""
 
 import dataclasses
+
+
+def _check_positive(key: str, value: int) -> None:
+  if value < 1:
+    raise ValueError(f"{key}={value} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The `data` section of a config.
+
+  Attributes:
+    name: a prepared set, or "cluttered_digits", which is embedded.
+    batch_size: images of a global batch.
+    image_size_px: other sizes are resized and centre-cropped to it on the host.
+    data_dir: where sets are prepared; "" for TFDS's default.
+    split: to pretrain on; the probe fits on it too.
+    test_split: read by the probe, once a checkpoint.
+    in_memory: whether to decode the whole set once, as uint8.
+    workers: processes that decode; 0 decodes in threads of this one.
+    prefetch_batches: batches kept ready on the devices.
+  """
+
+  name: str
+  batch_size: int
+  image_size_px: int
+  data_dir: str = ""
+  split: str = "train"
+  test_split: str = "test"
+  in_memory: bool = True
+  workers: int = 0
+  prefetch_batches: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """The `train` section: `steps` of the whole run."""
+
+  steps: int
+
+  def __post_init__(self) -> None:
+    _check_positive("train.steps", self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """The `log` section: a line and a row every so many steps."""
+
+  every_steps: int = 50
+
+  def __post_init__(self) -> None:
+    _check_positive("log.every_steps", self.every_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """The `checkpoint` section.
+
+  Attributes:
+    every_steps: a checkpoint is saved every so many steps, and at the end.
+    keep_last: so many of the newest are kept,
+    keep_every_steps: and those at multiples of this; 0 for none. The one that
+      the probe found best is kept always.
+  """
+
+  every_steps: int
+  keep_last: int = 2
+  keep_every_steps: int = 0
+
+  def __post_init__(self) -> None:
+    _check_positive("checkpoint.every_steps", self.every_steps)
+    _check_positive("checkpoint.keep_last", self.keep_last)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+  """The `init_from` section: another run to start from.
+
+  Attributes:
+    workdir: of that run; "" starts at random.
+    step: of its checkpoint; -1 takes the last.
+    heads: whether to take head parameters and the objective's state as well.
+  """
+
+  workdir: str = ""
+  step: int = -1
+  heads: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """The `mesh` section: devices on each axis, see `jssl.mesh.make_mesh`."""
+
+  data: int = -1
+  fsdp: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

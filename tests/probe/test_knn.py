@@ -1,0 +1,152 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import probe as oracle
+
+from jssl.probe import knn, selection
+from jssl.probe.features import Features
+from jssl.probe.knn import Neighbours
+
+SETTINGS = {
+  "seeds": 2,
+  "neighbours": (1, 5, 20),
+  "temperature": 0.07,
+  "validation_fraction": 0.2,
+}
+
+
+def joined(blocks, queries):
+  return [np.concatenate([b[i] for b in blocks])[:queries] for i in (0, 1)]
+
+
+@pytest.mark.parametrize("bank_rows", [16, 100, 4096])
+def test_nearest_equals_a_loop(train, test, one_device, bank_rows):
+  queries = test.h[:9]
+  counted = np.random.default_rng(0).random(len(train.labels)) < 0.7
+  similarity, labels = joined(
+    knn.nearest(
+      queries,
+      train,
+      counted,
+      count=12,
+      mesh=one_device,
+      bank_rows=bank_rows,
+    ),
+    len(queries),
+  )
+  rows = np.flatnonzero(counted)
+  for i, query in enumerate(queries):
+    expected = oracle.nearest(query, train.h[rows].astype(np.float64), 12)
+    np.testing.assert_allclose(
+      similarity[i], [s for s, _ in expected], atol=1e-6
+    )
+    np.testing.assert_array_equal(
+      labels[i], [train.labels[rows[j]] for _, j in expected]
+    )
+
+
+def test_scale_of_features_does_not_matter(train, test, one_device):
+  everything = np.ones(len(train.labels), bool)
+  scaled = train._replace(h=train.h * np.geomspace(1e-3, 1e3, 302)[:, None])
+  one, two = (
+    joined(knn.nearest(test.h, bank, everything, count=5, mesh=one_device), 203)
+    for bank in (train, scaled._replace(h=scaled.h.astype(np.float32)))
+  )
+  np.testing.assert_allclose(one[0], two[0], atol=1e-6)
+
+
+def test_votes_equal_a_loop():
+  rng = np.random.default_rng(0)
+  similarity = -np.sort(-rng.uniform(0.5, 1, (30, 9)).astype(np.float32))
+  labels = rng.integers(0, 3, (30, 9)).astype(np.int32)
+  found = knn.vote(
+    Neighbours(jnp.asarray(similarity), jnp.asarray(labels)),
+    neighbours=(2, 5, 9),
+    temperature=0.07,
+    num_classes=3,
+  )
+  members = [(k, t) for k in (2, 5, 9) for t in (None, 0.07)]
+  for member, (k, temperature) in zip(found, members, strict=True):
+    for q in range(30):
+      ranked = [(similarity[q, i], i) for i in range(k)]
+      assert member[q] == oracle.vote(ranked, labels[q], temperature, 3)
+
+
+def test_neighbours_that_are_not_there_have_no_vote():
+  similarity = jnp.array([[0.2, -jnp.inf, -jnp.inf]])
+  labels = jnp.array([[2, 0, 0]])
+  found = knn.vote(
+    Neighbours(similarity, labels),
+    neighbours=(3,),
+    temperature=0.07,
+    num_classes=3,
+  )
+  np.testing.assert_array_equal(found, [[2], [2]])
+
+
+def by_hand(train, test, seed):
+  held = selection.hold_out(train.labels, fraction=0.2, seed=seed)
+
+  def accuracies(queries, targets, rows):
+    bank, labels = train.h[rows].astype(np.float64), train.labels[rows]
+    right = np.zeros((len(queries), 3, 2))
+    for i, query in enumerate(queries):
+      ranked = oracle.nearest(query, bank, 20)
+      for j, k in enumerate((1, 5, 20)):
+        for t, temperature in enumerate((None, 0.07)):
+          winner = oracle.vote(ranked[:k], labels, temperature, 4)
+          right[i, j, t] = winner == targets[i]
+    return right.mean(0).reshape(-1)
+
+  validation = accuracies(train.h[held], train.labels[held], ~held)
+  best = int(np.argmax(validation))
+  everything = np.ones(len(train.labels), bool)
+  return (
+    validation[best],
+    best,
+    accuracies(test.h, test.labels, everything)[best],
+  )
+
+
+def test_probe_chooses_within_train_and_tests_with_all_of_it(
+  train, test, one_device
+):
+  found = knn.probe(train, test, mesh=one_device, **SETTINGS)
+  for seed in range(2):
+    validation, best, accuracy = by_hand(train, test, seed)
+    np.testing.assert_allclose(found.validation_accuracy[seed], validation)
+    assert found.chosen["neighbours"][seed] == (1, 5, 20)[best // 2]
+    assert found.chosen["vote"][seed] == ("majority", "weighted")[best % 2]
+    np.testing.assert_allclose(found.test_accuracy[seed], accuracy)
+
+
+def test_the_test_set_has_no_say_in_the_choice(train, test, one_device):
+  labels = np.random.default_rng(0).permutation(test.labels)
+  one, two = (
+    knn.probe(train, t, mesh=one_device, **SETTINGS)
+    for t in (test, test._replace(labels=labels))
+  )
+  assert one.chosen == two.chosen
+  np.testing.assert_array_equal(
+    one.validation_accuracy, two.validation_accuracy
+  )
+  assert np.all(one.test_accuracy > two.test_accuracy)
+
+
+def test_eight_devices_equal_one(train, test, one_device, eight_devices):
+  one, eight = (
+    knn.probe(train, test, mesh=mesh, **SETTINGS)
+    for mesh in (one_device, eight_devices)
+  )
+  assert one.chosen == eight.chosen
+  np.testing.assert_allclose(one.test_accuracy, eight.test_accuracy, atol=0.01)
+
+
+def test_more_neighbours_than_rows_are_all_rows(one_device):
+  y = np.array([0, 0, 1, 1, 0, 1], np.int32)
+  h = np.stack([1.0 - 2 * y, np.arange(6) / 10], 1).astype(np.float32)
+  few = Features(h, y, 2)
+  found = knn.probe(
+    few, few, mesh=one_device, **{**SETTINGS, "neighbours": (1, 200)}
+  )
+  np.testing.assert_array_equal(found.test_accuracy, 1.0)

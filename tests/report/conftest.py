@@ -1,0 +1,102 @@
+"""A made-up workdir: two checkpoints probed, one of them best."""
+
+import json
+
+import numpy as np
+import pytest
+
+CONFIG = {
+  "seed": 3,
+  "data": {"name": "cluttered_digits", "batch_size": 4, "image_size_px": 32},
+  "augment": {"crop_size_px": 24, "crop_min_area": 0.5},
+  "model": {"name": "vit", "width": 16},
+  "objective": {"name": "simclr", "temperature": 0.2},
+  "train": {"steps": 40},
+}
+ABOUT = {"dataset": "cluttered_digits"}
+
+
+def metrics_row(step):
+  return {
+    "step": step,
+    "loss": 5 - step / 10,
+    "gradient_norm": 1.5,
+    "learning_rate": 1e-3,
+    "images_per_second": 100.0 * step,
+    "seconds_per_step": 0.5,
+    "time": 1e9,
+  }
+
+
+def score_row(features, step, probe, fraction, accuracy, **changes):
+  return {
+    **ABOUT,
+    "features": features,
+    "step": step,
+    "probe": probe,
+    "label_fraction": fraction,
+    "test_accuracy": accuracy,
+    "test_accuracy_std": 0.0123,
+    "validation_accuracy": accuracy,
+    "seeds": 3,
+    "chosen": {},
+    "seconds": 1.0,
+    "time": 1e9,
+    **changes,
+  }
+
+
+def spectrum_row(features, step, values):
+  return {
+    **ABOUT,
+    "features": features,
+    "step": step,
+    "measure": "spectrum",
+    "singular_values": values,
+    "collapse_auc": 0.789 if features == "backbone" else 0.876,
+  }
+
+
+def probe_rows():
+  rows = []
+  kinds = [("linear", 1.0), ("mlp", 1.0), ("knn", 1.0)]
+  kinds += [("linear", 0.1), ("linear", 0.01)]
+  subjects = [("pixels", 0), ("random", 0), ("backbone", 20), ("backbone", 40)]
+  for i, (features, step) in enumerate(subjects):
+    rows.append(spectrum_row(features, step, [4.0, 2.0, 1.0]))
+    rows += [
+      score_row(features, step, *kind, (10 * i + j + 0.25) / 100)
+      for j, kind in enumerate(kinds)
+    ]
+  return rows
+
+
+def write_lines(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_features(workdir, step, n=60, d=6):
+  rng = np.random.default_rng(0)
+  labels = np.arange(n) % 10
+  h = rng.normal(size=(10, d))[labels] + 0.1 * rng.normal(size=(n, d))
+  (workdir / "features").mkdir(exist_ok=True)
+  path = workdir / "features" / f"cluttered_digits-test-step{step}-0a1b.npy"
+  np.save(path, h.astype(np.float32))
+  np.save(path.with_suffix(".labels.npy"), labels)
+
+
+@pytest.fixture
+def config():
+  return json.loads(json.dumps(CONFIG))
+
+
+@pytest.fixture
+def workdir(tmp_path, config):
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  write_lines(
+    tmp_path / "metrics.jsonl", [metrics_row(s) for s in (10, 20, 30)]
+  )
+  write_lines(tmp_path / "probe.jsonl", probe_rows())
+  (tmp_path / "best.json").write_text('{"step": 20, "score": 0.5}')
+  write_features(tmp_path, 20)
+  return tmp_path

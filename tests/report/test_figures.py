@@ -1,0 +1,119 @@
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from jssl.report import figures
+from jssl.report.read import Score, Spectrum, read
+
+
+def texts(svg):
+  tags = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+  return [tag.text for tag in tags]
+
+
+def lines(ax):
+  return {line.get_label(): line.get_xydata() for line in ax.get_lines()}
+
+
+def test_curves_draw_every_metric(workdir):
+  metrics = read(workdir).metrics | {"entropy": np.array([1.0, np.nan, 3.0])}
+  figure = figures.curves(metrics)
+  panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
+  assert [*panels][:5] == [
+    "loss", "learning rate", "gradient norm", "images/s", "entropy",
+  ]  # fmt: skip
+  (loss,) = panels["loss"].get_lines()
+  np.testing.assert_array_equal(loss.get_xydata(), [[10, 4], [20, 3], [30, 2]])
+  assert not {"time", "step", "seconds per step"} & {*panels}
+
+
+def test_accuracy_draws_means_bands_and_baselines(workdir):
+  scores = [s for s in read(workdir).scores if s.label_fraction == 1]
+  (ax,) = figures.accuracy(scores).axes
+  drawn = lines(ax)
+  np.testing.assert_allclose(
+    drawn["linear, 30.2 % at the end"], [[20, 20.25], [40, 30.25]]
+  )
+  assert "MLP, 31.2 % at the end" in drawn
+  assert "kNN, 32.2 % at the end" in drawn
+  np.testing.assert_allclose(
+    drawn["random backbone, linear, 10.2 %"][:, 1], 10.25
+  )
+  np.testing.assert_allclose(drawn["raw pixels, linear, 0.2 %"][:, 1], 0.25)
+  band = ax.collections[0].get_paths()[0].get_extents()
+  assert (band.y0, band.y1) == pytest.approx((20.25 - 1.23, 30.25 + 1.23))
+
+
+def test_accuracy_of_one_checkpoint_without_baselines():
+  score = Score(5, "d", "backbone", "knn", 1.0, 0.5, 0.0)
+  (ax,) = figures.accuracy([score]).axes
+  np.testing.assert_allclose(lines(ax)["kNN, 50.0 % at the end"], [[5, 50]])
+
+
+def test_spectrum_is_relative_and_of_the_step(workdir):
+  spectra = [
+    Spectrum(20, "d", "backbone", [4.0, 2.0, 0.0], 0.7),
+    Spectrum(40, "d", "backbone", [9.0, 1.0, 1.0], 0.8),
+    Spectrum(0, "d", "random", [2.0, 1.0, 1.0], 0.9),
+    Spectrum(0, "d", "pixels", [1.0] * 50, 0.51),
+  ]
+  values, auc = figures.spectrum(spectra, 20).axes
+  drawn = lines(values)
+  assert {*drawn} == {"pretrained, AUC 0.700", "random backbone, AUC 0.900"}
+  np.testing.assert_allclose(
+    drawn["pretrained, AUC 0.700"], [[1, 1], [2, 0.5], [3, 1e-4]]
+  )
+  assert values.get_yscale() == "log"
+  over_steps, baseline = auc.get_lines()
+  np.testing.assert_allclose(over_steps.get_xydata(), [[20, 0.7], [40, 0.8]])
+  np.testing.assert_allclose(baseline.get_ydata(), 0.9)
+
+
+def test_scatter_has_a_look_for_every_class():
+  n = figures.MAX_CLASSES
+  xy = np.stack([np.arange(n), np.arange(n)], 1).astype(float)
+  figure = figures.scatter(xy, np.arange(n), [f"c{i}" for i in range(n)])
+  looks = {
+    (tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes())
+    for dots in figure.axes[0].collections
+  }
+  assert len(looks) == n
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == [
+    f"c{i}" for i in range(n)
+  ]
+
+
+def test_svg_says_what_it_shows_and_keeps_text(workdir):
+  figure = figures.curves(read(workdir).metrics)
+  svg = figures.as_svg(figure, alt='a <b> & "c"')
+  assert ElementTree.fromstring(svg).attrib["aria-label"] == 'a <b> & "c"'
+  assert {"loss", "gradient norm", "step"} <= {*texts(svg)}
+  assert svg.startswith("<svg")
+
+
+def test_class_names_are_escaped_and_not_mathematics():
+  names = ["<b>&amp;", "$x_1$", "a$b"]
+  figure = figures.scatter(np.eye(3, 2), np.arange(3), names)
+  assert {*names} <= {*texts(figures.as_svg(figure, alt="map"))}
+
+
+def test_svg_is_the_same_each_time_and_ids_differ_between_figures(workdir):
+  def svg(alt):
+    return figures.as_svg(figures.curves(read(workdir).metrics), alt=alt)
+
+  def ids(text):
+    return {*re.findall(r'\bid="([^"]*)"', text)}
+
+  assert svg("a") == svg("a")
+  assert not ids(svg("a")) & ids(svg("b"))
+
+
+def test_style_does_not_leak(workdir):
+  import matplotlib
+
+  before = dict(matplotlib.rcParams)
+  figures.as_svg(figures.curves(read(workdir).metrics), alt="a")
+  assert dict(matplotlib.rcParams) == before

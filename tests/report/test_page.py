@@ -1,0 +1,182 @@
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from jssl.report import page, samples
+from jssl.report.read import read
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(html.parser.HTMLParser):
+  """What a reader sees, and what a browser would fetch."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.links, self.ids, self.tags, self.rows = [], [], [], []
+    self.open, self.visible = [], ""
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    self.tags.append((tag, dict(attributes)))
+    for name, value in attributes:
+      if name in ("src", "href", "xlink:href", "data", "srcset", "action"):
+        self.links.append(value)
+      if name == "id":
+        self.ids.append(value)
+    if tag not in VOID:
+      self.open.append(tag)
+    if tag == "tr":
+      self.rows.append([])
+
+  def handle_startendtag(self, tag, attributes):
+    self.handle_starttag(tag, attributes)
+    if tag not in VOID:
+      self.open.pop()
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open and self.open[-1] in ("td", "th"):
+      self.rows[-1].append(data)
+    if not {"style", "title"} & {*self.open}:
+      self.visible += data
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+  """The parts that compile or iterate, replaced by small arrays."""
+  images = np.zeros((8, 4, 4, 3), np.uint8)
+  monkeypatch.setattr(
+    samples, "augmented", lambda *_, **__: (images, np.stack([images] * 4))
+  )
+  monkeypatch.setattr(samples, "map_2d", lambda h: h[:, :2])
+
+
+def rendered(workdir):
+  return Page(page.render(read(workdir)))
+
+
+def test_whole_page(workdir, cheap):
+  found = rendered(workdir)
+  assert ["raw pixels", *[f"{x} ± 1.2" for x in (0.2, 1.2, 2.2, 4.2, 3.2)]] in (
+    found.rows
+  )
+  assert [
+    "pretrained, step 20",
+    *[f"{x} ± 1.2" for x in (20.2, 21.2, 22.2, 24.2, 23.2)],
+  ] in found.rows
+  for text in (
+    "simclr on cluttered_digits",
+    "20.2 %",
+    "20.0 points above raw pixels",
+    "10.0 points above the same backbone",
+    "30 of 40",
+    "2,000",  # images/s, the median
+    "linear, 30.2 % at the end",
+    "pretrained, AUC 0.789",
+    "random backbone, AUC 0.876",
+    "60 test features of cluttered_digits at step 20",
+  ):
+    assert text in found.visible
+  assert ["crop_min_area", "0.5"] in found.rows
+  assert ["name", '"vit"'] in found.rows
+  assert "missing" not in [a.get("class") for _, a in found.tags]
+  assert [tag for tag, _ in found.tags].count("svg") == 4
+
+
+def test_page_needs_nothing_else(workdir, cheap):
+  text = page.render(read(workdir))
+  found = Page(text)
+  assert all(link.startswith(("data:", "#")) for link in found.links)
+  assert len(found.ids) == len({*found.ids})
+  assert {link for link in found.links if link.startswith("#")} <= {
+    f"#{name}" for name in found.ids
+  }
+  for outside in ("@import", "url(http", "url(/", "<script", "<iframe"):
+    assert outside not in text
+  tags = [tag for tag, _ in found.tags]
+  assert tags.count("h1") == 1
+  assert tags.count("figcaption") == tags.count("figure") == 6
+  for tag, attributes in found.tags:
+    if tag == "img":
+      assert attributes["alt"]
+    if tag == "svg":
+      assert attributes["role"] == "img"
+      assert attributes["aria-label"]
+
+
+@pytest.mark.parametrize(
+  ("lost", "sentence"),
+  [
+    ("probe.jsonl", "No probe has read this run yet"),
+    ("probe.jsonl", "No probe has read a checkpoint yet"),
+    ("probe.jsonl", "No probe has measured a spectrum yet"),
+    ("metrics.jsonl", "The training has not logged a step yet"),
+    ("features", "No probe has kept test features"),
+  ],
+)
+def test_missing_piece_leaves_a_sentence(workdir, cheap, lost, sentence):
+  (workdir / lost).rename(workdir / "elsewhere")
+  assert sentence in rendered(workdir).visible
+
+
+def test_new_workdir(tmp_path, config, cheap):
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  found = rendered(tmp_path)
+  assert "0 of 40" in found.visible
+  assert f"--workdir={tmp_path}" in found.visible
+
+
+def test_baselines_alone(workdir, cheap):
+  lines = (workdir / "probe.jsonl").read_text().splitlines()
+  kept = [line for line in lines if '"backbone"' not in line]
+  (workdir / "probe.jsonl").write_text("\n".join(kept))
+  found = rendered(workdir)
+  assert ["pretrained", *"-----"] in found.rows
+  assert "No probe has read a checkpoint yet" in found.visible
+
+
+def test_data_set_that_is_not_here(workdir, config):
+  config["data"]["name"] = "not_prepared"
+  config["data"]["data_dir"] = str(workdir / "none")
+  (workdir / "config.json").write_text(json.dumps(config))
+  found = rendered(workdir)
+  assert "The views can't be drawn" in found.visible
+  assert "python -m jssl.data.prepare" in found.visible
+
+
+def test_collapsed_features(workdir, cheap):
+  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
+  np.save(path, np.ones_like(np.load(path)))
+  assert "they have collapsed" in rendered(workdir).visible
+
+
+def test_another_data_set_has_a_table_of_its_own(workdir, cheap):
+  path = workdir / "probe.jsonl"
+  rows = path.read_text()
+  path.write_text(rows + rows.replace("cluttered_digits", "fashion"))
+  heads = [row[0] for row in rendered(workdir).rows if row[1:2] == ["linear"]]
+  assert heads == ["cluttered_digits", "fashion"]
+
+
+def test_names_are_escaped(workdir, config, cheap):
+  name = '<b>$title & "x" \' ${'
+  config["data"]["name"] = name
+  config["model"]["<i>key"] = "<script>alert(1)</script>"
+  (workdir / "config.json").write_text(json.dumps(config))
+  rows = (workdir / "probe.jsonl").read_text().splitlines()
+  rows = [json.loads(row) | {"dataset": name} for row in rows]
+  (workdir / "probe.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  found = rendered(workdir)
+  assert not {"b", "i", "script"} & {tag for tag, _ in found.tags}
+  assert f"simclr on {name}" in found.visible
+  assert ["<i>key", '"<script>alert(1)</script>"'] in found.rows
+  assert [name, "linear", "MLP", "kNN", "1 % labels", "10 % labels"] in (
+    found.rows
+  )

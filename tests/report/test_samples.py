@@ -1,0 +1,105 @@
+import base64
+import io
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jssl import rng
+from jssl.augment import Augment, views
+from jssl.data.embedded import cluttered_digits
+from jssl.report import samples
+from jssl.report.read import read
+
+
+def test_views_are_those_of_the_run(config):
+  pixels, drawn = samples.augmented(ConfigDict(config), images=3, num_views=2)
+  assert pixels.shape == (3, 32, 32, 3)
+  assert drawn.shape == (2, 3, 24, 24, 3)
+  stored = cluttered_digits("train").images.reshape(20_000, -1)
+  assert all((stored == p.reshape(1, -1)).all(1).any() for p in pixels)
+  keys = rng.per_row(rng.stream(jax.random.key(3), "augment", 0), 3)
+  augment = Augment(crop_size_px=24, crop_min_area=0.5)
+  expected = 255 * np.asarray(
+    jax.jit(views, static_argnums=0)(augment, keys, pixels)
+  )
+  np.testing.assert_allclose(drawn, expected, atol=0.51)
+
+
+def test_augmented_without_the_data_set(config, tmp_path):
+  config["data"] |= {"name": "not_prepared", "data_dir": str(tmp_path)}
+  with pytest.raises(FileNotFoundError, match="not_prepared"):
+    samples.augmented(ConfigDict(config), images=3, num_views=2)
+
+
+def kept(workdir, **changes):
+  settings = {"step": 20, "limit": 1000, "classes": 20, **changes}
+  return samples.kept_features(read(workdir), "cluttered_digits", **settings)
+
+
+def test_finds_the_features_of_a_step(workdir):
+  found = kept(workdir)
+  assert found.h.shape == (60, 6)
+  np.testing.assert_array_equal(np.bincount(found.labels), 6)
+  assert found.class_names == tuple("0123456789")
+  assert kept(workdir, step=40) is None
+
+
+def test_rows_and_labels_stay_together(workdir):
+  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
+  h, labels = np.load(path), np.load(path.with_suffix(".labels.npy"))
+  found = kept(workdir, limit=7)
+  assert len(found.h) == len({row.tobytes() for row in found.h}) == 7
+  for row, label in zip(found.h, found.labels, strict=True):
+    assert labels[(h == row).all(1)] == [label]
+
+
+def test_leaves_out_later_classes_and_images_without_a_label(workdir):
+  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.labels.npy"
+  labels = np.load(path)
+  labels[labels == 0] = -1
+  np.save(path, labels)
+  assert {*kept(workdir, classes=3).labels} == {1, 2}
+  np.save(path, np.full_like(labels, -1))
+  assert kept(workdir) is None
+
+
+def test_a_set_that_is_not_here_has_numbers_for_names(workdir):
+  for path in [*(workdir / "features").iterdir()]:
+    path.rename(path.with_name(path.name.replace("cluttered_digits", "gone")))
+  found = samples.kept_features(
+    read(workdir), "gone", step=20, limit=9, classes=20
+  )
+  assert found.class_names[:2] == ("0", "1")
+
+
+def test_map_keeps_classes_that_lie_apart_apart():
+  generator = np.random.default_rng(0)
+  labels = np.arange(90) % 3
+  h = 10 * np.eye(3, 60)[labels] + generator.normal(size=(90, 60))
+  xy = samples.map_2d(h.astype(np.float32))
+  assert xy.shape == (90, 2)
+  distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
+  np.fill_diagonal(distance, np.inf)
+  nearest = labels[np.argmin(distance, axis=1)]
+  assert np.mean(nearest == labels) > 0.95
+
+
+def test_map_of_four_images():
+  h = np.random.default_rng(0).normal(size=(4, 3))
+  assert np.isfinite(samples.map_2d(h)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_data_uri_lays_images_out_by_row(channels):
+  shape = (2, 3, 4, 5, channels)
+  tiles = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+  kind, content = samples.data_uri(tiles, gap_px=1).split(",")
+  assert kind == "data:image/png;base64"
+  sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+  assert sheet.shape[:2] == (2 * 5 - 1, 3 * 6 - 1)
+  tile = sheet[5:9, 12:17].reshape(4, 5, channels)
+  np.testing.assert_array_equal(tile, tiles[1, 2])
+  assert (sheet[4] == 255).all()
