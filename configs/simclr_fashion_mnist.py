@@ -13,7 +13,7 @@ from jssl.build import with_defaults
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
-  epochs, batch_size = 20, 256
+  epochs, batch_size = 18, 256
   return with_defaults(
     {
       "data": {
@@ -33,26 +33,26 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "vit",
         "patch_size_px": 7,
         "width": 128,
-        "depth": 4,
+        "depth": 3,
         "num_heads": 4,
         "mean": (0.286,),
         "std": (0.353,),
       },
       "objective": {
         "name": "simclr",
-        "temperature": 0.2,
+        "temperature": 0.15,
         "hidden_dims": (512,),
         "out_dim": 128,
       },
       "optim": {
         "name": "adamw",
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "warmup_steps": 400,
         "weight_decay": 0.05,
         "b2": 0.98,
       },
       "train": {"steps": 60_000 // batch_size * epochs},
-      "checkpoint": {"every_steps": 1170},
+      "checkpoint": {"every_steps": 1053},
       "log": {"every_steps": 50},
     }
   )

@@ -119,7 +119,7 @@ class Probe:
     linear_tolerance: see `linear.fit`.
     linear_max_iterations: see `linear.fit`.
     knn_neighbours: to choose from,
-    knn_temperature: with a plain vote, or one weighted by this temperature.
+    knn_temperatures: with a plain vote, or one weighted by one of these.
     mlp_hidden_dims: widths between features and logits.
     mlp_learning_rates: to choose from,
     mlp_l2_values: each with each of these penalties.
@@ -146,7 +146,7 @@ class Probe:
   linear_tolerance: float = 1e-3
   linear_max_iterations: int = 200
   knn_neighbours: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
-  knn_temperature: float = 0.07
+  knn_temperatures: tuple[float, ...] = (0.02, 0.07)
   mlp_hidden_dims: tuple[int, ...] = (256,)
   mlp_learning_rates: tuple[float, ...] = (1e-3, 3e-3)
   mlp_l2_values: tuple[float, ...] = (1e-5, 1e-4)

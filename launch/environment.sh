@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: `environment NAME EXTRAS` makes the virtual
 # environment NAME in the checkout, unless it is there, and installs jssl with
 # EXTRAS ("" for none) into it. PYTHON chooses the interpreter.

@@ -2,6 +2,7 @@
 # Pretrains, probes and reports on embedded data: minutes on two CPU cores.
 # The run goes to runs/quickstart; started again, it goes on from there.
 set -euo pipefail
+# shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
 
 environment .venv ""

@@ -2,6 +2,7 @@
 # Runs the tests: `bash launch/test.sh`, or with `slow` those that take minutes
 # and need the preflight extra, or with arguments for pytest.
 set -euo pipefail
+# shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
 
 export JAX_PLATFORMS=cpu
@@ -10,4 +11,4 @@ if [ "${1:-}" = slow ]; then
   exec .venv-test/bin/python -m pytest -m slow -s "${@:2}"
 fi
 environment .venv-test test
-exec .venv-test/bin/python -m pytest -m "not slow" "$@"
+exec .venv-test/bin/python -m pytest -m "not slow" -n auto "$@"

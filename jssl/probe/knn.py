@@ -1,7 +1,10 @@
 """The nearest-neighbour probe: cosine similarity and a vote, nothing fitted.
 
 The vote weighted by exp(similarity / T) is that of Wu et al. (CVPR 2018,
-arXiv 1805.01978, section 3.4).
+arXiv 1805.01978, section 3.4). Features are compared as they are, and as the
+linear probe sees them, standardised: a mean that all images share says nothing
+and can fill most of a cosine. Which of the two, how many neighbours and which
+vote is chosen on rows held out of train.
 """
 
 import itertools
@@ -17,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jssl.mesh import batch_sharding
 from jssl.probe import selection
-from jssl.probe.features import Features
+from jssl.probe.features import Features, Scaling, scaling
 from jssl.probe.selection import Result
 
 _BANK_ROWS = 16384
@@ -81,6 +84,7 @@ def nearest(
   *,
   count: int,
   mesh: Mesh,
+  scale: Scaling | None = None,
   bank_rows: int = _BANK_ROWS,
 ) -> list[Neighbours]:
   """Finds the nearest counted rows of the bank, never [q, n] at once.
@@ -91,6 +95,7 @@ def nearest(
     counted: rows of the bank that may be neighbours.
     count: neighbours of each query.
     mesh: of devices.
+    scale: of the features before they are compared; None leaves them.
     bank_rows: rows of the bank that are compared at once.
 
   Returns:
@@ -98,7 +103,13 @@ def nearest(
   """
   query_rows = -(-_QUERY_ROWS // mesh.size) * mesh.size
   by_row = batch_sharding(mesh)
-  blocks = [jax.device_put(q, by_row) for _, q in _blocks(queries, query_rows)]
+
+  def scaled(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    return h if scale is None else scale(h)
+
+  blocks = [
+    jax.device_put(scaled(q), by_row) for _, q in _blocks(queries, query_rows)
+  ]
   unknown = Neighbours(
     jnp.full((query_rows, count), -jnp.inf),
     jnp.zeros((query_rows, count), jnp.int32),
@@ -109,18 +120,18 @@ def nearest(
     labels = np.pad(bank.labels[rows], fill)
     valid = np.pad(counted[rows], fill)
     found = [
-      _merge(known, q, block, labels, valid)
+      _merge(known, q, scaled(block), labels, valid)
       for known, q in zip(found, blocks, strict=True)
     ]
   return found
 
 
-@partial(jax.jit, static_argnames=("neighbours", "num_classes"))
+@partial(jax.jit, static_argnames=("neighbours", "temperatures", "num_classes"))
 def vote(
   nearest: Neighbours,
   *,
   neighbours: tuple[int, ...],
-  temperature: float,
+  temperatures: tuple[float, ...],
   num_classes: int,
 ) -> Int[Array, "m q"]:
   """Returns the classes that win; of equals the first.
@@ -128,17 +139,17 @@ def vote(
   Args:
     nearest: at least max(neighbours) of each query.
     neighbours: how many have a vote, ascending.
-    temperature: T of the weighted vote.
+    temperatures: T of each weighted vote.
     num_classes: k.
 
   Returns:
-    For each number of neighbours the plain majority, then the weighted one.
+    For each number of neighbours the plain majority, then the weighted ones.
   """
   known = jnp.isfinite(nearest.similarity)
   weights = jnp.stack(
     [
       known.astype(jnp.float32),
-      jnp.exp(nearest.similarity / temperature),
+      *(jnp.exp((nearest.similarity - 1) / t) for t in temperatures),
     ]
   )
   votes, winners = jnp.zeros(()), []
@@ -158,10 +169,10 @@ def probe(
   mesh: Mesh,
   seeds: int,
   neighbours: tuple[int, ...],
-  temperature: float,
+  temperatures: tuple[float, ...],
   validation_fraction: float,
 ) -> Result:
-  """Chooses k and the vote on rows held out of train, reads test once.
+  """Chooses scale, k and vote on rows held out of train, reads test once.
 
   Args:
     train: the bank.
@@ -169,7 +180,7 @@ def probe(
     mesh: queries are split over it.
     seeds: number of splits; nothing else is random.
     neighbours: k to choose from; more than there are rows is all rows.
-    temperature: of the weighted vote.
+    temperatures: of the weighted votes; there is a plain one besides.
     validation_fraction: of train that is held out to choose.
   """
   held_out = [
@@ -178,38 +189,48 @@ def probe(
   ]
   rows = min(int((~held).sum()) for held in held_out)
   ks = tuple(sorted({min(k, rows) for k in neighbours}))
-  grid = list(itertools.product(ks, ("majority", "weighted")))
+  scales = {"none": None, "standardised": scaling(train.h)}
+  votes = ("majority", *(f"exp(s / {t})" for t in temperatures))
+  grid = list(itertools.product(scales, ks, votes))
 
   def right(
-    queries: Features, counted: Bool[np.ndarray, "n"]
+    queries: Features, counted: Bool[np.ndarray, "n"], scale: Scaling | None
   ) -> Bool[np.ndarray, "m q"]:
+    found = nearest(
+      queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
+    )
     winners = [
       vote(
         block,
         neighbours=ks,
-        temperature=temperature,
+        temperatures=temperatures,
         num_classes=train.num_classes,
       )
-      for block in nearest(queries.h, train, counted, count=ks[-1], mesh=mesh)
+      for block in found
     ]
     predicted = np.concatenate(winners, 1)[:, : len(queries.labels)]
     return predicted == queries.labels
 
+  def accuracies(
+    queries: Features, counted: Bool[np.ndarray, "n"]
+  ) -> Float[np.ndarray, "m"]:
+    return np.concatenate(
+      [right(queries, counted, scale).mean(1) for scale in scales.values()]
+    )
+
   validation = np.stack(
     [
-      right(
+      accuracies(
         Features(train.h[held], train.labels[held], train.num_classes), ~held
-      ).mean(1)
+      )
       for held in held_out
     ]
   )
   best = selection.best(validation)
   everywhere = np.ones(len(train.labels), bool)
+  scale, k, winner = zip(*(grid[i] for i in best), strict=True)
   return Result(
-    test_accuracy=right(test, everywhere).mean(1)[best],
+    test_accuracy=accuracies(test, everywhere)[best],
     validation_accuracy=validation.max(1),
-    chosen={
-      "neighbours": [grid[i][0] for i in best],
-      "vote": [grid[i][1] for i in best],
-    },
+    chosen={"scale": [*scale], "neighbours": [*k], "vote": [*winner]},
   )

@@ -22,7 +22,7 @@ from jssl.probe.selection import Result
 from jssl.typing import Scalar
 
 # Too few rows to hold one split out of them are split so many times.
-_FOLDS = 5
+FOLDS = 5
 
 
 class Linear(NamedTuple):
@@ -249,7 +249,7 @@ def probe(
     )
     held_out = np.stack(
       [
-        selection.folds(train.labels[rows[seed]], count=_FOLDS, seed=seed)
+        selection.folds(train.labels[rows[seed]], count=FOLDS, seed=seed)
         for seed in range(seeds)
       ]
     )

@@ -261,11 +261,10 @@ def run(
     return overwrite or (kind, step, judge.name) not in log.done()
 
   def probe(subject: Subject) -> list[Row]:
-    tell(f"probing {subject.name} on {judge.name}")
     rows = _rows_of(subject, judge, settings)
     log.put(rows)
     write_events(workdir, rows)
-    tell(summary(rows))
+    tell(f"{subject.name} on {judge.name}: {summary(rows)}")
     return rows
 
   if "pixels" in settings.baselines and pending("pixels", 0):

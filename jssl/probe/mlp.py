@@ -101,6 +101,20 @@ def _over_sweep(function: Callable, in_axes: tuple) -> Callable:
   return jax.vmap(jax.vmap(function, members), seeds)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(
+  seeds: int, members: int, sizes: tuple[int, ...]
+) -> tuple[Network, PyTree]:
+  """Returns networks and moments [s, m]; members of a seed start alike."""
+
+  def one(seed: Array) -> tuple[Network, PyTree]:
+    network = init(rng.stream(jax.random.key(0), "probe", seed), sizes)
+    return network, optax.scale_by_adam().init(network)
+
+  alike = jax.vmap(one, in_axes=None, axis_size=members)
+  return jax.vmap(alike)(jnp.arange(seeds))
+
+
 @partial(jax.jit, donate_argnames=("networks", "moments"))
 def _step(
   networks: Network,
@@ -139,7 +153,7 @@ def _count_right(
   return _over_sweep(one, ("m", "s"))(networks, counted)
 
 
-def train(
+def fit(
   features: Features,
   scale: Scaling,
   fitted: Bool[np.ndarray, "s n"],
@@ -167,26 +181,17 @@ def train(
   Raises:
     ValueError: a minibatch would have fewer rows than there are devices.
   """
-  rows = len(features.labels)
-  batch = min(schedule.batch_size, rows) // mesh.size * mesh.size
+  rows = np.flatnonzero(fitted.any(0))
+  batch = min(schedule.batch_size, len(rows)) // mesh.size * mesh.size
   if not batch:
     raise ValueError(
-      f"probe.minibatch_size={schedule.batch_size}, {rows} training images: "
-      f"fewer than the {mesh.size} devices"
+      f"probe.minibatch_size={schedule.batch_size}, {len(rows)} training "
+      f"images: fewer than the {mesh.size} devices"
     )
-  per_epoch = rows // batch
+  per_epoch = len(rows) // batch
   steps = max(schedule.min_steps, schedule.epochs * per_epoch)
   sizes = (features.h.shape[1], *hidden_dims, features.num_classes)
-  root = jax.random.key(0)
-
-  def start(seed: Array, member: Member) -> tuple[Network, PyTree]:
-    del member
-    network = init(rng.stream(root, "probe", seed), sizes)
-    return network, optax.scale_by_adam().init(network)
-
-  state = jax.jit(_over_sweep(start, ("s", "m")))(
-    jnp.arange(len(fitted)), members
-  )
+  state = _start(*members.l2.shape, sizes)
   order = np.random.default_rng(0)
   by_row = batch_sharding(mesh)
   by_column = jax.NamedSharding(mesh, jax.P(None, *by_row.spec))
@@ -229,7 +234,7 @@ def accuracy(
 
 
 def probe(
-  train_features: Features,
+  train: Features,
   test: Features,
   *,
   mesh: Mesh,
@@ -239,11 +244,12 @@ def probe(
   hidden_dims: tuple[int, ...],
   validation_fraction: float,
   schedule: Schedule,
+  label_fraction: float = 1.0,
 ) -> Result:
   """Chooses on rows held out of train, fits all of train, reads test once.
 
   Args:
-    train_features: features and labels to fit.
+    train: features and labels to fit.
     test: the same of the test set.
     mesh: minibatches are split over it.
     seeds: number of splits and of initialisations.
@@ -252,34 +258,35 @@ def probe(
     hidden_dims: (): the linear probe.
     validation_fraction: of train that is held out to choose.
     schedule: how long each network is trained.
+    label_fraction: of train whose labels may be seen.
   """
-  held_out = np.stack(
-    [
-      selection.hold_out(
-        train_features.labels, fraction=validation_fraction, seed=seed
-      )
-      for seed in range(seeds)
-    ]
-  )
+  labelled, held_out = np.zeros((2, seeds, len(train.labels)), bool)
+  for seed in range(seeds):
+    seen = np.arange(len(train.labels))
+    if label_fraction < 1:
+      seen = selection.subset(train.labels, fraction=label_fraction, seed=seed)
+    labelled[seed, seen] = True
+    held_out[seed, seen] = selection.hold_out(
+      train.labels[seen], fraction=validation_fraction, seed=seed
+    )
   grid = list(itertools.product(learning_rates, l2_values))
   rates, penalties = np.array(grid, np.float32).T
-  scale = scaling(train_features.h)
-  fit = partial(
+  scale = scaling(train.h)
+  trained = partial(
+    fit,
     train,
-    train_features,
     scale,
     hidden_dims=hidden_dims,
     schedule=schedule,
     mesh=mesh,
   )
-  everywhere = np.ones_like(held_out)
   with jax.default_matmul_precision("highest"):
     sweep = Member(np.tile(rates, (seeds, 1)), np.tile(penalties, (seeds, 1)))
-    networks = fit(~held_out, sweep)
-    validation = accuracy(networks, train_features, scale, held_out)
+    networks = trained(labelled & ~held_out, sweep)
+    validation = accuracy(networks, train, scale, held_out)
     best = selection.best(validation)
     chosen = Member(rates[best, None], penalties[best, None])
-    networks = fit(everywhere, chosen)
+    networks = trained(labelled, chosen)
     counted = np.ones((seeds, len(test.labels)), bool)
     test_accuracy = accuracy(networks, test, scale, counted)[:, 0]
   return Result(

@@ -9,6 +9,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+_BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
+
 
 def _about(row: Row) -> tuple[str, int, str]:
   return row["features"], row["step"], row["dataset"]
@@ -42,26 +44,21 @@ class Log:
     temporary.replace(self._path)
 
 
-def _accuracies(rows: Iterable[Row], dataset: str) -> list[Row]:
-  return [r for r in rows if "probe" in r and r["dataset"] == dataset]
-
-
 def _what(row: Row) -> str:
   share = row["label_fraction"]
   return row["probe"] + ("" if share == 1 else f" {share:.0%}")
 
 
 def _source(row: Row) -> str:
-  if row["features"] == "backbone":
-    return f"step {row['step']}"
-  return {"pixels": "raw pixels", "random": "random backbone"}[row["features"]]
+  return _BASELINES.get(row["features"]) or f"step {row['step']}"
 
 
 def summary(rows: Iterable[Row]) -> str:
   """Returns the test accuracies of one subject, in a line."""
-  found = [row for row in rows if "probe" in row]
-  return f"{_source(found[0])}: " + ", ".join(
-    f"{_what(row)} {100 * row['test_accuracy']:.1f}%" for row in found
+  return ", ".join(
+    f"{_what(row)} {100 * row['test_accuracy']:.1f}%"
+    for row in rows
+    if "probe" in row
   )
 
 
@@ -72,29 +69,26 @@ def table(rows: Iterable[Row], dataset: str) -> str:
     rows: of `probe.jsonl`.
     dataset: rows of others are left out.
   """
-  shown = _accuracies(rows, dataset)
-  shown.sort(key=lambda r: (r["features"] == "backbone", r["step"]))
-  columns = list(dict.fromkeys(_what(row) for row in shown))
+  order = [*_BASELINES, "backbone"]
+  shown = [row for row in rows if "probe" in row and row["dataset"] == dataset]
+  shown.sort(key=lambda row: (order.index(row["features"]), row["step"]))
+  columns = list(dict.fromkeys(map(_what, shown)))
   cells: dict[str, dict[str, str]] = {}
   for row in shown:
-    cells.setdefault(_source(row), {})[_what(row)] = (
-      f"{100 * row['test_accuracy']:.1f} ± {100 * row['test_accuracy_std']:.1f}"
-    )
-  seeds = max((row["seeds"] for row in shown), default=0)
-  lines = [[f"{dataset}, test accuracy %, {seeds} seeds", *columns]]
-  lines += [
-    [name, *(values.get(column, "") for column in columns)]
-    for name, values in cells.items()
+    mean, std = 100 * row["test_accuracy"], 100 * row["test_accuracy_std"]
+    cells.setdefault(_source(row), {})[_what(row)] = f"{mean:.1f} ± {std:.1f}"
+  lines = [
+    [f"{dataset}: test accuracy, %", *columns],
+    *(
+      [name, *(values.get(column, "") for column in columns)]
+      for name, values in cells.items()
+    ),
   ]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
-    "  ".join(
-      [
-        line[0].ljust(widths[0]),
-        *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-      ]
-    )
-    for line in lines
+    name.ljust(widths[0])
+    + "".join(f"  {c:>{w}}" for c, w in zip(values, widths[1:], strict=True))
+    for name, *values in lines
   )
 
 

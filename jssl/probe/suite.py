@@ -1,6 +1,7 @@
 """All probes of one set of features, in order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from jax.sharding import Mesh
@@ -14,81 +15,77 @@ from jssl.sections import Probe
 _MINIBATCH_LINEAR_RATES = (3e-3,)
 
 
-def fits_in_memory(settings: Probe, train: Features) -> bool:
-  """Whether a full batch does: features, and logits of the whole sweep."""
+def fits_in_memory(
+  settings: Probe, train: Features, label_fraction: float
+) -> bool:
+  """Whether the full-batch linear probe does: features and all logits."""
   rows, dim = train.h.shape
   members = settings.seeds * len(settings.linear_l2_values)
+  copies = 1
+  if label_fraction < 1:  # Then seeds have rows of their own, and folds.
+    members, copies = members * linear.FOLDS, settings.seeds
   # Logits, their exponentials and the residuals are alive at once.
-  floats = rows * (2 * dim + 3 * members * train.num_classes)
-  return 4 * floats <= settings.memory_limit_gib * 2**30
+  numbers = 2 * copies * dim + 3 * members * train.num_classes
+  limit = settings.memory_limit_gib * 2**30
+  return 4 * label_fraction * rows * numbers <= limit
 
 
 def fit_all(
   settings: Probe, train: Features, test: Features, mesh: Mesh
 ) -> Iterator[tuple[str, float, Result]]:
   """Yields `(probe, label fraction, result)` of all that is asked for."""
-  shared: dict[str, Any] = {
-    "mesh": mesh,
-    "seeds": settings.seeds,
-    "validation_fraction": settings.validation_fraction,
-  }
-  full_batch = {
-    **shared,
-    "l2_values": settings.linear_l2_values,
-    "tolerance": settings.linear_tolerance,
-    "max_iterations": settings.linear_max_iterations,
-  }
-  schedule = mlp.Schedule(
-    settings.minibatch_size,
-    settings.minibatch_epochs,
-    settings.minibatch_min_steps,
+  minibatch = partial(
+    mlp.probe,
+    schedule=mlp.Schedule(
+      settings.minibatch_size,
+      settings.minibatch_epochs,
+      settings.minibatch_min_steps,
+    ),
   )
-  if "linear" in settings.probes and fits_in_memory(settings, train):
-    yield "linear", 1.0, linear.probe(train, test, **full_batch)
-  elif "linear" in settings.probes:
-    yield (
-      "linear",
-      1.0,
-      mlp.probe(
-        train,
-        test,
+
+  def linear_probe(label_fraction: float) -> Callable[..., Result]:
+    shared: dict[str, Any] = {
+      "l2_values": settings.linear_l2_values,
+      "label_fraction": label_fraction,
+    }
+    if fits_in_memory(settings, train, label_fraction):
+      return partial(
+        linear.probe,
         **shared,
-        learning_rates=_MINIBATCH_LINEAR_RATES,
-        l2_values=settings.linear_l2_values,
-        hidden_dims=(),
-        schedule=schedule,
-      ),
-    )
-  if "knn" in settings.probes:
-    yield (
-      "knn",
-      1.0,
-      knn.probe(
-        train,
-        test,
-        **shared,
-        neighbours=settings.knn_neighbours,
-        temperature=settings.knn_temperature,
-      ),
-    )
-  if "mlp" in settings.probes:
-    yield (
-      "mlp",
-      1.0,
-      mlp.probe(
-        train,
-        test,
-        **shared,
-        learning_rates=settings.mlp_learning_rates,
-        l2_values=settings.mlp_l2_values,
-        hidden_dims=settings.mlp_hidden_dims,
-        schedule=schedule,
-      ),
-    )
-  if "linear" in settings.probes:
-    for share in settings.label_fractions:
-      yield (
-        "linear",
-        share,
-        linear.probe(train, test, **full_batch, label_fraction=share),
+        tolerance=settings.linear_tolerance,
+        max_iterations=settings.linear_max_iterations,
       )
+    return partial(
+      minibatch,
+      **shared,
+      learning_rates=_MINIBATCH_LINEAR_RATES,
+      hidden_dims=(),
+    )
+
+  knn_probe = partial(
+    knn.probe,
+    neighbours=settings.knn_neighbours,
+    temperatures=settings.knn_temperatures,
+  )
+  mlp_probe = partial(
+    minibatch,
+    learning_rates=settings.mlp_learning_rates,
+    l2_values=settings.mlp_l2_values,
+    hidden_dims=settings.mlp_hidden_dims,
+  )
+  wanted: list[tuple[str, float, Callable[..., Result]]] = [
+    ("linear", 1.0, linear_probe(1.0)),
+    ("knn", 1.0, knn_probe),
+    ("mlp", 1.0, mlp_probe),
+    *(("linear", f, linear_probe(f)) for f in settings.label_fractions),
+  ]
+  for name, share, probe in wanted:
+    if name in settings.probes:
+      result = probe(
+        train,
+        test,
+        mesh=mesh,
+        seeds=settings.seeds,
+        validation_fraction=settings.validation_fraction,
+      )
+      yield name, share, result

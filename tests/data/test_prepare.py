@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import prepare, sources
+from jssl.data import folder, idx, prepare, sources
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def fashion(tmp_path):
   for split, number in (("train", 30), ("test", 10)):
     images = rng.integers(0, 256, (number, 28, 28), np.uint8)
     labels = np.resize(np.arange(10, dtype=np.uint8), number)
-    image_name, label_name = prepare._IDX_FILES[split]
+    image_name, label_name = idx._IDX_FILES[split]
     (folder / image_name).write_bytes(idx(images))
     (folder / f"{label_name}.gz").write_bytes(gzip.compress(idx(labels)))
     arrays[split] = images, labels
@@ -163,7 +163,7 @@ def test_other_files_are_not_idx(tmp_path, data):
   path = tmp_path / "file"
   path.write_bytes(data)
   with pytest.raises(ValueError, match="expected an IDX file"):
-    prepare.read_idx(path, 3)
+    idx.read_idx(path, 3)
 
 
 def test_labels_must_belong_to_the_images(fashion, tmp_path):
@@ -216,10 +216,10 @@ def test_classes_of_a_folder(tmp_path):
 def test_held_out_images_are_the_same_every_time(tmp_path):
   write_images(tmp_path / "pets" / "cat", 20)
   write_images(tmp_path / "pets" / "dog", 20)
-  splits = prepare.list_splits(tmp_path / "pets")
-  assert splits == prepare.list_splits(tmp_path / "pets")
+  splits = folder.list_splits(tmp_path / "pets")
+  assert splits == folder.list_splits(tmp_path / "pets")
   (tmp_path / "pets").rename(tmp_path / "moved")
-  moved = prepare.list_splits(tmp_path / "moved")
+  moved = folder.list_splits(tmp_path / "moved")
   for name in ("cat", "dog"):
     assert [p.name for p in moved["test"][name]] == [
       p.name for p in splits["test"][name]
@@ -242,7 +242,7 @@ def test_splits_of_a_folder(tmp_path, other):
 def test_three_splits_of_a_folder(tmp_path):
   for split in ("train", "val", "test"):
     write_images(tmp_path / "set" / split, 4)
-  assert set(prepare.list_splits(tmp_path / "set")) == {"train", "val", "test"}
+  assert set(folder.list_splits(tmp_path / "set")) == {"train", "val", "test"}
 
 
 def test_unlabelled_folder(tmp_path):
@@ -291,7 +291,7 @@ def test_jpeg_of_four_colours_is_converted(tmp_path):
 def test_files_that_fit_are_kept_byte_for_byte(tmp_path):
   write_images(tmp_path / "set", 5, suffix="jpeg")
   path = tmp_path / "set" / "0.jpeg"
-  assert prepare._encode(path, mode="RGB") == path.read_bytes()
+  assert folder._encode(path, mode="RGB") == path.read_bytes()
 
 
 def damage(path, kind):
@@ -401,7 +401,7 @@ def test_unreadable_folder_is_not_passed_over(tmp_path, monkeypatch):
 
   monkeypatch.setattr(prepare.os, "scandir", scandir)
   with pytest.raises(PermissionError, match=r"Permission denied: .*b"):
-    prepare.list_splits(tmp_path / "set")
+    folder.list_splits(tmp_path / "set")
 
 
 def test_folder_is_never_written_over(tmp_path):

@@ -2,6 +2,20 @@
 
 import numpy as np
 
+# A `probe` section that is quick on a few hundred rows.
+SETTINGS = {
+  "seeds": 2,
+  "validation_fraction": 0.2,
+  "linear_l2_values": (1e-4, 1e-2, 1e-1, 1.0),
+  "linear_tolerance": 1e-4,
+  "linear_max_iterations": 500,
+  "knn_neighbours": (1, 5, 20),
+  "mlp_hidden_dims": (16,),
+  "minibatch_size": 64,
+  "minibatch_epochs": 20,
+  "minibatch_min_steps": 0,
+}
+
 
 def logistic_regression(x, labels, weights, l2, num_classes):
   """Minimises the weighted mean of CE + l2 / 2 |w|^2 by Newton's method.

@@ -10,7 +10,7 @@ from jssl.probe.knn import Neighbours
 SETTINGS = {
   "seeds": 2,
   "neighbours": (1, 5, 20),
-  "temperature": 0.07,
+  "temperatures": (0.02, 0.07),
   "validation_fraction": 0.2,
 }
 
@@ -62,10 +62,10 @@ def test_votes_equal_a_loop():
   found = knn.vote(
     Neighbours(jnp.asarray(similarity), jnp.asarray(labels)),
     neighbours=(2, 5, 9),
-    temperature=0.07,
+    temperatures=(0.02, 0.07),
     num_classes=3,
   )
-  members = [(k, t) for k in (2, 5, 9) for t in (None, 0.07)]
+  members = [(k, t) for k in (2, 5, 9) for t in (None, 0.02, 0.07)]
   for member, (k, temperature) in zip(found, members, strict=True):
     for q in range(30):
       ranked = [(similarity[q, i], i) for i in range(k)]
@@ -78,24 +78,28 @@ def test_neighbours_that_are_not_there_have_no_vote():
   found = knn.vote(
     Neighbours(similarity, labels),
     neighbours=(3,),
-    temperature=0.07,
+    temperatures=(0.02, 0.07),
     num_classes=3,
   )
-  np.testing.assert_array_equal(found, [[2], [2]])
+  np.testing.assert_array_equal(found, [[2], [2], [2]])
 
 
 def by_hand(train, test, seed):
   held = selection.hold_out(train.labels, fraction=0.2, seed=seed)
+  mean, std = train.h.mean(0), train.h.std(0)
+  spaces = [lambda h: h.astype(np.float64), lambda h: (h - mean) / std]
 
   def accuracies(queries, targets, rows):
-    bank, labels = train.h[rows].astype(np.float64), train.labels[rows]
-    right = np.zeros((len(queries), 3, 2))
-    for i, query in enumerate(queries):
-      ranked = oracle.nearest(query, bank, 20)
-      for j, k in enumerate((1, 5, 20)):
-        for t, temperature in enumerate((None, 0.07)):
-          winner = oracle.vote(ranked[:k], labels, temperature, 4)
-          right[i, j, t] = winner == targets[i]
+    labels = train.labels[rows]
+    right = np.zeros((len(queries), 2, 3, 3))
+    for s, space in enumerate(spaces):
+      bank = space(train.h[rows])
+      for i, query in enumerate(space(queries)):
+        ranked = oracle.nearest(query, bank, 20)
+        for j, k in enumerate((1, 5, 20)):
+          for t, temperature in enumerate((None, 0.02, 0.07)):
+            winner = oracle.vote(ranked[:k], labels, temperature, 4)
+            right[i, s, j, t] = winner == targets[i]
     return right.mean(0).reshape(-1)
 
   validation = accuracies(train.h[held], train.labels[held], ~held)
@@ -115,8 +119,11 @@ def test_probe_chooses_within_train_and_tests_with_all_of_it(
   for seed in range(2):
     validation, best, accuracy = by_hand(train, test, seed)
     np.testing.assert_allclose(found.validation_accuracy[seed], validation)
-    assert found.chosen["neighbours"][seed] == (1, 5, 20)[best // 2]
-    assert found.chosen["vote"][seed] == ("majority", "weighted")[best % 2]
+    votes = ("majority", "exp(s / 0.02)", "exp(s / 0.07)")
+    scale, k, vote = np.unravel_index(best, (2, 3, 3))
+    assert found.chosen["scale"][seed] == ("none", "standardised")[scale]
+    assert found.chosen["neighbours"][seed] == (1, 5, 20)[k]
+    assert found.chosen["vote"][seed] == votes[vote]
     np.testing.assert_allclose(found.test_accuracy[seed], accuracy)
 
 

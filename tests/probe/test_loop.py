@@ -1,0 +1,340 @@
+"""The loop on real checkpoint files; the backbone is one small matrix."""
+
+import json
+import shutil
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from oracles.probe import SETTINGS
+
+from jssl import build, checkpoint
+from jssl.data.sources import InMemory
+from jssl.models.backbone import Backbone, init_variables
+from jssl.probe import __main__ as command
+from jssl.probe import loop
+
+SHAPE = (4, 4, 1)
+
+
+def init(key, image_shape):
+  return {"params": {"w": jax.random.normal(key, (np.prod(image_shape), 6))}}
+
+
+def apply(variables, images, *, train, key=None):
+  assert not train
+  w = variables["params"]["w"]
+  return images.reshape(len(images), -1) @ w, variables
+
+
+BACKBONE = Backbone(init, apply, 6)
+
+
+def tiny(name, split, classes=4, channels=1):
+  # The sizes of the other tests, so that what they compiled serves here too.
+  rows = {"train": 302, "test": 203}[split]
+  rng = np.random.default_rng(rows)
+  labels = (np.arange(rows) % 4).astype(np.int32)
+  images = rng.integers(0, 120, (rows, 4, 4, channels), dtype=np.uint8)
+  images[np.arange(rows), labels, labels] += 100
+  return InMemory(name, tuple("abcd"[:classes]), images, labels)
+
+
+CONFIG = {
+  "seed": 0,
+  "data": {"name": "tiny", "batch_size": 8, "image_size_px": 4},
+  "augment": {"crop_size_px": 4, "crop_min_area": 0.5},
+  "model": {"name": "vit"},
+  "train": {"steps": 20},
+  "probe": {
+    **SETTINGS,
+    "probes": ("linear",),
+    "label_fractions": (),
+    "batch_size": 64,
+    "pixel_dims": 6,
+  },
+}
+
+
+def save(workdir, *steps):
+  data = iter(grain.MapDataset.range(10).to_iter_dataset())
+  with checkpoint.Checkpoints(
+    workdir, keep_last=9, keep_every_steps=None
+  ) as checkpoints:
+    for step in steps:
+      variables = init_variables(step, BACKBONE, SHAPE)
+      checkpoints.save(step, {"backbone": variables}, data)
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch, one_device):
+  def source(config, split):
+    if config.data.name == "unlabelled":
+      return tiny("unlabelled", split, classes=0)
+    if config.data.name == "coloured":
+      return tiny("coloured", split, channels=3)
+    return tiny(config.data.name, split)
+
+  monkeypatch.setattr(build, "source", source)
+  monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
+  # Eight devices of one processor wait for each other.
+  monkeypatch.setattr(loop.mesh_lib, "make_mesh", lambda *_: one_device)
+  build.claim_workdir(ConfigDict(CONFIG), tmp_path)
+  return tmp_path
+
+
+def rows(workdir):
+  lines = (workdir / "probe.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def subjects(workdir):
+  return {(r["features"], r["step"], r["dataset"]) for r in rows(workdir)}
+
+
+def run(workdir, **options):
+  told = []
+  loop.run(workdir, tell=told.append, **options)
+  return told
+
+
+def damage(workdir, step):
+  for path in (workdir / "checkpoints" / str(step)).rglob("*"):
+    if path.is_file() and path.name != "manifest.json":
+      path.write_bytes(b"")
+
+
+def test_rows_have_what_readers_need(workdir):
+  config = ConfigDict(CONFIG)
+  config.probe.update(
+    {"probes": ("linear", "knn", "mlp"), "label_fractions": (0.2,)}
+  )
+  build.claim_workdir(config, workdir)
+  save(workdir, 10, 20)
+  told = run(workdir)
+  assert subjects(workdir) == {
+    ("pixels", 0, "tiny"),
+    ("random", 0, "tiny"),
+    ("backbone", 10, "tiny"),
+    ("backbone", 20, "tiny"),
+  }
+  spectra = [r for r in rows(workdir) if r.get("measure") == "spectrum"]
+  assert len(spectra) == 4
+  for row in spectra:
+    assert len(row["singular_values"]) == 6
+    assert 0.5 < row["collapse_auc"] <= 1
+  fits = [r for r in rows(workdir) if "probe" in r]
+  assert [(r["probe"], r["label_fraction"]) for r in fits] == 4 * [
+    ("linear", 1.0),
+    ("knn", 1.0),
+    ("mlp", 1.0),
+    ("linear", 0.2),
+  ]
+  for row in fits:
+    assert 0 <= row["test_accuracy"] <= 1
+    assert 0 <= row["validation_accuracy"] <= 1
+    assert row["test_accuracy_std"] >= 0
+    assert row["seeds"] == 2
+    assert row["seconds"] > 0
+    assert all(len(values) == 2 for values in row["chosen"].values())
+  table = told[-1].splitlines()
+  assert [line.split("  ")[0] for line in table[1:]] == [
+    "raw pixels",
+    "random backbone",
+    "step 10",
+    "step 20",
+  ]
+
+
+def test_features_are_those_of_the_checkpoint(workdir, tmp_path):
+  save(workdir, 10, 20)
+  run(workdir, export=str(tmp_path / "f.npz"))
+  w = init_variables(20, BACKBONE, SHAPE)["params"]["w"]
+  with np.load(tmp_path / "f.npz") as arrays:
+    for split in ("train", "test"):
+      source = tiny("tiny", split)
+      expected = source.images.reshape(len(source), -1) / np.float32(255) @ w
+      np.testing.assert_allclose(
+        arrays[f"{split}_features"], expected, atol=1e-5
+      )
+      np.testing.assert_array_equal(arrays[f"{split}_labels"], source.labels)
+
+
+def test_what_was_probed_is_not_probed_again(workdir):
+  save(workdir, 10)
+  run(workdir)
+  before = rows(workdir)
+  save(workdir, 20)
+  told = run(workdir)
+  assert rows(workdir)[: len(before)] == before
+  assert not any("step10" in line for line in told)
+  assert ("backbone", 20, "tiny") in subjects(workdir)
+  run(workdir, overwrite=True)
+  assert len(rows(workdir)) == len(before) + 2
+  assert all(
+    new["time"] > old["time"]
+    for new, old in zip(rows(workdir), before, strict=False)
+    if "time" in old
+  )
+
+
+def test_the_best_by_validation_is_pinned(workdir):
+  save(workdir, 10, 20)
+  run(workdir)
+  scores = {
+    r["step"]: r["validation_accuracy"]
+    for r in rows(workdir)
+    if r["features"] == "backbone"
+    and r.get("probe") == "linear"
+    and r["label_fraction"] == 1
+  }
+  assert checkpoint.best_step(workdir) == max(scores, key=scores.get)
+
+
+def test_another_set_has_its_own_rows_and_does_not_pin(workdir):
+  save(workdir, 10)
+  run(workdir, dataset="other")
+  assert {name for _, _, name in subjects(workdir)} == {"other"}
+  assert checkpoint.best_step(workdir) is None
+  run(workdir)
+  assert {name for _, _, name in subjects(workdir)} == {"other", "tiny"}
+
+
+def test_kept_features_are_used_only_for_the_same_weights(workdir, tmp_path):
+  save(workdir, 10)
+  run(workdir, export=str(tmp_path / "one.npz"))
+  kept = {p: p.stat().st_mtime_ns for p in (workdir / "features").iterdir()}
+  run(workdir, overwrite=True)
+  assert kept == {
+    p: p.stat().st_mtime_ns for p in (workdir / "features").iterdir()
+  }
+  # Another run in the same place has a checkpoint of the same step.
+  shutil.rmtree(workdir / "checkpoints")
+  save(workdir, 11)
+  shutil.move(workdir / "checkpoints" / "11", workdir / "checkpoints" / "10")
+  run(workdir, overwrite=True, export=str(tmp_path / "two.npz"))
+  with (
+    np.load(tmp_path / "one.npz") as one,
+    np.load(tmp_path / "two.npz") as two,
+  ):
+    assert np.any(one["train_features"] != two["train_features"])
+
+
+def test_following_ends_with_the_last_step(workdir, monkeypatch):
+  monkeypatch.setattr(loop.time, "sleep", lambda _: save(workdir, 20))
+  save(workdir, 10)
+  run(workdir, follow=True)
+  assert {s for kind, s, _ in subjects(workdir) if kind == "backbone"} == {
+    10,
+    20,
+  }
+
+
+def test_following_waits_for_the_run(workdir, monkeypatch):
+  config = workdir / "config.json"
+  hidden = config.rename(workdir / "hidden")
+
+  def wait(_):
+    if hidden.exists():
+      hidden.rename(config)
+    else:
+      save(workdir, 20)
+
+  monkeypatch.setattr(loop.time, "sleep", wait)
+  run(workdir, follow=True)
+  assert ("backbone", 20, "tiny") in subjects(workdir)
+
+
+def test_a_checkpoint_deleted_meanwhile_is_skipped(workdir, monkeypatch):
+  save(workdir, 10, 20)
+  restore = checkpoint.restore_backbone
+
+  def late(workdir, step):
+    if step == 10:
+      shutil.rmtree(workdir / "checkpoints" / "10")
+    return restore(workdir, step)
+
+  monkeypatch.setattr(checkpoint, "restore_backbone", late)
+  told = run(workdir)
+  assert "skipped step 10: it was deleted before it was probed" in told
+  assert ("backbone", 20, "tiny") in subjects(workdir)
+
+
+def test_a_damaged_checkpoint_is_told_and_skipped(workdir):
+  save(workdir, 10, 20)
+  damage(workdir, 10)
+  told = run(workdir)
+  assert any("skipped a damaged checkpoint" in line for line in told)
+  assert ("backbone", 10, "tiny") not in subjects(workdir)
+  assert ("backbone", 20, "tiny") in subjects(workdir)
+
+
+def test_no_readable_checkpoint_is_an_error(workdir):
+  save(workdir, 10)
+  damage(workdir, 10)
+  with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+    run(workdir)
+
+
+def test_no_checkpoint_is_an_error(workdir):
+  with pytest.raises(FileNotFoundError, match="--follow"):
+    run(workdir)
+
+
+def test_a_directory_that_is_no_run_is_an_error(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
+    run(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("dataset", "message"),
+  [
+    ("unlabelled", "unlabelled has no labels.*--dataset"),
+    ("coloured", r"not pretrained on images of shape \(4, 4, 3\)"),
+  ],
+)
+def test_a_set_that_does_not_fit_is_told(workdir, dataset, message):
+  save(workdir, 10)
+  with pytest.raises(ValueError, match=message):
+    run(workdir, dataset=dataset)
+
+
+def test_probing_does_not_import_the_training():
+  import subprocess
+  import sys
+
+  code = "import sys, jssl.probe.loop; print('jssl.train' in sys.modules)"
+  found = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert found.stdout.strip() == "False"
+
+
+def test_errors_become_an_exit_status(tmp_path, capsys):
+  from absl.testing import flagsaver
+
+  with flagsaver.flagsaver(workdir=str(tmp_path)):
+    assert command.main(["probe"]) == 1
+  assert "error: " in capsys.readouterr().err
+
+
+def test_features_follow_the_config(workdir):
+  # Same weights, another view: nothing that was kept may be taken.
+  save(workdir, 10)
+  variables = {"params": {"w": jnp.ones((16, 6))}}
+  keys = {
+    loop.Encoder(
+      BACKBONE,
+      crop_size_px=4,
+      channels=1,
+      mesh=loop.mesh_lib.make_mesh(1, 1),
+      key=key,
+    )
+    .checkpoint(10, variables)
+    .key
+    for key in ("one", "two")
+  }
+  assert len(keys) == 2

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from jssl.data.sources import InMemory
+from jssl.probe import subjects
+
+
+def source(size_px=6, rows=60, channels=1):
+  rng = np.random.default_rng(0)
+  # Smooth images, as real ones are: few directions hold nearly everything.
+  ramps = rng.random((rows, 1, 1, 1)) * np.linspace(0, 255, size_px).reshape(
+    1, size_px, 1, 1
+  )
+  images = np.broadcast_to(ramps, (rows, size_px, size_px, channels))
+  noise = rng.integers(0, 3, images.shape)
+  labels = (np.arange(rows) % 2).astype(np.int32)
+  return InMemory(
+    "ramps", ("a", "b"), (images * 0.98 + noise).astype(np.uint8), labels
+  )
+
+
+def test_few_pixels_are_left_as_they_are():
+  rows = source()
+  found = subjects.pixels(rows, crop_size_px=6, max_dim=36)
+  np.testing.assert_allclose(
+    found.encode(rows.images), rows.images.reshape(60, 36) / 255, rtol=1e-6
+  )
+  assert (found.kind, found.step, found.name) == ("pixels", 0, "pixels")
+
+
+def test_zero_keeps_all_pixels():
+  rows = source()
+  found = subjects.pixels(rows, crop_size_px=6, max_dim=0)
+  assert found.encode(rows.images).shape == (60, 36)
+
+
+def test_many_pixels_are_rotated_keeping_inner_products():
+  rows = source()
+  found = subjects.pixels(rows, crop_size_px=6, max_dim=5)
+  h = np.asarray(found.encode(rows.images))
+  assert h.shape == (60, 5)
+  flat = rows.images.reshape(60, 36) / 255
+  np.testing.assert_allclose(h @ h.T, flat @ flat.T, atol=0.02)
+
+
+def test_large_views_are_seen_32_px_wide():
+  rows = source(size_px=64, channels=3)
+  found = subjects.pixels(rows, crop_size_px=64, max_dim=0)
+  assert found.encode(rows.images[:2]).shape == (2, 32 * 32 * 3)
+
+
+@pytest.mark.parametrize("changed", [{"crop_size_px": 5}, {"max_dim": 4}])
+def test_the_key_sees_what_features_depend_on(changed):
+  usual = {"crop_size_px": 6, "max_dim": 5}
+  one = subjects.pixels(source(), **usual)
+  assert one.key == subjects.pixels(source(), **usual).key
+  assert one.key != subjects.pixels(source(), **{**usual, **changed}).key
+  assert one.key != subjects.pixels(source(rows=61), **usual).key
