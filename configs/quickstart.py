@@ -1,6 +1,10 @@
 """SimCLR (Chen et al., ICML 2020) on embedded data, minutes on two CPU cores.
 
-bash launch/quickstart.sh
+    bash launch/quickstart.sh
+
+Cost: under five minutes on two CPU cores, probes and report included. Expected:
+a linear probe 20 points above raw pixels and above the random backbone; the
+README has what was measured.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +15,7 @@ from jssl.build import with_defaults
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
-  steps = 1500
+  steps = 380
   return with_defaults(
     {
       "data": {
@@ -47,12 +51,14 @@ def get_config(arg: str = "") -> ConfigDict:
       "optim": {
         "name": "adamw",
         "learning_rate": 2e-3,
-        "warmup_steps": 100,
+        "warmup_steps": 40,
         "weight_decay": 0.05,
         "b2": 0.98,
       },
       "train": {"steps": steps},
-      "checkpoint": {"every_steps": steps // 3},
-      "log": {"every_steps": 50},
+      "checkpoint": {"every_steps": steps},
+      "log": {"every_steps": 20},
+      # Small, so that the probes take less time than the training.
+      "probe": {"minibatch_epochs": 5},
     }
   )

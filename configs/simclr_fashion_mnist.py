@@ -1,8 +1,15 @@
 """SimCLR (Chen et al., ICML 2020) on Fashion-MNIST, a small ViT, for CPUs.
 
-python -m jssl.data.prepare fashion_mnist
-python -m jssl.train --config=configs/simclr_fashion_mnist.py --workdir=W
-python -m jssl.probe --workdir=W
+    python -m jssl.data.prepare fashion_mnist
+    JAX_NUM_CPU_DEVICES=2 python -m jssl.train \\
+      --config=configs/simclr_fashion_mnist.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+Two devices of one core each are faster here than one of two cores: whole parts
+of a step don't split over threads, a batch does.
+
+Cost: 18 epochs, half an hour on two CPU cores. Expected: see the table in the
+README, measured with this file.
 """
 
 from ml_collections import ConfigDict

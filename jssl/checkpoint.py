@@ -153,9 +153,24 @@ class _KeepBest:
     return [checkpoint.step == best for checkpoint in checkpoints]
 
 
-def _load(directory: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
+def _placed(leaf: Any) -> Any:
+  """Returns a shaped array with a sharding: its own, or the first device's."""
+  if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+  return leaf
+
+
+def _load(
+  directory: pathlib.Path,
+  items: Mapping[str, PyTree],
+  data: Iterator | None = None,
+) -> dict[str, Any]:
+  wanted = {name: jax.tree.map(_placed, item) for name, item in items.items()}
+  if data is not None:
+    wanted[_DATA] = data
   try:
-    return ocp.load_checkpointables(directory, dict(items))
+    return ocp.load_checkpointables(directory, wanted)
   except Exception as error:  # Orbax raises what its back ends raise.
     raise CheckpointError(f"{directory} can't be read: {error}") from error
 
@@ -172,7 +187,8 @@ def restore(
     workdir: of the run.
     step: of the checkpoint.
     items: trees of `jax.ShapeDtypeStruct` by name; their shardings say where
-      the arrays go, whatever mesh they were saved from.
+      the arrays go, whatever mesh they were saved from, and without one they
+      go to the first device.
     data: an iterator that is set to where the saved one was.
 
   Raises:
@@ -181,8 +197,7 @@ def restore(
   directory = _root(workdir) / str(step)
   _check_files(directory)
   _check_leaves(directory, items)
-  wanted = dict(items) if data is None else {**items, _DATA: data}
-  restored = _load(directory, wanted)
+  restored = _load(directory, items, data)
   restored.pop(_DATA, None)
   return restored
 
@@ -195,7 +210,6 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
   """
   directory = _root(workdir) / str(step)
   _check_files(directory)
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract: dict[str, Any] = {}
   for name, (dtype, shape) in _manifest(directory)["leaves"].items():
     item, *parents, leaf = name.split("/")
@@ -203,9 +217,7 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
       node = abstract
       for parent in parents:
         node = node.setdefault(parent, {})
-      node[leaf] = jax.ShapeDtypeStruct(
-        shape, np.dtype(dtype), sharding=sharding
-      )
+      node[leaf] = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
   return _load(directory, {_BACKBONE: abstract})[_BACKBONE]
 
 
@@ -239,7 +251,7 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._executor = concurrent.futures.ThreadPoolExecutor(1)
-    self._saving: concurrent.futures.Future | None = None
+    self._saving: tuple[int, concurrent.futures.Future] | None = None
 
   def save(
     self, step: int, items: Mapping[str, PyTree], data: Iterator
@@ -276,7 +288,7 @@ class Checkpoints:
       except Exception as error:
         raise CheckpointError(f"step {step} wasn't saved: {error}") from error
 
-    self._saving = self._executor.submit(finish)
+    self._saving = step, self._executor.submit(finish)
 
   def wait(self) -> None:
     """Waits for the save under way.
@@ -285,8 +297,17 @@ class Checkpoints:
       CheckpointError: it failed.
     """
     saving, self._saving = self._saving, None
-    if saving is not None:
-      saving.result()
+    if saving is None:
+      return
+    step, future = saving
+    try:
+      future.result()
+    except CheckpointError:
+      # Half a checkpoint takes space, and a place in the keep policy.
+      if jax.process_index() == 0:
+        shutil.rmtree(_root(self._workdir) / str(step), ignore_errors=True)
+      self._orbax.reload()
+      raise
 
   def restore_latest(
     self,

@@ -3,6 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import jssl
 from jssl import build, checkpoint
@@ -15,11 +16,14 @@ def config(name="quickstart", **overrides):
   spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  made = module.get_config()
-  made.lock()
-  with made.unlocked():
-    made.update_from_flattened_dict(overrides)
-  return made
+  values = module.get_config().to_dict()
+  for key, value in overrides.items():
+    *sections, leaf = key.split(".")
+    node = values
+    for name in sections:
+      node = node.setdefault(name, {})
+    node[leaf] = value
+  return ConfigDict(values)
 
 
 def test_a_run_is_made_of_the_config():
@@ -60,8 +64,7 @@ def test_what_does_not_fit_is_named(overrides, error, match):
 
 def test_a_missing_key_is_named():
   made = config()
-  with made.unlocked():
-    del made.model.width
+  del made.model.width
   with pytest.raises(ValueError, match=r"model.width is missing"):
     build.run(made)
 

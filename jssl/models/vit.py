@@ -46,6 +46,22 @@ def patches(images: Images, size: int) -> Float[Array, "b n p"]:
   return grid.swapaxes(2, 3).reshape(b, -1, size * size * c)
 
 
+def attention(
+  q: Float[Array, "b n k e"],
+  k: Float[Array, "b n k e"],
+  v: Float[Array, "b n k e"],
+) -> Float[Array, "b n k e"]:
+  """Scaled dot-product attention of all tokens; k heads of width e.
+
+  The softmax is in float32 or wider. `jax.nn.dot_product_attention` has it in
+  float32 even where the rest is float64.
+  """
+  wide = jnp.promote_types(q.dtype, jnp.float32)
+  logits = jnp.einsum("bqke,btke->bkqt", q, k, preferred_element_type=wide)
+  weights = jax.nn.softmax(logits / q.shape[-1] ** 0.5).astype(v.dtype)
+  return jnp.einsum("bkqt,btke->bqke", weights, v)
+
+
 class Block(nn.Module):
   """Attention and MLP, each on a normalised copy and added back.
 
@@ -65,8 +81,7 @@ class Block(nn.Module):
     y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
     y = nn.Dense(3 * d, dtype=self.dtype, name="qkv")(y)
     y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
-    y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
-    y = y.reshape(-1, d)
+    y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2]).reshape(-1, d)
     x = x + nn.Dense(d, dtype=self.dtype, name="attention_out")(y)
 
     y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)

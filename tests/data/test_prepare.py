@@ -17,7 +17,7 @@ def quiet():
   tfds.disable_progress_bar()
 
 
-def idx(array, magic=None):
+def idx_bytes(array, magic=None):
   header = magic or bytes([0, 0, 8, array.ndim])
   return header + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
@@ -33,8 +33,8 @@ def fashion(tmp_path):
     images = rng.integers(0, 256, (number, 28, 28), np.uint8)
     labels = np.resize(np.arange(10, dtype=np.uint8), number)
     image_name, label_name = idx._IDX_FILES[split]
-    (folder / image_name).write_bytes(idx(images))
-    (folder / f"{label_name}.gz").write_bytes(gzip.compress(idx(labels)))
+    (folder / image_name).write_bytes(idx_bytes(images))
+    (folder / f"{label_name}.gz").write_bytes(gzip.compress(idx_bytes(labels)))
     arrays[split] = images, labels
   return folder, arrays
 
@@ -157,7 +157,12 @@ def test_damage_to_the_last_file_leaves_nothing(fashion, tmp_path):
 
 @pytest.mark.parametrize(
   "data",
-  [b"", b"\0\0\x08", b"not an IDX file at all", idx(np.zeros((2, 2), "u1"))],
+  [
+    b"",
+    b"\0\0\x08",
+    b"not an IDX file at all",
+    idx_bytes(np.zeros((2, 2), "u1")),
+  ],
 )
 def test_other_files_are_not_idx(tmp_path, data):
   path = tmp_path / "file"
@@ -168,7 +173,9 @@ def test_other_files_are_not_idx(tmp_path, data):
 
 def test_labels_must_belong_to_the_images(fashion, tmp_path):
   folder, _ = fashion
-  (folder / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(29, np.uint8)))
+  (folder / "train-labels-idx1-ubyte").write_bytes(
+    idx_bytes(np.zeros(29, np.uint8))
+  )
   with pytest.raises(ValueError, match="not the files of one split"):
     prepare.prepare(
       "fashion_mnist", source=str(folder), data_dir=str(tmp_path / "data")
@@ -394,12 +401,12 @@ def test_unreadable_folder_is_not_passed_over(tmp_path, monkeypatch):
   for name in ("a", "b"):
     write_images(tmp_path / "set" / name, 5)
 
-  def scandir(path, scandir=prepare.os.scandir):
+  def scandir(path, scandir=folder.os.scandir):
     if str(path).endswith("b"):
       raise PermissionError(13, "Permission denied", str(path))
     return scandir(path)
 
-  monkeypatch.setattr(prepare.os, "scandir", scandir)
+  monkeypatch.setattr(folder.os, "scandir", scandir)
   with pytest.raises(PermissionError, match=r"Permission denied: .*b"):
     folder.list_splits(tmp_path / "set")
 

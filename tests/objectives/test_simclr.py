@@ -25,9 +25,11 @@ def test_is_nt_xent_of_the_projections():
   def norm(x):
     return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
 
-  flat = H.reshape(12, 5)
-  hidden = norm(flat @ params["Dense_0"]["kernel"])
-  z = norm(np.maximum(hidden, 0) @ params["Dense_1"]["kernel"])
+  first, second = (
+    np.asarray(params[name]["kernel"]) for name in ("Dense_0", "Dense_1")
+  )
+  hidden = norm(H.reshape(12, 5) @ first)
+  z = norm(np.maximum(hidden, 0) @ second)
   expected = losses.nt_xent(z[:6], z[6:], temperature=0.5)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   assert "BatchNorm_1" not in params

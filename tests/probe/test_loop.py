@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import grain
 import jax
@@ -14,7 +16,6 @@ from oracles.probe import SETTINGS
 from jssl import build, checkpoint
 from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
-from jssl.probe import __main__ as command
 from jssl.probe import loop
 
 SHAPE = (4, 4, 1)
@@ -303,9 +304,6 @@ def test_a_set_that_does_not_fit_is_told(workdir, dataset, message):
 
 
 def test_probing_does_not_import_the_training():
-  import subprocess
-  import sys
-
   code = "import sys, jssl.probe.loop; print('jssl.train' in sys.modules)"
   found = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -313,12 +311,16 @@ def test_probing_does_not_import_the_training():
   assert found.stdout.strip() == "False"
 
 
-def test_errors_become_an_exit_status(tmp_path, capsys):
-  from absl.testing import flagsaver
-
-  with flagsaver.flagsaver(workdir=str(tmp_path)):
-    assert command.main(["probe"]) == 1
-  assert "error: " in capsys.readouterr().err
+def test_errors_become_an_exit_status(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "jssl.probe", f"--workdir={tmp_path}"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: ")
+  assert "Traceback" not in done.stderr
 
 
 def test_features_follow_the_config(workdir):
