@@ -1,8 +1,8 @@
 """SimCLR (Chen et al., ICML 2020) on Fashion-MNIST, a small ViT, for CPUs.
 
     python -m jssl.data.prepare fashion_mnist
-    JAX_NUM_CPU_DEVICES=2 python -m jssl.train \\
-      --config=configs/simclr_fashion_mnist.py --workdir=W
+    export JAX_NUM_CPU_DEVICES=2
+    python -m jssl.train --config=configs/simclr_fashion_mnist.py --workdir=W
     python -m jssl.probe --workdir=W
 
 Two devices of one core each are faster here than one of two cores: whole parts
