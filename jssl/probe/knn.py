@@ -199,12 +199,16 @@ def probe(
     found = nearest(
       queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
     )
+    # One after the other: on several CPU devices, programs with collectives
+    # that are under way at the same time can wait for each other for ever.
     winners = [
-      vote(
-        block,
-        neighbours=ks,
-        temperatures=temperatures,
-        num_classes=train.num_classes,
+      np.asarray(
+        vote(
+          block,
+          neighbours=ks,
+          temperatures=temperatures,
+          num_classes=train.num_classes,
+        )
       )
       for block in found
     ]

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 import jssl
 from jssl import build, checkpoint
+from jssl.train.program import Program, checkpoint_items
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 TINY = {
@@ -88,35 +90,14 @@ def outcome(workdir):
   losses = [(row["step"], row["loss"]) for row in rows(workdir)]
   last = checkpoint.steps(workdir)[-1]
   directory = pathlib.Path(workdir) / "checkpoints" / str(last)
-  leaves = json.loads((directory / "manifest.json").read_text())["leaves"]
-  abstract = nested(leaves)
-  arrays = checkpoint.restore(workdir, last, abstract)
+  program = Program(build.run(build.load_config(workdir)))
+  wanted = checkpoint_items(program.abstract_state)
+  arrays = checkpoint.restore(workdir, last, wanted)
   position = (directory / "data" / "process_0-of-1.json").read_text()
   return last, losses, arrays, position
 
 
-def nested(leaves):
-  """Returns trees of shaped arrays from the names in a manifest."""
-  import jax
-  import jax.numpy as jnp
-
-  items = {}
-  for name, (dtype, shape) in leaves.items():
-    *parents, leaf = name.split("/")
-    node = items
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[leaf] = jax.ShapeDtypeStruct(
-      shape,
-      jax.random.key(0).dtype if dtype.startswith("key") else jnp.dtype(dtype),
-    )
-  items.pop("timers", None)
-  return items
-
-
 def assert_same(a, b):
-  import jax
-
   assert a[0] == b[0]
   assert a[1] == b[1]
   assert a[3] == b[3]
@@ -238,17 +219,9 @@ def test_starts_from_another_runs_backbone(uninterrupted, tmp_path):
   assert done.returncode == 0, done.stderr
   old, new = outcome(uninterrupted)[2], outcome(tmp_path)[2]
   for name in ("backbone", "objective"):
-    part = "params"
-    for a, b in zip(
-      _leaves(old[name][part]), _leaves(new[name][part]), strict=True
-    ):
+    leaves = (jax.tree.leaves(tree[name]["params"]) for tree in (old, new))
+    for a, b in zip(*leaves, strict=True):
       np.testing.assert_allclose(a, b, atol=1e-20)
-
-
-def _leaves(tree):
-  import jax
-
-  return jax.tree.leaves(tree)
 
 
 def test_starting_from_nowhere_is_told(tmp_path):
