@@ -8,14 +8,13 @@ source "$(dirname "$0")/environment.sh"
 environment .venv ""
 workdir=${1:-runs/quickstart}
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# Two devices of a core each: a batch splits better than the parts of a step.
-export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
 # Keep freed buffers: giving them back and clearing them anew, step after step,
 # took a fifth of the time.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
 
 started=$SECONDS
-.venv/bin/python -m jssl.train \
+# Two devices of a core each: a batch splits better than the parts of a step.
+JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2} .venv/bin/python -m jssl.train \
   --config=configs/quickstart.py --workdir="$workdir"
 .venv/bin/python -m jssl.probe --workdir="$workdir"
 .venv/bin/python -m jssl.report --workdir="$workdir"
