@@ -2,9 +2,9 @@
 
     bash launch/quickstart.sh
 
-Cost: under five minutes on two CPU cores, probes and report included. Expected:
-a linear probe 20 points above raw pixels and above the random backbone; the
-README has what was measured.
+Cost: meant to take five minutes on two CPU cores, probes and report included;
+the whole was not timed yet. Expected: a linear probe 20 points above raw pixels
+and above the random backbone; the README has what a trial measured.
 """
 
 from ml_collections import ConfigDict
