@@ -6,6 +6,7 @@ the feature is the mean of the normalised tokens.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -72,21 +73,30 @@ class Block(nn.Module):
   tokens: int
   num_heads: int
   mlp_dim: int
+  zero_init_residual: bool
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: Float[Array, "bn d"]) -> Float[Array, "bn d"]:
     """Returns the tokens after attention and MLP."""
     d = x.shape[-1]
+    last_init = (
+      nn.initializers.zeros
+      if self.zero_init_residual
+      else nn.initializers.lecun_normal()
+    )
+    last = functools.partial(
+      nn.Dense, d, kernel_init=last_init, dtype=self.dtype
+    )
     y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
     y = nn.Dense(3 * d, dtype=self.dtype, name="qkv")(y)
     y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
     y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2]).reshape(-1, d)
-    x = x + nn.Dense(d, dtype=self.dtype, name="attention_out")(y)
+    x = x + last(name="attention_out")(y)
 
     y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
     y = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y))
-    return x + nn.Dense(d, dtype=self.dtype, name="mlp_out")(y)
+    return x + last(name="mlp_out")(y)
 
 
 class Encoder(nn.Module):
@@ -97,6 +107,7 @@ class Encoder(nn.Module):
   depth: int
   num_heads: int
   mlp_dim: int
+  zero_init_residual: bool
   dtype: jnp.dtype
 
   @nn.compact
@@ -118,7 +129,12 @@ class Encoder(nn.Module):
     x = x.reshape(-1, self.width)
     for i in range(self.depth):
       x = Block(
-        tokens, self.num_heads, self.mlp_dim, self.dtype, name=f"block_{i}"
+        tokens,
+        self.num_heads,
+        self.mlp_dim,
+        self.zero_init_residual,
+        self.dtype,
+        name=f"block_{i}",
       )(x)
     x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
     return x.reshape(-1, tokens, self.width).mean(axis=1)
@@ -137,6 +153,8 @@ class ViT:
     depth: number of blocks.
     num_heads: of attention, `width` is split over them.
     mlp_ratio: hidden width of a block's MLP over `width`.
+    zero_init_residual: the last layers of attention and MLP start at zero, so
+      that a block starts as the identity (Goyal et al. 2017, for ResNets).
     dtype: of activations; parameters keep the default dtype.
     mean: of the pixels, one value or one a channel.
     std: the same for the standard deviation.
@@ -147,6 +165,7 @@ class ViT:
   depth: int
   num_heads: int
   mlp_ratio: int = 4
+  zero_init_residual: bool = False
   dtype: str = "float32"
   mean: tuple[float, ...] = (0.5,)
   std: tuple[float, ...] = (0.5,)
@@ -166,6 +185,7 @@ class ViT:
       self.depth,
       self.num_heads,
       self.mlp_ratio * self.width,
+      self.zero_init_residual,
       jnp.dtype(self.dtype),
     )
     return from_linen(module, self.width, mean=self.mean, std=self.std)

@@ -1,8 +1,10 @@
 """Where features come from: a checkpoint, a random backbone, or raw pixels.
 
 All see the same view. Raw pixels are looked at 32 px wide at most; where they
-are then still many they are rotated onto the leading singular directions of
-train, not centred, which keeps inner products and drops next to nothing.
+are then still many they are projected onto the leading singular directions of
+train, not centred, which keeps inner products and drops next to nothing. What
+is left is turned at random: along the singular directions themselves, probes
+that standardise would whiten, and the baseline would not be raw pixels.
 """
 
 from typing import NamedTuple
@@ -135,7 +137,9 @@ def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Subject:
     ]
   )
   svd = TruncatedSVD(min(max_dim, len(some)), random_state=0).fit(some)
-  directions = jnp.asarray(svd.components_.T, jnp.float32)
+  dim = len(svd.components_)
+  turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))
+  directions = jnp.asarray(svd.components_.T @ turn, jnp.float32)
   project = jax.jit(
     lambda images: jnp.matmul(
       flat(images), directions, precision=jax.lax.Precision.HIGHEST

@@ -63,6 +63,20 @@ def test_positions_matter():
   assert np.abs(h[0] - h[1]).max() > 1e-3
 
 
+def test_zero_initialised_residuals_start_as_the_identity():
+  x = images(4, 8, 8, 1)
+
+  def start(**changed):
+    model = dataclasses.replace(TINY, **changed).backbone()
+    variables = init_variables(0, model, (8, 8, 1))
+    return model.apply(variables, x, train=False)[0]
+
+  without_blocks = start(depth=0)
+  zero = start(zero_init_residual=True)
+  np.testing.assert_allclose(zero, without_blocks, atol=1e-6)
+  assert np.abs(start() - without_blocks).max() > 1e-2
+
+
 def test_bfloat16_computes_with_float32_parameters():
   exact = TINY.backbone()
   half = dataclasses.replace(TINY, dtype="bfloat16").backbone()

@@ -43,6 +43,25 @@ def test_many_pixels_are_rotated_keeping_inner_products():
   np.testing.assert_allclose(h @ h.T, flat @ flat.T, atol=0.02)
 
 
+def test_standardising_projected_pixels_does_not_whiten_them():
+  rng = np.random.default_rng(1)
+  basis = np.linalg.qr(rng.normal(size=(32 * 32, 32)))[0]
+  h = rng.normal(size=(500, 32)) * 500 / np.arange(1, 33) ** 2
+  images = np.clip(128 + h @ basis.T, 0, 255).astype(np.uint8)
+  rows = InMemory("decay", ("a", "b"), images.reshape(500, 32, 32, 1), h[:, 0])
+  found = subjects.pixels(rows, crop_size_px=32, max_dim=32)
+
+  def gram(x):
+    return (x @ x.T).ravel()
+
+  seen = np.asarray(found.encode(rows.images))
+  seen = (seen - seen.mean(0)) / seen.std(0)
+  pixels = images - images.mean(0)
+  white = np.linalg.svd(pixels, full_matrices=False)[0][:, :32]
+  assert np.corrcoef(gram(pixels), gram(seen))[0, 1] > 0.8
+  assert np.corrcoef(gram(pixels), gram(white))[0, 1] < 0.5
+
+
 def test_large_views_are_seen_32_px_wide():
   rows = source(size_px=64, channels=3)
   found = subjects.pixels(rows, crop_size_px=64, max_dim=0)
