@@ -39,6 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "width": 128,
         "depth": 3,
         "num_heads": 4,
+        "zero_init_residual": True,
         "mean": (0.4,),
         "std": (0.25,),
       },
@@ -50,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
       },
       "optim": {
         "name": "adamw",
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-3,
         "warmup_steps": 40,
         "weight_decay": 0.05,
         "b2": 0.98,
