@@ -15,7 +15,7 @@ from jssl.build import with_defaults
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
-  steps = 380
+  steps = 220
   return with_defaults(
     {
       "data": {
