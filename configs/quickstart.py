@@ -15,7 +15,7 @@ from jssl.build import with_defaults
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
-  steps = 220
+  steps = 260
   return with_defaults(
     {
       "data": {
@@ -60,6 +60,10 @@ def get_config(arg: str = "") -> ConfigDict:
       "checkpoint": {"every_steps": steps},
       "log": {"every_steps": 20},
       # Small, so that the probes take less time than the training.
-      "probe": {"minibatch_epochs": 5},
+      "probe": {
+        "minibatch_epochs": 5,
+        "minibatch_min_steps": 200,
+        "knn_neighbours": (5, 20),
+      },
     }
   )

@@ -96,12 +96,14 @@ def nearest(
     count: neighbours of each query.
     mesh: of devices.
     scale: of the features before they are compared; None leaves them.
-    bank_rows: rows of the bank that are compared at once.
+    bank_rows: rows of the bank that are compared at once, at most.
 
   Returns:
     Blocks of equal size; the queries of the last are filled up with zeros.
   """
   query_rows = -(-_QUERY_ROWS // mesh.size) * mesh.size
+  # Blocks of one size, with as little to fill up as may be.
+  bank_rows = -(-len(bank.h) // -(-len(bank.h) // bank_rows))
   by_row = batch_sharding(mesh)
 
   def scaled(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
