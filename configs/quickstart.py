@@ -2,9 +2,9 @@
 
     bash launch/quickstart.sh
 
-Cost: meant to take five minutes on two CPU cores, probes and report included;
-the whole was not timed yet. Expected: a linear probe 20 points above raw pixels
-and above the random backbone; the README has what a trial measured.
+Cost: 228 s measured on two CPU cores, probes and report included. Expected, and
+measured: linear probe 54.2% (raw pixels 28.8, random backbone 16.1), MLP 46.8,
+kNN 36.5; the README has the table.
 """
 
 from ml_collections import ConfigDict

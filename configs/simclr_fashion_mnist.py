@@ -8,8 +8,10 @@
 Two devices of one core each are faster here than one of two cores: whole parts
 of a step don't split over threads, a batch does.
 
-Cost: 24 epochs, 33 minutes on two CPU cores. Expected: see the table in the
-README, measured with this file.
+Cost: 24 epochs, 33 minutes on two CPU cores, measured with the allocator
+settings of launch/quickstart.sh. Expected, and measured: linear probe 86.9%,
+kNN 86.4, MLP 89.5 (random backbone 67.6, 72.3, 76.7; raw pixels 84.4, 87.4,
+89.2); the README has the table and what to make of it.
 """
 
 from ml_collections import ConfigDict

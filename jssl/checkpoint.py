@@ -8,6 +8,7 @@ checkpoint without one was not finished and does not count.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -245,13 +246,17 @@ class Checkpoints:
     keep = [policies.LatestN(keep_last), _KeepBest(self._workdir)]
     if keep_every_steps:
       keep.append(policies.EveryNSteps(keep_every_steps))
-    self._orbax = ocp.training.Checkpointer(
-      _root(workdir),
-      preservation_policy=policies.AnyPreservationPolicy(keep),
-      cleanup_tmp_directories=True,
-    )
+    self._policy = policies.AnyPreservationPolicy(keep)
+    self._orbax = self._open()
     self._executor = concurrent.futures.ThreadPoolExecutor(1)
     self._saving: tuple[int, concurrent.futures.Future] | None = None
+
+  def _open(self) -> ocp.training.Checkpointer:
+    return ocp.training.Checkpointer(
+      _root(self._workdir),
+      preservation_policy=self._policy,
+      cleanup_tmp_directories=True,
+    )
 
   def save(
     self, step: int, items: Mapping[str, PyTree], data: Iterator
@@ -286,7 +291,10 @@ class Checkpoints:
           manifest = {"leaves": leaves, "files": _digests(directory)}
           _write_json(directory / _MANIFEST, manifest)
       except Exception as error:
-        raise CheckpointError(f"step {step} wasn't saved: {error}") from error
+        raise CheckpointError(
+          f"step {step} wasn't saved, the checkpoints before it are kept: "
+          f"{error}"
+        ) from error
 
     self._saving = step, self._executor.submit(finish)
 
@@ -303,10 +311,15 @@ class Checkpoints:
     try:
       future.result()
     except CheckpointError:
+      # Orbax would raise the same error again from whatever it does next.
+      with contextlib.suppress(Exception):
+        self._orbax.close()
       # Half a checkpoint takes space, and a place in the keep policy.
       if jax.process_index() == 0:
-        shutil.rmtree(_root(self._workdir) / str(step), ignore_errors=True)
-      self._orbax.reload()
+        root = _root(self._workdir)
+        for half in (root / str(step), *root.glob(f"{step}.*")):
+          shutil.rmtree(half, ignore_errors=True)
+      self._orbax = self._open()
       raise
 
   def restore_latest(

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import resource
 
 import grain
 import jax
@@ -222,6 +223,34 @@ def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
   with pytest.raises(CheckpointError, match="No space left"):
     save(tmp_path / "other", 1, 2)
   assert checkpoint.steps(tmp_path / "other") == [1]
+
+
+def test_a_disk_that_fills_up_costs_one_checkpoint(tmp_path):
+  """Files can't grow over 64 KiB while step 2 is saved."""
+  rng = np.random.default_rng(0)
+
+  def large(step):
+    found = items(step)
+    found["backbone"]["params"]["dense"]["w"] = jnp.asarray(
+      rng.normal(size=2**18)
+    )
+    return found
+
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, large(1), numbers())
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+      checkpoints.save(2, large(2), numbers())
+      with pytest.raises(CheckpointError, match="step 2 wasn't saved"):
+        checkpoints.wait()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    checkpoints.save(3, large(3), numbers())
+  assert left == ["1"]
+  assert checkpoint.steps(tmp_path) == [1, 3]
 
 
 def test_manifest_lists_every_leaf(tmp_path):
