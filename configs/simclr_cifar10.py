@@ -4,7 +4,7 @@
     python -m jssl.train --config=configs/simclr_cifar10.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:1000` epochs (the default), or any other number, as in
+Variants: `:1000` epochs (the default), or any number over 10, as in
 `--config=configs/simclr_cifar10.py:200`.
 
 Cost: 1000 epochs at 32 px are 3.3e17 FLOPs, some hours on one A100 or H100; not

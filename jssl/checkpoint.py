@@ -280,6 +280,7 @@ class Checkpoints:
         step, {**items, _DATA: data}, force=True
       )
     except Exception as error:
+      self._recover(step)
       raise CheckpointError(f"step {step} can't be saved: {error}") from error
     leaves = _leaves(items)
 
@@ -311,16 +312,20 @@ class Checkpoints:
     try:
       future.result()
     except CheckpointError:
-      # Orbax would raise the same error again from whatever it does next.
-      with contextlib.suppress(Exception):
-        self._orbax.close()
-      # Half a checkpoint takes space, and a place in the keep policy.
-      if jax.process_index() == 0:
-        root = _root(self._workdir)
-        for half in (root / str(step), *root.glob(f"{step}.*")):
-          shutil.rmtree(half, ignore_errors=True)
-      self._orbax = self._open()
+      self._recover(step)
       raise
+
+  def _recover(self, step: int) -> None:
+    """Removes what a failed save has left, in the directory and in Orbax."""
+    # Orbax would raise the same error again from whatever it does next.
+    with contextlib.suppress(Exception):
+      self._orbax.close()
+    # Half a checkpoint takes space, and a place in the keep policy.
+    if jax.process_index() == 0:
+      root = _root(self._workdir)
+      for half in (root / str(step), *root.glob(f"{step}.*")):
+        shutil.rmtree(half, ignore_errors=True)
+    self._orbax = self._open()
 
   def restore_latest(
     self,
@@ -330,7 +335,8 @@ class Checkpoints:
   ) -> tuple[int, dict[str, PyTree]] | None:
     """Restores the newest checkpoint that is whole.
 
-    Damaged and unfinished ones are told, and set aside in `workdir/damaged`.
+    Newer ones, damaged or unfinished, are told and set aside in
+    `workdir/damaged`.
 
     Args:
       items: see `restore`.
@@ -341,20 +347,33 @@ class Checkpoints:
       Its step and its trees; None where there is no checkpoint.
 
     Raises:
-      CheckpointError: the newest whole one holds other arrays than `items`.
+      CheckpointError: some were finished but none is whole, or the newest
+        whole one holds other arrays than `items`.
     """
+    passed_over: list[pathlib.Path] = []
+    found: int | None = None
     for checkpoint in reversed(self._orbax.checkpoints):
       directory = _root(self._workdir) / str(checkpoint.step)
       try:
         _check_files(directory)
       except CheckpointError as error:
-        tell(f"{error}; set aside, the checkpoint before it is used")
-        self._set_aside(directory)
+        tell(f"{error}; passed over")
+        passed_over.append(directory)
         continue
-      return checkpoint.step, restore(
-        self._workdir, checkpoint.step, items, data
+      found = checkpoint.step
+      break
+    # Unfinished ones are no loss; what was finished is not given up unasked.
+    finished = [d for d in passed_over if (d / _MANIFEST).exists()]
+    if found is None and finished:
+      raise CheckpointError(
+        f"{self._workdir}: no checkpoint is whole; delete {finished[0].parent} "
+        "to start anew, or choose another --workdir"
       )
-    return None
+    for directory in passed_over:
+      self._set_aside(directory)
+    if found is None:
+      return None
+    return found, restore(self._workdir, found, items, data)
 
   def _set_aside(self, directory: pathlib.Path) -> None:
     aside = self._workdir / "damaged" / directory.name

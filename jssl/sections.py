@@ -24,7 +24,7 @@ class Data:
     split: to pretrain on; the probe fits on it too.
     test_split: read by the probe, once a checkpoint.
     in_memory: whether to decode the whole set once, as uint8.
-    workers: processes that decode; 0 decodes in threads of this one.
+    workers: processes that decode; 0 decodes in a thread of this one.
     prefetch_batches: batches kept ready on the devices.
   """
 
@@ -65,7 +65,8 @@ class Checkpoint:
 
   Attributes:
     every_steps: a checkpoint is saved every so many steps, and at the end.
-    keep_last: so many of the newest are kept,
+    keep_last: so many of the newest are kept, 2 at least: the newest may be
+      one that was never finished,
     keep_every_steps: and those at multiples of this; 0 for none. The one that
       the probe found best is kept always.
   """
@@ -76,7 +77,11 @@ class Checkpoint:
 
   def __post_init__(self) -> None:
     _check_positive("checkpoint.every_steps", self.every_steps)
-    _check_positive("checkpoint.keep_last", self.keep_last)
+    if self.keep_last < 2:
+      raise ValueError(
+        f"checkpoint.keep_last={self.keep_last} must be at least 2: a run that "
+        "is killed while it saves needs the one before"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

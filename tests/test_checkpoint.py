@@ -173,6 +173,27 @@ def test_a_checkpoint_without_manifest_does_not_count(tmp_path):
   assert step == 1
 
 
+def test_where_all_are_damaged_nothing_is_given_up(tmp_path):
+  save(tmp_path, 1, 2)
+  for step in (1, 2):
+    an_array_file(tmp_path, step).write_bytes(b"damaged")
+  with (
+    opened(tmp_path) as checkpoints,
+    pytest.raises(CheckpointError, match="no checkpoint is whole; delete"),
+  ):
+    checkpoints.restore_latest(abstract(items()), numbers())
+  assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_where_none_was_finished_the_run_starts_anew(tmp_path):
+  save(tmp_path, 1)
+  (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
+  with opened(tmp_path) as checkpoints:
+    assert checkpoints.restore_latest(abstract(items()), numbers()) is None
+    checkpoints.save(1, items(), numbers())
+  assert checkpoint.steps(tmp_path) == [1]
+
+
 def test_reading_a_damaged_backbone_raises(tmp_path):
   save(tmp_path, 1)
   flip_a_byte(an_array_file(tmp_path, 1))

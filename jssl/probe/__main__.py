@@ -21,6 +21,9 @@ _DATASET = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", "", "Where prepared sets are; default: as the run had it."
 )
+_TEST_SPLIT = flags.DEFINE_string(
+  "test_split", "", "The split of --dataset to test on; default: test."
+)
 _EXPORT = flags.DEFINE_string(
   "export",
   "",
@@ -46,6 +49,7 @@ def main(argv: list[str]) -> int:
       follow=_FOLLOW.value,
       dataset=_DATASET.value,
       data_dir=_DATA_DIR.value,
+      test_split=_TEST_SPLIT.value,
       export=_EXPORT.value,
       overwrite=_OVERWRITE.value,
     )

@@ -125,6 +125,7 @@ def _write(
   source: Source,
   batch_size: int,
   mesh: Mesh,
+  workers: int,
 ) -> None:
   labels: list[np.ndarray] = []
   # Written, not memory-mapped: a full disk is then an error, not a crash.
@@ -133,6 +134,7 @@ def _write(
       source,
       batch_size=-(-batch_size // mesh.size) * mesh.size,
       sharding=batch_sharding(mesh),
+      workers=workers,
     ):
       h = np.asarray(encode(batch["image"]), np.float32)[:real]
       if not np.all(np.isfinite(h)):
@@ -163,6 +165,7 @@ def extract(
   *,
   batch_size: int,
   mesh: Mesh,
+  workers: int = 0,
 ) -> Features:
   """Returns the features of a source: those kept at `path`, or made and kept.
 
@@ -172,13 +175,14 @@ def extract(
     source: images and labels.
     batch_size: images at once; rounded up to what divides over the mesh.
     mesh: batches are split over it.
+    workers: processes that decode; 0 does it in a thread.
 
   Raises:
     ValueError: features are not finite.
     OSError: the disk is full.
   """
   if not path.exists():
-    _write(path, encode, source, batch_size, mesh)
+    _write(path, encode, source, batch_size, mesh, workers)
   return read(path, source.num_classes)
 
 

@@ -39,6 +39,7 @@ class LabelledSet:
     keys: a checksum of each.
     workdir: of the run.
     batch_size: images of a batch of the extraction.
+    workers: processes that decode them.
     mesh: of all devices of this machine, whatever the run was trained on.
   """
 
@@ -48,6 +49,7 @@ class LabelledSet:
   keys: tuple[str, str]
   workdir: str | os.PathLike
   batch_size: int
+  workers: int
   mesh: Mesh
 
   def features(self, subject: Subject) -> tuple[Features, Features]:
@@ -64,6 +66,7 @@ class LabelledSet:
         subject.encode,
         source,
         batch_size=self.batch_size,
+        workers=self.workers,
         mesh=self.mesh,
       )
       for split, source, key in zip(
@@ -97,17 +100,29 @@ def _open(
     keys=(features.source_digest(train), features.source_digest(test)),
     workdir=workdir,
     batch_size=settings.batch_size,
+    workers=data.workers,
     mesh=mesh_lib.make_mesh(-1, 1),
   )
 
 
-def _with_dataset(config: ConfigDict, name: str, data_dir: str) -> ConfigDict:
+def _with_dataset(
+  config: ConfigDict, name: str, data_dir: str, test_split: str
+) -> ConfigDict:
   """Returns the config with its data set, or where it is, replaced."""
   changed = config.copy_and_resolve_references()
   with changed.unlocked():
     if name and name != changed.data.name:
       changed.data.update(
-        {"name": name, "split": "train", "test_split": "test"}
+        {
+          "name": name,
+          "split": "train",
+          "test_split": test_split or "test",
+        }
+      )
+    elif test_split:
+      raise ValueError(
+        f"--test_split={test_split} goes with a --dataset other than that of "
+        f"the run, {changed.data.name}; its own is data.test_split"
       )
     if data_dir:
       changed.data.data_dir = data_dir
@@ -180,8 +195,11 @@ def new_steps(
       time.sleep(poll_seconds)
 
 
-def _wait_for_run(workdir: str | os.PathLike) -> None:
-  while not (pathlib.Path(workdir) / "config.json").exists():
+def _wait_for_run(workdir: str | os.PathLike, tell: Tell) -> None:
+  config = pathlib.Path(workdir) / "config.json"
+  if not config.exists():
+    tell(f"waiting for {config}, which a training writes when it starts")
+  while not config.exists():
     time.sleep(_POLL_SECONDS)
 
 
@@ -215,6 +233,7 @@ def run(
   follow: bool = False,
   dataset: str = "",
   data_dir: str = "",
+  test_split: str = "",
   export: str = "",
   overwrite: bool = False,
   tell: Tell = print,
@@ -226,6 +245,7 @@ def run(
     follow: wait for new checkpoints until the last step of the run.
     dataset: another prepared set than that of the run.
     data_dir: where prepared sets are, if elsewhere than the run had them.
+    test_split: what to test on in `dataset`, if not `test`.
     export: an .npz to write with the features of the last checkpoint.
     overwrite: probe again what was probed before.
     tell: is called with each line that is for the user.
@@ -237,14 +257,14 @@ def run(
     CheckpointError: no checkpoint could be read.
   """
   if follow:
-    _wait_for_run(workdir)
+    _wait_for_run(workdir, tell)
   elif not checkpoint.steps(workdir):
     build.load_config(workdir)  # It says what a workdir must be.
     raise FileNotFoundError(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
   own = build.load_config(workdir)
-  config = _with_dataset(own, dataset, data_dir)
+  config = _with_dataset(own, dataset, data_dir, test_split)
   settings = build.section(config, "probe", Probe)
   judge = _open(workdir, config, settings)
   crop_size_px = build.section(config, "augment", Augment).crop_size_px

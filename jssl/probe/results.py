@@ -94,7 +94,7 @@ def table(rows: Iterable[Row], dataset: str) -> str:
 
 def write_events(workdir: str | os.PathLike, rows: Iterable[Row]) -> None:
   """Writes test accuracies as TensorBoard scalars, where it is installed."""
-  if importlib.util.find_spec("tensorboard") is None:
+  if not all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
     return
   # TensorFlow, which takes seconds to import.
   from clu import metric_writers

@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -41,8 +42,12 @@ def _merge(window: Window, metrics: Metrics) -> Window:
 
 def add_to_window(window: Window | None, metrics: Metrics) -> Window:
   """Adds a step's metrics to a window of steps, on the device."""
-  empty = {name: Average.empty() for name in metrics}
-  return _merge(window or empty, metrics)
+  return _merge(window or empty_window(tuple(metrics)), metrics)
+
+
+def empty_window(names: tuple[str, ...]) -> Window:
+  """Returns a window without steps."""
+  return {name: Average.empty() for name in names}
 
 
 _all_finite = jax.jit(tree.all_finite)
@@ -69,27 +74,63 @@ def _check_finite(finite: bool, last_finite: int, step: int) -> None:
     )
 
 
-def _items(state: TrainState, seconds: float) -> dict[str, PyTree]:
-  timers = {"seconds": np.asarray(seconds)}
-  return {**checkpoint_items(state), "timers": timers}
+class Watch(NamedTuple):
+  """What a run knows about itself besides its state.
+
+  Attributes:
+    seconds: of training, over all its lives.
+    logged: step of the last row.
+    window: metrics of the steps since then; a run that is taken up logs the
+      row that the uninterrupted one would have logged.
+  """
+
+  seconds: float
+  logged: int
+  window: Window
+
+  def to_arrays(self) -> PyTree:
+    """Returns it as a tree of arrays; waits for the window."""
+    window = {
+      name: {"total": np.asarray(mean.total), "count": np.asarray(mean.count)}
+      for name, mean in self.window.items()
+    }
+    return {
+      "seconds": np.asarray(self.seconds),
+      "logged": np.asarray(self.logged),
+      "window": window,
+    }
+
+  @classmethod
+  def from_arrays(cls, tree: PyTree) -> "Watch":
+    """The inverse of `to_arrays`."""
+    window = {name: Average(**mean) for name, mean in tree["window"].items()}
+    return cls(float(tree["seconds"]), int(tree["logged"]), window)
+
+
+def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:
+  return {**checkpoint_items(state), "timers": watch.to_arrays()}
 
 
 def _restore(
   run: build.Run, program: Program, checkpoints: Checkpoints, batches: Iterator
-) -> tuple[int, TrainState, float]:
-  """Returns step, state and seconds of the newest checkpoint, or the first."""
-  abstract = _items(program.abstract_state, 0.0)
+) -> tuple[int, TrainState, Watch]:
+  """Returns step, state and watch of the newest checkpoint, or the first."""
+  watch = Watch(0.0, 0, empty_window(program.metrics))
+  abstract = _items(program.abstract_state, watch)
   restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:
     state = first_state(program, run.init_from)
-    parameter_overview.log_parameter_overview(
-      state.backbone["params"], msg="backbone"
+    print(
+      parameter_overview.get_parameter_overview(
+        state.backbone["params"], include_stats=False
+      ),
+      flush=True,
     )
-    return 0, state, 0.0
+    return 0, state, watch
   step, items = restored
   print(f"taken up at step {step}", flush=True)
-  seconds = float(items.pop("timers")["seconds"])
-  return step, from_checkpoint_items(items), seconds
+  watch = Watch.from_arrays(items.pop("timers"))
+  return step, from_checkpoint_items(items), watch
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
@@ -122,6 +163,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   )
 
   with (
+    ExitStack() as stack,
     Checkpoints(
       workdir,
       keep_last=keep.keep_last,
@@ -130,12 +172,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     _sigterm() as stop,
   ):
     # ---- Restore -------------------------------------------------------------
-    step, state, seconds = _restore(run, program, checkpoints, batches)
+    step, state, (seconds, logged, window) = _restore(
+      run, program, checkpoints, batches
+    )
     started = time.monotonic() - seconds
-    first = logged = step
-    window: Window | None = None
+    first = timed = step
     tick = time.monotonic()
-    writer = Writer(workdir, step=step, total_steps=total)
+    writer = stack.enter_context(Writer(workdir, step=step, total_steps=total))
 
     # A checkpoint is made before the next batch is drawn: it holds the state
     # and the position in the data of one and the same moment, and a resumed
@@ -145,9 +188,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       last = step == total or stop.is_set()
       if step > first and (last or step % keep.every_steps == 0):
         _check_finite(bool(_all_finite(state)), logged, step)
-        seconds = time.monotonic() - started
+        watch = Watch(time.monotonic() - started, logged, window)
         try:
-          checkpoints.save(step, _items(state, seconds), batches)
+          checkpoints.save(step, _items(state, watch), batches)
         except CheckpointError as error:
           if last:
             raise
@@ -167,11 +210,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       if step % log.every_steps == 0 or step == total:
         values = {name: float(mean.compute()) for name, mean in window.items()}
         _check_finite(math.isfinite(values["loss"]), logged, step)
-        per_step = (time.monotonic() - tick) / (step - logged)
+        per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
         values["images_per_second"] = run.data.batch_size / per_step
         values["seconds_per_step"] = per_step
+        values["seconds"] = time.monotonic() - started
         writer.write(step, values)
-        window, logged, tick = None, step, time.monotonic()
-    writer.close()
+        window = empty_window(program.metrics)
+        logged = timed = step
+        tick = time.monotonic()
   return step == total

@@ -30,6 +30,7 @@ class Program:
     abstract_state: shapes, dtypes and shardings of the state.
     init: `() -> state`, the first one of the run, born where it belongs.
     step: `(state, batch) -> (state, metrics)`; the state is donated.
+    metrics: names of what `step` measures.
   """
 
   def __init__(self, run: build.Run):
@@ -60,8 +61,15 @@ class Program:
     self.batch_sharding: NamedSharding = mesh.batch_sharding(run.mesh)
     self.abstract_state: TrainState = _abstract(state, shardings)
     self.init = jax.jit(init, out_shardings=shardings)
+    step = make_train_step(backbone, objective, run.augment, optimizer)
+    b = run.data.batch_size
+    batch = {
+      "image": jax.ShapeDtypeStruct((b, *run.source.image_shape), jnp.uint8),
+      "label": jax.ShapeDtypeStruct((b,), jnp.int32),
+    }
+    self.metrics: tuple[str, ...] = tuple(jax.eval_shape(step, state, batch)[1])
     self.step = jax.jit(
-      make_train_step(backbone, objective, run.augment, optimizer),
+      step,
       in_shardings=(shardings, self.batch_sharding),
       out_shardings=(shardings, mesh.replicated(run.mesh)),
       donate_argnums=0,

@@ -50,7 +50,7 @@ class Writer:
     self._file = path.open("a")
     self._total_steps = total_steps
     self._events = None
-    if importlib.util.find_spec("tensorboard") is not None:
+    if all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
       # TensorFlow, which takes seconds to import.
       from clu import metric_writers
 

@@ -204,6 +204,21 @@ def test_another_set_has_its_own_rows_and_does_not_pin(workdir):
   assert {name for _, _, name in subjects(workdir)} == {"other", "tiny"}
 
 
+def test_another_set_may_have_another_test_split(workdir, monkeypatch):
+  opened, source = [], build.source
+
+  def watched(config, split):
+    opened.append(split)
+    return source(config, "test" if split == "validation" else split)
+
+  monkeypatch.setattr(build, "source", watched)
+  save(workdir, 10)
+  run(workdir, dataset="other", test_split="validation")
+  assert opened == ["train", "validation"]
+  with pytest.raises(ValueError, match="--test_split=validation goes with"):
+    run(workdir, test_split="validation")
+
+
 def test_kept_features_are_used_only_for_the_same_weights(workdir, tmp_path):
   save(workdir, 10)
   run(workdir, export=str(tmp_path / "one.npz"))

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,20 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
   done = run(tmp_path)
   assert done.returncode == 0, done.stderr
   assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+def test_rows_over_several_steps_survive_a_kill(tmp_path):
+  """A row that straddles a checkpoint has the mean of all its steps."""
+  apart = {"log.every_steps": 3, "train.steps": 12}
+  assert run(tmp_path / "whole", **apart).returncode == 0
+  process = start(tmp_path / "killed", **apart)
+  # At step 8 the save of step 4 was waited for.
+  wait_for_step(process, 9)
+  process.kill()
+  process.communicate()
+  done = run(tmp_path / "killed", **apart)
+  assert re.search(r"taken up at step [48]\n", done.stdout), done.stderr
+  assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 
 def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
