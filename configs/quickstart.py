@@ -2,9 +2,9 @@
 
     bash launch/quickstart.sh
 
-Cost: 228 s measured on two CPU cores, probes and report included. Expected, and
-measured: linear probe 54.2% (raw pixels 28.8, random backbone 16.1), MLP 46.8,
-kNN 36.5; the README has the table.
+Cost: minutes on two CPU cores, probes and report included; the README has what
+was measured. Expected: linear probe 20 points above raw pixels and above the
+random backbone.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from jssl.build import with_defaults
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
-  steps = 260
+  steps = 240
   return with_defaults(
     {
       "data": {
@@ -61,8 +61,9 @@ def get_config(arg: str = "") -> ConfigDict:
       "log": {"every_steps": 20},
       # Small, so that the probes take less time than the training.
       "probe": {
-        "minibatch_epochs": 5,
-        "minibatch_min_steps": 200,
+        "label_fractions": (0.1,),
+        "minibatch_epochs": 3,
+        "minibatch_min_steps": 100,
         "knn_neighbours": (5, 20),
       },
     }
