@@ -1,15 +1,12 @@
 """Checkpoints: the only importer of Orbax.
 
 A checkpoint is `workdir/checkpoints/<step>`: named pytrees, the position in the
-data and the timers, written together in the background. Orbax restores a
-flipped byte without a word, so each checkpoint gets a manifest: the SHA-256 of
-every file, and name, dtype and shape of every leaf. It is written last: a
-checkpoint without one was not finished and does not count.
+data and the timers, written together in the background. A checkpoint without
+its manifest (`jssl.manifest`) was not finished and does not count.
 """
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -23,99 +20,25 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jssl import tree
+from jssl import manifest
+from jssl.manifest import CheckpointError, write_json
 from jssl.typing import PyTree, Variables
 
-_MANIFEST = "manifest.json"
 _BACKBONE = "backbone"
 _DATA = "data"
 
 policies = ocp.training.preservation_policies
 
 
-class CheckpointError(RuntimeError):
-  """A checkpoint can't be read, or can't be used here."""
-
-
 def _root(workdir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(workdir).absolute() / "checkpoints"
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file that is there whole or not at all."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
-  temporary.replace(path)
-
-
-def _digests(directory: pathlib.Path) -> dict[str, str]:
-  """Returns the SHA-256 of every file below a directory, by relative path."""
-  digests = {}
-  for path in sorted(directory.rglob("*")):
-    if path.is_file() and path.name not in (_MANIFEST, _MANIFEST + ".tmp"):
-      with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-      digests[path.relative_to(directory).as_posix()] = digest
-  return digests
-
-
-def _leaves(items: PyTree) -> dict[str, list]:
-  """Returns `{path name: [dtype, shape]}`."""
-  return {
-    tree.path_name(path): [str(leaf.dtype), list(leaf.shape)]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(items)
-  }
-
-
-def _manifest(directory: pathlib.Path) -> dict[str, Any]:
-  return json.loads((directory / _MANIFEST).read_text())
-
-
-def _check_files(directory: pathlib.Path) -> None:
-  """Raises CheckpointError naming the files that aren't as they were saved."""
-  try:
-    expected = _manifest(directory)["files"]
-  except (OSError, ValueError, KeyError) as error:
-    raise CheckpointError(f"{directory}: no readable manifest") from error
-  found = _digests(directory)
-  damaged = [n for n, digest in expected.items() if found.get(n) != digest]
-  if damaged:
-    raise CheckpointError(
-      f"{directory}: {len(damaged)} of {len(expected)} files differ from what "
-      f"was saved, {damaged[0]} the first"
-    )
-
-
-def _check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
-  """Raises CheckpointError naming the leaves that differ from `items`."""
-  saved = _manifest(directory)["leaves"]
-  wanted = _leaves(items)
-  lines = [f"missing there: {n} {wanted[n]}" for n in wanted.keys() - saved]
-  lines += [
-    f"saved {saved[n]}, wanted {wanted[n]}: {n}"
-    for n in wanted.keys() & saved
-    if saved[n] != wanted[n]
-  ]
-  names = tuple(f"{name}/" for name in items)
-  lines += [
-    f"not wanted here: {n} {saved[n]}"
-    for n in saved.keys() - wanted.keys()
-    if n.startswith(names)
-  ]
-  if lines:
-    shown = "\n  ".join(sorted(lines)[:8])
-    raise CheckpointError(
-      f"{directory} holds other arrays than this config makes "
-      f"({len(lines)} differ; is it the same model, objective and optim?):"
-      f"\n  {shown}"
-    )
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
   """Returns the steps of all finished checkpoints, ascending."""
   return sorted(
     int(path.parent.name)
-    for path in _root(workdir).glob(f"*/{_MANIFEST}")
+    for path in _root(workdir).glob(f"*/{manifest.NAME}")
     if path.parent.name.isdigit()
   )
 
@@ -133,7 +56,7 @@ def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
   path = pathlib.Path(workdir) / "best.json"
   best = best_step(workdir)
   if best is None or score > json.loads(path.read_text())["score"]:
-    _write_json(path, {"step": step, "score": score})
+    write_json(path, {"step": step, "score": score})
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:
@@ -196,8 +119,8 @@ def restore(
     CheckpointError: files are damaged, or hold other arrays than `items`.
   """
   directory = _root(workdir) / str(step)
-  _check_files(directory)
-  _check_leaves(directory, items)
+  manifest.check_files(directory)
+  manifest.check_leaves(directory, items)
   restored = _load(directory, items, data)
   restored.pop(_DATA, None)
   return restored
@@ -210,9 +133,9 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
     CheckpointError: the checkpoint is damaged.
   """
   directory = _root(workdir) / str(step)
-  _check_files(directory)
+  manifest.check_files(directory)
   abstract: dict[str, Any] = {}
-  for name, (dtype, shape) in _manifest(directory)["leaves"].items():
+  for name, (dtype, shape) in manifest.leaves(directory).items():
     item, *parents, leaf = name.split("/")
     if item == _BACKBONE:
       node = abstract
@@ -282,15 +205,13 @@ class Checkpoints:
     except Exception as error:
       self._recover(step)
       raise CheckpointError(f"step {step} can't be saved: {error}") from error
-    leaves = _leaves(items)
+    leaves = manifest.describe(items)
 
     def finish() -> None:
       try:
         response.result()
         if jax.process_index() == 0:
-          directory = _root(self._workdir) / str(step)
-          manifest = {"leaves": leaves, "files": _digests(directory)}
-          _write_json(directory / _MANIFEST, manifest)
+          manifest.write(_root(self._workdir) / str(step), leaves)
       except Exception as error:
         raise CheckpointError(
           f"step {step} wasn't saved, the checkpoints before it are kept: "
@@ -355,7 +276,7 @@ class Checkpoints:
     for checkpoint in reversed(self._orbax.checkpoints):
       directory = _root(self._workdir) / str(checkpoint.step)
       try:
-        _check_files(directory)
+        manifest.check_files(directory)
       except CheckpointError as error:
         tell(f"{error}; passed over")
         passed_over.append(directory)
@@ -363,7 +284,7 @@ class Checkpoints:
       found = checkpoint.step
       break
     # Unfinished ones are no loss; what was finished is not given up unasked.
-    finished = [d for d in passed_over if (d / _MANIFEST).exists()]
+    finished = [d for d in passed_over if (d / manifest.NAME).exists()]
     if found is None and finished:
       raise CheckpointError(
         f"{self._workdir}: no checkpoint is whole; delete {finished[0].parent} "

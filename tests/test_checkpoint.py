@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from jssl import checkpoint
+from jssl import checkpoint, manifest
 from jssl.checkpoint import CheckpointError, Checkpoints
 
 
@@ -228,7 +228,7 @@ def test_other_arrays_are_named(tmp_path):
 
 def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
   """As on a full disk: the manifest of step 2 can't be written."""
-  original = checkpoint._write_json
+  original = manifest.write_json
   full = {"disk": True}
 
   def write(path, value):
@@ -236,7 +236,7 @@ def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
       raise OSError(28, "No space left on device")
     original(path, value)
 
-  monkeypatch.setattr(checkpoint, "_write_json", write)
+  monkeypatch.setattr(manifest, "write_json", write)
   with opened(tmp_path) as checkpoints:
     for step in (1, 2, 3):
       checkpoints.save(step, items(step), numbers())

@@ -16,6 +16,7 @@ FLOORS = {
   "tree": 0,
   "schedules": 0,
   "losses": 1,
+  "manifest": 1,
   "augment": 1,
   "models": 1,
   "data": 1,

@@ -149,7 +149,7 @@ def open_prepared(
     records = builder.as_data_source(
       split=split, decoders={image_key: tfds.decode.SkipDecoding()}
     )
-  except NotImplementedError as error:
+  except NotImplementedError as error:  # TFDS's word for such formats.
     raise ValueError(
       f"data.name={name!r} was prepared as {builder.info.file_format.value}, "
       f"which cannot be read by row; delete {builder.data_dir} and make it "

@@ -71,7 +71,7 @@ _CURVES = {
   "gradient_norm": "gradient norm",
   "images_per_second": "images/s",
 }
-_NOT_CURVES = {"step", "time", "seconds_per_step"}
+_NOT_CURVES = {"step", "time", "seconds", "seconds_per_step"}
 
 
 def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:

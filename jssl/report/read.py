@@ -86,11 +86,8 @@ class Run:
 
   @property
   def seconds(self) -> float:
-    """Seconds spent in the steps that are logged."""
-    if not self.metrics:
-      return 0.0
-    steps = np.diff(self.metrics["step"], prepend=0)
-    return float(np.nansum(steps * self.metrics["seconds_per_step"]))
+    """Seconds of training until the last row, over all lives of the run."""
+    return float(self.metrics["seconds"][-1]) if self.metrics else 0.0
 
   @property
   def datasets(self) -> list[str]:

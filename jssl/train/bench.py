@@ -23,8 +23,8 @@ def main(argv: list[str]) -> None:
 
   from jssl import build
   from jssl.data.pipeline import train_batches
-  from jssl.train.loop import add_to_window
   from jssl.train.program import Program
+  from jssl.train.watch import add_to_window, empty_window
 
   run = build.run(_CONFIG.value)
   program = Program(run)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
   def loop() -> None:
     nonlocal state
-    window = None
+    window = empty_window(program.metrics)
     for _ in range(_STEPS.value):
       state, metrics = program.step(state, next(batches))
       window = add_to_window(window, metrics)

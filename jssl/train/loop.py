@@ -7,13 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 from clu import parameter_overview
-from clu.metrics import Average
 from ml_collections import ConfigDict
 
 from jssl import build, tree
@@ -26,29 +23,9 @@ from jssl.train.program import (
   from_checkpoint_items,
 )
 from jssl.train.state import TrainState
+from jssl.train.watch import Watch, add_to_window, empty_window
 from jssl.train.writer import Writer
-from jssl.typing import Metrics, PyTree
-
-Window = dict[str, Average]
-
-
-@jax.jit
-def _merge(window: Window, metrics: Metrics) -> Window:
-  return {
-    name: window[name].merge(Average.from_model_output(value))
-    for name, value in metrics.items()
-  }
-
-
-def add_to_window(window: Window | None, metrics: Metrics) -> Window:
-  """Adds a step's metrics to a window of steps, on the device."""
-  return _merge(window or empty_window(tuple(metrics)), metrics)
-
-
-def empty_window(names: tuple[str, ...]) -> Window:
-  """Returns a window without steps."""
-  return {name: Average.empty() for name in names}
-
+from jssl.typing import PyTree
 
 _all_finite = jax.jit(tree.all_finite)
 
@@ -72,39 +49,6 @@ def _check_finite(finite: bool, last_finite: int, step: int) -> None:
       "lower optim.learning_rate, lengthen optim.warmup_steps or set "
       "optim.clip_norm"
     )
-
-
-class Watch(NamedTuple):
-  """What a run knows about itself besides its state.
-
-  Attributes:
-    seconds: of training, over all its lives.
-    logged: step of the last row.
-    window: metrics of the steps since then; a run that is taken up logs the
-      row that the uninterrupted one would have logged.
-  """
-
-  seconds: float
-  logged: int
-  window: Window
-
-  def to_arrays(self) -> PyTree:
-    """Returns it as a tree of arrays; waits for the window."""
-    window = {
-      name: {"total": np.asarray(mean.total), "count": np.asarray(mean.count)}
-      for name, mean in self.window.items()
-    }
-    return {
-      "seconds": np.asarray(self.seconds),
-      "logged": np.asarray(self.logged),
-      "window": window,
-    }
-
-  @classmethod
-  def from_arrays(cls, tree: PyTree) -> "Watch":
-    """The inverse of `to_arrays`."""
-    window = {name: Average(**mean) for name, mean in tree["window"].items()}
-    return cls(float(tree["seconds"]), int(tree["logged"]), window)
 
 
 def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:

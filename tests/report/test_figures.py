@@ -26,7 +26,7 @@ def test_curves_draw_every_metric(workdir):
   ]  # fmt: skip
   (loss,) = panels["loss"].get_lines()
   np.testing.assert_array_equal(loss.get_xydata(), [[10, 4], [20, 3], [30, 2]])
-  assert not {"time", "step", "seconds per step"} & {*panels}
+  assert not {"time", "step", "seconds", "seconds per step"} & {*panels}
 
 
 def test_accuracy_draws_means_bands_and_baselines(workdir):
