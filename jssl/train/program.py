@@ -63,8 +63,9 @@ class Program:
     self.init = jax.jit(init, out_shardings=shardings)
     step = make_train_step(backbone, objective, run.augment, optimizer)
     b = run.data.batch_size
+    # Of the size that the backbone sees; the names don't depend on it.
     batch = {
-      "image": jax.ShapeDtypeStruct((b, *run.source.image_shape), jnp.uint8),
+      "image": jax.ShapeDtypeStruct((b, *run.image_shape), jnp.uint8),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
     self.metrics: tuple[str, ...] = tuple(jax.eval_shape(step, state, batch)[1])
