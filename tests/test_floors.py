@@ -15,6 +15,8 @@ FLOORS = {
   "mesh": 0,
   "tree": 0,
   "schedules": 0,
+  "cost": 0,
+  "ops": 1,
   "losses": 1,
   "manifest": 1,
   "augment": 1,
@@ -30,8 +32,9 @@ FLOORS = {
   "probe": 5,
   "report": 6,
 }
-# Within floor 0: who may know whom.
+# Within a floor: who may know whom.
 NEIGHBOURS = {
+  ("losses", "ops"),
   ("rng", "typing"),
   ("mesh", "typing"),
   ("tree", "typing"),

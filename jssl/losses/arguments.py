@@ -1,0 +1,111 @@
+"""What every loss asks of its arguments, at trace time.
+
+Each function takes arrays by the name that messages will use.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jssl.ops.layout import Layout
+from jssl.typing import Scalar
+
+# Narrower ones lack the range of gradients.
+_HALF = jnp.bfloat16
+
+
+def floats(arrays: Mapping[str, Array], shape: str) -> tuple[Array, ...]:
+  """Returns arrays of one dtype: bfloat16, float32 or float64.
+
+  Args:
+    arrays: by name.
+    shape: that all of them have, in letters: "b d".
+
+  Raises:
+    TypeError: one isn't an array, or not of a floating dtype.
+    ValueError: one hasn't as many dimensions.
+  """
+  letters = shape.split()
+  for name, x in arrays.items():
+    if not isinstance(x, jax.Array | np.ndarray):
+      raise TypeError(f"{name} must be an array, got {type(x).__name__}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise TypeError(f"{name} must be of a floating dtype, got {x.dtype}")
+    if x.ndim != len(letters):
+      raise ValueError(
+        f"{name} must be of shape [{', '.join(letters)}], got {x.shape}"
+      )
+  dtype = jnp.result_type(*arrays.values())
+  if dtype != _HALF:
+    dtype = jnp.promote_types(dtype, jnp.float32)
+  return tuple(jnp.asarray(x, dtype) for x in arrays.values())
+
+
+def same_shape(shape: str, **arrays: Array) -> tuple[Array, ...]:
+  """Returns arrays as `floats` does, all of one shape."""
+  shapes = {name: np.shape(x) for name, x in arrays.items()}
+  out = floats(arrays, shape)
+  if len(set(shapes.values())) > 1:
+    told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    raise ValueError(f"{told}: must be of one shape")
+  return out
+
+
+def prototypes(
+  features: Mapping[str, Array], **matrices: Array
+) -> tuple[Array, ...]:
+  """Returns prototype matrices [k, d] that fit the last dimension of features.
+
+  Args:
+    features: one for each matrix, by name.
+    **matrices: by name.
+  """
+  out = floats(matrices, "k d")
+  for (name, x), (other, w) in zip(
+    features.items(), matrices.items(), strict=True
+  ):
+    if w.shape[1] != x.shape[-1]:
+      raise ValueError(
+        f"{other} {w.shape} must have rows as wide as {name} {x.shape}"
+      )
+  sizes = {name: len(w) for name, w in matrices.items()}
+  if len(set(sizes.values())) > 1:
+    raise ValueError(f"as many prototypes are expected on both sides: {sizes}")
+  return out
+
+
+def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
+  """Returns scalars, at least float32, and as wide as an array."""
+  wide = jnp.promote_types(like.dtype, jnp.float32)
+  for name, value in values.items():
+    if np.shape(value) != ():
+      raise ValueError(f"{name} must be a scalar, got {np.shape(value)}")
+  return tuple(jnp.asarray(value, wide) for value in values.values())
+
+
+def positive(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
+  """Returns scalars as `scalar` does, which are positive where that is known.
+
+  Raises:
+    ValueError: one isn't a scalar, or isn't positive.
+  """
+  out = scalar(like, **values)
+  for name, value in values.items():
+    # What is traced has no value yet.
+    if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
+      raise ValueError(f"{name} must be positive, got {value}")
+  return out
+
+
+def at_least(
+  layout: Layout, rows: int, **arrays: Float[Array, "b ..."]
+) -> None:
+  """Raises a ValueError unless arrays have `rows` rows on all devices."""
+  for name, x in arrays.items():
+    if layout.rows(len(x)) < rows:
+      raise ValueError(
+        f"{name} has {layout.rows(len(x))} rows in all, at least {rows} needed"
+      )

@@ -1,0 +1,194 @@
+"""Losses that only pull views together: no negatives, and so a stopped side."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl.losses import arguments
+from jssl.losses.rows import cosines
+from jssl.ops.layout import AxisNames, Layout, run
+from jssl.typing import Scalar
+
+
+def negative_cosine(
+  p: Float[Array, "b d"],
+  z: Float[Array, "b d"],
+  *,
+  axis_name: AxisNames | None = None,
+) -> Scalar:
+  """The negative mean cosine of rows: from 1 down to -1 where they agree.
+
+      -1/b sum_i <p_i, z_i> / (|p_i| |z_i|)
+
+  Nothing is stopped here: `simsiam` and `byol` say what is.
+
+  Example:
+    >>> import jax
+    >>> p, z = jax.random.normal(jax.random.key(0), (2, 8, 16))
+    >>> loss = negative_cosine(p, jax.lax.stop_gradient(z))
+
+  Args:
+    p: predictions, [b, d].
+    z: what they should be, [b, d].
+    axis_name: see `jssl.losses`.
+
+  Returns:
+    The mean over b rows, float32 or wider; a zero row counts as cosine 0.
+
+  Raises:
+    ValueError: shapes differ or are not [b, d].
+    TypeError: an input is not of a floating dtype.
+
+  Reference:
+    Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
+    eq. 1.
+  """
+  p, z = arguments.same_shape("b d", p=p, z=z)
+  return run(_negative_cosine, p, z, axis_name=axis_name)
+
+
+def _negative_cosine(
+  layout: Layout, p: Float[Array, "b d"], z: Float[Array, "b d"]
+) -> Scalar:
+  return -layout.mean(cosines(p, z))
+
+
+def simsiam(
+  p1: Float[Array, "b d"],
+  p2: Float[Array, "b d"],
+  z1: Float[Array, "b d"],
+  z2: Float[Array, "b d"],
+  *,
+  axis_name: AxisNames | None = None,
+) -> Scalar:
+  """SimSiam's symmetric negative cosine, with targets stopped here.
+
+      -1/2 [cos(p1, sg z2) + cos(p2, sg z1)]
+
+  The mean of the two directions, from 1 to -1; collapse is -1 as well.
+
+  Example:
+    >>> import jax
+    >>> p1, p2, z1, z2 = jax.random.normal(jax.random.key(0), (4, 8, 16))
+    >>> loss = simsiam(p1, p2, z1, z2)
+
+  Args:
+    p1: predictions from the first view, [b, d].
+    p2: predictions from the second view, [b, d].
+    z1: projections of the first view, [b, d]; no gradient.
+    z2: projections of the second view, [b, d]; no gradient.
+    axis_name: see `jssl.losses`.
+
+  Returns:
+    The mean over b rows, float32 or wider.
+
+  Raises:
+    ValueError: shapes differ or are not [b, d].
+    TypeError: an input is not of a floating dtype.
+
+  Reference:
+    Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
+    eq. 4.
+  """
+  p1, p2, z1, z2 = arguments.same_shape("b d", p1=p1, p2=p2, z1=z1, z2=z2)
+  return run(_both_ways, p1, p2, z2, z1, axis_name=axis_name) / -2
+
+
+def byol(
+  p1: Float[Array, "b d"],
+  p2: Float[Array, "b d"],
+  target1: Float[Array, "b d"],
+  target2: Float[Array, "b d"],
+  *,
+  axis_name: AxisNames | None = None,
+) -> Scalar:
+  """BYOL's squared distance of unit vectors, with targets stopped here.
+
+      2 - 2 cos(p1, sg target2) + 2 - 2 cos(p2, sg target1)
+
+  The sum of the two directions, as in the paper, from 8 to 0; collapse is 0.
+
+  Example:
+    >>> import jax
+    >>> p1, p2, t1, t2 = jax.random.normal(jax.random.key(0), (4, 8, 16))
+    >>> loss = byol(p1, p2, t1, t2)
+
+  Args:
+    p1: the online network's predictions from the first view, [b, d].
+    p2: those from the second view, [b, d].
+    target1: the target network's projections of the first view, [b, d].
+    target2: those of the second view, [b, d].
+    axis_name: see `jssl.losses`.
+
+  Returns:
+    The mean over b rows, float32 or wider.
+
+  Raises:
+    ValueError: shapes differ or are not [b, d].
+    TypeError: an input is not of a floating dtype.
+
+  Reference:
+    Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, eq. 2 and the
+    symmetric loss below it.
+  """
+  p1, p2, target1, target2 = arguments.same_shape(
+    "b d", p1=p1, p2=p2, target1=target1, target2=target2
+  )
+  return 4 - 2 * run(_both_ways, p1, p2, target2, target1, axis_name=axis_name)
+
+
+def _both_ways(
+  layout: Layout,
+  p1: Float[Array, "b d"],
+  p2: Float[Array, "b d"],
+  target1: Float[Array, "b d"],
+  target2: Float[Array, "b d"],
+) -> Scalar:
+  """Returns the sum of the mean cosines of predictions and their targets."""
+  target1, target2 = jax.lax.stop_gradient((target1, target2))
+  return layout.mean(cosines(p1, target1) + cosines(p2, target2))
+
+
+def alignment(
+  z1: Float[Array, "b d"],
+  z2: Float[Array, "b d"],
+  *,
+  axis_name: AxisNames | None = None,
+) -> Scalar:
+  """The mean squared distance of two views, L_align: 0 where they agree.
+
+      1/b sum_i |z1_i - z2_i|^2
+
+  Rows are taken as they are; on unit vectors it is 2 - 2 cos.
+
+  Example:
+    >>> import jax
+    >>> z1, z2 = jax.random.normal(jax.random.key(0), (2, 8, 16))
+    >>> loss = alignment(z1, z2)
+
+  Args:
+    z1: features of the first view, [b, d].
+    z2: features of the second view of the same images, [b, d].
+    axis_name: see `jssl.losses`.
+
+  Returns:
+    The mean over b rows, float32 or wider.
+
+  Raises:
+    ValueError: shapes differ or are not [b, d].
+    TypeError: an input is not of a floating dtype.
+
+  Reference:
+    Wang and Isola, "Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
+  """
+  z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
+  return run(_alignment, z1, z2, axis_name=axis_name)
+
+
+def _alignment(
+  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
+) -> Scalar:
+  wide = jnp.promote_types(z1.dtype, jnp.float32)
+  gap = z1.astype(wide) - z2.astype(wide)
+  return layout.mean(jnp.sum(gap**2, axis=1))

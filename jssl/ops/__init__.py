@@ -1,0 +1,1 @@
+"""Fused operations, each with a reference, a tiled, and a mesh version."""

@@ -1,0 +1,74 @@
+"""The formula, by features.
+
+    <A^T B, C^T E> = sum_ij <a_i, c_j> <b_i, e_j>
+
+On the left are [d, d] matrices, on the right [n, n] ones: whichever are smaller
+are computed. With C = A and E = B it is ||A^T B||^2, the sum of all squared
+cross-covariances; with B = A, and E = C other rows, it is sum_ij <a_i, c_j>^2.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl.ops.similarity.reference import precision
+
+
+class Factor(NamedTuple):
+  """(x - shift) scale, which is never written down for all rows.
+
+  Attributes:
+    x: features, of any float dtype.
+    shift: of each dimension, at least float32; None with `scale`: `x` as it is.
+    scale: factor of each dimension, the same dtype.
+  """
+
+  x: Float[Array, "n d"]
+  shift: Float[Array, "d"] | None = None
+  scale: Float[Array, "d"] | None = None
+
+  def rows(self) -> Float[Array, "n d"]:
+    """Returns the rows, to be multiplied."""
+    if self.shift is None or self.scale is None:
+      return self.x
+    wide = self.x.astype(self.shift.dtype)
+    return (wide - self.shift[None]) * self.scale[None]
+
+
+class Pair(NamedTuple):
+  """Two factors of the same rows; `second` None takes the first again."""
+
+  first: Factor
+  second: Factor | None = None
+
+  def map(self, function: Callable[[Factor], Factor]) -> "Pair":
+    """Returns the pair of what a function makes of each factor."""
+    second = None if self.second is None else function(self.second)
+    return Pair(function(self.first), second)
+
+
+def product(
+  x: Float[Array, "n d"], y: Float[Array, "d m"]
+) -> Float[Array, "n m"]:
+  """Returns the matrix product, at least float32."""
+  return jnp.matmul(
+    x,
+    y,
+    precision=precision(x.dtype),
+    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+  )
+
+
+def moment(pair: Pair) -> Float[Array, "d e"]:
+  """Returns A^T B of these rows."""
+  first = pair.first.rows()
+  second = first if pair.second is None else pair.second.rows()
+  return product(first.T, second)
+
+
+def inner(rows: Pair, columns: Pair | None) -> Float[Array, ""]:
+  """Returns <A^T B, C^T E>; without columns it is ||A^T B||^2."""
+  by_rows = moment(rows)
+  return jnp.sum(by_rows * (by_rows if columns is None else moment(columns)))

@@ -1,0 +1,289 @@
+"""Bad input is told by the argument's name, when the program is traced."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jssl import losses
+
+
+def zeros(*shape, dtype=jnp.float32):
+  return jnp.zeros(shape, dtype)
+
+
+VIEWS, PROTOTYPES = zeros(2, 4, 3), zeros(7, 3)
+DINO = {"student_temperature": 0.1, "teacher_temperature": 0.1}
+SWAV = {"temperature": 0.1, "epsilon": 0.1, "iterations": 3, "num_large": 2}
+VICREG = {
+  "invariance_weight": 1.0,
+  "variance_weight": 1.0,
+  "covariance_weight": 1.0,
+}
+DISSL = {**DINO, "marginal_weight": 2.3, "invariance_weight": 0.8}
+
+# (loss, arrays, keywords, error, message)
+BAD = [
+  (
+    losses.nt_xent,
+    (zeros(4, 3), zeros(5, 3)),
+    {"temperature": 0.1},
+    ValueError,
+    r"z1 \(4, 3\), z2 \(5, 3\): must be of one shape",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(4, 3), zeros(4, 3, 1)),
+    {"temperature": 0.1},
+    ValueError,
+    r"z2 must be of shape \[b, d\], got \(4, 3, 1\)",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(1, 3), zeros(1, 3)),
+    {"temperature": 0.1},
+    ValueError,
+    "z1 has 1 rows in all, at least 2 needed",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(4, 3), zeros(4, 3)),
+    {"temperature": 0.0},
+    ValueError,
+    r"temperature must be positive, got 0\.0",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(4, 3), zeros(4, 3)),
+    {"temperature": jnp.float32(-1)},
+    ValueError,
+    "temperature must be positive, got -1",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(4, 3), zeros(4, 3)),
+    {"temperature": zeros(4)},
+    ValueError,
+    r"temperature must be a scalar, got \(4,\)",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(4, 3, dtype=jnp.int32), zeros(4, 3)),
+    {"temperature": 0.1},
+    TypeError,
+    "z1 must be of a floating dtype, got int32",
+  ),
+  (
+    losses.nt_xent,
+    ([[1.0]], zeros(4, 3)),
+    {"temperature": 0.1},
+    TypeError,
+    "z1 must be an array, got list",
+  ),
+  (
+    losses.dcl,
+    (zeros(1, 3), zeros(1, 3)),
+    {"temperature": 0.1},
+    ValueError,
+    "at least 2 needed",
+  ),
+  (
+    losses.info_nce,
+    (zeros(4, 3), zeros(4, 3)),
+    {"temperature": 0.1, "negatives": zeros(9, 2)},
+    ValueError,
+    r"negatives \(9, 2\) must be as wide as queries \(4, 3\)",
+  ),
+  (
+    losses.info_nce,
+    (zeros(1, 3), zeros(1, 3)),
+    {"temperature": 0.1},
+    ValueError,
+    "queries has 1 rows",
+  ),
+  (
+    losses.cissl,
+    (zeros(5, 3), zeros(5, 3)),
+    {"temperature": 0.1},
+    ValueError,
+    "two views are stacked, got 5 rows",
+  ),
+  (
+    losses.supervised_contrastive,
+    (zeros(4, 3), zeros(4)),
+    {"temperature": 0.1},
+    TypeError,
+    "labels must be of an integer dtype, got float32",
+  ),
+  (
+    losses.supervised_contrastive,
+    (zeros(4, 3), zeros(5, dtype=jnp.int32)),
+    {"temperature": 0.1},
+    ValueError,
+    r"labels must be \[n\], z \(4, 3\); got \(5,\)",
+  ),
+  (
+    losses.sigmoid_contrastive,
+    (zeros(4, 3), zeros(4, 3)),
+    {"scale": -1.0, "bias": 0.0},
+    ValueError,
+    r"scale must be positive, got -1\.0",
+  ),
+  (
+    losses.sigmoid_contrastive,
+    (zeros(4, 3), zeros(4, 3)),
+    {"scale": 1.0, "bias": zeros(2)},
+    ValueError,
+    r"bias must be a scalar, got \(2,\)",
+  ),
+  (
+    losses.byol,
+    (zeros(4, 3), zeros(4, 3), zeros(4, 3), zeros(4, 2)),
+    {},
+    ValueError,
+    r"target2 \(4, 2\): must be of one shape",
+  ),
+  (losses.vicreg, (zeros(1, 3),) * 2, VICREG, ValueError, "at least 2 needed"),
+  (
+    losses.w_mse,
+    (zeros(4, 3), zeros(4, 3)),
+    {"eps": 0},
+    ValueError,
+    "eps must be positive, got 0",
+  ),
+  (
+    losses.sigreg,
+    (zeros(4, 3),),
+    {"key": jax.random.key(0), "num_slices": 0},
+    ValueError,
+    "num_slices must be at least 1, got 0",
+  ),
+  (
+    losses.uniformity,
+    (zeros(4, 3),),
+    {"t": -2.0},
+    ValueError,
+    r"t must be positive, got -2\.0",
+  ),
+  (losses.koleo, (zeros(1, 3),), {}, ValueError, "z has 1 rows in all"),
+  (
+    losses.dino,
+    (VIEWS, VIEWS, zeros(7, 2), PROTOTYPES, zeros(7)),
+    DINO,
+    ValueError,
+    r"student_prototypes \(7, 2\) must have rows as wide as student",
+  ),
+  (
+    losses.dino,
+    (VIEWS, VIEWS, PROTOTYPES, zeros(8, 3), zeros(7)),
+    DINO,
+    ValueError,
+    "as many prototypes are expected on both sides",
+  ),
+  (
+    losses.dino,
+    (VIEWS, VIEWS, PROTOTYPES, PROTOTYPES, zeros(8)),
+    DINO,
+    ValueError,
+    r"center \(8,\) must be \[k\], k=7",
+  ),
+  (
+    losses.dino,
+    (VIEWS, zeros(3, 4, 3), PROTOTYPES, PROTOTYPES, zeros(7)),
+    DINO,
+    ValueError,
+    r"expected 1 <= u <= v and v >= 2, got student \[v=2, \.\.\.\]",
+  ),
+  (
+    losses.dino,
+    (VIEWS, zeros(2, 5, 3), PROTOTYPES, PROTOTYPES, zeros(7)),
+    DINO,
+    ValueError,
+    "must be views of as many images",
+  ),
+  (
+    losses.swav,
+    (VIEWS, PROTOTYPES),
+    {**SWAV, "num_large": 3},
+    ValueError,
+    r"num_large=3: expected v >= 2 views, of which 1 to v",
+  ),
+  (
+    losses.swav,
+    (VIEWS, PROTOTYPES),
+    {**SWAV, "iterations": 0},
+    ValueError,
+    "iterations must be at least 1, got 0",
+  ),
+  (
+    losses.sinkhorn,
+    (zeros(4),),
+    {"epsilon": 0.1, "iterations": 3},
+    ValueError,
+    r"scores must be of shape \[b, k\], got \(4,\)",
+  ),
+  (
+    losses.dissl,
+    (VIEWS, zeros(1, 4, 3), PROTOTYPES, PROTOTYPES),
+    DISSL,
+    ValueError,
+    "expected 2 <= u <= v",
+  ),
+]
+
+
+@pytest.mark.parametrize(
+  ("loss", "arrays", "keywords", "error", "match"),
+  BAD,
+  ids=[f"{row[0].__name__}-{i}" for i, row in enumerate(BAD)],
+)
+def test_bad_input_is_named(loss, arrays, keywords, error, match):
+  with pytest.raises(error, match=match):
+    jax.eval_shape(lambda: loss(*arrays, **keywords))
+
+
+def test_a_weak_marginal_is_warned_of():
+  weights = {**DISSL, "marginal_weight": 1.0}
+  with pytest.warns(UserWarning, match=r"marginal_weight=1\.0 < 1 \+ inv"):
+    losses.dissl(VIEWS, VIEWS, PROTOTYPES, PROTOTYPES, **weights)
+
+
+def test_half_precision_of_a_small_range_is_widened():
+  z = jax.random.normal(jax.random.key(0), (2, 4, 3)).astype(jnp.float16)
+  half = losses.nt_xent(*z, temperature=0.01)
+  assert half.dtype == jnp.float32
+  assert half == losses.nt_xent(*z.astype(jnp.float32), temperature=0.01)
+
+
+def test_axes_that_contradict_are_told():
+  def call(**options):
+    return lambda z: losses.nt_xent(z, z, temperature=0.1, **options)
+
+  with jax.set_mesh(jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))):
+    with pytest.raises(ValueError, match="here arrays are global"):
+      jax.jit(call(axis_name="a"))(zeros(16, 3))
+    with pytest.raises(ValueError, match="batch_axes='b': no axis 'b'"):
+      jax.jit(call(batch_axes="b"))(zeros(16, 3))
+  explicit = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Explicit,))
+  with (
+    jax.set_mesh(explicit),
+    pytest.raises(ValueError, match=r"but this array is split over \(\)"),
+  ):
+    jax.jit(call(batch_axes="a"))(zeros(16, 3))
+  mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+  both = call(axis_name="a", batch_axes="a")
+  with pytest.raises(ValueError, match="the first is for callers inside"):
+    jax.shard_map(both, mesh=mesh, in_specs=P("a"), out_specs=P())(zeros(16, 3))
+
+
+def test_reference_needs_all_rows():
+  mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+
+  def loss(z):
+    return losses.nt_xent(
+      z, z, temperature=0.1, axis_name="a", implementation="reference"
+    )
+
+  with pytest.raises(ValueError, match="'reference' needs all rows"):
+    jax.shard_map(loss, mesh=mesh, in_specs=P("a"), out_specs=P())(zeros(16, 3))
