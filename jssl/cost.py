@@ -88,7 +88,8 @@ class Cost:
     working_bytes: the peak of memory, less arguments and outputs.
     output_bytes: of the outputs.
     product_flops: of all matrix products, loops counted by trip; in kernels
-      that bring an estimate, that.
+      that bring an estimate, that. What the compiler splits over devices is
+      taken as split evenly.
     accessed_bytes: of memory, as the compiler estimates it, each loop's body
       counted once; None where it doesn't.
     collectives: bytes received by kind, loops counted by trip.
@@ -116,37 +117,57 @@ def compile_cost(function: Callable, *args: Any) -> Cost:
   analysis = compiled.cost_analysis() or {}
   accessed = analysis.get("bytes accessed")
   inputs, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+  peak = memory.peak_memory_in_bytes - inputs - outputs
   return Cost(
-    # Temporaries alone leave out what a TPU's compiler places on the chip.
-    memory.peak_memory_in_bytes - inputs - outputs,
+    # Temporaries alone leave out what a TPU's compiler places on the chip, and
+    # the peak of a CPU's leaves out temporaries.
+    max(peak, memory.temp_size_in_bytes),
     outputs,
-    product_flops(traced.jaxpr.jaxpr),
+    product_flops(traced.jaxpr.jaxpr, _count_devices(args)),
     None if accessed is None else int(accessed),
     collectives(compiled.as_text()),
   )
 
 
-def product_flops(jaxpr: Any) -> int:
-  """Returns the FLOPs of all matrix products of a device, by trip."""
+def _count_devices(args: Any) -> int:
+  import jax
+
+  shardings = [getattr(a, "sharding", None) for a in jax.tree.leaves(args)]
+  return max(len(s.device_set) if s else 1 for s in shardings)
+
+
+def product_flops(jaxpr: Any, devices: int = 1) -> int:
+  """Returns the FLOPs of all matrix products of a device, by trip.
+
+  Args:
+    jaxpr: of the program.
+    devices: that the compiler splits products over; what is inside of
+      `shard_map` has been split.
+  """
   total = 0
   for equation in jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
+    name = equation.primitive.name
+    if name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
       left = equation.invars[0].aval.shape
       inner = math.prod(left[i] for i in contracted)
-      total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
-    elif equation.primitive.name == "pallas_call":
+      flops = 2 * inner * math.prod(equation.outvars[0].aval.shape)
+      total += flops // devices
+    elif name == "pallas_call":
       estimate = equation.params.get("cost_estimate")
       total += estimate.flops if estimate else 0
     else:
-      times = equation.params.get("length", 1)
-      total += times * sum(map(product_flops, _inner(equation.params)))
+      split = 1 if name == "shard_map" else devices
+      inside = [product_flops(p, split) for p in inner_programs(equation)]
+      # Of branches one is taken.
+      once = max(inside, default=0) if name == "cond" else sum(inside)
+      total += equation.params.get("length", 1) * once
   return total
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def inner_programs(equation: Any) -> Iterator[Any]:
   """Yields the programs that an equation calls, each branch of them."""
-  for value in params.values():
+  for value in equation.params.values():
     for part in value if isinstance(value, tuple | list) else (value,):
       if hasattr(part, "eqns"):
         yield part
@@ -159,7 +180,7 @@ _KINDS = (
   "|ragged-all-to-all|collective-broadcast"
 )
 # "%x = (f32[8,2]{1,0}, ...) all-gather-start(": of a pair, the start counts.
-_COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(?:-start)?\(")
+_COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d+)\w*\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
@@ -176,6 +197,9 @@ def collectives(text: str) -> dict[str, int]:
 
   Args:
     text: of a compiled program.
+
+  Raises:
+    ValueError: there are some in a loop that doesn't say how long it is.
   """
   bodies: dict[str, list[str]] = {}
   name, entry = "", ""
@@ -187,7 +211,7 @@ def collectives(text: str) -> dict[str, int]:
     bodies.setdefault(name, []).append(line)
   total: Counter[str] = Counter()
 
-  def trips(line: str) -> int:
+  def trips(line: str) -> int | None:
     known = _TRIPS.search(line)
     if known:
       return int(known.group(1))
@@ -195,25 +219,35 @@ def collectives(text: str) -> dict[str, int]:
     condition = _CONDITION.search(line)
     inside = bodies.get(condition.group(1), []) if condition else []
     limits = _CONSTANT.findall("\n".join(inside))
-    return int(limits[0]) if len(limits) == 1 else 1
+    return int(limits[0]) if len(limits) == 1 else None
 
   def walk(name: str, times: int) -> None:
     for line in bodies.get(name, []):
       found = _COLLECTIVE.search(line)
       if found:
-        total[found.group(2)] += times * _bytes(found.group(1))
+        shapes, kind, start = found.groups()
+        total[kind] += times * _bytes(shapes, pair=bool(start))
       for called in _CALLED.findall(line):
-        walk(called, times * trips(line))
+        before = total.total()
+        count = trips(line) if " while(" in line else 1
+        walk(called, times * (count or 1))
+        if count is None and total.total() > before:
+          raise ValueError(f"a loop of unknown length in {name}: {line[:200]}")
 
   walk(entry, 1)
   return dict(total)
 
 
-def _bytes(shapes: str) -> int:
-  """Returns the size of the last array of a type: the others are inputs."""
+def _bytes(shapes: str, *, pair: bool) -> int:
+  """Returns the size of the results in a type.
+
+  Args:
+    shapes: of the results; of a pair's start, those of its operands before.
+    pair: whether it is one.
+  """
   sizes = [
     math.prod(map(int, filter(None, dims.split(","))))
     * max(1, int(re.sub(r"\D", "", dtype)) // 8)
     for dtype, dims in _ARRAY.findall(shapes)
   ]
-  return max(sizes, default=0)
+  return max(sizes, default=0) if pair else sum(sizes)

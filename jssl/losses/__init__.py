@@ -3,7 +3,8 @@
 Arrays first, hyper-parameters by keyword, a scalar out, float32 or wider. They
 are written on global arrays: under `jax.jit` with sharded inputs, value and all
 gradients are those of one device holding everything. No array of all pairs, or
-of all rows and prototypes, exists on the way. Three keywords are common:
+of all rows and prototypes, exists on the way, but for second derivatives. Three
+keywords are common:
 
 `axis_name`: for callers inside of `jax.shard_map`, the mesh axes that split the
   batch; parameters (temperatures, prototypes, a queue) are the same everywhere.
@@ -26,8 +27,9 @@ of all rows and prototypes, exists on the way. Three keywords are common:
 
 `implementation`: how the fused operations are computed: "reference" on whole
   matrices, "tiled", "pallas_tpu" (the two that have a kernel); None chooses by
-  platform and shape. First derivatives are exact in all of them. "pallas_tpu"
-  by name has no second derivatives.
+  platform and shape, and a TPU that gets no kernel says why in the log.
+  "pallas_tpu" by name has no second derivatives, and only "reference" can be
+  differentiated forwards (`jax.jvp`).
 """
 
 from jssl.losses.assignment import (

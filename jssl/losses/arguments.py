@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jssl.ops.layout import Layout
 from jssl.typing import Scalar
 
-# Narrower ones lack the range of gradients.
+# Other halves lack the range that gradients need.
 _HALF = jnp.bfloat16
 
 
@@ -38,10 +38,17 @@ def floats(arrays: Mapping[str, Array], shape: str) -> tuple[Array, ...]:
       raise ValueError(
         f"{name} must be of shape [{', '.join(letters)}], got {x.shape}"
       )
-  dtype = jnp.result_type(*arrays.values())
+    if 0 in x.shape:
+      raise ValueError(f"{name} must not be empty, got {x.shape}")
+  return of_one_dtype(*map(jnp.asarray, arrays.values()))
+
+
+def of_one_dtype(*arrays: Array) -> tuple[Array, ...]:
+  """Returns arrays as wide as the widest: bfloat16, float32 or float64."""
+  dtype = jnp.result_type(*arrays)
   if dtype != _HALF:
     dtype = jnp.promote_types(dtype, jnp.float32)
-  return tuple(jnp.asarray(x, dtype) for x in arrays.values())
+  return tuple(x.astype(dtype) for x in arrays)
 
 
 def same_shape(shape: str, **arrays: Array) -> tuple[Array, ...]:
@@ -78,12 +85,34 @@ def prototypes(
 
 
 def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
-  """Returns scalars, at least float32, and as wide as an array."""
+  """Returns scalars, at least float32, and as wide as an array.
+
+  Raises:
+    TypeError: one isn't a real number.
+    ValueError: one has a shape.
+  """
   wide = jnp.promote_types(like.dtype, jnp.float32)
   for name, value in values.items():
+    numeric = isinstance(
+      value, int | float | np.generic | jax.Array | np.ndarray
+    )
+    kind = jnp.result_type(value) if numeric else None
+    if kind is None or not (
+      jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
+    ):
+      raise TypeError(f"{name} must be a real number, got {value!r}")
     if np.shape(value) != ():
       raise ValueError(f"{name} must be a scalar, got {np.shape(value)}")
   return tuple(jnp.asarray(value, wide) for value in values.values())
+
+
+def count(**values: int) -> None:
+  """Raises unless values are integers, and at least 1."""
+  for name, value in values.items():
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+      raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+      raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def positive(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:

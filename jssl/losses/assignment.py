@@ -7,6 +7,7 @@ softmaxes over the same prototypes is a log-sum-exp and one product of features
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -104,6 +105,17 @@ def _views(student: Array, teacher: Array, least: int) -> tuple[Array, Array]:
   return jnp.moveaxis(student, 0, 1), jnp.moveaxis(teacher, 0, 1)
 
 
+def _one_width(*arrays: Array) -> tuple[Array, ...]:
+  """Returns float64 arrays if any is, else arrays as they are.
+
+  Features may be bfloat16 where prototypes are float32: what is summed is
+  float32 for both.
+  """
+  if jnp.result_type(*arrays) == jnp.float64:
+    return tuple(x.astype(jnp.float64) for x in arrays)
+  return arrays
+
+
 def dino(
   student: Float[Array, "v b d"],
   teacher: Float[Array, "u b e"],
@@ -160,7 +172,7 @@ def dino(
     ICCV 2021, eq. 3 and algorithm 1.
   """
   student, teacher = _views(student, teacher, 1)
-  weights = arguments.prototypes(
+  weights: Sequence[Array] = arguments.prototypes(
     {"student": student, "teacher": teacher},
     student_prototypes=student_prototypes,
     teacher_prototypes=teacher_prototypes,
@@ -170,6 +182,9 @@ def dino(
     raise ValueError(
       f"center {center.shape} must be [k], k={len(weights[1])} prototypes"
     )
+  student, teacher, center, *weights = _one_width(
+    student, teacher, center, *weights
+  )
   temperatures = arguments.positive(
     student,
     student_temperature=student_temperature,
@@ -185,6 +200,7 @@ def dino(
     *temperatures,
     axis_name=axis_name,
     batch_axes=batch_axes,
+    split=2,
   )
 
 
@@ -299,14 +315,9 @@ def sinkhorn(
   """
   (scores,) = arguments.floats({"scores": scores}, "b k")
   (epsilon,) = arguments.positive(scores, epsilon=epsilon)
-  _check_iterations(iterations)
+  arguments.count(iterations=iterations)
   assign = functools.partial(_sinkhorn, iterations=iterations)
   return run(assign, scores, epsilon, axis_name=axis_name, rows_out=True)
-
-
-def _check_iterations(iterations: int) -> None:
-  if iterations < 1:
-    raise ValueError(f"iterations must be at least 1, got {iterations}")
 
 
 def _sinkhorn(
@@ -342,7 +353,8 @@ def swav(
 
   with logits s = features times prototypes, neither of which is normalised here
   (SwAV normalises both beforehand), and q_a = sinkhorn(s_a) over the batch of
-  the view, stopped. log k where predictions are uniform.
+  the view, stopped. log k where predictions are uniform, and no less where all
+  rows are equal.
 
   Example:
     >>> import jax
@@ -376,13 +388,14 @@ def swav(
     Cluster Assignments", NeurIPS 2020, eq. 2 to 6.
   """
   (z,) = arguments.floats({"z": z}, "v b d")
+  arguments.count(iterations=iterations, num_large=num_large)
   if len(z) < 2 or not 1 <= num_large <= len(z):
     raise ValueError(
       f"z [v={len(z)}, b, d], num_large={num_large}: expected v >= 2 views, "
       "of which 1 to v are large"
     )
-  _check_iterations(iterations)
   (weights,) = arguments.prototypes({"z": z}, prototypes=prototypes)
+  z, weights = _one_width(z, weights)
   temperatures = arguments.positive(z, temperature=temperature, epsilon=epsilon)
   loss = functools.partial(
     _swav,
@@ -489,11 +502,12 @@ def dissl_terms(
 ) -> DISSLTerms:
   """Returns the terms of `dissl`, unweighted. See there."""
   student, teacher = _views(student, teacher, 2)
-  weights = arguments.prototypes(
+  weights: Sequence[Array] = arguments.prototypes(
     {"student": student, "teacher": teacher},
     student_prototypes=student_prototypes,
     teacher_prototypes=teacher_prototypes,
   )
+  student, teacher, *weights = _one_width(student, teacher, *weights)
   temperatures = arguments.positive(
     student,
     student_temperature=student_temperature,
@@ -508,6 +522,7 @@ def dissl_terms(
     *temperatures,
     axis_name=axis_name,
     batch_axes=batch_axes,
+    split=2,
   )
 
 
@@ -623,6 +638,12 @@ def dissl(
     Dubois et al., "Improving Self-Supervised Learning by Characterizing
     Idealized Representations", NeurIPS 2022, section 4.3 and official code.
   """
+  (teacher,) = arguments.floats({"teacher": teacher}, "u b d")
+  marginal, invariance = arguments.scalar(
+    teacher,
+    marginal_weight=marginal_weight,
+    invariance_weight=invariance_weight,
+  )
   weights = marginal_weight, invariance_weight
   traced = any(isinstance(w, jax.core.Tracer) for w in weights)
   if not traced and marginal_weight < 1 + invariance_weight:
@@ -641,11 +662,6 @@ def dissl(
     axis_name=axis_name,
     batch_axes=batch_axes,
     implementation=implementation,
-  )
-  marginal, invariance = arguments.scalar(
-    student,
-    marginal_weight=marginal_weight,
-    invariance_weight=invariance_weight,
   )
   return (
     terms.distillation

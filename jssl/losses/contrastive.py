@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jssl.losses import arguments
@@ -49,7 +50,7 @@ def nt_xent(
 
   with c the cosine. Rows are normalised here. At collapse (all rows equal) it
   is log(2b - 1); with positives at cosine 1 and orthogonal negatives,
-  log(1 + (2b - 2) exp(-1/T)).
+  log(1 + (2b - 2) exp(-1/T)), a little above the least.
 
   Example:
     >>> import jax
@@ -78,7 +79,9 @@ def nt_xent(
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (t,) = arguments.positive(z1, temperature=temperature)
   loss = functools.partial(_nt_xent, implementation=implementation)
-  return run(loss, z1, z2, t, axis_name=axis_name, batch_axes=batch_axes)
+  return run(
+    loss, z1, z2, t, axis_name=axis_name, batch_axes=batch_axes, split=2
+  )
 
 
 def _nt_xent(
@@ -136,7 +139,9 @@ def dcl(
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (t,) = arguments.positive(z1, temperature=temperature)
   loss = functools.partial(_dcl, implementation=implementation)
-  return run(loss, z1, z2, t, axis_name=axis_name, batch_axes=batch_axes)
+  return run(
+    loss, z1, z2, t, axis_name=axis_name, batch_axes=batch_axes, split=2
+  )
 
 
 def _dcl(
@@ -202,26 +207,27 @@ def info_nce(
   """
   queries, keys = arguments.same_shape("b d", queries=queries, keys=keys)
   (t,) = arguments.positive(queries, temperature=temperature)
+  queue: tuple[Array, ...] = ()
+  if negatives is not None:
+    (bank,) = arguments.floats({"negatives": negatives}, "q d")
+    if bank.shape[1] != queries.shape[1]:
+      raise ValueError(
+        f"negatives {bank.shape} must be as wide as queries {queries.shape}"
+      )
+    queries, keys, bank = arguments.of_one_dtype(queries, keys, bank)
+    queue = (bank,)
   loss = functools.partial(
     _info_nce, symmetric=symmetric, implementation=implementation
   )
-  if negatives is None:
-    return run(
-      loss, queries, keys, t, axis_name=axis_name, batch_axes=batch_axes
-    )
-  (queue,) = arguments.floats({"negatives": negatives}, "q d")
-  if queue.shape[1] != queries.shape[1]:
-    raise ValueError(
-      f"negatives {queue.shape} must be as wide as queries {queries.shape}"
-    )
   return run(
     loss,
     queries,
     keys,
     t,
-    queue.astype(queries.dtype),
+    *queue,
     axis_name=axis_name,
     batch_axes=batch_axes,
+    split=2,
   )
 
 
@@ -286,8 +292,8 @@ def cissl(
 
       -1/2b sum_i 1/2 [log q_i(i) + log q_i(i')],  q_i = softmax_k(c(i, k)/T)
 
-  Rows are normalised here. No stop-gradient: the teacher is a head. The optimum
-  is log 2, collapse is log 2b.
+  Rows are normalised here. No stop-gradient: the teacher is a head. Collapse is
+  log 2b, and log 2 the limit of sharp features.
 
   Example:
     >>> import jax
@@ -324,7 +330,13 @@ def cissl(
   (t,) = arguments.positive(student, temperature=temperature)
   loss = functools.partial(_cissl, implementation=implementation)
   return run(
-    loss, student, teacher, t, axis_name=axis_name, batch_axes=batch_axes
+    loss,
+    student,
+    teacher,
+    t,
+    axis_name=axis_name,
+    batch_axes=batch_axes,
+    split=2,
   )
 
 
@@ -392,6 +404,8 @@ def supervised_contrastive(
     Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2.
   """
   (z,) = arguments.floats({"z": z}, "n d")
+  if not isinstance(labels, jax.Array | np.ndarray):
+    raise TypeError(f"labels must be an array, got {type(labels).__name__}")
   labels = jnp.asarray(labels)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise TypeError(f"labels must be of an integer dtype, got {labels.dtype}")
@@ -401,7 +415,9 @@ def supervised_contrastive(
   loss = functools.partial(
     _supervised_contrastive, implementation=implementation
   )
-  return run(loss, z, labels, t, axis_name=axis_name, batch_axes=batch_axes)
+  return run(
+    loss, z, labels, t, axis_name=axis_name, batch_axes=batch_axes, split=2
+  )
 
 
 def _supervised_contrastive(
@@ -447,7 +463,7 @@ def sigmoid_contrastive(
       -1/b sum_ij log sigmoid(l_ij (scale <x_i, y_j> + bias))
 
   with l_ij = 1 for i = j, else -1. Rows are taken as they are: SigLIP's are
-  normalised by its model. With scale 0 and bias 0 it is b log 2.
+  normalised by its model. Zero features and bias 0 give b log 2.
 
   Example:
     >>> import jax
@@ -480,7 +496,7 @@ def sigmoid_contrastive(
   (bias,) = arguments.scalar(x, bias=bias)
   loss = functools.partial(_sigmoid_contrastive, implementation=implementation)
   return run(
-    loss, x, y, scale, bias, axis_name=axis_name, batch_axes=batch_axes
+    loss, x, y, scale, bias, axis_name=axis_name, batch_axes=batch_axes, split=2
   )
 
 
@@ -512,8 +528,8 @@ def spectral_contrastive(
 
       -2/b sum_i <z1_i, z2_i> + 1/(b (b - 1)) sum_{i != j} <z1_i, z2_j>^2
 
-  Rows are taken as they are. Zero features have loss 0; its minimum over
-  features of which d directions are used is -d (in expectation).
+  Rows are taken as they are. Zero features have loss 0, equal unit rows -1; the
+  least, in expectation, is -d where d directions are used.
 
   Example:
     >>> import jax
@@ -540,7 +556,7 @@ def spectral_contrastive(
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   loss = functools.partial(_spectral_contrastive, implementation=implementation)
-  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes)
+  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes, split=2)
 
 
 def _spectral_contrastive(
@@ -556,5 +572,5 @@ def _spectral_contrastive(
   squares = gram.inner(
     layout, Pair(Factor(z1)), Pair(Factor(z2)), implementation=implementation
   )
-  negatives = (squares - b * layout.mean(positives**2)) / (b * (b - 1))
+  negatives = (squares - b * layout.mean(positives**2)) / float(b * (b - 1))
   return negatives - 2 * layout.mean(positives)

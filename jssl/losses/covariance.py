@@ -54,7 +54,7 @@ def barlow_terms(
   """Returns the terms of `barlow_twins`, unweighted. See there."""
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   loss = functools.partial(_barlow_terms, implementation=implementation)
-  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes)
+  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes, split=2)
 
 
 # Under the root, as the BatchNorm of the official code has it.
@@ -76,14 +76,14 @@ def _barlow_terms(
 
   first, second = standardised(z1), standardised(z2)
   diagonal = layout.mean(first.rows() * second.rows())
-  # Both divided by b before they are squared: sums of 1e8 squares are large.
-  b = layout.rows(len(z1))
   squares = gram.inner(
-    layout, Pair(first, second), implementation=implementation
+    layout,
+    Pair(first, second),
+    diagonal=False,
+    implementation=implementation,
   )
-  return BarlowTerms(
-    jnp.sum((1 - diagonal) ** 2), squares / b**2 - jnp.sum(diagonal**2)
-  )
+  b = float(layout.rows(len(z1)))
+  return BarlowTerms(jnp.sum((1 - diagonal) ** 2), squares / b**2)
 
 
 def barlow_twins(
@@ -127,6 +127,7 @@ def barlow_twins(
   Reference:
     Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2.
   """
+  z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (weight,) = arguments.scalar(z1, off_diagonal_weight=off_diagonal_weight)
   on, off = barlow_terms(
     z1,
@@ -163,7 +164,7 @@ def vicreg_terms(
   """Returns the terms of `vicreg`, unweighted. See there."""
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   loss = functools.partial(_vicreg_terms, implementation=implementation)
-  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes)
+  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes, split=2)
 
 
 # Under the root: at collapse the gradient of the deviation stays finite.
@@ -184,9 +185,11 @@ def _vicreg_terms(
     variance = biased * (b / (b - 1))
     deviation = jnp.sqrt(variance + _VICREG_EPSILON)
     centred = Factor(z, *layout.per_device((mean, jnp.ones_like(mean))))
-    squares = gram.inner(layout, Pair(centred), implementation=implementation)
-    off_diagonal = squares / (b - 1) ** 2 - jnp.sum(variance**2)
-    return jnp.mean(jax.nn.relu(1 - deviation)), off_diagonal / d
+    squares = gram.inner(
+      layout, Pair(centred), diagonal=False, implementation=implementation
+    )
+    covariance = squares / float(b - 1) ** 2 / d
+    return jnp.mean(jax.nn.relu(1 - deviation)), covariance
 
   (variance1, covariance1), (variance2, covariance2) = map(of_view, (z1, z2))
   gap = jnp.mean((wide(z1) - wide(z2)) ** 2, axis=1)
@@ -247,6 +250,7 @@ def vicreg(
   Reference:
     Bardes et al., "VICReg", ICLR 2022, eq. 1 to 6, and official code.
   """
+  z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   weights = arguments.scalar(
     z1,
     invariance_weight=invariance_weight,
@@ -277,7 +281,8 @@ def w_mse(
 
   with L L^T = (1 - eps) C + eps I the Cholesky factor of each view's shrunk
   covariance (over b - 1). The whole batch is whitened at once: b > d is wanted.
-  0 where whitened views agree.
+  0 where whitened views agree. It doesn't tell collapse: exactly equal rows
+  give 2, but those that are equal up to rounding are whitened as any others.
 
   Example:
     >>> import jax
@@ -294,7 +299,7 @@ def w_mse(
     The mean over b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], b < 2, or eps <= 0.
+    ValueError: shapes differ or are not [b, d], b < 2, or eps not in (0, 1].
     TypeError: an input is not of a floating dtype.
 
   Reference:
@@ -302,8 +307,17 @@ def w_mse(
     ICML 2021, eq. 4 to 6.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  (eps,) = arguments.positive(z1, eps=eps)
-  return run(_w_mse, z1, z2, eps, axis_name=axis_name)
+  (shrinkage,) = arguments.positive(z1, eps=eps)
+  if not isinstance(eps, jax.core.Tracer) and eps > 1:
+    raise ValueError(f"eps must be at most 1, got {eps}")
+  return run(_w_mse, z1, z2, shrinkage, axis_name=axis_name, split=2)
+
+
+def _inverse_factor(x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+  """Returns the inverse of the Cholesky factor of a matrix."""
+  identity = jnp.eye(len(x), dtype=x.dtype)
+  factor = jnp.linalg.cholesky(x)
+  return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
 
 
 def _w_mse(
@@ -314,14 +328,24 @@ def _w_mse(
 ) -> Scalar:
   arguments.at_least(layout, 2, z1=z1)
 
+  matmul = functools.partial(jnp.matmul, precision=_HIGHEST)
+
+  def covariance_of(centred: Float[Array, "b d"]) -> Float[Array, "d d"]:
+    return layout.sum(matmul(centred.T, centred)) / (layout.rows(len(z1)) - 1)
+
   def whitened(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
     centred = wide(z) - layout.mean(wide(z))[None]
-    moment = jnp.matmul(centred.T, centred, precision=_HIGHEST)
-    covariance = layout.sum(moment) / (layout.rows(len(z)) - 1)
+    covariance = covariance_of(centred)
     identity = jnp.eye(z.shape[1], dtype=covariance.dtype)
-    factor = jnp.linalg.cholesky((1 - eps) * covariance + eps * identity)
-    # Inverted, small and everywhere, so that rows stay where they are.
-    inverse = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-    return jnp.matmul(centred, inverse.T, precision=_HIGHEST)
+    # In two steps, since float32 has no digits left for a factor of `shrunk`
+    # where variances differ much: the first is of something rounder, and what
+    # it makes of the rows is round. The product of both factors is the factor.
+    shrunk = (1 - eps) * covariance + eps * identity
+    shift = jax.lax.stop_gradient(1e-5 * jnp.trace(shrunk))
+    first = _inverse_factor(shrunk + shift * identity)
+    rounder = (1 - eps) * covariance_of(matmul(centred, first.T))
+    second = _inverse_factor(rounder + eps * matmul(first, first.T))
+    # Small and everywhere, so that rows stay where they are.
+    return matmul(centred, matmul(second, first).T)
 
   return 2 - 2 * layout.mean(cosines(whitened(z1), whitened(z2)))

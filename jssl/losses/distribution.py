@@ -63,8 +63,7 @@ def sigreg(
     and official code.
   """
   (z,) = arguments.floats({"z": z}, "n d")
-  if num_slices < 1:
-    raise ValueError(f"num_slices must be at least 1, got {num_slices}")
+  arguments.count(num_slices=num_slices)
   normal = jax.random.normal(key, (z.shape[1], num_slices), wide(z).dtype)
   slices = normal * inverse_norms(normal.T)[None]
   loss = functools.partial(_sigreg, implementation=implementation)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
-from jssl.losses.rows import cosines
+from jssl.losses.rows import cosines, wide
 from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Scalar
 
@@ -44,7 +44,7 @@ def negative_cosine(
     eq. 1.
   """
   p, z = arguments.same_shape("b d", p=p, z=z)
-  return run(_negative_cosine, p, z, axis_name=axis_name)
+  return run(_negative_cosine, p, z, axis_name=axis_name, split=2)
 
 
 def _negative_cosine(
@@ -91,7 +91,8 @@ def simsiam(
     eq. 4.
   """
   p1, p2, z1, z2 = arguments.same_shape("b d", p1=p1, p2=p2, z1=z1, z2=z2)
-  return run(_both_ways, p1, p2, z2, z1, axis_name=axis_name) / -2
+  total = run(_both_ways, p1, p2, z2, z1, axis_name=axis_name, split=4)
+  return total / -2
 
 
 def byol(
@@ -134,7 +135,10 @@ def byol(
   p1, p2, target1, target2 = arguments.same_shape(
     "b d", p1=p1, p2=p2, target1=target1, target2=target2
   )
-  return 4 - 2 * run(_both_ways, p1, p2, target2, target1, axis_name=axis_name)
+  total = run(
+    _both_ways, p1, p2, target2, target1, axis_name=axis_name, split=4
+  )
+  return 4 - 2 * total
 
 
 def _both_ways(
@@ -183,12 +187,10 @@ def alignment(
     Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  return run(_alignment, z1, z2, axis_name=axis_name)
+  return run(_alignment, z1, z2, axis_name=axis_name, split=2)
 
 
 def _alignment(
   layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
 ) -> Scalar:
-  wide = jnp.promote_types(z1.dtype, jnp.float32)
-  gap = z1.astype(wide) - z2.astype(wide)
-  return layout.mean(jnp.sum(gap**2, axis=1))
+  return layout.mean(jnp.sum((wide(z1) - wide(z2)) ** 2, axis=1))

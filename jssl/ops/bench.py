@@ -10,6 +10,7 @@ import dataclasses
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -214,6 +215,15 @@ def here() -> Iterator[dict[str, Any]]:
       )
 
 
+_NEEDS = (
+  "working MiB",
+  "products TFLOP",
+  "accessed GB, loops once",
+  "collectives MiB",
+  "kinds",
+)
+
+
 def elsewhere(target: str) -> Iterator[dict[str, Any]]:
   """Yields a row for each operation and implementation, compiled for a target.
 
@@ -253,15 +263,17 @@ def elsewhere(target: str) -> Iterator[dict[str, Any]]:
       except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
           raise
-        yield {**row, "working MiB": "doesn't fit"}
+        yield {**row, **dict.fromkeys(_NEEDS, "-"), _NEEDS[0]: "doesn't fit"}
         continue
-      yield {
-        **row,
-        "working MiB": needs.working_bytes / 2**20,
-        "products TFLOP": needs.product_flops / 1e12,
-        "collectives MiB": sum(needs.collectives.values()) / 2**20,
-        "kinds": ", ".join(sorted(needs.collectives)),
-      }
+      accessed = needs.accessed_bytes
+      values = (
+        needs.working_bytes / 2**20,
+        needs.product_flops / 1e12,
+        "-" if accessed is None else accessed / 1e9,
+        sum(needs.collectives.values()) / 2**20,
+        ", ".join(sorted(needs.collectives)),
+      )
+      yield {**row, **dict(zip(_NEEDS, values, strict=True))}
 
 
 def _chosen() -> list[Subject]:
@@ -295,6 +307,7 @@ def main(argv: list[str]) -> None:
     table.append(row)
   if _JSON.value:
     about = {
+      "command": "python -m jssl.ops.bench " + " ".join(sys.argv[1:]),
       "target": _TARGET.value or "this machine",
       "machine": platform.processor() or platform.machine(),
       "date": time.strftime("%Y-%m-%d"),

@@ -187,6 +187,7 @@ def run(
   *arrays: PyTree,
   axis_name: AxisNames | None,
   batch_axes: AxisNames | None = None,
+  split: int = 1,
   rows_out: bool = False,
 ) -> Out:
   """Calls `loss(layout, rows, *arrays)`, wherever those lie.
@@ -199,6 +200,7 @@ def run(
       () for a loss of this device's rows alone.
     batch_axes: on an Auto mesh, where the sharding can't be seen while
       tracing, the axes over which the batch is split; None means all of them.
+    split: how many of the arrays, `rows` among them, have rows of the batch.
     rows_out: whether the result has the rows of the batch, and lies as they
       do. Scalars are the same everywhere.
 
@@ -211,7 +213,7 @@ def run(
   manual = {name for name, kind in kinds.items() if kind == AxisType.Manual}
   if axis_name is not None:
     names = _axes_of(axis_name, mesh, "axis_name")
-    _check_manual(names, manual, rows, batch_axes)
+    _check_manual(names, manual, (rows, *arrays)[:split], batch_axes)
     return loss(Layout(None, names), rows, *arrays)
   if manual:
     bound = tuple(name for name in mesh.axis_names if name in manual)
@@ -219,25 +221,25 @@ def run(
       f"inside of `shard_map` over {bound}: say axis_name={bound} for the "
       "loss of the global batch, axis_name=() for that of these rows alone"
     )
+  if mesh.empty:
+    return loss(Layout(None, ()), rows, *arrays)
   axes = mesh.axis_names
   if batch_axes is not None:
     axes = _axes_of(batch_axes, mesh, "batch_axes")
-  if mesh.empty:
-    return loss(Layout(None, ()), rows, *arrays)
   if AxisType.Explicit not in kinds.values():
     return loss(Layout(mesh, axes), rows, *arrays)
-  split = _split_axes(rows)
-  if batch_axes is not None and axes != split:
+  own = _split_axes(rows)
+  if batch_axes is not None and axes != own:
     raise ValueError(
-      f"batch_axes={batch_axes!r}, but this array is split over {split}: "
+      f"batch_axes={batch_axes!r}, but this array is split over {own}: "
       "leave it out, an Explicit mesh says where rows lie"
     )
 
   def on_auto(*arrays: PyTree) -> Out:
     mesh = jax.sharding.get_abstract_mesh()
-    return loss(Layout(mesh, split), *arrays)
+    return loss(Layout(mesh, own), *arrays)
 
-  out = P(split) if rows_out else P()
+  out = P(own) if rows_out else P()
   # Also for callers who have put arrays on a mesh without setting it.
   with jax.sharding.use_abstract_mesh(mesh):
     return jax.sharding.auto_axes(on_auto, out_sharding=out)(rows, *arrays)
@@ -246,7 +248,7 @@ def run(
 def _check_manual(
   names: tuple[str, ...],
   manual: set[str],
-  rows: Array,
+  split: tuple[Array, ...],
   batch_axes: AxisNames | None,
 ) -> None:
   if batch_axes is not None:
@@ -261,10 +263,11 @@ def _check_manual(
     )
   if not names or not _checks_vma(names):
     return
-  same = set(names) - jax.typeof(rows).manual_axis_type.varying
-  if same:
-    raise ValueError(
-      f"axis_name={names}: the rows are the same everywhere on "
-      f"{sorted(same)}, and would count several times; split them there "
-      "(in_specs), or leave it out of axis_name"
-    )
+  for array in split:
+    same = set(names) - jax.typeof(array).manual_axis_type.varying
+    if same:
+      raise ValueError(
+        f"axis_name={names}: the rows {array.shape} are the same everywhere on "
+        f"{sorted(same)}, and would count several times; split them there "
+        "(in_specs), or leave it out of axis_name"
+      )

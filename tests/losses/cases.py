@@ -68,7 +68,7 @@ SLICES = 8
 
 
 def _supcon(z, t, axis_name=None, **options):
-  labels = LABELS
+  labels = np.resize(LABELS, len(z))
   if axis_name:
     first = jax.lax.axis_index(axis_name) * len(z)
     labels = jax.lax.dynamic_slice_in_dim(
@@ -101,8 +101,8 @@ def _sinkhorn(scores, **options):
 
 VICREG = {
   "invariance_weight": 25.0,
-  "variance_weight": 25.0,
-  "covariance_weight": 1.0,
+  "variance_weight": 11.0,
+  "covariance_weight": 3.0,
 }
 DISSL = {"marginal_weight": 2.3, "invariance_weight": 0.8}
 WIDE = ((B, 40), (B, 40))
@@ -148,7 +148,9 @@ CASES = [
   Case(
     "supervised_contrastive",
     _supcon,
-    lambda z, t: oracles.supervised_contrastive(z, LABELS, t),
+    lambda z, t: oracles.supervised_contrastive(
+      z, np.resize(LABELS, len(z)), t
+    ),
     ((B, D), ()),
     (0, None),
     1 / 0.7,
@@ -209,12 +211,12 @@ CASES = [
   Case(
     "vicreg",
     _views(losses.vicreg, **VICREG),
-    lambda x, y: oracles.vicreg(x, y, 25, 25, 1),
+    lambda x, y: oracles.vicreg(x, y, 25, 11, 3),
   ),
   Case(
     "vicreg_wide",
     _views(losses.vicreg, **VICREG),
-    lambda x, y: oracles.vicreg(x, y, 25, 25, 1),
+    lambda x, y: oracles.vicreg(x, y, 25, 11, 3),
     WIDE,
   ),
   Case(
@@ -275,4 +277,19 @@ CASES = [
   Case("alignment", losses.alignment, oracles.alignment, fused=False),
   Case("uniformity", losses.uniformity, oracles.uniformity, ((B, D),), (0,)),
   Case("koleo", losses.koleo, oracles.koleo, ((B, D),), (0,)),
+]
+
+# One for each operation, in each of its forms.
+BY_OPERATION = [
+  "nt_xent",
+  "info_nce_symmetric",
+  "info_nce_queue",
+  "sigmoid_contrastive",
+  "spectral_contrastive",
+  "spectral_contrastive_wide",
+  "barlow_twins_wide",
+  "vicreg",
+  "sigreg",
+  "dissl",
+  "koleo",
 ]

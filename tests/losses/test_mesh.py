@@ -1,33 +1,23 @@
 """What the matrix of all losses leaves out: shardings, second derivatives."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from losses.cases import CASES, B
+from losses.cases import BY_OPERATION, CASES, B
 from losses.test_every_loss import assert_equal, small_tiles, specs
+from oracles import losses as oracles
 
 from jssl import losses
 
 __all__ = ["small_tiles"]  # A fixture.
 
 AXES = ("a", "b")
-# One for each operation, in each of its forms.
-BY_OPERATION = [
-  "nt_xent",
-  "info_nce_symmetric",
-  "info_nce_queue",
-  "sigmoid_contrastive",
-  "spectral_contrastive",
-  "spectral_contrastive_wide",
-  "barlow_twins_wide",
-  "vicreg",
-  "sigreg",
-  "dissl",
-  "koleo",
-]
 
 
 def auto_mesh():
@@ -137,13 +127,11 @@ def test_rows_and_views_have_no_order_and_no_length(x64):
 
 def test_a_loss_can_be_mapped_over(x64):
   z = np.random.default_rng(0).normal(size=(3, 2, 8, 6))
-  both = jax.vmap(lambda z: losses.nt_xent(*z, temperature=0.1))
-  expected = [losses.nt_xent(*pair, temperature=0.1) for pair in z]
-  np.testing.assert_allclose(both(z), expected, rtol=1e-12)
-  grads = jax.vmap(jax.grad(lambda z: losses.nt_xent(*z, temperature=0.1)))(z)
-  assert_equal(
-    grads[1], jax.grad(lambda z: losses.nt_xent(*z, temperature=0.1))(z[1])
-  )
+  both = jax.value_and_grad(lambda z: losses.nt_xent(*z, temperature=0.1))
+  one = jax.jit(both)
+  values, grads = jax.jit(jax.vmap(both))(z)
+  for i in range(3):
+    assert_equal((values[i], grads[i]), one(z[i]))
 
 
 def test_supervised_with_images_as_labels_is_nt_xent(x64):
@@ -167,3 +155,130 @@ def test_sinkhorn_survives_scores_that_overflow():
   scores = jnp.array([[300.0, 0.0], [0.0, -300.0], [1.0, 2.0]])
   q = losses.sinkhorn(scores, epsilon=0.05, iterations=3)
   np.testing.assert_allclose(q.sum(1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["sigmoid_contrastive", "barlow_twins_wide", "koleo", "info_nce_symmetric"],
+)
+def test_several_tiles_and_parts_go_round(x64, name, monkeypatch):
+  monkeypatch.setattr("jssl.ops.ring._PART_BYTES", 1)
+  case = next(c for c in CASES if c.name == name)
+  # 25 rows a device are four tiles, and the last one isn't full.
+  shapes = tuple(
+    tuple({B: 75, 40: 130}.get(n, n) for n in shape) for shape in case.shapes
+  )
+  case = dataclasses.replace(case, shapes=shapes)
+  arrays = case.arrays()
+  every = tuple(range(len(arrays)))
+  expected = jax.jit(
+    jax.value_and_grad(
+      lambda *a: case.loss(*a, implementation="reference"), every
+    )
+  )(*arrays)
+  mesh = jax.make_mesh(
+    (3,), ("a",), axis_types=(AxisType.Auto,), devices=jax.devices()[:3]
+  )
+  placed = [
+    jax.device_put(a, NamedSharding(mesh, spec))
+    for a, spec in zip(arrays, specs(case, ("a",)), strict=True)
+  ]
+  assert_equal(jax.jit(jax.value_and_grad(case.loss, every))(*placed), expected)
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_covariances_of_near_white_features_keep_their_digits(name, scale):
+  """Off-diagonal sums that are a millionth of what the diagonal would add."""
+  case = next(c for c in CASES if c.name == name)
+  rng = np.random.default_rng(0)
+  z = np.linalg.qr(rng.normal(size=(2, 512, 16)))[0] * np.sqrt(512) * scale
+  z = z.astype(np.float32)
+  terms = getattr(
+    losses, {"barlow_twins": "barlow_terms"}.get(name, name + "_terms")
+  )
+  last = terms(z[0], z[0])[-1]
+  if name == "vicreg":
+    expected = oracles.vicreg_terms(z[0], z[0])[-1]
+  else:
+    on = oracles.barlow_twins(z[0], z[0], 0)
+    expected = oracles.barlow_twins(z[0], z[0], 1) - on
+  assert abs(last - expected) <= 1e-6 * max(1e-3, abs(expected)) * scale**2
+  np.testing.assert_allclose(
+    case.loss(z[0], z[1]), case.oracle(z[0], z[1]), rtol=3e-6
+  )
+
+
+def test_companions_return_the_papers_terms(x64):
+  z1, z2 = projections()
+  np.testing.assert_allclose(
+    jax.jit(losses.vicreg_terms)(z1, z2),
+    oracles.vicreg_terms(z1, z2),
+    rtol=1e-12,
+  )
+  on, off = jax.jit(losses.barlow_terms)(z1, z2)
+  np.testing.assert_allclose(on, oracles.barlow_twins(z1, z2, 0), rtol=1e-12)
+  np.testing.assert_allclose(
+    on + 7 * off, oracles.barlow_twins(z1, z2, 7), rtol=1e-12
+  )
+  case = next(c for c in CASES if c.name == "dissl")
+  *arrays, _ = case.arrays()
+  terms = functools.partial(
+    losses.dissl_terms, student_temperature=0.7, teacher_temperature=0.5
+  )
+  got = jax.jit(terms)(*arrays)
+  expected = oracles.dissl_terms(*arrays, 0.7, 0.5)
+  np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_whitening_survives_variances_that_differ_much():
+  z = np.random.default_rng(0).normal(size=(2, 64, 16)) * np.logspace(-2, 2, 16)
+  z = z.astype(np.float32)
+  got = losses.w_mse(*z, eps=1e-3)
+  np.testing.assert_allclose(got, oracles.w_mse(*z, 1e-3), rtol=2e-4)
+  assert jnp.isfinite(losses.w_mse(*(100 * z[:, :8]), eps=1e-3))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_large_batch_can_be_traced(case):
+  """Counts of pairs are beyond 32 bits."""
+  shapes = [
+    jax.ShapeDtypeStruct(
+      tuple(2**17 if n == B else n for n in shape), jnp.float32
+    )
+    for shape in case.shapes
+  ]
+  if case.name == "dino_center":
+    assert jax.eval_shape(losses.dino_center, *shapes).shape == (10,)
+  else:
+    assert jax.eval_shape(case.loss, *shapes).shape == ()
+
+
+def test_an_axis_of_the_batch_may_be_named_where_there_is_none(x64):
+  z = projections()
+  assert_equal(nt_xent(batch_axes="data")(*z), nt_xent()(*z))
+
+
+def test_a_target_that_is_not_split_is_told():
+  mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+  function = jax.shard_map(
+    lambda x, y: losses.nt_xent(x, y, temperature=0.1, axis_name="a"),
+    mesh=mesh,
+    in_specs=(P("a"), P()),
+    out_specs=P(),
+  )
+  with pytest.raises(
+    ValueError, match=r"rows \(2, 6\) are the same everywhere"
+  ):
+    function(jnp.ones((16, 6)), jnp.ones((2, 6)))
+
+
+def test_a_tpu_without_its_kernel_says_why(caplog, monkeypatch):
+  monkeypatch.setattr("jssl.ops.layout.Layout.platform", "tpu")
+  with caplog.at_level("INFO", "jssl.ops.fused"):
+    jax.eval_shape(lambda x: losses.koleo(x), jnp.ones((4, 3)))
+    jax.eval_shape(
+      lambda x: losses.info_nce(x, x, temperature=1.0), jnp.ones((4, 3))
+    )
+  assert "nearest: tiled instead of pallas_tpu: it has none" in caplog.text
+  assert "similarity: tiled instead of pallas_tpu: with grad" in caplog.text

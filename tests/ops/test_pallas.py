@@ -32,7 +32,7 @@ KINDS = ["both", "rows", "self"]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
   """The smallest blocks that a kernel has."""
-  monkeypatch.setattr(api, "_TILE", (128, 128))
+  monkeypatch.setattr(api, "_TILE", (64, 64))
   monkeypatch.setattr(prototypes_api, "_TILE", (128, 128))
 
 

@@ -20,7 +20,7 @@ AXES = ("a", "b")
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
   """Several tiles on each device, the last one not full."""
-  monkeypatch.setattr(api, "_TILE", (8, 16))
+  monkeypatch.setattr(api, "_TILE", (4, 8))
 
 
 def arguments(n=N, m=M, seed=0):
@@ -149,7 +149,7 @@ def test_rows_that_do_not_divide_are_filled_up(x64):
 
 def test_columns_travel_in_parts(x64, monkeypatch):
   monkeypatch.setattr("jssl.ops.ring._PART_BYTES", 1)
-  monkeypatch.setattr(api, "_TILE", (8, 8))
+  monkeypatch.setattr(api, "_TILE", (4, 4))
   args = arguments(n=64, m=128)
   expected = value_and_grads(kind="both", ids=True)(*args)
   mesh = jax.make_mesh((4,), ("a",), axis_types=(AxisType.Auto,))

@@ -98,7 +98,8 @@ def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
 
 
 def test_meshes_give_the_same_losses_in_float32(batches):
-  optim = build.Optim("sgd", 0.01, weight_decay=1e-4)
+  # On these images of noise larger steps amplify rounding beyond the bound.
+  optim = build.Optim("sgd", 0.003, weight_decay=1e-4)
   model = build.ViT(**VIT)
   expected, _ = losses_of(make_run(model, optim), batches, "float32")
   for data, fsdp in [(8, 1), (4, 2)]:

@@ -40,15 +40,15 @@ def add(
 
   def body(i: Array, _: Array, total: Waves) -> Waves:
     part, mask = tiles.at((p, real), i, tile)
-    base, wave = _base(part, step)
-    for knot in range(knots):
-      cosine = jnp.sum(wave.cosine * mask[:, None], axis=0)
-      sine = jnp.sum(wave.sine * mask[:, None], axis=0)
-      total = Waves(
-        total.cosine.at[knot].add(cosine), total.sine.at[knot].add(sine)
-      )
-      wave = _next(wave, base)
-    return total
+    base, first = _base(part, step)
+
+    def knot(t: Array, state: tuple[Waves, Waves]) -> tuple[Waves, Waves]:
+      wave, total = state
+      cosine = total.cosine.at[t].add(jnp.sum(wave.cosine * mask[:, None], 0))
+      sine = total.sine.at[t].add(jnp.sum(wave.sine * mask[:, None], 0))
+      return _next(wave, base), Waves(cosine, sine)
+
+    return jax.lax.fori_loop(0, knots, knot, (first, total))[1]
 
   return tiles.fold(body, len(p) // tile, 1, Waves(empty, empty))
 
@@ -59,14 +59,15 @@ def back(
   """Returns what flows back: sum_t t step (g_S cos t a - g_C sin t a)."""
 
   def part(p: Float[Array, "r s"]) -> Float[Array, "r s"]:
-    base, wave = _base(p, step)
-    flow = jnp.zeros_like(p)
-    for knot in range(len(g.cosine)):
-      by_knot = g.sine[knot][None] * wave.cosine
-      by_knot -= g.cosine[knot][None] * wave.sine
-      flow = flow + knot * step * by_knot
-      wave = _next(wave, base)
-    return flow
+    base, first = _base(p, step)
+
+    def knot(t: Array, state: tuple[Waves, Array]) -> tuple[Waves, Array]:
+      wave, flow = state
+      due = g.sine[t][None] * wave.cosine - g.cosine[t][None] * wave.sine
+      return _next(wave, base), flow + t * step * due
+
+    knots = len(g.cosine)
+    return jax.lax.fori_loop(0, knots, knot, (first, jnp.zeros_like(p)))[1]
 
   rows = p.reshape(-1, tile, p.shape[1])
   return jax.lax.map(part, rows).reshape(p.shape)

@@ -15,6 +15,7 @@ from jssl.ops.gram import features, reference, ring, tiled
 from jssl.ops.gram.reference import Factor, Pair
 from jssl.ops.gram.tiled import Flow, Side
 from jssl.ops.layout import Layout
+from jssl.ops.products import wide
 from jssl.typing import Scalar
 
 # Of a tile of one factor, as wide as it is multiplied.
@@ -29,10 +30,12 @@ class _Plan(Plan):
 
   Attributes:
     by_rows: whether [n, n] matrices are smaller than [d, d] ones.
+    diagonal: whether the diagonals of both moments count.
     tile: rows and columns of their tiles.
   """
 
   by_rows: bool
+  diagonal: bool
   tile: tuple[int, int]
 
 
@@ -55,14 +58,15 @@ def _returned(pair: Pair, flow: Flow) -> Pair:
   return Pair(back(pair.first, flow.first), second)
 
 
+# Which arrays of a factor are split by rows.
+_ROWS = Factor(True, False, False)  # type: ignore[arg-type]
+
+
 def _specs(pair: Pair | None) -> Pair | None:
   """Returns which of its arrays are split by rows."""
   if pair is None:
     return None
   return pair.map(lambda factor: _ROWS)
-
-
-_ROWS = Factor(True, False, False)  # type: ignore[arg-type]
 
 
 def _summed(layout: Layout, pair: Pair) -> Pair:
@@ -80,21 +84,33 @@ def _summed(layout: Layout, pair: Pair) -> Pair:
 def _by_rows(
   plan: _Plan, rows: Side, columns: Side | None, *, gradients: bool
 ) -> tuple[Scalar, Flow | None, Flow | None]:
+  def everywhere(x: Array) -> Array:
+    return jax.lax.psum(x, plan.layout.axes) if plan.layout.axes else x
+
   into_rows = tiled.no_flow(rows) if gradients else None
   into_columns = tiled.no_flow(columns) if gradients and columns else None
-  parts = (
-    rows,
-    rows if columns is None else columns,
-    jnp.zeros_like(rows.real),
-    into_rows,
-    into_columns,
-  )
-  if not plan.layout.axes:
+  sides = rows, rows if columns is None else columns
+  parts = *sides, jnp.zeros_like(rows.real), into_rows, into_columns
+  if plan.layout.axes:
+    sums, into_rows, into_columns = ring.add(
+      plan.layout, *parts, tile=plan.tile
+    )
+  else:
     sums, into_rows, into_columns = tiled.add(*parts, tile=plan.tile)
-    return sums.sum(), into_rows, into_columns
-  sums, into_rows, into_columns = ring.add(plan.layout, *parts, tile=plan.tile)
-  total = jax.lax.psum(sums.sum(), plan.layout.axes)
-  return total, into_rows, into_columns
+  value = everywhere(sums.sum())
+  if plan.diagonal:
+    return value, into_rows, into_columns
+
+  def of(side: Side) -> Float[Array, "d"]:
+    first, second = (x.astype(wide(x.dtype)) for x in side.rows())
+    return everywhere(jnp.sum(first * second, axis=0))
+
+  of_rows = of(rows)
+  of_columns = of_rows if columns is None else of(columns)
+  less, into_rows, into_columns = tiled.less_diagonal(
+    *sides, (of_rows, of_columns), into_rows, into_columns
+  )
+  return value - less, into_rows, into_columns
 
 
 def _run(
@@ -113,7 +129,7 @@ def _run(
       )
     else:
       value, into_rows, into_columns = features.add(
-        layout, side, other, gradients=gradients
+        layout, side, other, diagonal=plan.diagonal, gradients=gradients
       )
     if into_rows is None:
       return value, None
@@ -142,11 +158,11 @@ def _reference(plan: _Plan, pairs: Pairs, real: tuple[Array, Array]) -> Scalar:
   def masked(pair: Pair, real: Array) -> Pair:
     return Pair(*map(Factor, Side(pair, real).rows()))
 
-  del plan
   rows, columns = pairs
   return reference.inner(
     masked(rows, real[0]),
     None if columns is None else masked(columns, real[1]),
+    diagonal=plan.diagonal,
   )
 
 
@@ -158,6 +174,7 @@ def inner(
   rows: Pair,
   columns: Pair | None = None,
   *,
+  diagonal: bool = True,
   implementation: Implementation | None = None,
 ) -> Scalar:
   """Returns <A^T B, C^T E> over the rows of all devices.
@@ -167,6 +184,8 @@ def inner(
     rows: A and B.
     columns: C and E, as many rows; None takes the rows, and is cheaper than
       passing them twice.
+    diagonal: whether the diagonals of A^T B and C^T E count. Without, they
+      aren't subtracted from a sum that they may be most of.
     implementation: see `fused.choose`.
 
   Raises:
@@ -179,14 +198,14 @@ def inner(
     no_kernel="it has none: the compiler's own products are all there is",
   )
   if chosen == "reference":
-    return reference.inner(rows, columns)
+    return reference.inner(rows, columns, diagonal=diagonal)
   n, d = rows.first.x.shape
-  wide = jnp.promote_types(rows.first.x.dtype, jnp.float32)
+  dtype = wide(rows.first.x.dtype)
   by_rows = layout.rows(n) < d
-  most = max(8, _TILE_BYTES // (d * wide.itemsize))
+  most = max(8, _TILE_BYTES // (d * jnp.dtype(dtype).itemsize))
   tile = tiles.fitting(-(-n // layout.shards), most)
   plan = _Plan(
-    layout, chosen, implementation is not None, by_rows, (tile, tile)
+    layout, chosen, implementation is not None, by_rows, diagonal, (tile, tile)
   )
   step = tile if by_rows else 1
 
@@ -200,6 +219,6 @@ def inner(
 
   filled_rows = filled(rows)
   real = layout.per_device(
-    tiles.filled(jnp.ones(n, wide), (0,), tile=step, shards=layout.shards)
+    tiles.filled(jnp.ones(n, dtype), (0,), tile=step, shards=layout.shards)
   )
   return _inner(plan, (filled_rows, filled(columns)), (real, real))

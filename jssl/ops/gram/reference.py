@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.ops.similarity.reference import precision
+from jssl.ops.products import product
 
 
 class Factor(NamedTuple):
-  """(x - shift) scale, which is never written down for all rows.
+  """(x - shift) scale, written down as late as can be.
 
   Attributes:
     x: features, of any float dtype.
@@ -49,26 +49,21 @@ class Pair(NamedTuple):
     return Pair(function(self.first), second)
 
 
-def product(
-  x: Float[Array, "n d"], y: Float[Array, "d m"]
-) -> Float[Array, "n m"]:
-  """Returns the matrix product, at least float32."""
-  return jnp.matmul(
-    x,
-    y,
-    precision=precision(x.dtype),
-    preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-  )
-
-
-def moment(pair: Pair) -> Float[Array, "d e"]:
-  """Returns A^T B of these rows."""
+def moment(pair: Pair, *, diagonal: bool) -> Float[Array, "d e"]:
+  """Returns A^T B of these rows, with its diagonal or with zeros there."""
   first = pair.first.rows()
   second = first if pair.second is None else pair.second.rows()
-  return product(first.T, second)
+  whole = product(first.T, second)
+  if diagonal:
+    return whole
+  return jnp.where(jnp.eye(len(whole), dtype=bool), 0, whole)
 
 
-def inner(rows: Pair, columns: Pair | None) -> Float[Array, ""]:
+def inner(
+  rows: Pair, columns: Pair | None, *, diagonal: bool
+) -> Float[Array, ""]:
   """Returns <A^T B, C^T E>; without columns it is ||A^T B||^2."""
-  by_rows = moment(rows)
-  return jnp.sum(by_rows * (by_rows if columns is None else moment(columns)))
+  of_rows = moment(rows, diagonal=diagonal)
+  if columns is None:
+    return jnp.sum(of_rows**2)
+  return jnp.sum(of_rows * moment(columns, diagonal=diagonal))

@@ -1,7 +1,7 @@
 """The same by rows, in tiles of the [n, n] matrices.
 
-Rows and columns are whole numbers of tiles long, filled up with rows that are
-zero: filling is masked by `ids`, since a shift makes zeros something else.
+Rows and columns are whole numbers of tiles long. What fills them up is told by
+`real`, since a shift makes zeros something else.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.ops import tiles
-from jssl.ops.gram.reference import Factor, Pair, product
+from jssl.ops.gram.reference import Factor, Pair
+from jssl.ops.products import product, weighted, wide
 from jssl.typing import PyTree
 
 
@@ -52,8 +53,7 @@ def no_flow(side: Side) -> Flow:
   """Returns zeros, for both factors of a side."""
 
   def nothing(factor: Factor) -> Array:
-    wide = jnp.promote_types(factor.x.dtype, jnp.float32)
-    return jnp.zeros_like(factor.x, wide)
+    return jnp.zeros_like(factor.x, wide(factor.x.dtype))
 
   first, second = side.pair
   return Flow(nothing(first), None if second is None else nothing(second))
@@ -88,10 +88,10 @@ def add(
   ) -> Flow:
     first, second = others
     times = twice * (2 if flow.second is None else 1)
-    step = product((times * by_second).astype(first.dtype), first)
+    step = weighted(times * by_second, first)
     if flow.second is None:
       return Flow(flow.first + step, None)
-    other = product((times * by_first).astype(second.dtype), second)
+    other = weighted(times * by_first, second)
     return Flow(flow.first + step, flow.second + other)
 
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
@@ -114,4 +114,46 @@ def add(
     len(rows.real) // tile[0],
     len(columns.real) // tile[1],
     (sums, into_rows, into_columns),
+  )
+
+
+def less_diagonal(
+  rows: Side,
+  columns: Side,
+  moments: tuple[Float[Array, "d"], Float[Array, "d"]],
+  into_rows: Flow | None,
+  into_columns: Flow | None,
+) -> tuple[Float[Array, ""], Flow | None, Flow | None]:
+  """Takes the diagonals of both moments out again, from sums over rows.
+
+  There are fewer rows than dimensions here, so that what stays is no less than
+  what is taken out.
+
+  Args:
+    rows: of this device.
+    columns: the same.
+    moments: the diagonals, of rows and of columns, over all devices.
+    into_rows: what flows back with the diagonals; None where it isn't wanted.
+    into_columns: the same; None where the columns are the rows.
+
+  Returns:
+    What the value has too much, and what flows back without.
+  """
+  twice = 1 + (into_columns is None)
+
+  def less(flow: Flow | None, side: Side, by: Array) -> Flow | None:
+    if flow is None:
+      return None
+    times = twice * (2 if flow.second is None else 1)
+    first, second = side.rows()
+    to_first = flow.first - times * by[None] * second
+    if flow.second is None:
+      return Flow(to_first, None)
+    return Flow(to_first, flow.second - times * by[None] * first)
+
+  of_rows, of_columns = moments
+  return (
+    jnp.sum(of_rows * of_columns),
+    less(into_rows, rows, of_columns),
+    less(into_columns, columns, of_rows),
   )

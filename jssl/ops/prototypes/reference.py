@@ -16,7 +16,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.ops.similarity.reference import Side, precision, similarities
+from jssl.ops.products import product
+from jssl.ops.similarity.reference import Side, similarities
 
 
 class Attended(NamedTuple):
@@ -38,9 +39,5 @@ def attend(rows: Side, columns: Side, values: Float[Array, "k e"]) -> Attended:
   maximum = s.max(axis=1, keepdims=True)
   weights = jnp.exp(s - maximum)
   total = weights.sum(axis=1, keepdims=True)
-  mean = jnp.matmul(
-    weights / total,
-    values.astype(s.dtype),
-    precision=precision(s.dtype),
-  )
+  mean = product(weights / total, values.astype(s.dtype))
   return Attended((maximum + jnp.log(total))[:, 0], mean)

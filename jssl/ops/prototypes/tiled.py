@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.ops import tiles
+from jssl.ops.products import product, weighted
 from jssl.ops.prototypes.reference import Attended
-from jssl.ops.similarity.reference import Side, precision, similarities
+from jssl.ops.similarity.reference import Side, similarities
 from jssl.ops.similarity.tiled import Flow, Sums, Tile, no_flow, no_sums
 from jssl.typing import PyTree
 
@@ -18,17 +19,6 @@ class Ways(NamedTuple):
   rows: Flow
   columns: Flow
   values: Float[Array, "k e"]
-
-
-def _product(
-  a: Float[Array, "n m"], b: Float[Array, "m e"]
-) -> Float[Array, "n e"]:
-  return jnp.matmul(
-    a.astype(b.dtype),
-    b,
-    precision=precision(b.dtype),
-    preferred_element_type=a.dtype,
-  )
 
 
 def forward(
@@ -55,7 +45,7 @@ def forward(
     weights = jnp.exp(s - maximum[:, None])
     new = Sums(maximum, old.sum * kept + weights.sum(1))
     v = tiles.at(values, j, tile[1])
-    mean = mean * kept[:, None] + _product(weights, v)
+    mean = mean * kept[:, None] + weighted(weights, v)
     return tiles.put(state, (new, mean), i, tile[0])
 
   sums, mean = tiles.fold(
@@ -95,17 +85,17 @@ def backward(
     p = jnp.exp(similarities(r, c) - lse_i[:, None])
     # What the mean is due goes into products as the values do.
     due = by_row.mean.astype(v.dtype)
-    by_value = _wide(due, v.T, p)
+    by_value = product(due, v.T)
     d = p * (by_row.lse[:, None] + by_value)
-    scaled = (d * (r.scale[:, None] * c.scale[None])).astype(r.x.dtype)
+    scaled = d * (r.scale[:, None] * c.scale[None])
     to_rows, to_columns, to_values = state
     old = tiles.at(to_rows, i, tile[0])
-    new = Flow(old.x + _wide(scaled, c.x, d), old.s + d.sum(1))
+    new = Flow(old.x + weighted(scaled, c.x), old.s + d.sum(1))
     to_rows = tiles.put(to_rows, new, i, tile[0])
     old = tiles.at(to_columns, j, tile[1])
-    new = Flow(old.x + _wide(scaled.T, r.x, d), old.s + d.sum(0))
+    new = Flow(old.x + weighted(scaled.T, r.x), old.s + d.sum(0))
     to_columns = tiles.put(to_columns, new, j, tile[1])
-    new = tiles.at(to_values, j, tile[1]) + _product(p.T, due)
+    new = tiles.at(to_values, j, tile[1]) + weighted(p.T, due)
     return Ways(to_rows, to_columns, tiles.put(to_values, new, j, tile[1]))
 
   return tiles.fold(
@@ -117,12 +107,4 @@ def backward(
       no_flow(columns),
       jnp.zeros_like(values, rows.scale.dtype),
     ),
-  )
-
-
-def _wide(
-  a: Float[Array, "n m"], x: Float[Array, "m d"], like: Array
-) -> Float[Array, "n d"]:
-  return jnp.matmul(
-    a, x, precision=precision(x.dtype), preferred_element_type=like.dtype
   )

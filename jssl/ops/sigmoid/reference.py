@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.ops.similarity.reference import FILL, precision
+from jssl.ops.products import product
+from jssl.ops.similarity.reference import FILL
 from jssl.typing import Scalar
 
 
@@ -35,12 +36,7 @@ def pairs(
   floats: Floats, ids: Ids
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"], Float[Array, "n m"]]:
   """Returns <x_i, y_j>, l_ij, and l_ij S_ij; l is 0 where a pair is filling."""
-  products = jnp.matmul(
-    floats.x,
-    floats.y.T,
-    precision=precision(floats.x.dtype),
-    preferred_element_type=floats.scale.dtype,
-  )
+  products = product(floats.x, floats.y.T)
   same = ids.x[:, None] == ids.y[None]
   real = (ids.x != FILL)[:, None] & (ids.y != FILL)[None]
   label = jnp.where(real, jnp.where(same, 1, -1), 0).astype(products.dtype)

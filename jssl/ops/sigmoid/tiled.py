@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.ops import tiles
+from jssl.ops.products import weighted
 from jssl.ops.sigmoid.reference import Floats, Ids, losses, pairs
-from jssl.ops.similarity.reference import precision
 from jssl.typing import PyTree
 
 
@@ -58,14 +58,6 @@ def add(
     tile: its rows and columns.
   """
 
-  def product(a: Array, b: Array) -> Array:
-    return jnp.matmul(
-      a.astype(b.dtype),
-      b,
-      precision=precision(b.dtype),
-      preferred_element_type=a.dtype,
-    )
-
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
     sums, into_y = state
     x, row_ids = tiles.at((floats.x, ids.x), i, tile[0])
@@ -78,11 +70,11 @@ def add(
       d = -label * jax.nn.sigmoid(-logits)
       scaled = d * floats.scale
       flow = Flow(
-        flow.x + product(scaled, y),
+        flow.x + weighted(scaled, y),
         flow.scale + jnp.sum(d * products, axis=1),
         flow.bias + d.sum(1),
       )
-      to_y = tiles.at(into_y, j, tile[1]) + product(scaled.T, x)
+      to_y = tiles.at(into_y, j, tile[1]) + weighted(scaled.T, x)
       into_y = tiles.put(into_y, to_y, j, tile[1])
     return tiles.put(sums, Sums(value, flow), i, tile[0]), into_y
 

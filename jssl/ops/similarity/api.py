@@ -21,6 +21,8 @@ Sides = tuple[Floats, Floats | None]
 Ids = tuple[Int[Array, "n"], Int[Array, "m"] | None]
 
 _TILE: Tile = (1024, 1024)
+# On a CPU threads start and stop with each tile, and larger ones pay.
+_CPU_TIMES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,8 +228,9 @@ def _run(
 ) -> Pair:
   n, m = len(rows.ids), len((rows if columns is None else columns).ids)
   shards = layout.shards, 1 if shared else layout.shards
+  times = _CPU_TIMES if layout.platform == "cpu" else 1
   row_tile, column_tile = (
-    tiles.fitting(-(-size // parts), tile)
+    tiles.fitting(-(-size // parts), tile * times)
     for size, parts, tile in zip((n, m), shards, _TILE, strict=True)
   )
   plan = _Plan(

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jssl.ops import pallas
 from jssl.ops.pallas import Ref
-from jssl.ops.similarity.reference import FILL, MASKED, Side, precision
+from jssl.ops.products import precision
+from jssl.ops.similarity.reference import FILL, MASKED, Side
 from jssl.ops.similarity.tiled import Flow, Sums, Tile, Weights
 
 # Which of its numbers is what. Those of an operation come last.

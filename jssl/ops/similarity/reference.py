@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jssl.ops.products import product
+
 # Finite, so that differences of masked values are not NaN, and so large that
 # exp(MASKED - anything real) is 0.
 MASKED = -1e30
@@ -49,20 +51,9 @@ class Floats(NamedTuple):
 FILLING = (0, 0, 0, FILL)
 
 
-def precision(dtype: jnp.dtype) -> jax.lax.Precision:
-  """Returns that of products: TPUs would take float32 as bfloat16."""
-  half = jnp.finfo(dtype).bits < 32
-  return jax.lax.Precision.DEFAULT if half else jax.lax.Precision.HIGHEST
-
-
 def similarities(rows: Side, columns: Side) -> Float[Array, "n m"]:
   """Returns S, `MASKED` where a pair doesn't count."""
-  products = jnp.matmul(
-    rows.x,
-    columns.x.T,
-    precision=precision(rows.x.dtype),
-    preferred_element_type=rows.scale.dtype,
-  )
+  products = product(rows.x, columns.x.T)
   s = products * (rows.scale[:, None] * columns.scale[None])
   s = s + (rows.bias[:, None] + columns.bias[None])
   counts = rows.ids[:, None] != columns.ids[None]

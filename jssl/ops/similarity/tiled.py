@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.ops import tiles
+from jssl.ops.products import weighted
 from jssl.ops.similarity.reference import (
   MASKED,
   Floats,
   Side,
-  precision,
   similarities,
 )
 from jssl.typing import PyTree
@@ -177,16 +177,9 @@ def flow(
       lse, g = tiles.at(column_weights, j, tile[1])
       d = d + jnp.exp(s - lse[None]) * g[None]
     scaled = d * (r.scale[:, None] * c.scale[None])
-    scaled = scaled.astype(r.x.dtype)
 
     def onto(flow: Flow, weights: Array, x: Array, s: Array) -> Flow:
-      product = jnp.matmul(
-        weights,
-        x,
-        precision=precision(x.dtype),
-        preferred_element_type=d.dtype,
-      )
-      return Flow(flow.x + product, flow.s + s)
+      return Flow(flow.x + weighted(weights, x), flow.s + s)
 
     to_rows, to_columns = state
     new = onto(tiles.at(to_rows, i, tile[0]), scaled, c.x, d.sum(1))

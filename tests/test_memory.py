@@ -1,0 +1,134 @@
+"""What the losses need on a TPU pod, as its compiler says.
+
+Working memory of a chip: the peak less arguments and outputs, for the value and
+all gradients. In a process of its own, since the compiler reads its settings
+when JAX is imported.
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import jssl
+
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+
+COMPILE = """
+import json, sys
+from jssl import cost
+cost.prepare_environment()
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jssl import losses
+
+def info_nce(x, y):
+  return losses.info_nce(x, y, temperature=0.1, symmetric=True)
+
+def vicreg(x, y):
+  return losses.vicreg(
+    x, y, invariance_weight=25., variance_weight=25., covariance_weight=1.
+  )
+
+def barlow_twins(x, y):
+  return losses.barlow_twins(x, y, off_diagonal_weight=5e-3)
+
+def dino(s, t, w, v, c):
+  return losses.dino(
+    s, t, w, v, c, student_temperature=0.1, teacher_temperature=0.04
+  )
+
+loss, target, shapes, batch = json.loads(sys.argv[1])
+devices = cost.devices(target)
+mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+shardings = [
+  NamedSharding(mesh, P() if dim is None else P(*[None] * dim, "data"))
+  for dim in batch
+]
+args = [
+  jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+  for shape, sharding in zip(shapes, shardings)
+]
+step = jax.value_and_grad(globals()[loss], argnums=tuple(range(len(args))))
+traced = jax.jit(
+  step, out_shardings=(NamedSharding(mesh, P()), tuple(shardings))
+).trace(*args)
+compiled = traced.lower().compile()
+memory = compiled.memory_analysis()
+print(json.dumps({
+  "devices": len(devices),
+  "working_mib": (
+    memory.peak_memory_in_bytes - memory.argument_size_in_bytes
+    - memory.output_size_in_bytes
+  ) / 2**20,
+  "product_flops": cost.product_flops(traced.jaxpr.jaxpr),
+  "text": compiled.as_text(),
+}))
+"""
+
+
+def compiled(loss, target, shapes, batch):
+  done = subprocess.run(
+    [
+      sys.executable,
+      "-c",
+      COMPILE,
+      json.dumps([loss, target, shapes, batch]),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  needs = json.loads(done.stdout.splitlines()[-1])
+  units = {k: v for k, v in needs.items() if k != "text"}
+  print(f"\n{loss} {shapes} on {target}, per chip: {units}")
+  return needs
+
+
+def arrays(text):
+  """Returns the shapes of all arrays in a program."""
+  return {
+    tuple(map(int, dims.split(",")))
+    for dims in re.findall(r"\b(?:pred|[a-z]+\d+\w*)\[(\d[\d,]*)\]", text)
+  }
+
+
+@pytest.mark.slow
+def test_info_nce_of_a_large_batch():
+  rows, width = 131_072, 768
+  needs = compiled("info_nce", "v5e:2x4", [(rows, width)] * 2, (0, 0))
+  assert needs["devices"] == 8
+  assert needs["working_mib"] <= 128
+  unit = 2 * rows**2 * width / 8
+  assert needs["product_flops"] <= 4 * unit
+
+
+@pytest.mark.slow
+def test_info_nce_of_a_million():
+  shapes = [(2**20, 768)] * 2
+  assert compiled("info_nce", "v5e:16x16", shapes, (0, 0))["working_mib"] <= 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["vicreg", "barlow_twins"])
+def test_wide_covariances(loss):
+  needs = compiled(loss, "v5e:2x4", [(2048, 8192)] * 2, (0, 0))
+  assert needs["working_mib"] <= 64
+  assert not [s for s in arrays(needs["text"]) if s.count(8192) > 1]
+
+
+@pytest.mark.slow
+def test_many_prototypes():
+  k, d, chips = 65_536, 256, 8
+  shapes = [(10, 1024 * chips, d), (2, 1024 * chips, d), (k, d), (k, d), (k,)]
+  needs = compiled("dino", "v5e:2x4", shapes, (1, 1, None, None, None))
+  # Prototypes, their gradients, and up to eight numbers of each.
+  long = {shape for shape in arrays(needs["text"]) if k in shape}
+  assert (k, d) in long
+  numbers = {(k,), *((n, k) for n in range(1, 9))}
+  assert long <= {(k, d), *numbers}
