@@ -143,13 +143,11 @@ def test_gradients_equal_finite_differences(x64, case):
 
 
 def on_meshes():
-  """Every loss on every mesh; of the slow ones one for each operation."""
+  """Every loss on every mesh; in the fast tests one for each operation."""
   for case in CASES:
     for shape in (2, 4), (8,):
       for axis_type in AxisType.Auto, AxisType.Explicit:
-        first = shape == (2, 4) and (
-          axis_type == AxisType.Auto or case.name in BY_OPERATION
-        )
+        first = shape == (2, 4) and case.name in BY_OPERATION
         yield pytest.param(
           case,
           shape,
@@ -184,7 +182,7 @@ def inside_and_checked():
   """Every loss, with and without checks; slow as above."""
   for case in CASES:
     for check_vma in True, False:
-      first = check_vma or case.name in BY_OPERATION
+      first = case.name in BY_OPERATION
       yield pytest.param(
         case,
         check_vma,
@@ -241,7 +239,9 @@ def test_inside_of_shard_map(x64, case, check_vma):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)]
+)
 def test_degenerate_features_have_finite_gradients(case, dtype):
   def filled(fill, a, dim):
     if dim is None:
@@ -289,6 +289,7 @@ fused_losses = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @fused_losses
 def test_implementations_agree(x64, case):
   arrays = case.arrays()

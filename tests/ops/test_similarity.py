@@ -128,7 +128,11 @@ def test_tiled_equals_reference(x64, order, kind, ids):
   ("kind", "shared"),
   [*((k, False) for k in KINDS), ("both", True), ("rows", True)],
 )
-@pytest.mark.parametrize("order", [value_and_grads, second_order])
+@pytest.mark.parametrize(
+  "order",
+  # Of losses they are tested on a mesh as well.
+  [value_and_grads, pytest.param(second_order, marks=pytest.mark.slow)],
+)
 def test_a_mesh_equals_one_device(x64, order, kind, shared, axis_type):
   expected = order(kind=kind, ids=True, implementation="reference")(
     *arguments()
