@@ -5,7 +5,6 @@ process of its own, since it reads its settings when JAX is imported.
 """
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -17,9 +16,10 @@ import jssl
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 
 COMPILE = """
+from jssl import cost
+cost.prepare_environment()
 import json, runpy
 import jax
-from jax.experimental import topologies
 from jssl import build
 from jssl.train.program import Program
 
@@ -28,11 +28,9 @@ class ImageNet:
   def __len__(self):
     return 1_281_167
 
-topology = topologies.get_topology_desc(
-  platform="tpu", topology_name="v5e:16x16"
-)
 config = runpy.run_path("configs/simclr_imagenet.py")["get_config"]()
-run = build.run(config, train_source=ImageNet(), devices=topology.devices)
+chips = cost.devices("v5e:16x16")
+run = build.run(config, train_source=ImageNet(), devices=chips)
 program = Program(run)
 size = (run.data.batch_size, *ImageNet.image_shape)
 batch = {
@@ -58,14 +56,6 @@ def test_the_imagenet_step_fits_a_v5e_pod():
   done = subprocess.run(
     [sys.executable, "-c", COMPILE],
     cwd=ROOT,
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "TPU_SKIP_MDS_QUERY": "1",
-      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-      "TPU_WORKER_HOSTNAMES": "localhost",
-      "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    },
     capture_output=True,
     text=True,
     check=False,

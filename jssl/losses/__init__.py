@@ -32,22 +32,12 @@ keywords are common:
   differentiated forwards (`jax.jvp`).
 """
 
-from jssl.losses.assignment import (
-  DISSLTerms,
-  dino,
-  dino_center,
-  dissl,
-  dissl_terms,
-  sinkhorn,
-  swav,
-)
+from jssl.losses.clustering import sinkhorn, swav
 from jssl.losses.contrastive import (
   cissl,
   dcl,
   info_nce,
   nt_xent,
-  sigmoid_contrastive,
-  spectral_contrastive,
   supervised_contrastive,
 )
 from jssl.losses.covariance import (
@@ -59,7 +49,15 @@ from jssl.losses.covariance import (
   vicreg_terms,
   w_mse,
 )
+from jssl.losses.distillation import (
+  DISSLTerms,
+  dino,
+  dino_center,
+  dissl,
+  dissl_terms,
+)
 from jssl.losses.distribution import koleo, sigreg, uniformity
+from jssl.losses.pairwise import sigmoid_contrastive, spectral_contrastive
 from jssl.losses.siamese import alignment, byol, negative_cosine, simsiam
 
 __all__ = [

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jssl.ops.layout import Layout
+from jssl.ops.products import wide
 from jssl.typing import Scalar
 
 # Other halves lack the range that gradients need.
@@ -47,7 +48,7 @@ def of_one_dtype(*arrays: Array) -> tuple[Array, ...]:
   """Returns arrays as wide as the widest: bfloat16, float32 or float64."""
   dtype = jnp.result_type(*arrays)
   if dtype != _HALF:
-    dtype = jnp.promote_types(dtype, jnp.float32)
+    dtype = wide(dtype)
   return tuple(x.astype(dtype) for x in arrays)
 
 
@@ -91,7 +92,7 @@ def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
     TypeError: one isn't a real number.
     ValueError: one has a shape.
   """
-  wide = jnp.promote_types(like.dtype, jnp.float32)
+  dtype = wide(like.dtype)
   for name, value in values.items():
     numeric = isinstance(
       value, int | float | np.generic | jax.Array | np.ndarray
@@ -103,7 +104,7 @@ def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
       raise TypeError(f"{name} must be a real number, got {value!r}")
     if np.shape(value) != ():
       raise ValueError(f"{name} must be a scalar, got {np.shape(value)}")
-  return tuple(jnp.asarray(value, wide) for value in values.values())
+  return tuple(jnp.asarray(value, dtype) for value in values.values())
 
 
 def count(**values: int) -> None:

@@ -4,13 +4,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jssl.ops import products
+
 # A shorter row is a zero row: similar to nothing, and without a gradient.
 _MIN_NORM = 1e-12
 
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """Returns the array in float32, or as it is if that is wider."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return x.astype(products.wide(x.dtype))
 
 
 def dots(

@@ -57,6 +57,7 @@ def subjects() -> list[Subject]:
     characteristic,
     gram,
     nearest,
+    products,
     prototypes,
     sigmoid,
     similarity,
@@ -64,7 +65,7 @@ def subjects() -> list[Subject]:
   from jssl.ops.gram import Factor, Pair
 
   def normed(x: Any, **options: Any) -> Any:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(products.wide(x.dtype))
     scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1) / 10)
     return similarity.side(x, scale, **options)
 
@@ -84,24 +85,24 @@ def subjects() -> list[Subject]:
     return layout.mean(seen.lse) + layout.mean(jnp.sum(seen.mean**2, axis=1))
 
   def squares(layout: Any, x: Any, **options: Any) -> Any:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(products.wide(x.dtype))
     mean = layout.mean(wide)
     centred = Factor(x, mean, jnp.ones_like(mean))
     return gram.inner(layout, Pair(centred), **options)
 
   def pairs(layout: Any, x: Any, y: Any, **options: Any) -> Any:
-    one = jnp.ones((), jnp.promote_types(x.dtype, jnp.float32))
+    one = jnp.ones((), products.wide(x.dtype))
     ids = layout.positions(len(x))
     return sigmoid.total(layout, x, y, one, -one, ids=(ids, ids), **options)
 
   def spread(layout: Any, x: Any, **options: Any) -> Any:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(products.wide(x.dtype))
     scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1))
     other = nearest.neighbours(layout, x, scale, **options)
     return layout.mean(jnp.sum((wide - other) ** 2, axis=1))
 
   def waves(layout: Any, p: Any, **options: Any) -> Any:
-    wide = p.astype(jnp.promote_types(p.dtype, jnp.float32))
+    wide = p.astype(products.wide(p.dtype))
     sums = characteristic.sums(layout, wide, knots=17, step=3 / 16, **options)
     return jnp.sum(sums.cosine**2) + jnp.sum(sums.sine**2)
 

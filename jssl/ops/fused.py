@@ -89,12 +89,12 @@ def choose(
 
 def _check_second_order(plan: Plan) -> None:
   if plan.layout.manual:
-    raise NotImplementedError(
+    raise ValueError(
       "second derivatives inside of `shard_map`: take them of the global "
       "arrays, under `jit` and without axis_name"
     )
   if plan.forced and plan.implementation == "pallas_tpu":
-    raise NotImplementedError(
+    raise ValueError(
       "implementation='pallas_tpu' has no second derivatives: use None, "
       "'tiled' or 'reference'"
     )

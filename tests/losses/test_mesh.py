@@ -119,7 +119,7 @@ def test_second_derivatives_inside_of_shard_map_are_refused():
     out_specs=P(AXES),
     check_vma=False,
   )
-  with pytest.raises(NotImplementedError, match="second derivatives inside"):
+  with pytest.raises(ValueError, match="second derivatives inside"):
     function(*case.arrays(np.float32))
 
 

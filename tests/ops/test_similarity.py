@@ -205,7 +205,7 @@ def test_second_derivatives_inside_of_shard_map_are_refused():
   function = jax.shard_map(
     local, mesh=mesh, in_specs=P("a"), out_specs=P("a"), check_vma=False
   )
-  with pytest.raises(NotImplementedError, match="inside of `shard_map`"):
+  with pytest.raises(ValueError, match="inside of `shard_map`"):
     function(jnp.ones((16, 3)))
 
 

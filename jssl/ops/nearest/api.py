@@ -14,6 +14,7 @@ from jssl.ops import fused, tiles
 from jssl.ops.fused import Implementation, Plan
 from jssl.ops.layout import Layout
 from jssl.ops.nearest import reference, ring, tiled
+from jssl.ops.products import wide
 from jssl.ops.similarity.api import side
 from jssl.ops.similarity.reference import FILLING, Side
 
@@ -63,7 +64,7 @@ def _backward(
   del out
 
   def local(g: Array, positions: Array, index: Array) -> Array:
-    into = jnp.zeros_like(g, jnp.promote_types(g.dtype, jnp.float32))
+    into = jnp.zeros_like(g, wide(g.dtype))
     if plan.layout.axes:
       return ring.give(plan.layout, into, positions, index, g, tile=plan.tile)
     return tiled.give(into, positions, index, g)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from jssl.ops import fused, tiles
 from jssl.ops.fused import Implementation, Plan
 from jssl.ops.layout import Layout
+from jssl.ops.products import wide
 from jssl.ops.similarity import pallas_tpu, reference, ring, tiled
 from jssl.ops.similarity.reference import FILLING, MASKED, Floats, Side
 from jssl.ops.similarity.tiled import Block, Sums, Tile, Weights
@@ -67,7 +68,7 @@ def side(
       side has 0 and the other 1.
     bias: added to the similarities.
   """
-  zero = jnp.zeros_like(x[:, 0], jnp.promote_types(x.dtype, jnp.float32))
+  zero = jnp.zeros_like(x[:, 0], wide(x.dtype))
   return Side(
     x,
     zero + scale,

@@ -1,0 +1,401 @@
+"""Losses of a student that predicts its teacher's prototypes."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl.losses import arguments
+from jssl.losses.assignment import (
+  columns_of,
+  cross_entropy,
+  log_sum_exp,
+  one_width,
+  rows_of,
+)
+from jssl.losses.rows import wide
+from jssl.ops import prototypes, similarity
+from jssl.ops.fused import Implementation
+from jssl.ops.layout import AxisNames, Layout, run
+from jssl.typing import Scalar
+
+
+def _views(student: Array, teacher: Array, least: int) -> tuple[Array, Array]:
+  """Returns views of images, [b, v, d]: what is split comes first."""
+  (student,) = arguments.floats({"student": student}, "v b d")
+  (teacher,) = arguments.floats({"teacher": teacher}, "u b d")
+  u, v = len(teacher), len(student)
+  if student.shape[1] != teacher.shape[1]:
+    raise ValueError(
+      f"student {student.shape} [v, b, d] and teacher {teacher.shape} "
+      "[u, b, d] must be views of as many images"
+    )
+  if not least <= u <= v or v < 2:
+    raise ValueError(
+      "the teacher's views are the student's first: expected "
+      f"{least} <= u <= v and v >= 2, got student [v={v}, ...] and teacher "
+      f"[u={u}, ...]"
+    )
+  return jnp.moveaxis(student, 0, 1), jnp.moveaxis(teacher, 0, 1)
+
+
+def dino(
+  student: Float[Array, "v b d"],
+  teacher: Float[Array, "u b e"],
+  student_prototypes: Float[Array, "k d"],
+  teacher_prototypes: Float[Array, "k e"],
+  center: Float[Array, "k"],
+  *,
+  student_temperature: float | Scalar,
+  teacher_temperature: float | Scalar,
+  axis_name: AxisNames | None = None,
+  batch_axes: AxisNames | None = None,
+  implementation: Implementation | None = None,
+) -> Scalar:
+  """DINO: the student's softmax should be the centred teacher's, across views.
+
+      mean over a < u, c < v, a != c of
+      1/b sum_i CE(softmax((t_a - center)/T_t), softmax(s_c/T_s))
+
+  with logits t, s = features times prototypes, neither of which is normalised
+  here. The teacher's side is stopped here: its features, its prototypes and the
+  centre. log k where the student is uniform, 0 where both agree on one
+  prototype.
+
+  Example:
+    >>> import jax
+    >>> s, t = jax.random.normal(jax.random.key(0), (2, 2, 8, 16))
+    >>> w = jax.random.normal(jax.random.key(1), (32, 16))
+    >>> loss = dino(
+    ...   s, t, w, w, jax.numpy.zeros(32),
+    ...   student_temperature=0.1, teacher_temperature=0.04,
+    ... )
+
+  Args:
+    student: features before the last layer, large crops first, [v, b, d].
+    teacher: those of the teacher, of the student's first u views, [u, b, e].
+    student_prototypes: the student's last layer, [k, d].
+    teacher_prototypes: the teacher's, [k, e].
+    center: of the teacher's logits, [k]; its update: `dino_center`.
+    student_temperature: T_s, positive; 0.1 in the paper.
+    teacher_temperature: T_t, positive; 0.04 to 0.07 in the paper.
+    axis_name: see `jssl.losses`.
+    batch_axes: see `jssl.losses`.
+    implementation: see `jssl.losses`.
+
+  Returns:
+    The mean over images and pairs of views, float32 or wider.
+
+  Raises:
+    ValueError: shapes don't fit, u > v, v < 2, or a temperature <= 0.
+    TypeError: an input is not of a floating dtype.
+
+  Reference:
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers",
+    ICCV 2021, eq. 3 and algorithm 1.
+  """
+  student, teacher = _views(student, teacher, 1)
+  weights: Sequence[Array] = arguments.prototypes(
+    {"student": student, "teacher": teacher},
+    student_prototypes=student_prototypes,
+    teacher_prototypes=teacher_prototypes,
+  )
+  (center,) = arguments.floats({"center": center}, "k")
+  if center.shape != weights[1].shape[:1]:
+    raise ValueError(
+      f"center {center.shape} must be [k], k={len(weights[1])} prototypes"
+    )
+  student, teacher, center, *weights = one_width(
+    student, teacher, center, *weights
+  )
+  temperatures = arguments.positive(
+    student,
+    student_temperature=student_temperature,
+    teacher_temperature=teacher_temperature,
+  )
+  loss = functools.partial(_dino, implementation=implementation)
+  return run(
+    loss,
+    student,
+    teacher,
+    *weights,
+    center,
+    *temperatures,
+    axis_name=axis_name,
+    batch_axes=batch_axes,
+    split=2,
+  )
+
+
+def _dino(
+  layout: Layout,
+  student: Float[Array, "b v d"],
+  teacher: Float[Array, "b u e"],
+  student_prototypes: Float[Array, "k d"],
+  teacher_prototypes: Float[Array, "k e"],
+  center: Float[Array, "k"],
+  student_temperature: Scalar,
+  teacher_temperature: Scalar,
+  implementation: Implementation | None,
+) -> Scalar:
+  teacher, teacher_prototypes, center, teacher_temperature = (
+    jax.lax.stop_gradient(
+      (teacher, teacher_prototypes, center, teacher_temperature)
+    )
+  )
+  ours, theirs, bias = layout.per_device(
+    (student_prototypes, teacher_prototypes, -center / teacher_temperature)
+  )
+  mean = prototypes.attend(
+    layout,
+    rows_of(teacher, teacher_temperature),
+    columns_of(theirs, bias),
+    ours,
+    implementation=implementation,
+  ).mean
+  lse = log_sum_exp(layout, student, ours, student_temperature, implementation)
+  mean = mean.reshape(*teacher.shape[:2], -1)
+  return cross_entropy(layout, mean, student, lse, student_temperature)
+
+
+def dino_center(
+  teacher: Float[Array, "u b e"],
+  teacher_prototypes: Float[Array, "k e"],
+  *,
+  axis_name: AxisNames | None = None,
+) -> Float[Array, "k"]:
+  """Returns the mean of the teacher's logits, which DINO's centre averages.
+
+  The mean of products is the product of the mean: no logits here either.
+
+  Args:
+    teacher: features before the last layer, [u, b, e].
+    teacher_prototypes: the last layer, [k, e].
+    axis_name: see `jssl.losses`.
+
+  Returns:
+    [k], float32 or wider; the caller averages: m center + (1 - m) of this.
+
+  Raises:
+    ValueError: shapes don't fit.
+    TypeError: an input is not of a floating dtype.
+
+  Reference:
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers",
+    ICCV 2021, eq. 4.
+  """
+  (teacher,) = arguments.floats({"teacher": teacher}, "u b d")
+  (weights,) = arguments.prototypes(
+    {"teacher": teacher}, teacher_prototypes=teacher_prototypes
+  )
+  by_image = jnp.moveaxis(teacher, 0, 1)
+  return run(_dino_center, by_image, weights, axis_name=axis_name)
+
+
+def _dino_center(
+  layout: Layout,
+  teacher: Float[Array, "b u e"],
+  weights: Float[Array, "k e"],
+) -> Float[Array, "k"]:
+  mean = layout.mean(jnp.mean(wide(teacher), axis=1))
+  return jnp.matmul(wide(weights), mean, precision=jax.lax.Precision.HIGHEST)
+
+
+class DISSLTerms(NamedTuple):
+  """The three terms of DISSL, unweighted.
+
+  Attributes:
+    distillation: CE(t_a, s_c), the mean over pairs of different views.
+    marginal_entropy: H[batch mean of t_a], the mean over the teacher's views.
+    invariance: CE(t_a, t_c), the mean over pairs of different teacher views.
+  """
+
+  distillation: Scalar
+  marginal_entropy: Scalar
+  invariance: Scalar
+
+
+def dissl_terms(
+  student: Float[Array, "v b d"],
+  teacher: Float[Array, "u b e"],
+  student_prototypes: Float[Array, "k d"],
+  teacher_prototypes: Float[Array, "k e"],
+  *,
+  student_temperature: float | Scalar,
+  teacher_temperature: float | Scalar,
+  axis_name: AxisNames | None = None,
+  batch_axes: AxisNames | None = None,
+  implementation: Implementation | None = None,
+) -> DISSLTerms:
+  """Returns the terms of `dissl`, unweighted. See there."""
+  student, teacher = _views(student, teacher, 2)
+  weights: Sequence[Array] = arguments.prototypes(
+    {"student": student, "teacher": teacher},
+    student_prototypes=student_prototypes,
+    teacher_prototypes=teacher_prototypes,
+  )
+  student, teacher, *weights = one_width(student, teacher, *weights)
+  temperatures = arguments.positive(
+    student,
+    student_temperature=student_temperature,
+    teacher_temperature=teacher_temperature,
+  )
+  loss = functools.partial(_dissl_terms, implementation=implementation)
+  return run(
+    loss,
+    student,
+    teacher,
+    *weights,
+    *temperatures,
+    axis_name=axis_name,
+    batch_axes=batch_axes,
+    split=2,
+  )
+
+
+def _dissl_terms(
+  layout: Layout,
+  student: Float[Array, "b v d"],
+  teacher: Float[Array, "b u e"],
+  student_prototypes: Float[Array, "k d"],
+  teacher_prototypes: Float[Array, "k e"],
+  student_temperature: Scalar,
+  teacher_temperature: Scalar,
+  implementation: Implementation | None,
+) -> DISSLTerms:
+  ours, theirs = layout.per_device((student_prototypes, teacher_prototypes))
+  seen = prototypes.attend(
+    layout,
+    rows_of(teacher, teacher_temperature),
+    columns_of(theirs),
+    jnp.concatenate([ours, theirs], axis=1),
+    implementation=implementation,
+  )
+  b, u, _ = teacher.shape
+  lse = seen.lse.reshape(b, u)
+  mean = seen.mean.reshape(b, u, -1)
+  entropies = []
+  for view in range(u):
+    # log p_k = log 1/b sum_i exp(t_ik - lse_i): the columns' log-sum-exp.
+    _, columns = similarity.log_sum_exps(
+      layout,
+      rows_of(
+        teacher[:, view : view + 1],
+        teacher_temperature,
+        -lse[:, view : view + 1],
+      ),
+      columns_of(theirs),
+      shared=True,
+      implementation=implementation,
+    )
+    log_p = columns - jnp.log(layout.rows(b))
+    entropies.append(-jnp.sum(jnp.exp(log_p) * log_p))
+  student_lse = log_sum_exp(
+    layout, student, ours, student_temperature, implementation
+  )
+  to_student, to_teacher = jnp.split(mean, [ours.shape[1]], axis=2)
+  return DISSLTerms(
+    cross_entropy(
+      layout, to_student, student, student_lse, student_temperature
+    ),
+    sum(entropies[1:], entropies[0]) / u,
+    cross_entropy(layout, to_teacher, teacher, lse, teacher_temperature),
+  )
+
+
+def dissl(
+  student: Float[Array, "v b d"],
+  teacher: Float[Array, "u b e"],
+  student_prototypes: Float[Array, "k d"],
+  teacher_prototypes: Float[Array, "k e"],
+  *,
+  student_temperature: float | Scalar,
+  teacher_temperature: float | Scalar,
+  marginal_weight: float | Scalar,
+  invariance_weight: float | Scalar,
+  axis_name: AxisNames | None = None,
+  batch_axes: AxisNames | None = None,
+  implementation: Implementation | None = None,
+) -> Scalar:
+  """Distilled idealised self-supervised learning.
+
+      CE(t_a, s_c) - marginal_weight H[batch mean of t_a]
+                   + invariance_weight CE(t_a, t_c)
+
+  means over pairs of different views, with t = softmax(teacher's logits / T_t),
+  s = softmax(student's logits / T_s), and logits features times prototypes.
+  Nothing is stopped: the teacher learns from every term, and the marginal has
+  to outweigh the others. Uniform predictions give (1 + invariance_weight -
+  marginal_weight) log k, collapse 0, the optimum -marginal_weight
+  log min(b, k).
+
+  Example:
+    >>> import jax
+    >>> s, t = jax.random.normal(jax.random.key(0), (2, 2, 8, 16))
+    >>> w = jax.random.normal(jax.random.key(1), (32, 16))
+    >>> loss = dissl(
+    ...   s, t, w, w, student_temperature=1.0, teacher_temperature=0.5,
+    ...   marginal_weight=2.3, invariance_weight=0.8,
+    ... )
+
+  Args:
+    student: features before the last layer, large crops first, [v, b, d].
+    teacher: those of the teacher's head, of the first u views, [u, b, e].
+    student_prototypes: the student's last layer, [k, d].
+    teacher_prototypes: the teacher's, [k, e].
+    student_temperature: T_s, positive; 1 in the official code.
+    teacher_temperature: T_t, positive; 0.5 in the official code.
+    marginal_weight: lambda; 2.3 in the official code.
+    invariance_weight: beta; 0.8 in the official code, 0.6 on ImageNet.
+    axis_name: see `jssl.losses`.
+    batch_axes: see `jssl.losses`.
+    implementation: see `jssl.losses`.
+
+  Returns:
+    The loss, float32 or wider. Its terms: `dissl_terms`.
+
+  Raises:
+    ValueError: shapes don't fit, not 2 <= u <= v, or a temperature <= 0.
+    TypeError: an input is not of a floating dtype.
+
+  Warns:
+    UserWarning: marginal_weight < 1 + invariance_weight: collapse is optimal.
+
+  Reference:
+    Dubois et al., "Improving Self-Supervised Learning by Characterizing
+    Idealized Representations", NeurIPS 2022, section 4.3 and official code.
+  """
+  (teacher,) = arguments.floats({"teacher": teacher}, "u b d")
+  marginal, invariance = arguments.scalar(
+    teacher,
+    marginal_weight=marginal_weight,
+    invariance_weight=invariance_weight,
+  )
+  weights = marginal_weight, invariance_weight
+  traced = any(isinstance(w, jax.core.Tracer) for w in weights)
+  if not traced and marginal_weight < 1 + invariance_weight:
+    warnings.warn(
+      f"marginal_weight={marginal_weight} < 1 + invariance_weight="
+      f"{1 + invariance_weight}: the teacher gains by collapsing",
+      stacklevel=2,
+    )
+  terms = dissl_terms(
+    student,
+    teacher,
+    student_prototypes,
+    teacher_prototypes,
+    student_temperature=student_temperature,
+    teacher_temperature=teacher_temperature,
+    axis_name=axis_name,
+    batch_axes=batch_axes,
+    implementation=implementation,
+  )
+  return (
+    terms.distillation
+    - marginal * terms.marginal_entropy
+    + invariance * terms.invariance
+  )
