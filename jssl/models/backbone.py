@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import rng
-from jssl.typing import Images, Key, Variables
+from jssl.typing import Images, Key, Keys, Variables
 
 
 class Backbone(NamedTuple):
@@ -17,10 +17,14 @@ class Backbone(NamedTuple):
 
   Attributes:
     init: `(key, image_shape [3]) -> variables`.
-    apply: `(variables, images [n, h, w, c] in [0, 1], *, train, key=None) ->
+    apply: `(variables, images [n, h, w, c] in [0, 1], *, train, keys=None) ->
       (features [n, d], variables)`. The pixels are standardised inside. With
       `train=True` the returned variables carry the updated batch statistics;
-      they are over all n images, wherever the images lie.
+      they are over all n images, wherever the images lie, unless the model
+      cuts them into groups. `keys` [n] are typed keys, one for each image;
+      what is drawn for an image depends on its key alone, so that neither
+      chunks nor meshes change it. Without keys, and with `train=False`,
+      nothing is drawn: what is random in training is off.
     feature_dim: d.
   """
 
@@ -36,10 +40,11 @@ def from_linen(
   mean: tuple[float, ...],
   std: tuple[float, ...],
 ) -> Backbone:
-  """Wraps a module called as `module(images, train=...)`.
+  """Wraps a module called as `module(images, train=..., keys=...)`.
 
   Args:
-    module: gives features [n, d] and draws randomness, if any, from "dropout".
+    module: gives features [n, d]; draws, if it draws at all, from `keys` [n],
+      which are None where nothing is to be drawn.
     feature_dim: d.
     mean: of the pixels in [0, 1], for one channel or for each.
     std: the same for the standard deviation.
@@ -59,16 +64,25 @@ def from_linen(
 
   def init(key: Key, image_shape: tuple[int, int, int]) -> Variables:
     images = jnp.zeros((1, *image_shape))
-    return module.init(key, standardise(images), train=False)
+    return module.init(key, standardise(images), train=False, keys=None)
 
   def apply(
-    variables: Variables, images: Images, *, train: bool, key: Key | None = None
+    variables: Variables,
+    images: Images,
+    *,
+    train: bool,
+    keys: Keys | None = None,
   ) -> tuple[Float[Array, "n d"], Variables]:
+    if keys is not None and keys.shape != images.shape[:1]:
+      raise ValueError(
+        f"keys of shape {keys.shape} for images of shape {images.shape}: "
+        "expected one typed key for each image, as of rng.per_row"
+      )
     features, updated = module.apply(
       variables,
       standardise(images),
       train=train,
-      rngs=None if key is None else {"dropout": key},
+      keys=keys if train else None,
       mutable=[name for name in variables if train and name != "params"],
     )
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))

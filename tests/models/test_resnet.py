@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +8,11 @@ import pytest
 
 from jssl.models import resnet
 from jssl.models.backbone import init_variables
+
+# Compiling is what these tests wait for.
+jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 TINY = resnet.ResNet(
   depth=18, small_images=True, width=4, mean=(0.5,), std=(0.5,)
@@ -15,10 +23,32 @@ def images(*shape, seed=0):
   return np.random.default_rng(seed).random(shape, np.float32)
 
 
+def filled(backbone, image_shape, seed=1):
+  """Random variables, which cost no compilation of their start."""
+  draw = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    match path[-1].key:
+      case "kernel":
+        value = draw.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+      case "scale" | "var":
+        value = draw.uniform(0.5, 1.5, leaf.shape)
+      case "bias" | "mean":
+        value = draw.normal(0, 0.1, leaf.shape)
+    return value.astype(leaf.dtype)
+
+  shapes = jax.eval_shape(lambda: init_variables(0, backbone, image_shape))
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
 @pytest.mark.parametrize(
   ("depth", "feature_dim", "count"),
   # torchvision's counts, less the 1000-way classifier.
-  [(18, 512, 11_689_512 - 513_000), (50, 2048, 25_557_032 - 2_049_000)],
+  [
+    (18, 512, 11_689_512 - 513_000),
+    (34, 512, 21_797_672 - 513_000),
+    (50, 2048, 25_557_032 - 2_049_000),
+  ],
 )
 def test_parameter_counts(depth, feature_dim, count):
   backbone = resnet.ResNet(depth=depth, small_images=False).backbone()
@@ -33,26 +63,137 @@ def test_parameter_counts(depth, feature_dim, count):
   assert h.shape == (2, feature_dim)
 
 
-def test_training_updates_statistics_and_evaluation_uses_them():
-  backbone = TINY.backbone()
-  variables = init_variables(0, backbone, (8, 8, 1))
+@pytest.fixture
+def shallow(monkeypatch):
+  """A ResNet with two blocks, which compiles in a quarter of the time."""
+  monkeypatch.setitem(resnet._STAGES, 18, (1, 1))
+  return TINY
+
+
+def test_training_updates_statistics_and_evaluation_uses_them(shallow):
+  backbone = shallow.backbone()
+  variables = filled(backbone, (8, 8, 1))
   x = images(6, 8, 8, 1)
-  _, after = backbone.apply(variables, x, train=True)
+  _, after = jit(lambda x: backbone.apply(variables, x, train=True))(x)
   before = variables["batch_stats"]["stem_norm"]["mean"]
   assert np.abs(after["batch_stats"]["stem_norm"]["mean"] - before).max() > 0
-  h, same = backbone.apply(after, x, train=False)
-  assert same["batch_stats"] is after["batch_stats"]
-  alone, _ = backbone.apply(after, x[1:2], train=False)
-  np.testing.assert_allclose(alone[0], h[1], rtol=1e-4, atol=1e-5)
+  evaluate = jit(lambda v, x: backbone.apply(v, x, train=False))
+  h, same = evaluate(after, x)
+  jax.tree.map(np.testing.assert_array_equal, same, after)
+  among_others, _ = evaluate(after, np.concatenate([x[1:2], 1 - x[:5]]))
+  np.testing.assert_allclose(among_others[0], h[1], rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_computes_with_float32_parameters(shallow):
+  half = dataclasses.replace(shallow, dtype="bfloat16", expand_dim=64)
+  backbone = half.backbone()
+  variables = jax.eval_shape(lambda: init_variables(0, backbone, (4, 4, 1)))
+  h, after = jax.eval_shape(
+    lambda v, x: backbone.apply(v, x, train=True),
+    variables,
+    jax.ShapeDtypeStruct((4, 4, 4, 1), jnp.float32),
+  )
+  kinds = {leaf.dtype for leaf in jax.tree.leaves((variables, after, h))}
+  assert kinds == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("depth", "narrow"), [(18, 512), (50, 2048)])
+def test_expansions_of_the_paper(depth, narrow):
+  model = resnet.ResNet(depth, small_images=False)
+  wide = dataclasses.replace(model, expand_dim=4 * narrow).backbone()
+  shapes = jax.eval_shape(lambda: init_variables(0, wide, (64, 64, 3)))
+  count = sum(x.size for x in jax.tree.leaves(shapes["params"]["expansion"]))
+  convolutions = narrow * 512 + 512 * 512 * 9 + 512 * 4 * narrow
+  assert count == convolutions + 2 * (512 + 512 + 4 * narrow)
+  h = jax.eval_shape(
+    lambda v, x: wide.apply(v, x, train=False)[0],
+    shapes,
+    jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
+  )
+  assert h.shape == (2, wide.feature_dim) == (2, 4 * narrow)
+
+
+def convolution(x, kernel):
+  """A sum over the window of each pixel, zeros beyond the edge."""
+  size = len(kernel)
+  padded = np.pad(x, [(0, 0), *[(size // 2, size // 2)] * 2, (0, 0)])
+  out = np.zeros((*x.shape[:3], kernel.shape[-1]))
+  for n, i, j in np.ndindex(x.shape[:3]):
+    window = padded[n, i : i + size, j : j + size]
+    out[n, i, j] = np.einsum("ijc,ijcd->d", window, kernel)
+  return out
+
+
+@pytest.mark.usefixtures("x64")
+def test_expansion_is_its_formula():
+  draw = np.random.default_rng(0)
+  x = draw.random((2, 3, 4, 2))
+  module = resnet.Expansion(6, 3, 1, jnp.dtype("float64"))
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
+  variables = jax.tree.map(lambda leaf: draw.random(leaf.shape) - 0.3, shapes)
+  variables["batch_stats"] = jax.tree.map(
+    lambda leaf: leaf + 0.5, variables["batch_stats"]
+  )
+  y = x
+  for i in range(3):
+    y = convolution(y, variables["params"][f"Conv_{i}"]["kernel"])
+    affine = variables["params"][f"BatchNorm_{i}"]
+    saved = variables["batch_stats"][f"BatchNorm_{i}"]
+    y = (y - saved["mean"]) / np.sqrt(saved["var"] + 1e-5)
+    y = y * affine["scale"] + affine["bias"]
+    y = y if i == 2 else np.maximum(y, 0)
+  tiled = np.concatenate([x, x, x], axis=-1)
+  out = jit(lambda x: module.apply(variables, x, False))(x)
+  np.testing.assert_allclose(out, np.maximum(y + tiled, 0), rtol=1e-9)
+
+
+def test_groups_reach_every_norm(shallow):
+  """Two groups in one call are two calls, in a model with an expansion."""
+  model = dataclasses.replace(shallow, expand_dim=64)
+  variables = filled(model.backbone(), (4, 4, 1))
+  x = images(8, 4, 4, 1)
+
+  @jit
+  def whole(x):
+    grouped = dataclasses.replace(model, norm_groups=2).backbone()
+    return grouped.apply(variables, x, train=True)
+
+  @jit
+  def part(x):
+    return model.backbone().apply(variables, x, train=True)
+
+  h, after = whole(x)
+  parts = [part(x[:4]), part(x[4:])]
+  expected = np.concatenate([h for h, _ in parts])
+  assert h.shape == (8, 64)
+  np.testing.assert_allclose(h, expected, rtol=1e-3, atol=1e-4)
+  averages = jax.tree.map(
+    lambda a, b: (a + b) / 2, *[v["batch_stats"] for _, v in parts]
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    after["batch_stats"],
+    averages,
+  )
 
 
 def test_blocks_start_as_the_identity():
-  block = resnet.Block(4, 1, bottleneck=False, dtype=jnp.float32)
+  block = resnet.Block(4, 1, False, norm_groups=1, dtype=jnp.float32)
   x = images(2, 6, 6, 4)
-  variables = block.init(jax.random.key(0), x, train=False)
-  np.testing.assert_allclose(block.apply(variables, x, train=False), x)
+  variables = jit(lambda: block.init(jax.random.key(0), x, train=False))()
+  y = jit(lambda x: block.apply(variables, x, train=False))(x)
+  np.testing.assert_allclose(y, x)
 
 
-def test_unknown_depth():
-  with pytest.raises(ValueError, match=r"model.depth=19.*\[18, 50\]"):
-    resnet.ResNet(depth=19, small_images=True)
+@pytest.mark.parametrize(
+  ("changed", "match"),
+  [
+    ({"depth": 19}, r"model.depth=19.*\[18, 34, 50\]"),
+    ({"norm_groups": 0}, r"model.norm_groups=0 must be positive"),
+    ({"expand_dim": 48}, r"model.expand_dim=48 .* 32 features"),
+    ({"depth": 50, "expand_dim": 64}, r"model.expand_dim=64 .* 128 features"),
+  ],
+)
+def test_what_is_out_of_range_is_named(changed, match):
+  with pytest.raises(ValueError, match=match):
+    dataclasses.replace(TINY, **changed)

@@ -1,0 +1,116 @@
+"""Batch normalisation (Ioffe & Szegedy, ICML 2015), over a batch or its parts.
+
+The formulas, names and defaults are those of `flax.linen.BatchNorm`, so that
+either reads what the other has saved. Groups are the one thing more.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def statistics(
+  x: Float[Array, "*n d"], dtype: jnp.dtype
+) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
+  """Returns mean and biased variance over all axes but the last, in `dtype`.
+
+  The variance is E[x²] - E[x]², clipped at 0: one pass over x.
+  """
+  x = x.astype(dtype)
+  axes = tuple(range(x.ndim - 1))
+  # In flax's order, so that gradients are added up in the same one.
+  square = jnp.square(x)
+  mean = x.mean(axes)
+  return mean, jnp.maximum(0.0, square.mean(axes) - jnp.square(mean))
+
+
+class BatchNorm(nn.Module):
+  """y = scale (x - mean) / sqrt(variance + epsilon) + bias, for each channel.
+
+  With one group, mean and variance are over all n rows, wherever they lie:
+  under jit the mean over a sharded axis is the global mean. With G groups the
+  rows are cut into G contiguous parts of n/G, each with statistics of its own
+  (the "ghost" batches of Hoffer et al., NeurIPS 2017). Where G is a multiple of
+  the number of devices no part crosses devices, and normalising needs no
+  collective; the running averages, which take the mean over groups of means
+  and of variances, still need one, of [d], that nothing waits for.
+
+  Statistics are in float32 or wider. In evaluation and in `init` groups have
+  no effect.
+
+  Attributes:
+    use_running_average: whether the statistics are the saved ones.
+    groups: G.
+    momentum: weight of the old running average in the new one.
+    epsilon: added to the variance.
+    use_scale: whether there is a parameter `scale`.
+    use_bias: whether there is a parameter `bias`.
+    scale_init: of `scale`.
+    dtype: of the result; None: that of x and the parameters together.
+  """
+
+  use_running_average: bool
+  groups: int = 1
+  momentum: float = 0.99
+  epsilon: float = 1e-5
+  use_scale: bool = True
+  use_bias: bool = True
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n *m d"]) -> Float[Array, "n *m d"]:
+    """Returns x normalised; in training it updates the running averages.
+
+    Raises:
+      ValueError: in training, where the rows do not divide into the groups.
+    """
+    d = x.shape[-1]
+    of_channels = (d,), jnp.float32
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, *of_channels)
+    running_var = self.variable("batch_stats", "var", jnp.ones, *of_channels)
+    scale = bias = None
+    if self.use_scale:
+      scale = self.param("scale", self.scale_init, *of_channels)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, *of_channels)
+    given = [a for a in (x, scale, bias) if a is not None]
+    dtype = self.dtype or jnp.result_type(*given)
+
+    def normalise(x: Array, mean: Array, var: Array) -> Array:
+      shape = (1,) * (x.ndim - 1) + (d,)
+      y = x - mean.reshape(shape)
+      factor = jax.lax.rsqrt(var.reshape(shape) + self.epsilon)
+      if scale is not None:
+        factor = factor * scale.reshape(shape)
+      y = y * factor
+      if bias is not None:
+        y = y + bias.reshape(shape)
+      return y.astype(dtype)
+
+    if self.use_running_average:
+      return normalise(x, running_mean.value, running_var.value)
+
+    def standardised(x: Array) -> tuple[Array, Array, Array]:
+      wide = jnp.promote_types(self.dtype or x.dtype, jnp.float32)
+      mean, var = statistics(x, wide)
+      return normalise(x, mean, var), mean, var
+
+    if self.groups == 1 or self.is_initializing():
+      y, mean, var = standardised(x)
+    else:
+      if x.shape[0] % self.groups:
+        raise ValueError(
+          f"model.norm_groups={self.groups} must divide the {x.shape[0]} rows "
+          "that the model gets at once"
+        )
+      parts = x.reshape(self.groups, -1, *x.shape[1:])
+      y, means, variances = jax.vmap(standardised)(parts)
+      y = y.reshape(x.shape)
+      mean, var = means.mean(axis=0), variances.mean(axis=0)
+    if not self.is_initializing():
+      old, new = self.momentum, 1 - self.momentum
+      running_mean.value = old * running_mean.value + new * mean
+      running_var.value = old * running_var.value + new * var
+    return y

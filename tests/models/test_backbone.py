@@ -1,0 +1,51 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import rng
+from jssl.models.backbone import from_linen
+
+
+class Noisy(nn.Module):
+  """The mean of an image and, where there are keys, a draw of its own."""
+
+  @nn.compact
+  def __call__(self, images, train, keys=None):
+    del train
+    bias = self.param("bias", nn.initializers.zeros, (1,))
+    h = images.mean(axis=(1, 2)) + bias[None]
+    if keys is not None:
+      h = h + jax.vmap(lambda key: jax.random.normal(key, (1,)))(keys)
+    return h
+
+
+BACKBONE = from_linen(Noisy(), 1, mean=(0.0,), std=(1.0,))
+VARIABLES = {"params": {"bias": jnp.zeros(1)}}
+KEYS = rng.per_row(jax.random.key(0), 6)
+IMAGES = np.random.default_rng(0).random((6, 2, 2, 1), np.float32)
+
+
+def test_keys_go_with_their_images():
+  h, _ = BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=KEYS)
+  noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(KEYS)
+  np.testing.assert_allclose(
+    h, IMAGES.mean((1, 2)) + noise, rtol=1e-5, atol=1e-6
+  )
+  chunk, _ = BACKBONE.apply(VARIABLES, IMAGES[2:4], train=True, keys=KEYS[2:4])
+  np.testing.assert_array_equal(chunk, h[2:4])
+
+
+@pytest.mark.parametrize(
+  "how", [{"train": True}, {"train": False}, {"train": False, "keys": KEYS}]
+)
+def test_nothing_is_drawn_in_evaluation_or_without_keys(how):
+  h, _ = BACKBONE.apply(VARIABLES, IMAGES, **how)
+  np.testing.assert_allclose(h, IMAGES.mean((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [KEYS[0], KEYS[:3], jax.random.key_data(KEYS)])
+def test_keys_are_one_for_each_image(keys):
+  with pytest.raises(ValueError, match=r"keys of shape .* one typed key"):
+    BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=keys)

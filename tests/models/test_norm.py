@@ -1,0 +1,147 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jssl.models.norm import BatchNorm
+
+EPSILON, MOMENTUM = 1e-5, 0.99
+
+
+def images(*shape, seed=0):
+  return np.random.default_rng(seed).normal(1.0, 2.0, shape)
+
+
+def variables_for(x, seed=3):
+  draw = np.random.default_rng(seed)
+  d = x.shape[-1]
+  return {
+    "params": {"scale": draw.normal(size=d), "bias": draw.normal(size=d)},
+    "batch_stats": {"mean": draw.normal(size=d), "var": draw.random(d) + 0.5},
+  }
+
+
+def oracle(x, variables, groups):
+  """The norm of each group by loops, and the running averages after it."""
+  scale, bias = (variables["params"][k] for k in ("scale", "bias"))
+  y, means, variances = [], [], []
+  for part in np.split(np.asarray(x, np.float64), groups):
+    rows = part.reshape(-1, part.shape[-1])
+    means.append(sum(rows) / len(rows))
+    variances.append(sum((row - means[-1]) ** 2 for row in rows) / len(rows))
+    unit = (part - means[-1]) / np.sqrt(variances[-1] + EPSILON)
+    y.append(unit * scale + bias)
+  old = variables["batch_stats"]
+  after = {
+    "mean": MOMENTUM * old["mean"] + (1 - MOMENTUM) * np.mean(means, 0),
+    "var": MOMENTUM * old["var"] + (1 - MOMENTUM) * np.mean(variances, 0),
+  }
+  return np.concatenate(y), after
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+  ("shape", "groups"), [((12, 3, 2, 5), 1), ((12, 3, 2, 5), 3), ((12, 5), 4)]
+)
+def test_groups_are_normalised_on_their_own(shape, groups):
+  x = images(*shape)
+  variables = variables_for(x)
+  norm = BatchNorm(False, groups)
+  y, after = jax.jit(lambda x: norm.apply(variables, x, mutable=True))(x)
+  expected, averages = oracle(x, variables, groups)
+  np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9)
+  for name, average in averages.items():
+    np.testing.assert_allclose(
+      after["batch_stats"][name], average, rtol=1e-9, err_msg=name
+    )
+
+
+@pytest.mark.parametrize(
+  ("dtype", "x_dtype"),
+  [(None, jnp.float32), (jnp.float32, jnp.bfloat16), (jnp.bfloat16,) * 2],
+)
+def test_one_group_is_the_norm_of_flax_to_the_bit(dtype, x_dtype):
+  x = jnp.asarray(images(6, 3, 2, 5), x_dtype)
+  weights = jnp.asarray(images(6, 3, 2, 5, seed=1), jnp.float32)
+  results, structures = [], []
+  for module in (BatchNorm, nn.BatchNorm):
+    norm = module(use_running_average=False, dtype=dtype)
+    structures.append(
+      jax.eval_shape(lambda norm=norm: norm.init(jax.random.key(0), x))
+    )
+    variables = jax.tree.map(jnp.float32, variables_for(x))
+
+    def loss(params, x, norm=norm, variables=variables):
+      y, after = norm.apply(
+        {**variables, "params": params}, x, mutable=["batch_stats"]
+      )
+      return (weights * jnp.sin(y)).sum(), (y, after)
+
+    results.append(
+      jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+        variables["params"], x
+      )
+    )
+  assert structures[0] == structures[1]
+  ours, theirs = (jax.tree.leaves(r) for r in results)
+  for a, b in zip(ours, theirs, strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_and_init_know_no_groups():
+  x = images(5, 2, 2, 3).astype(np.float32)
+  variables = jax.tree.map(jnp.float32, variables_for(x))
+  y = BatchNorm(True, groups=4).apply(variables, x)
+  expected = nn.BatchNorm(True).apply(variables, x)
+  np.testing.assert_array_equal(y, expected)
+  started = BatchNorm(False, groups=4).init(jax.random.key(0), x)
+  np.testing.assert_array_equal(started["batch_stats"]["mean"], np.zeros(3))
+
+
+def test_scale_and_bias_can_be_left_out():
+  x = images(6, 3).astype(np.float32)
+  norm = BatchNorm(False, groups=2, use_scale=False, use_bias=False)
+  started = norm.init(jax.random.key(0), x)
+  assert started.keys() == {"batch_stats"}
+  y, _ = norm.apply(started, x, mutable=["batch_stats"])
+  for part in np.split(np.asarray(y), 2):
+    np.testing.assert_allclose(part.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(part.var(0), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(("groups", "alone"), [(1, False), (16, True)])
+def test_groups_within_devices_need_no_collective(groups, alone):
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  rows = NamedSharding(mesh, P("data"))
+  x = images(32, 2, 2, 3).astype(np.float32)
+  variables = jax.tree.map(jnp.float32, variables_for(x))
+  norm = BatchNorm(False, groups)
+
+  def gradient(x):
+    def loss(x):
+      return jnp.sin(norm.apply(variables, x, mutable=["batch_stats"])[0])
+
+    y, pull = jax.vjp(loss, x)
+    return y, pull(y)[0]
+
+  sharded = jax.jit(gradient, in_shardings=rows, out_shardings=(rows, rows))
+  compiled = sharded.lower(x).compile()
+  text = compiled.as_text()
+  kinds = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
+  assert any(kind in text for kind in kinds) != alone
+  # What every device makes of its rows is what one makes of all of them.
+  for a, b in zip(
+    compiled(jax.device_put(x, rows)), jax.jit(gradient)(x), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_do_not_divide_are_refused():
+  x = images(10, 3).astype(np.float32)
+  variables = jax.tree.map(jnp.float32, variables_for(x))
+  with pytest.raises(ValueError, match=r"model.norm_groups=4 .* 10 rows"):
+    BatchNorm(False, 4).apply(variables, x, mutable=["batch_stats"])
