@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.augment import separable
-from jssl.typing import Images, Keys
+from jssl.typing import Images, Keys, Scalar
 
 
 def blur_matrix(
@@ -59,7 +59,7 @@ def random_blur(
   keys: Keys,
   images: Images,
   *,
-  probability: float,
+  probability: Scalar | float,
   kernel_px: int,
   min_sigma: float,
   max_sigma: float,

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jssl.typing import Images, Keys
+from jssl.typing import Images, Keys, Scalar
 
 
 def random_solarize(
-  keys: Keys, images: Images, *, probability: float, threshold: float
+  keys: Keys, images: Images, *, probability: Scalar | float, threshold: float
 ) -> Images:
   """Replaces x by 1 - x where x >= `threshold`, with `probability`.
 

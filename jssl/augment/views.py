@@ -1,6 +1,8 @@
 """Views of a batch: all operations in SimCLR's order, by one set of numbers.
 
-SimCLR, arXiv 2002.05709, appendix A; solarisation as in BYOL, 2006.07733.
+SimCLR, arXiv 2002.05709, appendix A; solarisation, and views that differ in it
+and in blur, as in BYOL, 2006.07733; small crops as in SwAV, 2006.09882, and
+DINO, 2104.14294.
 """
 
 import dataclasses
@@ -12,12 +14,19 @@ from jaxtyping import Array, Float
 
 from jssl import rng
 from jssl.augment import blur, colour, crop, solarize
-from jssl.typing import Images, Keys, Pixels, Views
+from jssl.typing import Images, Keys, Pixels, Scalar, Views
+
+# One probability for each large view.
+_BY_VIEW = ("blur_probability", "solarize_probability")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
   """How views are made; what has probability 0 is not computed.
+
+  BYOL's two views have `blur_probability=(1.0, 0.1)` and
+  `solarize_probability=(0.0, 0.2)`. Small crops, where there are any, have an
+  area, a size and a blur of their own, are never solarized, and share the rest.
 
   Attributes:
     crop_size_px: height and width of a view.
@@ -32,15 +41,23 @@ class Augment:
     saturation: likewise.
     hue: the hue turns by a uniform part in [-it, it] of the circle.
     grayscale_probability: of dropping the colour.
-    blur_probability: of the Gaussian blur.
+    blur_probability: of the Gaussian blur; one for all large views, or one
+      for each of them.
     blur_kernel_px: odd length of its kernel.
     blur_sigma_min: smallest standard deviation, px of the view.
     blur_sigma_max: largest.
-    solarize_probability: of inverting bright pixels.
+    solarize_probability: of inverting bright pixels; likewise.
     solarize_threshold: the value from which pixels are bright.
+    num_small: small crops of each image, beside the large views.
+    small_crop_size_px: height and width of a small crop.
+    small_crop_min_area: smallest share of the image that it shows.
+    small_crop_max_area: largest share.
+    small_blur_probability: of its blur, whose kernel and standard deviations
+      are those of large views, in pixels of the small crop.
 
   Raises:
     ValueError: a number is outside its range; the message names it.
+    TypeError: a probability of large views isn't a tuple.
   """
 
   crop_size_px: int
@@ -55,16 +72,23 @@ class Augment:
   saturation: float = 0.0
   hue: float = 0.0
   grayscale_probability: float = 0.0
-  blur_probability: float = 0.0
+  blur_probability: tuple[float, ...] = (0.0,)
   blur_kernel_px: int = 3
   blur_sigma_min: float = 0.1
   blur_sigma_max: float = 2.0
-  solarize_probability: float = 0.0
+  solarize_probability: tuple[float, ...] = (0.0,)
   solarize_threshold: float = 0.5
+  num_small: int = 0
+  small_crop_size_px: int = 0
+  small_crop_min_area: float = 0.05
+  small_crop_max_area: float = 0.25
+  small_blur_probability: float = 0.5
 
   def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():
-      if name.endswith("_probability"):
+      if name in _BY_VIEW:
+        _check_each_view(name, value)
+      elif name.endswith("_probability"):
         _check(0 <= value <= 1, name, value, "in [0, 1]")
     for name in ("brightness", "contrast", "saturation"):
       value = getattr(self, name)
@@ -90,12 +114,17 @@ class Augment:
       f"in (0, augment.crop_ratio_max={self.crop_ratio_max}]",
     )
     _check(
-      self.blur_kernel_px % 2 == 1
-      and 0 < self.blur_kernel_px < 2 * self.crop_size_px,
+      self.blur_kernel_px % 2 == 1 and self.blur_kernel_px > 0,
       "blur_kernel_px",
       self.blur_kernel_px,
-      "odd, positive and less than twice "
-      f"augment.crop_size_px={self.crop_size_px}",
+      "odd and positive",
+    )
+    _check(
+      not any(self.blur_probability)
+      or self.blur_kernel_px < 2 * self.crop_size_px,
+      "blur_kernel_px",
+      self.blur_kernel_px,
+      f"less than twice augment.crop_size_px={self.crop_size_px}",
     )
     _check(
       0 < self.blur_sigma_min <= self.blur_sigma_max,
@@ -109,11 +138,58 @@ class Augment:
       self.solarize_threshold,
       "in [0, 1]",
     )
+    _check(self.num_small >= 0, "num_small", self.num_small, "at least 0")
+    if self.num_small:
+      self._check_small()
+
+  def _check_small(self) -> None:
+    _check(
+      0 < self.small_crop_size_px <= self.crop_size_px,
+      "small_crop_size_px",
+      self.small_crop_size_px,
+      f"positive and at most augment.crop_size_px={self.crop_size_px}, as "
+      f"augment.num_small={self.num_small}",
+    )
+    _check(
+      0 < self.small_crop_min_area <= self.small_crop_max_area,
+      "small_crop_min_area",
+      self.small_crop_min_area,
+      f"in (0, augment.small_crop_max_area={self.small_crop_max_area}]",
+    )
+    _check(
+      self.small_crop_max_area <= 1,
+      "small_crop_max_area",
+      self.small_crop_max_area,
+      "at most 1",
+    )
+    _check(
+      not self.small_blur_probability
+      or self.blur_kernel_px < 2 * self.small_crop_size_px,
+      "blur_kernel_px",
+      self.blur_kernel_px,
+      "less than twice "
+      f"augment.small_crop_size_px={self.small_crop_size_px}, or "
+      "augment.small_blur_probability must be 0",
+    )
 
 
-def _check(valid: bool, name: str, value: float, expected: str) -> None:
+def _check(valid: bool, name: str, value: object, expected: str) -> None:
   if not valid:
     raise ValueError(f"augment.{name}={value} must be {expected}")
+
+
+def _check_each_view(name: str, value: object) -> None:
+  if not isinstance(value, tuple):
+    raise TypeError(
+      f"augment.{name}={value!r} must be a tuple: one probability for all "
+      "large views, as (0.5,), or one for each"
+    )
+  _check(
+    len(value) > 0 and all(0 <= p <= 1 for p in value),
+    name,
+    value,
+    "one or more numbers in [0, 1]",
+  )
 
 
 def _unit_interval(pixels: Pixels) -> Images:
@@ -129,8 +205,19 @@ def _unit_interval(pixels: Pixels) -> Images:
   return jnp.asarray(pixels).astype(float) / 255
 
 
-def _view(augment: Augment, keys: Keys, images: Images) -> Images:
-  """Returns one view of each image."""
+def _view(
+  augment: Augment,
+  keys: Keys,
+  images: Images,
+  *,
+  blur_probability: Scalar,
+  solarize_probability: Scalar,
+) -> Images:
+  """Returns one view of each image.
+
+  The two probabilities are those of this view. Which operations there are is
+  the same for all views, so that they are one program.
+  """
   # Key i of a split does not depend on how many follow, so an operation that
   # is added at the end leaves the draws of the others as they are.
   keys = jax.vmap(partial(jax.random.split, num=6))(keys)
@@ -169,52 +256,103 @@ def _view(augment: Augment, keys: Keys, images: Images) -> Images:
     images = colour.random_grayscale(
       gray_keys, images, probability=augment.grayscale_probability
     )
-  if augment.blur_probability:
+  if any(augment.blur_probability):
     images = blur.random_blur(
       blur_keys,
       images,
-      probability=augment.blur_probability,
+      probability=blur_probability,
       kernel_px=augment.blur_kernel_px,
       min_sigma=augment.blur_sigma_min,
       max_sigma=augment.blur_sigma_max,
     )
-  if augment.solarize_probability:
+  if any(augment.solarize_probability):
     images = solarize.random_solarize(
       solarize_keys,
       images,
-      probability=augment.solarize_probability,
+      probability=solarize_probability,
       threshold=augment.solarize_threshold,
     )
   return images
 
 
+def _views_of_a_size(
+  augment: Augment, keys: Keys, images: Images, *, name: str, number: int
+) -> Views:
+  """Returns `number` views of each image, from the key stream `name`."""
+
+  def view(index: Array, blur: Scalar, solarize: Scalar) -> Images:
+    return _view(
+      augment,
+      jax.vmap(lambda key: rng.stream(key, name, index))(keys),
+      images,
+      blur_probability=blur,
+      solarize_probability=solarize,
+    )
+
+  by_view = (
+    jnp.broadcast_to(jnp.array(getattr(augment, field), float), number)
+    for field in _BY_VIEW
+  )
+  return jax.vmap(view)(jnp.arange(number), *by_view)
+
+
+def _of_small(augment: Augment) -> Augment:
+  """Returns the section whose large views are the small crops of `augment`."""
+  return dataclasses.replace(
+    augment,
+    crop_size_px=augment.small_crop_size_px,
+    crop_min_area=augment.small_crop_min_area,
+    crop_max_area=augment.small_crop_max_area,
+    blur_probability=(augment.small_blur_probability,),
+    solarize_probability=(0.0,),
+    num_small=0,
+  )
+
+
 def views(
   augment: Augment, keys: Keys, images: Pixels, num_views: int = 2
-) -> Views:
-  """Returns `num_views` random views of each image.
+) -> tuple[Views, ...]:
+  """Returns random views of each image: large ones, and small crops if any.
 
-  A view depends on its image, its key and its number only, not on the rest of
-  the batch.
+  A view depends on its image, its key and its number among those of its size
+  only, not on the rest of the batch or on how many views there are.
 
   Args:
     augment: the hyper-parameters, static under jit.
     keys: one for each image, [b].
     images: uint8 [b, h, w, c], c being 1 or 3.
-    num_views: v.
+    num_views: v, of large views.
 
   Returns:
-    Pixels in [0, 1], [v, b, crop_size_px, crop_size_px, c].
+    Pixels in [0, 1], one array for each size: `(large,)` of
+    [v, b, crop_size_px, crop_size_px, c], or `(large, small)` with small of
+    [num_small, b, small_crop_size_px, small_crop_size_px, c].
 
   Raises:
     TypeError: the images are not uint8 [b, h, w, 1 or 3].
+    ValueError: there are probabilities for another number of large views.
   """
+  for name in _BY_VIEW:
+    value = getattr(augment, name)
+    _check(
+      len(value) in (1, num_views),
+      name,
+      value,
+      f"1 probability for all large views or num_views={num_views}, one for "
+      f"each, not {len(value)}",
+    )
   pixels = _unit_interval(images)
-
-  def view(number: Array) -> Images:
-    one = jax.vmap(lambda key: rng.stream(key, "view", number))(keys)
-    return _view(augment, one, pixels)
-
-  return jax.vmap(view)(jnp.arange(num_views))
+  large = _views_of_a_size(augment, keys, pixels, name="view", number=num_views)
+  if not augment.num_small:
+    return (large,)
+  small = _views_of_a_size(
+    _of_small(augment),
+    keys,
+    pixels,
+    name="small view",
+    number=augment.num_small,
+  )
+  return large, small
 
 
 def center_view(

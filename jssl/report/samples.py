@@ -1,8 +1,9 @@
 """What the report computes itself: views of some images, a map of features."""
 
 import base64
+import dataclasses
 import io
-from functools import partial
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -53,15 +54,22 @@ def _source(data: sections.Data, name: str, split: str) -> Source:
   )
 
 
+def _in_turn(values: tuple[float, ...], number: int) -> tuple[float, ...]:
+  return tuple(itertools.islice(itertools.cycle(values), number))
+
+
 def augmented(
   config: ConfigDict, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
   """Returns images of the set and views of them, as step 0 would draw them.
 
+  Views are the large ones. Where each of the run's has probabilities of its
+  own, further ones take these in turn.
+
   Args:
     config: of the run; its augmentation and its stream of keys are used.
     images: number of them, drawn from all over the set.
-    num_views: of each image.
+    num_views: of each image, as many as the run makes or not.
 
   Returns:
     The images, [b, h, w, c], and their views, [v, b, crop, crop, c], uint8.
@@ -77,8 +85,14 @@ def augmented(
   root = jax.random.key(config.get("seed", 0))
   keys = rng.per_row(rng.stream(root, "augment"), len(rows))
   augment = build.section(config, "augment", Augment)
+  augment = dataclasses.replace(
+    augment,
+    blur_probability=_in_turn(augment.blur_probability, num_views),
+    solarize_probability=_in_turn(augment.solarize_probability, num_views),
+    num_small=0,
+  )
   draw = jax.jit(
-    partial(views, augment, num_views=num_views),
+    lambda keys, pixels: views(augment, keys, pixels, num_views)[0],
     # For a few images once; optimising takes longer than it saves.
     compiler_options={"xla_backend_optimization_level": 0},
   )

@@ -1,14 +1,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from oracles import augment as oracle
 from scipy import stats
 
 from jssl.augment import solarize
 
 
-def test_solarize_equals_the_loops(x64):
-  images = np.random.default_rng(0).random((2, 5, 6, 3))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_solarize_equals_the_loops(x64, channels):
+  images = np.random.default_rng(0).random((2, 5, 6, channels))
   images[0, 0, 0] = 0.6
   keys = jax.random.split(jax.random.key(0), 2)
   got = solarize.random_solarize(keys, images, probability=1.0, threshold=0.6)

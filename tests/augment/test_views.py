@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import augment as oracle
+from scipy import stats
 
 from jssl import rng
 from jssl.augment import Augment, center_view, views
@@ -22,14 +23,20 @@ EVERYTHING = Augment(
   saturation=0.4,
   hue=0.1,
   grayscale_probability=0.2,
-  blur_probability=0.5,
-  solarize_probability=0.2,
+  blur_probability=(0.5,),
+  solarize_probability=(0.2,),
 )
+MULTI_CROP = dataclasses.replace(EVERYTHING, num_small=3, small_crop_size_px=6)
 # A view that shows the whole of a square image and changes nothing.
 NOTHING = Augment(
   crop_size_px=16, crop_min_area=1.0, crop_ratio_min=1.0, crop_ratio_max=1.0
 )
 make_views = jax.jit(views, static_argnums=(0, 3))
+
+
+def make_large(*args):
+  (large,) = make_views(*args)
+  return large
 
 
 def _pixels(n, channels=3, size=16):
@@ -43,17 +50,19 @@ def _keys(n):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shape_dtype_and_range(channels):
-  got = make_views(EVERYTHING, _keys(16), _pixels(16, channels), 2)
-  assert got.shape == (2, 16, 12, 12, channels)
-  assert got.dtype == jnp.float32
-  assert got.min() >= -1e-6
-  assert got.max() <= 1 + 1e-6
-  assert got.std() > 0.1
+  large, small = make_views(MULTI_CROP, _keys(16), _pixels(16, channels), 2)
+  assert large.shape == (2, 16, 12, 12, channels)
+  assert small.shape == (3, 16, 6, 6, channels)
+  for got in (large, small):
+    assert got.dtype == jnp.float32
+    assert got.min() >= -1e-6
+    assert got.max() <= 1 + 1e-6
+    assert got.std() > 0.05
 
 
 def test_nothing_is_the_image():
   pixels = _pixels(3)
-  got = make_views(NOTHING, _keys(3), pixels, 2)
+  got = make_large(NOTHING, _keys(3), pixels, 2)
   want = (pixels / 255).astype(np.float32)
   np.testing.assert_allclose(got[0], want, rtol=0, atol=1e-7)
   np.testing.assert_array_equal(got[0], got[1])
@@ -66,7 +75,7 @@ def test_nothing_is_the_image():
     ({"grayscale_probability": 1.0}, oracle.grayscale),
     (
       {
-        "blur_probability": 1.0,
+        "blur_probability": (1.0,),
         "blur_kernel_px": 5,
         "blur_sigma_min": 1.3,
         "blur_sigma_max": 1.3,
@@ -74,13 +83,13 @@ def test_nothing_is_the_image():
       functools.partial(oracle.gaussian_blur, kernel_px=5, sigma=1.3),
     ),
     (
-      {"solarize_probability": 1.0, "solarize_threshold": 0.4},
+      {"solarize_probability": (1.0,), "solarize_threshold": 0.4},
       functools.partial(oracle.solarize, threshold=0.4),
     ),
     (
       {
-        "solarize_probability": 1.0,
-        "blur_probability": 1.0,
+        "solarize_probability": (1.0,),
+        "blur_probability": (1.0,),
         "blur_sigma_min": 0.9,
         "blur_sigma_max": 0.9,
         "grayscale_probability": 1.0,
@@ -95,37 +104,157 @@ def test_nothing_is_the_image():
 def test_keys_of_the_config_reach_their_operation(x64, changes, want):
   pixels = _pixels(2)
   augment = dataclasses.replace(NOTHING, **changes)
-  got = make_views(augment, _keys(2), pixels, 1)
+  got = make_large(augment, _keys(2), pixels, 1)
   assert got.dtype == jnp.float64
   for one, image in zip(got[0], pixels / 255, strict=True):
     np.testing.assert_allclose(one, want(image), rtol=0, atol=1e-9)
 
 
+def test_small_crops_equal_the_loops(x64):
+  pixels = _pixels(2)
+  augment = dataclasses.replace(
+    NOTHING,
+    flip_probability=1.0,
+    grayscale_probability=1.0,
+    blur_sigma_min=0.9,
+    blur_sigma_max=0.9,
+    solarize_probability=(1.0,),
+    num_small=1,
+    small_crop_size_px=6,
+    small_crop_min_area=1.0,
+    small_crop_max_area=1.0,
+    small_blur_probability=1.0,
+  )
+  large, small = make_views(augment, _keys(2), pixels, 1)
+  for i, image in enumerate(pixels / 255):
+    gray = oracle.grayscale(image[:, ::-1])
+    np.testing.assert_allclose(
+      large[0, i], oracle.solarize(gray, 0.5), rtol=0, atol=1e-9
+    )
+    want = oracle.gaussian_blur(oracle.resize(gray, 6, 6), 3, 0.9)
+    np.testing.assert_allclose(small[0, i], want, rtol=0, atol=1e-9)
+
+
 def test_flips_half_of_them():
   augment = dataclasses.replace(NOTHING, flip_probability=0.5)
   pixels = _pixels(1).repeat(400, axis=0)
-  got = make_views(augment, _keys(400), pixels, 1)[0]
+  got = make_large(augment, _keys(400), pixels, 1)[0]
   flipped = np.asarray(abs(got - got[:1]).max((1, 2, 3)) > 0.1)
   assert 150 < flipped.sum() < 250
 
 
+def test_each_view_has_its_own_probabilities():
+  # The first pixel tells an inverted image, the black one a blurred image.
+  n, pixels = 2000, np.full((1, 8, 8, 1), 153, np.uint8)
+  pixels[:, 6, 6] = 0
+  augment = Augment(
+    crop_size_px=8,
+    crop_min_area=1.0,
+    crop_ratio_min=1.0,
+    crop_ratio_max=1.0,
+    blur_probability=(1.0, 0.1),
+    blur_sigma_min=1.0,
+    solarize_probability=(0.0, 0.2),
+    solarize_threshold=0.55,
+    num_small=2,
+    small_crop_size_px=8,
+    small_crop_min_area=1.0,
+    small_crop_max_area=1.0,
+    small_blur_probability=0.3,
+  )
+  large, small = make_views(augment, _keys(n), pixels.repeat(n, axis=0), 2)
+  seen = np.concatenate((large, small))[..., 0]
+  blurred, inverted = seen[:, :, 6, 6] > 0.1, seen[:, :, 0, 0] < 0.5
+  probabilities = ((1.0, 0.0), (0.1, 0.2), (0.3, 0.0), (0.3, 0.0))
+  for number, probability in enumerate(probabilities):
+    for changed, p in zip((blurred, inverted), probability, strict=True):
+      count = int(changed[number].sum())
+      assert stats.binomtest(count, n, p).pvalue > 1e-3, (number, p)
+  # The two are drawn apart, and so are the two small crops.
+  for one, two in ((blurred[1], inverted[1]), (blurred[2], blurred[3])):
+    expected = n * one.mean() * two.mean()
+    assert stats.poisson.sf((one & two).sum() - 1, expected) > 1e-3
+
+
+def test_small_crops_show_less():
+  # On a ramp the slope of a crop tells the box it was cut from.
+  n, side, size = 300, 96, 8
+  ramp = np.zeros((1, side, side, 3), np.uint8)
+  ramp[..., 0], ramp[..., 1] = np.mgrid[:side, :side]
+  augment = Augment(
+    crop_size_px=size,
+    crop_min_area=0.4,
+    num_small=2,
+    small_crop_size_px=size,
+    small_crop_max_area=0.3,
+    small_blur_probability=0.0,
+  )
+
+  def boxes(crops):
+    crops = 255 / side * np.asarray(crops, np.float64)
+    inner = slice(2, size - 2)
+    share = size / (size - 5)
+    # The ends are left out: there the filter is cut.
+    rows, columns = crops[..., inner, inner, 0], crops[..., inner, inner, 1]
+    height = share * (rows[..., -1, 0] - rows[..., 0, 0])
+    width = share * (columns[..., 0, -1] - columns[..., 0, 0])
+    top, left = rows.mean((2, 3)) - height / 2, columns.mean((2, 3)) - width / 2
+    return top, left, height, width
+
+  areas = []
+  for crops, low, high in zip(
+    make_views(augment, _keys(n), ramp.repeat(n, axis=0), 2),
+    (0.4, 0.05),
+    (1.0, 0.3),
+    strict=True,
+  ):
+    top, left, height, width = boxes(crops)
+    area, ratio = height * width, width / height
+    assert low * 0.93 < area.min()
+    assert area.max() < high * 1.03
+    assert ratio.min() > 0.75 * 0.93
+    assert ratio.max() < 4 / 3 * 1.07
+    assert min(top.min(), left.min()) > -0.02
+    assert max((top + height).max(), (left + width).max()) < 1.02
+    areas.extend(area)
+  # Draws of one number, large and small, have nothing to do with each other.
+  apart = np.corrcoef(areas)[np.triu_indices(4, 1)]
+  assert (abs(apart) < 3.5 / np.sqrt(n)).all()
+  # All small boxes fit, so that none was drawn again.
+  for area, ratio in zip(height * width, width / height, strict=True):
+    assert stats.kstest(area, stats.uniform(0.05, 0.25).cdf).pvalue > 1e-3
+    log_ratio = np.log(ratio) / np.log(4 / 3)
+    assert stats.kstest(log_ratio, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+
+
+def test_large_views_stay_as_they_are_beside_small_ones():
+  keys, pixels = _keys(16), _pixels(16)
+  large, _ = make_views(MULTI_CROP, keys, pixels, 2)
+  alone = make_large(EVERYTHING, keys, pixels, 2)
+  np.testing.assert_array_equal(large, alone)
+
+
 def test_views_of_an_image_differ():
-  one, two = make_views(EVERYTHING, _keys(16), _pixels(16), 2)
-  assert (abs(one - two).max((1, 2, 3)) > 0.05).all()
+  large, small = make_views(MULTI_CROP, _keys(16), _pixels(16), 2)
+  for one, two in ((*large,), small[:2], small[1:]):
+    assert (abs(one - two).max((1, 2, 3)) > 0.05).all()
 
 
 def test_equal_images_with_other_keys_differ():
   pixels = _pixels(1).repeat(16, axis=0)
-  first, *rest = make_views(EVERYTHING, _keys(16), pixels, 2)[0]
-  assert all(abs(first - other).max() > 0.05 for other in rest)
+  for views_of_a_size in make_views(MULTI_CROP, _keys(16), pixels, 2):
+    first, *rest = views_of_a_size[0]
+    assert all(abs(first - other).max() > 0.02 for other in rest)
 
 
 def test_a_view_depends_on_its_image_key_and_number_only():
   keys, pixels = _keys(16), _pixels(16)
-  whole = make_views(EVERYTHING, keys, pixels, 2)
+  whole = make_views(MULTI_CROP, keys, pixels, 2)
   order = np.random.default_rng(1).permutation(16)[:5]
-  part = make_views(EVERYTHING, keys[order], pixels[order], 1)
-  np.testing.assert_allclose(part, whole[:1, order], rtol=0, atol=1e-6)
+  fewer = dataclasses.replace(MULTI_CROP, num_small=1)
+  part = make_views(fewer, keys[order], pixels[order], 1)
+  for some, every in zip(part, whole, strict=True):
+    np.testing.assert_allclose(some, every[:1, order], rtol=0, atol=1e-6)
 
 
 def test_switching_an_operation_on_leaves_the_others_as_they_were():
@@ -133,26 +262,26 @@ def test_switching_an_operation_on_leaves_the_others_as_they_were():
     NOTHING, crop_min_area=0.2, flip_probability=0.5
   )
   inverted = dataclasses.replace(
-    flipped, solarize_probability=1.0, solarize_threshold=0.0
+    flipped, solarize_probability=(1.0,), solarize_threshold=0.0
   )
-  one = make_views(flipped, _keys(8), _pixels(8), 2)
-  two = make_views(inverted, _keys(8), _pixels(8), 2)
+  one = make_large(flipped, _keys(8), _pixels(8), 2)
+  two = make_large(inverted, _keys(8), _pixels(8), 2)
   np.testing.assert_allclose(1 - one, two, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sharded_equals_single_device_without_collectives(channels):
   keys, pixels = _keys(16), _pixels(16, channels)
-  single = make_views(EVERYTHING, keys, pixels, 2)
+  single = make_views(MULTI_CROP, keys, pixels, 2)
   sharding = batch_sharding(make_mesh(data=4, fsdp=2))
   keys, pixels = jax.device_put((keys, pixels), sharding)
-  compiled = make_views.lower(EVERYTHING, keys, pixels, 2).compile()
+  compiled = make_views.lower(MULTI_CROP, keys, pixels, 2).compile()
   collective = r"all-|collective-|reduce-scatter|ragged-"
   assert not re.search(collective, compiled.as_text())
-  got = compiled(keys, pixels)
-  assert len(got.sharding.device_set) == 8
-  assert got.addressable_shards[0].data.shape[1] == 2
-  np.testing.assert_allclose(got, single, rtol=0, atol=1e-6)
+  for got, want in zip(compiled(keys, pixels), single, strict=True):
+    assert len(got.sharding.device_set) == 8
+    assert got.addressable_shards[0].data.shape[1] == 2
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
 
 
 @functools.cache
@@ -166,8 +295,16 @@ def _lines(augment):
   [f.name for f in dataclasses.fields(Augment) if "probability" in f.name],
 )
 def test_what_is_off_is_not_in_the_program(name):
-  off = dataclasses.replace(EVERYTHING, **{name: 0.0})
-  assert _lines(off) < _lines(EVERYTHING)
+  zero = (
+    (0.0, 0.0) if name in ("blur_probability", "solarize_probability") else 0.0
+  )
+  off = dataclasses.replace(MULTI_CROP, **{name: zero})
+  assert _lines(off) < _lines(MULTI_CROP)
+
+
+def test_an_operation_of_one_view_is_in_the_program():
+  second = dataclasses.replace(NOTHING, blur_probability=(0.0, 0.1))
+  assert _lines(second) > _lines(NOTHING)
 
 
 def test_strengths_do_not_matter_where_jitter_is_off():
@@ -191,19 +328,54 @@ def test_strengths_do_not_matter_where_jitter_is_off():
     ({"saturation": -0.1}, "saturation"),
     ({"hue": 0.6}, "hue"),
     ({"grayscale_probability": 2.0}, "grayscale_probability"),
-    ({"blur_probability": float("nan")}, "blur_probability"),
+    ({"blur_probability": ()}, "blur_probability"),
+    ({"blur_probability": (0.5, float("nan"))}, "blur_probability"),
     ({"blur_kernel_px": 4}, "blur_kernel_px"),
     ({"blur_kernel_px": -3}, "blur_kernel_px"),
     ({"blur_kernel_px": 25}, "blur_kernel_px"),
     ({"blur_sigma_min": 0.0}, "blur_sigma_min"),
     ({"blur_sigma_min": 3.0}, "blur_sigma_min"),
-    ({"solarize_probability": -1.0}, "solarize_probability"),
+    ({"solarize_probability": (0.0, -1.0)}, "solarize_probability"),
     ({"solarize_threshold": 128.0}, "solarize_threshold"),
+    ({"num_small": -1}, "num_small"),
+    ({"small_crop_size_px": 0}, "small_crop_size_px"),
+    ({"small_crop_size_px": 13}, "small_crop_size_px"),
+    ({"small_crop_min_area": 0.0}, "small_crop_min_area"),
+    ({"small_crop_min_area": 0.3}, "small_crop_min_area"),
+    ({"small_crop_max_area": 1.5}, "small_crop_max_area"),
+    ({"small_blur_probability": 1.5}, "small_blur_probability"),
+    ({"blur_kernel_px": 13}, "blur_kernel_px"),
   ],
 )
 def test_a_number_out_of_range_is_named(changes, key):
   with pytest.raises(ValueError, match=rf"^augment\.{key}=.* must be "):
-    dataclasses.replace(EVERYTHING, **changes)
+    dataclasses.replace(MULTI_CROP, **changes)
+
+
+def test_what_small_crops_need_names_both_keys():
+  with pytest.raises(ValueError, match=r"at most augment\.crop_size_px=12"):
+    dataclasses.replace(MULTI_CROP, small_crop_size_px=13)
+  with pytest.raises(ValueError, match=r"twice augment\.small_crop_size_px=6"):
+    dataclasses.replace(MULTI_CROP, blur_kernel_px=13)
+  # A blur that is off needs no room, nor do crops that nobody makes.
+  dataclasses.replace(MULTI_CROP, blur_kernel_px=13, small_blur_probability=0.0)
+  dataclasses.replace(MULTI_CROP, num_small=0, small_crop_size_px=0)
+  dataclasses.replace(EVERYTHING, blur_kernel_px=25, blur_probability=(0.0,))
+
+
+@pytest.mark.parametrize("value", [0.5, [0.5]])
+def test_one_number_is_no_tuple(value):
+  message = r"^augment\.solarize_probability=.* must be a tuple.*\(0\.5,\)"
+  with pytest.raises(TypeError, match=message):
+    dataclasses.replace(EVERYTHING, solarize_probability=value)
+
+
+@pytest.mark.parametrize("name", ["blur_probability", "solarize_probability"])
+def test_probabilities_for_another_number_of_views(name):
+  augment = dataclasses.replace(NOTHING, **{name: (0.1, 0.2)})
+  message = rf"^augment\.{name}=\(0\.1, 0\.2\) must be .* num_views=3"
+  with pytest.raises(ValueError, match=message):
+    views(augment, _keys(2), _pixels(2), 3)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,36 @@ from jssl.report import samples
 from jssl.report.read import read
 
 
-def test_views_are_those_of_the_run(config):
-  pixels, drawn = samples.augmented(ConfigDict(config), images=3, num_views=2)
+@pytest.mark.parametrize(
+  ("changes", "by_view"),
+  [
+    ({}, {}),
+    (
+      {
+        "blur_probability": [1.0, 0.0],
+        "num_small": 2,
+        "small_crop_size_px": 8,
+      },
+      {"blur_probability": (1.0, 0.0, 1.0)},
+    ),
+  ],
+  ids=["alike", "BYOL's blur and small crops"],
+)
+def test_views_are_those_of_the_run(config, changes, by_view):
+  config["augment"] |= changes
+  pixels, drawn = samples.augmented(ConfigDict(config), images=3, num_views=3)
   assert pixels.shape == (3, 32, 32, 3)
-  assert drawn.shape == (2, 3, 24, 24, 3)
+  assert drawn.shape == (3, 3, 24, 24, 3)
   stored = cluttered_digits("train").images.reshape(20_000, -1)
   assert all((stored == p.reshape(1, -1)).all(1).any() for p in pixels)
   keys = rng.per_row(rng.stream(jax.random.key(3), "augment", 0), 3)
-  augment = Augment(crop_size_px=24, crop_min_area=0.5)
-  expected = 255 * np.asarray(
-    jax.jit(views, static_argnums=0)(augment, keys, pixels)
-  )
-  np.testing.assert_allclose(drawn, expected, atol=0.51)
+  augment = Augment(crop_size_px=24, crop_min_area=0.5, **by_view)
+  (expected,) = jax.jit(
+    views,
+    static_argnums=(0, 3),
+    compiler_options={"xla_backend_optimization_level": 0},
+  )(augment, keys, pixels, 3)
+  np.testing.assert_allclose(drawn, 255 * np.asarray(expected), atol=0.51)
 
 
 def test_augmented_without_the_data_set(config, tmp_path):
