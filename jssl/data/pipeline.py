@@ -3,10 +3,9 @@
     step -> rows of the global batch -> rows of this host
          -> fetch and decode -> onto the devices -> prefetch
 
-The rows of a step are a pure function of the seed and the step. Each epoch is
-a permutation of its own, cut into batches, less the remainder: no batch is of
-two epochs. A host takes its rows out of a batch that all hosts agree on, so
-neither the examples nor their order depend on the number of hosts.
+The rows of a step are a pure function of the seed and the step; which, `order`
+says. A host takes its rows out of a batch that all hosts agree on, so neither
+the examples nor their order depend on the number of hosts.
 """
 
 import atexit
@@ -22,37 +21,12 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from jssl.data import order as order_lib
+from jssl.data.order import Order
 from jssl.data.sources import Rows, Source
 from jssl.typing import Batch
 
-
-# Two, because the batches ahead may be of the next epoch.
-@functools.lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, images: int) -> Rows:
-  """Returns the order of an epoch.
-
-  All at once: grain's shuffle works index by index, 20 us for each image of
-  the global batch, and every host would pay it at every step. Raw bits are
-  what NumPy promises never to change; its own `permutation` may.
-  """
-  bits = np.random.Philox([seed, epoch]).random_raw(images)
-  return np.argsort(bits, kind="stable")
-
-
-def shuffled_rows(
-  step: int, *, seed: int, images: int, batch_size: int
-) -> Rows:
-  """Returns the rows of the global batch of a step.
-
-  Args:
-    step: from 0.
-    seed: of the order, not negative.
-    images: in the set.
-    batch_size: images in a global batch.
-  """
-  epoch, batch = divmod(step, images // batch_size)
-  start = batch * batch_size
-  return _permutation(seed, epoch, images)[start : start + batch_size]
+_IID = Order()
 
 
 def local_rows(sharding: Sharding, batch_size: int) -> Rows:
@@ -105,7 +79,14 @@ def _on_devices(
 
 
 def host_batches(
-  source: Source, *, seed: int, batch_size: int, rows: Rows, workers: int = 0
+  source: Source,
+  *,
+  seed: int,
+  batch_size: int,
+  rows: Rows,
+  order: Order = _IID,
+  total_steps: int = 0,
+  workers: int = 0,
 ) -> grain.IterDataset:
   """Returns one host's part of an endless, shuffled run over a source.
 
@@ -114,14 +95,28 @@ def host_batches(
     seed: of the order, not negative.
     batch_size: images in a global batch.
     rows: the rows of each global batch that are wanted.
+    order: which images a step sees.
+    total_steps: of the run; every order but iid needs it.
     workers: processes that fetch and decode; 0 does it in this one.
+
+  Raises:
+    ValueError: the order doesn't go with the run, see `Order.check`.
   """
-  order = functools.partial(
-    shuffled_rows, seed=seed, images=len(source), batch_size=batch_size
+  images = len(source)
+  order.check(images=images, batch_size=batch_size, steps=total_steps)
+  global_rows = functools.partial(
+    order_lib.rows,
+    order,
+    seed=seed,
+    images=images,
+    batch_size=batch_size,
+    epochs=order_lib.run_epochs(
+      total_steps, images=images, batch_size=batch_size
+    ),
   )
   steps = grain.MapDataset.range(sys.maxsize)
   return _fetched(
-    steps.map(order).map(operator.itemgetter(rows)), source, workers
+    steps.map(global_rows).map(operator.itemgetter(rows)), source, workers
   )
 
 
@@ -131,6 +126,8 @@ def train_batches(
   seed: int,
   batch_size: int,
   sharding: Sharding,
+  order: Order = _IID,
+  total_steps: int = 0,
   workers: int = 0,
   prefetch_batches: int = 2,
 ) -> grain.DatasetIterator:
@@ -138,14 +135,17 @@ def train_batches(
 
   `get_state` is the position after the batch that was handed out last, however
   many are prepared ahead; it is plain JSON, the same on every host, and
-  `set_state` needs the same set, `seed`, `batch_size` and `workers`. The
-  iterator itself is a checkpointable of Orbax; `close` stops its thread.
+  `set_state` needs the same set, `seed`, `batch_size`, `order`, `total_steps`
+  and `workers`. The iterator itself is a checkpointable of Orbax; `close` stops
+  its thread.
 
   Args:
     source: where the images are.
     seed: of the order, not negative.
     batch_size: images in a global batch.
     sharding: how the batch dimension lies on the devices of all hosts.
+    order: which images a step sees.
+    total_steps: of the run; every order but iid needs it.
     workers: processes that fetch and decode; 0 does it in a thread of this
       one, which is best for a set in memory.
     prefetch_batches: batches kept ready on the devices; 0 makes each batch
@@ -155,7 +155,8 @@ def train_batches(
     `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
 
   Raises:
-    ValueError: the batch is larger than the set, or not positive.
+    ValueError: the batch is larger than the set, or not positive, or the order
+      doesn't go with the run, see `Order.check`.
   """
   if not 1 <= batch_size <= len(source):
     raise ValueError(
@@ -167,6 +168,8 @@ def train_batches(
     seed=seed,
     batch_size=batch_size,
     rows=local_rows(sharding, batch_size),
+    order=order,
+    total_steps=total_steps,
     workers=workers,
   )
   return _on_devices(batches, sharding, prefetch_batches)
