@@ -66,6 +66,69 @@ def test_warmup_must_fit_into_the_run(warmup):
     schedules.warmup_cosine(1.0, warmup_steps=warmup, total_steps=5)
 
 
+CURVES = [
+  # The schedule, its length and both ends, and its formula before the end.
+  (
+    schedules.cosine(0.996, 1.0, total_steps=49),
+    (49, 0.996, 1.0),
+    lambda k: 1 - (1 - 0.996) * (np.cos(np.pi * k / 49) + 1) / 2,
+  ),
+  (
+    schedules.cosine(0.04, 0.4, total_steps=10),
+    (10, 0.04, 0.4),
+    lambda k: 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * k / 10)),
+  ),
+  (
+    schedules.warmup_constant(0.04, 0.07, warmup_steps=49),
+    (49, 0.04, 0.07),
+    lambda k: 0.04 + 0.03 * k / 49,
+  ),
+  (
+    schedules.warmup_constant(0.1, 0.07, warmup_steps=0),
+    (0, 0.07, 0.07),
+    lambda k: 0.07,
+  ),
+  (schedules.frozen_until(3), (3, 0.0, 1.0), lambda k: 0.0),
+  (schedules.frozen_until(0), (0, 1.0, 1.0), lambda k: 1.0),
+]
+
+
+@pytest.mark.parametrize(("schedule", "ends", "formula"), CURVES)
+def test_curves(schedule, ends, formula):
+  last, first_value, last_value = ends
+  traced = jax.jit(schedule)
+  for value in (schedule, traced):
+    # Exact, and no step beyond the end moves it.
+    assert value(0) == np.float32(first_value)
+    assert value(last) == value(last + 7) == np.float32(last_value)
+    for step in (1, last // 3, last - 1):
+      if 0 <= step < last:
+        np.testing.assert_allclose(value(step), formula(step), rtol=1e-6)
+  for step in (1, jnp.asarray(1)):
+    assert traced(step).dtype == jnp.float32
+    # A schedule does not widen what it is multiplied with.
+    assert (schedule(step) * jnp.ones((), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("schedule", "ends", "formula"), CURVES)
+def test_curves_in_float64(schedule, ends, formula, x64):
+  last, first_value, last_value = ends
+  assert schedule(0) == first_value
+  assert schedule(jnp.asarray(last)) == last_value
+  if last:
+    value = schedule(jnp.asarray(last // 2))
+    np.testing.assert_allclose(value, formula(last // 2), rtol=1e-12)
+
+
+def test_curves_without_a_length():
+  with pytest.raises(ValueError, match=r"total_steps=0 .*train.steps"):
+    schedules.cosine(0.0, 1.0, total_steps=0)
+  with pytest.raises(ValueError, match="warmup_steps=-1 must be at least 0"):
+    schedules.warmup_constant(0.0, 1.0, warmup_steps=-1)
+  with pytest.raises(ValueError, match=r"steps=-1 .*at least 0"):
+    schedules.frozen_until(-1)
+
+
 @pytest.mark.parametrize(
   ("data", "fsdp", "shape"),
   [(-1, 1, (8, 1)), (-1, 2, (4, 2)), (4, 2, (4, 2)), (1, 1, (1, 1))],
