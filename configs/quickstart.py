@@ -46,8 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
       "objective": {
         "name": "simclr",
         "temperature": 0.2,
-        "hidden_dims": (256,),
-        "out_dim": 128,
+        "projector": {"hidden_dims": (256,), "out_dim": 128},
       },
       "optim": {
         "name": "adamw",

@@ -15,58 +15,41 @@ with this config here; that it builds and compiles is tested.
 
 from ml_collections import ConfigDict
 
+from jssl import recipes
+from jssl.augment import colour_strength
 from jssl.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:
-  epochs, batch_size = int(arg), 512
-  steps_per_epoch = 50_000 // batch_size
+  epochs, batch_size = recipes.epochs(arg), 512
+  epoch = recipes.CIFAR10_IMAGES // batch_size
   return with_defaults(
     {
-      "data": {
-        "name": "cifar10",
-        "batch_size": batch_size,
-        "image_size_px": 32,
-      },
+      **recipes.cifar10(epochs=epochs, batch_size=batch_size),
+      # No blur at 32 px.
       "augment": {
         "crop_size_px": 32,
         "crop_min_area": 0.08,
         "flip_probability": 0.5,
-        # Strength 0.5; no blur at 32 px.
         "jitter_probability": 0.8,
-        "brightness": 0.4,
-        "contrast": 0.4,
-        "saturation": 0.4,
-        "hue": 0.1,
+        **colour_strength(0.5),
         "grayscale_probability": 0.2,
       },
       "model": {
-        "name": "resnet",
-        "depth": 18,
-        "small_images": True,
-        "width": 64,
-        "dtype": "bfloat16",
-        "mean": (0.4914, 0.4822, 0.4465),
-        "std": (0.2470, 0.2435, 0.2616),
+        **recipes.resnet(18, small_images=True),
+        **recipes.CIFAR10_PIXELS,
       },
       "objective": {
         "name": "simclr",
         "temperature": 0.5,
-        "hidden_dims": (512,),
-        "out_dim": 128,
+        "projector": {"hidden_dims": (512,), "out_dim": 128},
       },
       "optim": {
         "name": "lars",
         "learning_rate": 1.0 * batch_size / 256,
-        "warmup_steps": 10 * steps_per_epoch,
+        "warmup_steps": 10 * epoch,
         "weight_decay": 1e-4,
         "momentum": 0.9,
       },
-      "train": {"steps": epochs * steps_per_epoch},
-      "checkpoint": {
-        "every_steps": 10 * steps_per_epoch,
-        "keep_every_steps": 100 * steps_per_epoch,
-      },
-      "log": {"every_steps": 50},
     }
   )

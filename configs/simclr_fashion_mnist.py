@@ -51,8 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
       "objective": {
         "name": "simclr",
         "temperature": 0.1,
-        "hidden_dims": (512,),
-        "out_dim": 128,
+        "projector": {"hidden_dims": (512,), "out_dim": 128},
       },
       "optim": {
         "name": "adamw",

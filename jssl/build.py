@@ -15,29 +15,66 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jssl import checkpoint, sections
 from jssl import mesh as mesh_lib
 from jssl.augment import Augment
+from jssl.data.order import Order
 from jssl.data.sources import Source, open_source
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.resnet import ResNet
 from jssl.models.vit import ViT
-from jssl.objectives.base import Objective
+from jssl.objectives.barlow_twins import BarlowTwins
+from jssl.objectives.base import Features, Objective
+from jssl.objectives.byol import BYOL
+from jssl.objectives.cissl import CISSL
+from jssl.objectives.dcl import DCL
+from jssl.objectives.dino import DINO
+from jssl.objectives.dissl import DISSL
+from jssl.objectives.lejepa import LeJEPA
+from jssl.objectives.moco_v3 import MoCoV3
+from jssl.objectives.nnclr import NNCLR
+from jssl.objectives.response import HeadUpdate
 from jssl.objectives.simclr import SimCLR
+from jssl.objectives.simsiam import SimSiam
+from jssl.objectives.spectral import Spectral
+from jssl.objectives.supcon import SupCon
+from jssl.objectives.swav import SwAV
+from jssl.objectives.vicreg import VICReg
+from jssl.objectives.w_mse import WMSE
 from jssl.optim import Optim
 from jssl.typing import Variables
 
 T = TypeVar("T")
 
 _MODELS = {"vit": ViT, "resnet": ResNet}
-_OBJECTIVES = {"simclr": SimCLR}
+_OBJECTIVES: dict[str, type[Objective]] = {
+  "barlow_twins": BarlowTwins,
+  "byol": BYOL,
+  "cissl": CISSL,
+  "dcl": DCL,
+  "dino": DINO,
+  "dissl": DISSL,
+  "lejepa": LeJEPA,
+  "moco_v3": MoCoV3,
+  "nnclr": NNCLR,
+  "simclr": SimCLR,
+  "simsiam": SimSiam,
+  "spectral": Spectral,
+  "supcon": SupCon,
+  "swav": SwAV,
+  "vicreg": VICReg,
+  "w_mse": WMSE,
+}
 _SECTIONS = {
   "data": sections.Data,
   "augment": Augment,
+  "head": HeadUpdate,
   "optim": Optim,
+  "order": Order,
   "train": sections.Train,
   "checkpoint": sections.Checkpoint,
   "log": sections.Log,
@@ -70,7 +107,9 @@ class Run(NamedTuple):
   augment: Augment
   backbone: Backbone
   objective: Objective
+  head: HeadUpdate
   optim: Optim
+  order: Order
   mesh: Mesh
   train: sections.Train
   log: sections.Log
@@ -100,6 +139,8 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
     if value not in choices:
       raise ValueError(f"{key}={value!r}: {_suggest(str(value), choices)}")
     return value
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    return _filled(key, value, hint)
   if hint is float and type(value) is int:
     return float(value)
   if hint in (int, float, str, bool) and type(value) is not hint:
@@ -117,9 +158,15 @@ def section(config: ConfigDict, name: str, cls: type[T]) -> T:
     ValueError: a key is unknown or missing, or a value out of range.
     TypeError: a value is of another type.
   """
-  given: Mapping[str, Any] = config.get(name, {})
+  return _filled(name, config.get(name, {}), cls)
+
+
+def _filled(name: str, given: Mapping[str, Any], cls: type[T]) -> T:
+  """Returns the dataclass of a section, or of a section within one."""
+  if not isinstance(given, Mapping | ConfigDict):
+    raise TypeError(f"{name}={given!r} must be a section of its own")
   hints = typing.get_type_hints(cls)
-  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+  fields = _fields(cls)
   values = {}
   for key, value in given.items():
     if key == "name" and "name" not in fields:
@@ -131,6 +178,10 @@ def section(config: ConfigDict, name: str, cls: type[T]) -> T:
     if key not in values and field.default is dataclasses.MISSING:
       raise ValueError(f"{name}.{key} is missing from the config")
   return cls(**values)
+
+
+def _fields(cls: Any) -> dict[str, dataclasses.Field]:
+  return {f.name: f for f in dataclasses.fields(cls) if f.init}
 
 
 def _chosen(config: ConfigDict, name: str, classes: Mapping[str, type]) -> Any:
@@ -158,19 +209,41 @@ def with_defaults(config: dict[str, Any]) -> ConfigDict:
   }
   complete = ConfigDict({"seed": 0, **config})
   for name, cls in classes.items():
-    fields = dataclasses.fields(cls) if cls else ()
-    defaults = {
-      field.name: field.default
-      for field in fields
-      if field.init and field.default is not dataclasses.MISSING
-    }
-    complete[name] = ConfigDict({**defaults, **config.get(name, {})})
+    complete[name] = ConfigDict(_completed(cls, config.get(name, {})))
+  return complete
+
+
+def _completed(cls: type | None, given: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what is given of a section, and the defaults of the rest.
+
+  A section within it, such as a head, is filled from the default of its field.
+  """
+  complete = dict(given)
+  for key, field in _fields(cls).items() if cls else ():
+    default = field.default
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+      complete[key] = {**dataclasses.asdict(default), **given.get(key, {})}
+    elif default is not dataclasses.MISSING:
+      complete.setdefault(key, default)
   return complete
 
 
 def backbone(config: ConfigDict) -> Backbone:
   """Returns the encoder of a config."""
   return _chosen(config, "model", _MODELS).backbone()
+
+
+def objective(config: ConfigDict, total_steps: int) -> Objective:
+  """Returns the method of a config.
+
+  Args:
+    config: see configs/.
+    total_steps: of the run, for methods whose schedules end with it.
+  """
+  method = _chosen(config, "objective", _OBJECTIVES)
+  if getattr(method, "total_steps", None) == 0:
+    return dataclasses.replace(method, total_steps=total_steps)
+  return method
 
 
 def mesh(
@@ -195,6 +268,86 @@ def source(config: ConfigDict, split: str) -> Source:
     image_size_px=data.image_size_px,
     in_memory=data.in_memory,
   )
+
+
+def _check_parts(
+  data: sections.Data, train: sections.Train, head: HeadUpdate, on: Mesh
+) -> None:
+  """Raises ValueError where a batch can't be cut as two sections want."""
+  for parts, key in (
+    (train.chunks, f"train.chunks={train.chunks}"),
+    (2 if head.batch == "fresh" else 1, 'head.batch="fresh"'),
+  ):
+    if data.batch_size % (parts * on.size):
+      raise ValueError(
+        f"data.batch_size={data.batch_size} does not divide into {parts} parts "
+        f"({key}) over {on.size} devices; use a multiple of {parts * on.size}"
+      )
+
+
+def _check_objective(
+  method: Objective, augment: Augment, head: HeadUpdate
+) -> None:
+  """Raises ValueError where a method doesn't go with other sections."""
+  if augment.num_small and not method.multi_crop:
+    takers = [name for name, cls in _OBJECTIVES.items() if cls.multi_crop]
+    raise ValueError(
+      f"augment.num_small={augment.num_small}: {type(method).__name__} takes "
+      f"{method.num_views} views of one size; set it to 0 or objective.name to "
+      f"one of {', '.join(takers)}"
+    )
+  special = {*method.schedules(), *method.constant_rates()}
+  if head.update != "joint" and special:
+    raise ValueError(
+      f'head.update="{head.update}" has an optimizer of its own, but '
+      f"{type(method).__name__} has learning rates for {sorted(special)}: use "
+      '"joint", or set objective.freeze_steps=0 (SimSiam: '
+      "objective.constant_predictor_rate=False)"
+    )
+
+
+def _check_shapes(
+  encoder: Backbone,
+  method: Objective,
+  augment: Augment,
+  data: sections.Data,
+  image_shape: tuple[int, int, int],
+) -> None:
+  """Traces model and loss: what doesn't fit raises, nothing is allocated.
+
+  Crops against patches, channels against mean and std, a queue against the
+  batch, heads against each other.
+  """
+  b = data.batch_size
+
+  def traced() -> Any:
+    variables = init_variables(0, encoder, image_shape)
+    key = jax.random.key(0)
+
+    def features(size_px: int, views: int) -> jax.Array:
+      images = jnp.zeros((views, size_px, size_px, image_shape[-1]))
+      h, _ = encoder.apply(variables, images, train=False)
+      return jnp.zeros((views, b, h.shape[-1]))
+
+    large = features(augment.crop_size_px, method.num_views)
+    student: tuple[jax.Array, ...] = (large,)
+    if augment.num_small:
+      small = features(augment.small_crop_size_px, augment.num_small)
+      student = (large, small)
+    head_params, state = method.init(key, encoder.feature_dim)
+    return method.loss(
+      head_params,
+      state,
+      Features(
+        student,
+        (large,) if method.teacher_momentum(0) is not None else (),
+        jnp.zeros(b, jnp.int32),
+      ),
+      key=key,
+      step=0,
+    )
+
+  jax.eval_shape(traced)
 
 
 def run(
@@ -225,6 +378,9 @@ def run(
   device_mesh = mesh(config, devices)
   mesh_lib.check_batch_size(device_mesh, data.batch_size)
   train = section(config, "train", sections.Train)
+  head = section(config, "head", HeadUpdate)
+  order = section(config, "order", Order)
+  _check_parts(data, train, head, device_mesh)
   optim = section(config, "optim", Optim)
   optim.schedule(train.steps)
   encoder = backbone(config)
@@ -234,10 +390,14 @@ def run(
       f"data.batch_size={data.batch_size} is larger than {data.name} "
       f"({data.split}), which has {len(train_source)} images"
     )
-  crop = augment.crop_size_px
-  image_shape = (crop, crop, train_source.image_shape[-1])
-  # Traces the model: crop against patches, channels against mean and std.
-  jax.eval_shape(lambda: init_variables(0, encoder, image_shape))
+  order.check(
+    images=len(train_source), batch_size=data.batch_size, steps=train.steps
+  )
+  method = objective(config, train.steps)
+  _check_objective(method, augment, head)
+  channels = train_source.image_shape[-1]
+  image_shape = (augment.crop_size_px, augment.crop_size_px, channels)
+  _check_shapes(encoder, method, augment, data, image_shape)
   return Run(
     seed=_coerce("seed", config.get("seed", 0), int),
     data=data,
@@ -245,8 +405,10 @@ def run(
     image_shape=image_shape,
     augment=augment,
     backbone=encoder,
-    objective=_chosen(config, "objective", _OBJECTIVES),
+    objective=method,
+    head=head,
     optim=optim,
+    order=order,
     mesh=device_mesh,
     train=train,
     log=section(config, "log", sections.Log),

@@ -41,12 +41,21 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """The `train` section: `steps` of the whole run."""
+  """The `train` section of a config.
+
+  Attributes:
+    steps: of the whole run.
+    chunks: in which the backbone sees a batch, one after the other. The loss
+      is still that of the whole batch, and the gradient is exact; activations
+      are those of a chunk, and the backbone runs forward twice.
+  """
 
   steps: int
+  chunks: int = 1
 
   def __post_init__(self) -> None:
     _check_positive("train.steps", self.steps)
+    _check_positive("train.chunks", self.chunks)
 
 
 @dataclasses.dataclass(frozen=True)

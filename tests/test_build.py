@@ -44,7 +44,17 @@ def test_a_run_is_made_of_the_config():
     ({"model.width": 64.0}, TypeError, "model.width=64.0.*float.*int"),
     ({"model.name": "vti"}, ValueError, "model.name='vti'.*'vit'"),
     ({"objective.name": "sim"}, ValueError, "objective.name='sim'"),
-    ({"objective.hidden_dims": 8}, TypeError, "hidden_dims=8 must be a tuple"),
+    (
+      {"objective.projector.hidden_dims": 8},
+      TypeError,
+      "objective.projector.hidden_dims=8 must be a tuple",
+    ),
+    (
+      {"objective.projector.out_dims": 8},
+      ValueError,
+      "objective.projector.out_dims is not a key; did you mean 'out_dim'",
+    ),
+    ({"objective.projector": 8}, TypeError, "projector=8 must be a section"),
     ({"model.patch_size_px": 5}, ValueError, "patch_size_px=5.*crop_size_px"),
     ({"model.mean": (0.5, 0.5)}, ValueError, "model.mean"),
     ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3 x mesh.fsdp=3"),
@@ -55,6 +65,47 @@ def test_a_run_is_made_of_the_config():
     ({"train.steps": 0}, ValueError, "train.steps=0"),
     ({"log.every_steps": 0}, ValueError, "log.every_steps=0"),
     ({"checkpoint.every_steps": -1}, ValueError, "checkpoint.every_steps=-1"),
+    (
+      {"augment.num_small": 2, "augment.small_crop_size_px": 16},
+      ValueError,
+      "augment.num_small=2: SimCLR takes 2 views of one size.*dino",
+    ),
+    (
+      {
+        "augment.num_small": 2,
+        "augment.small_crop_size_px": 12,
+        "objective": {"name": "swav"},
+      },
+      ValueError,
+      "12 x 12 px.*model.patch_size_px=8",
+    ),
+    (
+      {"objective": {"name": "moco_v3", "queue_size": 1000}},
+      ValueError,
+      r"objective.queue_size=1000 must be a multiple.*data.batch_size",
+    ),
+    (
+      {"objective": {"name": "byol", "momentum_start": 1.5}},
+      ValueError,
+      "objective.momentum_start=1.5",
+    ),
+    (
+      {"objective": {"name": "simsiam"}, "head.update": "unrolled"},
+      ValueError,
+      'head.update="unrolled".*SimSiam.*predictor',
+    ),
+    (
+      {"order.name": "hybrid", "order.switch_epoch": 400},
+      ValueError,
+      "order.switch_epoch=400",
+    ),
+    ({"train.chunks": 3}, ValueError, "train.chunks=3.*a multiple of 24"),
+    (
+      {"head.batch": "fresh", "head.update": "alternating", "train.chunks": 64},
+      ValueError,
+      "train.chunks=64",
+    ),
+    ({"optim.momentum": 1.5}, ValueError, "optim.momentum=1.5"),
   ],
 )
 def test_what_does_not_fit_is_named(overrides, error, match):
@@ -78,7 +129,7 @@ def test_a_missing_set_is_told_with_its_command(tmp_path):
 
 
 def test_the_config_comes_back_from_the_workdir(tmp_path):
-  made = config(**{"objective.hidden_dims": (7, 9)})
+  made = config(**{"objective.projector.hidden_dims": (7, 9)})
   build.claim_workdir(made, tmp_path)
   loaded = build.load_config(tmp_path)
   assert build.run(loaded).objective == build.run(made).objective

@@ -1,4 +1,4 @@
-"""Every config builds, and its step traces, without its data being there."""
+"""Every variant of every config builds, and its step traces, without data."""
 
 import pathlib
 import re
@@ -37,14 +37,21 @@ def load(path):
   return runpy.run_path(str(path))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_builds_and_traces(path):
-  config = load(path)["get_config"]()
+def variants(path):
+  """The arguments that a config file says it has; none: it has one form."""
+  module = load(path)
+  return [*module.get("VARIANTS", module.get("METHODS", ()))]
+
+
+def built(config):
   data = build.section(config, "data", sections.Data)
-  run = build.run(config, train_source=Shapes(data))
-  build.section(config, "probe", Probe)
+  return build.run(config, train_source=Shapes(data))
+
+
+def check_step(run):
+  """A step of a run traces, and gives a state like the one that it took."""
   program = Program(run)
-  b, shape = data.batch_size, run.source.image_shape
+  b, shape = run.data.batch_size, run.source.image_shape
   batch = {
     "image": jax.ShapeDtypeStruct((b, *shape), jnp.uint8),
     "label": jax.ShapeDtypeStruct((b,), jnp.int32),
@@ -57,13 +64,71 @@ def test_builds_and_traces(path):
   assert metrics["loss"].shape == ()
 
 
+CASES = [(path, arg) for path in CONFIGS for arg in variants(path) or [None]]
+BY_CASE = pytest.mark.parametrize(
+  ("path", "arg"),
+  CASES,
+  ids=[path.stem + (f"-{arg}" if arg else "") for path, arg in CASES],
+)
+# One of each kind of step; the whole matrix is slow.
+QUICK = (
+  "quickstart",
+  "fashion_mnist",
+  "simclr_cifar10",
+  "swav_imagenet",
+  "dino_imagenet",
+  "simsiam_order_imagenet",
+)
+
+
+@BY_CASE
+def test_builds(path, arg):
+  """Sections fit each other, and model, heads and loss are traced."""
+  get_config = load(path)["get_config"]
+  config = get_config(arg) if arg else get_config()
+  built(config)
+  build.section(config, "probe", Probe)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_step_of_a_thin_model_traces(name):
+  config = load(ROOT / "configs" / f"{name}.py")["get_config"]()
+  config.model.depth = {"resnet": 18, "vit": 1}[config.model.name]
+  check_step(built(config))
+
+
+@pytest.mark.slow
+@BY_CASE
+def test_a_step_traces(path, arg):
+  get_config = load(path)["get_config"]
+  check_step(built(get_config(arg) if arg else get_config()))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_variants_are_those_that_it_says(path):
+  """The default is one of them, all differ, and others are errors."""
+  get_config = load(path)["get_config"]
+  default = get_config().to_json(sort_keys=True)
+  named = {
+    arg: get_config(arg).to_json(sort_keys=True) for arg in variants(path)
+  }
+  assert len(set(named.values())) == len(named)
+  assert not named or default in named.values()
+  with pytest.raises(ValueError, match=r"unknown (variant|method) 'nonesuch'"):
+    get_config("nonesuch")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_says_what_it_is(path):
   doc = load(path)["__doc__"]
-  assert re.search(r"\(.* et al\., .*\d{4}", doc)
+  # Papers of two authors name both.
+  assert re.search(r"\(.* (et al\.|& \w+), .*\d{4}", doc)
   command = f"--config=configs/{path.name}"
   assert command in doc or "launch/quickstart.sh" in doc
-  for word in ("Cost", "Expected"):
+  words = ["Cost", "Expected"]
+  if "VARIANTS" in load(path):
+    words += [f":{arg}" for arg in variants(path)]
+  for word in words:
     assert word in doc, f"{path.name} doesn't say {word}"
 
 

@@ -1,24 +1,32 @@
 """Heads: small networks that objectives own, from h to z."""
 
+import dataclasses
+from typing import Literal
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jssl.typing import Key, PyTree
+
+Activation = Literal["relu", "gelu", "none"]
+LastNorm = Literal["none", "plain", "affine"]
+
+_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
+
 
 class MLP(nn.Module):
-  """Linear layers with BatchNorm and ReLU between them.
+  """Linear layers with BatchNorm and an activation between them.
 
   Statistics are over all leading axes: over the global batch and all views.
-
-  Attributes:
-    hidden_dims: widths of the hidden layers; () makes it linear.
-    out_dim: width of the output.
-    last_norm: whether a BatchNorm without scale and bias ends it.
+  The fields are those of `Head`.
   """
 
   hidden_dims: tuple[int, ...]
   out_dim: int
-  last_norm: bool = False
+  norm: bool = True
+  activation: Activation = "relu"
+  last_norm: LastNorm = "none"
 
   @nn.compact
   def __call__(
@@ -27,16 +35,72 @@ class MLP(nn.Module):
     """Returns the projections."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     for width in self.hidden_dims:
-      # The norm that follows has the bias.
-      x = nn.Dense(width, use_bias=False, dtype=dtype)(x)
-      x = nn.BatchNorm(use_running_average=not train, dtype=dtype)(x)
-      x = nn.relu(x)
-    x = nn.Dense(self.out_dim, use_bias=not self.last_norm, dtype=dtype)(x)
-    if self.last_norm:
+      # A norm that follows has the bias.
+      x = nn.Dense(width, use_bias=not self.norm, dtype=dtype)(x)
+      if self.norm:
+        x = nn.BatchNorm(use_running_average=not train, dtype=dtype)(x)
+      x = _ACTIVATIONS[self.activation](x)
+    if self.out_dim:
+      biased = self.last_norm == "none"
+      x = nn.Dense(self.out_dim, use_bias=biased, dtype=dtype)(x)
+    if self.last_norm != "none":
+      affine = self.last_norm == "affine"
       x = nn.BatchNorm(
         use_running_average=not train,
-        use_scale=False,
-        use_bias=False,
+        use_scale=affine,
+        use_bias=affine,
         dtype=dtype,
       )(x)
     return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """A projector or predictor: a section of an objective, and two functions.
+
+  Without hidden layers it is linear; with `activation="none"` a product of
+  low rank; with `out_dim=0` and nothing else no head at all.
+
+  Attributes:
+    hidden_dims: widths of the hidden layers.
+    out_dim: width of the last layer; 0 leaves it out.
+    norm: whether hidden layers have a BatchNorm.
+    activation: of hidden layers.
+    last_norm: a BatchNorm after the last layer: "plain" without scale and
+      bias, "affine" with both. "none": the last layer has a bias instead.
+  """
+
+  hidden_dims: tuple[int, ...] = ()
+  out_dim: int = 0
+  norm: bool = True
+  activation: Activation = "relu"
+  last_norm: LastNorm = "none"
+
+  def __post_init__(self) -> None:
+    if self.out_dim < 0 or min(self.hidden_dims, default=1) < 1:
+      raise ValueError(
+        f"a head of hidden_dims={self.hidden_dims}, out_dim={self.out_dim}: "
+        "widths must be positive (out_dim=0: no last layer)"
+      )
+
+  def width(self, feature_dim: int) -> int:
+    """Returns the width of what comes out."""
+    return self.out_dim or (feature_dim, *self.hidden_dims)[-1]
+
+  def _module(self) -> MLP:
+    return MLP(**{**vars(self), "hidden_dims": tuple(self.hidden_dims)})
+
+  def init(self, key: Key, feature_dim: int) -> tuple[PyTree, PyTree]:
+    """Returns `(params, state)`: what is learned, and batch statistics."""
+    x = jnp.zeros((1, feature_dim))
+    state = dict(self._module().init(key, x, train=False))
+    return state.pop("params", {}), state
+
+  def apply(
+    self, params: PyTree, state: PyTree, x: Float[Array, "*n d"]
+  ) -> tuple[Float[Array, "*n z"], PyTree]:
+    """Returns projections by the batch's own statistics, and the new state."""
+    z, moved = self._module().apply(
+      {"params": params, **state}, x, train=True, mutable=[*state]
+    )
+    return z, moved

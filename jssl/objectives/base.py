@@ -7,9 +7,11 @@ queues, centres. What it learns is `head_params`, what it only remembers is
 of what is probed and exported.
 """
 
+import abc
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
 from jssl.schedules import Schedule
@@ -42,32 +44,31 @@ class Aux(NamedTuple):
   carry: PyTree
 
 
-class Objective(Protocol):
-  """A method: a frozen dataclass of hyper-parameters, static under jit."""
+class Objective(abc.ABC):
+  """A method: a frozen dataclass of hyper-parameters, static under jit.
 
-  @property
-  def num_views(self) -> int:
-    """Views that are made of each image."""
+  A subclass is the `objective` section of a config. It has to say how it
+  begins (`init`) and what it minimises (`loss`); the rest has a default.
 
-  def init(self, key: Key, feature_dim: int) -> tuple[PyTree, PyTree]:
+  Attributes:
+    num_views: large views that are made of each image.
+    multi_crop: whether small crops are welcome besides.
+  """
+
+  num_views: int = 2
+  multi_crop: bool = False
+
+  @abc.abstractmethod
+  def init(
+    self, key: Key, feature_dim: int
+  ) -> tuple[Mapping[str, PyTree], PyTree]:
     """Returns `(head_params, state)` for features of width `feature_dim`."""
 
-  def teacher_momentum(self, step: Step) -> Scalar | float | None:
-    """Returns the momentum of the averaged backbone; None: there is none."""
-
-  def groups(self, head_params: PyTree) -> PyTree:
-    """Returns the optimizer group of each head parameter, a tree of str."""
-
-  def schedules(self) -> Mapping[str, Schedule]:
-    """Returns the learning-rate multiplier by step of groups that have one.
-
-    A multiplier of 0 freezes: no update, no decay, no moments.
-    """
-
+  @abc.abstractmethod
   def loss(
     self,
-    head_params: PyTree,
-    state: PyTree,
+    head_params: Any,
+    state: Any,
     features: Features,
     *,
     key: Key,
@@ -76,6 +77,62 @@ class Objective(Protocol):
     """Returns the loss of a global batch, and what comes with it."""
 
   def update(
-    self, head_params: PyTree, state: PyTree, carry: PyTree, *, step: Step
+    self, head_params: Any, state: Any, carry: Any, *, step: Step
   ) -> tuple[PyTree, PyTree]:
-    """Returns head parameters and state after the optimizer's step."""
+    """Returns head parameters and state after the optimizer's step.
+
+    By default what was carried is the new state.
+    """
+    del state, step
+    return head_params, carry
+
+  def teacher_momentum(self, step: Step) -> Scalar | float | None:
+    """Returns the momentum of the averaged backbone; None: there is none."""
+    del step
+    return None
+
+  def groups(self, head_params: Mapping[str, PyTree]) -> PyTree:
+    """Returns the optimizer group of each head parameter, a tree of str.
+
+    By default each part is a group by its name: "projector", "prototypes".
+    """
+    return {
+      name: jax.tree.map(lambda _, name=name: name, part)
+      for name, part in head_params.items()
+    }
+
+  def schedules(self) -> Mapping[str, Schedule]:
+    """Returns the learning-rate multiplier by step of groups that have one.
+
+    A multiplier of 0 freezes: no update, no decay, no moments.
+    """
+    return {}
+
+  def constant_rates(self) -> frozenset[str]:
+    """Returns the groups whose learning rate stays at its peak."""
+    return frozenset()
+
+
+def check_range(
+  key: str, value: float, low: float, high: float = float("inf")
+) -> None:
+  """Raises ValueError unless `low <= value <= high`; names the config key."""
+  if not low <= value <= high:
+    raise ValueError(f"objective.{key}={value} must be in [{low}, {high}]")
+
+
+def check_positive(**values: float) -> None:
+  """Raises ValueError for what isn't positive; names the config key."""
+  for key, value in values.items():
+    if not value > 0:
+      raise ValueError(f"objective.{key}={value} must be positive")
+
+
+def check_same_width(**widths: int) -> None:
+  """Raises ValueError unless two heads are as wide; names the config keys."""
+  (one, width), (other, other_width) = widths.items()
+  if width != other_width:
+    raise ValueError(
+      f"objective.{one} is {width} wide and objective.{other} {other_width}: "
+      "their out_dim must be the same"
+    )

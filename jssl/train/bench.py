@@ -36,6 +36,8 @@ def main(argv: list[str]) -> None:
     sharding=program.batch_sharding,
     workers=run.data.workers,
     prefetch_batches=run.data.prefetch_batches,
+    order=run.order,
+    total_steps=run.train.steps,
   )
   batch = next(batches)
 

@@ -104,6 +104,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     sharding=program.batch_sharding,
     workers=run.data.workers,
     prefetch_batches=run.data.prefetch_batches,
+    order=run.order,
+    total_steps=total,
   )
 
   with (

@@ -39,6 +39,8 @@ class Program:
 
     def parameters() -> PyTree:
       head_params, _ = objective.init(jax.random.key(0), backbone.feature_dim)
+      if run.head.update != "joint":
+        head_params = {}
       variables = init_variables(run.seed, backbone, run.image_shape)
       return trained(variables, head_params)
 
@@ -48,12 +50,16 @@ class Program:
       "head": objective.groups(shapes["head"]),
     }
     optimizer = make_optimizer(
-      run.optim, groups, objective.schedules(), total_steps=run.train.steps
+      run.optim,
+      groups,
+      objective.schedules(),
+      total_steps=run.train.steps,
+      constant=objective.constant_rates(),
     )
 
     def init() -> TrainState:
       return init_state(
-        run.seed, backbone, objective, optimizer, run.image_shape
+        run.seed, backbone, objective, optimizer, run.image_shape, run.head
       )
 
     state = jax.eval_shape(init)
@@ -61,7 +67,15 @@ class Program:
     self.batch_sharding: NamedSharding = mesh.batch_sharding(run.mesh)
     self.abstract_state: TrainState = _abstract(state, shardings)
     self.init = jax.jit(init, out_shardings=shardings)
-    step = make_train_step(backbone, objective, run.augment, optimizer)
+    step = make_train_step(
+      backbone,
+      objective,
+      run.augment,
+      optimizer,
+      head=run.head,
+      chunks=run.train.chunks,
+      shards=run.mesh.size,
+    )
     b = run.data.batch_size
     # Of the size that the backbone sees; the names don't depend on it.
     batch = {
@@ -91,6 +105,7 @@ def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
       "rng": state.rng,
       "teacher": state.teacher,
       "opt_state": state.opt_state,
+      "head_opt_state": state.head_opt_state,
     },
   }
 

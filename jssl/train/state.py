@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 from jssl import rng
 from jssl.models.backbone import Backbone, init_variables
 from jssl.objectives.base import Objective
+from jssl.objectives.response import HeadUpdate
 from jssl.typing import Key, PyTree, Variables
 
 
@@ -24,6 +25,7 @@ class TrainState(NamedTuple):
     head_params: what the objective learns.
     objective: what the objective remembers.
     opt_state: the optimizer's moments.
+    head_opt_state: those of the head's own optimizer; () without one.
   """
 
   step: Int[Array, ""]
@@ -33,10 +35,11 @@ class TrainState(NamedTuple):
   head_params: PyTree
   objective: PyTree
   opt_state: PyTree
+  head_opt_state: PyTree
 
 
 def trained(backbone: Variables, head_params: PyTree) -> PyTree:
-  """Returns the tree that the optimizer sees."""
+  """Returns the tree that the optimizer sees; no head where it has its own."""
   return {"backbone": backbone["params"], "head": head_params}
 
 
@@ -46,6 +49,7 @@ def init_state(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   image_shape: tuple[int, int, int],
+  head: HeadUpdate = HeadUpdate(),
 ) -> TrainState:
   """Returns the first state of a run; pure, to be jitted onto a mesh."""
   root = jax.random.key(seed)
@@ -53,6 +57,7 @@ def init_state(
   head_params, state = objective.init(
     rng.stream(root, "head"), backbone.feature_dim
   )
+  joint = head.update == "joint"
   has_teacher = objective.teacher_momentum(0) is not None
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -61,5 +66,6 @@ def init_state(
     teacher=variables if has_teacher else {},
     head_params=head_params,
     objective=state,
-    opt_state=optimizer.init(trained(variables, head_params)),
+    opt_state=optimizer.init(trained(variables, head_params if joint else {})),
+    head_opt_state=() if joint else head.inner_optimizer().init(head_params),
   )

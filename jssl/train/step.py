@@ -1,32 +1,35 @@
 """One step of training, for every method: a pure function."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
 
 from jssl import rng, tree
-from jssl.augment import Augment, views
+from jssl.augment import Augment
 from jssl.models.backbone import Backbone
-from jssl.objectives.base import Features, Objective
+from jssl.objectives.base import Aux, Features, Objective
+from jssl.objectives.response import HeadUpdate, best_response
+from jssl.train.encode import (
+  Hidden,
+  encode_with_pullback,
+  make_encoder,
+  rows_of,
+  split,
+)
 from jssl.train.state import TrainState, trained
-from jssl.typing import Batch, Key, Metrics, PyTree, Variables, Views
+from jssl.typing import Batch, Metrics, PyTree, Scalar
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def encode(
-  backbone: Backbone, variables: Variables, images: Views, key: Key
-) -> tuple[jax.Array, Variables]:
-  """Runs the backbone once over all views: [v, b, h, w, c] to [v, b, d].
+class _Head(NamedTuple):
+  """What a loss leaves of the head."""
 
-  The views of an image are kept together, so that on a mesh every device
-  flattens the rows that it has.
-  """
-  v, b = images.shape[:2]
-  flat = images.swapaxes(0, 1).reshape(b * v, *images.shape[2:])
-  h, variables = backbone.apply(variables, flat, train=True, key=key)
-  return h.reshape(b, v, -1).swapaxes(0, 1), variables
+  params: PyTree
+  opt_state: PyTree
+  aux: Aux
 
 
 def make_train_step(
@@ -34,63 +37,111 @@ def make_train_step(
   objective: Objective,
   augment: Augment,
   optimizer: optax.GradientTransformation,
+  *,
+  head: HeadUpdate = HeadUpdate(),
+  chunks: int = 1,
+  shards: int = 1,
 ) -> TrainStep:
   """Returns `(state, batch) -> (state, metrics)`, to be jitted by the loop.
 
   Everything is on global arrays: the batch is the global batch, batch
   statistics and losses are over all of it, and the compiler splits the work
   as the shardings of the arguments say.
+
+  Args:
+    backbone: the encoder.
+    objective: the method.
+    augment: how views are made.
+    optimizer: of `trained(...)`.
+    head: how the objective's head is learned.
+    chunks: in which the backbone sees a batch, see `jssl.train.encode`.
+    shards: devices that a batch lies on.
   """
+  encoder = make_encoder(backbone, augment, objective.num_views)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.step
-    rows = batch["image"].shape[0]
-    augment_keys = rng.per_row(rng.stream(state.rng, "augment", step), rows)
-    images = views(augment, augment_keys, batch["image"], objective.num_views)
-    model_key = rng.stream(state.rng, "model", step)
-    momentum = objective.teacher_momentum(step)
-
-    teacher_h: tuple[jax.Array, ...] = ()
-    teacher = state.teacher
-    if momentum is not None:
-      # Batch statistics of its own, as in the methods' official code.
-      h, teacher = encode(backbone, teacher, images, model_key)
-      teacher_h = (jax.lax.stop_gradient(h),)
-
-    def loss_fn(params: PyTree) -> tuple[jax.Array, tuple]:
-      trainable = {**state.backbone, "params": params["backbone"]}
-      h, variables = encode(backbone, trainable, images, model_key)
-      loss, aux = objective.loss(
-        params["head"],
-        state.objective,
-        Features((h,), teacher_h, batch["label"]),
-        key=rng.stream(state.rng, "objective", step),
-        step=step,
-      )
-      return loss, (variables, aux)
-
-    params = trained(state.backbone, state.head_params)
-    (loss, (variables, aux)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      params
+    rows = rows_of(batch["image"], state.rng, step)
+    encoded, pullback = encode_with_pullback(
+      encoder, state.backbone, state.teacher, rows, chunks=chunks, shards=shards
     )
+    key = rng.stream(state.rng, "objective", step)
+
+    def objective_loss(
+      head_params: PyTree, features: Features
+    ) -> tuple[Scalar, Aux]:
+      return objective.loss(
+        head_params, state.objective, features, key=key, step=step
+      )
+
+    def total(h: Hidden, head_params: PyTree) -> tuple[Scalar, _Head]:
+      features = Features(h, encoded.teacher, batch["label"])
+      if head.update == "joint":
+        loss, aux = objective_loss(head_params, features)
+        return loss, _Head(head_params, (), aux)
+      inner = outer = features
+      if head.batch == "fresh":
+        inner, outer = _halves(features, shards)
+      response, opt_state, rest = best_response(
+        lambda phi, h: objective_loss(phi, inner._replace(student=h))[0],
+        head_params,
+        state.head_opt_state,
+        inner.student,
+        head,
+      )
+      loss, aux = objective_loss(response, outer)
+      metrics = {**aux.metrics, "head_gradient_norm": rest}
+      return loss, _Head(response, opt_state, aux._replace(metrics=metrics))
+
+    (loss, after), (h_grads, head_grads) = jax.value_and_grad(
+      total, argnums=(0, 1), has_aux=True
+    )(encoded.student, state.head_params)
+    joint = head.update == "joint"
+    grads = {
+      "backbone": pullback(h_grads),
+      "head": head_grads if joint else {},
+    }
+    params = trained(state.backbone, state.head_params if joint else {})
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
-    variables = {**variables, "params": params["backbone"]}
+
+    momentum = objective.teacher_momentum(step)
+    teacher = encoded.teacher_backbone
     if momentum is not None:
       average = tree.ema(teacher["params"], params["backbone"], momentum)
       teacher = {**teacher, "params": average}
     head_params, remembered = objective.update(
-      params["head"], state.objective, aux.carry, step=step
+      params["head"] if joint else after.params,
+      state.objective,
+      after.aux.carry,
+      step=step,
     )
-    metrics = {"loss": loss, "gradient_norm": tree.norm(grads), **aux.metrics}
+    metrics = {
+      "loss": loss,
+      "gradient_norm": tree.norm(grads),
+      **after.aux.metrics,
+    }
     return TrainState(
       step=step + 1,
       rng=state.rng,
-      backbone=variables,
+      backbone={**encoded.backbone, "params": params["backbone"]},
       teacher=teacher,
       head_params=head_params,
       objective=remembered,
       opt_state=opt_state,
+      head_opt_state=after.opt_state,
     ), metrics
 
   return train_step
+
+
+def _halves(features: Features, shards: int) -> list[Features]:
+  """Cuts a batch in two, each with half of every device's rows."""
+  student, teacher = split(
+    (features.student, features.teacher), 2, shards, axis=1
+  )
+  labels = split(features.labels, 2, shards)
+  return [
+    Features(*jax.tree.map(lambda x, i=i: x[i], (student, teacher, labels)))
+    for i in range(2)
+  ]

@@ -1,0 +1,41 @@
+"""DCL (Yeh et al., ECCV 2022) on ImageNet, ResNet-50, batch 256.
+
+    python -m jssl.data.prepare imagenet2012
+    python -m jssl.train --config=configs/dcl_imagenet.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+Variants: `:200` epochs (the default, from memory), or any number over 10.
+Temperature, heads and batch are the paper's; augmentation and optimizer are
+those of configs/simclr_imagenet.py, for a comparison with it.
+
+Cost: batch 256, 200 epochs of ImageNet; not for a CPU; compile it for your
+slice first. Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+
+def get_config(arg: str = "200") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 256
+  epoch = recipes.IMAGENET_IMAGES // batch_size
+  return with_defaults(
+    {
+      **recipes.imagenet(epochs=epochs, batch_size=batch_size),
+      "augment": recipes.simclr_views(),
+      "model": recipes.resnet(50),
+      "objective": {
+        "name": "dcl",
+        "temperature": 0.1,
+        "projector": {"hidden_dims": (2048,), "out_dim": 128},
+      },
+      "optim": {
+        "name": "lars",
+        "learning_rate": 0.3 * batch_size / 256,
+        "warmup_steps": 10 * epoch,
+        "weight_decay": 1e-6,
+      },
+    }
+  )

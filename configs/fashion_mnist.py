@@ -1,0 +1,128 @@
+"""Every method on Fashion-MNIST at one budget: a small ViT, for CPUs.
+
+    python -m jssl.data.prepare fashion_mnist
+    export JAX_NUM_CPU_DEVICES=2
+    python -m jssl.train --config=configs/fashion_mnist.py:byol --workdir=W
+    python -m jssl.probe --workdir=W
+
+Variants: a method, and after a comma epochs, as in `:byol,24`; by default
+SimCLR (Chen et al., ICML 2020) and 2. Backbone, views, batch, steps and
+optimizer are the same for all; what differs is below, and is the method's own.
+
+Cost: 2 epochs, minutes on two CPU cores. Expected, and measured: see
+docs/methods.md, which `python -m jssl.study methods` makes.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jssl.build import with_defaults
+
+# As wide as the backbone's features allow to tell something; the papers' are
+# for features of 2048.
+_PROJECTOR = {"hidden_dims": (512,), "out_dim": 128}
+_WIDE = {"hidden_dims": (512,), "out_dim": 512}
+
+METHODS: dict[str, dict[str, Any]] = {
+  "simclr": {"temperature": 0.1, "projector": _PROJECTOR},
+  "dcl": {"temperature": 0.1, "projector": _PROJECTOR},
+  "supcon": {"temperature": 0.1, "projector": _PROJECTOR},
+  "nnclr": {
+    "temperature": 0.1,
+    "queue_size": 4096,
+    "projector": _PROJECTOR,
+    "predictor": {"hidden_dims": (512,), "out_dim": 128},
+  },
+  "moco_v3": {
+    "temperature": 0.2,
+    "projector": _PROJECTOR,
+    "predictor": {"hidden_dims": (512,), "out_dim": 128},
+    "momentum_start": 0.99,
+  },
+  "spectral": {"projector": _WIDE},
+  "byol": {
+    "projector": _PROJECTOR,
+    "predictor": {"hidden_dims": (512,), "out_dim": 128},
+    "momentum_start": 0.99,
+  },
+  "simsiam": {
+    "projector": {"hidden_dims": (512, 512), "out_dim": 512},
+    "predictor": {"hidden_dims": (128,), "out_dim": 512},
+  },
+  "barlow_twins": {"projector": _WIDE},
+  "vicreg": {"projector": _WIDE},
+  "w_mse": {"projector": {"hidden_dims": (512,), "out_dim": 64}},
+  "swav": {
+    "num_prototypes": 512,
+    "freeze_steps": 50,
+    "projector": _PROJECTOR,
+  },
+  "dino": {
+    "num_prototypes": 1024,
+    "teacher_temperature": 0.04,
+    "momentum_start": 0.99,
+    "freeze_steps": 50,
+    "projector": {"hidden_dims": (512, 512), "out_dim": 128},
+  },
+  "lejepa": {
+    "num_slices": 256,
+    "projector": {"hidden_dims": (512, 512), "out_dim": 64},
+  },
+  "cissl": {
+    "teacher": {"hidden_dims": (512,), "out_dim": 128},
+    "student": {"out_dim": 128},
+  },
+  "dissl": {
+    "num_prototypes": 1024,
+    "student": {"out_dim": 128},
+    "teacher": {"hidden_dims": (512,)},
+  },
+}
+
+
+def get_config(arg: str = "simclr") -> ConfigDict:
+  method, _, epochs = arg.partition(",")
+  if method not in METHODS:
+    raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+  batch_size = 256
+  steps = 60_000 // batch_size * int(epochs or 2)
+  return with_defaults(
+    {
+      "data": {
+        "name": "fashion_mnist",
+        "batch_size": batch_size,
+        "image_size_px": 28,
+      },
+      "augment": {
+        "crop_size_px": 28,
+        "crop_min_area": 0.3,
+        "flip_probability": 0.5,
+        "jitter_probability": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+      },
+      "model": {
+        "name": "vit",
+        "patch_size_px": 7,
+        "width": 128,
+        "depth": 3,
+        "num_heads": 4,
+        "zero_init_residual": True,
+        "mean": (0.286,),
+        "std": (0.353,),
+      },
+      "objective": {"name": method, **METHODS[method]},
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 3e-3,
+        "warmup_steps": 50,
+        "weight_decay": 0.05,
+        "b2": 0.98,
+        "clip_norm": 3.0,
+      },
+      "train": {"steps": steps},
+      "checkpoint": {"every_steps": steps},
+      "log": {"every_steps": 26},
+    }
+  )

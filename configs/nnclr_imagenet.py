@@ -1,0 +1,42 @@
+"""NNCLR (Dwibedi et al., ICCV 2021) on ImageNet, ResNet-50, batch 4096.
+
+    python -m jssl.data.prepare imagenet2012
+    python -m jssl.train --config=configs/nnclr_imagenet.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+Variants: `:1000` epochs (the default), or any number over 10. Warm-up and
+augmentation (SimCLR's) are from memory.
+
+Cost: batch 4096, 1000 epochs of ImageNet; not for a CPU; compile it for your
+slice first. Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+
+def get_config(arg: str = "1000") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 4096
+  epoch = recipes.IMAGENET_IMAGES // batch_size
+  return with_defaults(
+    {
+      **recipes.imagenet(epochs=epochs, batch_size=batch_size),
+      "augment": recipes.simclr_views(),
+      "model": recipes.resnet(50),
+      "objective": {
+        "name": "nnclr",
+        "temperature": 0.1,
+        "queue_size": 98_304,
+        "projector": {"hidden_dims": (2048, 2048), "out_dim": 256},
+        "predictor": {"hidden_dims": (4096,), "out_dim": 256},
+      },
+      "optim": {
+        "name": "lars",
+        "learning_rate": 0.3 * batch_size / 256,
+        "warmup_steps": 10 * epoch,
+        "weight_decay": 1e-6,
+      },
+    }
+  )

@@ -1,0 +1,38 @@
+"""Spectral contrastive (HaoChen et al., NeurIPS 2021) on ImageNet, ResNet-50.
+
+    python -m jssl.data.prepare imagenet2012
+    python -m jssl.train --config=configs/spectral_imagenet.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+Variants: `:100` epochs (the default), or any other number. Batch, epochs, head
+and SGD are the paper's; learning rate and augmentation are SimSiam's, as in its
+code (from memory). 384 images divide over 8 or 128 devices, not over 256.
+
+Cost: batch 384, 100 epochs of ImageNet; not for a CPU; compile it for your
+slice first. Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+
+def get_config(arg: str = "100") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 384
+  return with_defaults(
+    {
+      **recipes.imagenet(epochs=epochs, batch_size=batch_size),
+      "augment": recipes.moco_views(),
+      "model": recipes.resnet(50),
+      "objective": {
+        "name": "spectral",
+        "projector": {"hidden_dims": (2048, 2048), "out_dim": 2048},
+      },
+      "optim": {
+        "name": "sgd",
+        "learning_rate": 0.05 * batch_size / 256,
+        "weight_decay": 1e-4,
+      },
+    }
+  )

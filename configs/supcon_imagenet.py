@@ -1,0 +1,42 @@
+"""SupCon (Khosla et al., NeurIPS 2020) on ImageNet, ResNet-50, batch 6144.
+
+    python -m jssl.data.prepare imagenet2012
+    python -m jssl.train --config=configs/supcon_imagenet.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+It learns from the labels of the training images. Variants: `:350` epochs (the
+default, from memory), or any number over 10. Temperature, head and batch are
+the paper's; augmentation (in the paper AutoAugment, from memory) and optimizer
+are those of configs/simclr_imagenet.py, for a comparison with it.
+
+Cost: batch 6144, 350 epochs of ImageNet; not for a CPU; compile it for your
+slice first. Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+
+def get_config(arg: str = "350") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 6144
+  epoch = recipes.IMAGENET_IMAGES // batch_size
+  return with_defaults(
+    {
+      **recipes.imagenet(epochs=epochs, batch_size=batch_size),
+      "augment": recipes.simclr_views(),
+      "model": recipes.resnet(50),
+      "objective": {
+        "name": "supcon",
+        "temperature": 0.1,
+        "projector": {"hidden_dims": (2048,), "out_dim": 128, "norm": False},
+      },
+      "optim": {
+        "name": "lars",
+        "learning_rate": 0.3 * batch_size / 256,
+        "warmup_steps": 10 * epoch,
+        "weight_decay": 1e-6,
+      },
+    }
+  )

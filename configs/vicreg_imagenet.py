@@ -1,0 +1,44 @@
+"""VICReg (Bardes et al., ICLR 2022) on ImageNet, ResNet-50, batch 2048.
+
+    python -m jssl.data.prepare imagenet2012
+    python -m jssl.train --config=configs/vicreg_imagenet.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+Variants: `:1000` epochs (the default), or any number over 10. The optimizer is
+that of the authors' code; the augmentation is BYOL's, from memory of it.
+
+Cost: batch 2048, 1000 epochs of ImageNet; not for a CPU; compile it for your
+slice first. Expected: 73.2% linear after 1000 epochs (in the paper); not
+measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+
+def get_config(arg: str = "1000") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 2048
+  epoch = recipes.IMAGENET_IMAGES // batch_size
+  return with_defaults(
+    {
+      **recipes.imagenet(epochs=epochs, batch_size=batch_size),
+      "augment": recipes.byol_views(),
+      "model": recipes.resnet(50),
+      "objective": {
+        "name": "vicreg",
+        "invariance_weight": 25.0,
+        "variance_weight": 25.0,
+        "covariance_weight": 1.0,
+        "projector": {"hidden_dims": (8192, 8192), "out_dim": 8192},
+      },
+      "optim": {
+        "name": "lars",
+        "learning_rate": 0.2 * batch_size / 256,
+        "warmup_steps": 10 * epoch,
+        "end_fraction": 0.001,
+        "weight_decay": 1e-6,
+      },
+    }
+  )

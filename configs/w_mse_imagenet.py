@@ -1,0 +1,40 @@
+"""W-MSE (Ermolov et al., ICML 2021) on ImageNet, ResNet-50, batch 512.
+
+    python -m jssl.data.prepare imagenet2012
+    python -m jssl.train --config=configs/w_mse_imagenet.py --workdir=W
+    python -m jssl.probe --workdir=W
+
+Variants: `:100` epochs (the default), or any other number. Width and epochs are
+the paper's for ImageNet, batch and Adam its for CIFAR-10; the batch is whitened
+as a whole. The augmentation is BYOL's, the cosine ours.
+
+Cost: batch 512, 100 epochs of ImageNet; not for a CPU; compile it for your
+slice first. Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+
+def get_config(arg: str = "100") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 512
+  return with_defaults(
+    {
+      **recipes.imagenet(epochs=epochs, batch_size=batch_size),
+      "augment": recipes.byol_views(),
+      "model": recipes.resnet(50),
+      "objective": {
+        "name": "w_mse",
+        "projector": {"hidden_dims": (1024,), "out_dim": 128},
+      },
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        # From memory: 500 in the authors' code, and this decay.
+        "warmup_steps": 500,
+        "weight_decay": 1e-6,
+      },
+    }
+  )

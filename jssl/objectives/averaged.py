@@ -1,0 +1,89 @@
+"""What methods with a momentum encoder share: a teacher that is an average.
+
+The step averages the backbone. Here is the projector's average, which is not
+learned: it is part of the objective's state.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl import schedules, tree
+from jssl.models.heads import Head
+from jssl.objectives.base import Features, Objective, check_range
+from jssl.typing import Key, PyTree, Scalar, Step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Averaged(Objective):
+  """A method whose targets come from an average of itself.
+
+  State: batch statistics of the heads; `teacher`, averages of parts of the head
+  by their names; the averaged projector's own batch statistics.
+
+  Attributes:
+    projector: of the student and, averaged, of the teacher.
+    momentum_start: of the average, at step 0,
+    momentum_end: and at the last step, along half a cosine.
+    total_steps: steps of the run; 0 takes train.steps.
+  """
+
+  projector: Head
+  momentum_start: float
+  momentum_end: float = 1.0
+  total_steps: int = 0
+
+  def __post_init__(self) -> None:
+    check_range("momentum_start", self.momentum_start, 0, 1)
+    check_range("momentum_end", self.momentum_end, self.momentum_start, 1)
+    check_range("total_steps", self.total_steps, 0)
+
+  def teacher_momentum(self, step: Step) -> Scalar | float:
+    """Of the averaged backbone and of the averaged projector."""
+    return schedules.cosine(
+      self.momentum_start,
+      self.momentum_end,
+      total_steps=max(self.total_steps, 1),
+    )(step)
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns the projector's parameters, and state with an average of them."""
+    params, state = self.projector.init(key, feature_dim)
+    # Other buffers of the same numbers: the step donates both.
+    teacher = {"projector": jax.tree.map(jnp.copy, params)}
+    return {"projector": params}, {
+      "projector": state,
+      "teacher": teacher,
+      "teacher_projector": jax.tree.map(jnp.copy, state),
+    }
+
+  def project(
+    self, head_params: dict, state: dict, h: Float[Array, "v b d"]
+  ) -> tuple[Float[Array, "v b z"], dict]:
+    """Returns the student's projections, and the state after them."""
+    z, moved = self.projector.apply(
+      head_params["projector"], state["projector"], h
+    )
+    return z, {**state, "projector": moved}
+
+  def targets(
+    self, state: dict, features: Features
+  ) -> tuple[Float[Array, "u b z"], dict]:
+    """Returns the teacher's projections, stopped, and the state after them."""
+    (h,) = features.teacher
+    z, moved = self.projector.apply(
+      state["teacher"]["projector"], state["teacher_projector"], h
+    )
+    return jax.lax.stop_gradient(z), {**state, "teacher_projector": moved}
+
+  def update(
+    self, head_params: dict, state: dict, carry: dict, *, step: Step
+  ) -> tuple[PyTree, PyTree]:
+    """Moves the averages of whatever parts of the head have one."""
+    del state
+    teacher = carry["teacher"]
+    learned = {name: head_params[name] for name in teacher}
+    teacher = tree.ema(teacher, learned, self.teacher_momentum(step))
+    return head_params, {**carry, "teacher": teacher}

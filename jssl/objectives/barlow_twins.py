@@ -1,0 +1,48 @@
+"""Barlow Twins (Zbontar et al., ICML 2021): the cross-correlation is identity.
+
+State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
+a weight of 0.005 off the diagonal, a projector 8192-8192-8192, batch 2048,
+LARS, 1000 epochs; its code scales the loss (by 0.024) for LARS' sake, which
+`scale` does.
+"""
+
+import dataclasses
+
+from jaxtyping import Array, Float
+
+from jssl import losses
+from jssl.models.heads import Head
+from jssl.objectives.base import check_positive
+from jssl.objectives.projected import Projected
+from jssl.typing import Labels, Metrics, Scalar
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BarlowTwins(Projected):
+  """The `objective` section of a config, for `objective.name="barlow_twins"`.
+
+  Attributes:
+    off_diagonal_weight: of the terms that decorrelate.
+    scale: of the whole loss.
+    projector: without a last norm: the loss standardises.
+  """
+
+  off_diagonal_weight: float = 0.005
+  scale: float = 1.0
+  projector: Head = Head((8192, 8192), 8192)
+
+  def __post_init__(self) -> None:
+    check_positive(
+      off_diagonal_weight=self.off_diagonal_weight, scale=self.scale
+    )
+
+  def compare(
+    self,
+    z1: Float[Array, "b z"],
+    z2: Float[Array, "b z"],
+    labels: Labels | None,
+  ) -> tuple[Scalar, Metrics]:
+    """The loss, and its two terms."""
+    terms = losses.barlow_terms(z1, z2)
+    loss = terms.on_diagonal + self.off_diagonal_weight * terms.off_diagonal
+    return self.scale * loss, terms._asdict()

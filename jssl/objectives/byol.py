@@ -1,0 +1,62 @@
+"""BYOL (Grill et al., NeurIPS 2020): predict an averaged encoder's view.
+
+State: batch statistics, the averaged projector. Stop-gradient: the targets. In
+the paper: projector and predictor of one hidden layer of 4096 and 256 out, no
+norm at the end, momentum 0.996 to 1 along a cosine, LARS at 0.2 b/256 with
+decay 1.5e-6, batch 4096, 1000 epochs (0.45, 1e-6 and 0.99 for 300), asymmetric
+augmentation: blur 1 and 0.1, solarisation 0 and 0.2.
+"""
+
+import dataclasses
+
+import jax
+
+from jssl import losses
+from jssl.models.heads import Head
+from jssl.objectives.averaged import Averaged
+from jssl.objectives.base import Aux, Features, check_same_width
+from jssl.typing import Key, Scalar, Step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BYOL(Averaged):
+  """The `objective` section of a config, for `objective.name="byol"`.
+
+  Attributes:
+    projector: of the student and, averaged, of the teacher.
+    predictor: of the student; without layers there is none, and it collapses.
+  """
+
+  projector: Head = Head((4096,), 256)
+  predictor: Head = Head((4096,), 256)
+  momentum_start: float = 0.996
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns both heads' parameters, and what is remembered."""
+    first, second = jax.random.split(key)
+    params, state = super().init(first, feature_dim)
+    width = self.projector.width(feature_dim)
+    check_same_width(projector=width, predictor=self.predictor.width(width))
+    params["predictor"], state["predictor"] = self.predictor.init(second, width)
+    return params, state
+
+  def loss(
+    self,
+    head_params: dict,
+    state: dict,
+    features: Features,
+    *,
+    key: Key,
+    step: Step,
+  ) -> tuple[Scalar, Aux]:
+    """The squared distance of unit vectors, summed over both directions."""
+    del key, step
+    (h,) = features.student
+    z, state = self.project(head_params, state, h)
+    (p1, p2), moved = self.predictor.apply(
+      head_params["predictor"], state["predictor"], z
+    )
+    (target1, target2), state = self.targets(
+      {**state, "predictor": moved}, features
+    )
+    return losses.byol(p1, p2, target1, target2), Aux({}, state)

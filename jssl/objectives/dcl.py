@@ -1,0 +1,41 @@
+"""DCL (Yeh et al., ECCV 2022): NT-Xent without the positive below the line.
+
+State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
+temperature 0.1, SimCLR's projector, batch 256 on ImageNet (the point is that
+small batches are enough).
+"""
+
+import dataclasses
+
+from jaxtyping import Array, Float
+
+from jssl import losses
+from jssl.models.heads import Head
+from jssl.objectives.base import check_positive
+from jssl.objectives.projected import Projected
+from jssl.typing import Labels, Metrics, Scalar
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DCL(Projected):
+  """The `objective` section of a config, for `objective.name="dcl"`.
+
+  Attributes:
+    temperature: of the loss.
+    projector: SimCLR's.
+  """
+
+  temperature: float = 0.1
+  projector: Head = Head((2048,), 128, last_norm="plain")
+
+  def __post_init__(self) -> None:
+    check_positive(temperature=self.temperature)
+
+  def compare(
+    self,
+    z1: Float[Array, "b z"],
+    z2: Float[Array, "b z"],
+    labels: Labels | None,
+  ) -> tuple[Scalar, Metrics]:
+    """The decoupled contrastive loss between the two views."""
+    return losses.dcl(z1, z2, temperature=self.temperature), {}

@@ -1,0 +1,113 @@
+"""DISSL (Dubois et al., NeurIPS 2022): distilling idealised representations.
+
+State: batch statistics of both heads. Nothing is stop-gradient, and nothing is
+averaged, centred or balanced: the entropy of the batch's mean keeps the teacher
+from collapsing. In the paper: 16,384 prototypes, a linear student through 512
+dimensions and an MLP for the teacher, temperatures 1 and 0.5, weights 2.3 and
+0.8 (0.6 on ImageNet); TinyImageNet: Adam at 2e-3, decay 1e-6, batch 256.
+"""
+
+import dataclasses
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from jssl import losses
+from jssl.models.heads import Head
+from jssl.objectives.base import (
+  Aux,
+  Features,
+  Objective,
+  check_positive,
+  check_range,
+)
+from jssl.typing import Key, Scalar, Step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DISSL(Objective):
+  """The `objective` section of a config, for `objective.name="dissl"`.
+
+  Attributes:
+    num_prototypes: k, assumed classes of equivalence.
+    student_temperature: of the student's softmax.
+    teacher_temperature: of the teacher's.
+    marginal_weight: of the entropy of the batch's mean; at least 1 more than
+    invariance_weight: of the teacher's agreement with itself.
+    student: head below the student's prototypes, linear for linear probes.
+    teacher: head below the teacher's prototypes.
+    num_views: large crops; the teacher sees only those.
+  """
+
+  num_prototypes: int = 16_384
+  student_temperature: float = 1.0
+  teacher_temperature: float = 0.5
+  marginal_weight: float = 2.3
+  invariance_weight: float = 0.8
+  student: Head = Head((), 512, last_norm="affine")
+  teacher: Head = Head((1024, 1024), 0)
+  num_views: int = 2
+  multi_crop = True
+
+  def __post_init__(self) -> None:
+    check_positive(
+      num_prototypes=self.num_prototypes,
+      student_temperature=self.student_temperature,
+      teacher_temperature=self.teacher_temperature,
+    )
+    check_range("num_views", self.num_views, 2)
+    if self.marginal_weight < 1 + self.invariance_weight:
+      warnings.warn(
+        f"objective.marginal_weight={self.marginal_weight} is less than 1 + "
+        f"objective.invariance_weight={self.invariance_weight}: the teacher "
+        "gains by collapsing",
+        stacklevel=2,
+      )
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns both heads with prototypes, and their batch statistics."""
+    params, state = {}, {}
+    keys = jax.random.split(key, 4)
+    for i, name in enumerate(("student", "teacher")):
+      head: Head = getattr(self, name)
+      params[name], state[name] = head.init(keys[2 * i], feature_dim)
+      width = head.width(feature_dim)
+      normal = jax.random.normal(keys[2 * i + 1], (self.num_prototypes, width))
+      params[f"{name}_prototypes"] = normal / math.sqrt(width)
+    return params, state
+
+  def loss(
+    self,
+    head_params: dict,
+    state: dict,
+    features: Features,
+    *,
+    key: Key,
+    step: Step,
+  ) -> tuple[Scalar, Aux]:
+    """The student's views match the teacher's others, which stay diverse."""
+    del key, step
+    every, large = jnp.concatenate(features.student), features.student[0]
+    s, student = self.student.apply(
+      head_params["student"], state["student"], every
+    )
+    t, teacher = self.teacher.apply(
+      head_params["teacher"], state["teacher"], large
+    )
+    terms = losses.dissl_terms(
+      s,
+      t,
+      head_params["student_prototypes"],
+      head_params["teacher_prototypes"],
+      student_temperature=self.student_temperature,
+      teacher_temperature=self.teacher_temperature,
+    )
+    loss = (
+      terms.distillation
+      - self.marginal_weight * terms.marginal_entropy
+      + self.invariance_weight * terms.invariance
+    )
+    state = {"student": student, "teacher": teacher}
+    return loss, Aux(terms._asdict(), state)

@@ -1,0 +1,97 @@
+"""MoCo v3 (Chen et al., ICCV 2021): InfoNCE against an averaged encoder.
+
+State: batch statistics, the averaged projector, and the queue if there is one.
+Stop-gradient: the keys. In the paper (ViT-S): temperature 0.2, batch 4096,
+momentum 0.99 to 1 along a cosine, projector 4096-4096-256 and predictor
+4096-256, both ending in a norm without parameters, AdamW at 1.5e-4 b/256,
+decay 0.1; ResNet-50: one hidden layer less, temperature 1, momentum 0.99 (0.996
+for 1000 epochs).
+
+With `queue_size` negatives are the keys of earlier batches, as in MoCo v2 (He
+et al., CVPR 2020; Chen et al., 2020: 65,536 keys, temperature 0.2, momentum
+0.999 constant, no predictor), in both directions.
+"""
+
+import dataclasses
+import functools
+
+import jax
+
+from jssl import losses
+from jssl.models.heads import Head
+from jssl.objectives import queue
+from jssl.objectives.averaged import Averaged
+from jssl.objectives.base import (
+  Aux,
+  Features,
+  check_positive,
+  check_range,
+  check_same_width,
+)
+from jssl.typing import Key, Scalar, Step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoCoV3(Averaged):
+  """The `objective` section of a config, for `objective.name="moco_v3"`.
+
+  Attributes:
+    temperature: T; the loss has MoCo v3's factor 2T.
+    projector: of queries and, averaged, of keys.
+    predictor: of queries; without layers there is none.
+    queue_size: keys that are kept, a multiple of the batch; 0: those of the
+      batch are the negatives.
+  """
+
+  temperature: float = 0.2
+  projector: Head = Head((4096, 4096), 256, last_norm="plain")
+  predictor: Head = Head((4096,), 256, last_norm="plain")
+  momentum_start: float = 0.99
+  queue_size: int = 0
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    check_positive(temperature=self.temperature)
+    check_range("queue_size", self.queue_size, 0)
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns both heads' parameters, and what is remembered."""
+    keys = jax.random.split(key, 3)
+    params, state = super().init(keys[0], feature_dim)
+    width = self.projector.width(feature_dim)
+    check_same_width(projector=width, predictor=self.predictor.width(width))
+    params["predictor"], state["predictor"] = self.predictor.init(
+      keys[1], width
+    )
+    if self.queue_size:
+      state["queue"] = queue.full(keys[2], self.queue_size, width)
+    return params, state
+
+  def loss(
+    self,
+    head_params: dict,
+    state: dict,
+    features: Features,
+    *,
+    key: Key,
+    step: Step,
+  ) -> tuple[Scalar, Aux]:
+    """InfoNCE of each view's query with the other view's key, summed."""
+    del key, step
+    (h,) = features.student
+    z, state = self.project(head_params, state, h)
+    (q1, q2), moved = self.predictor.apply(
+      head_params["predictor"], state["predictor"], z
+    )
+    (k1, k2), state = self.targets({**state, "predictor": moved}, features)
+    negatives = None
+    if self.queue_size:
+      negatives = jax.lax.stop_gradient(state["queue"].rows)
+    info_nce = functools.partial(
+      losses.info_nce, temperature=self.temperature, negatives=negatives
+    )
+    loss = info_nce(q1, k2) + info_nce(q2, k1)
+    if self.queue_size:
+      # Of one view, as in MoCo v2: each image is in the queue once.
+      state = {**state, "queue": queue.push(state["queue"], k1)}
+    return 2 * self.temperature * loss, Aux({}, state)

@@ -1,0 +1,229 @@
+"""What configs have in common: sections, or parts of them, as plain dicts.
+
+A config puts them beside what its method decides:
+
+    with_defaults(
+      {
+        **recipes.imagenet(epochs=100, batch_size=4096),
+        "augment": recipes.byol_views(),
+        "model": recipes.resnet(50),
+        "objective": {"name": "byol"},
+        "optim": {...},
+      }
+    )
+
+and changes a part with `{**recipes.resnet(50), "expand_dim": 8192}`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jssl.augment import colour_strength
+
+Section = dict[str, Any]
+
+IMAGENET_IMAGES = 1_281_167
+CIFAR10_IMAGES = 50_000
+TINY_IMAGENET_IMAGES = 100_000
+
+IMAGENET_PIXELS = {
+  "mean": (0.485, 0.456, 0.406),
+  "std": (0.229, 0.224, 0.225),
+}
+CIFAR10_PIXELS = {
+  "mean": (0.4914, 0.4822, 0.4465),
+  "std": (0.2470, 0.2435, 0.2616),
+}
+
+
+def epochs(arg: str) -> int:
+  """Reads the argument of a config that is a number of epochs.
+
+  Raises:
+    ValueError: it is none.
+  """
+  if not arg.isdecimal() or int(arg) < 1:
+    raise ValueError(
+      f"unknown variant {arg!r}; expected a number of epochs, as in "
+      "--config=FILE:100"
+    )
+  return int(arg)
+
+
+def variant(
+  arg: str, names: Sequence[str], default_epochs: int
+) -> tuple[str, int]:
+  """Reads the argument of a config that has variants: `NAME` or `NAME,EPOCHS`.
+
+  Args:
+    arg: what follows the colon in `--config=FILE:NAME,100`.
+    names: the variants that there are.
+    default_epochs: of an argument without epochs.
+
+  Returns:
+    (name, epochs).
+
+  Raises:
+    ValueError: there is no such variant, or no number after the comma.
+  """
+  name, comma, number = arg.partition(",")
+  if name not in names:
+    raise ValueError(f"unknown variant {name!r}; known: {', '.join(names)}")
+  return name, epochs(number) if comma else default_epochs
+
+
+def _sections(
+  data: Section,
+  *,
+  images: int,
+  epochs: int,
+  save_epochs: int,
+  keep_epochs: int,
+  log_steps: int,
+) -> dict[str, Section]:
+  epoch = images // data["batch_size"]
+  return {
+    "data": data,
+    "train": {"steps": epochs * epoch},
+    "checkpoint": {
+      "every_steps": save_epochs * epoch,
+      "keep_every_steps": keep_epochs * epoch,
+    },
+    "log": {"every_steps": log_steps},
+  }
+
+
+def imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
+  """Returns data, train, checkpoint, log and probe of a run on ImageNet.
+
+  Images are decoded to squares of 256 px by processes of the host, and cropped
+  on the device.
+  """
+  data = {
+    "name": "imagenet2012",
+    "batch_size": batch_size,
+    "image_size_px": 256,
+    "test_split": "validation",
+    "in_memory": False,
+    "workers": 16,
+  }
+  run = _sections(
+    data,
+    images=IMAGENET_IMAGES,
+    epochs=epochs,
+    save_epochs=5,
+    keep_epochs=50,
+    log_steps=100,
+  )
+  return {**run, "probe": {"memory_limit_gib": 4.0}}
+
+
+def cifar10(*, epochs: int, batch_size: int) -> dict[str, Section]:
+  """Returns data, train, checkpoint and log of a run on CIFAR-10."""
+  return _sections(
+    {"name": "cifar10", "batch_size": batch_size, "image_size_px": 32},
+    images=CIFAR10_IMAGES,
+    epochs=epochs,
+    save_epochs=10,
+    keep_epochs=100,
+    log_steps=50,
+  )
+
+
+def tiny_imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
+  """Returns data, train, checkpoint and log of a run on Tiny ImageNet.
+
+  The set is one of a folder, prepared with `--name tiny_imagenet`.
+  """
+  return _sections(
+    {"name": "tiny_imagenet", "batch_size": batch_size, "image_size_px": 64},
+    images=TINY_IMAGENET_IMAGES,
+    epochs=epochs,
+    save_epochs=10,
+    keep_epochs=100,
+    log_steps=50,
+  )
+
+
+def simclr_views(*, crop_min_area: float = 0.08) -> Section:
+  """Returns SimCLR's augmentation of ImageNet, at strength 1."""
+  return {
+    "crop_size_px": 224,
+    "crop_min_area": crop_min_area,
+    "flip_probability": 0.5,
+    "jitter_probability": 0.8,
+    **colour_strength(1.0),
+    "grayscale_probability": 0.2,
+    "blur_probability": (0.5,),
+    # A tenth of the view, in SimCLR.
+    "blur_kernel_px": 23,
+    "blur_sigma_min": 0.1,
+    "blur_sigma_max": 2.0,
+  }
+
+
+def moco_views() -> Section:
+  """Returns MoCo v2's augmentation, SimSiam's too: larger crops, half colour.
+
+  As in the code of both.
+  """
+  return {**simclr_views(crop_min_area=0.2), **colour_strength(0.5)}
+
+
+def byol_views(*, crop_min_area: float = 0.08) -> Section:
+  """Returns BYOL's augmentation of ImageNet, whose two views differ."""
+  return {
+    **simclr_views(crop_min_area=crop_min_area),
+    **colour_strength(0.5),
+    "saturation": 0.2,
+    "blur_probability": (1.0, 0.1),
+    "solarize_probability": (0.0, 0.2),
+  }
+
+
+def small_crops(number: int, *, max_area: float, size_px: int = 96) -> Section:
+  """Returns small crops, to be added to an augmentation (SwAV's multi-crop).
+
+  Args:
+    number: of each image.
+    max_area: largest share of the image that one shows; the smallest is 0.05.
+    size_px: height and width.
+  """
+  return {
+    "num_small": number,
+    "small_crop_size_px": size_px,
+    "small_crop_min_area": 0.05,
+    "small_crop_max_area": max_area,
+    "small_blur_probability": 0.5,
+  }
+
+
+def resnet(depth: int, *, small_images: bool = False) -> Section:
+  """Returns a ResNet in bfloat16, for pixels of ImageNet."""
+  return {
+    "name": "resnet",
+    "depth": depth,
+    "small_images": small_images,
+    "width": 64,
+    "dtype": "bfloat16",
+    **IMAGENET_PIXELS,
+  }
+
+
+def vit(width: int, *, num_heads: int) -> Section:
+  """Returns a ViT of 12 blocks, patches of 16 px and bfloat16, for ImageNet.
+
+  Args:
+    width: 384 (ViT-S) or 768 (ViT-B).
+    num_heads: 12; DINO's ViT-S has 6.
+  """
+  return {
+    "name": "vit",
+    "patch_size_px": 16,
+    "width": width,
+    "depth": 12,
+    "num_heads": num_heads,
+    "pooling": "cls",
+    "dtype": "bfloat16",
+    **IMAGENET_PIXELS,
+  }

@@ -1,0 +1,228 @@
+"""From rows of a batch to features, at once or in chunks.
+
+A loss over the whole batch needs the features of the whole batch, but not the
+backbone's activations of all of it at the same time. In chunks, features are
+made first, without a gradient; the loss says what it wants of each of them;
+then each chunk is run again, with its part of that as the cotangent (Gao et
+al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+2021). The gradient is that of the whole batch, the activations are those of a
+chunk.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl import rng
+from jssl.augment import Augment, views
+from jssl.models.backbone import Backbone
+from jssl.typing import Key, Keys, Pixels, PyTree, Step, Variables, Views
+
+Hidden = tuple[Float[Array, "v b d"], ...]
+"""Features, one array for each resolution."""
+
+
+class Rows(NamedTuple):
+  """Rows of a batch, with what makes their views and their dropped paths."""
+
+  images: Pixels
+  augment_keys: Keys
+  model_keys: Keys
+
+
+def rows_of(images: Pixels, root: Key, step: Step) -> Rows:
+  """Returns the images of a step with their keys."""
+  augment_keys, model_keys = (
+    rng.per_row(rng.stream(root, name, step), len(images))
+    for name in ("augment", "model")
+  )
+  return Rows(images, augment_keys, model_keys)
+
+
+class Encoded(NamedTuple):
+  """What one pass over a batch gives.
+
+  Attributes:
+    student: features, what gradients flow into.
+    teacher: of the averaged backbone, large crops only; () without one.
+    backbone: variables with updated batch statistics.
+    teacher_backbone: the same of the averaged backbone.
+  """
+
+  student: Hidden
+  teacher: Hidden
+  backbone: Variables
+  teacher_backbone: Variables
+
+
+def encode(
+  backbone: Backbone,
+  variables: Variables,
+  images: tuple[Views, ...],
+  keys: Keys,
+) -> tuple[Hidden, Variables]:
+  """Runs the backbone once for each resolution.
+
+  The views of an image are kept together, [b * v, ...], so that on a mesh every
+  device flattens the rows that it has.
+
+  Args:
+    backbone: of `variables`.
+    variables: parameters and batch statistics.
+    images: [v, b, h, w, c] of each resolution.
+    keys: one for each image, [b].
+
+  Returns:
+    [v, b, d] of each resolution, and variables with new batch statistics.
+  """
+  features, first = [], 0
+  for x in images:
+    v, b = x.shape[:2]
+    numbers = jnp.arange(first, first + v)
+    per_view = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    flat = x.swapaxes(0, 1).reshape(b * v, *x.shape[2:])
+    h, variables = backbone.apply(
+      variables, flat, train=True, keys=per_view(keys, numbers).reshape(-1)
+    )
+    features.append(h.reshape(b, v, -1).swapaxes(0, 1))
+    first += v
+  return tuple(features), variables
+
+
+def make_encoder(
+  backbone: Backbone, augment: Augment, num_views: int
+) -> Callable[[Variables, Variables, Rows], Encoded]:
+  """Returns `(variables, teacher variables or {}, rows) -> Encoded`."""
+
+  def encoder(variables: Variables, teacher: Variables, rows: Rows) -> Encoded:
+    images = views(augment, rows.augment_keys, rows.images, num_views)
+    teacher_h: Hidden = ()
+    if teacher:
+      # Batch statistics of its own, as in the methods' official code.
+      teacher_h, teacher = encode(
+        backbone, teacher, images[:1], rows.model_keys
+      )
+    h, variables = encode(backbone, variables, images, rows.model_keys)
+    return Encoded(h, jax.lax.stop_gradient(teacher_h), variables, teacher)
+
+  return encoder
+
+
+def split(tree: PyTree, parts: int, shards: int, axis: int = 0) -> PyTree:
+  """Cuts a batch axis into parts, each with as many rows of every device.
+
+  Device i has rows [i b/shards, (i + 1) b/shards), and no row moves.
+
+  Args:
+    tree: of arrays with b rows on `axis`.
+    parts: to cut into; parts * shards divides b.
+    shards: devices that the batch lies on.
+    axis: of the rows.
+
+  Returns:
+    Arrays with a new first axis of `parts`, and b / parts rows.
+  """
+
+  def cut(x: Array) -> Array:
+    before, b, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    x = x.reshape(*before, shards, parts, b // (shards * parts), *after)
+    x = jnp.moveaxis(x, axis + 1, 0)
+    return x.reshape(parts, *before, b // parts, *after)
+
+  return jax.tree.map(cut, tree)
+
+
+def join(tree: PyTree, shards: int, axis: int = 0) -> PyTree:
+  """The inverse of `split`."""
+
+  def put(x: Array) -> Array:
+    parts, *shape = x.shape
+    before, b, after = shape[:axis], shape[axis], shape[axis + 1 :]
+    x = x.reshape(parts, *before, shards, b // shards, *after)
+    x = jnp.moveaxis(x, 0, axis + 1)
+    return x.reshape(*before, parts * b, *after)
+
+  return jax.tree.map(put, tree)
+
+
+def encode_with_pullback(
+  encoder: Callable[[Variables, Variables, Rows], Encoded],
+  variables: Variables,
+  teacher: Variables,
+  rows: Rows,
+  *,
+  chunks: int = 1,
+  shards: int = 1,
+) -> tuple[Encoded, Callable[[Hidden], PyTree]]:
+  """Encodes a batch, and says what its parameters' gradient is.
+
+  Batch statistics are those of a chunk; running averages take the mean over
+  chunks, as if all had been computed at once in groups of a chunk.
+
+  Args:
+    encoder: of `make_encoder`.
+    variables: of the backbone.
+    teacher: of the averaged backbone, or {}.
+    rows: the batch.
+    chunks: in which it is run; 1 keeps all activations.
+    shards: devices that the batch lies on.
+
+  Returns:
+    What was encoded, and the function from the cotangents of its student
+    features to the gradient of the backbone's parameters.
+  """
+
+  def of_params(params: PyTree, part: Rows) -> tuple[Hidden, Encoded]:
+    encoded = encoder({**variables, "params": params}, teacher, part)
+    return encoded.student, encoded
+
+  params = variables["params"]
+  if chunks == 1:
+    _, pull, encoded = jax.vjp(
+      lambda p: of_params(p, rows), params, has_aux=True
+    )
+    return encoded, lambda cotangents: pull(cotangents)[0]
+
+  parts = split(rows, chunks, shards)
+
+  def forward(total: PyTree, part: Rows) -> tuple[PyTree, Any]:
+    encoded = encoder(variables, teacher, part)
+    statistics = _statistics(encoded)
+    total = jax.tree.map(lambda t, s: t + s / chunks, total, statistics)
+    return total, (encoded.student, encoded.teacher)
+
+  before = Encoded((), (), variables, teacher)
+  zeros = jax.tree.map(jnp.zeros_like, _statistics(before))
+  statistics, hidden = jax.lax.scan(forward, zeros, parts)
+  student, teacher_h = join(hidden, shards, axis=1)
+
+  def pullback(cotangents: Hidden) -> PyTree:
+    def backward(total: PyTree, part: Any) -> tuple[PyTree, None]:
+      part_rows, part_cotangents = part
+      _, pull = jax.vjp(lambda p: of_params(p, part_rows)[0], params)
+      return jax.tree.map(jnp.add, total, pull(part_cotangents)[0]), None
+
+    total, _ = jax.lax.scan(
+      backward,
+      jax.tree.map(jnp.zeros_like, params),
+      (parts, split(cotangents, chunks, shards, axis=1)),
+    )
+    return total
+
+  updated, teacher_updated = (
+    {**old, **new}
+    for old, new in zip((variables, teacher), statistics, strict=True)
+  )
+  return Encoded(student, teacher_h, updated, teacher_updated), pullback
+
+
+def _statistics(encoded: Encoded) -> tuple[PyTree, PyTree]:
+  """Returns what isn't learned, of backbone and averaged backbone."""
+  backbone, teacher = (
+    {name: part for name, part in variables.items() if name != "params"}
+    for variables in (encoded.backbone, encoded.teacher_backbone)
+  )
+  return backbone, teacher
