@@ -1,0 +1,1 @@
+"""Runs that answer a question, with a table at the end."""
