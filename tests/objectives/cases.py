@@ -1,0 +1,322 @@
+"""Every method, small: what all tests of objectives go through."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from objectives import oracle
+
+from jssl import tree
+from jssl.models.heads import Head
+from jssl.objectives.barlow_twins import BarlowTwins
+from jssl.objectives.base import Aux, Features, Objective
+from jssl.objectives.byol import BYOL
+from jssl.objectives.cissl import CISSL
+from jssl.objectives.dcl import DCL
+from jssl.objectives.dino import DINO
+from jssl.objectives.dissl import DISSL
+from jssl.objectives.lejepa import LeJEPA
+from jssl.objectives.moco_v3 import MoCoV3
+from jssl.objectives.nnclr import NNCLR
+from jssl.objectives.simclr import SimCLR
+from jssl.objectives.simsiam import SimSiam
+from jssl.objectives.spectral import Spectral
+from jssl.objectives.supcon import SupCon
+from jssl.objectives.swav import SwAV
+from jssl.objectives.vicreg import VICReg
+from jssl.objectives.w_mse import WMSE
+
+# Compiling is what takes time here.
+QUICK = {"xla_backend_optimization_level": 0}
+B, D, STEP, TOTAL = 8, 5, 3, 10
+LABELS = np.array([0, 1, 0, 2, 1, 3, 0, 4], np.int32)
+
+BIASED = Head((6,), 4)
+PLAIN = Head((6,), 4, last_norm="plain")
+AFFINE = Head((6,), 4, last_norm="affine")
+GELU = Head((6,), 4, norm=False, activation="gelu")
+
+
+class Point(NamedTuple):
+  """The arguments of a loss, of float64 NumPy arrays."""
+
+  params: Any
+  state: Any
+  student: tuple[np.ndarray, ...]
+  teacher: tuple[np.ndarray, ...]
+  labels: np.ndarray
+  key: jax.Array
+  step: int
+
+
+class Outcome(NamedTuple):
+  """What one loss and update of a case give, of NumPy arrays.
+
+  Attributes:
+    loss: of the point.
+    aux: what comes with it.
+    after: `(params, state)` from `update`, at parameters that have moved.
+    gradient: in the place of params, state, student and teacher.
+  """
+
+  loss: Any
+  aux: Aux
+  after: tuple
+  gradient: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A method with its oracle.
+
+  Attributes:
+    name: of the test; a method's own, and for a variant more.
+    objective: small.
+    oracle: of `(objective, point, held point)`.
+    ineffective: parameters whose gradient is 0 by an invariance: biases that
+      the norm of the next head, or the loss itself, takes out again.
+    derived: whether its gradient is tested in a fast test: where something is
+      stop-gradient.
+  """
+
+  name: str
+  objective: Objective
+  oracle: Callable
+  ineffective: tuple[str, ...] = ()
+  derived: bool = False
+
+  def __str__(self):
+    return self.name
+
+  def shapes(self):
+    """Head parameters and state, abstract."""
+    return initialised(self)[1]
+
+
+@functools.cache
+def initialised(case):
+  """The jaxpr of `init`, and the shapes of head parameters and state."""
+  init = functools.partial(case.objective.init, feature_dim=D)
+  return jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
+
+
+def leaves(structure):
+  """By their names."""
+  return dict(
+    zip(tree.names(structure), jax.tree.leaves(structure), strict=True)
+  )
+
+
+def assert_equal(got, expected, rtol=1e-12):
+  got, expected = leaves(got), leaves(expected)
+  assert got.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      got[name], value, rtol=rtol, atol=rtol, err_msg=name
+    )
+
+
+def random_key(seed):
+  """Of a generator that compiles in no time."""
+  return jax.random.key(seed, impl="unsafe_rbg")
+
+
+def features(objective, b=B, seed=0):
+  """Two large crops, a small one where it is welcome; the teacher's."""
+  draw = np.random.default_rng(seed)
+  views = (2, 1) if objective.multi_crop else (2,)
+  student = tuple(draw.normal(size=(v, b, D)) for v in views)
+  averaged = int(objective.teacher_momentum(0) is not None)
+  return student, tuple(draw.normal(size=(averaged, 2, b, D)))
+
+
+@functools.cache
+def point(case, *, b=B, step=STEP, seed=1):
+  """Random everything: nothing is the 0 or 1 that it is at first."""
+  draw = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    name = tree.path_name(path)
+    if name.endswith("queue/cursor"):
+      return np.full((), case.objective.queue_size - b, np.int32)
+    x = draw.normal(size=leaf.shape)
+    if name.endswith("/var"):
+      return x**2
+    return oracle.unit(x) if name.endswith("queue/rows") else x
+
+  params, state = jax.tree_util.tree_map_with_path(fill, case.shapes())
+  student, teacher = features(case.objective, b)
+  labels = np.resize(LABELS, b)
+  key = random_key(2)
+  return Point(params, state, student, teacher, labels, key, step)
+
+
+def moved(case):
+  """Head parameters after somebody's step."""
+  return point(case, seed=7).params
+
+
+def answer(objective, derived, at, params_after):
+  """What a step asks of an objective."""
+
+  def loss(params, state, student, teacher):
+    return objective.loss(
+      params,
+      state,
+      Features(student, teacher, at.labels),
+      key=at.key,
+      step=at.step,
+    )
+
+  arguments = at.params, at.state, at.student, at.teacher
+  gradient = ()
+  if derived:
+    (value, aux), gradient = jax.value_and_grad(
+      loss, argnums=(0, 1, 2, 3), has_aux=True, allow_int=True
+    )(*arguments)
+  else:
+    value, aux = loss(*arguments)
+  after = objective.update(params_after, at.state, aux.carry, step=at.step)
+  return Outcome(value, aux, after, gradient)
+
+
+@functools.cache
+def compiled(objective, derived):
+  return jax.jit(
+    functools.partial(answer, objective, derived), compiler_options=QUICK
+  )
+
+
+@functools.cache
+def outcome(case, *, derived=None, step=STEP):
+  """The objective's own answer, in float64."""
+  derived = case.derived if derived is None else derived
+  with jax.enable_x64(True):
+    got = compiled(case.objective, derived)(point(case, step=step), moved(case))
+    return jax.tree.map(np.asarray, got)
+
+
+AVERAGED = {"momentum_start": 0.9, "momentum_end": 0.99, "total_steps": TOTAL}
+MOCO = MoCoV3(projector=PLAIN, predictor=PLAIN, **AVERAGED)
+
+CASES = (
+  Case(
+    "simclr",
+    SimCLR(temperature=0.5, projector=PLAIN),
+    oracle.simclr,
+  ),
+  Case("dcl", DCL(temperature=0.5, projector=AFFINE), oracle.dcl),
+  Case("supcon", SupCon(temperature=0.5, projector=GELU), oracle.supcon),
+  Case(
+    "spectral",
+    Spectral(squared_radius=4.0, projector=PLAIN),
+    oracle.spectral,
+  ),
+  Case(
+    "barlow_twins",
+    BarlowTwins(off_diagonal_weight=0.3, scale=0.5, projector=BIASED),
+    oracle.barlow_twins,
+    ("projector/Dense_1/bias",),
+  ),
+  Case(
+    "vicreg",
+    VICReg(
+      invariance_weight=3.0,
+      variance_weight=2.0,
+      covariance_weight=0.5,
+      projector=BIASED,
+    ),
+    oracle.vicreg,
+    ("projector/Dense_1/bias",),
+  ),
+  Case(
+    "w_mse",
+    WMSE(eps=0.05, projector=BIASED),
+    oracle.w_mse,
+    ("projector/Dense_1/bias",),
+  ),
+  Case("moco_v3", MOCO, oracle.moco_v3),
+  Case(
+    "moco_v3_queue",
+    dataclasses.replace(MOCO, queue_size=3 * B, predictor=Head()),
+    oracle.moco_v3,
+    derived=True,
+  ),
+  Case(
+    "byol",
+    BYOL(projector=BIASED, predictor=BIASED, **AVERAGED),
+    oracle.byol,
+    ("projector/Dense_1/bias",),
+    derived=True,
+  ),
+  Case(
+    "simsiam",
+    SimSiam(projector=PLAIN, predictor=BIASED),
+    oracle.simsiam,
+    derived=True,
+  ),
+  Case(
+    "simsiam_unstopped",
+    SimSiam(projector=PLAIN, predictor=BIASED, stop_gradient=False),
+    oracle.simsiam,
+    derived=True,
+  ),
+  Case(
+    "nnclr",
+    NNCLR(
+      temperature=0.5, queue_size=3 * B, projector=AFFINE, predictor=BIASED
+    ),
+    oracle.nnclr,
+    ("projector/BatchNorm_1/bias",),
+    derived=True,
+  ),
+  Case(
+    "swav",
+    SwAV(
+      num_prototypes=7,
+      temperature=0.3,
+      epsilon=0.5,
+      iterations=2,
+      freeze_steps=4,
+      projector=BIASED,
+    ),
+    oracle.swav,
+    derived=True,
+  ),
+  Case(
+    "dino",
+    DINO(
+      num_prototypes=7,
+      student_temperature=0.3,
+      teacher_temperature_start=0.2,
+      teacher_temperature=0.6,
+      temperature_warmup_steps=8,
+      freeze_steps=4,
+      projector=GELU,
+      **AVERAGED,
+    ),
+    oracle.dino,
+    derived=True,
+  ),
+  Case("lejepa", LeJEPA(num_slices=6, projector=BIASED), oracle.lejepa),
+  Case(
+    "cissl",
+    CISSL(
+      temperature=0.5, student=Head((), 4, last_norm="affine"), teacher=AFFINE
+    ),
+    oracle.cissl,
+  ),
+  Case(
+    "dissl",
+    DISSL(
+      num_prototypes=7,
+      student=Head((), 4, last_norm="affine"),
+      teacher=Head((6,), 0),
+    ),
+    oracle.dissl,
+  ),
+)
+BY_NAME = {case.name: case for case in CASES}

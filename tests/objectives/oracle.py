@@ -1,0 +1,220 @@
+"""Every method in float64 NumPy: heads by loops, losses from the papers' sums.
+
+A method's `held` are parameters, state and features at which whatever is
+stop-gradient is computed. So a finite difference of what remains is the
+gradient.
+"""
+
+import math
+
+import jax
+import numpy as np
+from oracles import losses as oracles
+
+from jssl import rng
+
+
+def head(spec, params, x, stats=None):
+  """Layers one by one; `stats` collects the mean and variance of each norm."""
+  x, norms = np.asarray(x, np.float64), 0
+
+  def dense(i, x):
+    layer = params[f"Dense_{i}"]
+    return x @ np.asarray(layer["kernel"], np.float64) + layer.get("bias", 0)
+
+  def norm(i, x):
+    rows = x.reshape(-1, x.shape[-1])
+    mean = sum(rows) / len(rows)
+    variance = sum((row - mean) ** 2 for row in rows) / len(rows)
+    if stats is not None:
+      stats[f"BatchNorm_{i}"] = {"mean": mean, "var": variance}
+    layer = params.get(f"BatchNorm_{i}", {})
+    y = (x - mean) / np.sqrt(variance + 1e-5)
+    return y * layer.get("scale", 1) + layer.get("bias", 0)
+
+  for i in range(len(spec.hidden_dims)):
+    x = dense(i, x)
+    if spec.norm:
+      x, norms = norm(norms, x), norms + 1
+    if spec.activation == "relu":
+      x = np.maximum(x, 0)
+    elif spec.activation == "gelu":
+      # The tanh form, as in JAX.
+      x = x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+  if spec.out_dim:
+    x = dense(len(spec.hidden_dims), x)
+  return x if spec.last_norm == "none" else norm(norms, x)
+
+
+def unit(z):
+  return z / np.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def project(objective, at):
+  return head(
+    objective.projector, at.params["projector"], np.concatenate(at.student)
+  )
+
+
+def predict(objective, at):
+  z = project(objective, at)
+  return head(objective.predictor, at.params["predictor"], z)
+
+
+def targets(objective, at):
+  teacher = at.state["teacher"]["projector"]
+  return head(objective.projector, teacher, at.teacher[0])
+
+
+def simclr(objective, at, held):
+  return oracles.nt_xent(*project(objective, at), objective.temperature)
+
+
+def dcl(objective, at, held):
+  return oracles.dcl(*project(objective, at), objective.temperature)
+
+
+def supcon(objective, at, held):
+  """Stacked: the order of rows doesn't count, whose labels they have does."""
+  z1, z2 = project(objective, at)
+  labels = [*at.labels, *at.labels]
+  return oracles.supervised_contrastive(
+    np.concatenate([z1, z2]), labels, objective.temperature
+  )
+
+
+def spectral(objective, at, held):
+  z = project(objective, at)
+  for view in z:
+    for row in view:
+      if row @ row > objective.squared_radius:
+        row *= math.sqrt(objective.squared_radius / (row @ row))
+  return oracles.spectral_contrastive(*z) / objective.squared_radius
+
+
+def barlow_twins(objective, at, held):
+  z = project(objective, at)
+  loss = oracles.barlow_twins(*z, objective.off_diagonal_weight)
+  return objective.scale * loss
+
+
+def vicreg(objective, at, held):
+  return oracles.vicreg(
+    *project(objective, at),
+    objective.invariance_weight,
+    objective.variance_weight,
+    objective.covariance_weight,
+  )
+
+
+def w_mse(objective, at, held):
+  return oracles.w_mse(*project(objective, at), objective.eps)
+
+
+def moco_v3(objective, at, held):
+  q1, q2 = predict(objective, at)
+  k1, k2 = targets(objective, held)
+  negatives = held.state["queue"].rows if objective.queue_size else None
+  t = objective.temperature
+  one = oracles.info_nce(q1, k2, t, negatives)
+  return 2 * t * (one + oracles.info_nce(q2, k1, t, negatives))
+
+
+def byol(objective, at, held):
+  return oracles.byol(*predict(objective, at), *targets(objective, held))
+
+
+def simsiam(objective, at, held):
+  z = project(objective, held if objective.stop_gradient else at)
+  return oracles.simsiam(*predict(objective, at), *z)
+
+
+def nnclr(objective, at, held):
+  p1, p2 = predict(objective, at)
+  bank = held.state["queue"].rows
+
+  def nearest(z):
+    distance = [[np.linalg.norm(x - row) for row in bank] for x in unit(z)]
+    return bank[np.argmin(distance, axis=1)]
+
+  near1, near2 = (nearest(z) for z in project(objective, held))
+  t = objective.temperature
+  one = oracles.info_nce(near1, p2, t, symmetric=True)
+  return (one + oracles.info_nce(near2, p1, t, symmetric=True)) / 2
+
+
+def swav(objective, at, held):
+  w, t = at.params["prototypes"], objective.temperature
+  z = unit(project(objective, at))
+  large = unit(project(objective, held))[: objective.num_views]
+  losses = []
+  for a in range(len(large)):
+    q = oracles.sinkhorn(
+      large[a] @ held.params["prototypes"].T,
+      objective.epsilon,
+      objective.iterations,
+    )
+    for c in range(len(z)):
+      if c != a:
+        s = z[c] @ w.T / t
+        log_p = s - np.log(np.exp(s).sum(1, keepdims=True))
+        losses.append(-np.mean(np.sum(q * log_p, axis=1)))
+  return np.mean(losses)
+
+
+def dino(objective, at, held):
+  start, end = (
+    objective.teacher_temperature_start,
+    objective.teacher_temperature,
+  )
+  warmup = objective.temperature_warmup_steps
+  fraction = min(at.step / warmup, 1) if warmup else 1
+  return oracles.dino(
+    unit(project(objective, at)),
+    unit(targets(objective, held)),
+    unit(at.params["prototypes"]),
+    unit(held.state["teacher"]["prototypes"]),
+    held.state["center"],
+    objective.student_temperature,
+    start + fraction * (end - start),
+  )
+
+
+def lejepa(objective, at, held):
+  z = project(objective, at)
+  centre = sum(z[: objective.num_views]) / objective.num_views
+  invariance = np.mean([(view - centre) ** 2 for view in z])
+  shape = z.shape[-1], objective.num_slices
+  draw = jax.jit(
+    lambda key: jax.random.normal(rng.stream(key, "slices"), shape),
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+  with jax.enable_x64(True):
+    slices = draw(at.key)
+  slices = unit(np.asarray(slices).T).T
+  gaussian = np.mean([oracles.sigreg(view, slices) for view in z])
+  weight = objective.sigreg_weight
+  return weight * gaussian + (1 - weight) * invariance
+
+
+def cissl(objective, at, held):
+  """Rows i and i + b are one image."""
+  (h,) = at.student
+  u1, u2 = head(objective.student, at.params["student"], h)
+  v1, v2 = head(objective.teacher, at.params["teacher"], h)
+  return oracles.cissl(
+    np.concatenate([u1, u2]), np.concatenate([v1, v2]), objective.temperature
+  )
+
+
+def dissl(objective, at, held):
+  return oracles.dissl(
+    head(objective.student, at.params["student"], np.concatenate(at.student)),
+    head(objective.teacher, at.params["teacher"], at.student[0]),
+    at.params["student_prototypes"],
+    at.params["teacher_prototypes"],
+    objective.student_temperature,
+    objective.teacher_temperature,
+    objective.marginal_weight,
+    objective.invariance_weight,
+  )

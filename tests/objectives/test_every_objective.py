@@ -1,0 +1,328 @@
+"""Every method: its value, its gradients, and what it promises to the step."""
+
+import dataclasses
+import inspect
+import pathlib
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from objectives.cases import (
+  BY_NAME,
+  CASES,
+  B,
+  D,
+  answer,
+  assert_equal,
+  initialised,
+  leaves,
+  moved,
+  outcome,
+  point,
+)
+
+from jssl import objectives
+from jssl.objectives.base import Objective
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+FOLDER = pathlib.Path(objectives.__file__).parent
+SHARED = {"__init__", "averaged", "base", "projected", "queue", "response"}
+METHODS = sorted({path.stem for path in FOLDER.glob("*.py")} - SHARED)
+
+
+def test_there_is_a_case_of_each_method():
+  assert {type(case.objective).__module__ for case in CASES} == {
+    f"jssl.objectives.{name}" for name in METHODS
+  }
+  assert len(METHODS) == 16
+
+
+@every_case
+def test_is_the_loss_of_the_paper(case):
+  at = point(case)
+  np.testing.assert_allclose(
+    outcome(case).loss, case.oracle(case.objective, at, at), rtol=1e-11
+  )
+
+
+def check_gradients(case):
+  """By finite differences with what is stop-gradient held."""
+  at = point(case)
+  params, state, student, teacher = outcome(case, derived=True).gradient
+  for name, g in leaves((state, teacher)).items():
+    if g.dtype != jax.dtypes.float0:
+      assert not np.any(g), name
+  for name, g in leaves(params).items():
+    largest = np.abs(g).max()
+    assert largest < 1e-12 if name in case.ineffective else largest > 1e-6, name
+  draw = np.random.default_rng(5)
+  learned = {"params": at.params, "student": at.student}
+  direction = jax.tree.map(lambda x: draw.normal(size=x.shape), learned)
+
+  def along(distance):
+    there = jax.tree.map(lambda x, v: x + distance * v, learned, direction)
+    return case.oracle(case.objective, at._replace(**there), at)
+
+  slope = (along(1e-6) - along(-1e-6)) / 2e-6
+  gradient = {"params": params, "student": student}
+  products = jax.tree.map(np.vdot, gradient, direction)
+  np.testing.assert_allclose(
+    sum(jax.tree.leaves(products)), slope, rtol=1e-6, atol=1e-7
+  )
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.derived], ids=str)
+def test_gradients_stop_where_the_paper_says(case):
+  check_gradients(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if not c.derived], ids=str)
+def test_gradients_where_nothing_new_is_stopped(case):
+  check_gradients(case)
+
+
+def test_simsiam_without_stopping_differs_in_gradient_alone():
+  one, other = (
+    outcome(BY_NAME[name]) for name in ("simsiam", "simsiam_unstopped")
+  )
+  np.testing.assert_allclose(one.loss, other.loss, rtol=1e-12)
+  gap = one.gradient[2][0] - other.gradient[2][0]
+  assert np.abs(gap).max() > 1e-2
+
+
+@every_case
+def test_step_and_update_keep_the_form_of_everything(case):
+  """Of bfloat16 features too: the state doesn't follow them."""
+  params, state = case.shapes()
+  features = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16),
+    (point(case).student, point(case).teacher),
+  )
+  at = point(case)._replace(
+    params=params, state=state, student=features[0], teacher=features[1]
+  )
+  got = jax.eval_shape(
+    lambda at: answer(case.objective, False, at, at.params), at
+  )
+  assert got.loss.shape == ()
+  assert got.loss.dtype == jnp.float32
+  assert all(m.shape == () for m in got.aux.metrics.values())
+  after, before = leaves(got.after), leaves((params, state))
+  assert jax.tree.structure(got.after) == jax.tree.structure((params, state))
+  for name, leaf in before.items():
+    form = (leaf.shape, leaf.dtype, leaf.weak_type)
+    new = after[name]
+    assert (new.shape, new.dtype, new.weak_type) == form, name
+
+
+@every_case
+def test_nothing_lies_in_two_places(case):
+  """The step donates parameters and state: no buffer may be there twice."""
+  outputs = initialised(case)[0].jaxpr.outvars
+  variables = [v for v in outputs if not hasattr(v, "val")]
+  assert len(variables) == len(set(map(id, variables)))
+
+
+@every_case
+def test_groups_schedules_and_rates_fit(case):
+  params, _ = case.shapes()
+  groups = case.objective.groups(params)
+  assert jax.tree.structure(groups) == jax.tree.structure(params)
+  for name, group in leaves(groups).items():
+    assert group == name.split("/")[0]
+  special = {*case.objective.schedules(), *case.objective.constant_rates()}
+  assert special <= params.keys()
+
+
+def test_which_groups_are_special():
+  for case in CASES:
+    expected = {"prototypes"} if case.name in ("swav", "dino") else set()
+    schedules = case.objective.schedules()
+    assert schedules.keys() == expected, case
+    for schedule in schedules.values():
+      assert [float(schedule(step)) for step in (0, 3, 4, 9)] == [0, 0, 1, 1]
+    constant = {"predictor"} if case.name.startswith("simsiam") else set()
+    assert case.objective.constant_rates() == constant, case
+  for name in ("swav", "dino"):
+    free = dataclasses.replace(BY_NAME[name].objective, freeze_steps=0)
+    assert free.schedules() == {}
+  decaying = dataclasses.replace(
+    BY_NAME["simsiam"].objective, constant_predictor_rate=False
+  )
+  assert decaying.constant_rates() == frozenset()
+
+
+@every_case
+def test_update_takes_what_was_carried(case):
+  """The averages are tested with those who have them."""
+  params, state = outcome(case).after
+  params, expected = dict(params), dict(moved(case))
+  if case.name == "swav":
+    w, after = expected.pop("prototypes"), params.pop("prototypes")
+    w = w / np.linalg.norm(w, axis=1, keepdims=True)
+    np.testing.assert_allclose(after, w, rtol=1e-12)
+  assert_equal(params, expected, rtol=0)
+  state, carried = dict(state), dict(outcome(case).aux.carry)
+  has_average = case.objective.teacher_momentum(0) is not None
+  assert ("teacher_projector" in state) == has_average
+  if has_average:
+    del state["teacher"], carried["teacher"]
+  assert_equal(state, carried, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_file_is_short_and_says_where_it_is_from(name):
+  text = (FOLDER / f"{name}.py").read_text()
+  assert len(text.splitlines()) <= 150
+  docstring = " ".join(text.split('"""')[1].split())
+  first = docstring.split("State:")[0]
+  assert re.search(r"\(.*(19|20)\d\d\)", first), "a paper with its year"
+  assert "State:" in docstring
+  assert "top-gradient" in docstring
+
+
+@every_case
+def test_fields_are_documented(case):
+  cls = type(case.objective)
+  documented = inspect.getdoc(cls) + "".join(
+    inspect.getdoc(parent) or ""
+    for parent in cls.__mro__
+    if issubclass(parent, Objective)
+  )
+  for field in dataclasses.fields(cls):
+    assert f"{field.name}:" in documented, field.name
+
+
+ERRORS = [
+  *[
+    (name, {"temperature": value}, "objective.temperature=")
+    for name in ("simclr", "dcl", "supcon", "cissl", "moco_v3", "nnclr", "swav")
+    for value in (0.0, float("nan"))
+  ],
+  *[
+    (name, {"num_prototypes": 0}, "objective.num_prototypes=0 must be positive")
+    for name in ("swav", "dino", "dissl")
+  ],
+  *[
+    (name, {key: -0.1}, f"objective.{key}=-0.1 must be positive")
+    for name in ("dino", "dissl")
+    for key in ("student_temperature", "teacher_temperature")
+  ],
+  *[
+    (name, {key: value}, f"objective.{key}={value} must be in")
+    for name in ("moco_v3", "byol", "dino")
+    for key, value in (
+      ("momentum_start", -0.1),
+      ("momentum_start", 1.1),
+      ("momentum_end", 0.5),
+      ("momentum_end", 1.1),
+      ("total_steps", -1),
+    )
+  ],
+  *[
+    (name, {"freeze_steps": -1}, "objective.freeze_steps=-1 must be in")
+    for name in ("swav", "dino")
+  ],
+  *[
+    (name, {"num_views": 0}, "objective.num_views=0 must be positive")
+    for name in ("swav", "dino", "lejepa")
+  ],
+  ("dissl", {"num_views": 1}, "objective.num_views=1 must be in"),
+  ("barlow_twins", {"scale": 0.0}, "objective.scale=0.0"),
+  (
+    "barlow_twins",
+    {"off_diagonal_weight": 0.0},
+    "objective.off_diagonal_weight=0.0",
+  ),
+  ("spectral", {"squared_radius": 0.0}, "objective.squared_radius=0.0"),
+  *[
+    ("vicreg", {f"{term}_weight": -1.0}, f"objective.{term}_weight=-1.0")
+    for term in ("invariance", "variance", "covariance")
+  ],
+  ("w_mse", {"eps": 0.0}, "objective.eps=0.0"),
+  ("w_mse", {"eps": 2.0}, "objective.eps=2.0"),
+  ("moco_v3", {"queue_size": -1}, "objective.queue_size=-1"),
+  ("nnclr", {"queue_size": 0}, "objective.queue_size=0"),
+  ("swav", {"epsilon": 0.0}, "objective.epsilon=0.0"),
+  ("swav", {"iterations": 0}, "objective.iterations=0"),
+  (
+    "dino",
+    {"teacher_temperature_start": 0.0},
+    "objective.teacher_temperature_start=0.0",
+  ),
+  (
+    "dino",
+    {"temperature_warmup_steps": -1},
+    "objective.temperature_warmup_steps=-1",
+  ),
+  ("dino", {"center_momentum": 1.5}, "objective.center_momentum=1.5"),
+  ("lejepa", {"sigreg_weight": 1.5}, "objective.sigreg_weight=1.5"),
+  ("lejepa", {"num_slices": 0}, "objective.num_slices=0"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "message"), ERRORS)
+def test_says_which_key_is_wrong(name, values, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    dataclasses.replace(BY_NAME[name].objective, **values)
+
+
+@pytest.mark.parametrize(
+  ("name", "one", "other"),
+  [
+    ("moco_v3", "projector", "predictor"),
+    ("byol", "projector", "predictor"),
+    ("simsiam", "projector", "predictor"),
+    ("nnclr", "projector", "predictor"),
+    ("cissl", "student", "teacher"),
+  ],
+)
+def test_heads_that_are_compared_are_as_wide(name, one, other):
+  objective = BY_NAME[name].objective
+  head = dataclasses.replace(getattr(objective, other), out_dim=3)
+  wrong = dataclasses.replace(objective, **{other: head})
+  message = f"objective.{one} is 4 wide and objective.{other} 3"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(lambda key: wrong.init(key, D), jax.random.key(0))
+
+
+def test_dissl_warns_where_collapse_gains():
+  objective = BY_NAME["dissl"].objective
+  with pytest.warns(UserWarning, match=r"objective.marginal_weight=1.5 is les"):
+    dataclasses.replace(objective, marginal_weight=1.5, invariance_weight=0.6)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    dataclasses.replace(objective, marginal_weight=1.6, invariance_weight=0.6)
+
+
+def shape_of_loss(objective, **replaced):
+  case = dataclasses.replace(BY_NAME["simclr"], objective=objective)
+  params, state = case.shapes()
+  at = point(case)._replace(params=params, state=state, **replaced)
+  return jax.eval_shape(lambda at: answer(objective, False, at, at.params), at)
+
+
+def test_supcon_needs_labels():
+  with pytest.raises(ValueError, match=r'objective.name="supcon" needs a set'):
+    shape_of_loss(BY_NAME["supcon"].objective, labels=None)
+
+
+def test_w_mse_needs_more_images_than_dimensions():
+  at = point(BY_NAME["w_mse"]).student[0][:, :4]
+  with pytest.raises(
+    ValueError, match=r"data.batch_size=4 must .*objective.projector.out_dim"
+  ):
+    shape_of_loss(BY_NAME["w_mse"].objective, student=(at,))
+
+
+@pytest.mark.parametrize("name", ["moco_v3", "nnclr"])
+def test_a_queue_is_a_multiple_of_the_batch(name):
+  objective = dataclasses.replace(BY_NAME[name].objective, queue_size=B + 2)
+  with pytest.raises(
+    ValueError, match=r"objective.queue_size=10 must .*data.batch_size"
+  ):
+    shape_of_loss(objective)

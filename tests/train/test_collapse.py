@@ -1,0 +1,113 @@
+"""What keeps a method from collapsing, taken away: the collapse AUC sees it.
+
+On scikit-learn's digits, with an MLP for a backbone.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from jssl.augment import Augment
+from jssl.diagnostics.spectrum import collapse_auc, singular_values
+from jssl.models.backbone import Backbone
+from jssl.models.heads import Head
+from jssl.objectives.byol import BYOL
+from jssl.objectives.simsiam import SimSiam
+from jssl.objectives.vicreg import VICReg
+from jssl.optim import Optim, make_optimizer
+from jssl.train.state import init_state, trained
+from jssl.train.step import make_train_step
+
+STEPS, BATCH, WIDTH = 300, 128, 32
+AUGMENT = Augment(
+  crop_size_px=8,
+  crop_min_area=0.5,
+  jitter_probability=0.8,
+  brightness=0.4,
+  contrast=0.4,
+)
+PROJECTOR, PREDICTOR = Head((64,), 32), Head((16,), 32)
+
+
+@functools.cache
+def digits():
+  images = load_digits().images[..., None]
+  return np.round(images * 255 / 16).astype(np.uint8)
+
+
+def mlp() -> Backbone:
+  """8 x 8 images to 32 features."""
+
+  def init(key, image_shape):
+    first, second = jax.random.split(key)
+    normal = jax.nn.initializers.he_normal()
+    return {
+      "params": {
+        "first": normal(first, (64, 64)),
+        "second": normal(second, (64, WIDTH)),
+      }
+    }
+
+  def apply(variables, images, *, train, keys=None):
+    x = images.reshape(len(images), -1) - 0.3
+    params = variables["params"]
+    return jax.nn.relu(x @ params["first"]) @ params["second"], variables
+
+  return Backbone(init, apply, WIDTH)
+
+
+def auc_after_training(objective):
+  backbone, shape = mlp(), (8, 8, 1)
+  params = jax.eval_shape(
+    lambda: trained(
+      backbone.init(jax.random.key(0), shape),
+      objective.init(jax.random.key(0), WIDTH)[0],
+    )
+  )
+  groups = {
+    "backbone": jax.tree.map(lambda _: "backbone", params["backbone"]),
+    "head": objective.groups(params["head"]),
+  }
+  optimizer = make_optimizer(
+    Optim("sgd", 0.1, weight_decay=1e-3), groups, {}, total_steps=STEPS
+  )
+  state = init_state(0, backbone, objective, optimizer, shape)
+  step = jax.jit(make_train_step(backbone, objective, AUGMENT, optimizer))
+  random = np.random.default_rng(0)
+  for _ in range(STEPS):
+    images = digits()[random.integers(len(digits()), size=BATCH)]
+    state, _ = step(
+      state, {"image": images, "label": jnp.zeros(BATCH, jnp.int32)}
+    )
+  pixels = digits().astype(np.float32) / 255
+  h, _ = backbone.apply(state.backbone, pixels, train=False)
+  return collapse_auc(singular_values(np.asarray(h)))
+
+
+SIMSIAM = {"projector": PROJECTOR, "predictor": PREDICTOR}
+BYOLS = {"projector": PROJECTOR, "momentum_start": 0.9, "total_steps": STEPS}
+
+
+@pytest.mark.parametrize(
+  ("sound", "collapsing"),
+  [
+    (
+      SimSiam(**SIMSIAM, constant_predictor_rate=False),
+      SimSiam(**SIMSIAM, constant_predictor_rate=False, stop_gradient=False),
+    ),
+    (BYOL(**BYOLS, predictor=PREDICTOR), BYOL(**BYOLS, predictor=Head())),
+    (
+      VICReg(projector=PROJECTOR),
+      VICReg(projector=PROJECTOR, variance_weight=0.0),
+    ),
+  ],
+  ids=["simsiam", "byol", "vicreg"],
+)
+def test_the_auc_says_what_collapsed(sound, collapsing):
+  alive, dead = auc_after_training(sound), auc_after_training(collapsing)
+  print(alive, dead)
+  assert alive < dead - 0.05
