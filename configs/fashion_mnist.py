@@ -124,5 +124,7 @@ def get_config(arg: str = "simclr") -> ConfigDict:
       "train": {"steps": steps},
       "checkpoint": {"every_steps": steps},
       "log": {"every_steps": 26},
+      # Small: sixteen methods are probed.
+      "probe": {"label_fractions": (), "minibatch_epochs": 5},
     }
   )

@@ -7,6 +7,10 @@ reaches for an accelerator.
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into compiling programs that run once.
+os.environ["XLA_FLAGS"] = (
+  "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
