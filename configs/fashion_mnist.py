@@ -6,10 +6,10 @@
     python -m jssl.probe --workdir=W
 
 Variants: a method, and after a comma epochs, as in `:byol,24`; by default
-SimCLR (Chen et al., ICML 2020) and 2. Backbone, views, batch, steps and
+SimCLR (Chen et al., ICML 2020) and 1. Backbone, views, batch, steps and
 optimizer are the same for all; what differs is below, and is the method's own.
 
-Cost: 2 epochs, minutes on two CPU cores. Expected, and measured: see
+Cost: an epoch, minutes on two CPU cores. Expected, and measured: see
 docs/methods.md, which `python -m jssl.study methods` makes.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jssl import recipes
 from jssl.build import with_defaults
 
 # As wide as the backbone's features allow to tell something; the papers' are
@@ -32,18 +33,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "temperature": 0.1,
     "queue_size": 4096,
     "projector": _PROJECTOR,
-    "predictor": {"hidden_dims": (512,), "out_dim": 128},
+    "predictor": _PROJECTOR,
   },
   "moco_v3": {
     "temperature": 0.2,
     "projector": _PROJECTOR,
-    "predictor": {"hidden_dims": (512,), "out_dim": 128},
+    "predictor": _PROJECTOR,
     "momentum_start": 0.99,
   },
   "spectral": {"projector": _WIDE},
   "byol": {
     "projector": _PROJECTOR,
-    "predictor": {"hidden_dims": (512,), "out_dim": 128},
+    "predictor": _PROJECTOR,
     "momentum_start": 0.99,
   },
   "simsiam": {
@@ -76,17 +77,15 @@ METHODS: dict[str, dict[str, Any]] = {
   "dissl": {
     "num_prototypes": 1024,
     "student": {"out_dim": 128},
-    "teacher": {"hidden_dims": (512,)},
+    "teacher": {"hidden_dims": (512,), "out_dim": 128},
   },
 }
 
 
 def get_config(arg: str = "simclr") -> ConfigDict:
-  method, _, epochs = arg.partition(",")
-  if method not in METHODS:
-    raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+  method, epochs = recipes.variant(arg, tuple(METHODS), 1)
   batch_size = 256
-  steps = 60_000 // batch_size * int(epochs or 2)
+  steps = 60_000 // batch_size * epochs
   return with_defaults(
     {
       "data": {

@@ -4,7 +4,8 @@ State: batch statistics of both heads. Nothing is stop-gradient, and nothing is
 averaged, centred or balanced: the entropy of the batch's mean keeps the teacher
 from collapsing. In the paper: 16,384 prototypes, a linear student through 512
 dimensions and an MLP for the teacher, temperatures 1 and 0.5, weights 2.3 and
-0.8 (0.6 on ImageNet); TinyImageNet: Adam at 2e-3, decay 1e-6, batch 256.
+0.8 (0.6 on ImageNet); TinyImageNet: Adam at 2e-3, decay 1e-6, batch 256. The
+last layers have a bias there, the prototypes here don't.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class DISSL(Objective):
   marginal_weight: float = 2.3
   invariance_weight: float = 0.8
   student: Head = Head((), 512, last_norm="affine")
-  teacher: Head = Head((1024, 1024), 0)
+  teacher: Head = Head((1024,), 512, last_norm="affine")
   num_views: int = 2
   multi_crop = True
 
