@@ -6,7 +6,8 @@
 
 Variants: `:800` epochs (the default, with the paper's 10 small crops), or any
 number over 30. Prototypes are unit vectors; the authors' ViT-S learns their
-lengths too. What the paper doesn't say is as in the authors' code.
+lengths too; clipping is of the whole gradient, theirs of each parameter's. What
+the paper doesn't say is as in the authors' code.
 `--config.model.scan_layers=True` compiles one block instead of 12.
 
 Cost: batch 1024, 800 epochs of ImageNet with 12 crops an image; not for a CPU;

@@ -5,8 +5,8 @@
     python -m jssl.probe --workdir=W
 
 Variants: `:100` epochs (the default), or any other number. Batch, epochs, head
-and SGD are the paper's; learning rate and augmentation are SimSiam's, as in its
-code (from memory). 384 images divide over 8 or 128 devices, not over 256.
+and SGD are the authors' code's, the augmentation SimSiam's. 384 images divide
+over 8 or 128 devices, not over 256.
 
 Cost: batch 384, 100 epochs of ImageNet; not for a CPU; compile it for your
 slice first. Expected: not measured here.
@@ -27,7 +27,11 @@ def get_config(arg: str = "100") -> ConfigDict:
       "model": recipes.resnet(50),
       "objective": {
         "name": "spectral",
-        "projector": {"hidden_dims": (2048, 2048), "out_dim": 2048},
+        "projector": {
+          "hidden_dims": (8192, 8192),
+          "out_dim": 8192,
+          "last_norm": "affine",
+        },
       },
       "optim": {
         "name": "sgd",

@@ -30,7 +30,7 @@ def get_config(arg: str = "100") -> ConfigDict:
         "projector": {"hidden_dims": (1024,), "out_dim": 128},
       },
       "optim": {
-        "name": "adamw",
+        "name": "adam",
         "learning_rate": 2e-3,
         # From memory: 500 in the authors' code, and this decay.
         "warmup_steps": 500,

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jssl import checkpoint, sections
 from jssl import mesh as mesh_lib
-from jssl.augment import Augment
+from jssl.augment import Augment, views
 from jssl.data.order import Order
 from jssl.data.sources import Source, open_source
 from jssl.models.backbone import Backbone, init_variables
@@ -45,7 +46,7 @@ from jssl.objectives.supcon import SupCon
 from jssl.objectives.swav import SwAV
 from jssl.objectives.vicreg import VICReg
 from jssl.objectives.w_mse import WMSE
-from jssl.optim import Optim
+from jssl.optim import Optim, make_optimizer
 from jssl.typing import Variables
 
 T = TypeVar("T")
@@ -109,6 +110,7 @@ class Run(NamedTuple):
   objective: Objective
   head: HeadUpdate
   optim: Optim
+  optimizer: optax.GradientTransformation
   order: Order
   mesh: Mesh
   train: sections.Train
@@ -162,7 +164,10 @@ def section(config: ConfigDict, name: str, cls: type[T]) -> T:
 
 
 def _filled(name: str, given: Mapping[str, Any], cls: type[T]) -> T:
-  """Returns the dataclass of a section, or of a section within one."""
+  """Returns the dataclass of a section, or of a section within one.
+
+  What isn't given of a section within is that of its field's default.
+  """
   if not isinstance(given, Mapping | ConfigDict):
     raise TypeError(f"{name}={given!r} must be a section of its own")
   hints = typing.get_type_hints(cls)
@@ -173,11 +178,18 @@ def _filled(name: str, given: Mapping[str, Any], cls: type[T]) -> T:
       continue  # It chose the class.
     if key not in fields:
       raise ValueError(f"{name}.{key} is not a key; {_suggest(key, fields)}")
+    default = fields[key].default
+    if _is_section(default) and isinstance(value, Mapping | ConfigDict):
+      value = {**dataclasses.asdict(default), **value}
     values[key] = _coerce(f"{name}.{key}", value, hints[key])
   for key, field in fields.items():
     if key not in values and field.default is dataclasses.MISSING:
       raise ValueError(f"{name}.{key} is missing from the config")
   return cls(**values)
+
+
+def _is_section(value: Any) -> typing.TypeGuard[Any]:
+  return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _fields(cls: Any) -> dict[str, dataclasses.Field]:
@@ -221,7 +233,7 @@ def _completed(cls: type | None, given: Mapping[str, Any]) -> dict[str, Any]:
   complete = dict(given)
   for key, field in _fields(cls).items() if cls else ():
     default = field.default
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+    if _is_section(default):
       complete[key] = {**dataclasses.asdict(default), **given.get(key, {})}
     elif default is not dataclasses.MISSING:
       complete.setdefault(key, default)
@@ -244,6 +256,49 @@ def objective(config: ConfigDict, total_steps: int) -> Objective:
   if getattr(method, "total_steps", None) == 0:
     return dataclasses.replace(method, total_steps=total_steps)
   return method
+
+
+def optimizer(
+  optim: Optim,
+  encoder: Backbone,
+  method: Objective,
+  head: HeadUpdate,
+  image_shape: tuple[int, int, int],
+  total_steps: int,
+) -> optax.GradientTransformation:
+  """Returns the optimizer of backbone and head, or of the backbone alone.
+
+  Of `{"backbone": ..., "head": ...}`; the head is {} where it has an optimizer
+  of its own (`head.update`).
+
+  Raises:
+    ValueError: the method schedules what it doesn't have, the warm-up is too
+      long, or LARS or LAMB have nothing to adapt.
+  """
+
+  def parameters() -> Any:
+    head_params, _ = method.init(jax.random.key(0), encoder.feature_dim)
+    variables = init_variables(0, encoder, image_shape)
+    joint = head.update == "joint"
+    return {
+      "backbone": variables["params"],
+      "head": head_params if joint else {},
+    }
+
+  shapes = jax.eval_shape(parameters)
+  groups = {
+    "backbone": jax.tree.map(lambda _: "backbone", shapes["backbone"]),
+    "head": method.groups(shapes["head"]),
+  }
+  made = make_optimizer(
+    optim,
+    groups,
+    method.schedules(),
+    total_steps=total_steps,
+    constant=method.constant_rates(),
+  )
+  jax.eval_shape(made.init, shapes)
+  return made
 
 
 def mesh(
@@ -286,9 +341,14 @@ def _check_parts(
 
 
 def _check_objective(
-  method: Objective, augment: Augment, head: HeadUpdate
+  method: Objective, augment: Augment, head: HeadUpdate, images: Source
 ) -> None:
   """Raises ValueError where a method doesn't go with other sections."""
+  if method.uses_labels and not images.num_classes:
+    raise ValueError(
+      f"data.name={images.name!r} has no labels, and {type(method).__name__} "
+      "(objective.name) learns from them"
+    )
   if augment.num_small and not method.multi_crop:
     takers = [name for name, cls in _OBJECTIVES.items() if cls.multi_crop]
     raise ValueError(
@@ -310,38 +370,40 @@ def _check_shapes(
   encoder: Backbone,
   method: Objective,
   augment: Augment,
-  data: sections.Data,
+  batch_size: int,
+  train: sections.Train,
+  head: HeadUpdate,
   image_shape: tuple[int, int, int],
 ) -> None:
-  """Traces model and loss: what doesn't fit raises, nothing is allocated.
+  """Traces views, model and loss: what doesn't fit raises, unallocated.
 
-  Crops against patches, channels against mean and std, a queue against the
-  batch, heads against each other.
+  Views against probabilities, crops against patches, channels against mean and
+  std, groups of batch statistics against a chunk, a queue against the batch.
   """
-  b = data.batch_size
+  chunk = batch_size // train.chunks
+  rows = batch_size // 2 if head.batch == "fresh" else batch_size
 
   def traced() -> Any:
-    variables = init_variables(0, encoder, image_shape)
     key = jax.random.key(0)
-
-    def features(size_px: int, views: int) -> jax.Array:
-      images = jnp.zeros((views, size_px, size_px, image_shape[-1]))
-      h, _ = encoder.apply(variables, images, train=False)
-      return jnp.zeros((views, b, h.shape[-1]))
-
-    large = features(augment.crop_size_px, method.num_views)
-    student: tuple[jax.Array, ...] = (large,)
-    if augment.num_small:
-      small = features(augment.small_crop_size_px, augment.num_small)
-      student = (large, small)
+    variables = init_variables(0, encoder, image_shape)
+    pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
+    keys = jax.random.split(key, chunk)
+    student = []
+    for images in views(augment, keys, pixels, method.num_views):
+      v = len(images)
+      h, _ = encoder.apply(
+        variables, images.reshape(chunk * v, *images.shape[2:]), train=True
+      )
+      student.append(jnp.zeros((v, rows, h.shape[-1])))
+    has_teacher = method.teacher_momentum(0) is not None
     head_params, state = method.init(key, encoder.feature_dim)
     return method.loss(
       head_params,
       state,
       Features(
-        student,
-        (large,) if method.teacher_momentum(0) is not None else (),
-        jnp.zeros(b, jnp.int32),
+        tuple(student),
+        (student[0],) if has_teacher else (),
+        jnp.zeros(rows, jnp.int32),
       ),
       key=key,
       step=0,
@@ -382,7 +444,6 @@ def run(
   order = section(config, "order", Order)
   _check_parts(data, train, head, device_mesh)
   optim = section(config, "optim", Optim)
-  optim.schedule(train.steps)
   encoder = backbone(config)
   train_source = train_source or source(config, data.split)
   if data.batch_size > len(train_source):
@@ -394,10 +455,13 @@ def run(
     images=len(train_source), batch_size=data.batch_size, steps=train.steps
   )
   method = objective(config, train.steps)
-  _check_objective(method, augment, head)
+  _check_objective(method, augment, head, train_source)
   channels = train_source.image_shape[-1]
   image_shape = (augment.crop_size_px, augment.crop_size_px, channels)
-  _check_shapes(encoder, method, augment, data, image_shape)
+  chain = optimizer(optim, encoder, method, head, image_shape, train.steps)
+  _check_shapes(
+    encoder, method, augment, data.batch_size, train, head, image_shape
+  )
   return Run(
     seed=_coerce("seed", config.get("seed", 0), int),
     data=data,
@@ -408,6 +472,7 @@ def run(
     objective=method,
     head=head,
     optim=optim,
+    optimizer=chain,
     order=order,
     mesh=device_mesh,
     train=train,

@@ -101,6 +101,7 @@ class InitFrom:
     workdir: of that run; "" starts at random.
     step: of its checkpoint; -1 takes the last.
     heads: whether to take head parameters and the objective's state as well.
+      An averaged backbone always begins as a copy of the backbone.
   """
 
   workdir: str = ""

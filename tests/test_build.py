@@ -59,7 +59,7 @@ def test_a_run_is_made_of_the_config():
     ({"model.mean": (0.5, 0.5)}, ValueError, "model.mean"),
     ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3 x mesh.fsdp=3"),
     ({"optim.warmup_steps": 9999}, ValueError, "optim.warmup_steps=9999"),
-    ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*'adamw'"),
+    ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*'adam'"),
     ({"optims.name": "adamw"}, ValueError, "optims is not a section.*'optim'"),
     ({"augment.hue": 0.7}, ValueError, "augment.hue=0.7"),
     ({"train.steps": 0}, ValueError, "train.steps=0"),
@@ -77,7 +77,7 @@ def test_a_run_is_made_of_the_config():
         "objective": {"name": "swav"},
       },
       ValueError,
-      "12 x 12 px.*model.patch_size_px=8",
+      "12 x 12 px.*model.patch_size_px=8.*small_crop_size_px",
     ),
     (
       {"objective": {"name": "moco_v3", "queue_size": 1000}},
@@ -106,6 +106,25 @@ def test_a_run_is_made_of_the_config():
       "train.chunks=64",
     ),
     ({"optim.momentum": 1.5}, ValueError, "optim.momentum=1.5"),
+    (
+      {"augment.blur_probability": (0.1, 0.2, 0.3)},
+      ValueError,
+      "augment.blur_probability=.*num_views",
+    ),
+    (
+      {
+        "head.update": "alternating",
+        "head.batch": "fresh",
+        "objective": {"name": "w_mse", "projector": {"out_dim": 128}},
+      },
+      ValueError,
+      "data.batch_size=128 must be larger",
+    ),
+    (
+      {"head.update": "implicit"},
+      ValueError,
+      "head.l2=0 and head.damping=0",
+    ),
   ],
 )
 def test_what_does_not_fit_is_named(overrides, error, match):

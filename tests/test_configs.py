@@ -28,6 +28,7 @@ class Shapes:
   def __init__(self, data):
     size = data.image_size_px
     self.image_shape = (size, size, CHANNELS.get(data.name, 3))
+    self.name, self.num_classes = data.name, 10
 
   def __len__(self):
     return 2**20

@@ -90,7 +90,7 @@ def test_imports_go_down(path):
     ("orbax", {"checkpoint"}),
     ("grain", {"data"}),
     ("flax", {"models"}),
-    ("optax", {"objectives", "optim", "schedules", "train", "probe"}),
+    ("optax", {"build", "objectives", "optim", "schedules", "train", "probe"}),
     ("ml_collections", {"build", "train", "probe", "report", "study"}),
     ("tensorflow", set()),
     ("torch", set()),

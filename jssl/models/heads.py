@@ -1,9 +1,11 @@
 """Heads: small networks that objectives own, from h to z."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -52,6 +54,12 @@ class MLP(nn.Module):
         dtype=dtype,
       )(x)
     return x
+
+
+def unit(z: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+  """Returns rows of length 1; zero rows stay."""
+  square = jnp.sum(z**2, axis=-1, keepdims=True)
+  return z * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,3 +112,24 @@ class Head:
       {"params": params, **state}, x, train=True, mutable=[*state]
     )
     return z, moved
+
+
+def init_heads(
+  key: Key, heads: Mapping[str, tuple[Head, int]]
+) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+  """Returns `(params, state)` of several heads, by their names.
+
+  Args:
+    key: a part of it for each head.
+    heads: each with the width of what goes in.
+  """
+  keys = jax.random.split(key, len(heads))
+  pairs = [
+    head.init(k, width)
+    for k, (head, width) in zip(keys, heads.values(), strict=True)
+  ]
+  params, state = zip(*pairs, strict=True)
+  return (
+    dict(zip(heads, params, strict=True)),
+    dict(zip(heads, state, strict=True)),
+  )

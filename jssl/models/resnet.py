@@ -85,6 +85,7 @@ class Encoder(nn.Module):
   depth: int
   width: int
   small_images: bool
+  max_pool: bool
   norm_groups: int
   expand_dim: int
   dtype: jnp.dtype
@@ -105,7 +106,7 @@ class Encoder(nn.Module):
       not train, self.norm_groups, dtype=self.dtype, name="stem_norm"
     )(x)
     x = nn.relu(x)
-    if not self.small_images:
+    if self.max_pool:
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for stage, blocks in enumerate(_STAGES[self.depth]):
       for i in range(blocks):
@@ -136,6 +137,8 @@ class ResNet:
     depth: 18, 34 or 50.
     small_images: a stem of one 3x3 convolution for images of 28 to 64 px
       (SimCLR, appendix B.9), instead of 7x7 with stride 2 and a max-pool.
+    small_max_pool: whether the small stem has the max-pool too, as it has for
+      images of 64 px in the code of Dubois et al.
     width: channels of the stem, 64 in the papers.
     norm_groups: parts of the batch that have batch statistics of their own; 1
       takes them over the whole batch, on whatever devices it lies. In multiples
@@ -154,6 +157,7 @@ class ResNet:
 
   depth: int
   small_images: bool
+  small_max_pool: bool = False
   width: int = 64
   norm_groups: int = 1
   expand_dim: int = 0
@@ -188,6 +192,7 @@ class ResNet:
       self.depth,
       self.width,
       self.small_images,
+      not self.small_images or self.small_max_pool,
       self.norm_groups,
       self.expand_dim,
       jnp.dtype(self.dtype),

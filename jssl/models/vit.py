@@ -62,7 +62,8 @@ class Encoder(nn.Module):
     if h % size or w % size:
       raise ValueError(
         f"images of {h} x {w} px do not divide into patches of "
-        f"model.patch_size_px={size}; change it or augment.crop_size_px"
+        f"model.patch_size_px={size}; change it or augment.crop_size_px "
+        "(augment.small_crop_size_px, of small crops)"
       )
     x = patches(images.astype(self.dtype), size)
     x = nn.Dense(self.width, dtype=self.dtype, name="embed")(x)

@@ -12,7 +12,12 @@ from jaxtyping import Array, Float
 
 from jssl import schedules, tree
 from jssl.models.heads import Head
-from jssl.objectives.base import Features, Objective, check_range
+from jssl.objectives.base import (
+  Features,
+  Objective,
+  check_range,
+  check_same_width,
+)
 from jssl.typing import Key, PyTree, Scalar, Step
 
 
@@ -41,11 +46,20 @@ class Averaged(Objective):
     check_range("total_steps", self.total_steps, 0)
 
   def teacher_momentum(self, step: Step) -> Scalar | float:
-    """Of the averaged backbone and of the averaged projector."""
+    """Of the averaged backbone and of the averaged projector.
+
+    Raises:
+      ValueError: `total_steps` is 0 and the momentum should change.
+    """
+    if self.momentum_start == self.momentum_end:
+      return self.momentum_start
+    if not self.total_steps:
+      raise ValueError(
+        "objective.total_steps=0: a momentum that ends with the run needs its "
+        "steps; configs get them from train.steps"
+      )
     return schedules.cosine(
-      self.momentum_start,
-      self.momentum_end,
-      total_steps=max(self.total_steps, 1),
+      self.momentum_start, self.momentum_end, total_steps=self.total_steps
     )(step)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
@@ -58,6 +72,17 @@ class Averaged(Objective):
       "teacher": teacher,
       "teacher_projector": jax.tree.map(jnp.copy, state),
     }
+
+  def init_with_predictor(
+    self, key: Key, feature_dim: int, predictor: Head
+  ) -> tuple[dict, dict]:
+    """The same with a predictor, as wide as the projector and not averaged."""
+    first, second = jax.random.split(key)
+    params, state = Averaged.init(self, first, feature_dim)
+    width = self.projector.width(feature_dim)
+    check_same_width(projector=width, predictor=predictor.width(width))
+    params["predictor"], state["predictor"] = predictor.init(second, width)
+    return params, state
 
   def project(
     self, head_params: dict, state: dict, h: Float[Array, "v b d"]

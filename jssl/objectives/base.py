@@ -53,10 +53,12 @@ class Objective(abc.ABC):
   Attributes:
     num_views: large views that are made of each image.
     multi_crop: whether small crops are welcome besides.
+    uses_labels: whether every image needs a label.
   """
 
   num_views: int = 2
   multi_crop: bool = False
+  uses_labels: bool = False
 
   @abc.abstractmethod
   def init(

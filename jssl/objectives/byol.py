@@ -3,18 +3,16 @@
 State: batch statistics, the averaged projector. Stop-gradient: the targets. In
 the paper: projector and predictor of one hidden layer of 4096 and 256 out, no
 norm at the end, momentum 0.996 to 1 along a cosine, LARS at 0.2 b/256 with
-decay 1.5e-6, batch 4096, 1000 epochs (0.45, 1e-6 and 0.99 for 300), asymmetric
+decay 1.5e-6, batch 4096, 1000 epochs (0.3, 1e-6 and 0.99 for 300), asymmetric
 augmentation: blur 1 and 0.1, solarisation 0 and 0.2.
 """
 
 import dataclasses
 
-import jax
-
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.averaged import Averaged
-from jssl.objectives.base import Aux, Features, check_same_width
+from jssl.objectives.base import Aux, Features
 from jssl.typing import Key, Scalar, Step
 
 
@@ -33,12 +31,7 @@ class BYOL(Averaged):
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns both heads' parameters, and what is remembered."""
-    first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
-    width = self.projector.width(feature_dim)
-    check_same_width(projector=width, predictor=self.predictor.width(width))
-    params["predictor"], state["predictor"] = self.predictor.init(second, width)
-    return params, state
+    return self.init_with_predictor(key, feature_dim, self.predictor)
 
   def loss(
     self,

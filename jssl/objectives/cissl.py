@@ -11,10 +11,8 @@ the rest of its recipe.
 
 import dataclasses
 
-import jax
-
 from jssl import losses
-from jssl.models.heads import Head
+from jssl.models.heads import Head, init_heads
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -48,12 +46,12 @@ class CISSL(Objective):
       student=self.student.width(feature_dim),
       teacher=self.teacher.width(feature_dim),
     )
-    first, second = jax.random.split(key)
-    student, student_state = self.student.init(first, feature_dim)
-    teacher, teacher_state = self.teacher.init(second, feature_dim)
-    return (
-      {"student": student, "teacher": teacher},
-      {"student": student_state, "teacher": teacher_state},
+    return init_heads(
+      key,
+      {
+        "student": (self.student, feature_dim),
+        "teacher": (self.teacher, feature_dim),
+      },
     )
 
   def loss(

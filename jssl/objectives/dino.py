@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses, schedules, tree
-from jssl.models.heads import Head
+from jssl.models.heads import Head, unit
 from jssl.objectives.averaged import Averaged
 from jssl.objectives.base import Aux, Features, check_positive, check_range
-from jssl.objectives.queue import unit
 from jssl.schedules import Schedule
 from jssl.typing import Key, Scalar, Step
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses
-from jssl.models.heads import Head
+from jssl.models.heads import Head, init_heads
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -69,13 +69,14 @@ class DISSL(Objective):
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns both heads with prototypes, and their batch statistics."""
-    params, state = {}, {}
-    keys = jax.random.split(key, 4)
-    for i, name in enumerate(("student", "teacher")):
-      head: Head = getattr(self, name)
-      params[name], state[name] = head.init(keys[2 * i], feature_dim)
+    heads = {"student": self.student, "teacher": self.teacher}
+    first, *keys = jax.random.split(key, 3)
+    params, state = init_heads(
+      first, {name: (head, feature_dim) for name, head in heads.items()}
+    )
+    for k, (name, head) in zip(keys, heads.items(), strict=True):
       width = head.width(feature_dim)
-      normal = jax.random.normal(keys[2 * i + 1], (self.num_prototypes, width))
+      normal = jax.random.normal(k, (self.num_prototypes, width))
       params[f"{name}_prototypes"] = normal / math.sqrt(width)
     return params, state
 

@@ -26,7 +26,6 @@ from jssl.objectives.base import (
   Features,
   check_positive,
   check_range,
-  check_same_width,
 )
 from jssl.typing import Key, Scalar, Step
 
@@ -56,15 +55,11 @@ class MoCoV3(Averaged):
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns both heads' parameters, and what is remembered."""
-    keys = jax.random.split(key, 3)
-    params, state = super().init(keys[0], feature_dim)
-    width = self.projector.width(feature_dim)
-    check_same_width(projector=width, predictor=self.predictor.width(width))
-    params["predictor"], state["predictor"] = self.predictor.init(
-      keys[1], width
-    )
+    first, second = jax.random.split(key)
+    params, state = self.init_with_predictor(first, feature_dim, self.predictor)
     if self.queue_size:
-      state["queue"] = queue.full(keys[2], self.queue_size, width)
+      width = self.projector.width(feature_dim)
+      state["queue"] = queue.full(second, self.queue_size, width)
     return params, state
 
   def loss(

@@ -8,13 +8,14 @@ at 0.3 b/256, decay 1e-6, batch 4096, 1000 epochs.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import losses
-from jssl.models.heads import Head
+from jssl.models.heads import Head, init_heads
 from jssl.objectives import queue
 from jssl.objectives.base import (
   Aux,
@@ -47,18 +48,18 @@ class NNCLR(Objective):
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns both heads' parameters; batch statistics and a random queue."""
-    keys = jax.random.split(key, 3)
     width = self.projector.width(feature_dim)
     check_same_width(projector=width, predictor=self.predictor.width(width))
-    params, state = {}, {}
-    params["projector"], state["projector"] = self.projector.init(
-      keys[0], feature_dim
+    first, second = jax.random.split(key)
+    params, state = init_heads(
+      first,
+      {
+        "projector": (self.projector, feature_dim),
+        "predictor": (self.predictor, width),
+      },
     )
-    params["predictor"], state["predictor"] = self.predictor.init(
-      keys[1], width
-    )
-    state["queue"] = queue.full(keys[2], self.queue_size, width)
-    return params, state
+    filled = queue.full(second, self.queue_size, width)
+    return params, {**state, "queue": filled}
 
   def loss(
     self,
@@ -96,5 +97,25 @@ class NNCLR(Objective):
 def _nearest(
   z: Float[Array, "b d"], bank: Float[Array, "q d"]
 ) -> Float[Array, "b d"]:
-  """Returns the row of the bank that is most similar to each row."""
-  return bank[jnp.argmax(z @ bank.T, axis=1)]
+  """Returns the row of the bank that is most similar to each row.
+
+  As many rows of the bank at a time as there are in a batch, and in float32:
+  neighbours are near each other.
+  """
+  b, d = z.shape
+
+  def nearer(
+    best: tuple[Float[Array, "b"], Float[Array, "b d"]],
+    tile: Float[Array, "t d"],
+  ) -> tuple[tuple[Array, Array], None]:
+    similarity, row = best
+    scores = jnp.matmul(z, tile.T, precision=jax.lax.Precision.HIGHEST)
+    found = scores.max(axis=1)
+    near = tile[jnp.argmax(scores, axis=1)]
+    row = jnp.where((found > similarity)[:, None], near, row)
+    return (jnp.maximum(found, similarity), row), None
+
+  start = jnp.full(b, -jnp.inf, z.dtype), jnp.zeros((b, d), bank.dtype)
+  tiles = bank.reshape(-1, math.gcd(b, len(bank)), d)
+  (_, nearest), _ = jax.lax.scan(nearer, start, tiles)
+  return nearest

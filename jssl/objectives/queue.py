@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jssl.models.heads import unit
 from jssl.typing import Key
 
 
@@ -19,12 +20,6 @@ class Queue(NamedTuple):
 
   rows: Float[Array, "q d"]
   cursor: Int[Array, ""]
-
-
-def unit(z: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-  """Returns rows of length 1; zero rows stay."""
-  square = jnp.sum(z**2, axis=-1, keepdims=True)
-  return z * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
 
 
 def full(key: Key, size: int, dim: int) -> Queue:

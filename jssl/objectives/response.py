@@ -11,7 +11,9 @@ theta makes of phi* is one of three:
 - unrolled: the gradient of those steps, exact for what they computed;
 - implicit: the gradient of the solution, by the implicit function theorem,
   dphi*/dtheta = -[d2 L_inner / dphi2]^-1 d2 L_inner / dphi dtheta. Exact where
-  solved, whatever the way there.
+  solved, whatever the way there. It is solved for by conjugate gradients, which
+  need a positive second derivative: far from a minimum that of a head is not,
+  unless `l2` or `damping` makes it so; a few inner steps are better unrolled.
 
 The first idea is that of Gupta et al., "Understanding and Improving the Role of
 Projection Head in Self-Supervised Learning", 2022, of which only the abstract
@@ -45,7 +47,8 @@ class HeadUpdate:
     learning_rate: of the inner optimizer, constant.
     momentum: of "sgd".
     batch: "same": both see the whole batch; "fresh": the head learns from one
-      half of it and the backbone from the other.
+      half of it and the backbone from the other. Each loss then has half the
+      batch's negatives, and all inner steps see the same half.
     l2: half of it times the squared norm of the head is part of the inner loss.
     damping: added to the inner second derivative ("implicit").
     solver_iterations: of conjugate gradients, at most ("implicit").
@@ -70,6 +73,12 @@ class HeadUpdate:
         raise ValueError(f"head.{name}={getattr(self, name)} must not be < 0")
     if not 0 <= self.momentum < 1:
       raise ValueError(f"head.momentum={self.momentum} must be in [0, 1)")
+    if self.update == "implicit" and not self.l2 + self.damping:
+      raise ValueError(
+        'head.update="implicit" with head.l2=0 and head.damping=0: the inner '
+        "second derivative must be positive, and a head's alone is not; raise "
+        "one of them"
+      )
     if self.update == "joint" and self.batch == "fresh":
       raise ValueError(
         'head.batch="fresh" needs a head.update that is not "joint"'

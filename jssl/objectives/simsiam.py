@@ -8,10 +8,8 @@ batch 256 to 512, 100 epochs.
 
 import dataclasses
 
-import jax
-
 from jssl import losses
-from jssl.models.heads import Head
+from jssl.models.heads import Head, init_heads
 from jssl.objectives.base import Aux, Features, Objective, check_same_width
 from jssl.typing import Key, Scalar, Step
 
@@ -37,13 +35,13 @@ class SimSiam(Objective):
     """Returns both heads' parameters, and their batch statistics."""
     width = self.projector.width(feature_dim)
     check_same_width(projector=width, predictor=self.predictor.width(width))
-    params, state = {}, {}
-    width = feature_dim
-    for i, name in enumerate(("projector", "predictor")):
-      head: Head = getattr(self, name)
-      params[name], state[name] = head.init(jax.random.fold_in(key, i), width)
-      width = head.width(width)
-    return params, state
+    return init_heads(
+      key,
+      {
+        "projector": (self.projector, feature_dim),
+        "predictor": (self.predictor, width),
+      },
+    )
 
   def constant_rates(self) -> frozenset[str]:
     """The predictor, if its rate doesn't decay."""

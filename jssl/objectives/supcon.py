@@ -29,6 +29,7 @@ class SupCon(Projected):
 
   temperature: float = 0.1
   projector: Head = Head((2048,), 128, norm=False)
+  uses_labels = True
 
   def __post_init__(self) -> None:
     check_positive(temperature=self.temperature)

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses, schedules
-from jssl.models.heads import Head
-from jssl.objectives import queue
+from jssl.models.heads import Head, unit
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -65,7 +64,7 @@ class SwAV(Objective):
     first, second = jax.random.split(key)
     params, state = self.projector.init(first, feature_dim)
     shape = (self.num_prototypes, self.projector.width(feature_dim))
-    prototypes = queue.unit(jax.random.normal(second, shape))
+    prototypes = unit(jax.random.normal(second, shape))
     return {"projector": params, "prototypes": prototypes}, {"projector": state}
 
   def schedules(self) -> Mapping[str, Schedule]:
@@ -90,7 +89,7 @@ class SwAV(Objective):
       head_params["projector"], state["projector"], h
     )
     loss = losses.swav(
-      queue.unit(z),
+      unit(z),
       head_params["prototypes"],
       temperature=self.temperature,
       epsilon=self.epsilon,
@@ -104,5 +103,5 @@ class SwAV(Objective):
   ) -> tuple[PyTree, PyTree]:
     """Brings the prototypes back to length 1."""
     del state, step
-    prototypes = queue.unit(head_params["prototypes"])
+    prototypes = unit(head_params["prototypes"])
     return {**head_params, "prototypes": prototypes}, carry

@@ -25,7 +25,8 @@ class Optim:
   """The `optim` section of a config.
 
   Attributes:
-    name: "adamw" (Loshchilov & Hutter, ICLR 2019), "sgd" with momentum, "lars"
+    name: "adamw" (Loshchilov & Hutter, ICLR 2019), "adam" (its decay is L2,
+      part of the gradient, as in torch's), "sgd" with momentum, "lars"
       (You et al., 2017; the momentum keeps scaled updates, as in SimCLR's
       code), or "lamb" (You et al., ICLR 2020, algorithm 2 with phi(x) = x; the
       moments are corrected for their bias, which BERT's code leaves out, and
@@ -33,19 +34,19 @@ class Optim:
     learning_rate: at its peak, of the whole batch, not of 256 images.
     warmup_steps: steps of linear warm-up; a cosine to the end follows.
     end_fraction: last learning rate over the peak.
-    weight_decay: decoupled for adamw and lamb, added to the gradient for sgd
-      and lars.
+    weight_decay: decoupled for adamw and lamb, added to the gradient for adam,
+      sgd and lars.
     weight_decay_end: value that the weight decay reaches at the end of the run,
       on half a cosine from `weight_decay` (DINO: 0.04 to 0.4); negative for a
       constant decay.
     clip_norm: largest norm of the whole gradient; 0 doesn't clip.
     momentum: of sgd and lars.
-    b1: of adamw and lamb.
-    b2: of adamw and lamb.
+    b1: of adamw, adam and lamb.
+    b2: of adamw, adam and lamb.
     trust_coefficient: of lars.
   """
 
-  name: Literal["adamw", "sgd", "lars", "lamb"]
+  name: Literal["adamw", "adam", "sgd", "lars", "lamb"]
   learning_rate: float
   warmup_steps: int = 0
   end_fraction: float = 0.0
@@ -58,9 +59,10 @@ class Optim:
   trust_coefficient: float = 0.001
 
   def __post_init__(self) -> None:
-    if self.name not in ("adamw", "sgd", "lars", "lamb"):
+    if self.name not in ("adamw", "adam", "sgd", "lars", "lamb"):
       raise ValueError(
-        f"optim.name={self.name!r} is not known; use adamw, sgd, lars or lamb"
+        f"optim.name={self.name!r} is not known; use adamw, adam, sgd, "
+        "lars or lamb"
       )
     if self.learning_rate <= 0:
       raise ValueError(
@@ -144,6 +146,10 @@ def _group(
     case "adamw":
       adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2)
       return optax.chain(memory(adam), decay, scale)
+    case "adam":
+      # The decay goes through the moments: L2, as in torch's Adam.
+      adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2)
+      return optax.chain(decay, memory(adam), scale)
     case "sgd":
       trace = optax.trace(optim.momentum)
       return optax.chain(decay, memory(trace), scale)

@@ -62,7 +62,7 @@ def encode(
   backbone: Backbone,
   variables: Variables,
   images: tuple[Views, ...],
-  keys: Keys,
+  keys: Keys | None,
 ) -> tuple[Hidden, Variables]:
   """Runs the backbone once for each resolution.
 
@@ -73,7 +73,7 @@ def encode(
     backbone: of `variables`.
     variables: parameters and batch statistics.
     images: [v, b, h, w, c] of each resolution.
-    keys: one for each image, [b].
+    keys: one for each image, [b]; None drops no path.
 
   Returns:
     [v, b, d] of each resolution, and variables with new batch statistics.
@@ -84,9 +84,8 @@ def encode(
     numbers = jnp.arange(first, first + v)
     per_view = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     flat = x.swapaxes(0, 1).reshape(b * v, *x.shape[2:])
-    h, variables = backbone.apply(
-      variables, flat, train=True, keys=per_view(keys, numbers).reshape(-1)
-    )
+    view_keys = None if keys is None else per_view(keys, numbers).reshape(-1)
+    h, variables = backbone.apply(variables, flat, train=True, keys=view_keys)
     features.append(h.reshape(b, v, -1).swapaxes(0, 1))
     first += v
   return tuple(features), variables
@@ -101,10 +100,9 @@ def make_encoder(
     images = views(augment, rows.augment_keys, rows.images, num_views)
     teacher_h: Hidden = ()
     if teacher:
-      # Batch statistics of its own, as in the methods' official code.
-      teacher_h, teacher = encode(
-        backbone, teacher, images[:1], rows.model_keys
-      )
+      # Batch statistics of its own, and all of its paths, as in the methods'
+      # official code.
+      teacher_h, teacher = encode(backbone, teacher, images[:1], None)
     h, variables = encode(backbone, variables, images, rows.model_keys)
     return Encoded(h, jax.lax.stop_gradient(teacher_h), variables, teacher)
 

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jssl import build, checkpoint, mesh, sections
-from jssl.models.backbone import init_variables
-from jssl.optim import make_optimizer
-from jssl.train.state import TrainState, init_state, trained
+from jssl.train.state import TrainState, init_state
 from jssl.train.step import make_train_step
 from jssl.typing import PyTree
 
@@ -37,29 +35,9 @@ class Program:
     """Traces everything that has to fit together."""
     backbone, objective = run.backbone, run.objective
 
-    def parameters() -> PyTree:
-      head_params, _ = objective.init(jax.random.key(0), backbone.feature_dim)
-      if run.head.update != "joint":
-        head_params = {}
-      variables = init_variables(run.seed, backbone, run.image_shape)
-      return trained(variables, head_params)
-
-    shapes = jax.eval_shape(parameters)
-    groups = {
-      "backbone": jax.tree.map(lambda _: "backbone", shapes["backbone"]),
-      "head": objective.groups(shapes["head"]),
-    }
-    optimizer = make_optimizer(
-      run.optim,
-      groups,
-      objective.schedules(),
-      total_steps=run.train.steps,
-      constant=objective.constant_rates(),
-    )
-
     def init() -> TrainState:
       return init_state(
-        run.seed, backbone, objective, optimizer, run.image_shape, run.head
+        run.seed, backbone, objective, run.optimizer, run.image_shape, run.head
       )
 
     state = jax.eval_shape(init)
@@ -71,7 +49,7 @@ class Program:
       backbone,
       objective,
       run.augment,
-      optimizer,
+      run.optimizer,
       head=run.head,
       chunks=run.train.chunks,
       shards=run.mesh.size,

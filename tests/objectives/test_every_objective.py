@@ -37,7 +37,7 @@ def test_there_is_a_case_of_each_method():
   assert {type(case.objective).__module__ for case in CASES} == {
     f"jssl.objectives.{name}" for name in METHODS
   }
-  assert len(METHODS) == 16
+  assert len(METHODS) >= 16
 
 
 @every_case

@@ -21,7 +21,7 @@ from objectives.cases import (
   random_key,
 )
 
-from jssl.models.heads import Head
+from jssl.models.heads import Head, unit
 from jssl.objectives import queue
 
 AVERAGED = ["moco_v3_queue", "byol", "dino"]
@@ -134,7 +134,7 @@ def test_unit_rows():
   z = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-3]], np.float32)
 
   def unit_and_pulled(z):
-    y, pull = jax.vjp(queue.unit, z)
+    y, pull = jax.vjp(unit, z)
     return y, *pull(z)
 
   y, pulled = jax.jit(unit_and_pulled, compiler_options=QUICK)(z)

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from jssl import build
 from jssl.augment import Augment
 from jssl.diagnostics.spectrum import collapse_auc, singular_values
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.byol import BYOL
+from jssl.objectives.response import HeadUpdate
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.vicreg import VICReg
-from jssl.optim import Optim, make_optimizer
-from jssl.train.state import init_state, trained
+from jssl.optim import Optim
+from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
 STEPS, BATCH, WIDTH = 600, 128, 32
@@ -62,18 +64,13 @@ def mlp() -> Backbone:
 
 def auc_after_training(objective):
   backbone, shape = mlp(), (8, 8, 1)
-  params = jax.eval_shape(
-    lambda: trained(
-      backbone.init(jax.random.key(0), shape),
-      objective.init(jax.random.key(0), WIDTH)[0],
-    )
-  )
-  groups = {
-    "backbone": jax.tree.map(lambda _: "backbone", params["backbone"]),
-    "head": objective.groups(params["head"]),
-  }
-  optimizer = make_optimizer(
-    Optim("adamw", 3e-3, weight_decay=1e-3), groups, {}, total_steps=STEPS
+  optimizer = build.optimizer(
+    Optim("adamw", 3e-3, weight_decay=1e-3),
+    backbone,
+    objective,
+    HeadUpdate(),
+    shape,
+    STEPS,
   )
   state = init_state(0, backbone, objective, optimizer, shape)
   step = jax.jit(make_train_step(backbone, objective, AUGMENT, optimizer))

@@ -10,14 +10,14 @@ import optax
 import pytest
 from objectives.cases import BY_NAME
 
-from jssl import rng, tree
+from jssl import build, rng, tree
 from jssl.augment import Augment
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.base import Features
 from jssl.objectives.response import HeadUpdate
 from jssl.objectives.simclr import SimCLR
-from jssl.optim import Optim, make_optimizer
+from jssl.optim import Optim
 from jssl.train.encode import make_encoder, rows_of
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
@@ -46,8 +46,9 @@ def linear() -> Backbone:
 @functools.cache
 def one_step(how):
   backbone = linear()
-  groups = {"backbone": {"w": "backbone"}, "head": {}}
-  optimizer = make_optimizer(Optim("sgd", RATE), groups, {}, total_steps=10)
+  optimizer = build.optimizer(
+    Optim("sgd", RATE), backbone, OBJECTIVE, how, (4, 4, 1), 10
+  )
   state = init_state(0, backbone, OBJECTIVE, optimizer, (4, 4, 1), how)
   step = make_train_step(backbone, OBJECTIVE, AUGMENT, optimizer, head=how)
   after, metrics = jax.jit(step)(state, BATCH)
@@ -159,9 +160,12 @@ CONTRASTIVE = (
 def test_every_contrastive_method_has_it(name, update):
   """Traced: shapes, dtypes and what is carried fit from step to step."""
   objective, backbone = BY_NAME[name].objective, linear()
-  how = HeadUpdate(update, steps=2, optimizer="adam", batch="fresh")
-  groups = {"backbone": {"w": "backbone"}, "head": {}}
-  optimizer = make_optimizer(Optim("sgd", RATE), groups, {}, total_steps=10)
+  how = HeadUpdate(
+    update, steps=2, optimizer="adam", batch="fresh", damping=1.0
+  )
+  optimizer = build.optimizer(
+    Optim("sgd", RATE), backbone, objective, how, (4, 4, 1), 10
+  )
   state = jax.eval_shape(
     lambda: init_state(0, backbone, objective, optimizer, (4, 4, 1), how)
   )

@@ -12,7 +12,6 @@ from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.base import Aux, Objective
 from jssl.objectives.response import HeadUpdate
-from jssl.optim import make_optimizer
 from jssl.rng import per_row, stream
 from jssl.train.encode import encode
 from jssl.train.program import (
@@ -39,19 +38,24 @@ def batches():
 
 
 def make_run(model, optim, data=1, fsdp=1) -> build.Run:
+  objective = build.SimCLR(temperature=0.2, projector=Head((128,), 32))
+  backbone, shape = model.backbone(), (16, 16, 3)
   return build.Run(
     seed=0,
     data=DATA,
     source=None,
-    image_shape=(16, 16, 3),
+    image_shape=shape,
     # What else there is, is the same on all meshes by the tests of its own.
     augment=build.Augment(
       crop_size_px=16, crop_min_area=0.3, flip_probability=0.5
     ),
-    backbone=model.backbone(),
-    objective=build.SimCLR(temperature=0.2, projector=Head((128,), 32)),
+    backbone=backbone,
+    objective=objective,
     head=HeadUpdate(),
     optim=optim,
+    optimizer=build.optimizer(
+      optim, backbone, objective, HeadUpdate(), shape, 20
+    ),
     order=Order(),
     mesh=build.mesh_lib.make_mesh(data, fsdp),
     train=sections.Train(20),
@@ -169,14 +173,10 @@ class Averaging(Objective):
 def test_the_averaged_backbone_follows_with_its_momentum(batches):
   """And the objective's state and metrics are carried."""
   run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.5))
-  optimizer = build.Optim("sgd", 0.5)
   backbone, objective = run.backbone, Averaging()
-  shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), (16, 16, 3)))
-  groups = {
-    "backbone": jax.tree.map(lambda _: "backbone", shapes["params"]),
-    "head": {},
-  }
-  chain = make_optimizer(optimizer, groups, {}, total_steps=20)
+  chain = build.optimizer(
+    run.optim, backbone, objective, HeadUpdate(), (16, 16, 3), 20
+  )
   state = init_state(0, backbone, objective, chain, (16, 16, 3))
   step = jax.jit(make_train_step(backbone, objective, run.augment, chain))
   average = state.backbone["params"]
