@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
   # What follows takes seconds to import; --help shouldn't.
   import jax
 
-  from jssl.study import methods
+  from jssl.study import methods, trials
 
   # The runs need the accelerator, and nothing is computed here.
   jax.config.update("jax_platforms", "cpu")
@@ -75,21 +75,21 @@ def main(argv: list[str]) -> int:
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   workdir = pathlib.Path(_WORKDIR.value)
   try:
-    trials = methods.plan(
+    planned = trials.plan(
       _CONFIG.value,
       workdir,
       methods=_METHODS.value,
       seeds=_SEEDS.value,
       overrides=overrides,
     )
-    failures = methods.run(
-      trials,
+    failures = trials.run(
+      planned,
       environ=os.environ,
       tell=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    rows = methods.collect(trials, failures)
+    rows = methods.collect(planned, failures)
     about = methods.about(
-      trials,
+      planned,
       command=shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
       environ=os.environ,
     )

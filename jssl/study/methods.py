@@ -1,74 +1,25 @@
-"""Every method at one budget: plan, run, collect, table.
-
-Each training and each probe is a process of its own, so that one leaves no
-memory behind for the next, and may fail for itself.
-"""
+"""Every method at one budget: what the trials gave, as one table."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import platform
-import runpy
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from jssl import build, checkpoint, manifest
+from jssl import manifest
 from jssl.probe.results import Log
 from jssl.report.read import Run, read
-from jssl.sections import Probe
+from jssl.study.trials import Environ, Trial
 
-Environ = Mapping[str, str]
-Tell = Callable[[str], None]
-
-_NO_BASELINES = "--config.probe.baselines=()"
 _BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 # Kinds of probe, and what they are called in the table.
 _PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 _CLOSE_POINTS = 5.0
 _MARK = " †"
-
-
-class Trial(NamedTuple):
-  """One method, pretrained from one seed.
-
-  Attributes:
-    method: its name in METHODS.
-    seed: of the pretraining.
-    workdir: of its run.
-    config: as the training reads it, but for `probe.baselines`.
-    flags: that say this config to the training.
-  """
-
-  method: str
-  seed: int
-  workdir: pathlib.Path
-  config: ConfigDict
-  flags: tuple[str, ...]
-
-  @property
-  def steps(self) -> int:
-    """Steps of the whole run."""
-    return self.config.train.steps
-
-  @property
-  def dataset(self) -> str:
-    """The set that it is pretrained and probed on."""
-    return self.config.data.name
-
-
-class Call(NamedTuple):
-  """A process: its command, and its environment."""
-
-  command: tuple[str, ...]
-  environ: Environ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,247 +87,6 @@ class About:
   backbone: str
   seeds: int
   probe_seeds: int
-
-
-# ---- Plan --------------------------------------------------------------------
-
-
-def _config(given: Sequence[str]) -> ConfigDict:
-  """Returns the config that a training with these flags reads.
-
-  Raises:
-    ValueError: a key is unknown or a value of another type.
-  """
-  argv = ["study", *given]
-  values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_file(
-    "config", lock_config=True, flag_values=values, sys_argv=argv
-  )
-  try:
-    values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    raise ValueError(f"{' '.join(argv[1:])}: {error}") from error
-  return holder.value
-
-
-def _known_methods(config_file: str) -> list[str]:
-  known = runpy.run_path(config_file).get("METHODS")
-  if not known:
-    raise ValueError(
-      f"--config={config_file} has no METHODS, a dict of the methods that its "
-      "get_config takes; configs/fashion_mnist.py is an example"
-    )
-  return [*known]
-
-
-def plan(
-  config: str,
-  workdir: pathlib.Path,
-  *,
-  methods: Sequence[str] = (),
-  seeds: int = 1,
-  overrides: Sequence[str] = (),
-) -> list[Trial]:
-  """Returns all trials; nothing is run or written.
-
-  Args:
-    config: a file with METHODS; after a colon, what is added to each method.
-    workdir: of the study.
-    methods: some of them; all if empty.
-    seeds: of each method.
-    overrides: flags for all trials, as `--config.train.steps=100`.
-
-  Raises:
-    FileNotFoundError: there is no such config file.
-    ValueError: a method or a key of the config is unknown.
-  """
-  config_file, _, rest = config.partition(":")
-  known = _known_methods(config_file)
-  unknown = [method for method in methods if method not in known]
-  if unknown:
-    raise ValueError(
-      f"--methods={','.join(unknown)}: {config_file} has no such; known: "
-      f"{', '.join(known)}"
-    )
-  if rest and not rest.startswith(","):
-    raise ValueError(
-      f"--config={config}: the methods are added here, choose some with "
-      "--methods; after a colon may stand a comma and what all have"
-    )
-  if any(flag.startswith("--config.seed=") for flag in overrides):
-    raise ValueError("--config.seed is set here; say how many with --seeds")
-  trials = []
-  for method in dict.fromkeys(methods or known):
-    for seed in range(seeds):
-      given = (
-        f"--config={config_file}:{method}{rest}",
-        *overrides,
-        f"--config.seed={seed}",
-      )
-      trials.append(
-        Trial(
-          method,
-          seed,
-          workdir / method / f"seed_{seed}",
-          _config(given),
-          given,
-        )
-      )
-  return trials
-
-
-def calls(trial: Trial, *, baselines: bool, environ: Environ) -> list[Call]:
-  """Returns training and probe of a trial.
-
-  Args:
-    trial: one of the plan.
-    baselines: whether the probe measures those that the config asks for. It
-      reads that from the config that the training leaves in the workdir.
-    environ: that both start from.
-  """
-  workdir = f"--workdir={trial.workdir}"
-  without = () if baselines else (_NO_BASELINES,)
-  module = (sys.executable, "-m")
-  return [
-    # Two CPU devices of one core each are faster than one of two.
-    Call(
-      (*module, "jssl.train", *trial.flags, *without, workdir),
-      {"JAX_NUM_CPU_DEVICES": "2", **environ},
-    ),
-    # The probe's collectives can wait for each other without end on several.
-    Call(
-      (*module, "jssl.probe", workdir),
-      {**environ, "JAX_NUM_CPU_DEVICES": "1"},
-    ),
-  ]
-
-
-# ---- Run ---------------------------------------------------------------------
-
-
-def _is_trained(trial: Trial) -> bool:
-  return trial.steps in checkpoint.steps(trial.workdir)
-
-
-def _is_probed(trial: Trial) -> bool:
-  about = ("backbone", trial.steps, trial.dataset)
-  return about in Log(trial.workdir).done()
-
-
-def is_complete(trial: Trial) -> bool:
-  """Whether the last checkpoint of a trial is there and probed."""
-  return _is_trained(trial) and _is_probed(trial)
-
-
-def _has_baselines(trial: Trial) -> bool:
-  """Whether the workdir has all baselines that the config asks for."""
-  probe = build.section(trial.config, "probe", Probe)
-  wanted = {(kind, 0, trial.dataset) for kind in probe.baselines}
-  return wanted <= Log(trial.workdir).done()
-
-
-def _check_used(trial: Trial) -> None:
-  """Raises ValueError if the workdir has a run of another config."""
-  if not (trial.workdir / "config.json").exists():
-    return
-  there = build.load_config(trial.workdir)
-  config = trial.config.copy_and_resolve_references()
-  config.probe.baselines = tuple(there.probe.baselines)
-  build.claim_workdir(config, trial.workdir)
-  if not _is_probed(trial):
-    return
-  # The probe may be set anew for the checkpoints to come; here none come.
-  old, new = (json.loads(c.probe.to_json()) for c in (there, config))
-  other = [
-    f"probe.{key}: there {old.get(key)!r}, now {new.get(key)!r}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  ]
-  if other:
-    raise ValueError(
-      f"{trial.workdir} was probed with other settings; choose another "
-      "--workdir, take back the difference or delete its probe.jsonl: "
-      + "; ".join(other)
-    )
-
-
-def _run_process(call: Call, log: pathlib.Path) -> int:
-  """Runs a process, its output added to the log; returns its status."""
-  log.parent.mkdir(parents=True, exist_ok=True)
-  with log.open("a") as file:
-    print("$", *call.command, file=file, flush=True)
-    process = subprocess.Popen(
-      call.command,
-      env=dict(call.environ),
-      stdin=subprocess.DEVNULL,
-      stdout=file,
-      stderr=subprocess.STDOUT,
-    )
-    try:
-      status = process.wait()
-    except BaseException:
-      # A training that is terminated saves first.
-      process.terminate()
-      process.wait()
-      raise
-    if status < 0:
-      print(f"ended by signal {-status}", file=file)
-  return status
-
-
-def _last_line(log: pathlib.Path) -> str:
-  lines = log.read_text(errors="replace").split("\n")
-  return next((line.strip() for line in lines[::-1] if line.strip()), "")
-
-
-def _run_trial(trial: Trial, *, baselines: bool, environ: Environ) -> str:
-  """Trains and probes; returns the last line of what failed, else ""."""
-  log = trial.workdir / "log.txt"
-  training, probe = calls(trial, baselines=baselines, environ=environ)
-  fails = (
-    _run_process(training, log)
-    or not _is_trained(trial)
-    or _run_process(probe, log)
-    or not _is_probed(trial)
-  )
-  return _last_line(log) if fails else ""
-
-
-def run(trials: Sequence[Trial], *, environ: Environ, tell: Tell) -> list[str]:
-  """Trains and probes what isn't complete.
-
-  Baselines are measured once: by the first trials until one has them.
-
-  Args:
-    trials: the plan.
-    environ: of the processes.
-    tell: is called with each line that is for the user.
-
-  Returns:
-    For each trial the last line of its failure, "" where it is complete.
-
-  Raises:
-    ValueError: a workdir belongs to a run of another config; nothing was run.
-  """
-  for trial in trials:
-    _check_used(trial)
-  failures = []
-  for number, trial in enumerate(trials, 1):
-    name = f"[{number}/{len(trials)}] {trial.method}, seed {trial.seed}"
-    baselines = not any(map(_has_baselines, trials))
-    if is_complete(trial) and not baselines:
-      tell(f"{name}: complete")
-      failures.append("")
-      continue
-    tell(f"{name}: see {trial.workdir / 'log.txt'}")
-    failure = _run_trial(trial, baselines=baselines, environ=environ)
-    if failure:
-      tell(f"{name}: failed: {failure}")
-    failures.append(failure)
-  return failures
-
-
-# ---- Collect -----------------------------------------------------------------
 
 
 def _steps_per_second(run: Run) -> float | None:
@@ -476,9 +186,6 @@ def collect(trials: Sequence[Trial], failures: Sequence[str]) -> list[Row]:
     rows.append(_above(row, baselines["random"]))
   rows.sort(key=lambda row: (bool(row.failure), -(row.linear or 0.0)))
   return [row for row in baselines.values() if row is not None] + rows
-
-
-# ---- Table -------------------------------------------------------------------
 
 
 def _in_words(section: ConfigDict) -> str:

@@ -18,6 +18,7 @@ from jssl import build, checkpoint
 from jssl.checkpoint import Checkpoints
 from jssl.probe.results import Log
 from jssl.study import methods
+from jssl.study import trials as trials_lib
 from jssl.train.writer import Writer
 
 W = pathlib.Path("W")
@@ -140,7 +141,7 @@ def silent(line):
 
 
 def test_plan_has_every_method_and_seed(config_file):
-  trials = methods.plan(config_file, W, seeds=2)
+  trials = trials_lib.plan(config_file, W, seeds=2)
   assert [(t.method, t.seed, str(t.workdir)) for t in trials] == [
     ("simclr", 0, "W/simclr/seed_0"),
     ("simclr", 1, "W/simclr/seed_1"),
@@ -153,7 +154,9 @@ def test_plan_has_every_method_and_seed(config_file):
 
 def test_plan_of_some_methods_with_overrides(config_file):
   steps = "--config.train.steps=7"
-  (trial,) = methods.plan(config_file, W, methods=["byol"], overrides=[steps])
+  (trial,) = trials_lib.plan(
+    config_file, W, methods=["byol"], overrides=[steps]
+  )
   assert trial.flags == (
     f"--config={config_file}:byol", steps, "--config.seed=0",
   )  # fmt: skip
@@ -163,7 +166,7 @@ def test_plan_of_some_methods_with_overrides(config_file):
 
 
 def test_what_follows_the_colon_goes_to_each_method(config_file):
-  trials = methods.plan(f"{config_file}:,9", W, methods=["byol", "simclr"])
+  trials = trials_lib.plan(f"{config_file}:,9", W, methods=["byol", "simclr"])
   assert [t.flags[0] for t in trials] == [
     f"--config={config_file}:byol,9",
     f"--config={config_file}:simclr,9",
@@ -182,22 +185,22 @@ def test_what_follows_the_colon_goes_to_each_method(config_file):
 )
 def test_plan_refuses_what_is_unknown(config_file, changes, message):
   with pytest.raises(ValueError, match=message):
-    methods.plan(config_file, W, **changes)
+    trials_lib.plan(config_file, W, **changes)
 
 
 def test_plan_refuses_other_config_files(config_file, tmp_path):
   with pytest.raises(ValueError, match="choose some with --methods"):
-    methods.plan(f"{config_file}:byol", W)
+    trials_lib.plan(f"{config_file}:byol", W)
   (tmp_path / "one.py").write_text("def get_config():\n  return None\n")
   with pytest.raises(ValueError, match="has no METHODS"):
-    methods.plan(str(tmp_path / "one.py"), W)
+    trials_lib.plan(str(tmp_path / "one.py"), W)
   with pytest.raises(FileNotFoundError):
-    methods.plan(str(tmp_path / "none.py"), W)
+    trials_lib.plan(str(tmp_path / "none.py"), W)
 
 
 def test_calls_and_their_environments(config_file):
-  (trial,) = methods.plan(config_file, W, methods=["byol"])
-  training, probe = methods.calls(trial, baselines=False, environ={"A": "b"})
+  (trial,) = trials_lib.plan(config_file, W, methods=["byol"])
+  training, probe = trials_lib.calls(trial, baselines=False, environ={"A": "b"})
   assert training == (
     (
       *(sys.executable, "-m", "jssl.train"),
@@ -213,7 +216,7 @@ def test_calls_and_their_environments(config_file):
     {"A": "b", "JAX_NUM_CPU_DEVICES": "1"},
   )
   given = {"JAX_NUM_CPU_DEVICES": "4"}
-  training, probe = methods.calls(trial, baselines=True, environ=given)
+  training, probe = trials_lib.calls(trial, baselines=True, environ=given)
   assert not any("baselines" in flag for flag in training.command)
   assert training.environ["JAX_NUM_CPU_DEVICES"] == "4"
   assert probe.environ["JAX_NUM_CPU_DEVICES"] == "1"
@@ -258,17 +261,17 @@ def processes(monkeypatch):
       return taken
 
   made = Processes()
-  monkeypatch.setattr(methods, "_run_process", made)
+  monkeypatch.setattr(trials_lib, "_run_process", made)
   return made
 
 
 def test_runs_what_is_not_complete_and_baselines_once(
   config_file, tmp_path, processes
 ):
-  trials = methods.plan(config_file, tmp_path)
+  trials = trials_lib.plan(config_file, tmp_path)
   processes.trials = trials
   processes.broken = {("train", "simclr"), ("probe", "vicreg")}
-  failures = methods.run(trials, environ={}, tell=silent)
+  failures = trials_lib.run(trials, environ={}, tell=silent)
   assert failures == ["ValueError: a | b", "", "ValueError: a | b"]
   assert processes.take() == [
     ("train", "simclr"),
@@ -279,18 +282,18 @@ def test_runs_what_is_not_complete_and_baselines_once(
   ]
   # A second time: byol is complete, and has the baselines.
   processes.broken = set()
-  assert methods.run(trials, environ={}, tell=silent) == [""] * 3
+  assert trials_lib.run(trials, environ={}, tell=silent) == [""] * 3
   assert processes.take() == [
     ("train", "simclr", "no baselines"),
     ("probe", "simclr"),
     ("train", "vicreg", "no baselines"),
     ("probe", "vicreg"),
   ]
-  assert methods.run(trials, environ={}, tell=silent) == [""] * 3
+  assert trials_lib.run(trials, environ={}, tell=silent) == [""] * 3
   assert processes.take() == []
   # Alone, a method without baselines has to measure them.
-  alone = methods.plan(config_file, tmp_path, methods=["simclr"])
-  assert methods.run(alone, environ={}, tell=silent) == [""]
+  alone = trials_lib.plan(config_file, tmp_path, methods=["simclr"])
+  assert trials_lib.run(alone, environ={}, tell=silent) == [""]
   assert processes.take() == [
     ("train", "simclr"),
     ("probe", "simclr"),
@@ -304,9 +307,9 @@ def test_runs_what_is_not_complete_and_baselines_once(
     ("--config.train.steps=3", "train.steps: there 2, now 3"),
     ("--config.probe.seeds=5", "probe.seeds: there 2, now 5"),
   ]:
-    other = methods.plan(config_file, tmp_path, overrides=[flag])
+    other = trials_lib.plan(config_file, tmp_path, overrides=[flag])
     with pytest.raises(ValueError, match=message):
-      methods.run(other, environ={}, tell=silent)
+      trials_lib.run(other, environ={}, tell=silent)
   assert processes.take() == []
   assert (trials[1].workdir / "config.json").read_text() == before
 
@@ -314,14 +317,14 @@ def test_runs_what_is_not_complete_and_baselines_once(
 def test_no_baselines_where_the_config_wants_none(
   config_file, tmp_path, processes
 ):
-  trials = methods.plan(
+  trials = trials_lib.plan(
     config_file,
     tmp_path,
     methods=["byol"],
     overrides=["--config.probe.baselines=()"],
   )
   processes.trials = trials
-  assert methods.run(trials, environ={}, tell=silent) == [""]
+  assert trials_lib.run(trials, environ={}, tell=silent) == [""]
   (row,) = methods.collect(trials, [""])
   assert (row.name, row.above_random_points) == ("byol", None)
   assert methods.markdown(ABOUT, [row]).splitlines()[-1] == (
@@ -330,17 +333,17 @@ def test_no_baselines_where_the_config_wants_none(
 
 
 def test_complete_is_the_last_step_trained_and_probed(config_file, tmp_path):
-  (trial,) = methods.plan(config_file, tmp_path, methods=["byol"])
-  assert not methods.is_complete(trial)
+  (trial,) = trials_lib.plan(config_file, tmp_path, methods=["byol"])
+  assert not trials_lib.is_complete(trial)
   write_training(trial, steps=1)
   write_probe(trial, "backbone", 0.5, step=1)
-  assert not methods.is_complete(trial)
+  assert not trials_lib.is_complete(trial)
   write_training(trial)
-  assert not methods.is_complete(trial)
+  assert not trials_lib.is_complete(trial)
   write_probe(trial, "random", 0.5)
-  assert not methods.is_complete(trial)
+  assert not trials_lib.is_complete(trial)
   write_probe(trial, "backbone", 0.5)
-  assert methods.is_complete(trial)
+  assert trials_lib.is_complete(trial)
 
 
 def test_a_training_that_stops_early_is_not_probed(
@@ -354,26 +357,28 @@ def test_a_training_that_stops_early_is_not_probed(
     log.write_text("stopped by SIGTERM\n")
     return 0
 
-  monkeypatch.setattr(methods, "_run_process", stops)
-  trials = methods.plan(config_file, tmp_path, methods=["byol"])
-  failures = methods.run(trials, environ={}, tell=silent)
+  monkeypatch.setattr(trials_lib, "_run_process", stops)
+  trials = trials_lib.plan(config_file, tmp_path, methods=["byol"])
+  failures = trials_lib.run(trials, environ={}, tell=silent)
   assert failures == ["stopped by SIGTERM"]
   assert ran == ["jssl.train"]
 
 
 def python(code, **environ):
-  return methods.Call((sys.executable, "-c", code), {**os.environ, **environ})
+  return trials_lib.Call(
+    (sys.executable, "-c", code), {**os.environ, **environ}
+  )
 
 
 def test_output_and_environment_of_a_process(tmp_path):
   log = tmp_path / "new" / "log.txt"
   code = "import os, sys; print(os.environ['A']); sys.exit('worse')"
-  assert methods._run_process(python(code, A="told"), log) == 1
+  assert trials_lib._run_process(python(code, A="told"), log) == 1
   assert {*log.read_text().splitlines()[1:]} == {"worse", "told"}
   assert log.read_text().startswith(f"$ {sys.executable} -c import os")
   code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-  assert methods._run_process(python(code), log) == -9
-  assert methods._last_line(log) == "ended by signal 9"
+  assert trials_lib._run_process(python(code), log) == -9
+  assert trials_lib._last_line(log) == "ended by signal 9"
   assert "told" in log.read_text()
 
 
@@ -396,8 +401,8 @@ def test_an_interrupted_study_ends_its_process(tmp_path, monkeypatch):
 
   monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    methods._run_process(python(code), log)
-  assert methods._last_line(log) == "saved"
+    trials_lib._run_process(python(code), log)
+  assert trials_lib._last_line(log) == "saved"
 
 
 # ---- Collect and table -------------------------------------------------------
@@ -410,7 +415,7 @@ def write_trial(trial, linear, **changes):
 
 
 def test_collects_the_last_step_beside_the_baselines(config_file, tmp_path):
-  trials = methods.plan(config_file, tmp_path)
+  trials = trials_lib.plan(config_file, tmp_path)
   simclr, byol, vicreg = trials
   write_trial(simclr, 0.54)
   write_trial(byol, 0.75, seconds=(7.0,))
@@ -438,7 +443,7 @@ def test_collects_the_last_step_beside_the_baselines(config_file, tmp_path):
 
 
 def test_several_pretraining_seeds(config_file, tmp_path):
-  trials = methods.plan(config_file, tmp_path, methods=["simclr"], seeds=2)
+  trials = trials_lib.plan(config_file, tmp_path, methods=["simclr"], seeds=2)
   for trial, linear in zip(trials, (0.5, 0.6), strict=True):
     write_trial(trial, linear)
   (row,) = methods.collect(trials, ["", ""])
@@ -497,7 +502,7 @@ def test_the_caption_says_over_which_seeds():
 
 
 def test_about_says_what_ran_and_where(config_file):
-  trials = methods.plan(config_file, W, seeds=2)
+  trials = trials_lib.plan(config_file, W, seeds=2)
   about = methods.about(
     trials, command="study", environ={"JAX_PLATFORMS": "cpu", "HOME": "h"}
   )

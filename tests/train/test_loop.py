@@ -160,6 +160,94 @@ def test_rows_over_several_steps_survive_a_kill(tmp_path):
   assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 
+REMEMBERING = {
+  "a_queue_in_chunks": """
+    "objective": {
+      "name": "moco_v3", "queue_size": 96,
+      "projector": {"out_dim": 8}, "predictor": {"out_dim": 8},
+    },
+    "train": {"steps": 24, "chunks": 2},
+  """,
+  "a_centre_and_small_crops": """
+    "objective": {
+      "name": "dino", "num_prototypes": 16, "freeze_steps": 9,
+      "temperature_warmup_steps": 12,
+      "projector": {"hidden_dims": (), "out_dim": 8},
+    },
+    "augment": {
+      "crop_size_px": 32, "crop_min_area": 0.4,
+      "num_small": 2, "small_crop_size_px": 16, "small_blur_probability": 0.0,
+    },
+  """,
+  "the_memory_of_the_head": """
+    "objective": {"name": "simclr", "projector": {"out_dim": 8}},
+    "head": {"update": "alternating", "optimizer": "adam", "batch": "fresh"},
+    "order": {"name": "hybrid", "switch_epoch": 1, "epochs": 3},
+    "train": {"steps": 1250},
+    "checkpoint": {"every_steps": 250},
+    "log": {"every_steps": 50},
+  """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sections", REMEMBERING.values(), ids=REMEMBERING)
+def test_what_methods_remember_is_resumed(tmp_path, sections):
+  file = tmp_path / "remembering.py"
+  file.write_text(f"""
+from jssl.build import with_defaults
+
+def get_config(arg=""):
+  return with_defaults({{
+    "data": {{
+      "name": "cluttered_digits", "batch_size": 32, "image_size_px": 32,
+    }},
+    "augment": {{"crop_size_px": 32, "crop_min_area": 0.4}},
+    "model": {{
+      "name": "vit", "patch_size_px": 8, "width": 16, "depth": 2,
+      "num_heads": 2, "drop_path": 0.2,
+    }},
+    "optim": {{"name": "adamw", "learning_rate": 1e-3}},
+    "train": {{"steps": 24}},
+    "checkpoint": {{"every_steps": 4, "keep_last": 3}},
+    "log": {{"every_steps": 1}},
+    {sections}
+  }})
+""")
+
+  def command(workdir):
+    module = [sys.executable, "-m", "jssl.train"]
+    return [*module, f"--config={file}", f"--workdir={workdir}"]
+
+  def finish(workdir):
+    done = subprocess.run(
+      command(workdir),
+      cwd=ROOT,
+      env=environment(),
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  finish(tmp_path / "whole")
+  steps = [row["step"] for row in rows(tmp_path / "whole")]
+  process = subprocess.Popen(
+    command(tmp_path / "killed"),
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  wait_for_step(process, steps[-6])
+  process.kill()
+  process.communicate()
+  assert "taken up at step" in finish(tmp_path / "killed")
+  assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
+
+
 def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
   process = start(tmp_path)
   wait_for_step(process, 6)
