@@ -39,14 +39,13 @@ def get_config(arg: str = "800") -> ConfigDict:
       },
       "objective": {
         "name": "dino",
-        "num_prototypes": 65_536,
+        "prototypes": {"number": 65_536, "freeze_steps": epoch},
         "student_temperature": 0.1,
         "teacher_temperature_start": 0.04,
         "teacher_temperature": 0.07,
         "temperature_warmup_steps": 30 * epoch,
         "center_momentum": 0.9,
         "momentum_start": 0.996,
-        "freeze_steps": epoch,
         "projector": {"hidden_dims": (2048, 2048), "out_dim": 256},
       },
       "optim": {

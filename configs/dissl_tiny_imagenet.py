@@ -59,7 +59,7 @@ def get_config(arg: str = "base") -> ConfigDict:
       },
       "objective": {
         "name": "dissl",
-        "num_prototypes": 16_384,
+        "prototypes": {"number": 16_384},
         "student_temperature": 1.0,
         "teacher_temperature": 0.5,
         "marginal_weight": 2.3,

@@ -55,15 +55,13 @@ METHODS: dict[str, dict[str, Any]] = {
   "vicreg": {"projector": _WIDE},
   "w_mse": {"projector": {"hidden_dims": (512,), "out_dim": 64}},
   "swav": {
-    "num_prototypes": 512,
-    "freeze_steps": 50,
+    "prototypes": {"number": 512, "freeze_steps": 50},
     "projector": _PROJECTOR,
   },
   "dino": {
-    "num_prototypes": 1024,
+    "prototypes": {"number": 1024, "freeze_steps": 50},
     "teacher_temperature": 0.04,
     "momentum_start": 0.99,
-    "freeze_steps": 50,
     "projector": {"hidden_dims": (512, 512), "out_dim": 128},
   },
   "lejepa": {
@@ -75,7 +73,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "student": {"out_dim": 128},
   },
   "dissl": {
-    "num_prototypes": 1024,
+    "prototypes": {"number": 1024},
     "student": {"out_dim": 128},
     "teacher": {"hidden_dims": (512,), "out_dim": 128},
   },

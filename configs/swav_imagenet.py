@@ -32,11 +32,10 @@ def get_config(arg: str = "800") -> ConfigDict:
       "model": recipes.resnet(50),
       "objective": {
         "name": "swav",
-        "num_prototypes": 3000,
+        "prototypes": {"number": 3000, "freeze_steps": epoch},
         "temperature": 0.1,
         "epsilon": 0.05,
         "iterations": 3,
-        "freeze_steps": epoch,
         "projector": {"hidden_dims": (2048,), "out_dim": 128},
       },
       "optim": {

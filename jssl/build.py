@@ -361,7 +361,7 @@ def _check_objective(
     raise ValueError(
       f'head.update="{head.update}" has an optimizer of its own, but '
       f"{type(method).__name__} has learning rates for {sorted(special)}: use "
-      '"joint", or set objective.freeze_steps=0 (SimSiam: '
+      '"joint", or set objective.prototypes.freeze_steps=0 (SimSiam: '
       "objective.constant_predictor_rate=False)"
     )
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jssl.schedules import Schedule, frozen_until
 from jssl.typing import Key, PyTree
 
 Activation = Literal["relu", "gelu", "none"]
@@ -112,6 +113,50 @@ class Head:
       {"params": params, **state}, x, train=True, mutable=[*state]
     )
     return z, moved
+
+
+@dataclasses.dataclass(frozen=True)
+class Prototypes:
+  """A layer of prototypes [k, d]: a section of an objective.
+
+  Attributes:
+    number: k.
+    norm: of the rows: "weight", they are divided by their lengths wherever they
+      are used (weight normalisation with lengths of 1, DINO's); "step", they
+      are brought back to length 1 after each step (SwAV's); "none".
+    freeze_steps: steps in which they don't learn.
+  """
+
+  number: int
+  norm: Literal["weight", "step", "none"] = "none"
+  freeze_steps: int = 0
+
+  def __post_init__(self) -> None:
+    if self.number < 1 or self.freeze_steps < 0:
+      raise ValueError(
+        f"objective.prototypes.number={self.number}, objective.prototypes."
+        f"freeze_steps={self.freeze_steps}: expected a positive number, and at "
+        "least 0 steps"
+      )
+
+  def init(self, key: Key, width: int) -> Float[Array, "k d"]:
+    """Returns rows in random directions, of length 1 or about 1."""
+    rows = jax.random.normal(key, (self.number, width))
+    return rows / width**0.5 if self.norm == "none" else unit(rows)
+
+  def rows(self, params: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Returns what features are compared with."""
+    return unit(params) if self.norm == "weight" else params
+
+  def after_step(self, params: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Returns the parameters after the optimizer's step."""
+    return unit(params) if self.norm == "step" else params
+
+  def schedules(self, group: str) -> dict[str, Schedule]:
+    """Returns the group's learning-rate multiplier, if it has one."""
+    if not self.freeze_steps:
+      return {}
+    return {group: frozen_until(self.freeze_steps)}
 
 
 def init_heads(

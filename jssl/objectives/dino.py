@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses, schedules, tree
-from jssl.models.heads import Head, unit
+from jssl.models.heads import Head, Prototypes, unit
 from jssl.objectives.averaged import Averaged
 from jssl.objectives.base import Aux, Features, check_positive, check_range
 from jssl.schedules import Schedule
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Key, PyTree, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,25 +27,23 @@ class DINO(Averaged):
   """The `objective` section of a config, for `objective.name="dino"`.
 
   Attributes:
-    num_prototypes: k.
     student_temperature: of the student's softmax.
     teacher_temperature_start: of the teacher's, at step 0,
     teacher_temperature: and after
     temperature_warmup_steps: so many steps of linear growth.
     center_momentum: of the centre's average.
-    freeze_steps: steps in which the prototypes don't learn.
-    projector: from h to what is normalised and meets the prototypes.
+    projector: from h to what is normalised and meets the
+    prototypes: of the student and, averaged, of the teacher.
     num_views: large crops; the teacher sees only those.
   """
 
-  num_prototypes: int = 65_536
   student_temperature: float = 0.1
   teacher_temperature_start: float = 0.04
   teacher_temperature: float = 0.07
   temperature_warmup_steps: int = 0
   center_momentum: float = 0.9
-  freeze_steps: int = 0
   projector: Head = Head((2048, 2048), 256, norm=False, activation="gelu")
+  prototypes: Prototypes = Prototypes(65_536, "weight")
   momentum_start: float = 0.996
   num_views: int = 2
   multi_crop = True
@@ -53,31 +51,27 @@ class DINO(Averaged):
   def __post_init__(self) -> None:
     super().__post_init__()
     check_positive(
-      num_prototypes=self.num_prototypes,
       student_temperature=self.student_temperature,
       teacher_temperature_start=self.teacher_temperature_start,
       teacher_temperature=self.teacher_temperature,
       num_views=self.num_views,
     )
     check_range("center_momentum", self.center_momentum, 0, 1)
-    for key in ("temperature_warmup_steps", "freeze_steps"):
-      check_range(key, getattr(self, key), 0)
+    check_range("temperature_warmup_steps", self.temperature_warmup_steps, 0)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head and prototypes, and state with averages of both."""
     first, second = jax.random.split(key)
     params, state = super().init(first, feature_dim)
-    shape = (self.num_prototypes, self.projector.width(feature_dim))
-    params["prototypes"] = unit(jax.random.normal(second, shape))
+    width = self.projector.width(feature_dim)
+    params["prototypes"] = self.prototypes.init(second, width)
     state["teacher"]["prototypes"] = jnp.copy(params["prototypes"])
-    state["center"] = jnp.zeros(self.num_prototypes)
+    state["center"] = jnp.zeros(self.prototypes.number)
     return params, state
 
   def schedules(self) -> Mapping[str, Schedule]:
     """Prototypes are frozen at first."""
-    if not self.freeze_steps:
-      return {}
-    return {"prototypes": schedules.frozen_until(self.freeze_steps)}
+    return self.prototypes.schedules("prototypes")
 
   def loss(
     self,
@@ -94,11 +88,12 @@ class DINO(Averaged):
       head_params, state, jnp.concatenate(features.student)
     )
     target, state = self.targets(state, features)
-    target, theirs = unit(target), unit(state["teacher"]["prototypes"])
+    target = unit(target)
+    theirs = self.prototypes.rows(state["teacher"]["prototypes"])
     loss = losses.dino(
       unit(z),
       target,
-      unit(head_params["prototypes"]),
+      self.prototypes.rows(head_params["prototypes"]),
       theirs,
       state["center"],
       student_temperature=self.student_temperature,
@@ -112,3 +107,11 @@ class DINO(Averaged):
       state["center"], losses.dino_center(target, theirs), self.center_momentum
     )
     return loss, Aux({}, {**state, "center": center})
+
+  def update(
+    self, head_params: dict, state: dict, carry: dict, *, step: Step
+  ) -> tuple[PyTree, PyTree]:
+    """Moves the averaged head and prototypes."""
+    prototypes = self.prototypes.after_step(head_params["prototypes"])
+    head_params = {**head_params, "prototypes": prototypes}
+    return super().update(head_params, state, carry, step=step)

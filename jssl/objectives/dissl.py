@@ -9,14 +9,14 @@ last layers have a bias there, the prototypes here don't.
 """
 
 import dataclasses
-import math
 import warnings
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from jssl import losses
-from jssl.models.heads import Head, init_heads
+from jssl.models.heads import Head, Prototypes, init_heads
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -24,7 +24,10 @@ from jssl.objectives.base import (
   check_positive,
   check_range,
 )
-from jssl.typing import Key, Scalar, Step
+from jssl.schedules import Schedule
+from jssl.typing import Key, PyTree, Scalar, Step
+
+_PROTOTYPES = ("student_prototypes", "teacher_prototypes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,29 +35,28 @@ class DISSL(Objective):
   """The `objective` section of a config, for `objective.name="dissl"`.
 
   Attributes:
-    num_prototypes: k, assumed classes of equivalence.
     student_temperature: of the student's softmax.
     teacher_temperature: of the teacher's.
     marginal_weight: of the entropy of the batch's mean; at least 1 more than
     invariance_weight: of the teacher's agreement with itself.
     student: head below the student's prototypes, linear for linear probes.
     teacher: head below the teacher's prototypes.
+    prototypes: of each of them; as many as assumed classes of equivalence.
     num_views: large crops; the teacher sees only those.
   """
 
-  num_prototypes: int = 16_384
   student_temperature: float = 1.0
   teacher_temperature: float = 0.5
   marginal_weight: float = 2.3
   invariance_weight: float = 0.8
   student: Head = Head((), 512, last_norm="affine")
   teacher: Head = Head((1024,), 512, last_norm="affine")
+  prototypes: Prototypes = Prototypes(16_384)
   num_views: int = 2
   multi_crop = True
 
   def __post_init__(self) -> None:
     check_positive(
-      num_prototypes=self.num_prototypes,
       student_temperature=self.student_temperature,
       teacher_temperature=self.teacher_temperature,
     )
@@ -75,10 +77,15 @@ class DISSL(Objective):
       first, {name: (head, feature_dim) for name, head in heads.items()}
     )
     for k, (name, head) in zip(keys, heads.items(), strict=True):
-      width = head.width(feature_dim)
-      normal = jax.random.normal(k, (self.num_prototypes, width))
-      params[f"{name}_prototypes"] = normal / math.sqrt(width)
+      params[f"{name}_prototypes"] = self.prototypes.init(
+        k, head.width(feature_dim)
+      )
     return params, state
+
+  def schedules(self) -> Mapping[str, Schedule]:
+    """Prototypes may be frozen at first."""
+    student, teacher = map(self.prototypes.schedules, _PROTOTYPES)
+    return student | teacher
 
   def loss(
     self,
@@ -101,8 +108,7 @@ class DISSL(Objective):
     terms = losses.dissl_terms(
       s,
       t,
-      head_params["student_prototypes"],
-      head_params["teacher_prototypes"],
+      *(self.prototypes.rows(head_params[name]) for name in _PROTOTYPES),
       student_temperature=self.student_temperature,
       teacher_temperature=self.teacher_temperature,
     )
@@ -113,3 +119,14 @@ class DISSL(Objective):
     )
     state = {"student": student, "teacher": teacher}
     return loss, Aux(terms._asdict(), state)
+
+  def update(
+    self, head_params: dict, state: dict, carry: dict, *, step: Step
+  ) -> tuple[PyTree, PyTree]:
+    """Keeps what was carried, and the prototypes as they should be."""
+    del state, step
+    prototypes = {
+      name: self.prototypes.after_step(head_params[name])
+      for name in _PROTOTYPES
+    }
+    return {**head_params, **prototypes}, carry

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jssl import losses, schedules
-from jssl.models.heads import Head, unit
+from jssl import losses
+from jssl.models.heads import Head, Prototypes, unit
 from jssl.objectives.base import (
   Aux,
   Features,
   Objective,
   check_positive,
-  check_range,
 )
 from jssl.schedules import Schedule
 from jssl.typing import Key, PyTree, Scalar, Step
@@ -31,47 +30,41 @@ class SwAV(Objective):
   """The `objective` section of a config, for `objective.name="swav"`.
 
   Attributes:
-    num_prototypes: k.
     temperature: of the predictions.
     epsilon: of the assignments' entropy.
     iterations: of Sinkhorn and Knopp.
-    freeze_steps: steps in which the prototypes don't learn.
     projector: from h to z, which is then normalised.
+    prototypes: what views are assigned to.
     num_views: large crops.
   """
 
-  num_prototypes: int = 3000
   temperature: float = 0.1
   epsilon: float = 0.05
   iterations: int = 3
-  freeze_steps: int = 0
   projector: Head = Head((2048,), 128)
+  prototypes: Prototypes = Prototypes(3000, "step")
   num_views: int = 2
   multi_crop = True
 
   def __post_init__(self) -> None:
     check_positive(
-      num_prototypes=self.num_prototypes,
       temperature=self.temperature,
       epsilon=self.epsilon,
       iterations=self.iterations,
       num_views=self.num_views,
     )
-    check_range("freeze_steps", self.freeze_steps, 0)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns projector and prototypes (unit rows), and batch statistics."""
     first, second = jax.random.split(key)
     params, state = self.projector.init(first, feature_dim)
-    shape = (self.num_prototypes, self.projector.width(feature_dim))
-    prototypes = unit(jax.random.normal(second, shape))
+    width = self.projector.width(feature_dim)
+    prototypes = self.prototypes.init(second, width)
     return {"projector": params, "prototypes": prototypes}, {"projector": state}
 
   def schedules(self) -> Mapping[str, Schedule]:
     """Prototypes are frozen at first."""
-    if not self.freeze_steps:
-      return {}
-    return {"prototypes": schedules.frozen_until(self.freeze_steps)}
+    return self.prototypes.schedules("prototypes")
 
   def loss(
     self,
@@ -90,7 +83,7 @@ class SwAV(Objective):
     )
     loss = losses.swav(
       unit(z),
-      head_params["prototypes"],
+      self.prototypes.rows(head_params["prototypes"]),
       temperature=self.temperature,
       epsilon=self.epsilon,
       iterations=self.iterations,
@@ -103,5 +96,5 @@ class SwAV(Objective):
   ) -> tuple[PyTree, PyTree]:
     """Brings the prototypes back to length 1."""
     del state, step
-    prototypes = unit(head_params["prototypes"])
+    prototypes = self.prototypes.after_step(head_params["prototypes"])
     return {**head_params, "prototypes": prototypes}, carry

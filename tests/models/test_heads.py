@@ -9,7 +9,7 @@ import pytest
 from objectives import oracle
 
 from jssl import tree
-from jssl.models.heads import Head
+from jssl.models.heads import Head, Prototypes
 
 D = 5
 H = np.random.default_rng(0).normal(size=(2, 7, D))
@@ -176,3 +176,39 @@ def test_lists_from_a_config_are_welcome():
 def test_widths_are_positive(values, message):
   with pytest.raises(ValueError, match=message):
     Head(**values)
+
+
+W = np.random.default_rng(0).normal(size=(7, 3))
+
+
+def lengths(rows):
+  return np.linalg.norm(rows, axis=1)
+
+
+@pytest.mark.parametrize(
+  ("norm", "used", "stepped"),
+  [("none", False, False), ("weight", True, False), ("step", False, True)],
+)
+def test_prototypes_have_length_1_where_the_norm_says(norm, used, stepped):
+  layer = Prototypes(7, norm)
+  units = W / lengths(W)[:, None]
+  np.testing.assert_allclose(layer.rows(W), units if used else W, rtol=1e-6)
+  np.testing.assert_allclose(
+    layer.after_step(W), units if stepped else W, rtol=1e-6
+  )
+  first = layer.init(jax.random.key(0), 3)
+  assert first.shape == (7, 3)
+  assert np.allclose(lengths(first), 1) == (norm != "none")
+
+
+def test_prototypes_are_frozen_for_some_steps():
+  assert Prototypes(7).schedules("w") == {}
+  (schedule,) = Prototypes(7, freeze_steps=2).schedules("w").values()
+  assert [float(schedule(step)) for step in range(4)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"number": 0}, {"freeze_steps": -1}])
+def test_prototypes_say_what_is_wrong(wrong):
+  ((key, value),) = wrong.items()
+  with pytest.raises(ValueError, match=f"objective.prototypes.{key}={value}"):
+    Prototypes(**{"number": 3, **wrong})

@@ -10,7 +10,7 @@ import numpy as np
 from objectives import oracle
 
 from jssl import tree
-from jssl.models.heads import Head
+from jssl.models.heads import Head, Prototypes
 from jssl.objectives.barlow_twins import BarlowTwins
 from jssl.objectives.base import Aux, Features, Objective
 from jssl.objectives.byol import BYOL
@@ -276,11 +276,10 @@ CASES = (
   Case(
     "swav",
     SwAV(
-      num_prototypes=7,
+      prototypes=Prototypes(7, "step", freeze_steps=4),
       temperature=0.3,
       epsilon=0.5,
       iterations=2,
-      freeze_steps=4,
       projector=BIASED,
     ),
     oracle.swav,
@@ -289,12 +288,11 @@ CASES = (
   Case(
     "dino",
     DINO(
-      num_prototypes=7,
+      prototypes=Prototypes(7, "weight", freeze_steps=4),
       student_temperature=0.3,
       teacher_temperature_start=0.2,
       teacher_temperature=0.6,
       temperature_warmup_steps=8,
-      freeze_steps=4,
       projector=GELU,
       **AVERAGED,
     ),
@@ -312,7 +310,7 @@ CASES = (
   Case(
     "dissl",
     DISSL(
-      num_prototypes=7,
+      prototypes=Prototypes(7),
       student=Head((), 4, last_norm="affine"),
       teacher=Head((6,), 0),
     ),

@@ -21,7 +21,7 @@ from objectives.cases import (
   random_key,
 )
 
-from jssl.models.heads import Head, unit
+from jssl.models.heads import Head, Prototypes, unit
 from jssl.objectives import queue
 
 AVERAGED = ["moco_v3_queue", "byol", "dino"]
@@ -217,7 +217,9 @@ def test_prototypes_begin_as_long_as_methods_want():
   np.testing.assert_allclose(
     np.linalg.norm(params["prototypes"], axis=1), 1, rtol=1e-6
   )
-  params, _ = start("dissl", num_prototypes=400, student=Head(), teacher=Head())
+  params, _ = start(
+    "dissl", prototypes=Prototypes(400), student=Head(), teacher=Head()
+  )
   one, other = (params[f"{name}_prototypes"] for name in ("student", "teacher"))
   for w in (one, other):
     assert w.shape == (400, D)

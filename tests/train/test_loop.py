@@ -170,7 +170,7 @@ REMEMBERING = {
   """,
   "a_centre_and_small_crops": """
     "objective": {
-      "name": "dino", "num_prototypes": 16, "freeze_steps": 9,
+      "name": "dino", "prototypes": {"number": 16, "freeze_steps": 9},
       "temperature_warmup_steps": 12,
       "projector": {"hidden_dims": (), "out_dim": 8},
     },
