@@ -35,7 +35,6 @@ the README of their code); not measured here.
 from ml_collections import ConfigDict
 
 from jssl import recipes
-from jssl.augment import coarse
 from jssl.build import with_defaults
 
 VARIANTS = ("base", "dim", "epochs", "coarse", "mlp")
@@ -52,14 +51,7 @@ def get_config(arg: str = "base") -> ConfigDict:
   return with_defaults(
     {
       **recipes.tiny_imagenet(epochs=epochs, batch_size=batch_size),
-      "augment": {
-        "crop_size_px": 64,
-        "flip_probability": 0.5,
-        "jitter_probability": 0.8,
-        **coarse(2.0 if name == "coarse" else 1.0),
-        "blur_probability": (0.5 if name == "coarse" else 0.0,),
-        "blur_kernel_px": 7,
-      },
+      "augment": recipes.coarse_views(2.0 if name == "coarse" else 1.0),
       "model": {
         **recipes.resnet(18, small_images=True),
         "small_max_pool": True,

@@ -83,32 +83,10 @@ METHODS: dict[str, dict[str, Any]] = {
 def get_config(arg: str = "simclr") -> ConfigDict:
   method, epochs = recipes.variant(arg, tuple(METHODS), 1)
   batch_size = 256
-  steps = 60_000 // batch_size * epochs
+  steps = recipes.FASHION_MNIST_IMAGES // batch_size * epochs
   return with_defaults(
     {
-      "data": {
-        "name": "fashion_mnist",
-        "batch_size": batch_size,
-        "image_size_px": 28,
-      },
-      "augment": {
-        "crop_size_px": 28,
-        "crop_min_area": 0.3,
-        "flip_probability": 0.5,
-        "jitter_probability": 0.8,
-        "brightness": 0.4,
-        "contrast": 0.4,
-      },
-      "model": {
-        "name": "vit",
-        "patch_size_px": 7,
-        "width": 128,
-        "depth": 3,
-        "num_heads": 4,
-        "zero_init_residual": True,
-        "mean": (0.286,),
-        "std": (0.353,),
-      },
+      **recipes.fashion_mnist(epochs=epochs, batch_size=batch_size),
       "objective": {"name": method, **METHODS[method]},
       "optim": {
         "name": "adamw",
@@ -118,7 +96,6 @@ def get_config(arg: str = "simclr") -> ConfigDict:
         "b2": 0.98,
         "clip_norm": 3.0,
       },
-      "train": {"steps": steps},
       "checkpoint": {"every_steps": steps},
       "log": {"every_steps": 26},
       # Small: sixteen methods are probed.

@@ -16,6 +16,7 @@ kNN 86.4, MLP 89.5 (random backbone 67.6, 72.3, 76.7; raw pixels 84.4, 87.4,
 
 from ml_collections import ConfigDict
 
+from jssl import recipes
 from jssl.build import with_defaults
 
 
@@ -25,29 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
   epochs, batch_size = 24, 256
   return with_defaults(
     {
-      "data": {
-        "name": "fashion_mnist",
-        "batch_size": batch_size,
-        "image_size_px": 28,
-      },
-      "augment": {
-        "crop_size_px": 28,
-        "crop_min_area": 0.3,
-        "flip_probability": 0.5,
-        "jitter_probability": 0.8,
-        "brightness": 0.4,
-        "contrast": 0.4,
-      },
-      "model": {
-        "name": "vit",
-        "patch_size_px": 7,
-        "width": 128,
-        "depth": 3,
-        "num_heads": 4,
-        "zero_init_residual": True,
-        "mean": (0.286,),
-        "std": (0.353,),
-      },
+      **recipes.fashion_mnist(epochs=epochs, batch_size=batch_size),
       "objective": {
         "name": "simclr",
         "temperature": 0.1,
@@ -60,7 +39,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "weight_decay": 0.05,
         "b2": 0.98,
       },
-      "train": {"steps": 60_000 // batch_size * epochs},
       "checkpoint": {"every_steps": 1404},
       "log": {"every_steps": 50},
     }

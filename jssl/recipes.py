@@ -18,12 +18,13 @@ and changes a part with `{**recipes.resnet(50), "expand_dim": 8192}`.
 from collections.abc import Sequence
 from typing import Any
 
-from jssl.augment import colour_strength
+from jssl.augment import coarse, colour_strength
 
 Section = dict[str, Any]
 
 IMAGENET_IMAGES = 1_281_167
 CIFAR10_IMAGES = 50_000
+FASHION_MNIST_IMAGES = 60_000
 TINY_IMAGENET_IMAGES = 100_000
 
 IMAGENET_PIXELS = {
@@ -145,6 +146,36 @@ def tiny_imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
   )
 
 
+def fashion_mnist(*, epochs: int, batch_size: int) -> dict[str, Section]:
+  """Returns data, views, a small ViT and train, for a CPU."""
+  return {
+    "data": {
+      "name": "fashion_mnist",
+      "batch_size": batch_size,
+      "image_size_px": 28,
+    },
+    "augment": {
+      "crop_size_px": 28,
+      "crop_min_area": 0.3,
+      "flip_probability": 0.5,
+      "jitter_probability": 0.8,
+      "brightness": 0.4,
+      "contrast": 0.4,
+    },
+    "model": {
+      "name": "vit",
+      "patch_size_px": 7,
+      "width": 128,
+      "depth": 3,
+      "num_heads": 4,
+      "zero_init_residual": True,
+      "mean": (0.286,),
+      "std": (0.353,),
+    },
+    "train": {"steps": FASHION_MNIST_IMAGES // batch_size * epochs},
+  }
+
+
 def simclr_views(*, crop_min_area: float = 0.08) -> Section:
   """Returns SimCLR's augmentation of ImageNet, at strength 1."""
   return {
@@ -195,6 +226,23 @@ def small_crops(number: int, *, max_area: float, size_px: int = 96) -> Section:
     "small_crop_min_area": 0.05,
     "small_crop_max_area": max_area,
     "small_blur_probability": 0.5,
+  }
+
+
+def coarse_views(strength: float) -> Section:
+  """Returns CISSL's and DISSL's views of Tiny ImageNet, 64 px.
+
+  Args:
+    strength: of the augmentation; above 1 it is the paper's coarser one, which
+      has blur besides, by a tenth of the image, made odd.
+  """
+  return {
+    "crop_size_px": 64,
+    "flip_probability": 0.5,
+    "jitter_probability": 0.8,
+    **coarse(strength),
+    "blur_probability": (0.5 if strength > 1 else 0.0,),
+    "blur_kernel_px": 7,
   }
 
 
