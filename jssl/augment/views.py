@@ -88,94 +88,52 @@ class Augment:
     for name, value in dataclasses.asdict(self).items():
       if name in _BY_VIEW:
         _check_each_view(name, value)
-      elif name.endswith("_probability"):
-        _check(0 <= value <= 1, name, value, "in [0, 1]")
-    for name in ("brightness", "contrast", "saturation"):
-      value = getattr(self, name)
-      _check(value >= 0, name, value, "at least 0")
-    _check(0 <= self.hue <= 0.5, "hue", self.hue, "in [0, 0.5]")
-    _check(self.crop_size_px > 0, "crop_size_px", self.crop_size_px, "positive")
-    _check(
-      0 < self.crop_min_area <= self.crop_max_area,
-      "crop_min_area",
-      self.crop_min_area,
-      f"in (0, augment.crop_max_area={self.crop_max_area}]",
-    )
-    _check(
-      self.crop_max_area <= 1,
-      "crop_max_area",
-      self.crop_max_area,
-      "at most 1",
-    )
-    _check(
-      0 < self.crop_ratio_min <= self.crop_ratio_max,
-      "crop_ratio_min",
-      self.crop_ratio_min,
-      f"in (0, augment.crop_ratio_max={self.crop_ratio_max}]",
-    )
-    _check(
-      self.blur_kernel_px % 2 == 1 and self.blur_kernel_px > 0,
-      "blur_kernel_px",
-      self.blur_kernel_px,
-      "odd and positive",
-    )
-    _check(
-      not any(self.blur_probability)
-      or self.blur_kernel_px < 2 * self.crop_size_px,
-      "blur_kernel_px",
-      self.blur_kernel_px,
-      f"less than twice augment.crop_size_px={self.crop_size_px}",
-    )
-    _check(
-      0 < self.blur_sigma_min <= self.blur_sigma_max,
-      "blur_sigma_min",
-      self.blur_sigma_min,
-      f"in (0, augment.blur_sigma_max={self.blur_sigma_max}]",
-    )
-    _check(
-      0 <= self.solarize_threshold <= 1,
-      "solarize_threshold",
-      self.solarize_threshold,
-      "in [0, 1]",
-    )
-    _check(self.num_small >= 0, "num_small", self.num_small, "at least 0")
+      elif name.endswith(("_probability", "_threshold")):
+        self._check(name, 0 <= value <= 1, "in [0, 1]")
+    for name in ("brightness", "contrast", "saturation", "num_small"):
+      self._check(name, getattr(self, name) >= 0, "at least 0")
+    self._check("hue", 0 <= self.hue <= 0.5, "in [0, 0.5]")
+    self._check("crop_size_px", self.crop_size_px > 0, "positive")
+    self._check_area("crop_min_area", "crop_max_area")
+    self._check_order("crop_ratio_min", "crop_ratio_max")
+    self._check_order("blur_sigma_min", "blur_sigma_max")
+    kernel = self.blur_kernel_px
+    self._check("blur_kernel_px", kernel > 0 and kernel % 2, "odd and positive")
+    if any(self.blur_probability):
+      self._check_kernel("crop_size_px", "augment.blur_probability (0,)")
     if self.num_small:
-      self._check_small()
+      self._check(
+        "small_crop_size_px",
+        0 < self.small_crop_size_px <= self.crop_size_px,
+        f"positive and at most augment.crop_size_px={self.crop_size_px}, as "
+        f"augment.num_small={self.num_small}",
+      )
+      self._check_area("small_crop_min_area", "small_crop_max_area")
+      if self.small_blur_probability:
+        self._check_kernel(
+          "small_crop_size_px", "augment.small_blur_probability 0"
+        )
 
-  def _check_small(self) -> None:
-    _check(
-      0 < self.small_crop_size_px <= self.crop_size_px,
-      "small_crop_size_px",
-      self.small_crop_size_px,
-      f"positive and at most augment.crop_size_px={self.crop_size_px}, as "
-      f"augment.num_small={self.num_small}",
-    )
-    _check(
-      0 < self.small_crop_min_area <= self.small_crop_max_area,
-      "small_crop_min_area",
-      self.small_crop_min_area,
-      f"in (0, augment.small_crop_max_area={self.small_crop_max_area}]",
-    )
-    _check(
-      self.small_crop_max_area <= 1,
-      "small_crop_max_area",
-      self.small_crop_max_area,
-      "at most 1",
-    )
-    _check(
-      not self.small_blur_probability
-      or self.blur_kernel_px < 2 * self.small_crop_size_px,
+  def _check(self, name: str, valid: object, expected: str) -> None:
+    if not valid:
+      value = getattr(self, name)
+      raise ValueError(f"augment.{name}={value} must be {expected}")
+
+  def _check_order(self, low: str, high: str) -> None:
+    least, most = getattr(self, low), getattr(self, high)
+    self._check(low, 0 < least <= most, f"in (0, augment.{high}={most}]")
+
+  def _check_area(self, low: str, high: str) -> None:
+    self._check_order(low, high)
+    self._check(high, getattr(self, high) <= 1, "at most 1")
+
+  def _check_kernel(self, size: str, otherwise: str) -> None:
+    px = getattr(self, size)
+    self._check(
       "blur_kernel_px",
-      self.blur_kernel_px,
-      "less than twice "
-      f"augment.small_crop_size_px={self.small_crop_size_px}, or "
-      "augment.small_blur_probability must be 0",
+      self.blur_kernel_px < 2 * px,
+      f"less than twice augment.{size}={px}, or {otherwise}",
     )
-
-
-def _check(valid: bool, name: str, value: object, expected: str) -> None:
-  if not valid:
-    raise ValueError(f"augment.{name}={value} must be {expected}")
 
 
 def _check_each_view(name: str, value: object) -> None:
@@ -184,12 +142,10 @@ def _check_each_view(name: str, value: object) -> None:
       f"augment.{name}={value!r} must be a tuple: one probability for all "
       "large views, as (0.5,), or one for each"
     )
-  _check(
-    len(value) > 0 and all(0 <= p <= 1 for p in value),
-    name,
-    value,
-    "one or more numbers in [0, 1]",
-  )
+  if not value or not all(0 <= p <= 1 for p in value):
+    raise ValueError(
+      f"augment.{name}={value} must be one or more numbers in [0, 1]"
+    )
 
 
 def _unit_interval(pixels: Pixels) -> Images:
@@ -334,13 +290,11 @@ def views(
   """
   for name in _BY_VIEW:
     value = getattr(augment, name)
-    _check(
-      len(value) in (1, num_views),
-      name,
-      value,
-      f"1 probability for all large views or num_views={num_views}, one for "
-      f"each, not {len(value)}",
-    )
+    if len(value) not in (1, num_views):
+      raise ValueError(
+        f"augment.{name}={value} must be 1 probability for all large views or "
+        f"num_views={num_views}, one for each, not {len(value)}"
+      )
   pixels = _unit_interval(images)
   large = _views_of_a_size(augment, keys, pixels, name="view", number=num_views)
   if not augment.num_small:

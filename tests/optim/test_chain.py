@@ -66,6 +66,7 @@ def oracle(optim, p, grads, decays, matrix):
   for t, g in enumerate(grads):
     rate = optim.learning_rate * (1 + np.cos(np.pi * t / STEPS)) / 2
     decay = decays[t] if matrix else 0.0
+    g = g + decay * p if optim.name == "adam" else g
     first = optim.b1 * first + (1 - optim.b1) * g
     second = optim.b2 * second + (1 - optim.b2) * g**2
     mean = first / (1 - optim.b1 ** (t + 1))
@@ -81,6 +82,8 @@ def oracle(optim, p, grads, decays, matrix):
         p = p - trace
       case "adamw":
         p = p - rate * (mean / (root + 1e-8) + decay * p)
+      case "adam":
+        p = p - rate * mean / (root + 1e-8)
       case "lamb":
         update = mean / (root + 1e-6) + decay * p
         p = p - rate * trust(update, 1.0) * update
@@ -113,7 +116,7 @@ def as_unrolled(params):
   return {**layers, **rest}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adam", "lars", "lamb"])
 def test_stacked_and_unrolled_layers_against_loops(name, x64):
   """Also says who is decayed, with a decay that grows, and adapted."""
   optim = Optim(
@@ -253,7 +256,7 @@ def test_nothing_to_adapt(name):
 @pytest.mark.parametrize(
   ("values", "match"),
   [
-    ({"name": "adam"}, "optim.name='adam'"),
+    ({"name": "adagrad"}, "optim.name='adagrad'"),
     ({"learning_rate": 0.0}, "optim.learning_rate=0.0"),
     ({"momentum": 1.0}, r"optim.momentum=1.0 must be in \[0, 1\)"),
     ({"weight_decay": -1.0}, "optim.weight_decay=-1.0"),
