@@ -21,7 +21,8 @@ _ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
 class MLP(nn.Module):
   """Linear layers with BatchNorm and an activation between them.
 
-  Statistics are over all leading axes: over the global batch and all views.
+  Statistics are over all leading axes: over the global batch and all views. (The
+  official code of BYOL, SimSiam, MoCo and VICReg runs each view by itself.)
   The fields are those of `Head`.
   """
 
@@ -74,7 +75,7 @@ class Head:
     hidden_dims: widths of the hidden layers.
     out_dim: width of the last layer; 0 leaves it out.
     norm: whether hidden layers have a BatchNorm.
-    activation: of hidden layers.
+    activation: of hidden layers; "gelu" in its tanh form, as in the ViT.
     last_norm: a BatchNorm after the last layer: "plain" without scale and
       bias, "affine" with both. "none": the last layer has a bias instead.
   """

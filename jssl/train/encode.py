@@ -67,7 +67,8 @@ def encode(
   """Runs the backbone once for each resolution.
 
   The views of an image are kept together, [b * v, ...], so that on a mesh every
-  device flattens the rows that it has.
+  device flattens the rows that it has, and batch statistics are over all views
+  of a resolution.
 
   Args:
     backbone: of `variables`.
