@@ -21,7 +21,7 @@ _ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
 class MLP(nn.Module):
   """Linear layers with BatchNorm and an activation between them.
 
-  Statistics are over all leading axes: over the global batch and all views. (The
+  Statistics are over all leading axes: the global batch and all views. (The
   official code of BYOL, SimSiam, MoCo and VICReg runs each view by itself.)
   The fields are those of `Head`.
   """
