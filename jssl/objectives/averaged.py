@@ -73,17 +73,6 @@ class Averaged(Objective):
       "teacher_projector": jax.tree.map(jnp.copy, state),
     }
 
-  def init_with_predictor(
-    self, key: Key, feature_dim: int, predictor: Head
-  ) -> tuple[dict, dict]:
-    """The same with a predictor, as wide as the projector and not averaged."""
-    first, second = jax.random.split(key)
-    params, state = Averaged.init(self, first, feature_dim)
-    width = self.projector.width(feature_dim)
-    check_same_width(projector=width, predictor=predictor.width(width))
-    params["predictor"], state["predictor"] = predictor.init(second, width)
-    return params, state
-
   def project(
     self, head_params: dict, state: dict, h: Float[Array, "v b d"]
   ) -> tuple[Float[Array, "v b z"], dict]:
@@ -112,3 +101,34 @@ class Averaged(Objective):
     learned = {name: head_params[name] for name in teacher}
     teacher = tree.ema(teacher, learned, self.teacher_momentum(step))
     return head_params, {**carry, "teacher": teacher}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predicting(Averaged):
+  """One whose student has a predictor besides, which isn't averaged.
+
+  Attributes:
+    predictor: as wide as the projector; without layers there is none.
+  """
+
+  predictor: Head
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns both heads' parameters, and state with an average of one."""
+    first, second = jax.random.split(key)
+    params, state = super().init(first, feature_dim)
+    width = self.projector.width(feature_dim)
+    check_same_width(projector=width, predictor=self.predictor.width(width))
+    params["predictor"], state["predictor"] = self.predictor.init(second, width)
+    return params, state
+
+  def predict(
+    self, head_params: dict, state: dict, features: Features
+  ) -> tuple[Float[Array, "v b z"], dict]:
+    """Returns the student's predictions, and the state after them."""
+    (h,) = features.student
+    z, state = self.project(head_params, state, h)
+    p, moved = self.predictor.apply(
+      head_params["predictor"], state["predictor"], z
+    )
+    return p, {**state, "predictor": moved}

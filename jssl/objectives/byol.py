@@ -11,13 +11,13 @@ import dataclasses
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.averaged import Averaged
+from jssl.objectives.averaged import Predicting
 from jssl.objectives.base import Aux, Features
 from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BYOL(Averaged):
+class BYOL(Predicting):
   """The `objective` section of a config, for `objective.name="byol"`.
 
   Attributes:
@@ -28,10 +28,6 @@ class BYOL(Averaged):
   projector: Head = Head((4096,), 256)
   predictor: Head = Head((4096,), 256)
   momentum_start: float = 0.996
-
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns both heads' parameters, and what is remembered."""
-    return self.init_with_predictor(key, feature_dim, self.predictor)
 
   def loss(
     self,
@@ -44,12 +40,6 @@ class BYOL(Averaged):
   ) -> tuple[Scalar, Aux]:
     """The squared distance of unit vectors, summed over both directions."""
     del key, step
-    (h,) = features.student
-    z, state = self.project(head_params, state, h)
-    (p1, p2), moved = self.predictor.apply(
-      head_params["predictor"], state["predictor"], z
-    )
-    (target1, target2), state = self.targets(
-      {**state, "predictor": moved}, features
-    )
+    (p1, p2), state = self.predict(head_params, state, features)
+    (target1, target2), state = self.targets(state, features)
     return losses.byol(p1, p2, target1, target2), Aux({}, state)

@@ -20,7 +20,7 @@ import jax
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives import queue
-from jssl.objectives.averaged import Averaged
+from jssl.objectives.averaged import Predicting
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -31,7 +31,7 @@ from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MoCoV3(Averaged):
+class MoCoV3(Predicting):
   """The `objective` section of a config, for `objective.name="moco_v3"`.
 
   Attributes:
@@ -56,7 +56,7 @@ class MoCoV3(Averaged):
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns both heads' parameters, and what is remembered."""
     first, second = jax.random.split(key)
-    params, state = self.init_with_predictor(first, feature_dim, self.predictor)
+    params, state = super().init(first, feature_dim)
     if self.queue_size:
       width = self.projector.width(feature_dim)
       state["queue"] = queue.full(second, self.queue_size, width)
@@ -73,12 +73,8 @@ class MoCoV3(Averaged):
   ) -> tuple[Scalar, Aux]:
     """InfoNCE of each view's query with the other view's key, summed."""
     del key, step
-    (h,) = features.student
-    z, state = self.project(head_params, state, h)
-    (q1, q2), moved = self.predictor.apply(
-      head_params["predictor"], state["predictor"], z
-    )
-    (k1, k2), state = self.targets({**state, "predictor": moved}, features)
+    (q1, q2), state = self.predict(head_params, state, features)
+    (k1, k2), state = self.targets(state, features)
     negatives = None
     if self.queue_size:
       negatives = jax.lax.stop_gradient(state["queue"].rows)
