@@ -1,5 +1,6 @@
 """A batch in chunks is the batch: features, gradients, statistics, memory."""
 
+import dataclasses
 import functools
 
 import jax
@@ -44,8 +45,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (B, 16, 16, 3), np.uint8)
 @functools.cache
 def variables_of(model):
   backbone = model.backbone()
-  first, second = (
-    backbone.init(jax.random.key(i), (16, 16, 3)) for i in range(2)
+  first, second = jax.tree.map(
+    lambda leaf: leaf.astype(model.dtype),
+    [backbone.init(jax.random.key(i), (16, 16, 3)) for i in range(2)],
   )
   return backbone, first, second
 
@@ -129,11 +131,14 @@ def test_chunks_change_nothing(augment):
   np.testing.assert_array_equal(still[0].teacher[0], whole[0].teacher[0])
 
 
+WIDE = dataclasses.replace(VIT, dtype="float64")
+
+
 def loss_gradient(objective, multi, chunks):
   """Of the whole loss, by the backbone's parameters."""
   augment = MULTI if multi else LARGE
-  _, variables, _ = variables_of(VIT)
-  run = program(VIT, augment, chunks)
+  _, variables, _ = variables_of(WIDE)
+  run = program(WIDE, augment, chunks)
   encoded, _ = run(variables["params"], rows(), random_cotangents(augment, 16))
   head_params, state = objective.init(jax.random.key(1), 16)
 
@@ -158,13 +163,16 @@ def loss_gradient(objective, multi, chunks):
     for name in BY_NAME
   ],
 )
-def test_the_gradient_of_every_loss_is_exact(name):
+def test_the_gradient_of_every_loss_is_exact(x64, name):
+  """In float64; in float32 rounding of features is amplified by some losses."""
   objective = BY_NAME[name].objective
+  if getattr(objective, "queue_size", 0):
+    objective = dataclasses.replace(objective, queue_size=2 * B)
   whole, chunked = (
     loss_gradient(objective, objective.multi_crop, chunks)
     for chunks in (1, CHUNKS)
   )
-  assert_near(chunked, whole, 1e-5)
+  assert_near(chunked, whole, 1e-10)
 
 
 RESNET = {"depth": 18, "small_images": True, "width": 4, "mean": (0.5,)}
