@@ -6,11 +6,9 @@ allocated, with the key to change.
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import pathlib
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, sections
+from jssl import checkpoint, fields, sections
 from jssl import mesh as mesh_lib
 from jssl.augment import Augment, views
 from jssl.data.order import Order
@@ -119,40 +117,6 @@ class Run(NamedTuple):
   init_from: sections.InitFrom
 
 
-def _suggest(name: str, names: Any) -> str:
-  close = difflib.get_close_matches(name, [*names], n=1)
-  known = ", ".join(sorted(names))
-  return f"did you mean {close[0]!r}?" if close else f"known: {known}"
-
-
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-  """Returns a config value as the type of its field, or says what it should be.
-
-  JSON has no tuples and ml_collections lets an int stand for a float.
-  """
-  origin = typing.get_origin(hint)
-  if origin is tuple:
-    if not isinstance(value, list | tuple):
-      raise TypeError(f"{key}={value!r} must be a tuple")
-    element = typing.get_args(hint)[0]
-    return tuple(_coerce(key, v, element) for v in value)
-  if origin is typing.Literal:
-    choices = typing.get_args(hint)
-    if value not in choices:
-      raise ValueError(f"{key}={value!r}: {_suggest(str(value), choices)}")
-    return value
-  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-    return _filled(key, value, hint)
-  if hint is float and type(value) is int:
-    return float(value)
-  if hint in (int, float, str, bool) and type(value) is not hint:
-    raise TypeError(
-      f"{key}={value!r} is of type {type(value).__name__}; it must be "
-      f"{hint.__name__}"
-    )
-  return value
-
-
 def section(config: ConfigDict, name: str, cls: type[T]) -> T:
   """Returns a section of the config as its dataclass.
 
@@ -160,40 +124,10 @@ def section(config: ConfigDict, name: str, cls: type[T]) -> T:
     ValueError: a key is unknown or missing, or a value out of range.
     TypeError: a value is of another type.
   """
-  return _filled(name, config.get(name, {}), cls)
-
-
-def _filled(name: str, given: Mapping[str, Any], cls: type[T]) -> T:
-  """Returns the dataclass of a section, or of a section within one.
-
-  What isn't given of a section within is that of its field's default.
-  """
-  if not isinstance(given, Mapping | ConfigDict):
-    raise TypeError(f"{name}={given!r} must be a section of its own")
-  hints = typing.get_type_hints(cls)
-  fields = _fields(cls)
-  values = {}
-  for key, value in given.items():
-    if key == "name" and "name" not in fields:
-      continue  # It chose the class.
-    if key not in fields:
-      raise ValueError(f"{name}.{key} is not a key; {_suggest(key, fields)}")
-    default = fields[key].default
-    if _is_section(default) and isinstance(value, Mapping | ConfigDict):
-      value = {**dataclasses.asdict(default), **value}
-    values[key] = _coerce(f"{name}.{key}", value, hints[key])
-  for key, field in fields.items():
-    if key not in values and field.default is dataclasses.MISSING:
-      raise ValueError(f"{name}.{key} is missing from the config")
-  return cls(**values)
-
-
-def _is_section(value: Any) -> typing.TypeGuard[Any]:
-  return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _fields(cls: Any) -> dict[str, dataclasses.Field]:
-  return {f.name: f for f in dataclasses.fields(cls) if f.init}
+  given = config.get(name, {})
+  if isinstance(given, ConfigDict):
+    given = given.to_dict()
+  return fields.filled(name, given, cls)
 
 
 def _chosen(config: ConfigDict, name: str, classes: Mapping[str, type]) -> Any:
@@ -201,7 +135,7 @@ def _chosen(config: ConfigDict, name: str, classes: Mapping[str, type]) -> Any:
   choice = config.get(name, {}).get("name")
   if choice not in classes:
     raise ValueError(
-      f"{name}.name={choice!r}: {_suggest(str(choice), classes)}"
+      f"{name}.name={choice!r}: {fields.suggest(str(choice), classes)}"
     )
   return section(config, name, classes[choice])
 
@@ -221,22 +155,7 @@ def with_defaults(config: dict[str, Any]) -> ConfigDict:
   }
   complete = ConfigDict({"seed": 0, **config})
   for name, cls in classes.items():
-    complete[name] = ConfigDict(_completed(cls, config.get(name, {})))
-  return complete
-
-
-def _completed(cls: type | None, given: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what is given of a section, and the defaults of the rest.
-
-  A section within it, such as a head, is filled from the default of its field.
-  """
-  complete = dict(given)
-  for key, field in _fields(cls).items() if cls else ():
-    default = field.default
-    if _is_section(default):
-      complete[key] = {**dataclasses.asdict(default), **given.get(key, {})}
-    elif default is not dataclasses.MISSING:
-      complete.setdefault(key, default)
+    complete[name] = ConfigDict(fields.completed(cls, config.get(name, {})))
   return complete
 
 
@@ -434,7 +353,9 @@ def run(
   known = {"seed", "model", "objective", *_SECTIONS}
   for name in config:
     if name not in known:
-      raise ValueError(f"{name} is not a section; {_suggest(name, known)}")
+      raise ValueError(
+        f"{name} is not a section; {fields.suggest(name, known)}"
+      )
   data = section(config, "data", sections.Data)
   augment = section(config, "augment", Augment)
   device_mesh = mesh(config, devices)
@@ -463,7 +384,7 @@ def run(
     encoder, method, augment, data.batch_size, train, head, image_shape
   )
   return Run(
-    seed=_coerce("seed", config.get("seed", 0), int),
+    seed=fields.coerced("seed", config.get("seed", 0), int),
     data=data,
     source=train_source,
     image_shape=image_shape,

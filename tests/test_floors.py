@@ -14,6 +14,7 @@ FLOORS = {
   "rng": 0,
   "mesh": 0,
   "tree": 0,
+  "fields": 0,
   "schedules": 0,
   "cost": 0,
   "ops": 1,
