@@ -5,6 +5,9 @@ rooms, these are the rest: a key of the config is a field here.
 """
 
 import dataclasses
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Any)
 
 
 def _check_positive(key: str, value: int) -> None:
@@ -60,12 +63,23 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-  """The `log` section: a line and a row every so many steps."""
+  """The `log` section: a line and a row every so many steps.
+
+  Attributes:
+    every_steps: and at the last one.
+    diagnostics: whether a row also has what `jssl.diagnostics.batch` measures
+      of the features of its step's batch.
+  """
 
   every_steps: int = 50
+  diagnostics: bool = True
 
   def __post_init__(self) -> None:
     _check_positive("log.every_steps", self.every_steps)
+
+  def is_due(self, step: T, total_steps: int) -> T:
+    """Whether `step` has a row, the first step being 1; traceable."""
+    return (step % self.every_steps == 0) | (step == total_steps)
 
 
 @dataclasses.dataclass(frozen=True)

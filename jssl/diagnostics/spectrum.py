@@ -1,7 +1,7 @@
-"""The singular spectrum of features, and how collapsed it is.
+"""The singular spectrum of features, and what is read off it.
 
-Li, Efros and Pathak, "Understanding Collapse in Non-contrastive Siamese
-Representation Learning", ECCV 2022, arXiv 2209.15007, and its official code.
+`singular_values` takes one pass over the features and O(d^2) memory; the
+measures are functions of what it gives.
 """
 
 from typing import NamedTuple
@@ -9,9 +9,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
 
-_BLOCK_ROWS = 8192
+from jssl.diagnostics.blocks import (
+  BLOCK_ROWS,
+  check_features,
+  check_finite,
+  sums,
+)
+
+Values = Float[np.ndarray, "d"]
 
 
 class SecondMoment(NamedTuple):
@@ -28,45 +36,53 @@ class SecondMoment(NamedTuple):
   scatter: Float[np.ndarray, "d d"]
 
   @property
-  def std(self) -> Float[np.ndarray, "d"]:
+  def std(self) -> Values:
     """Standard deviation of each column, dividing by n."""
-    return np.sqrt(np.diag(self.scatter) / self.rows)
+    return np.sqrt(np.maximum(np.diag(self.scatter), 0) / self.rows)
 
 
 @jax.jit
 def _block_sums(
-  block: Float[Array, "n d"], shift: Float[Array, "d"]
+  counted: Bool[Array, "b"],
+  block: Float[Array, "b d"],
+  shift: Float[Array, "d"],
 ) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
-  x = block - jnp.broadcast_to(shift, block.shape)
-  return x.sum(0), jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST)
+  x = jnp.where(counted[:, None], block.astype(shift.dtype) - shift[None], 0)
+  return x.sum(0), x.T @ x
 
 
 def second_moment(
-  features: Float[np.ndarray, "n d"], *, block_rows: int = _BLOCK_ROWS
+  features: Float[np.ndarray, "n d"],
+  *,
+  block_rows: int = BLOCK_ROWS,
+  mesh: Mesh | None = None,
 ) -> SecondMoment:
   """Accumulates mean and scatter in one pass, a block of rows at a time.
+
+  In float64 on the device too: singular values are roots of eigenvalues, and a
+  float32 product loses those below 1e-4 of the largest.
 
   Args:
     features: [n, d], in memory or memory-mapped.
     block_rows: rows that go to the device at once.
+    mesh: rows are split over all its devices; None is one device.
 
   Raises:
-    ValueError: `features` is not a matrix with rows.
+    ValueError: `features` is not a matrix with rows, or not finite.
+    TypeError: it is not of a floating dtype.
   """
-  if features.ndim != 2 or not len(features):
-    raise ValueError(f"features must be [n, d], n > 0, not {features.shape}")
+  check_features(features, rows=1)
   # Any shift gives the same moments; one near the mean keeps the products
-  # of the float32 blocks free of the cancellation that a large mean brings.
+  # free of the cancellation that a large mean brings.
   shift = np.mean(features[:block_rows], axis=0, dtype=np.float64)
-  shift = shift.astype(features.dtype)
-  total = np.zeros(features.shape[1])
-  products = np.zeros((features.shape[1],) * 2)
-  for start in range(0, len(features), block_rows):
-    block = features[start : start + block_rows]
-    for sums, part in zip(
-      (total, products), _block_sums(block, shift), strict=True
-    ):
-      sums += np.asarray(part, np.float64)
+  with jax.enable_x64(True):
+    total, products = sums(
+      lambda *block: _block_sums(*block, shift),
+      features,
+      block_rows=block_rows,
+      mesh=mesh,
+    )
+  check_finite((total, products), features)
   offset = total / len(features)
   return SecondMoment(
     rows=len(features),
@@ -75,32 +91,149 @@ def second_moment(
   )
 
 
+def values_of(moment: SecondMoment, *, centre: bool = True) -> Values:
+  """Returns the singular values of the features whose moments these are."""
+  scatter = moment.scatter
+  if not centre:
+    scatter = scatter + moment.rows * np.outer(moment.mean, moment.mean)
+  return np.sqrt(np.maximum(np.linalg.eigvalsh(scatter)[::-1], 0))
+
+
 def singular_values(
   features: Float[np.ndarray, "n d"],
-) -> Float[np.ndarray, "d"]:
-  """Returns the singular values of the features, their mean removed.
+  *,
+  centre: bool = True,
+  mesh: Mesh | None = None,
+) -> Values:
+  """Returns the singular values of a matrix of features, streaming.
 
-  Rows are not normalised. Values below 1e-4 of the largest are rounding: they
-  are roots of eigenvalues of a float32 product.
+  Rows are not normalised. Within 1e-6 of the largest they are those of the full
+  SVD.
+
+  Example:
+    >>> import numpy as np
+    >>> h = np.random.default_rng(0).normal(size=(1000, 8)).astype("float32")
+    >>> auc = collapse_auc(singular_values(h))
 
   Args:
-    features: [n, d] of the backbone, in eval mode, on the training set.
+    features: [n, d]; for the collapse AUC, of the backbone, in eval mode, on
+      the training set.
+    centre: remove the mean first. RankMe's paper doesn't, the others do.
+    mesh: rows are split over all its devices; None is one device.
 
   Returns:
-    d values, descending; zeros at the end where n - 1 < d.
+    d values, descending; zeros at the end where there are fewer rows.
+
+  Raises:
+    ValueError: `features` is not [n, d] with 2 rows or more, or not finite.
+    TypeError: it is not of a floating dtype.
   """
-  eigenvalues = np.linalg.eigvalsh(second_moment(features).scatter)
-  return np.sqrt(np.maximum(eigenvalues[::-1], 0))
+  check_features(features, rows=2)
+  return values_of(second_moment(features, mesh=mesh), centre=centre)
 
 
-def collapse_auc(singular_values: Float[np.ndarray, "d"]) -> float:
+def _check_values(singular_values: Values) -> None:
+  s = singular_values
+  if s.ndim != 1 or not len(s) or not np.all(np.isfinite(s)):
+    raise ValueError(
+      f"singular_values must be [d], d > 0, and finite, not {s.shape} with "
+      f"{int(np.sum(~np.isfinite(s)))} that are not"
+    )
+  if np.any(s < 0) or np.any(np.diff(s) > 0):
+    raise ValueError("singular_values must be descending and not negative")
+
+
+def cumulative_share(singular_values: Values) -> Values:
+  """Returns sum_{i <= j} s_i / sum_i s_i for each j; ones if all are 0.
+
+  Args:
+    singular_values: [d], descending, not squared.
+  """
+  _check_values(singular_values)
+  total = np.sum(singular_values)
+  if not total:
+    return np.ones_like(singular_values)
+  return np.cumsum(singular_values) / total
+
+
+def collapse_auc(singular_values: Values) -> float:
   """Returns the area under the cumulative singular values; higher: collapsed.
 
   AUC = mean_j (sum_{i <= j} s_i / sum_i s_i), the s_i not squared: (d + 1) / 2d
   where all directions vary alike, 1 where only one does, or none.
 
   Args:
-    singular_values: d values, descending.
+    singular_values: [d], descending, of centred features.
+
+  Reference:
+    Li, Efros and Pathak, "Understanding Collapse in Non-contrastive Siamese
+    Representation Learning", ECCV 2022, arXiv 2209.15007, and its code.
   """
+  return float(np.mean(cumulative_share(singular_values)))
+
+
+def rank_me(singular_values: Values, *, epsilon: float = 1e-7) -> float:
+  """Returns the effective rank, from 1 to d: the exponential of the entropy.
+
+  exp(-sum_k p_k log p_k), p_k = s_k / sum_i s_i + epsilon.
+
+  Args:
+    singular_values: [d], descending; of features that are not centred, as
+      the paper has it (`singular_values(features, centre=False)`).
+    epsilon: added to each share; the paper's for float32.
+
+  Reference:
+    Garrido et al., "RankMe", ICML 2023, arXiv 2210.02885, equation 1.
+  """
+  _check_values(singular_values)
   total = np.sum(singular_values)
-  return float(np.mean(np.cumsum(singular_values) / total)) if total else 1.0
+  if not total:
+    raise ValueError("RankMe: all singular values are 0, the features are too")
+  p = singular_values / total + epsilon
+  return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def stable_rank(singular_values: Values) -> float:
+  """Returns sum s_i^2 / s_1^2, from 1 to d; it can't be fooled by small s_i."""
+  _check_values(singular_values)
+  if not singular_values[0]:
+    raise ValueError(
+      "stable rank: all singular values are 0, the features are constant"
+    )
+  return float(np.sum((singular_values / singular_values[0]) ** 2))
+
+
+def alpha_req(
+  singular_values: Values, *, first: int = 3, last: int = 100
+) -> float:
+  """Returns the exponent alpha of the power law of the covariance's spectrum.
+
+  lambda_j ~ j^-alpha, lambda_j = s_j^2: the least-squares line of log lambda_j
+  on log j with weights 1 / j, as in the code that the paper took from Stringer
+  et al. (2019). Well-spread features have an alpha near 1.
+
+  Args:
+    singular_values: [d], descending, of centred features.
+    first: the first j of the fit, from 1; the head of the spectrum bends.
+    last: the last j; the last that isn't rounding if there are fewer.
+
+  Raises:
+    ValueError: fewer than two values are left to fit.
+
+  Reference:
+    Agrawal et al., "alpha-ReQ", NeurIPS 2022. The range of the fit is ours.
+  """
+  _check_values(singular_values)
+  s = singular_values
+  # Below, s is the rounding of float32 features, and no power law.
+  fitted = min(last, int(np.sum(s > 1e-6 * s[0])))
+  if first < 1 or fitted <= first:
+    raise ValueError(
+      f"alpha-ReQ fits values {first} to {last}, but only {fitted} of {len(s)} "
+      "are above rounding"
+    )
+  j = np.arange(first, fitted + 1)
+  x, y, weights = np.log(j), 2 * np.log(s[j - 1]), 1 / j
+  x_mean, y_mean = (np.average(values, weights=weights) for values in (x, y))
+  slope = np.sum(weights * (x - x_mean) * (y - y_mean))
+  return float(-slope / np.sum(weights * (x - x_mean) ** 2))

@@ -115,6 +115,13 @@ class Head:
     )
     return z, moved
 
+  def evaluate(
+    self, params: PyTree, state: PyTree, x: Float[Array, "*n d"]
+  ) -> Float[Array, "*n z"]:
+    """Returns projections by the running statistics: each row for itself."""
+    variables = {"params": params, **state}
+    return jnp.asarray(self._module().apply(variables, x, train=False))
+
 
 @dataclasses.dataclass(frozen=True)
 class Prototypes:

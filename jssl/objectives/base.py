@@ -54,11 +54,13 @@ class Objective(abc.ABC):
     num_views: large views that are made of each image.
     multi_crop: whether small crops are welcome besides.
     uses_labels: whether every image needs a label.
+    heads: names of the fields, parameters and states of the heads that read h.
   """
 
   num_views: int = 2
   multi_crop: bool = False
   uses_labels: bool = False
+  heads: tuple[str, ...] = ("projector",)
 
   @abc.abstractmethod
   def init(
@@ -109,6 +111,19 @@ class Objective(abc.ABC):
     A multiplier of 0 freezes: no update, no decay, no moments.
     """
     return {}
+
+  def outputs(
+    self, head_params: Any, state: Any, h: Float[Array, "n d"]
+  ) -> dict[str, Float[Array, "n z"]]:
+    """Returns what each head makes of features, for who looks at them.
+
+    Rows do not depend on each other: statistics are the running ones. They are
+    as the head leaves them, before a loss normalises or compares anything.
+    """
+    return {
+      name: getattr(self, name).evaluate(head_params[name], state[name], h)
+      for name in self.heads
+    }
 
   def constant_rates(self) -> frozenset[str]:
     """Returns the groups whose learning rate stays at its peak."""

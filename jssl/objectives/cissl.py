@@ -36,6 +36,7 @@ class CISSL(Objective):
   temperature: float = 0.07
   student: Head = Head((), 128, last_norm="affine")
   teacher: Head = Head((1024,), 128, last_norm="affine")
+  heads = ("student", "teacher")
 
   def __post_init__(self) -> None:
     check_positive(temperature=self.temperature)

@@ -54,6 +54,7 @@ class DISSL(Objective):
   prototypes: Prototypes = Prototypes(16_384)
   num_views: int = 2
   multi_crop = True
+  heads = ("student", "teacher")
 
   def __post_init__(self) -> None:
     check_positive(

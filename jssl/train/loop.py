@@ -153,8 +153,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       window = add_to_window(window, metrics)
 
       # ---- Log ---------------------------------------------------------------
-      if step % log.every_steps == 0 or step == total:
+      if log.is_due(step, total):
         values = {name: float(mean.compute()) for name, mean in window.items()}
+        values |= {name: float(metrics[name]) for name in program.measures}
         _check_finite(math.isfinite(values["loss"]), logged, step)
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))

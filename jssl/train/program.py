@@ -1,10 +1,13 @@
 """A run's compiled functions, and where its arrays lie."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jssl import build, checkpoint, mesh, sections
+from jssl.diagnostics.batch import NAMES
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import make_train_step
 from jssl.typing import PyTree
@@ -28,7 +31,8 @@ class Program:
     abstract_state: shapes, dtypes and shardings of the state.
     init: `() -> state`, the first one of the run, born where it belongs.
     step: `(state, batch) -> (state, metrics)`; the state is donated.
-    metrics: names of what `step` measures.
+    metrics: names of what `step` gives at each step.
+    measures: names of what it gives at steps that are logged only.
   """
 
   def __init__(self, run: build.Run):
@@ -53,14 +57,23 @@ class Program:
       head=run.head,
       chunks=run.train.chunks,
       shards=run.mesh.size,
+      measured=(
+        partial(run.log.is_due, total_steps=run.train.steps)
+        if run.log.diagnostics
+        else None
+      ),
     )
+    self.measures: tuple[str, ...] = NAMES if run.log.diagnostics else ()
     b = run.data.batch_size
     # Of the size that the backbone sees; the names don't depend on it.
     batch = {
       "image": jax.ShapeDtypeStruct((b, *run.image_shape), jnp.uint8),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
-    self.metrics: tuple[str, ...] = tuple(jax.eval_shape(step, state, batch)[1])
+    names = jax.eval_shape(step, state, batch)[1]
+    self.metrics: tuple[str, ...] = tuple(
+      name for name in names if name not in self.measures
+    )
     self.step = jax.jit(
       step,
       in_shardings=(shardings, self.batch_sharding),

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from jssl import rng, tree
 from jssl.augment import Augment
+from jssl.diagnostics.batch import batch_measures
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux, Features, Objective
 from jssl.objectives.response import HeadUpdate, best_response
@@ -19,7 +22,7 @@ from jssl.train.encode import (
   split,
 )
 from jssl.train.state import TrainState, trained
-from jssl.typing import Batch, Metrics, PyTree, Scalar
+from jssl.typing import Batch, Metrics, PyTree, Scalar, Step
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -41,6 +44,7 @@ def make_train_step(
   head: HeadUpdate = HeadUpdate(),
   chunks: int = 1,
   shards: int = 1,
+  measured: Callable[[Step], Array] | None = None,
 ) -> TrainStep:
   """Returns `(state, batch) -> (state, metrics)`, to be jitted by the loop.
 
@@ -56,6 +60,9 @@ def make_train_step(
     head: how the objective's head is learned.
     chunks: in which the backbone sees a batch, see `jssl.train.encode`.
     shards: devices that a batch lies on.
+    measured: steps, the first being 1, whose metrics have what
+      `jssl.diagnostics.batch` measures of the student's large views; at other
+      steps these are 0. None: no step's have them.
   """
   encoder = make_encoder(backbone, augment, objective.num_views)
 
@@ -121,6 +128,8 @@ def make_train_step(
       "gradient_norm": tree.norm(grads),
       **after.aux.metrics,
     }
+    if measured is not None:
+      metrics |= _measures(measured(step + 1), encoded.student[0])
     return TrainState(
       step=step + 1,
       rng=state.rng,
@@ -133,6 +142,17 @@ def make_train_step(
     ), metrics
 
   return train_step
+
+
+def _measures(wanted: Array, h: Float[Array, "v b d"]) -> Metrics:
+  """Measures features if it is wanted; else it costs nothing, and all are 0."""
+  shapes = jax.eval_shape(batch_measures, h)
+
+  def nothing(h: Float[Array, "v b d"]) -> Metrics:
+    del h
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  return jax.lax.cond(wanted, batch_measures, nothing, h)
 
 
 def _halves(features: Features, shards: int) -> list[Features]:

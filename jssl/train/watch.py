@@ -13,10 +13,13 @@ Window = dict[str, Average]
 
 @jax.jit
 def add_to_window(window: Window, metrics: Metrics) -> Window:
-  """Adds a step's metrics to a window of steps, on the device."""
+  """Adds a step's metrics to a window of steps, on the device.
+
+  What the window has no name for is left out.
+  """
   return {
-    name: window[name].merge(Average.from_model_output(value))
-    for name, value in metrics.items()
+    name: mean.merge(Average.from_model_output(metrics[name]))
+    for name, mean in window.items()
   }
 
 

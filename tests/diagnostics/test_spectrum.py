@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from jssl.diagnostics import spectrum
+from jssl.mesh import make_mesh
 
 
-def features(n=1000, d=24, offset=0.0):
+def features(n=1000, d=24, offset=0.0, smallest=0.02):
   rng = np.random.default_rng(0)
-  scale = np.geomspace(1, 0.02, d)
+  scale = np.geomspace(1, smallest, d)
   x = rng.normal(size=(n, d)) * scale @ rng.normal(size=(d, d)) + offset
   return x.astype(np.float32)
 
@@ -18,30 +19,54 @@ def test_moments_do_not_depend_on_blocks_or_on_a_large_mean(block_rows, offset):
   wide = x.astype(np.float64)
   moment = spectrum.second_moment(x, block_rows=block_rows)
   assert moment.rows == len(x)
-  np.testing.assert_allclose(moment.mean, wide.mean(0), rtol=1e-7, atol=1e-7)
-  np.testing.assert_allclose(moment.std, wide.std(0), rtol=1e-5)
+  np.testing.assert_allclose(moment.mean, wide.mean(0), atol=1e-12)
+  np.testing.assert_allclose(moment.std, wide.std(0), rtol=1e-9)
   centred = wide - wide.mean(0)
   expected = centred.T @ centred
   np.testing.assert_allclose(
-    moment.scatter, expected, atol=1e-6 * np.abs(expected).max()
+    moment.scatter, expected, atol=1e-11 * np.abs(expected).max()
   )
 
 
-def test_sums_over_blocks_are_float64():
-  # In float32 the sum of many equal blocks stops growing.
+def test_sums_are_float64():
+  # In float32 the sum of many equal rows stops growing.
   x = np.tile(np.array([[1.0, 0.0], [-1.0, 1e-3]], np.float32), (50_000, 1))
   moment = spectrum.second_moment(x, block_rows=64)
   wide = x.astype(np.float64)
-  np.testing.assert_allclose(moment.std, wide.std(0), rtol=1e-7)
+  np.testing.assert_allclose(moment.std, wide.std(0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_singular_values_equal_those_of_the_full_svd(offset):
-  x = features(offset=offset)
-  centred = x - x.mean(0, dtype=np.float64)
-  expected = np.linalg.svd(centred, compute_uv=False)
+@pytest.mark.parametrize("smallest", [0.5, 1e-3, 1e-7])
+def test_singular_values_equal_those_of_the_full_svd(offset, smallest):
+  x = features(offset=offset, smallest=smallest)
+  expected = np.linalg.svd(x - x.mean(0, dtype=np.float64), compute_uv=False)
+  values = spectrum.singular_values(x)
   np.testing.assert_allclose(
-    spectrum.singular_values(x), expected, rtol=1e-4, atol=1e-4 * expected[0]
+    values / values[0], expected / expected[0], rtol=0, atol=1e-8
+  )
+  np.testing.assert_allclose(values[0], expected[0], rtol=1e-10)
+  np.testing.assert_allclose(
+    spectrum.collapse_auc(values), spectrum.collapse_auc(expected), atol=1e-8
+  )
+
+
+def test_values_of_features_that_are_not_centred():
+  x = features(offset=1.0)
+  np.testing.assert_allclose(
+    spectrum.singular_values(x, centre=False),
+    np.linalg.svd(x.astype(np.float64), compute_uv=False),
+    rtol=1e-9,
+  )
+
+
+def test_on_a_mesh_moments_are_those_of_one_device():
+  x = features(n=1003, offset=3.0)
+  one = spectrum.second_moment(x)
+  many = spectrum.second_moment(x, mesh=make_mesh(4, 2), block_rows=100)
+  np.testing.assert_allclose(many.mean, one.mean, rtol=1e-12)
+  np.testing.assert_allclose(
+    many.scatter, one.scatter, atol=1e-11 * one.scatter.max()
   )
 
 
@@ -49,7 +74,7 @@ def test_fewer_rows_than_dimensions_give_zeros():
   values = spectrum.singular_values(features(n=5, d=12))
   assert values.shape == (12,)
   assert values[3] > 0
-  np.testing.assert_allclose(values[4:] / values[0], 0, atol=1e-3)
+  np.testing.assert_allclose(values[4:] / values[0], 0, atol=1e-7)
 
 
 def test_memory_mapped_features(tmp_path):
@@ -82,7 +107,101 @@ def test_auc_of_rank_one_features_is_near_one():
   assert spectrum.collapse_auc(values) > 0.998
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (4,)])
+def oracle_rank_me(x, epsilon=1e-7):
+  """exp of the entropy, a term at a time, from the matrix itself."""
+  values = np.linalg.svd(x, compute_uv=False)
+  entropy = 0.0
+  for value in values:
+    p = value / sum(values) + epsilon
+    entropy -= p * np.log(p)
+  return np.exp(entropy)
+
+
+def test_rank_me_is_that_of_the_paper():
+  x = features(offset=1.0).astype(np.float64)
+  values = spectrum.singular_values(x, centre=False)
+  np.testing.assert_allclose(
+    spectrum.rank_me(values), oracle_rank_me(x), rtol=1e-9
+  )
+
+
+@pytest.mark.parametrize("rank", [1, 5, 16])
+def test_ranks_count_directions_that_are_alike(rank):
+  values = np.where(np.arange(16) < rank, 3.0, 0.0)
+  np.testing.assert_allclose(spectrum.rank_me(values), rank, rtol=1e-4)
+  np.testing.assert_allclose(spectrum.stable_rank(values), rank)
+
+
+def test_stable_rank_is_the_ratio_of_the_norms():
+  x = features()
+  centred = x - x.mean(0, dtype=np.float64)
+  expected = (np.linalg.norm(centred) / np.linalg.norm(centred, 2)) ** 2
+  np.testing.assert_allclose(
+    spectrum.stable_rank(spectrum.singular_values(x)), expected, rtol=1e-9
+  )
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.3])
+def test_alpha_req_of_a_power_law_is_its_exponent(alpha):
+  values = np.arange(1, 201.0) ** (-alpha / 2)
+  np.testing.assert_allclose(spectrum.alpha_req(values), alpha, rtol=1e-9)
+
+
+def test_alpha_req_is_the_weighted_line_of_the_logarithms():
+  values = spectrum.singular_values(features(d=40))
+  first, last = 3, 20
+  # The normal equations of sum_j (log l_j - b + a log j)^2 / j.
+  normal, right = np.zeros((2, 2)), np.zeros(2)
+  for j in range(first, last + 1):
+    row = np.array([-np.log(j), 1.0])
+    normal += np.outer(row, row) / j
+    right += row * np.log(values[j - 1] ** 2) / j
+  np.testing.assert_allclose(
+    spectrum.alpha_req(values, first=first, last=last),
+    np.linalg.solve(normal, right)[0],
+    rtol=1e-9,
+  )
+
+
+def test_alpha_req_leaves_out_what_is_rounding():
+  values = np.r_[np.arange(1, 21.0) ** -0.5, np.full(30, 1e-9)]
+  np.testing.assert_allclose(spectrum.alpha_req(values), 1.0, rtol=1e-9)
+  with pytest.raises(ValueError, match="only 20 of 50 are above rounding"):
+    spectrum.alpha_req(values, first=20)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 0)])
 def test_what_is_not_a_matrix_with_rows_is_refused(shape):
-  with pytest.raises(ValueError, match="features must be"):
+  with pytest.raises(ValueError, match="features"):
     spectrum.second_moment(np.zeros(shape, np.float32))
+
+
+def test_one_row_has_no_spectrum():
+  with pytest.raises(ValueError, match=r"has 1 rows; .* at least 2"):
+    spectrum.singular_values(np.zeros((1, 3), np.float32))
+
+
+def test_rows_that_are_not_finite_are_counted():
+  x = features()
+  x[[3, 700], 5] = np.nan, np.inf
+  with pytest.raises(ValueError, match="2 of 1000 rows"):
+    spectrum.singular_values(x)
+
+
+def test_whole_numbers_are_refused():
+  with pytest.raises(TypeError, match="must be floating, not int64"):
+    spectrum.singular_values(np.zeros((4, 2), np.int64))
+
+
+@pytest.mark.parametrize(
+  "values", [np.ones((2, 2)), np.array([1.0, 2.0]), np.array([np.nan]), []]
+)
+def test_what_are_not_singular_values_are_refused(values):
+  with pytest.raises(ValueError, match="singular_values must be"):
+    spectrum.collapse_auc(np.asarray(values))
+
+
+def test_ranks_of_constant_features_are_refused():
+  for measure in (spectrum.rank_me, spectrum.stable_rank):
+    with pytest.raises(ValueError, match="all singular values are 0"):
+      measure(np.zeros(4))

@@ -14,8 +14,11 @@ from oracles import losses as oracles
 from jssl import rng
 
 
-def head(spec, params, x, stats=None):
-  """Layers one by one; `stats` collects the mean and variance of each norm."""
+def head(spec, params, x, stats=None, running=None):
+  """Layers one by one, by the batch's statistics or those that are `running`.
+
+  `stats` collects the mean and variance of each norm.
+  """
   x, norms = np.asarray(x, np.float64), 0
 
   def dense(i, x):
@@ -26,6 +29,8 @@ def head(spec, params, x, stats=None):
     rows = x.reshape(-1, x.shape[-1])
     mean = sum(rows) / len(rows)
     variance = sum((row - mean) ** 2 for row in rows) / len(rows)
+    if running is not None:
+      mean, variance = (running[f"BatchNorm_{i}"][k] for k in ("mean", "var"))
     if stats is not None:
       stats[f"BatchNorm_{i}"] = {"mean": mean, "var": variance}
     layer = params.get(f"BatchNorm_{i}", {})

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objectives import oracle
 from objectives.cases import (
   BY_NAME,
   CASES,
@@ -46,6 +47,20 @@ def test_is_the_loss_of_the_paper(case):
   np.testing.assert_allclose(
     outcome(case).loss, case.oracle(case.objective, at, at), rtol=1e-11
   )
+
+
+@every_case
+def test_outputs_are_heads_by_running_statistics(case):
+  objective, at = case.objective, point(case)
+  h = at.student[0][0]
+  with jax.enable_x64(True):
+    got = objective.outputs(at.params, at.state, h)
+  assert [*got] == [*objective.heads]
+  for name, z in got.items():
+    running = at.state[name].get("batch_stats")
+    spec = getattr(objective, name)
+    expected = oracle.head(spec, at.params[name], h, running=running)
+    np.testing.assert_allclose(z, expected, rtol=1e-11)
 
 
 def check_gradients(case):

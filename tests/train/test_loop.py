@@ -122,6 +122,9 @@ def test_a_run_writes_what_others_read(uninterrupted):
   assert rows(uninterrupted)[-1].keys() >= {
     "loss",
     "gradient_norm",
+    "view_alignment",
+    "feature_deviation",
+    "participation_ratio",
     "learning_rate",
     "images_per_second",
     "seconds_per_step",

@@ -59,23 +59,23 @@ def make_run(model, optim, data=1, fsdp=1) -> build.Run:
     order=Order(),
     mesh=build.mesh_lib.make_mesh(data, fsdp),
     train=sections.Train(20),
-    log=sections.Log(),
+    log=sections.Log(every_steps=3),
     checkpoint=sections.Checkpoint(10),
     init_from=sections.InitFrom(),
   )
 
 
-def losses_of(run, batches, dtype):
+def measured(run, batches, dtype):
   program = Program(run)
   state = jax.tree.map(
     lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, program.init()
   )
-  losses = []
+  rows = []
   for batch in batches:
     batch = jax.device_put(batch, program.batch_sharding)
     state, metrics = program.step(state, batch)
-    losses.append(float(metrics["loss"]))
-  return np.array(losses), state
+    rows.append([metrics[name] for name in ("loss", *program.measures)])
+  return np.array(rows, float), state
 
 
 VIT = {"patch_size_px": 8, "width": 128, "depth": 1, "num_heads": 2}
@@ -91,11 +91,14 @@ def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
   )
   number = 20 if make == "vit" else 4
   optim = build.Optim("adamw", 1e-3, weight_decay=0.05, clip_norm=1.0)
-  expected, _ = losses_of(make_run(model, optim), batches[:number], "float64")
-  assert expected[-1] != expected[0]
+  expected, _ = measured(make_run(model, optim), batches[:number], "float64")
+  assert expected[-1, 0] != expected[0, 0]
+  due = [step in (3, 6, 9, 12, 15, 18, 20) for step in range(1, number + 1)]
+  np.testing.assert_array_equal(expected[:, 1:].all(1), due)
+  np.testing.assert_array_equal(expected[:, 1:].any(1), due)
   for data, fsdp in [(8, 1), (4, 2)]:
     run = make_run(model, optim, data, fsdp)
-    got, _ = losses_of(run, batches[:number], "float64")
+    got, _ = measured(run, batches[:number], "float64")
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
 
 
@@ -103,10 +106,10 @@ def test_meshes_give_the_same_losses_in_float32(batches):
   # On these images of noise larger steps amplify rounding beyond the bound.
   optim = build.Optim("sgd", 0.003, weight_decay=1e-4)
   model = build.ViT(**VIT)
-  expected, _ = losses_of(make_run(model, optim), batches, "float32")
+  expected, _ = measured(make_run(model, optim), batches, "float32")
   for data, fsdp in [(8, 1), (4, 2)]:
     run = make_run(model, optim, data, fsdp)
-    got, state = losses_of(run, batches, "float32")
+    got, state = measured(run, batches, "float32")
     np.testing.assert_allclose(got, expected, rtol=1e-5)
   # And the last of them really was split.
   kernel = state.backbone["params"]["block_0"]["mlp_in"]["kernel"]

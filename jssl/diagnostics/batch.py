@@ -1,0 +1,53 @@
+"""What a train step can measure of its own batch, in a few products.
+
+No eigenvalues and no pairs of images: cheap enough for the compiled step, and
+they show a collapse that the loss doesn't.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jssl.typing import Metrics
+
+NAMES = ("view_alignment", "feature_deviation", "participation_ratio")
+
+
+def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
+  """Measures features of v views of b images, as a global batch.
+
+  Args:
+    h: features; they are measured without gradient, in float32 or wider.
+
+  Returns:
+    view_alignment: mean over images and pairs of views of the squared distance
+      of unit features, from 0 to 4; Wang and Isola (2020).
+    feature_deviation: sqrt(d) times the mean over columns of the deviation of
+      unit features: 0 at collapse, about 1 where all directions vary alike;
+      Chen and He (2021), section 4.1.
+    participation_ratio: (tr C)^2 / tr(C^2), C the covariance: how many
+      directions vary, from 1 to d; 0 where none does.
+  """
+  views, images, dim = h.shape
+  wide = jnp.promote_types(h.dtype, jnp.float32)
+  h = jax.lax.stop_gradient(h).astype(wide)
+  square = jnp.sum(h**2, axis=-1, keepdims=True)
+  unit = h * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
+  # Pairs of views lie twice as far apart as each lies from their mean, but for
+  # the pairs of a view with itself.
+  apart = unit - jnp.mean(unit, axis=0, keepdims=True)
+  pairs = 2 * views / max(views - 1, 1)
+  alignment = pairs * jnp.mean(jnp.sum(apart**2, axis=-1))
+
+  rows = unit.reshape(views * images, dim)
+  deviation = jnp.mean(jnp.std(rows, axis=0)) * dim**0.5
+
+  rows = h.reshape(views * images, dim)
+  # The ratio doesn't depend on the scale, and squares of squares may overflow.
+  rows = rows - jnp.mean(rows, axis=0, keepdims=True)
+  largest = jnp.max(jnp.abs(rows))
+  rows = rows / jnp.where(largest == 0, 1, largest)
+  gram = rows.T @ rows if dim < len(rows) else rows @ rows.T
+  total = jnp.sum(gram**2)
+  ratio = jnp.trace(gram) ** 2 / jnp.where(total == 0, 1, total)
+  return dict(zip(NAMES, (alignment, deviation, ratio), strict=True))

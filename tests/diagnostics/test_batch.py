@@ -1,0 +1,71 @@
+"""What the step measures, against loops over views, images and columns."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl.diagnostics.batch import NAMES, batch_measures
+
+
+def oracle(h):
+  views, images, dim = h.shape
+  unit = h / np.linalg.norm(h, axis=-1, keepdims=True)
+  pairs = [*itertools.combinations(range(views), 2)]
+  alignment = np.mean(
+    [
+      np.sum((unit[a, i] - unit[b, i]) ** 2)
+      for a, b in pairs
+      for i in range(images)
+    ]
+  )
+  rows = unit.reshape(-1, dim)
+  deviation = np.mean([rows[:, k].std() for k in range(dim)]) * np.sqrt(dim)
+  rows = h.reshape(-1, dim)
+  values = np.linalg.eigvalsh(np.cov(rows.T))
+  return alignment, deviation, values.sum() ** 2 / (values**2).sum()
+
+
+# More rows than columns, and fewer: the Gram matrix is the smaller one.
+@pytest.mark.parametrize("shape", [(2, 30, 5), (3, 4, 40)])
+@pytest.mark.parametrize("scale", [1.0, 1e12])
+def test_equals_the_definitions(shape, scale):
+  h = np.random.default_rng(0).normal(size=shape) + 0.5
+  got = batch_measures(jnp.asarray(scale * h, jnp.float32))
+  assert tuple(got) == NAMES
+  np.testing.assert_allclose([*got.values()], oracle(h), rtol=1e-4)
+
+
+def test_isotropic_features():
+  h = np.random.default_rng(0).normal(size=(2, 4000, 8)).astype(np.float32)
+  got = batch_measures(jnp.asarray(h))
+  np.testing.assert_allclose(got["view_alignment"], 2, rtol=0.05)
+  np.testing.assert_allclose(got["feature_deviation"], 1, rtol=0.05)
+  np.testing.assert_allclose(got["participation_ratio"], 8, rtol=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_collapsed_features(value):
+  got = batch_measures(jnp.full((2, 16, 8), value))
+  np.testing.assert_allclose([*got.values()], 0, atol=1e-6)
+
+
+def test_one_view_has_no_pairs():
+  h = jax.random.normal(jax.random.key(0), (1, 16, 4))
+  assert float(batch_measures(h)["view_alignment"]) == 0
+
+
+def test_low_precision_is_measured_in_float32():
+  h = jax.random.normal(jax.random.key(0), (2, 16, 4), jnp.bfloat16)
+  wide = batch_measures(h.astype(jnp.float32))
+  for name, value in batch_measures(h).items():
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, wide[name], rtol=1e-6)
+
+
+def test_no_gradient_passes():
+  h = jax.random.normal(jax.random.key(0), (2, 8, 4))
+  gradient = jax.grad(lambda h: sum(batch_measures(h).values()))(h)
+  np.testing.assert_array_equal(gradient, 0)
