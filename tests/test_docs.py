@@ -1,4 +1,4 @@
-"""docs/losses.md runs, and the numbers in it are those of the functions."""
+"""Pages of docs/ run, and the numbers in them are those of the functions."""
 
 import doctest
 import functools
@@ -16,14 +16,28 @@ import optax
 import pytest
 
 import jssl
-from jssl import losses
+from jssl import diagnostics, losses
+from jssl.diagnostics.batch import NAMES
 
-PAGE = pathlib.Path(jssl.__file__).parents[1] / "docs" / "losses.md"
-TEXT = PAGE.read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-FUNCTIONS = [
-  name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+# Each page, and the library that it is about.
+LIBRARIES = {"losses.md": losses, "diagnostics.md": diagnostics}
+TEXTS = {name: (ROOT / "docs" / name).read_text() for name in LIBRARIES}
+BLOCKS = [
+  (page, block)
+  for page, text in TEXTS.items()
+  for block in re.findall(
+    r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+  )
 ]
+
+
+def functions_of(library):
+  names = library.__all__
+  return [name for name in names if inspect.isfunction(getattr(library, name))]
+
+
+FUNCTIONS = functions_of(losses)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,36 +52,41 @@ def close(got, expected, rtol=1e-5, atol=1e-5):
   np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol)
 
 
-# The page itself.
+# The pages themselves.
 
 
-def line_of(block):
-  return TEXT[: TEXT.index(block)].count("\n") + 1
+def line_of(page, block):
+  return TEXTS[page][: TEXTS[page].index(block)].count("\n") + 1
 
 
 @pytest.mark.parametrize(
-  "block", BLOCKS, ids=lambda block: f"line_{line_of(block)}"
+  ("page", "block"), BLOCKS, ids=[f"{p}:{line_of(p, b)}" for p, b in BLOCKS]
 )
-def test_an_example_runs(block):
+def test_an_example_runs(page, block):
   # Padded, so that a traceback names the line of the page.
-  code = compile("\n" * (line_of(block) - 1) + block, str(PAGE), "exec")
+  padded = "\n" * (line_of(page, block) - 1) + block
+  code = compile(padded, str(ROOT / "docs" / page), "exec")
   exec(code, {"__name__": "example"})
 
 
-def test_lines_are_short():
-  too_long = [line for line in TEXT.splitlines() if len(line) > 110]
+@pytest.mark.parametrize("page", TEXTS)
+def test_lines_are_short(page):
+  too_long = [line for line in TEXTS[page].splitlines() if len(line) > 110]
   assert too_long == []
 
 
-def test_losses_import_nothing_heavy():
-  heavy = "flax optax orbax clu grain ml_collections tensorflow sklearn PIL"
+@pytest.mark.parametrize("name", ["losses", "diagnostics"])
+def test_a_library_imports_nothing_heavy(name):
+  heavy = (
+    "flax optax orbax clu grain ml_collections tensorflow sklearn scipy PIL"
+  )
   code = (
-    "import sys\nfrom jssl import losses\n"
+    f"import sys\nfrom jssl import {name}\n"
     f"print([m for m in {heavy.split()} if m in sys.modules])"
   )
   done = subprocess.run(
     [sys.executable, "-c", code],
-    cwd=PAGE.parents[1],
+    cwd=ROOT,
     capture_output=True,
     text=True,
     check=True,
@@ -75,18 +94,31 @@ def test_losses_import_nothing_heavy():
   assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", losses.__all__)
-def test_an_example_of_a_docstring_runs(name):
-  function = getattr(losses, name)
+@pytest.mark.parametrize(
+  ("library", "name"),
+  [
+    (library, name)
+    for library in LIBRARIES.values()
+    for name in library.__all__
+  ],
+  ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_an_example_of_a_docstring_runs(library, name):
+  function = getattr(library, name)
   tests = doctest.DocTestFinder(recurse=False).find(
-    function, name, globs=vars(losses).copy()
+    function, name, globs=vars(library).copy()
   )
   runner = doctest.DocTestRunner(verbose=False)
   for test in tests:
     runner.run(test)
   assert runner.failures == 0
   shared = name.endswith("_terms") or name == "dino_center"
-  assert runner.tries > 0 or shared or name not in FUNCTIONS
+  assert runner.tries > 0 or shared or not inspect.isfunction(function)
+
+
+def test_the_page_of_diagnostics_has_all_of_them():
+  named = set(re.findall(r"\b\w+\b", TEXTS["diagnostics.md"]))
+  assert set(functions_of(diagnostics)) <= named
 
 
 # The table of values. Losses are compiled: that is faster than each of their
@@ -265,9 +297,9 @@ VALUES = {
 ROUNDED = {"`spectral_contrastive`": 3e-3, "`sigreg`": 0.1, "`koleo`": 1e-3}
 
 
-def rows_of(heading):
+def rows_of(heading, page="losses.md"):
   """Returns the cells of the table whose first column is so called."""
-  table = TEXT.split(f"| {heading} |", 1)[1].split("\n\n")[0]
+  table = TEXTS[page].split(f"| {heading} |", 1)[1].split("\n\n")[0]
   lines = table.splitlines()[2:]
   return [[cell.strip() for cell in ln.strip("|").split("|")] for ln in lines]
 
@@ -275,7 +307,7 @@ def rows_of(heading):
 TABLE = rows_of("Loss | All rows equal")
 
 
-def evaluated(cell):
+def evaluated(cell, constants=CONSTANTS):
   expression = re.match(r"`(.*?)`", cell)[1]
   functions = {
     "log": np.log,
@@ -284,7 +316,7 @@ def evaluated(cell):
     "sp": lambda x: np.logaddexp(0, x),
     "min": min,
   }
-  return eval(expression, {"__builtins__": {}}, {**functions, **CONSTANTS})
+  return eval(expression, {"__builtins__": {}}, {**functions, **constants})
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row[0].strip("`"))
@@ -331,6 +363,110 @@ def test_the_notes_of_the_table():
     jnp.ones((N.n, N.d)), key=jax.random.key(0), num_slices=4
   )
   assert away > 0.402 * N.n
+
+
+# The same of diagnostics. There are as many dimensions as images.
+
+MEASURED = {"n": 8, "v": 4, "d": 8, "k": 4, "t": 2.0}
+IMAGES = np.eye(8, dtype=np.float32)
+LABELS = np.arange(8) % 4
+SIMPLEX = (np.eye(4, 8) - np.eye(4, 8).mean(0)).astype(np.float32)[LABELS]
+ISOTROPIC = np.concatenate([IMAGES, -IMAGES])
+POINT = IMAGES[:1].repeat(8, 0)
+
+
+def of_views(images):
+  """Views that differ by little, but for the images of one point."""
+  views = np.repeat(images[:, None], MEASURED["v"], axis=1)
+  noise = np.random.default_rng(0).normal(size=views.shape)
+  return views + np.float32(1e-5 * np.ptp(images, axis=0).max()) * noise.astype(
+    np.float32
+  )
+
+
+def pair(images):
+  return np.stack([images, images], axis=1)
+
+
+def of_centres(measure):
+  return lambda h: measure(diagnostics.class_means(h, LABELS, 4))
+
+
+def nearest_mean_error(h):
+  means = diagnostics.class_means(h, LABELS, 4)
+  return diagnostics.nearest_mean_error(h, LABELS, means)
+
+
+def predictability(images):
+  views = of_views(images)
+  return diagnostics.linear_predictability(views[:, :2], views[:, 2:])
+
+
+def lipschitz(h):
+  same = of_views(h)[:, :1].repeat(MEASURED["v"], 1)
+  return diagnostics.lipschitz_at_least(of_views(IMAGES), same)
+
+
+def of_step(h):
+  measures = jax.jit(diagnostics.batch_measures)(jnp.stack([h, h]))
+  return tuple(measures[name] for name in NAMES)
+
+
+def of_spectrum(measure, centre=True):
+  return lambda h: measure(diagnostics.singular_values(h, centre=centre))
+
+
+# What measures it, of collapsed features and of good ones.
+MEASURES = {
+  "`collapse_auc`": (of_spectrum(diagnostics.collapse_auc), ISOTROPIC),
+  "`rank_me`": (of_spectrum(diagnostics.rank_me, centre=False), ISOTROPIC),
+  "`stable_rank`": (of_spectrum(diagnostics.stable_rank), ISOTROPIC),
+  "`alignment`": (lambda h: diagnostics.alignment(pair(h)), IMAGES),
+  "`uniformity`": (diagnostics.uniformity, IMAGES),
+  "`lidar`": (lambda h: diagnostics.lidar(of_views(h)), IMAGES),
+  "`centre_divergence`": (of_centres(diagnostics.centre_divergence), SIMPLEX),
+  "`centre_shrinkage`": (of_centres(diagnostics.centre_shrinkage), SIMPLEX),
+  "`nearest_mean_error`": (nearest_mean_error, SIMPLEX),
+  "`simplex_distance`": (diagnostics.simplex_distance, IMAGES),
+  "`conditional_entropy`": (
+    lambda h: diagnostics.conditional_entropy(of_views(h)),
+    IMAGES,
+  ),
+  "`linear_predictability`": (predictability, IMAGES),
+  "`assignment_entropies`": (
+    lambda p: diagnostics.assignment_entropies(pair(p)),
+    np.eye(4, dtype=np.float32)[LABELS],
+  ),
+  "`divergence_curve`, any eps": (
+    lambda h: diagnostics.divergence_curve(pair(h), [0.1])[0],
+    IMAGES,
+  ),
+  "`lipschitz_at_least`": (lipschitz, IMAGES),
+  "`info_nce_split`": (lambda h: diagnostics.info_nce_split(pair(h)), IMAGES),
+  "`barlow_split`": (lambda h: diagnostics.barlow_split(pair(h)), ISOTROPIC),
+  "`batch_measures`": (of_step, ISOTROPIC),
+}
+
+
+@pytest.mark.parametrize(
+  "row",
+  rows_of("Measure | All rows equal", "diagnostics.md"),
+  ids=lambda row: row[0].strip("`"),
+)
+def test_a_measure_has_the_values_of_the_table(row):
+  name, *expected = row
+  measure, good = MEASURES[name]
+  for h, cell in zip((POINT, good), expected, strict=True):
+    if cell == "raises":
+      with pytest.raises(ValueError, match="all singular values are 0"):
+        measure(h)
+    else:
+      close(measure(h), evaluated(cell, MEASURED), rtol=1e-4)
+
+
+def test_the_table_has_all_measures():
+  rows = rows_of("Measure | All rows equal", "diagnostics.md")
+  assert [row[0] for row in rows] == list(MEASURES)
 
 
 # optax.

@@ -16,6 +16,12 @@ NAMES = ("view_alignment", "feature_deviation", "participation_ratio")
 def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
   """Measures features of v views of b images, as a global batch.
 
+  Example:
+    >>> import jax
+    >>> h = jax.random.normal(jax.random.key(0), (2, 64, 8))
+    >>> sorted(jax.jit(batch_measures)(h))
+    ['feature_deviation', 'participation_ratio', 'view_alignment']
+
   Args:
     h: features; they are measured without gradient, in float32 or wider.
 
@@ -26,7 +32,8 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
       unit features: 0 at collapse, about 1 where all directions vary alike;
       Chen and He (2021), section 4.1.
     participation_ratio: (tr C)^2 / tr(C^2), C the covariance: how many
-      directions vary, from 1 to d; 0 where none does.
+      directions vary, from 1 to d; 0 where none does, or 1 if equal rows
+      differ from their mean by rounding.
   """
   views, images, dim = h.shape
   wide = jnp.promote_types(h.dtype, jnp.float32)

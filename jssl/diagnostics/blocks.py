@@ -5,26 +5,73 @@ device, or is split over a mesh, and is summed there in float32; blocks are
 added up on the host in float64, where a long sum doesn't stop growing.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Shaped
+from jaxtyping import Array, Float, Shaped
 
-from jssl.mesh import batch_sharding
+from jssl.mesh import batch_sharding, replicated
 from jssl.typing import PyTree
 
+# Rows of features that are on the device at once.
 BLOCK_ROWS = 8192
+# Entries of a matrix of pairs that are.
+TILE = 2**22
 
 Rows = Shaped[np.ndarray, "n ..."]
+
+
+def tile_rows(columns: int) -> int:
+  """Returns how many rows of so many columns a tile of pairs has."""
+  return max(1, TILE // columns)
+
+
+def tile_side() -> int:
+  """Returns the length of a square tile of pairs."""
+  return math.isqrt(TILE)
+
+
+def block_images(x: Shaped[np.ndarray, "n ... d"]) -> int:
+  """Returns how many images a block has: fewer of several views each."""
+  return max(1, BLOCK_ROWS // math.prod(x.shape[1:-1]))
+
+
+def rounded(rows: int, mesh: Mesh | None) -> int:
+  """Returns a number of rows, up to what divides over the mesh."""
+  devices = mesh.size if mesh else 1
+  return -(-rows // devices) * devices
+
+
+def filled(x: Rows, rows: int) -> Rows:
+  """Returns x and rows of zeros behind it, so many in all."""
+  return np.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1))
+
+
+def split(arrays: PyTree, mesh: Mesh | None) -> PyTree:
+  """Puts arrays onto the devices of a mesh, rows split over all of them."""
+  return jax.device_put(arrays, batch_sharding(mesh) if mesh else None)
+
+
+def everywhere(arrays: PyTree, mesh: Mesh | None) -> PyTree:
+  """Puts arrays onto the devices of a mesh, whole on each."""
+  return jax.device_put(arrays, replicated(mesh) if mesh else None)
+
+
+def put(
+  x: Rows, rows: int, mesh: Mesh | None = None
+) -> Float[Array, "{rows} ..."]:
+  """Puts rows onto the devices, in float32, filled up with zeros."""
+  return split(filled(np.asarray(x, np.float32), rows), mesh)
 
 
 def sums(
   function: Callable[..., PyTree],
   *arrays: Rows,
-  block_rows: int = BLOCK_ROWS,
+  block_rows: int | None = None,
   mesh: Mesh | None = None,
 ) -> Any:
   """Adds up what `function` gives of each block, in float64.
@@ -34,8 +81,8 @@ def sums(
       `counted` is bool [b], False where a row only fills up the last block
       (with zeros).
     arrays: [n, ...], the same n in all; anything that NumPy can slice.
-    block_rows: b, rows that go to the device at once; rounded up to what
-      divides over the mesh.
+    block_rows: b, rows that go to the device at once, rounded up to what
+      divides over the mesh; None: `block_images` of the first array.
     mesh: blocks are split over all its devices; None is one device.
 
   Returns:
@@ -51,61 +98,13 @@ def sums(
       f"{[array.shape for array in arrays]}"
     )
   (length,) = lengths
-  devices = mesh.size if mesh else 1
-  rows = -(-min(block_rows, length) // devices) * devices
+  wanted = block_images(arrays[0]) if block_rows is None else block_rows
+  rows = rounded(min(wanted, length), mesh)
   total = None
   for start in range(0, length, rows):
     part = [np.asarray(array[start : start + rows]) for array in arrays]
-    real = len(part[0])
-    block = [np.arange(rows) < real]
-    for p in part:
-      block.append(np.pad(p, [(0, rows - real)] + [(0, 0)] * (p.ndim - 1)))
-    if mesh:
-      block = jax.device_put(block, batch_sharding(mesh))
+    counted = np.arange(rows) < len(part[0])
+    block = split([counted, *(filled(p, rows) for p in part)], mesh)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), function(*block))
     total = wide if total is None else jax.tree.map(np.add, total, wide)
   return total
-
-
-def check_features(
-  features: Shaped[np.ndarray, "n d"], *, name: str = "features", rows: int = 2
-) -> None:
-  """Checks a matrix of features before it is measured.
-
-  Args:
-    features: of one row an image.
-    name: of the argument, for the message.
-    rows: fewest that make sense.
-
-  Raises:
-    ValueError: it is not [n, d], or has fewer rows.
-    TypeError: it is not of a floating dtype.
-  """
-  if features.ndim != 2 or not features.shape[1]:
-    raise ValueError(f"{name} must be [n, d], not {features.shape}")
-  if len(features) < rows:
-    raise ValueError(
-      f"{name} has {len(features)} rows; this measure needs at least {rows}"
-    )
-  if not np.issubdtype(features.dtype, np.floating):
-    raise TypeError(f"{name} must be floating, not {features.dtype}")
-
-
-def check_finite(
-  total: PyTree,
-  features: Shaped[np.ndarray, "n ..."],
-  *,
-  name: str = "features",
-) -> None:
-  """Raises ValueError, with their number, if sums met non-finite features."""
-  if all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(total)):
-    return
-  axes = tuple(range(1, features.ndim))
-  bad = sum(
-    int(np.sum(~np.isfinite(features[i : i + BLOCK_ROWS]).all(axes)))
-    for i in range(0, len(features), BLOCK_ROWS)
-  )
-  raise ValueError(
-    f"{name}: {bad} of {len(features)} rows have values that are not finite"
-    + ("" if bad else ", or so large that their squares overflow float32")
-  )

@@ -12,12 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from jssl.diagnostics.blocks import (
-  BLOCK_ROWS,
-  check_features,
-  check_finite,
-  sums,
-)
+from jssl.diagnostics.blocks import BLOCK_ROWS, sums
+from jssl.diagnostics.checks import check_features, check_finite
 
 Values = Float[np.ndarray, "d"]
 
@@ -62,6 +58,12 @@ def second_moment(
   In float64 on the device too: singular values are roots of eigenvalues, and a
   float32 product loses those below 1e-4 of the largest.
 
+  Example:
+    >>> import numpy as np
+    >>> moment = second_moment(np.array([[1.0, 2.0], [3.0, 2.0]]))
+    >>> moment.mean, moment.std
+    (array([2., 2.]), array([1., 0.]))
+
   Args:
     features: [n, d], in memory or memory-mapped.
     block_rows: rows that go to the device at once.
@@ -92,7 +94,20 @@ def second_moment(
 
 
 def values_of(moment: SecondMoment, *, centre: bool = True) -> Values:
-  """Returns the singular values of the features whose moments these are."""
+  """Returns the singular values of the features whose moments these are.
+
+  So that one pass serves measures of centred features and of others.
+
+  Example:
+    >>> import numpy as np
+    >>> moment = second_moment(np.array([[1.0, 2.0], [3.0, 2.0]]))
+    >>> np.round(values_of(moment), 3)
+    array([1.414, 0.   ])
+
+  Args:
+    moment: of `second_moment`.
+    centre: see `singular_values`.
+  """
   scatter = moment.scatter
   if not centre:
     scatter = scatter + moment.rows * np.outer(moment.mean, moment.mean)
@@ -113,7 +128,8 @@ def singular_values(
   Example:
     >>> import numpy as np
     >>> h = np.random.default_rng(0).normal(size=(1000, 8)).astype("float32")
-    >>> auc = collapse_auc(singular_values(h))
+    >>> len(singular_values(h))
+    8
 
   Args:
     features: [n, d]; for the collapse AUC, of the backbone, in eval mode, on
@@ -146,6 +162,11 @@ def _check_values(singular_values: Values) -> None:
 def cumulative_share(singular_values: Values) -> Values:
   """Returns sum_{i <= j} s_i / sum_i s_i for each j; ones if all are 0.
 
+  Example:
+    >>> import numpy as np
+    >>> cumulative_share(np.array([2.0, 1.0, 1.0]))
+    array([0.5 , 0.75, 1.  ])
+
   Args:
     singular_values: [d], descending, not squared.
   """
@@ -162,6 +183,11 @@ def collapse_auc(singular_values: Values) -> float:
   AUC = mean_j (sum_{i <= j} s_i / sum_i s_i), the s_i not squared: (d + 1) / 2d
   where all directions vary alike, 1 where only one does, or none.
 
+  Example:
+    >>> import numpy as np
+    >>> collapse_auc(np.ones(8))
+    0.5625
+
   Args:
     singular_values: [d], descending, of centred features.
 
@@ -176,6 +202,11 @@ def rank_me(singular_values: Values, *, epsilon: float = 1e-7) -> float:
   """Returns the effective rank, from 1 to d: the exponential of the entropy.
 
   exp(-sum_k p_k log p_k), p_k = s_k / sum_i s_i + epsilon.
+
+  Example:
+    >>> import numpy as np
+    >>> round(rank_me(np.array([1.0, 1.0, 0.0, 0.0])), 3)
+    2.0
 
   Args:
     singular_values: [d], descending; of features that are not centred, as
@@ -194,7 +225,19 @@ def rank_me(singular_values: Values, *, epsilon: float = 1e-7) -> float:
 
 
 def stable_rank(singular_values: Values) -> float:
-  """Returns sum s_i^2 / s_1^2, from 1 to d; it can't be fooled by small s_i."""
+  """Returns sum s_i^2 / s_1^2, from 1 to d; it can't be fooled by small s_i.
+
+  Example:
+    >>> import numpy as np
+    >>> stable_rank(np.array([2.0, 1.0, 1.0]))
+    1.5
+
+  Args:
+    singular_values: [d], descending, of centred features.
+
+  Raises:
+    ValueError: all are 0.
+  """
   _check_values(singular_values)
   if not singular_values[0]:
     raise ValueError(
@@ -211,6 +254,11 @@ def alpha_req(
   lambda_j ~ j^-alpha, lambda_j = s_j^2: the least-squares line of log lambda_j
   on log j with weights 1 / j, as in the code that the paper took from Stringer
   et al. (2019). Well-spread features have an alpha near 1.
+
+  Example:
+    >>> import numpy as np
+    >>> round(alpha_req(np.arange(1, 101) ** -0.5), 3)
+    1.0
 
   Args:
     singular_values: [d], descending, of centred features.

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from jssl.diagnostics import checks
+
+
+def test_labels_come_back_as_an_array():
+  labels = checks.check_labels([0, 2, 1], 3)
+  np.testing.assert_array_equal(labels, [0, 2, 1])
+  assert checks.check_labels([0, 2, 1], 3, 3).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+  ("labels", "error", "message"),
+  [
+    ([0, 1], ValueError, r"\[n\] = \(3,\), not \(2,\)"),
+    ([0.0, 1.0, 2.0], TypeError, "must be integers, not float64"),
+    ([0, -1, -1], ValueError, "2 of 3 rows have no label"),
+    ([0, 1, 7], ValueError, "go up to 7, but num_classes=5"),
+  ],
+)
+def test_bad_labels_are_refused(labels, error, message):
+  with pytest.raises(error, match=message):
+    checks.check_labels(labels, 3, 5)
+
+
+def test_rows_that_are_not_finite_are_counted_only_if_a_sum_is_not():
+  x = np.ones((5, 2, 3), np.float32)
+  x[[1, 4], 0, 1] = np.nan, np.inf
+  checks.check_finite((np.ones(3), 2.0), x)
+  with pytest.raises(ValueError, match="views: 2 of 5 rows"):
+    checks.check_finite((np.ones(3), np.nan), x, name="views")
+  with pytest.raises(ValueError, match="squares of 2 rows overflow float32"):
+    checks.check_finite(np.inf, x[2:4])
+
+
+def test_views_must_differ_unless_features_are_one_point():
+  x = np.random.default_rng(0).normal(size=(4, 1, 3))
+  copies = np.repeat(x, 2, axis=1)
+  with pytest.raises(ValueError, match="h: all 3 views of each of 4 images"):
+    checks.check_views_differ(copies, x, name="h")
+  checks.check_views_differ(copies, x + 1)
+  checks.check_views_differ(np.ones((4, 2, 3)))
+
+
+def test_pixels_are_flattened():
+  views = np.random.default_rng(0).random((2, 3, 4, 5, 1))
+  flat = checks.flat_pixels(views)
+  np.testing.assert_array_equal(flat[1, 2], views[1, 2].ravel())
+  np.testing.assert_array_equal(checks.flat_pixels(flat), flat)
+
+
+def test_numbers_out_of_range_are_named():
+  checks.check_positive(a=1, b=1e-9)
+  for bad in (0, -1, np.nan):
+    with pytest.raises(ValueError, match=f"b must be positive, not {bad}"):
+      checks.check_positive(a=1, b=bad)
+  assert checks.check_not_negative("t", [0, 2]).dtype == np.float64
+  for bad in ([], [[1]], [-1], [np.nan], [np.inf]):
+    with pytest.raises(ValueError, match="t must be"):
+      checks.check_not_negative("t", bad)
