@@ -33,6 +33,10 @@ from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
+from jssl.objectives.kernel_regime import (
+  KernelContrastive,
+  KernelNonContrastive,
+)
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.moco_v3 import MoCoV3
 from jssl.objectives.nnclr import NNCLR
@@ -57,6 +61,8 @@ _OBJECTIVES: dict[str, type[Objective]] = {
   "dcl": DCL,
   "dino": DINO,
   "dissl": DISSL,
+  "kernel_contrastive": KernelContrastive,
+  "kernel_non_contrastive": KernelNonContrastive,
   "lejepa": LeJEPA,
   "moco_v3": MoCoV3,
   "nnclr": NNCLR,

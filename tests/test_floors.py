@@ -25,6 +25,7 @@ FLOORS = {
   "data": 1,
   "optim": 1,
   "diagnostics": 2,
+  "kernels": 2,
   "objectives": 2,
   "checkpoint": 2,
   "recipes": 2,

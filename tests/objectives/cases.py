@@ -18,6 +18,10 @@ from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
+from jssl.objectives.kernel_regime import (
+  KernelContrastive,
+  KernelNonContrastive,
+)
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.moco_v3 import MoCoV3
 from jssl.objectives.nnclr import NNCLR
@@ -298,6 +302,16 @@ CASES = (
     ),
     oracle.dino,
     derived=True,
+  ),
+  Case(
+    "kernel_contrastive",
+    KernelContrastive(out_dim=3),
+    oracle.kernel_contrastive,
+  ),
+  Case(
+    "kernel_non_contrastive",
+    KernelNonContrastive(out_dim=3, beta=0.3, uses_labels=True),
+    oracle.kernel_non_contrastive,
   ),
   Case("lejepa", LeJEPA(num_slices=6, projector=BIASED), oracle.lejepa),
   Case(

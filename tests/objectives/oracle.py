@@ -5,6 +5,7 @@ stop-gradient is computed. So a finite difference of what remains is the
 gradient.
 """
 
+import itertools
 import math
 
 import jax
@@ -200,6 +201,32 @@ def lejepa(objective, at, held):
   gaussian = np.mean([oracles.sigreg(view, slices) for view in z])
   weight = objective.sigreg_weight
   return weight * gaussian + (1 - weight) * invariance
+
+
+def _rows(objective, at):
+  """All views of the batch through the map, and which image each is of."""
+  (h,) = at.student
+  ids = at.labels if objective.uses_labels else range(h.shape[1])
+  return h.reshape(-1, h.shape[-1]) @ at.params["map"], [*ids] * len(h)
+
+
+def kernel_contrastive(objective, at, held):
+  z, ids = _rows(objective, at)
+  total = 0.0
+  for i, j in itertools.product(range(len(z)), repeat=2):
+    total += (z[i] @ z[j] - (ids[i] == ids[j])) ** 2
+  return total
+
+
+def kernel_non_contrastive(objective, at, held):
+  """The invariance as a sum over edges of the graph, each seen once."""
+  z, ids = _rows(objective, at)
+  centred = z - z.mean(0)
+  total = np.sum((centred.T @ centred - np.eye(z.shape[1])) ** 2)
+  for i, j in itertools.combinations(range(len(z)), 2):
+    if ids[i] == ids[j]:
+      total += objective.beta * np.sum((z[i] - z[j]) ** 2)
+  return total
 
 
 def cissl(objective, at, held):
