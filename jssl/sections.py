@@ -156,6 +156,8 @@ class Probe:
     minibatch_epochs: passes over train,
     minibatch_min_steps: but at least so many minibatches.
     pixel_dims: leading singular directions of the raw pixels; 0 for all pixels.
+    diagnostic_images: of train, that `--diagnostics` looks at,
+    diagnostic_views: in so many views of each, 4 at least.
 
   Raises:
     ValueError: a number is outside its range; the message names it.
@@ -183,6 +185,8 @@ class Probe:
   minibatch_epochs: int = 10
   minibatch_min_steps: int = 500
   pixel_dims: int = 256
+  diagnostic_images: int = 1000
+  diagnostic_views: int = 8
 
   def __post_init__(self) -> None:
     for name, known in (
@@ -207,6 +211,11 @@ class Probe:
       optional = field.name in ("pixel_dims", "minibatch_min_steps")
       if least < 0 or (least == 0 and not optional):
         raise ValueError(f"probe.{field.name}={value} must be positive")
+    if self.diagnostic_views < 4:
+      raise ValueError(
+        f"probe.diagnostic_views={self.diagnostic_views} must be at least 4: "
+        "some views are learned from, and others asked about"
+      )
     if any(not 0 < share < 1 for share in self.label_fractions):
       raise ValueError(
         f"probe.label_fractions={self.label_fractions} must be in (0, 1)"

@@ -6,6 +6,7 @@ DINO, 2104.14294.
 """
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
@@ -113,6 +114,23 @@ class Augment:
         self._check_kernel(
           "small_crop_size_px", "augment.small_blur_probability 0"
         )
+
+  def of_large_views(self, num_views: int) -> "Augment":
+    """Returns it for another number of large views, and no small crops.
+
+    Where each view has probabilities of its own, further ones take these in
+    turn.
+    """
+
+    def in_turn(values: tuple[float, ...]) -> tuple[float, ...]:
+      return tuple(itertools.islice(itertools.cycle(values), num_views))
+
+    return dataclasses.replace(
+      self,
+      blur_probability=in_turn(self.blur_probability),
+      solarize_probability=in_turn(self.solarize_probability),
+      num_small=0,
+    )
 
   def _check(self, name: str, valid: object, expected: str) -> None:
     if not valid:

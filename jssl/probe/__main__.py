@@ -32,6 +32,11 @@ _EXPORT = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Probe again what was probed before."
 )
+_DIAGNOSTICS = flags.DEFINE_bool(
+  "diagnostics",
+  False,
+  "Measure also what features are like, of the backbone and its heads.",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -52,6 +57,7 @@ def main(argv: list[str]) -> int:
       test_split=_TEST_SPLIT.value,
       export=_EXPORT.value,
       overwrite=_OVERWRITE.value,
+      diagnostics=_DIAGNOSTICS.value,
     )
   except (ValueError, TypeError, OSError, CheckpointError) as error:
     print(f"error: {error}", file=sys.stderr)

@@ -3,106 +3,26 @@
 It meets the training through files only, and needs it neither alive nor here.
 """
 
-import dataclasses
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint, sections
-from jssl import mesh as mesh_lib
+from jssl import build, checkpoint
 from jssl.augment import Augment
-from jssl.data.sources import Source
 from jssl.diagnostics import spectrum
-from jssl.probe import features, selection, subjects, suite
-from jssl.probe.features import Features
-from jssl.probe.results import Log, Row, summary, table, write_events
+from jssl.probe import features, subjects, suite
+from jssl.probe.diagnosis import Diagnosis
+from jssl.probe.judge import LabelledSet, open_set
+from jssl.probe.results import Log, Part, Row, summary, table, write_events
 from jssl.probe.subjects import Encoder, Subject
 from jssl.sections import Probe
 
 Tell = Callable[[str], None]
 
 _POLL_SECONDS = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledSet:
-  """A labelled set that runs are judged on, and where its features are kept.
-
-  Attributes:
-    name: of the set.
-    splits: what to fit on, and what to test on.
-    sources: the same, opened.
-    keys: a checksum of each.
-    workdir: of the run.
-    batch_size: images of a batch of the extraction.
-    workers: processes that decode them.
-    mesh: of all devices of this machine, whatever the run was trained on.
-  """
-
-  name: str
-  splits: tuple[str, str]
-  sources: tuple[Source, Source]
-  keys: tuple[str, str]
-  workdir: str | os.PathLike
-  batch_size: int
-  workers: int
-  mesh: Mesh
-
-  def features(self, subject: Subject) -> tuple[Features, Features]:
-    """Returns the features of train and test, kept or made now."""
-    train, test = (
-      features.extract(
-        features.path(
-          self.workdir,
-          dataset=self.name,
-          split=split,
-          name=subject.name,
-          key=features.digest(subject.key, key),
-        ),
-        subject.encode,
-        source,
-        batch_size=self.batch_size,
-        workers=self.workers,
-        mesh=self.mesh,
-      )
-      for split, source, key in zip(
-        self.splits, self.sources, self.keys, strict=True
-      )
-    )
-    selection.check_labels(train, test, self.name)
-    return train, test
-
-
-def _open(
-  workdir: str | os.PathLike, config: ConfigDict, settings: Probe
-) -> LabelledSet:
-  """Opens the set of a config.
-
-  Raises:
-    ValueError: it has no labels.
-  """
-  data = build.section(config, "data", sections.Data)
-  splits = (data.split, data.test_split)
-  train, test = (build.source(config, split) for split in splits)
-  if not train.num_classes:
-    raise ValueError(
-      f"{data.name} has no labels; a probe needs some: choose another set "
-      "with --dataset"
-    )
-  return LabelledSet(
-    name=data.name,
-    splits=splits,
-    sources=(train, test),
-    keys=(features.source_digest(train), features.source_digest(test)),
-    workdir=workdir,
-    batch_size=settings.batch_size,
-    workers=data.workers,
-    mesh=mesh_lib.make_mesh(-1, 1),
-  )
 
 
 def _with_dataset(
@@ -221,7 +141,8 @@ def _restore(
 def _pin(workdir: str | os.PathLike, rows: list[Row]) -> None:
   """Pins the checkpoint by its linear probe, as validated within train."""
   for row in rows:
-    if row.get("probe") == "linear" and row["label_fraction"] == 1:
+    linear = row.get("probe") == "linear" and row["label_fraction"] == 1
+    if linear and row["features"] == "backbone":
       checkpoint.pin_best(
         workdir, step=row["step"], score=row["validation_accuracy"]
       )
@@ -236,6 +157,7 @@ def run(
   test_split: str = "",
   export: str = "",
   overwrite: bool = False,
+  diagnostics: bool = False,
   tell: Tell = print,
 ) -> None:
   """Probes the checkpoints of a run that were not probed yet.
@@ -248,6 +170,8 @@ def run(
     test_split: what to test on in `dataset`, if not `test`.
     export: an .npz to write with the features of the last checkpoint.
     overwrite: probe again what was probed before.
+    diagnostics: measure what features are like too, also of checkpoints that
+      were only probed before.
     tell: is called with each line that is for the user.
 
   Raises:
@@ -266,7 +190,7 @@ def run(
   own = build.load_config(workdir)
   config = _with_dataset(own, dataset, data_dir, test_split)
   settings = build.section(config, "probe", Probe)
-  judge = _open(workdir, config, settings)
+  judge = open_set(workdir, config, settings)
   crop_size_px = build.section(config, "augment", Augment).crop_size_px
   encoder = Encoder(
     build.backbone(config),
@@ -276,37 +200,57 @@ def run(
     key=str((config.model.to_json(sort_keys=True), crop_size_px)),
   )
   log = Log(workdir)
-
-  def pending(kind: str, step: int) -> bool:
-    return overwrite or (kind, step, judge.name) not in log.done()
-
-  def probe(subject: Subject) -> list[Row]:
-    rows = _rows_of(subject, judge, settings)
-    log.put(rows)
-    write_events(workdir, rows)
-    tell(f"{subject.name} on {judge.name}: {summary(rows)}")
-    return rows
-
-  if "pixels" in settings.baselines and pending("pixels", 0):
-    probe(
-      subjects.pixels(
-        judge.sources[0],
-        crop_size_px=crop_size_px,
-        max_dim=settings.pixel_dims,
-      )
+  makers: dict[Part, Callable[[Subject], list[Row]]] = {
+    "probe": lambda subject: _rows_of(subject, judge, settings)
+  }
+  if diagnostics:
+    diagnosis = Diagnosis(
+      judge,
+      build.backbone(config),
+      build.objective(config, config.train.steps),
+      build.section(config, "augment", Augment),
+      settings,
+      config.get("seed", 0),
     )
+    makers["diagnostics"] = lambda subject: diagnosis.rows(subject, workdir)
+
+  def pending(kind: str, step: int) -> list[Part]:
+    about = kind, step, judge.name
+    return [part for part in makers if overwrite or about not in log.done(part)]
+
+  def put(part: Part, name: str, rows: list[Row]) -> None:
+    log.put(part, rows)
+    write_events(workdir, rows)
+    tell(f"{name} on {judge.name}: {summary(rows)}")
+
+  def examine(subject: Subject) -> None:
+    for part in pending(subject.kind, subject.step):
+      rows = makers[part](subject)
+      put(part, subject.name, rows)
+      if judge.name == own.data.name:
+        _pin(workdir, rows)
+
+  if "pixels" in settings.baselines and "probe" in pending("pixels", 0):
+    pixels = subjects.pixels(
+      judge.sources[0],
+      crop_size_px=crop_size_px,
+      max_dim=settings.pixel_dims,
+    )
+    put("probe", pixels.name, makers["probe"](pixels))
   if "random" in settings.baselines and pending("random", 0):
-    probe(encoder.random(config.get("seed", 0)))
+    examine(encoder.random(config.get("seed", 0)))
+  if "diagnostics" in pending("views", 0):
+    put("diagnostics", "views", [diagnosis.concentration()])
   for step in new_steps(workdir, follow=follow, last_step=config.train.steps):
     if not pending("backbone", step):
       continue
     subject = _restore(workdir, step, encoder, tell)
     if subject is not None:
-      rows = probe(subject)
-      if judge.name == own.data.name:
-        _pin(workdir, rows)
+      examine(subject)
       features.forget_all_but(workdir, checkpoint.steps(workdir))
-  if not any(k == "backbone" and d == judge.name for k, _, d in log.done()):
+  if not any(
+    k == "backbone" and d == judge.name for k, _, d in log.done("probe")
+  ):
     raise checkpoint.CheckpointError(f"{workdir}: no checkpoint can be read")
   tell(table(log.rows(), judge.name))
   if export:

@@ -5,15 +5,22 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 Row = Mapping[str, Any]
+# What is measured together, and put in the place of what was there.
+Part = Literal["probe", "diagnostics"]
 
+_OF_DIAGNOSTICS = ("diagnostics", "concentration")
 _BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 
 
 def _about(row: Row) -> tuple[str, int, str]:
   return row["features"], row["step"], row["dataset"]
+
+
+def _part(row: Row) -> Part:
+  return "diagnostics" if row.get("measure") in _OF_DIAGNOSTICS else "probe"
 
 
 class Log:
@@ -29,14 +36,16 @@ class Log:
       return []
     return [json.loads(line) for line in self._path.read_text().splitlines()]
 
-  def done(self) -> set[tuple[str, int, str]]:
+  def done(self, part: Part = "probe") -> set[tuple[str, int, str]]:
     """Returns what there are rows of: (features, step, dataset)."""
-    return {_about(row) for row in self.rows()}
+    return {_about(row) for row in self.rows() if _part(row) == part}
 
-  def put(self, rows: list[Row]) -> None:
-    """Adds the rows of one subject, instead of any that it had."""
+  def put(self, part: Part, rows: list[Row]) -> None:
+    """Adds a part's rows of one subject, instead of any that it had."""
     about = _about(rows[0])
-    others = [row for row in self.rows() if _about(row) != about]
+    others = [
+      row for row in self.rows() if _about(row) != about or _part(row) != part
+    ]
     temporary = self._path.with_name("probe.jsonl.tmp")
     temporary.write_text(
       "".join(json.dumps(row) + "\n" for row in others + rows)
@@ -54,12 +63,22 @@ def _source(row: Row) -> str:
 
 
 def summary(rows: Iterable[Row]) -> str:
-  """Returns the test accuracies of one subject, in a line."""
-  return ", ".join(
+  """Returns what the rows of one subject say, in a line."""
+  said = [
     f"{_what(row)} {100 * row['test_accuracy']:.1f}%"
     for row in rows
     if "probe" in row
-  )
+  ]
+  for row in rows:
+    if row.get("measure") == "diagnostics":
+      measured, missing = len(row["values"]), len(row["not_measured"])
+      said.append(
+        f"{measured} diagnostics of {row['at']}"
+        + (f" ({missing} could not be measured)" if missing else "")
+      )
+    elif row.get("measure") == "concentration":
+      said.append("concentration of the classes")
+  return ", ".join(said)
 
 
 def table(rows: Iterable[Row], dataset: str) -> str:
@@ -93,7 +112,7 @@ def table(rows: Iterable[Row], dataset: str) -> str:
 
 
 def write_events(workdir: str | os.PathLike, rows: Iterable[Row]) -> None:
-  """Writes test accuracies as TensorBoard scalars, where it is installed."""
+  """Writes accuracies and diagnostics as scalars, with TensorBoard there."""
   if not all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
     return
   # TensorFlow, which takes seconds to import.
@@ -106,4 +125,10 @@ def write_events(workdir: str | os.PathLike, rows: Iterable[Row]) -> None:
     if "probe" in row:
       name = f"probe/{row['dataset']}/{row['features']}/{_what(row)}"
       writer.write_scalars(row["step"], {name: row["test_accuracy"]})
+    elif row.get("measure") == "diagnostics":
+      name = f"diagnostics/{row['dataset']}/{row['features']}/{row['at']}"
+      writer.write_scalars(
+        row["step"],
+        {f"{name}/{k}": float(v) for k, v in row["values"].items()},
+      )
   writer.close()

@@ -37,12 +37,14 @@ class Subject(NamedTuple):
     step: of the checkpoint; 0 of a baseline.
     encode: uint8 images to features.
     key: checksum of what `encode` depends on.
+    variables: of a backbone; None of raw pixels.
   """
 
   kind: str
   step: int
   encode: Encode
   key: str
+  variables: Variables | None = None
 
   @property
   def name(self) -> str:
@@ -102,7 +104,7 @@ class Encoder:
     key = features.digest(self._key, features.variables_digest(variables))
     variables = jax.device_put(variables, replicated(self._mesh))
     return Subject(
-      kind, step, lambda images: self._apply(variables, images), key
+      kind, step, lambda images: self._apply(variables, images), key, variables
     )
 
 

@@ -12,11 +12,17 @@ import numpy as np
 from cycler import cycler
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+  MaxNLocator,
+  NullFormatter,
+  StrMethodFormatter,
+)
 
-from jssl.report.read import Score, Spectrum
+from jssl.report.read import Concentration, Diagnostics, Score, Spectrum
 
 _BLUE, _RED, _GREEN = "#2f64ad", "#c8502b", "#2b8a66"
 _INK, _MUTED, _LINE, _GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
@@ -182,6 +188,107 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
     beside.axhline(shown["random"].collapse_auc, **_FEATURES["random"][1])
   _over_steps(beside, "collapse AUC")
   beside.set_ylim(0.5, 1.01)
+  return figure
+
+
+_PLACES = (_BLUE, _RED, _GREEN)
+
+
+def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
+  """Returns a colour for each step, dark ones being late; says so beside."""
+  colours = matplotlib.colormaps["viridis_r"]
+  scale = Normalize(min(*steps, max(steps) - 1), max(steps))
+  bar = ax.figure.colorbar(ScalarMappable(scale, colours), ax=ax, pad=0.02)
+  bar.set_label("step")
+  bar.outline.set_visible(False)
+  bar.locator = MaxNLocator(4, integer=True)
+  bar.formatter = StrMethodFormatter("{x:,.0f}")
+  bar.update_ticks()
+  return [colours(scale(step)) for step in steps]
+
+
+@_styled
+def features_over_time(diagnostics: Sequence[Diagnostics]) -> Figure:
+  """Draws the backbone's spectrum, and alignment and uniformity, over steps.
+
+  Args:
+    diagnostics: of one data set, of checkpoints; ascending steps.
+  """
+  figure = Figure(figsize=(_WIDTH_IN, 3.6))
+  ax, beside = figure.subplots(1, 2)
+  backbone = [d for d in diagnostics if d.at == "backbone"]
+  spectra = [d for d in backbone if "singular_values" in d.curves]
+  if spectra:
+    colours = _by_step(ax, [d.step for d in spectra])
+    for d, colour in zip(spectra, colours, strict=True):
+      values = np.array(d.curves["singular_values"])
+      relative = np.maximum(values / max(values[0], 1e-30), 1e-6)
+      ax.plot(np.arange(1, len(values) + 1), relative, color=colour, lw=1.2)
+  ax.set_yscale("log")
+  ax.set_title("singular values of the backbone, the largest being 1")
+  ax.set_xlabel("number of the singular value")
+  ax.yaxis.set_major_formatter("{x:g}")
+  ax.yaxis.set_minor_formatter(NullFormatter())
+
+  places = dict.fromkeys(d.at for d in diagnostics)
+  for place, colour in zip(places, _PLACES, strict=False):
+    path = [
+      (d.values["uniformity"], d.values["alignment"])
+      for d in diagnostics
+      if d.at == place and {"uniformity", "alignment"} <= d.values.keys()
+    ]
+    if path:
+      x, y = np.array(path).T
+      beside.plot(x, y, color=colour, marker="o", label=place, lw=1)
+      # Where it is now.
+      beside.plot(x[-1], y[-1], color=colour, marker="o", markersize=9)
+  beside.set_title("alignment against uniformity, the last one large")
+  beside.set_xlabel("uniformity, lower is more uniform")
+  beside.set_ylabel("alignment, lower is closer")
+  if places:
+    beside.legend()
+  return figure
+
+
+@_styled
+def concentration(
+  curve: Concentration | None, diagnostics: Sequence[Diagnostics]
+) -> Figure:
+  """Draws 1 - sigma over delta, and R over epsilon.
+
+  Args:
+    curve: of the augmentation.
+    diagnostics: of one data set and step, a line for each place.
+  """
+  figure = Figure(figsize=(_WIDTH_IN, 3.2))
+  ax, beside = figure.subplots(1, 2)
+  if curve is not None:
+    ax.plot(curve.deltas, curve.one_minus_sigma, label="upper bound")
+    ax.plot(
+      curve.deltas, curve.lower_bound, label="lower bound", **_BASELINE, ls=":"
+    )
+    ax.fill_between(
+      curve.deltas,
+      curve.lower_bound,
+      curve.one_minus_sigma,
+      color=_BLUE,
+      alpha=0.1,
+      lw=0,
+    )
+    ax.legend()
+  ax.set_ylim(-0.02, 1.02)
+  ax.set_title("share outside of the main parts, 1 - sigma")
+  ax.set_xlabel("diameter delta of a main part, distance of pixels")
+  for d, colour in zip(diagnostics, _PLACES, strict=False):
+    if {"epsilon", "divergence"} <= d.curves.keys():
+      beside.plot(
+        d.curves["epsilon"], d.curves["divergence"], color=colour, label=d.at
+      )
+  beside.set_ylim(-0.02, 1.02)
+  beside.set_title("share of images whose views lie further apart, R")
+  beside.set_xlabel("distance epsilon of unit features")
+  if diagnostics:
+    beside.legend()
   return figure
 
 

@@ -6,11 +6,10 @@ import string
 from html import escape
 
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jssl import __version__
-from jssl.report import figures, samples, table
+from jssl.report import elements, figures, likeness, samples, table
 from jssl.report.read import Run
 
 _IMAGES, _VIEWS = 8, 4
@@ -21,31 +20,6 @@ def _probed(run: Run) -> tuple[str, int | None]:
   """Returns the set and the step of the checkpoint that figures are about."""
   dataset = run.datasets[0] if run.datasets else run.config.data.name
   return dataset, run.step(dataset)
-
-
-def _missing(sentence: str) -> str:
-  """Returns a paragraph of HTML in place of what isn't there."""
-  return f'<p class="missing">{sentence}</p>'
-
-
-def _figure(content: str, caption: str) -> str:
-  return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
-
-
-def _plot(figure: Figure, alt: str, caption: str) -> str:
-  return _figure(figures.as_svg(figure, alt=alt), escape(caption))
-
-
-def _section(title: str, content: str) -> str:
-  return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
-
-
-def _facts(facts: dict[str, str]) -> str:
-  items = (
-    f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-    for name, value in facts.items()
-  )
-  return f'<dl class="facts">{"".join(items)}</dl>'
 
 
 def _lead(run: Run) -> str:
@@ -84,28 +58,27 @@ def _summary(run: Run) -> str:
     speed = np.nanmedian(metrics["images_per_second"])
     facts["images/s, median"] = f"{speed:,.0f}"
     facts["training seconds"] = f"{run.seconds:,.0f}"
-  return _lead(run) + _facts(facts)
+  return _lead(run) + elements.facts(facts)
 
 
 def _table(run: Run, dataset: str) -> str:
-  head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.HEADINGS)
-  body = ""
-  for row in table.rows(run, dataset):
-    cells = "".join(f"<td>{table.cell(score)}</td>" for score in row.scores)
-    body += f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>\n'
-  return (
-    f'<table class="scores">\n<thead><tr><th scope="col">{escape(dataset)}'
-    f"</th>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+  return elements.scores(
+    dataset,
+    table.HEADINGS,
+    {
+      row.name: [*map(table.cell, row.scores)]
+      for row in table.rows(run, dataset)
+    },
   )
 
 
 def _scores(run: Run) -> str:
   if not run.datasets:
     command = escape(f"python -m jssl.probe --workdir={run.workdir}")
-    return _missing(
+    return elements.missing(
       f"No probe has read this run yet; <code>{command}</code> does."
     )
-  return _figure(
+  return elements.figure(
     "".join(_table(run, dataset) for dataset in run.datasets),
     "Test accuracy in percent, mean ± standard deviation over seeds. The last "
     "two columns are linear probes that see the labels of so many training "
@@ -116,11 +89,11 @@ def _scores(run: Run) -> str:
 def _accuracy(run: Run) -> str:
   dataset, step = _probed(run)
   if step is None:
-    return _missing("No probe has read a checkpoint yet.")
+    return elements.missing("No probe has read a checkpoint yet.")
   scores = [
     s for s in run.scores if s.dataset == dataset and s.label_fraction == 1
   ]
-  return _plot(
+  return elements.plot(
     figures.accuracy(scores),
     "Test accuracy over steps",
     f"Test accuracy on {dataset} at each probed checkpoint, the band being one "
@@ -132,8 +105,8 @@ def _accuracy(run: Run) -> str:
 
 def _curves(run: Run) -> str:
   if not run.metrics:
-    return _missing("The training has not logged a step yet.")
-  return _plot(
+    return elements.missing("The training has not logged a step yet.")
+  return elements.plot(
     figures.curves(run.metrics),
     "Metrics of the training over steps",
     "What the training logged, each point the mean since the one before. A "
@@ -148,7 +121,7 @@ def _views(run: Run) -> str:
       run.config, images=_IMAGES, num_views=_VIEWS
     )
   except (FileNotFoundError, ValueError, TypeError) as error:
-    return _missing(f"The views can't be drawn: {escape(str(error))}")
+    return elements.missing(f"The views can't be drawn: {escape(str(error))}")
   rows = "".join(
     f'<span>{name}</span><img src="{samples.data_uri(pixels)}" alt="{alt}">'
     for name, pixels, alt in (
@@ -156,7 +129,7 @@ def _views(run: Run) -> str:
       ("views", views, f"{_VIEWS} random views of each of these images"),
     )
   )
-  return _figure(
+  return elements.figure(
     f'<div class="views">{rows}</div>',
     "Images of the training set and below each its random views, made by the "
     "augmentation and the keys of this run. Views should differ as much as "
@@ -168,8 +141,8 @@ def _spectrum(run: Run) -> str:
   dataset, step = _probed(run)
   spectra = [s for s in run.spectra if s.dataset == dataset]
   if step is None or not spectra:
-    return _missing("No probe has measured a spectrum yet.")
-  return _plot(
+    return elements.missing("No probe has measured a spectrum yet.")
+  return elements.plot(
     figures.spectrum(spectra, step),
     "Singular values, and collapse AUC over steps",
     f"Left: singular values of the centred training features at step {step:,}. "
@@ -186,12 +159,14 @@ def _map(run: Run) -> str:
     run, dataset, step=step, limit=_MAP_POINTS, classes=figures.MAX_CLASSES
   )
   if not found:
-    return _missing("No probe has kept test features in this workdir.")
+    return elements.missing("No probe has kept test features in this workdir.")
   if not np.ptp(found.h, axis=0).any():
-    return _missing("All test features are the same: they have collapsed.")
+    return elements.missing(
+      "All test features are the same: they have collapsed."
+    )
   most = figures.MAX_CLASSES
   some = f"the first {most} of " if len(found.class_names) > most else ""
-  return _plot(
+  return elements.plot(
     figures.scatter(samples.map_2d(found.h), found.labels, found.class_names),
     "Test features in the plane, coloured by class",
     f"{len(found.h):,} test features of {dataset} at step {step:,}, laid out "
@@ -232,9 +207,10 @@ def render(run: Run) -> str:
     "The training": _curves(run),
     "What the encoder sees": _views(run),
     "Spectrum of the features": _spectrum(run),
+    "What the features are like": likeness.content(run, *_probed(run)),
     "Map of the test features": _map(run),
   }
-  body = "\n".join(_section(*section) for section in sections.items())
+  body = "\n".join(elements.section(*section) for section in sections.items())
   config = run.config
   page = importlib.resources.files("jssl.report") / "template.html"
   return string.Template(page.read_text()).substitute(

@@ -57,6 +57,39 @@ class Spectrum:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnostics:
+  """What one kind of features is like, see `jssl.probe.diagnosis`.
+
+  Attributes:
+    step: of the checkpoint.
+    dataset: that was looked at.
+    features: "backbone" or "random".
+    at: "backbone", or the name of the head whose outputs these are.
+    values: numbers by name.
+    curves: lists of numbers by name.
+    not_measured: why a number is lacking, by name.
+  """
+
+  step: int
+  dataset: str
+  features: str
+  at: str
+  values: dict[str, float]
+  curves: dict[str, list[float]]
+  not_measured: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Concentration:
+  """How augmentation concentrates classes, see `diagnostics`."""
+
+  dataset: str
+  deltas: list[float]
+  one_minus_sigma: list[float]
+  lower_bound: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """A workdir.
 
@@ -67,6 +100,8 @@ class Run:
       a row lacks the name.
     scores: of all probes.
     spectra: of all probes.
+    diagnostics: of all probes with `--diagnostics`,
+    concentrations: of the same.
     checkpoints: steps of the finished ones.
     best_step: the one that a probe chose, None before any did.
   """
@@ -76,6 +111,8 @@ class Run:
   metrics: Mapping[str, Float[np.ndarray, "n"]]
   scores: tuple[Score, ...]
   spectra: tuple[Spectrum, ...]
+  diagnostics: tuple[Diagnostics, ...]
+  concentrations: tuple[Concentration, ...]
   checkpoints: tuple[int, ...]
   best_step: int | None
 
@@ -164,6 +201,8 @@ def read(workdir: str | os.PathLike) -> Run:
     metrics=_columns(_rows(path / "metrics.jsonl")),
     scores=_records(Score, probed),
     spectra=_records(Spectrum, probed),
+    diagnostics=_records(Diagnostics, probed),
+    concentrations=_records(Concentration, probed),
     checkpoints=tuple(checkpoint.steps(path)),
     best_step=checkpoint.best_step(path),
   )

@@ -1,9 +1,7 @@
 """What the report computes itself: views of some images, a map of features."""
 
 import base64
-import dataclasses
 import io
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -54,10 +52,6 @@ def _source(data: sections.Data, name: str, split: str) -> Source:
   )
 
 
-def _in_turn(values: tuple[float, ...], number: int) -> tuple[float, ...]:
-  return tuple(itertools.islice(itertools.cycle(values), number))
-
-
 def augmented(
   config: ConfigDict, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
@@ -84,13 +78,7 @@ def augmented(
   pixels = source.fetch(rows)["image"]
   root = jax.random.key(config.get("seed", 0))
   keys = rng.per_row(rng.stream(root, "augment"), len(rows))
-  augment = build.section(config, "augment", Augment)
-  augment = dataclasses.replace(
-    augment,
-    blur_probability=_in_turn(augment.blur_probability, num_views),
-    solarize_probability=_in_turn(augment.solarize_probability, num_views),
-    num_small=0,
-  )
+  augment = build.section(config, "augment", Augment).of_large_views(num_views)
   draw = jax.jit(
     lambda keys, pixels: views(augment, keys, pixels, num_views)[0],
     # For a few images once; optimising takes longer than it saves.

@@ -16,7 +16,7 @@ from oracles.probe import SETTINGS
 from jssl import build, checkpoint
 from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
-from jssl.probe import loop
+from jssl.probe import judge, loop
 
 SHAPE = (4, 4, 1)
 
@@ -82,7 +82,7 @@ def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(build, "source", source)
   monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
   # Eight devices of one processor wait for each other.
-  monkeypatch.setattr(loop.mesh_lib, "make_mesh", lambda *_: one_device)
+  monkeypatch.setattr(judge.mesh_lib, "make_mesh", lambda *_: one_device)
   build.claim_workdir(ConfigDict(CONFIG), tmp_path)
   return tmp_path
 

@@ -24,10 +24,10 @@ def row(kind="backbone", step=10, dataset="digits", **more):
 def test_rows_are_added_and_replaced_by_subject(tmp_path):
   log = Log(tmp_path)
   assert log.rows() == []
-  log.put([row(step=10), row(step=10, probe="knn")])
-  log.put([row(step=20)])
-  log.put([row(step=20, dataset="birds")])
-  log.put([row(step=10, test_accuracy=0.7)])
+  log.put("probe", [row(step=10), row(step=10, probe="knn")])
+  log.put("probe", [row(step=20)])
+  log.put("probe", [row(step=20, dataset="birds")])
+  log.put("probe", [row(step=10, test_accuracy=0.7)])
   assert log.done() == {
     ("backbone", 10, "digits"),
     ("backbone", 20, "digits"),
@@ -39,10 +39,21 @@ def test_rows_are_added_and_replaced_by_subject(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["probe.jsonl"]
 
 
+def test_parts_of_a_subject_are_replaced_apart(tmp_path):
+  log = Log(tmp_path)
+  measured = {**row(), "measure": "diagnostics", "values": {}}
+  log.put("probe", [row()])
+  log.put("diagnostics", [measured])
+  log.put("probe", [row(test_accuracy=0.7)])
+  assert [r["test_accuracy"] for r in log.rows()] == [0.5, 0.7]
+  about = {("backbone", 10, "digits")}
+  assert log.done("probe") == log.done("diagnostics") == about
+
+
 def test_two_probes_of_one_run_keep_each_others_rows(tmp_path):
   one, two = Log(tmp_path), Log(tmp_path)
-  one.put([row(dataset="digits")])
-  two.put([row(dataset="birds")])
+  one.put("probe", [row(dataset="digits")])
+  two.put("probe", [row(dataset="birds")])
   assert len(one.done()) == 2
 
 

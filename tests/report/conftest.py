@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from report.rows import ABOUT, CONCENTRATION, diagnostics_row
 
 CONFIG = {
   "seed": 3,
@@ -13,7 +14,6 @@ CONFIG = {
   "objective": {"name": "simclr", "temperature": 0.2},
   "train": {"steps": 40},
 }
-ABOUT = {"dataset": "cluttered_digits"}
 
 
 def metrics_row(step):
@@ -69,7 +69,8 @@ def probe_rows():
       score_row(features, step, *kind, (10 * i + j + 0.25) / 100)
       for j, kind in enumerate(kinds)
     ]
-  return rows
+  rows += [diagnostics_row(step, "backbone") for step in (20, 40)]
+  return [*rows, CONCENTRATION]
 
 
 def write_lines(path, rows):

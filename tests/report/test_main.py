@@ -20,7 +20,7 @@ def test_writes_the_page_and_prints_the_table(workdir):
   assert last == f"report: {workdir / 'report.html'}"
   text = (workdir / "report.html").read_text()
   assert "20.2 ± 1.2" in text
-  assert text.count("<svg") == 4
+  assert text.count("<svg") == 6
   assert text.count("data:image/png") == 2 + 1  # Views, and the map's points.
   assert not [*workdir.glob("*.tmp")]
 

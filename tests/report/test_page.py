@@ -87,7 +87,7 @@ def test_whole_page(workdir, cheap):
   assert ["crop_min_area", "0.5"] in found.rows
   assert ["name", '"vit"'] in found.rows
   assert "missing" not in [a.get("class") for _, a in found.tags]
-  assert [tag for tag, _ in found.tags].count("svg") == 4
+  assert [tag for tag, _ in found.tags].count("svg") == 6
 
 
 def test_page_needs_nothing_else(workdir, cheap):
@@ -102,7 +102,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     assert outside not in text
   tags = [tag for tag, _ in found.tags]
   assert tags.count("h1") == 1
-  assert tags.count("figcaption") == tags.count("figure") == 6
+  assert tags.count("figcaption") == tags.count("figure") == 10
   for tag, attributes in found.tags:
     if tag == "img":
       assert attributes["alt"]

@@ -1,0 +1,92 @@
+"""The labelled set that a run is judged on."""
+
+import dataclasses
+import os
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jssl import build, sections
+from jssl import mesh as mesh_lib
+from jssl.data.sources import Source
+from jssl.probe import features, selection
+from jssl.probe.features import Features
+from jssl.probe.subjects import Subject
+from jssl.sections import Probe
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledSet:
+  """A labelled set that runs are judged on, and where its features are kept.
+
+  Attributes:
+    name: of the set.
+    splits: what to fit on, and what to test on.
+    sources: the same, opened.
+    keys: a checksum of each.
+    workdir: of the run.
+    batch_size: images of a batch of the extraction.
+    workers: processes that decode them.
+    mesh: of all devices of this machine, whatever the run was trained on.
+  """
+
+  name: str
+  splits: tuple[str, str]
+  sources: tuple[Source, Source]
+  keys: tuple[str, str]
+  workdir: str | os.PathLike
+  batch_size: int
+  workers: int
+  mesh: Mesh
+
+  def features(self, subject: Subject) -> tuple[Features, Features]:
+    """Returns the features of train and test, kept or made now."""
+    train, test = (
+      features.extract(
+        features.path(
+          self.workdir,
+          dataset=self.name,
+          split=split,
+          name=subject.name,
+          key=features.digest(subject.key, key),
+        ),
+        subject.encode,
+        source,
+        batch_size=self.batch_size,
+        workers=self.workers,
+        mesh=self.mesh,
+      )
+      for split, source, key in zip(
+        self.splits, self.sources, self.keys, strict=True
+      )
+    )
+    selection.check_labels(train, test, self.name)
+    return train, test
+
+
+def open_set(
+  workdir: str | os.PathLike, config: ConfigDict, settings: Probe
+) -> LabelledSet:
+  """Opens the set of a config.
+
+  Raises:
+    ValueError: it has no labels.
+  """
+  data = build.section(config, "data", sections.Data)
+  splits = (data.split, data.test_split)
+  train, test = (build.source(config, split) for split in splits)
+  if not train.num_classes:
+    raise ValueError(
+      f"{data.name} has no labels; a probe needs some: choose another set "
+      "with --dataset"
+    )
+  return LabelledSet(
+    name=data.name,
+    splits=splits,
+    sources=(train, test),
+    keys=(features.source_digest(train), features.source_digest(test)),
+    workdir=workdir,
+    batch_size=settings.batch_size,
+    workers=data.workers,
+    mesh=mesh_lib.make_mesh(-1, 1),
+  )

@@ -1,0 +1,144 @@
+"""Views of some training images: what diagnostics look at."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from jssl import diagnostics, rng
+from jssl.augment import Augment, views
+from jssl.data.sources import Source
+from jssl.diagnostics import ConcentrationCurve
+from jssl.mesh import batch_sharding
+from jssl.typing import Images, Keys, Pixels, PyTree
+
+# Distances of pixels are those of images at most so large.
+_MAX_SIDE_PX = 32
+
+
+class Sample(NamedTuple):
+  """Some training images, and the views of them that all checkpoints see.
+
+  Attributes:
+    images: [n, h, w, c].
+    labels: of each.
+    num_classes: k.
+    keys: of each image's views, by its row in the set.
+    augment: of large views, as many as there are to be.
+    num_views: v.
+    mesh: batches are split over it.
+  """
+
+  images: UInt8[np.ndarray, "n h w c"]
+  labels: Int[np.ndarray, "n"]
+  num_classes: int
+  keys: Keys
+  augment: Augment
+  num_views: int
+  mesh: Mesh
+
+  def viewer(
+    self, function: Callable[..., Float[Array, "m d"]], *, batch_size: int
+  ) -> Callable[..., Float[np.ndarray, "n v d"]]:
+    """Returns `(*arguments) -> what a function gives of all views`, compiled.
+
+    Args:
+      function: `(x, *arguments) -> [m, d]`, x being pixels in [0, 1], [m, crop,
+        crop, c]; traced.
+      batch_size: views on the devices at once, about.
+    """
+    v, devices = self.num_views, self.mesh.size
+    rows = max(batch_size // v // devices, 1) * devices
+
+    @jax.jit
+    def of_batch(
+      keys: Keys, images: Pixels, *arguments: PyTree
+    ) -> Float[Array, "b v d"]:
+      (x,) = views(self.augment, keys, images, v)
+      # Views of an image stay together, and so on their device.
+      x = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+      return function(x, *arguments).reshape(len(images), v, -1)
+
+    def see(*arguments: PyTree) -> Float[np.ndarray, "n v d"]:
+      parts = []
+      for start in range(0, len(self.images), rows):
+        # What fills up the last batch are copies of the last image.
+        chosen = np.minimum(start + np.arange(rows), len(self.images) - 1)
+        batch = jax.device_put(
+          (self.keys[chosen], self.images[chosen]), batch_sharding(self.mesh)
+        )
+        seen = np.asarray(of_batch(*batch, *arguments), np.float32)
+        parts.append(seen[: len(self.images) - start])
+      return np.concatenate(parts)
+
+    return see
+
+
+def draw_sample(
+  train: Source,
+  augment: Augment,
+  *,
+  images: int,
+  num_views: int,
+  seed: int,
+  mesh: Mesh,
+) -> Sample:
+  """Draws images of all over a set, the same ones always.
+
+  Args:
+    train: labelled.
+    augment: of the run.
+    images: at most so many.
+    num_views: of each.
+    seed: of the run; its stream "diagnostics" makes the views.
+    mesh: of the devices that will see them.
+  """
+  rows = np.linspace(0, len(train) - 1, min(images, len(train))).astype(int)
+  batch = train.fetch(rows)
+  key = rng.stream(jax.random.key(seed), "diagnostics")
+  return Sample(
+    images=batch["image"],
+    labels=np.asarray(batch["label"]),
+    num_classes=train.num_classes,
+    keys=jax.vmap(jax.random.fold_in, (None, 0))(key, rows),
+    augment=augment.of_large_views(num_views),
+    num_views=num_views,
+    mesh=mesh,
+  )
+
+
+class Surroundings(NamedTuple):
+  """What doesn't depend on the features.
+
+  Attributes:
+    pixels: of all views, as `function(x) = x` at 32 px at most.
+    curve: 1 - sigma over delta of these views; None where it has no answer.
+    why_not: reason for that.
+  """
+
+  pixels: Float[np.ndarray, "n v p"]
+  curve: ConcentrationCurve | None
+  why_not: str = ""
+
+
+def _flat(x: Images) -> Float[Array, "m p"]:
+  if x.shape[1] > _MAX_SIDE_PX:
+    shape = (len(x), _MAX_SIDE_PX, _MAX_SIDE_PX, x.shape[-1])
+    x = jax.image.resize(x, shape, "linear")
+  return x.reshape(len(x), -1)
+
+
+def survey(sample: Sample, *, batch_size: int) -> Surroundings:
+  """Measures how the augmentation concentrates the classes, once for a run."""
+  pixels = sample.viewer(_flat, batch_size=batch_size)()
+  try:
+    curve = diagnostics.concentration_curve(
+      pixels, sample.labels, mesh=sample.mesh
+    )
+  except ValueError as error:
+    return Surroundings(pixels, None, str(error))
+  return Surroundings(pixels, curve)

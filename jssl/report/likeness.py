@@ -1,0 +1,153 @@
+"""What the features are like: the part of the page that needs no labels."""
+
+from collections.abc import Sequence
+from html import escape
+
+from jssl import diagnostics
+from jssl.report import elements, figures
+from jssl.report.read import Diagnostics, Run
+
+# Heading, name, number of decimals.
+_COLUMNS = (
+  ("collapse AUC", "collapse_auc", 3),
+  ("RankMe", "rank_me", 1),
+  ("LiDAR", "lidar", 1),
+  ("alpha-ReQ", "alpha_req", 2),
+  ("alignment", "alignment", 3),
+  ("uniformity", "uniformity", 2),
+  ("H[M|Z], nats", "image_entropy_given_features", 2),
+  ("nearest-mean error", "nearest_mean_error", 3),
+)
+_BOUND = (
+  ("2 (1 - sigma)", "outside"),
+  ("R / min p", "diverging"),
+  ("sigma L delta / r", "diameter"),
+  ("2 sigma eps / r", "tolerance"),
+  ("rho", "rho"),
+  ("Delta", "spread"),
+  ("max mu . mu", "max_inner"),
+  ("must be below", "threshold"),
+)
+
+
+def _cell(found: Diagnostics, name: str, decimals: int) -> str:
+  value = found.values.get(name)
+  return "-" if value is None else f"{value:,.{decimals}f}"
+
+
+def _verdict(run: Run, dataset: str) -> str:
+  """Says whether the run has begun to collapse."""
+  aucs = {
+    s.step: s.collapse_auc
+    for s in run.spectra
+    if s.dataset == dataset and s.features == "backbone"
+  }
+  steps = sorted(aucs)
+  if len(steps) < 3:
+    return (
+      "<p>Whether the features collapse shows over three checkpoints or more; "
+      f"the probe has read {len(steps)}.</p>"
+    )
+  onset = diagnostics.collapse_onset(steps, [aucs[step] for step in steps])
+  if onset is None:
+    return (
+      "<p>The collapse AUC has not risen for good since any checkpoint: no "
+      "sign of collapse.</p>"
+    )
+  return (
+    f"<p><strong>The run has begun to collapse: its collapse AUC was lowest at "
+    f"step {onset:,} ({aucs[onset]:.3f}) and has risen to "
+    f"{aucs[steps[-1]]:.3f}.</strong> The checkpoint of step {onset:,} may be "
+    "the one to keep.</p>"
+  )
+
+
+def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
+  names = [name for _, name, _ in _COLUMNS]
+  rows = {
+    title: [_cell(found, name, decimals) for _, name, decimals in _COLUMNS]
+    for title, found in shown
+  }
+  content = elements.figure(
+    elements.scores("features", [h for h, _, _ in _COLUMNS], rows),
+    "Collapse AUC, RankMe and alpha-ReQ are of all training images; the rest "
+    "of random views of some. Lower AUC and higher RankMe and LiDAR: more "
+    "directions are used. H[M|Z] is an upper bound of what a view&#x27;s "
+    "features leave open about which image it is of. The error of the nearest "
+    "class mean is on test.",
+  )
+  bounds = {
+    title: [_cell(found, f"bound/{name}", 3) for _, name in _BOUND]
+    for title, found in shown
+    if "bound/rho" in found.values
+  }
+  if bounds:
+    content += elements.figure(
+      elements.scores("bound", [h for h, _ in _BOUND], bounds),
+      "Terms of the bound of Huang et al. (ICLR 2023) on that error, where "
+      "their sum rho is least. It is proven where the last but one is below "
+      "the last, which is rare: the terms say what stands in its way.",
+    )
+  missing = [
+    f"<li>{escape(title)}: {escape(name)}: {escape(why)}</li>"
+    for title, found in shown
+    for name, why in found.not_measured.items()
+    if name in (*names, "bound")
+  ]
+  if missing:
+    content += f"<p>Not measured:</p><ul>{''.join(missing)}</ul>"
+  return content
+
+
+def content(run: Run, dataset: str, step: int | None) -> str:
+  """Returns the part of a page, as HTML.
+
+  Args:
+    run: what was read.
+    dataset: that was probed.
+    step: of the checkpoint that is shown.
+  """
+  of_run = sorted(
+    (
+      d
+      for d in run.diagnostics
+      if d.dataset == dataset and d.features == "backbone"
+    ),
+    key=lambda d: d.step,
+  )
+  if not of_run:
+    command = f"python -m jssl.probe --workdir={run.workdir} --diagnostics"
+    return _verdict(run, dataset) + elements.missing(
+      f"Nothing else was measured; <code>{escape(command)}</code> does it."
+    )
+  steps = {d.step for d in of_run}
+  step = step if step in steps else max(steps)
+  # The backbone comes last, which a table shows as what counts.
+  here = sorted(
+    (d for d in of_run if d.step == step), key=lambda d: d.at == "backbone"
+  )
+  random = [
+    ("random backbone", d)
+    for d in run.diagnostics
+    if d.dataset == dataset and d.features == "random"
+  ]
+  curves = [c for c in run.concentrations if c.dataset == dataset]
+  return (
+    _verdict(run, dataset)
+    + _tables([*random, *((f"{d.at}, step {step:,}", d) for d in here)])
+    + elements.plot(
+      figures.features_over_time(of_run),
+      "Spectra, and alignment against uniformity, over steps",
+      "Left: a curve for each probed checkpoint, dark ones late. Right: the "
+      "path of the checkpoints; down is towards views that agree, left towards "
+      "features that fill the sphere.",
+    )
+    + elements.plot(
+      figures.concentration(curves[-1] if curves else None, here),
+      "How the augmentation concentrates classes, and views features",
+      "Left: the share of the worst class that lies outside of a main part "
+      "whose images have views within delta of each other, between two bounds "
+      "for these images and views. Right: the share of images with two views "
+      f"whose features lie further apart than epsilon, at step {step:,}.",
+    )
+  )

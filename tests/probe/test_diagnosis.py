@@ -1,0 +1,232 @@
+"""Diagnostics of a run: of its backbone, and of the heads that read it."""
+
+import json
+
+import grain
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from oracles.probe import SETTINGS
+
+from jssl import build, checkpoint, diagnostics
+from jssl.data.sources import InMemory
+from jssl.models.backbone import Backbone, init_variables
+from jssl.models.heads import Head
+from jssl.objectives.cissl import CISSL
+from jssl.probe import diagnosis, judge, loop, sample
+
+SHAPE, DIM = (4, 4, 1), 6
+
+
+def init(key, image_shape):
+  return {"params": {"w": jax.random.normal(key, (np.prod(image_shape), DIM))}}
+
+
+def apply(variables, images, *, train, keys=None):
+  assert not train
+  return images.reshape(len(images), -1) @ variables["params"]["w"], variables
+
+
+BACKBONE = Backbone(init, apply, DIM)
+OBJECTIVE = CISSL(
+  student=Head((), 3, last_norm="affine"), teacher=Head((5,), 3)
+)
+CONFIG = ConfigDict(
+  {
+    "seed": 0,
+    "data": {"name": "tiny", "batch_size": 8, "image_size_px": 4},
+    "augment": {"crop_size_px": 4, "crop_min_area": 0.5},
+    "model": {"name": "vit"},
+    "objective": {"name": "cissl"},
+    "train": {"steps": 20},
+    "probe": {
+      **SETTINGS,
+      "probes": ("linear",),
+      "baselines": ("random",),
+      "label_fractions": (),
+      "batch_size": 64,
+      "diagnostic_images": 40,
+      "diagnostic_views": 4,
+    },
+  }
+)
+EVERYTHING = {
+  *("collapse_auc", "rank_me", "alpha_req", "stable_rank", "lidar"),
+  *("alignment", "uniformity", "centres/max", "centres/mean"),
+  *("centre_shrinkage", "simplex/distance", "simplex/norm_variation"),
+  *("nearest_mean_error", "image_entropy", "image_entropy_given_features"),
+  *("linear_predictability", "lipschitz"),
+  *(f"bound/{name}" for name in diagnostics.BoundTerms._fields),
+}
+
+
+def tiny(split, classes=4):
+  rows = {"train": 302, "test": 203}[split]
+  draw = np.random.default_rng(rows)
+  labels = (np.arange(rows) % classes).astype(np.int32)
+  images = draw.integers(0, 120, (rows, *SHAPE), dtype=np.uint8)
+  images[np.arange(rows), labels, labels] += 100
+  return InMemory("tiny", tuple("abcd"), images, labels)
+
+
+def save(workdir, step):
+  params, state = OBJECTIVE.init(jax.random.key(step), DIM)
+  # Running statistics that are not those of the start.
+  state = jax.tree.map(lambda x: x + 0.5, state)
+  items = {
+    "backbone": init_variables(step, BACKBONE, SHAPE),
+    "objective": {"params": params, "state": state},
+  }
+  data = iter(grain.MapDataset.range(10).to_iter_dataset())
+  with checkpoint.Checkpoints(
+    workdir, keep_last=9, keep_every_steps=None
+  ) as checkpoints:
+    checkpoints.save(step, items, data)
+  return items
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch, one_device):
+  monkeypatch.setattr(build, "source", lambda config, split: tiny(split))
+  monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
+  monkeypatch.setattr(build, "objective", lambda config, steps: OBJECTIVE)
+  # Eight devices of one processor wait for each other.
+  monkeypatch.setattr(judge.mesh_lib, "make_mesh", lambda *_: one_device)
+  build.claim_workdir(CONFIG, tmp_path)
+  return tmp_path
+
+
+def rows(workdir):
+  lines = (workdir / "probe.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def diagnosed(workdir):
+  return {
+    (r["features"], r["step"], r["at"]): r
+    for r in rows(workdir)
+    if r.get("measure") == "diagnostics"
+  }
+
+
+def run(workdir, **options):
+  told = []
+  loop.run(workdir, tell=told.append, **options)
+  return told
+
+
+def test_backbone_and_heads_are_diagnosed(workdir):
+  items = save(workdir, 20)
+  told = run(workdir, diagnostics=True)
+  found = diagnosed(workdir)
+  assert found.keys() == {
+    ("random", 0, "backbone"),
+    ("backbone", 20, "backbone"),
+    ("backbone", 20, "student"),
+    ("backbone", 20, "teacher"),
+  }
+  for row in found.values():
+    assert row["values"].keys() | row["not_measured"].keys() == EVERYTHING
+    # Three directions are too few for a power law; nothing else is lacking.
+    assert row["not_measured"].keys() <= {"alpha_req"}
+  assert "27 diagnostics of backbone" in " ".join(told)
+  (curve,) = [r for r in rows(workdir) if r.get("measure") == "concentration"]
+  assert len(curve["deltas"]) == len(curve["one_minus_sigma"])
+
+  # The student's spectrum, by hand: all of train, by running statistics.
+  images = tiny("train").images.reshape(302, -1) / np.float32(255)
+  h = images @ items["backbone"]["params"]["w"]
+  z = OBJECTIVE.outputs(**_arguments(items), h=h)["student"]
+  row = found["backbone", 20, "student"]
+  np.testing.assert_allclose(
+    row["curves"]["singular_values"],
+    diagnostics.singular_values(np.asarray(z)),
+    rtol=1e-4,
+  )
+  assert row["values"]["collapse_auc"] != pytest.approx(
+    found["backbone", 20, "teacher"]["values"]["collapse_auc"], rel=1e-3
+  )
+
+
+def _arguments(items):
+  return {
+    "head_params": items["objective"]["params"],
+    "state": items["objective"]["state"],
+  }
+
+
+def test_what_was_probed_is_only_diagnosed(workdir):
+  save(workdir, 10)
+  run(workdir)
+  before = rows(workdir)
+  assert not diagnosed(workdir)
+  run(workdir, diagnostics=True)
+  assert rows(workdir)[: len(before)] == before
+  assert ("backbone", 10, "student") in diagnosed(workdir)
+  after = rows(workdir)
+  run(workdir, diagnostics=True)
+  assert rows(workdir) == after
+  run(workdir, overwrite=True, diagnostics=True)
+  assert len(rows(workdir)) == len(after)
+
+
+@pytest.fixture
+def measured(one_device):
+  """Random features of a drawn sample, and what is measured of changes."""
+  of = sample.draw_sample(
+    tiny("train"),
+    build.section(CONFIG, "augment", build.Augment),
+    images=40,
+    num_views=4,
+    seed=0,
+    mesh=one_device,
+  )
+  draw = np.random.default_rng(0)
+  train = draw.normal(size=(302, DIM)).astype(np.float32)
+  test = draw.normal(size=(203, DIM)).astype(np.float32)
+  of_views = draw.normal(size=(40, 4, DIM)).astype(np.float32)
+
+  def measure(*, scale=1.0, **labels):
+    changed = of._replace(**labels)
+    return diagnosis.measure(
+      scale * train,
+      scale * test,
+      tiny("test").labels,
+      scale * of_views,
+      changed,
+      sample.survey(changed, batch_size=64),
+    )
+
+  return measure
+
+
+def test_one_class_leaves_the_measures_without_labels(measured):
+  found = measured(labels=np.zeros(40, np.int32))
+  assert found["not_measured"].keys() == {
+    "centres",
+    "centre_shrinkage",
+    "simplex",
+    "nearest_mean_error",
+    "bound",
+  }
+  assert "at least 2 classes" in found["not_measured"]["centres"]
+  assert {"collapse_auc", "lidar", "image_entropy"} <= found["values"].keys()
+
+
+def test_collapsed_features_have_what_is_defined(measured):
+  found = measured(scale=0.0)
+  assert found["values"]["collapse_auc"] == 1
+  assert found["values"]["alignment"] == 0
+  assert "all singular values are 0" in found["not_measured"]["rank_me"]
+
+
+def test_the_bound_is_the_one_with_the_least_rho(measured):
+  found = measured()
+  values = found["values"]
+  terms = ("outside", "diverging", "diameter", "tolerance")
+  np.testing.assert_allclose(
+    values["bound/rho"], sum(values[f"bound/{name}"] for name in terms)
+  )
+  # At epsilon = 2 nothing diverges, and a delta has no image outside.
+  assert values["bound/rho"] <= 4

@@ -1,0 +1,112 @@
+"""What a page says of features without labels, and of collapse."""
+
+import json
+
+import numpy as np
+import pytest
+from report.rows import ABOUT, CONCENTRATION, diagnostics_row
+
+from jssl.report import figures, likeness
+from jssl.report.read import read
+
+SET = ABOUT["dataset"]
+
+
+def spectrum_row(step, auc):
+  return {
+    **ABOUT,
+    "features": "backbone",
+    "step": step,
+    "measure": "spectrum",
+    "singular_values": [2.0, 1.0],
+    "collapse_auc": auc,
+  }
+
+
+@pytest.fixture
+def content(workdir):
+  def of(*rows, step=40):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (workdir / "probe.jsonl").write_text(text)
+    return likeness.content(read(workdir), SET, step)
+
+  return of
+
+
+def test_without_diagnostics_the_command_is_told(content):
+  text = content(spectrum_row(20, 0.8))
+  assert "--diagnostics</code>" in text
+  assert "<svg" not in text
+
+
+@pytest.mark.parametrize(
+  ("aucs", "words"),
+  [
+    ([0.8, 0.7], "over three checkpoints or more; the probe has read 2"),
+    ([0.8, 0.7, 0.69, 0.68], "no sign of collapse"),
+    ([0.8, 0.7, 0.75, 0.85], "lowest at step 20 (0.700) and has risen to"),
+  ],
+)
+def test_collapse_is_told_of_once_it_has_begun(content, aucs, words):
+  text = content(*(spectrum_row(10 * i, a) for i, a in enumerate(aucs, 1)))
+  assert words in text
+
+
+def test_the_shown_step_and_the_random_backbone_are_tabulated(content):
+  text = content(
+    diagnostics_row(20, "backbone", rank_me=99.0),
+    diagnostics_row(40, "backbone"),
+    diagnostics_row(40, "projector", rank_me=3.25),
+    diagnostics_row(0, "backbone", features="random", rank_me=7.0),
+    CONCENTRATION,
+  )
+  order = ["random backbone", "projector, step 40", "backbone, step 40"]
+  at = [text.index(f">{name}</th>") for name in order]
+  assert at == sorted(at)
+  for number in ("12.3", "3.2", "7.0", "0.500", "2.000"):
+    assert f"<td>{number}</td>" in text
+  assert "<td>99.0</td>" not in text
+  assert text.count("<svg") == 2
+
+
+def test_what_was_not_measured_says_why(content):
+  text = content(diagnostics_row(40, "projector", missing=("lidar",)))
+  assert "<td>-</td>" in text
+  assert "projector, step 40: lidar: too few &lt;images&gt;" in text
+
+
+def test_a_step_without_diagnostics_shows_the_last_that_has_them(content):
+  text = content(
+    diagnostics_row(10, "backbone"), diagnostics_row(20, "backbone")
+  )
+  assert "backbone, step 20" in text
+
+
+def lines(ax):
+  return {line.get_label(): line.get_xydata() for line in ax.get_lines()}
+
+
+def test_curves_over_time_are_those_of_the_rows(content, workdir):
+  content(diagnostics_row(20, "backbone"), diagnostics_row(40, "backbone"))
+  spectra, path, _ = figures.features_over_time(read(workdir).diagnostics).axes
+  drawn = [line.get_ydata() for line in spectra.get_lines()]
+  np.testing.assert_allclose(drawn, [[1, 0.5, 0.25]] * 2)
+  np.testing.assert_allclose(
+    lines(path)["backbone"], [[-1.2, 0.3], [-1.4, 0.1]]
+  )
+
+
+def test_concentration_has_both_bounds_and_a_line_for_each_place(
+  content, workdir
+):
+  content(diagnostics_row(40, "backbone"), CONCENTRATION)
+  run = read(workdir)
+  left, right = figures.concentration(
+    run.concentrations[0], run.diagnostics
+  ).axes
+  np.testing.assert_allclose(lines(left)["upper bound"], [[1, 0.75], [2, 0]])
+  np.testing.assert_allclose(lines(left)["lower bound"], [[1, 0.5], [2, 0]])
+  np.testing.assert_allclose(
+    lines(right)["backbone"], [[0, 1], [1, 0.5], [2, 0]]
+  )
+  assert len(figures.concentration(None, run.diagnostics).axes) == 2
