@@ -115,7 +115,7 @@ class Surroundings(NamedTuple):
   """What doesn't depend on the features.
 
   Attributes:
-    pixels: of all views, as `function(x) = x` at 32 px at most.
+    pixels: of all views, see `view_pixels`.
     curve: 1 - sigma over delta of these views; None where it has no answer.
     why_not: reason for that.
   """
@@ -132,9 +132,16 @@ def _flat(x: Images) -> Float[Array, "m p"]:
   return x.reshape(len(x), -1)
 
 
+def view_pixels(
+  sample: Sample, *, batch_size: int
+) -> Float[np.ndarray, "n v p"]:
+  """Returns the pixels of all views, at 32 px at most."""
+  return sample.viewer(_flat, batch_size=batch_size)()
+
+
 def survey(sample: Sample, *, batch_size: int) -> Surroundings:
   """Measures how the augmentation concentrates the classes, once for a run."""
-  pixels = sample.viewer(_flat, batch_size=batch_size)()
+  pixels = view_pixels(sample, batch_size=batch_size)
   try:
     curve = diagnostics.concentration_curve(
       pixels, sample.labels, mesh=sample.mesh

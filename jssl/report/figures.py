@@ -292,6 +292,41 @@ def concentration(
   return figure
 
 
+@_styled
+def paths(
+  series: Mapping[str, Sequence[tuple[float, float]]],
+  *,
+  title: str,
+  x_label: str,
+  line: tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]] | None = None,
+) -> Figure:
+  """Draws points that follow each other, a colour for each series.
+
+  Args:
+    series: points (x, y) by name, the last one drawn large.
+    title: says what y is.
+    x_label: says what x is.
+    line: x and y of a straight line beside them.
+  """
+  figure = Figure(figsize=(_WIDTH_IN, 4.2))
+  ax = figure.subplots()
+  for number, (name, points) in enumerate(series.items()):
+    marker, colour = divmod(number, len(_CLASS_COLOURS))
+    style: dict[str, Any] = {
+      "color": _CLASS_COLOURS[colour],
+      "marker": _MARKERS[marker % len(_MARKERS)],
+    }
+    x, y = np.array(points).T
+    ax.plot(x, y, lw=0.8, label=name, **style)
+    ax.plot(x[-1], y[-1], markersize=9, **style)
+  if line is not None:
+    ax.plot(*line, ls="--", label="linear fit", color=_MUTED, lw=1.2)
+  ax.set_title(title)
+  ax.set_xlabel(x_label)
+  figure.legend(loc="outside right center")
+  return figure
+
+
 def _densest(
   xy: Float[np.ndarray, "n 2"], neighbours: int = 10
 ) -> Float[np.ndarray, "2"]:

@@ -8,7 +8,7 @@ from jssl.report import elements, figures
 from jssl.report.read import Diagnostics, Run
 
 # Heading, name, number of decimals.
-_COLUMNS = (
+COLUMNS = (
   ("collapse AUC", "collapse_auc", 3),
   ("RankMe", "rank_me", 1),
   ("LiDAR", "lidar", 1),
@@ -63,13 +63,13 @@ def _verdict(run: Run, dataset: str) -> str:
 
 
 def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
-  names = [name for _, name, _ in _COLUMNS]
+  names = [name for _, name, _ in COLUMNS]
   rows = {
-    title: [_cell(found, name, decimals) for _, name, decimals in _COLUMNS]
+    title: [_cell(found, name, decimals) for _, name, decimals in COLUMNS]
     for title, found in shown
   }
   content = elements.figure(
-    elements.scores("features", [h for h, _, _ in _COLUMNS], rows),
+    elements.scores("features", [h for h, _, _ in COLUMNS], rows),
     "Collapse AUC, RankMe and alpha-ReQ are of all training images; the rest "
     "of random views of some. Lower AUC and higher RankMe and LiDAR: more "
     "directions are used. H[M|Z] is an upper bound of what a view&#x27;s "

@@ -1,9 +1,17 @@
-"""`python -m jssl.study methods --config=FILE --workdir=DIR`: all methods.
+"""`python -m jssl.study NAME --workdir=DIR`: runs that answer a question.
 
-Trains every objective of a config file at one budget, probes it, and prints
-one table; also DIR/methods.md and DIR/methods.json. What is complete is not
-run again: the same command goes on from where it was interrupted. Any value of
-the config can be set for all runs, as in `--config.train.steps=100`.
+    python -m jssl.study methods --config=FILE --workdir=DIR [--diagnostics]
+    python -m jssl.study forecast --workdir=DIR
+    python -m jssl.study concentration --workdir=DIR
+
+`methods` trains every method of a config file at one budget, probes it, and
+prints one table; also DIR/methods.md and DIR/methods.json. What is complete is
+not run again: the same command goes on from where it was interrupted. Any value
+of the config can be set for all runs, as in `--config.train.steps=100`.
+
+The others look at the runs that it left: whether the collapse AUC tells the
+accuracy, and whether augmentations that concentrate classes (--diagnostics)
+give better class means.
 """
 
 import os
@@ -11,6 +19,7 @@ import pathlib
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 
 from absl import app, flags
 
@@ -30,7 +39,9 @@ _SEEDS = flags.DEFINE_integer(
   "seeds", 1, "Pretraining seeds of each method.", lower_bound=1
 )
 
-_STUDIES = ("methods",)
+_DIAGNOSTICS = flags.DEFINE_bool(
+  "diagnostics", False, "Probes also measure what features are like."
+)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -38,11 +49,74 @@ def _parse(argv: list[str]) -> list[str]:
   return flags.FLAGS(argv, known_only=True)
 
 
-def _overrides(argv: list[str]) -> list[str]:
-  """Returns the flags of the config; checks that a study is named.
+def _needed(**given: str | None) -> None:
+  """Raises app.UsageError where a flag that a study needs isn't given."""
+  missing = [f"--{name}" for name, value in given.items() if not value]
+  if missing:
+    raise app.UsageError(f"{' and '.join(missing)} must be given")
+
+
+def _methods(overrides: list[str]) -> int:
+  _needed(config=_CONFIG.value, workdir=_WORKDIR.value)
+  from jssl.study import methods, trials
+
+  workdir = pathlib.Path(_WORKDIR.value)
+  planned = trials.plan(
+    _CONFIG.value,
+    workdir,
+    methods=_METHODS.value,
+    seeds=_SEEDS.value,
+    overrides=overrides,
+    diagnostics=_DIAGNOSTICS.value,
+  )
+  failures = trials.run(
+    planned,
+    environ=os.environ,
+    tell=lambda line: print(line, file=sys.stderr, flush=True),
+  )
+  rows = methods.collect(planned, failures)
+  about = methods.about(
+    planned,
+    command=shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
+    environ=os.environ,
+  )
+  methods.write(workdir, about, rows, planned)
+  print(methods.markdown(about, rows), end="")
+  return 1 if any(failures) else 0
+
+
+def _forecast(overrides: list[str]) -> int:
+  del overrides
+  _needed(workdir=_WORKDIR.value)
+  from jssl.study import forecast
+
+  workdir = pathlib.Path(_WORKDIR.value)
+  print(forecast.write(workdir, forecast.collect(workdir)), end="")
+  return 0
+
+
+def _concentration(overrides: list[str]) -> int:
+  del overrides
+  _needed(workdir=_WORKDIR.value)
+  from jssl.study import concentration
+
+  workdir = pathlib.Path(_WORKDIR.value)
+  print(concentration.write(workdir, concentration.collect(workdir)), end="")
+  return 0
+
+
+_STUDIES: dict[str, Callable[[list[str]], int]] = {
+  "methods": _methods,
+  "forecast": _forecast,
+  "concentration": _concentration,
+}
+
+
+def _study(argv: list[str]) -> tuple[str, list[str]]:
+  """Returns the study and the flags of the config.
 
   Raises:
-    app.UsageError: it isn't so.
+    app.UsageError: there is no such study, or something is no flag.
   """
   study, *overrides = argv[1:] or [""]
   if study not in _STUDIES:
@@ -56,52 +130,27 @@ def _overrides(argv: list[str]) -> list[str]:
         f"unknown argument {flag!r}; values of the config are set as in "
         "--config.train.steps=100"
       )
-  return overrides
+  return study, overrides
 
 
 def main(argv: list[str]) -> int:
   """Runs the study; returns the exit status."""
-  overrides = _overrides(argv)
-  if not _CONFIG.value or not _WORKDIR.value:
-    raise app.UsageError("--config and --workdir must be given")
+  study, overrides = _study(argv)
   # What follows takes seconds to import; --help shouldn't.
   import jax
 
-  from jssl.study import methods, trials
-
-  # The runs need the accelerator, and nothing is computed here.
+  # The runs need the accelerator, and little is computed here.
   jax.config.update("jax_platforms", "cpu")
   # As Ctrl-C: the run that is under way is stopped too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  workdir = pathlib.Path(_WORKDIR.value)
   try:
-    planned = trials.plan(
-      _CONFIG.value,
-      workdir,
-      methods=_METHODS.value,
-      seeds=_SEEDS.value,
-      overrides=overrides,
-    )
-    failures = trials.run(
-      planned,
-      environ=os.environ,
-      tell=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    rows = methods.collect(planned, failures)
-    about = methods.about(
-      planned,
-      command=shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
-      environ=os.environ,
-    )
-    methods.write(workdir, about, rows)
+    return _STUDIES[study](overrides)
   except KeyboardInterrupt:
     print("interrupted; the same command goes on from here", file=sys.stderr)
     return 1
   except (ValueError, TypeError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  print(methods.markdown(about, rows), end="")
-  return 1 if any(failures) else 0
 
 
 if __name__ == "__main__":

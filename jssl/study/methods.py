@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jssl import manifest
 from jssl.probe.results import Log
+from jssl.report.likeness import COLUMNS
 from jssl.report.read import Run, read
 from jssl.study.trials import Environ, Trial
 
@@ -261,6 +262,47 @@ def _caption(about: About) -> str:
   )
 
 
+def _last_gradient(run: Run) -> float | None:
+  found = run.metrics.get("head_gradient_norm", np.zeros(0))
+  return float(found[-1]) if found.size else None
+
+
+def likeness(trials: Sequence[Trial]) -> str:
+  """Returns a table of what features are like, of each method's first seed.
+
+  Empty where no trial was diagnosed. Where a head has an inner loop, the norm
+  of its gradient after it is there too.
+  """
+  lines = []
+  for trial in trials:
+    if trial.seed or not (trial.workdir / "config.json").exists():
+      continue
+    run = read(trial.workdir)
+    gradient = _last_gradient(run)
+    for found in run.diagnostics:
+      if (found.features, found.step) == ("backbone", trial.steps):
+        cells = [
+          _number(found.values.get(name), f".{decimals}f")
+          for _, name, decimals in COLUMNS
+        ]
+        cells.append(_number(gradient, ".3g"))
+        lines.append(f"| {trial.method}, {found.at} | {' | '.join(cells)} |")
+  if not lines:
+    return ""
+  headings = [*(heading for heading, _, _ in COLUMNS), "head gradient"]
+  return "\n".join(
+    [
+      "What the features are like (`--diagnostics`; one pretraining seed). "
+      "Head gradient: its norm after an inner loop, at the last row.",
+      "",
+      f"|  | {' | '.join(headings)} |",
+      "|---" + "|---:" * len(headings) + "|",
+      *lines,
+      "",
+    ]
+  )
+
+
 def markdown(about: About, rows: Sequence[Row]) -> str:
   """Returns the page: what was run, and the table."""
   headings = ["", *_PROBES.values(), "above random", "collapse AUC", "steps/s"]
@@ -288,12 +330,18 @@ def markdown(about: About, rows: Sequence[Row]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def write(workdir: pathlib.Path, about: About, rows: Sequence[Row]) -> None:
-  """Writes methods.md and methods.json."""
+def write(
+  workdir: pathlib.Path,
+  about: About,
+  rows: Sequence[Row],
+  trials: Sequence[Trial] = (),
+) -> None:
+  """Writes methods.md, with what features of trials are like, methods.json."""
   everything = {
     **dataclasses.asdict(about),
     "rows": [dataclasses.asdict(row) for row in rows],
   }
   workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / "methods.md").write_text(markdown(about, rows), encoding="utf-8")
+  page = "\n".join(filter(None, (markdown(about, rows), likeness(trials))))
+  (workdir / "methods.md").write_text(page, encoding="utf-8")
   manifest.write_json(workdir / "methods.json", everything)

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jssl import build, checkpoint
-from jssl.probe.results import Log
+from jssl.probe.results import Log, Part
 from jssl.sections import Probe
 
 Environ = Mapping[str, str]
@@ -34,6 +34,7 @@ class Trial(NamedTuple):
     workdir: of its run.
     config: as the training reads it, but for `probe.baselines`.
     flags: that say this config to the training.
+    diagnostics: whether the probe also measures what features are like.
   """
 
   method: str
@@ -41,6 +42,7 @@ class Trial(NamedTuple):
   workdir: pathlib.Path
   config: ConfigDict
   flags: tuple[str, ...]
+  diagnostics: bool = False
 
   @property
   def steps(self) -> int:
@@ -95,6 +97,7 @@ def plan(
   methods: Sequence[str] = (),
   seeds: int = 1,
   overrides: Sequence[str] = (),
+  diagnostics: bool = False,
 ) -> list[Trial]:
   """Returns all trials; nothing is run or written.
 
@@ -104,6 +107,7 @@ def plan(
     methods: some of them; all if empty.
     seeds: of each method.
     overrides: flags for all trials, as `--config.train.steps=100`.
+    diagnostics: whether the probes also measure what features are like.
 
   Raises:
     FileNotFoundError: there is no such config file.
@@ -139,6 +143,7 @@ def plan(
           workdir / method / f"seed_{seed}",
           _config(given),
           given,
+          diagnostics,
         )
       )
   return trials
@@ -164,7 +169,12 @@ def calls(trial: Trial, *, baselines: bool, environ: Environ) -> list[Call]:
     ),
     # The probe's collectives can wait for each other without end on several.
     Call(
-      (*module, "jssl.probe", workdir),
+      (
+        *module,
+        "jssl.probe",
+        workdir,
+        *(("--diagnostics",) if trial.diagnostics else ()),
+      ),
       {**environ, "JAX_NUM_CPU_DEVICES": "1"},
     ),
   ]
@@ -176,7 +186,11 @@ def _is_trained(trial: Trial) -> bool:
 
 def _is_probed(trial: Trial) -> bool:
   about = ("backbone", trial.steps, trial.dataset)
-  return about in Log(trial.workdir).done()
+  log = Log(trial.workdir)
+  parts: list[Part] = ["probe"]
+  if trial.diagnostics:
+    parts.append("diagnostics")
+  return all(about in log.done(part) for part in parts)
 
 
 def is_complete(trial: Trial) -> bool:

@@ -130,7 +130,7 @@ def write_probe(trial, features, linear, step=None):
     }
     for probe, share, accuracy in scores
   ]
-  Log(trial.workdir).put(rows)
+  Log(trial.workdir).put("probe", rows)
 
 
 def silent(line):

@@ -1,0 +1,72 @@
+"""SimSiam that may collapse (Li et al., ECCV 2022), small ViTs, Fashion-MNIST.
+
+    python -m jssl.study methods --config=configs/study_collapse.py --workdir=W
+    python -m jssl.study forecast --workdir=W
+
+METHODS: the width of the backbone (32, 64, 128) with all data and with a tenth
+of it, and the narrowest and the widest in continual and hybrid order. All see
+15,000 images, 10 epochs of 58 steps; a checkpoint every 2 epochs. The paper's
+claim: features collapse in part where the model is small for the data, which
+the collapse AUC shows, and other orders help.
+
+Cost: minutes each on two CPU cores. Expected: see docs/studies/collapse.md.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jssl import recipes
+from jssl.build import with_defaults
+
+_EPOCHS, _BATCH_SIZE, _IMAGES = 10, 256, 15_000
+_ORDERS: dict[str, dict[str, Any]] = {
+  "all": {"name": "iid"},
+  "tenth": {"name": "subset", "fraction": 0.1},
+  "continual": {"name": "continual"},
+  "hybrid": {"name": "hybrid", "switch_epoch": 4},
+}
+METHODS = {
+  f"w{width}_{order}": (width, _ORDERS[order])
+  for width, orders in [
+    (32, ("all", "tenth", "continual", "hybrid")),
+    (64, ("all", "tenth")),
+    (128, ("all", "tenth", "continual", "hybrid")),
+  ]
+  for order in orders
+}
+
+
+def get_config(arg: str = "w128_all") -> ConfigDict:
+  name, epochs = recipes.variant(arg, tuple(METHODS), _EPOCHS)
+  width, order = METHODS[name]
+  run = recipes.fashion_mnist(epochs=1, batch_size=_BATCH_SIZE)
+  epoch = _IMAGES // _BATCH_SIZE
+  return with_defaults(
+    {
+      **run,
+      "data": {**run["data"], "split": "train[:25%]"},
+      "order": order,
+      "model": {**run["model"], "width": width},
+      "objective": {
+        "name": "simsiam",
+        "projector": {"hidden_dims": (512, 512), "out_dim": 512},
+        "predictor": {"hidden_dims": (128,), "out_dim": 512},
+      },
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 3e-3,
+        "warmup_steps": epoch,
+        "weight_decay": 0.05,
+        "b2": 0.98,
+        "clip_norm": 3.0,
+      },
+      "train": {"steps": epoch * epochs},
+      "checkpoint": {
+        "every_steps": 2 * epoch,
+        "keep_every_steps": 2 * epoch,
+      },
+      "log": {"every_steps": epoch},
+      "probe": {"probes": ("linear",), "label_fractions": (), "seeds": 1},
+    }
+  )

@@ -1,0 +1,184 @@
+"""Whether augmentations that concentrate classes give better class means.
+
+Huang et al., ICLR 2023: for each run of a study, 1 - sigma(delta) of its
+augmentation, beside the error of the nearest class mean and the accuracy of its
+features. All are measured on the same images with the same deltas.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from jssl import build, diagnostics, mesh, sections
+from jssl.augment import Augment
+from jssl.diagnostics import ConcentrationCurve
+from jssl.probe.sample import draw_sample, view_pixels
+from jssl.report import figures
+from jssl.report.read import Run, read
+
+_DELTAS = 24
+# Of the deltas: where classes begin to be concentrated, half way, and late.
+_SHOWN = (0.25, 0.5, 0.75)
+
+
+class Stack(NamedTuple):
+  """A run, and its augmentation.
+
+  Attributes:
+    name: of the run.
+    curve: 1 - sigma over delta.
+    values: of the backbone's diagnostics, by name.
+    accuracies: on test of the last checkpoint, by kind of probe.
+  """
+
+  name: str
+  curve: ConcentrationCurve
+  values: dict[str, float]
+  accuracies: dict[str, float]
+
+
+def _last_values(name: str, run: Run) -> dict[str, float]:
+  found = [
+    d for d in run.diagnostics if (d.features, d.at) == ("backbone", "backbone")
+  ]
+  if not found:
+    raise ValueError(
+      f"{name} was probed without --diagnostics; run `python -m jssl.probe "
+      f"--workdir={run.workdir} --diagnostics`"
+    )
+  return max(found, key=lambda d: d.step).values
+
+
+def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
+  """Returns views as the run's diagnostics saw them, and their labels."""
+  config = run.config
+  settings = build.section(config, "probe", sections.Probe)
+  data = build.section(config, "data", sections.Data)
+  sample = draw_sample(
+    build.source(config, data.split),
+    build.section(config, "augment", Augment),
+    images=settings.diagnostic_images,
+    num_views=settings.diagnostic_views,
+    seed=config.get("seed", 0),
+    mesh=mesh.make_mesh(1, 1),
+  )
+  return view_pixels(sample, batch_size=settings.batch_size), sample.labels
+
+
+def collect(workdir: pathlib.Path) -> list[Stack]:
+  """Returns the runs of a study, of one pretraining seed.
+
+  Args:
+    workdir: of `python -m jssl.study methods --diagnostics`.
+
+  Raises:
+    ValueError: there are none, or one wasn't diagnosed.
+  """
+  paths = sorted(workdir.glob("*/seed_0/config.json"))
+  if not paths:
+    raise ValueError(
+      f"{workdir} has no runs; --workdir must be that of `python -m jssl.study "
+      "methods --diagnostics`"
+    )
+  runs = {path.parent.parent.name: read(path.parent) for path in paths}
+  values = {name: _last_values(name, run) for name, run in runs.items()}
+  views = {name: _pixels(run) for name, run in runs.items()}
+  # From what all of them have within classes.
+  curves = {
+    name: diagnostics.concentration_curve(pixels, labels)
+    for name, (pixels, labels) in views.items()
+  }
+  found = np.concatenate([curve.deltas for curve in curves.values()])
+  deltas = np.quantile(found, np.linspace(0.05, 0.95, _DELTAS))
+  stacks = []
+  for name, run in runs.items():
+    pixels, labels = views[name]
+    last = max(s.step for s in run.scores if s.features == "backbone")
+    stacks.append(
+      Stack(
+        name,
+        diagnostics.concentration_curve(pixels, labels, deltas=deltas),
+        values[name],
+        {
+          s.probe: s.test_accuracy
+          for s in run.scores
+          if (s.features, s.step, s.label_fraction) == ("backbone", last, 1)
+        },
+      )
+    )
+  return stacks
+
+
+def _shown(stacks: Sequence[Stack]) -> list[int]:
+  return [round(share * (len(stacks[0].curve.deltas) - 1)) for share in _SHOWN]
+
+
+def markdown(stacks: Sequence[Stack]) -> str:
+  """Returns the table, and the rank correlations that the theory expects."""
+  deltas = stacks[0].curve.deltas
+  shown = _shown(stacks)
+  errors = [s.values["nearest_mean_error"] for s in stacks]
+  probes = [p for p in ("linear", "knn") if p in stacks[0].accuracies]
+  at = " | ".join(f"1 - sigma({deltas[i]:.1f})" for i in shown)
+  names = "".join(f" {probe}, % |" for probe in probes)
+  lines = [
+    f"| augmentation | {at} | mean of the curve | nearest-mean error, % "
+    f"| alignment |{names}",
+    "|---" + "|---:" * (len(shown) + 3 + len(probes)) + "|",
+  ]
+  for s in sorted(stacks, key=lambda s: s.values["nearest_mean_error"]):
+    outside = [s.curve.one_minus_sigma[i] for i in shown]
+    cells = [
+      *(f"{value:.3f}" for value in outside),
+      f"{s.curve.one_minus_sigma.mean():.3f}",
+      f"{100 * s.values['nearest_mean_error']:.1f}",
+      f"{s.values['alignment']:.3f}",
+      *(f"{100 * s.accuracies[p]:.1f}" for p in probes),
+    ]
+    lines.append(f"| {s.name} | {' | '.join(cells)} |")
+
+  def correlation(outside: Sequence[float]) -> str:
+    if len(set(outside)) < 2 or len(set(errors)) < 2:
+      return "not defined, all are equal"
+    # Positive: less concentrated, more errors, as the theory has it.
+    return f"{diagnostics.rank_correlation(outside, [-e for e in errors]):+.2f}"
+
+  lines += [
+    "",
+    "Rank correlation of 1 - sigma with the nearest-mean error (the theory "
+    "expects a positive one):",
+    "",
+    *(
+      f"- delta = {deltas[i]:.1f}: "
+      f"{correlation([s.curve.one_minus_sigma[i] for s in stacks])}"
+      for i in shown
+    ),
+    "- mean of the curve: "
+    f"{correlation([s.curve.one_minus_sigma.mean() for s in stacks])}",
+  ]
+  return "\n".join(lines) + "\n"
+
+
+def draw(stacks: Sequence[Stack]) -> Figure:
+  """Draws 1 - sigma over delta, a curve for each augmentation."""
+  return figures.paths(
+    {
+      s.name: list(zip(s.curve.deltas, s.curve.one_minus_sigma, strict=True))
+      for s in stacks
+    },
+    title="share of the worst class outside of its main part, 1 - sigma",
+    x_label="diameter delta of a main part, distance of pixels",
+  )
+
+
+def write(workdir: pathlib.Path, stacks: Sequence[Stack]) -> str:
+  """Writes concentration.md and concentration.svg; returns the text."""
+  text = markdown(stacks)
+  (workdir / "concentration.md").write_text(text, encoding="utf-8")
+  svg = figures.as_svg(draw(stacks), alt="1 - sigma over delta")
+  (workdir / "concentration.svg").write_text(svg, encoding="utf-8")
+  return text

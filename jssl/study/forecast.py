@@ -1,0 +1,158 @@
+"""Whether the collapse AUC tells the accuracy of a run's checkpoints.
+
+Li, Efros and Pathak, ECCV 2022: a linear fit of accuracy on the collapse AUC of
+the backbone's features, which need no labels. Here runs are left out one by
+one, and the fit to the others must tell their accuracies.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jssl import diagnostics
+from jssl.report import figures
+from jssl.report.read import Run, read
+
+
+class Point(NamedTuple):
+  """A probed checkpoint.
+
+  Attributes:
+    run: name of its run.
+    step: of the checkpoint.
+    collapse_auc: of the backbone's features of train.
+    accuracy: of the linear probe on test, in [0, 1].
+  """
+
+  run: str
+  step: int
+  collapse_auc: float
+  accuracy: float
+
+
+def _points(name: str, run: Run) -> list[Point]:
+  own = run.config.data.name
+  accuracies = {
+    s.step: s.test_accuracy
+    for s in run.scores
+    if (s.dataset, s.features, s.probe, s.label_fraction)
+    == (own, "backbone", "linear", 1)
+  }
+  return [
+    Point(name, s.step, s.collapse_auc, accuracies[s.step])
+    for s in sorted(run.spectra, key=lambda s: s.step)
+    if (s.dataset, s.features) == (own, "backbone") and s.step in accuracies
+  ]
+
+
+def collect(workdir: pathlib.Path) -> list[Point]:
+  """Returns the probed checkpoints of all runs of a study.
+
+  Args:
+    workdir: of `python -m jssl.study methods`.
+
+  Raises:
+    ValueError: there are none.
+  """
+  points = [
+    point
+    for path in sorted(workdir.glob("*/seed_*/config.json"))
+    for point in _points(
+      str(path.parent.relative_to(workdir)), read(path.parent)
+    )
+  ]
+  if not points:
+    raise ValueError(
+      f"{workdir} has no run with a linear probe; --workdir must be that of "
+      "`python -m jssl.study methods`"
+    )
+  return points
+
+
+def _runs(points: Sequence[Point]) -> dict[str, list[Point]]:
+  runs: dict[str, list[Point]] = {}
+  for point in points:
+    runs.setdefault(point.run, []).append(point)
+  return runs
+
+
+def _collapse(points: Sequence[Point]) -> str:
+  onset = diagnostics.collapse_onset(
+    [p.step for p in points], [p.collapse_auc for p in points]
+  )
+  return "-" if onset is None else f"{onset:,}"
+
+
+def markdown(points: Sequence[Point]) -> str:
+  """Returns what was found: the runs, the fit, and how well it foretells."""
+  aucs = [p.collapse_auc for p in points]
+  accuracies = [p.accuracy for p in points]
+  fit = diagnostics.fit_accuracy(aucs, accuracies)
+  left_out = diagnostics.leave_one_run_out(
+    aucs, accuracies, [p.run for p in points]
+  )
+  runs = _runs(points)
+  lines = [
+    "| run | first AUC | last AUC | last linear, % | AUC rises since step |",
+    "|---|---:|---:|---:|---:|",
+    *(
+      f"| {name} | {own[0].collapse_auc:.3f} | {own[-1].collapse_auc:.3f} "
+      f"| {100 * own[-1].accuracy:.1f} | {_collapse(own)} |"
+      for name, own in runs.items()
+    ),
+    "",
+    f"{len(points)} checkpoints of {len(runs)} runs: linear accuracy = "
+    f"{100 * fit.intercept:.1f} {100 * fit.slope:+.1f} x AUC (percent), "
+    f"R^2 = {fit.r_squared:.2f}; rank correlation of a smaller AUC with a "
+    f"higher accuracy {diagnostics.rank_correlation(aucs, accuracies):+.2f}.",
+    "",
+    "Leaving one run out: mean absolute error "
+    f"{100 * left_out.mean_absolute_error:.1f} points; that of the mean of the "
+    f"other runs {100 * left_out.baseline_mean_absolute_error:.1f}.",
+  ]
+  within = [
+    diagnostics.rank_correlation(
+      [p.collapse_auc for p in own], [p.accuracy for p in own]
+    )
+    for own in runs.values()
+    if len({p.collapse_auc for p in own}) > 1
+    and len({p.accuracy for p in own}) > 1
+  ]
+  if within:
+    lines += [
+      "",
+      f"Within a run the rank correlation is {np.mean(within):+.2f} on average "
+      f"({min(within):+.2f} to {max(within):+.2f}, {len(within)} runs).",
+    ]
+  return "\n".join(lines) + "\n"
+
+
+def draw(points: Sequence[Point]) -> Figure:
+  """Draws accuracy over collapse AUC, a line for each run, and the fit."""
+  series = {
+    name: [(p.collapse_auc, 100 * p.accuracy) for p in own]
+    for name, own in _runs(points).items()
+  }
+  fit = diagnostics.fit_accuracy(
+    [p.collapse_auc for p in points], [p.accuracy for p in points]
+  )
+  aucs = [p.collapse_auc for p in points]
+  ends = np.array([min(aucs), max(aucs)])
+  return figures.paths(
+    series,
+    title="accuracy of the linear probe, %; a run's last checkpoint is large",
+    x_label="collapse AUC",
+    line=(ends, 100 * fit.predict(ends)),
+  )
+
+
+def write(workdir: pathlib.Path, points: Sequence[Point]) -> str:
+  """Writes forecast.md and forecast.svg; returns the text."""
+  text = markdown(points)
+  (workdir / "forecast.md").write_text(text, encoding="utf-8")
+  svg = figures.as_svg(draw(points), alt="linear accuracy over collapse AUC")
+  (workdir / "forecast.svg").write_text(svg, encoding="utf-8")
+  return text
