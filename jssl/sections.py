@@ -5,9 +5,7 @@ rooms, these are the rest: a key of the config is a field here.
 """
 
 import dataclasses
-from typing import Any, TypeVar
-
-T = TypeVar("T", bound=Any)
+from typing import Any
 
 
 def _check_positive(key: str, value: int) -> None:
@@ -77,7 +75,7 @@ class Log:
   def __post_init__(self) -> None:
     _check_positive("log.every_steps", self.every_steps)
 
-  def is_due(self, step: T, total_steps: int) -> T:
+  def is_due(self, step: Any, total_steps: int) -> Any:
     """Whether `step` has a row, the first step being 1; traceable."""
     return (step % self.every_steps == 0) | (step == total_steps)
 
@@ -156,7 +154,8 @@ class Probe:
     minibatch_epochs: passes over train,
     minibatch_min_steps: but at least so many minibatches.
     pixel_dims: leading singular directions of the raw pixels; 0 for all pixels.
-    diagnostic_images: of train, that `--diagnostics` looks at,
+    diagnostic_images: of train, that `--diagnostics` looks at: of so many
+      classes that each has 10 or more,
     diagnostic_views: in so many views of each, 4 at least.
 
   Raises:
@@ -186,7 +185,7 @@ class Probe:
   minibatch_min_steps: int = 500
   pixel_dims: int = 256
   diagnostic_images: int = 1000
-  diagnostic_views: int = 8
+  diagnostic_views: int = 10
 
   def __post_init__(self) -> None:
     for name, known in (

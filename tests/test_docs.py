@@ -413,7 +413,10 @@ def of_step(h):
 
 
 def of_spectrum(measure, centre=True):
-  return lambda h: measure(diagnostics.singular_values(h, centre=centre))
+  # Each row twice: a spectrum needs more rows than columns.
+  return lambda h: measure(
+    diagnostics.singular_values(np.concatenate([h, h]), centre=centre)
+  )
 
 
 # What measures it, of collapsed features and of good ones.

@@ -24,6 +24,7 @@ from jssl.diagnostics.bound import (
   divergence_curve,
   generalisation_bound,
   lipschitz_at_least,
+  tightest_bound,
 )
 from jssl.diagnostics.centres import (
   CentreDivergence,
@@ -113,6 +114,7 @@ __all__ = [
   "simplex_distance",
   "singular_values",
   "stable_rank",
+  "tightest_bound",
   "uniformity",
   "unit_rows",
   "values_of",

@@ -1,13 +1,14 @@
 """What a train step can measure of its own batch, in a few products.
 
-No eigenvalues and no pairs of images: cheap enough for the compiled step, and
-they show a collapse that the loss doesn't.
+No eigenvalues, and one product of the smaller of [d, d] and [n, n]: cheap
+enough for the compiled step, and they show a collapse that the loss doesn't.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jssl.diagnostics.rows import product
 from jssl.typing import Metrics
 
 NAMES = ("view_alignment", "feature_deviation", "participation_ratio")
@@ -54,7 +55,8 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
   rows = rows - jnp.mean(rows, axis=0, keepdims=True)
   largest = jnp.max(jnp.abs(rows))
   rows = rows / jnp.where(largest == 0, 1, largest)
-  gram = rows.T @ rows if dim < len(rows) else rows @ rows.T
+  smaller = (rows.T, rows) if dim < len(rows) else (rows, rows.T)
+  gram = product(*smaller)
   total = jnp.sum(gram**2)
   ratio = jnp.trace(gram) ** 2 / jnp.where(total == 0, 1, total)
   return dict(zip(NAMES, (alignment, deviation, ratio), strict=True))

@@ -6,7 +6,7 @@ Self-Supervised Learning", ICLR 2023, arXiv 2111.00743.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jssl.diagnostics.checks import (
   check_views,
   flat_pixels,
 )
+from jssl.diagnostics.concentration import ConcentrationCurve
 
 
 def _spans(x: Float[Array, "b v d"]) -> Float[Array, "v b v"]:
@@ -184,6 +185,98 @@ def _check_share(**shares: float) -> None:
       raise ValueError(f"{name}={share} must be in [0, 1]")
 
 
+class _Rho(NamedTuple):
+  """The four terms of rho, numbers or arrays."""
+
+  outside: Any
+  diverging: Any
+  diameter: Any
+  tolerance: Any
+
+
+def _rho(
+  one_minus_sigma: Any,
+  delta: Any,
+  divergence: Any,
+  epsilon: Any,
+  *,
+  lipschitz: float,
+  radius: float,
+  min_share: float,
+) -> _Rho:
+  sigma = 1 - one_minus_sigma
+  return _Rho(
+    outside=2 * one_minus_sigma,
+    diverging=divergence / min_share,
+    diameter=sigma * lipschitz * delta / radius,
+    tolerance=2 * sigma * epsilon / radius,
+  )
+
+
+def tightest_bound(
+  class_means: Float[np.ndarray, "k d"],
+  curve: ConcentrationCurve,
+  epsilons: Float[np.ndarray, "t"],
+  divergence: Float[np.ndarray, "t"],
+  *,
+  lipschitz: float,
+  radius: float,
+  min_share: float,
+) -> BoundTerms:
+  """Returns the bound at the delta and epsilon where rho is least.
+
+  Example:
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> views, labels = rng.random((20, 4, 8)), np.arange(20) % 2
+    >>> h = rng.normal(size=(20, 4, 3))
+    >>> h = h / np.linalg.norm(h, axis=-1, keepdims=True)
+    >>> epsilons = np.linspace(0, 2, 9)
+    >>> bound = tightest_bound(
+    ...   np.stack([h[labels == k].mean((0, 1)) for k in range(2)]),
+    ...   concentration_curve(views, labels),
+    ...   epsilons,
+    ...   divergence_curve(h, epsilons),
+    ...   lipschitz=lipschitz_at_least(views, h),
+    ...   radius=1.0,
+    ...   min_share=0.5,
+    ... )
+
+  Args:
+    class_means: see `generalisation_bound`, as all others that aren't here.
+    curve: 1 - sigma over delta, of `concentration_curve`.
+    epsilons: in units of the features.
+    divergence: R_eps at each, of `divergence_curve`.
+    lipschitz: L of f.
+    radius: r.
+    min_share: min_l p_l.
+
+  Raises:
+    ValueError: as `generalisation_bound`.
+  """
+  terms = _rho(
+    curve.one_minus_sigma[:, None],
+    curve.deltas[:, None],
+    np.asarray(divergence)[None],
+    np.asarray(epsilons)[None],
+    lipschitz=lipschitz,
+    radius=radius,
+    min_share=min_share,
+  )
+  rho = sum(terms)
+  i, j = np.unravel_index(np.argmin(rho), rho.shape)
+  return generalisation_bound(
+    class_means,
+    one_minus_sigma=float(curve.one_minus_sigma[i]),
+    delta=float(curve.deltas[i]),
+    divergence=float(divergence[j]),
+    epsilon=float(epsilons[j]),
+    lipschitz=lipschitz,
+    radius=radius,
+    min_share=min_share,
+  )
+
+
 def generalisation_bound(
   class_means: Float[np.ndarray, "k d"],
   *,
@@ -258,20 +351,21 @@ def generalisation_bound(
       f"radius={radius} must be the norm of all features, but a class mean has "
       f"norm {longest:.6g}"
     )
-  sigma = 1 - one_minus_sigma
-  outside = 2 * one_minus_sigma
-  diverging = divergence / min_share
-  diameter = sigma * lipschitz * delta / radius
-  tolerance = 2 * sigma * epsilon / radius
-  rho = outside + diverging + diameter + tolerance
+  terms = _rho(
+    one_minus_sigma,
+    delta,
+    divergence,
+    epsilon,
+    lipschitz=lipschitz,
+    radius=radius,
+    min_share=min_share,
+  )
+  rho = sum(terms)
   spread = 1 - float(inner.diagonal().min()) / radius**2
   threshold = radius**2 * (1 - rho - np.sqrt(2 * rho) - spread / 2)
   max_inner = float(inner[~np.eye(len(means), dtype=bool)].max())
   return BoundTerms(
-    outside=float(outside),
-    diverging=float(diverging),
-    diameter=float(diameter),
-    tolerance=float(tolerance),
+    **{name: float(term) for name, term in terms._asdict().items()},
     rho=float(rho),
     spread=spread,
     threshold=float(threshold),

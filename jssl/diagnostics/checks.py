@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
@@ -14,7 +15,8 @@ def check_floating(
   x: Shaped[np.ndarray, "..."], name: str, what: str = ""
 ) -> None:
   """Raises TypeError if an array is not floating; `what` says what it holds."""
-  if not np.issubdtype(x.dtype, np.floating):
+  # JAX knows bfloat16 as well.
+  if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(f"{name} must be floating{what}, not {x.dtype}")
 
 

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+# Rows whose variance is less than this share of their mean square are one
+# point: float32 can't tell their differences from its rounding.
+ROUNDING = 1e-12
+
 
 def product(
   a: Float[Array, "n d"], b: Float[Array, "d k"]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from jssl.diagnostics.blocks import BLOCK_ROWS, sums
 from jssl.diagnostics.checks import check_features, check_finite
+from jssl.diagnostics.rows import ROUNDING
 
 Values = Float[np.ndarray, "d"]
 
@@ -37,6 +38,22 @@ class SecondMoment(NamedTuple):
     return np.sqrt(np.maximum(np.diag(self.scatter), 0) / self.rows)
 
 
+def _host_sums(
+  features: Float[np.ndarray, "n d"],
+  shift: Float[np.ndarray, "d"],
+  block_rows: int,
+) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
+  total, products = np.zeros(len(shift)), np.zeros((len(shift),) * 2)
+  buffer = np.empty((min(block_rows, len(features)), len(shift)))
+  for start in range(0, len(features), block_rows):
+    block = features[start : start + block_rows]
+    x = np.subtract(block, shift, out=buffer[: len(block)])
+    total += np.ones(len(x)) @ x
+    # BLAS knows that this is symmetric, and does half of it.
+    products += x.T @ x
+  return total, products
+
+
 @jax.jit
 def _block_sums(
   counted: Bool[Array, "b"],
@@ -55,8 +72,9 @@ def second_moment(
 ) -> SecondMoment:
   """Accumulates mean and scatter in one pass, a block of rows at a time.
 
-  In float64 on the device too: singular values are roots of eigenvalues, and a
-  float32 product loses those below 1e-4 of the largest.
+  In float64 wherever it is: singular values are roots of eigenvalues, and a
+  float32 product loses those below 1e-4 of the largest. Without a mesh of
+  several devices it is the host's BLAS that multiplies.
 
   Example:
     >>> import numpy as np
@@ -66,8 +84,8 @@ def second_moment(
 
   Args:
     features: [n, d], in memory or memory-mapped.
-    block_rows: rows that go to the device at once.
-    mesh: rows are split over all its devices; None is one device.
+    block_rows: rows that are multiplied at once.
+    mesh: rows are split over all its devices; None is the host.
 
   Raises:
     ValueError: `features` is not a matrix with rows, or not finite.
@@ -76,14 +94,18 @@ def second_moment(
   check_features(features, rows=1)
   # Any shift gives the same moments; one near the mean keeps the products
   # free of the cancellation that a large mean brings.
-  shift = np.mean(features[:block_rows], axis=0, dtype=np.float64)
-  with jax.enable_x64(True):
-    total, products = sums(
-      lambda *block: _block_sums(*block, shift),
-      features,
-      block_rows=block_rows,
-      mesh=mesh,
-    )
+  # What is not finite is told of where the sums are looked at.
+  with np.errstate(invalid="ignore"), jax.enable_x64(True):
+    shift = np.asarray(features[:block_rows], np.float64).mean(0)
+    if mesh is None or mesh.size == 1:
+      total, products = _host_sums(features, shift, block_rows)
+    else:
+      total, products = sums(
+        lambda *block: _block_sums(*block, shift),
+        features,
+        block_rows=block_rows,
+        mesh=mesh,
+      )
   check_finite((total, products), features)
   offset = total / len(features)
   return SecondMoment(
@@ -100,17 +122,30 @@ def values_of(moment: SecondMoment, *, centre: bool = True) -> Values:
 
   Example:
     >>> import numpy as np
-    >>> moment = second_moment(np.array([[1.0, 2.0], [3.0, 2.0]]))
-    >>> np.round(values_of(moment), 3)
+    >>> h = np.array([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]])
+    >>> np.round(values_of(second_moment(h)), 3)
     array([1.414, 0.   ])
 
   Args:
     moment: of `second_moment`.
     centre: see `singular_values`.
+
+  Raises:
+    ValueError: there are no more rows than columns.
   """
+  rows, dim = moment.rows, len(moment.mean)
+  if rows <= dim:
+    raise ValueError(
+      f"features has {rows} rows of {dim} columns; a spectrum needs more rows "
+      "than columns, and many more to be that of the features and not of the "
+      "sample"
+    )
   scatter = moment.scatter
+  ours = rows * np.outer(moment.mean, moment.mean)
+  if np.trace(scatter) <= ROUNDING * np.trace(ours):
+    scatter = np.zeros_like(scatter)
   if not centre:
-    scatter = scatter + moment.rows * np.outer(moment.mean, moment.mean)
+    scatter = scatter + ours
   return np.sqrt(np.maximum(np.linalg.eigvalsh(scatter)[::-1], 0))
 
 
@@ -123,7 +158,8 @@ def singular_values(
   """Returns the singular values of a matrix of features, streaming.
 
   Rows are not normalised. Within 1e-6 of the largest they are those of the full
-  SVD.
+  SVD; rows that differ by no more than the rounding of float32 are one point,
+  whose values are 0.
 
   Example:
     >>> import numpy as np
@@ -135,13 +171,13 @@ def singular_values(
     features: [n, d]; for the collapse AUC, of the backbone, in eval mode, on
       the training set.
     centre: remove the mean first. RankMe's paper doesn't, the others do.
-    mesh: rows are split over all its devices; None is one device.
+    mesh: rows are split over all its devices; None is the host.
 
   Returns:
-    d values, descending; zeros at the end where there are fewer rows.
+    d values, descending.
 
   Raises:
-    ValueError: `features` is not [n, d] with 2 rows or more, or not finite.
+    ValueError: `features` is not [n, d] with n > d, or not finite.
     TypeError: it is not of a floating dtype.
   """
   check_features(features, rows=2)

@@ -20,11 +20,7 @@ from jssl.diagnostics.checks import (
   check_views,
   check_views_differ,
 )
-from jssl.diagnostics.rows import product, unit_rows, wide_rows
-
-# Means that differ by less, squared and relative to their size, are one point:
-# 1e-12 of it is what float64 leaves of a difference, and far below float32.
-_ROUNDING = 1e-24
+from jssl.diagnostics.rows import ROUNDING, product, unit_rows, wide_rows
 
 
 @partial(jax.jit, static_argnames="normalise")
@@ -230,7 +226,7 @@ def lidar(
   half = np.linalg.solve(factor, between)
   values = np.linalg.eigvalsh(np.linalg.solve(factor, half.T))
   shares = np.zeros(d)
-  if np.trace(between) > _ROUNDING * np.sum((shift + offset) ** 2):
+  if np.trace(between) > ROUNDING * np.sum((shift + offset) ** 2):
     values = np.maximum(values, 0)
     shares = values / values.sum()
   shares = shares + epsilon

@@ -6,6 +6,7 @@ refused before it is allocated, with the N that would.
 
 import math
 import os
+import pathlib
 
 _GIB = 2**30
 # Of what is available; the rest is for the blocks and the libraries' workspace.
@@ -17,8 +18,7 @@ def gram_gib(n: int, m: int | None = None) -> float:
   return 8 * n * (n if m is None else m) / _GIB
 
 
-def available_gib() -> float:
-  """Returns the GiB of main memory that a new program could use now."""
+def _of_machine() -> float:
   try:
     with open("/proc/meminfo") as file:
       lines = dict(line.split(":") for line in file)
@@ -26,6 +26,21 @@ def available_gib() -> float:
   except (OSError, KeyError):
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return pages / 2 / _GIB
+
+
+def _of_container() -> float:
+  """Returns what a control group leaves; infinity without a limit."""
+  group = pathlib.Path("/sys/fs/cgroup")
+  try:
+    limit = int((group / "memory.max").read_text())
+    return (limit - int((group / "memory.current").read_text())) / _GIB
+  except (OSError, ValueError):  # Not there, or "max".
+    return math.inf
+
+
+def available_gib() -> float:
+  """Returns the GiB of main memory that a new program could use now."""
+  return min(_of_machine(), _of_container())
 
 
 def _limit(memory_limit_gib: float | None) -> float:

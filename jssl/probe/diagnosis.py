@@ -9,7 +9,7 @@ measured leaves its reason in the row, and the rest is there.
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,14 +17,21 @@ from jaxtyping import Array, Float, Int
 
 from jssl import checkpoint, diagnostics
 from jssl.augment import Augment
-from jssl.diagnostics import BoundTerms, ConcentrationCurve
+from jssl.diagnostics import BoundTerms
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Objective
-from jssl.probe.judge import LabelledSet
+from jssl.probe.judge import JudgedSet
 from jssl.probe.results import Row
-from jssl.probe.sample import Sample, Surroundings, draw_sample, survey
+from jssl.probe.sample import (
+  Sample,
+  Surroundings,
+  draw_sample,
+  spread_rows,
+  survey,
+)
 from jssl.probe.subjects import Subject
 from jssl.sections import Probe
+from jssl.typing import Variables
 
 # Of unit features, between 0 and the diameter of the sphere.
 _EPSILONS = np.linspace(0, 2, 41)
@@ -34,20 +41,11 @@ Head = Callable[[Float[np.ndarray, "*n d"]], Float[Array, "*n z"]]
 Rows = Any
 
 
-def concentration_row(surroundings: Surroundings, about: Row) -> Row:
-  """Returns the row of the curve."""
+def _curve_of(surroundings: Surroundings) -> Row:
   curve = surroundings.curve
   if curve is None:
-    return {
-      **about,
-      "measure": "concentration",
-      "not_measured": {"concentration": surroundings.why_not},
-    }
-  return {
-    **about,
-    "measure": "concentration",
-    **{name: values.tolist() for name, values in curve._asdict().items()},
-  }
+    return {"not_measured": {"concentration": surroundings.why_not}}
+  return {name: values.tolist() for name, values in curve._asdict().items()}
 
 
 class _Projected:
@@ -77,7 +75,13 @@ class _Found:
     """Keeps a number, or the fields of a tuple as `name/field`."""
     try:
       value = measure()
-    except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+    except (
+      ValueError,
+      TypeError,
+      np.linalg.LinAlgError,
+      MemoryError,
+      jax.errors.JaxRuntimeError,
+    ) as error:
       self.not_measured[name] = str(error)
       return
     fields = getattr(value, "_fields", None)
@@ -87,29 +91,6 @@ class _Found:
       self.values |= {
         f"{name}/{field}": one for field, one in zip(fields, value, strict=True)
       }
-
-
-def _tightest(
-  means: Float[np.ndarray, "k d"],
-  curve: ConcentrationCurve,
-  divergence: Float[np.ndarray, "t"],
-  **others: float,
-) -> BoundTerms:
-  """Returns the bound at the delta and epsilon where rho is least."""
-  bounds = [
-    diagnostics.generalisation_bound(
-      means,
-      one_minus_sigma=float(outside),
-      delta=float(delta),
-      divergence=float(diverging),
-      epsilon=float(epsilon),
-      radius=1.0,
-      **others,
-    )
-    for delta, outside in zip(curve.deltas, curve.one_minus_sigma, strict=True)
-    for epsilon, diverging in zip(_EPSILONS, divergence, strict=True)
-  ]
-  return min(bounds, key=lambda bound: bound.rho)
 
 
 def measure(
@@ -159,6 +140,13 @@ def measure(
     "uniformity", lambda: diagnostics.uniformity(of_views[:, 0], mesh=mesh)
   )
 
+  found.put(
+    "info_nce", lambda: diagnostics.info_nce_split(unit[:, :2], mesh=mesh)
+  )
+  found.put(
+    "barlow", lambda: diagnostics.barlow_split(of_views[:, :2], mesh=mesh)
+  )
+
   @functools.cache
   def means() -> diagnostics.ClassMeans:
     return diagnostics.class_means(
@@ -167,7 +155,7 @@ def measure(
 
   found.put("centres", lambda: diagnostics.centre_divergence(means()))
   found.put("centre_shrinkage", lambda: diagnostics.centre_shrinkage(means()))
-  found.put("simplex", lambda: diagnostics.simplex_distance(means().seen))
+  found.put("class_simplex", lambda: diagnostics.simplex_distance(means().seen))
   found.put(
     "nearest_mean_error",
     lambda: diagnostics.nearest_mean_error(
@@ -175,6 +163,8 @@ def measure(
     ),
   )
 
+  # Section 1 is about images: M(x) is which one a view is of.
+  found.put("simplex", lambda: diagnostics.simplex_distance(of_views.mean(1)))
   known = v // 2
   found.put("image_entropy", lambda: diagnostics.maximal_invariant_entropy(n))
   found.put(
@@ -205,17 +195,20 @@ def measure(
     if "lipschitz" not in found.values:
       raise ValueError(found.not_measured["lipschitz"])
     counts = means().counts
-    return _tightest(
+    return diagnostics.tightest_bound(
       means().seen,
       surroundings.curve,
+      _EPSILONS,
       divergence(),
       lipschitz=found.values["lipschitz"],
+      radius=1.0,
       min_share=float(counts[counts > 0].min() / n / v),
     )
 
   found.put("bound", bound)
   curves = _Found()
   curves.put("singular_values", lambda: spectrum().tolist())
+  curves.put("deviation", lambda: np.sort(moment().std)[::-1].tolist())
   curves.put("epsilon", _EPSILONS.tolist)
   curves.put("divergence", lambda: divergence().tolist())
   return {
@@ -225,19 +218,33 @@ def measure(
   }
 
 
+class _Sight(NamedTuple):
+  """What is looked at, once it is known which images have which labels.
+
+  Attributes:
+    sample: the images.
+    see: `variables -> features of their views`, compiled.
+    surroundings: of the views.
+  """
+
+  sample: Sample
+  see: Callable[[Variables], Float[np.ndarray, "n v d"]]
+  surroundings: Surroundings
+
+
 class Diagnosis:
   """Diagnoses what is probed, all on the same views of the same images."""
 
   def __init__(
     self,
-    judge: LabelledSet,
+    judge: JudgedSet,
     backbone: Backbone,
     objective: Objective,
     augment: Augment,
     settings: Probe,
     seed: int,
   ):
-    """Draws the images; the views are made when they are asked for.
+    """Says what to look at; images and views are made when they are needed.
 
     Args:
       judge: the set that is probed, and its features.
@@ -247,36 +254,49 @@ class Diagnosis:
       settings: how many images and views.
       seed: of the run.
     """
-    self._judge = judge
-    self._batch_size = settings.batch_size
-    self._sample = draw_sample(
-      judge.sources[0],
-      augment,
-      images=settings.diagnostic_images,
-      num_views=settings.diagnostic_views,
-      seed=seed,
-      mesh=judge.mesh,
-    )
-    self._features_of_views = self._sample.viewer(
-      lambda x, variables: backbone.apply(variables, x, train=False)[0],
-      batch_size=settings.batch_size,
-    )
-    self._objective = objective
+    self._judge, self._settings, self._seed = judge, settings, seed
+    self._backbone, self._objective = backbone, objective
+    self._augment = augment
     self._heads_shape = jax.eval_shape(
       lambda: objective.init(jax.random.key(0), backbone.feature_dim)
     )
     self._outputs = jax.jit(objective.outputs)
+    self._sight: _Sight | None = None
 
-  @functools.cached_property
-  def _surroundings(self) -> Surroundings:
-    return survey(self._sample, batch_size=self._batch_size)
+  def _look(self, labels: Int[np.ndarray, "n"]) -> _Sight:
+    """Returns what is looked at, chosen the first time by all labels."""
+    if self._sight is None:
+      settings, train = self._settings, self._judge.sources[0]
+      sample = draw_sample(
+        train,
+        spread_rows(labels, images=settings.diagnostic_images),
+        self._augment,
+        num_views=settings.diagnostic_views,
+        seed=self._seed,
+        mesh=self._judge.mesh,
+      )
+      see = sample.viewer(
+        lambda x, variables: self._backbone.apply(variables, x, train=False)[0],
+        batch_size=settings.batch_size,
+      )
+      around = survey(sample, batch_size=settings.batch_size)
+      self._sight = _Sight(sample, see, around)
+    return self._sight
 
-  def concentration(self) -> Row:
-    """Returns the row of the augmentation, which no checkpoint changes."""
-    return concentration_row(
-      self._surroundings,
-      {"step": 0, "dataset": self._judge.name, "features": "views"},
-    )
+  def concentration(self, subject: Subject) -> Row:
+    """Returns the row of the augmentation, which no checkpoint changes.
+
+    Args:
+      subject: any backbone: labels are kept with features.
+    """
+    train, _ = self._judge.features(subject)
+    return {
+      "step": 0,
+      "dataset": self._judge.name,
+      "features": "views",
+      "measure": "concentration",
+      **_curve_of(self._look(train.labels).surroundings),
+    }
 
   def _heads(self, workdir: str | os.PathLike, step: int) -> dict[str, Head]:
     params, state = self._heads_shape
@@ -292,18 +312,24 @@ class Diagnosis:
   def rows(self, subject: Subject, workdir: str | os.PathLike) -> list[Row]:
     """Returns a row for the backbone, and one for each head that reads it.
 
+    Where the heads can't be read any more their rows say why.
+
     Args:
       subject: a backbone; only one of a checkpoint has heads.
       workdir: of the run, for the heads.
-
-    Raises:
-      CheckpointError: the heads can't be read.
     """
     train, test = self._judge.features(subject)
-    of_views = self._features_of_views(subject.variables)
-    heads = {}
+    sample, see, surroundings = self._look(train.labels)
+    if subject.variables is None:
+      raise ValueError(f"{subject.name} are no features of a backbone")
+    of_views = see(subject.variables)
+    heads: dict[str, Head] = {}
+    lost = ""
     if subject.kind == "backbone":
-      heads = self._heads(workdir, subject.step)
+      try:
+        heads = self._heads(workdir, subject.step)
+      except checkpoint.CheckpointError as error:
+        lost = str(error)
     places: dict[str, tuple[Rows, Rows, Float[np.ndarray, "n v z"]]] = {
       "backbone": (train.h, test.h, of_views)
     }
@@ -313,6 +339,13 @@ class Diagnosis:
         _Projected(test.h, head),
         np.asarray(head(of_views), np.float32),
       )
+    found = {
+      place: measure(h, h_test, test.labels, h_views, sample, surroundings)
+      for place, (h, h_test, h_views) in places.items()
+    }
+    if lost:
+      nothing = {"values": {}, "curves": {}, "not_measured": {"head": lost}}
+      found |= dict.fromkeys(self._objective.heads, nothing)
     return [
       {
         "step": subject.step,
@@ -320,9 +353,7 @@ class Diagnosis:
         "features": subject.kind,
         "measure": "diagnostics",
         "at": place,
-        **measure(
-          h, h_test, test.labels, h_views, self._sample, self._surroundings
-        ),
+        **numbers,
       }
-      for place, (h, h_test, h_views) in places.items()
+      for place, numbers in found.items()
     ]

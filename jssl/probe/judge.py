@@ -1,4 +1,4 @@
-"""The labelled set that a run is judged on."""
+"""The set that a run is judged on."""
 
 import dataclasses
 import os
@@ -16,8 +16,8 @@ from jssl.sections import Probe
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledSet:
-  """A labelled set that runs are judged on, and where its features are kept.
+class JudgedSet:
+  """A set that runs are judged on, and where its features are kept.
 
   Attributes:
     name: of the set.
@@ -60,27 +60,43 @@ class LabelledSet:
         self.splits, self.sources, self.keys, strict=True
       )
     )
-    selection.check_labels(train, test, self.name)
+    if self.has_labels:
+      selection.check_labels(train, test, self.name)
     return train, test
+
+  @property
+  def has_labels(self) -> bool:
+    """Whether a probe can be fitted."""
+    return bool(self.sources[0].num_classes)
 
 
 def open_set(
-  workdir: str | os.PathLike, config: ConfigDict, settings: Probe
-) -> LabelledSet:
+  workdir: str | os.PathLike,
+  config: ConfigDict,
+  settings: Probe,
+  *,
+  without_labels: bool = False,
+) -> JudgedSet:
   """Opens the set of a config.
 
+  Args:
+    workdir: of the run.
+    config: of the run.
+    settings: of the probe.
+    without_labels: whether it may have none.
+
   Raises:
-    ValueError: it has no labels.
+    ValueError: it has no labels, and must.
   """
   data = build.section(config, "data", sections.Data)
   splits = (data.split, data.test_split)
   train, test = (build.source(config, split) for split in splits)
-  if not train.num_classes:
+  if not (train.num_classes or without_labels):
     raise ValueError(
       f"{data.name} has no labels; a probe needs some: choose another set "
-      "with --dataset"
+      "with --dataset, or measure with --diagnostics what needs none"
     )
-  return LabelledSet(
+  return JudgedSet(
     name=data.name,
     splits=splits,
     sources=(train, test),

@@ -15,7 +15,8 @@ from jssl.augment import Augment
 from jssl.diagnostics import spectrum
 from jssl.probe import features, subjects, suite
 from jssl.probe.diagnosis import Diagnosis
-from jssl.probe.judge import LabelledSet, open_set
+from jssl.probe.features import Features
+from jssl.probe.judge import JudgedSet, open_set
 from jssl.probe.results import Log, Part, Row, summary, table, write_events
 from jssl.probe.subjects import Encoder, Subject
 from jssl.sections import Probe
@@ -49,9 +50,18 @@ def _with_dataset(
   return changed
 
 
-def _rows_of(
-  subject: Subject, judge: LabelledSet, settings: Probe
-) -> list[Row]:
+def _spectrum(train: Features, judge: JudgedSet) -> Row:
+  try:
+    values = spectrum.singular_values(train.h, mesh=judge.mesh)
+  except ValueError as error:  # Too few images; a probe is possible still.
+    return {"not_measured": str(error)}
+  return {
+    "singular_values": values.tolist(),
+    "collapse_auc": spectrum.collapse_auc(values),
+  }
+
+
+def _rows_of(subject: Subject, judge: JudgedSet, settings: Probe) -> list[Row]:
   """Extracts, fits, and returns the rows of `probe.jsonl`."""
   train, test = judge.features(subject)
   about = {
@@ -59,14 +69,8 @@ def _rows_of(
     "dataset": judge.name,
     "features": subject.kind,
   }
-  values = spectrum.singular_values(train.h)
   rows: list[Row] = [
-    {
-      **about,
-      "measure": "spectrum",
-      "singular_values": values.tolist(),
-      "collapse_auc": spectrum.collapse_auc(values),
-    }
+    {**about, "measure": "spectrum", **_spectrum(train, judge)}
   ]
   started = time.perf_counter()
   for probe, share, result in suite.fit_all(settings, train, test, judge.mesh):
@@ -190,7 +194,7 @@ def run(
   own = build.load_config(workdir)
   config = _with_dataset(own, dataset, data_dir, test_split)
   settings = build.section(config, "probe", Probe)
-  judge = open_set(workdir, config, settings)
+  judge = open_set(workdir, config, settings, without_labels=diagnostics)
   crop_size_px = build.section(config, "augment", Augment).crop_size_px
   encoder = Encoder(
     build.backbone(config),
@@ -200,9 +204,9 @@ def run(
     key=str((config.model.to_json(sort_keys=True), crop_size_px)),
   )
   log = Log(workdir)
-  makers: dict[Part, Callable[[Subject], list[Row]]] = {
-    "probe": lambda subject: _rows_of(subject, judge, settings)
-  }
+  makers: dict[Part, Callable[[Subject], list[Row]]] = {}
+  if judge.has_labels:
+    makers["probe"] = lambda subject: _rows_of(subject, judge, settings)
   if diagnostics:
     diagnosis = Diagnosis(
       judge,
@@ -229,6 +233,8 @@ def run(
       put(part, subject.name, rows)
       if judge.name == own.data.name:
         _pin(workdir, rows)
+    if "diagnostics" in pending("views", 0):
+      put("diagnostics", "views", [diagnosis.concentration(subject)])
 
   if "pixels" in settings.baselines and "probe" in pending("pixels", 0):
     pixels = subjects.pixels(
@@ -239,8 +245,6 @@ def run(
     put("probe", pixels.name, makers["probe"](pixels))
   if "random" in settings.baselines and pending("random", 0):
     examine(encoder.random(config.get("seed", 0)))
-  if "diagnostics" in pending("views", 0):
-    put("diagnostics", "views", [diagnosis.concentration()])
   for step in new_steps(workdir, follow=follow, last_step=config.train.steps):
     if not pending("backbone", step):
       continue
@@ -249,10 +253,13 @@ def run(
       examine(subject)
       features.forget_all_but(workdir, checkpoint.steps(workdir))
   if not any(
-    k == "backbone" and d == judge.name for k, _, d in log.done("probe")
+    (kind, dataset) == ("backbone", judge.name)
+    for part in makers
+    for kind, _, dataset in log.done(part)
   ):
     raise checkpoint.CheckpointError(f"{workdir}: no checkpoint can be read")
-  tell(table(log.rows(), judge.name))
+  if judge.has_labels:
+    tell(table(log.rows(), judge.name))
   if export:
     step = checkpoint.steps(workdir)[-1]
     subject = encoder.checkpoint(

@@ -14,10 +14,10 @@ from jssl.augment import Augment, views
 from jssl.data.sources import Source
 from jssl.diagnostics import ConcentrationCurve
 from jssl.mesh import batch_sharding
-from jssl.typing import Images, Keys, Pixels, PyTree
+from jssl.probe.subjects import flat_pixels
+from jssl.typing import Keys, Pixels, PyTree
 
-# Distances of pixels are those of images at most so large.
-_MAX_SIDE_PX = 32
+_IMAGES_A_CLASS = 10
 
 
 class Sample(NamedTuple):
@@ -78,26 +78,54 @@ class Sample(NamedTuple):
     return see
 
 
+def spread_rows(
+  labels: Int[np.ndarray, "n"], *, images: int
+) -> Int[np.ndarray, "m"]:
+  """Returns rows of all over a set, by class, ascending; the same ones always.
+
+  As many of each class as of any other, as far as they go. Where that would be
+  less than 10 of each, only some classes are looked at: means and diameters of
+  classes of a few images say nothing of the classes.
+
+  Args:
+    labels: of the set; negative ones are passed over, unless all are.
+    images: at most so many rows.
+  """
+  known = np.flatnonzero(labels >= 0)
+  if not len(known):
+    return np.linspace(0, len(labels) - 1, min(images, len(labels))).astype(int)
+  classes = np.unique(labels[known])
+  most = max(images // _IMAGES_A_CLASS, 2)
+  if len(classes) > most:
+    classes = classes[np.linspace(0, len(classes) - 1, most).astype(int)]
+  share = max(images // len(classes), 1)
+  parts = []
+  for label in classes:
+    own = np.flatnonzero(labels == label)
+    some = np.linspace(0, len(own) - 1, min(share, len(own))).astype(int)
+    parts.append(own[some])
+  return np.sort(np.concatenate(parts))
+
+
 def draw_sample(
   train: Source,
+  rows: Int[np.ndarray, "n"],
   augment: Augment,
   *,
-  images: int,
   num_views: int,
   seed: int,
   mesh: Mesh,
 ) -> Sample:
-  """Draws images of all over a set, the same ones always.
+  """Fetches images, and says how views of them are made.
 
   Args:
-    train: labelled.
+    train: the set.
+    rows: of it, as of `spread_rows`.
     augment: of the run.
-    images: at most so many.
     num_views: of each.
     seed: of the run; its stream "diagnostics" makes the views.
     mesh: of the devices that will see them.
   """
-  rows = np.linspace(0, len(train) - 1, min(images, len(train))).astype(int)
   batch = train.fetch(rows)
   key = rng.stream(jax.random.key(seed), "diagnostics")
   return Sample(
@@ -125,18 +153,11 @@ class Surroundings(NamedTuple):
   why_not: str = ""
 
 
-def _flat(x: Images) -> Float[Array, "m p"]:
-  if x.shape[1] > _MAX_SIDE_PX:
-    shape = (len(x), _MAX_SIDE_PX, _MAX_SIDE_PX, x.shape[-1])
-    x = jax.image.resize(x, shape, "linear")
-  return x.reshape(len(x), -1)
-
-
 def view_pixels(
   sample: Sample, *, batch_size: int
 ) -> Float[np.ndarray, "n v p"]:
   """Returns the pixels of all views, at 32 px at most."""
-  return sample.viewer(_flat, batch_size=batch_size)()
+  return sample.viewer(flat_pixels, batch_size=batch_size)()
 
 
 def survey(sample: Sample, *, batch_size: int) -> Surroundings:

@@ -22,7 +22,7 @@ from jssl.mesh import replicated
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import features
 from jssl.probe.features import Encode
-from jssl.typing import Pixels, Variables
+from jssl.typing import Images, Variables
 
 _MAX_SIDE_PX = 32
 _SVD_ROWS = 10_000
@@ -108,12 +108,12 @@ class Encoder:
     )
 
 
-def _flat(images: Pixels, crop_size_px: int) -> Float[Array, "b d"]:
-  view = center_view(images, crop_size_px=crop_size_px)
-  if crop_size_px > _MAX_SIDE_PX:
-    shape = (len(view), _MAX_SIDE_PX, _MAX_SIDE_PX, view.shape[-1])
-    view = jax.image.resize(view, shape, "linear")
-  return view.reshape(len(view), -1)
+def flat_pixels(x: Images) -> Float[Array, "b d"]:
+  """Returns pixels in [0, 1] as rows, of images made 32 px wide at most."""
+  if x.shape[1] > _MAX_SIDE_PX:
+    shape = (len(x), _MAX_SIDE_PX, _MAX_SIDE_PX, x.shape[-1])
+    x = jax.image.resize(x, shape, "linear")
+  return x.reshape(len(x), -1)
 
 
 def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Subject:
@@ -127,7 +127,9 @@ def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Subject:
   key = features.digest(
     features.source_digest(train), str((crop_size_px, max_dim))
   )
-  flat = jax.jit(lambda images: _flat(images, crop_size_px))
+  flat = jax.jit(
+    lambda images: flat_pixels(center_view(images, crop_size_px=crop_size_px))
+  )
   one = jax.eval_shape(flat, train.fetch(np.arange(1))["image"])
   if not 0 < max_dim < one.size:
     return Subject("pixels", 0, flat, key)

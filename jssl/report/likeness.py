@@ -30,40 +30,54 @@ _BOUND = (
 )
 
 
+# Above, what varies is all but one direction.
+_COLLAPSED = 0.99
+
+
 def _cell(found: Diagnostics, name: str, decimals: int) -> str:
   value = found.values.get(name)
   return "-" if value is None else f"{value:,.{decimals}f}"
 
 
-def _verdict(run: Run, dataset: str) -> str:
-  """Says whether the run has begun to collapse."""
-  aucs = {
+def _aucs(run: Run, dataset: str, features: str) -> dict[int, float]:
+  return {
     s.step: s.collapse_auc
-    for s in run.spectra
-    if s.dataset == dataset and s.features == "backbone"
+    for s in sorted(run.spectra, key=lambda s: s.step)
+    if (s.dataset, s.features) == (dataset, features)
   }
-  steps = sorted(aucs)
+
+
+def _verdict(run: Run, dataset: str) -> str:
+  """Says how collapsed the run is, and whether it has begun to collapse."""
+  aucs = _aucs(run, dataset, "backbone")
+  if not aucs:
+    return ""
+  last = max(aucs)
+  now = f"The collapse AUC is {aucs[last]:.3f} at step {last:,}"
+  random = _aucs(run, dataset, "random")
+  if random:
+    now += f", and {random[0]:.3f} of the random backbone"
+  if aucs[last] > _COLLAPSED:
+    now = f"<strong>The features have collapsed.</strong> {now}"
+  steps = [*aucs]
   if len(steps) < 3:
     return (
-      "<p>Whether the features collapse shows over three checkpoints or more; "
-      f"the probe has read {len(steps)}.</p>"
+      f"<p>{now}. Whether it rises shows over three checkpoints or more; the "
+      f"probe has read {len(steps)}.</p>"
     )
-  onset = diagnostics.collapse_onset(steps, [aucs[step] for step in steps])
+  ranked = diagnostics.rank_checkpoints([*aucs.values()])
+  best = ", ".join(f"{steps[i]:,}" for i in ranked[:3])
+  order = f"The least collapsed checkpoints, in order: step {best}."
+  onset = diagnostics.collapse_onset(steps, [*aucs.values()])
   if onset is None:
-    return (
-      "<p>The collapse AUC has not risen for good since any checkpoint: no "
-      "sign of collapse.</p>"
-    )
+    return f"<p>{now}. It has not risen for good since any step. {order}</p>"
   return (
     f"<p><strong>The run has begun to collapse: its collapse AUC was lowest at "
-    f"step {onset:,} ({aucs[onset]:.3f}) and has risen to "
-    f"{aucs[steps[-1]]:.3f}.</strong> The checkpoint of step {onset:,} may be "
-    "the one to keep.</p>"
+    f"step {onset:,} ({aucs[onset]:.3f}).</strong> {now}. {order}</p>"
   )
 
 
 def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
-  names = [name for _, name, _ in COLUMNS]
   rows = {
     title: [_cell(found, name, decimals) for _, name, decimals in COLUMNS]
     for title, found in shown
@@ -88,11 +102,23 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
       "their sum rho is least. It is proven where the last but one is below "
       "the last, which is rare: the terms say what stands in its way.",
     )
+  others = sorted(
+    {name for _, found in shown for name in found.values}
+    - {name for _, name, _ in COLUMNS}
+    - {f"bound/{name}" for _, name in _BOUND}
+  )
+  rows = {
+    name: [_cell(found, name, 3) for _, found in shown] for name in others
+  }
+  content += (
+    "<details><summary>All other numbers</summary>"
+    + elements.scores("", [title for title, _ in shown], rows)
+    + "</details>"
+  )
   missing = [
     f"<li>{escape(title)}: {escape(name)}: {escape(why)}</li>"
     for title, found in shown
     for name, why in found.not_measured.items()
-    if name in (*names, "bound")
   ]
   if missing:
     content += f"<p>Not measured:</p><ul>{''.join(missing)}</ul>"
@@ -146,8 +172,9 @@ def content(run: Run, dataset: str, step: int | None) -> str:
       figures.concentration(curves[-1] if curves else None, here),
       "How the augmentation concentrates classes, and views features",
       "Left: the share of the worst class that lies outside of a main part "
-      "whose images have views within delta of each other, between two bounds "
-      "for these images and views. Right: the share of images with two views "
+      "whose images have views within delta of each other (as pixels, of "
+      "views made 32 px wide at most), between two bounds for these images and "
+      "views. Right: the share of images with two views "
       f"whose features lie further apart than epsilon, at step {step:,}.",
     )
   )

@@ -109,7 +109,8 @@ def _curves(run: Run) -> str:
   return elements.plot(
     figures.curves(run.metrics),
     "Metrics of the training over steps",
-    "What the training logged, each point the mean since the one before. A "
+    "What the training logged, each point the mean since the one before "
+    "(alignment, deviation and participation ratio: of that step's batch). A "
     "loss that falls smoothly and a gradient norm that stays bounded are good. "
     "The first images/s has the compilation in it.",
   )

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from jssl import build, diagnostics, mesh, sections
 from jssl.augment import Augment
 from jssl.diagnostics import ConcentrationCurve
-from jssl.probe.sample import draw_sample, view_pixels
+from jssl.probe.sample import draw_sample, spread_rows, view_pixels
 from jssl.report import figures
 from jssl.report.read import Run, read
 
@@ -42,8 +42,11 @@ class Stack(NamedTuple):
 
 
 def _last_values(name: str, run: Run) -> dict[str, float]:
+  own = run.config.data.name
   found = [
-    d for d in run.diagnostics if (d.features, d.at) == ("backbone", "backbone")
+    d
+    for d in run.diagnostics
+    if (d.dataset, d.features, d.at) == (own, "backbone", "backbone")
   ]
   if not found:
     raise ValueError(
@@ -58,10 +61,13 @@ def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   config = run.config
   settings = build.section(config, "probe", sections.Probe)
   data = build.section(config, "data", sections.Data)
+  source = build.source(config, data.split)
+  # All are read, for the labels: the sets of studies are small.
+  labels = np.asarray(source.fetch(np.arange(len(source)))["label"])
   sample = draw_sample(
-    build.source(config, data.split),
+    source,
+    spread_rows(labels, images=settings.diagnostic_images),
     build.section(config, "augment", Augment),
-    images=settings.diagnostic_images,
     num_views=settings.diagnostic_views,
     seed=config.get("seed", 0),
     mesh=mesh.make_mesh(1, 1),
@@ -97,17 +103,19 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
   stacks = []
   for name, run in runs.items():
     pixels, labels = views[name]
-    last = max(s.step for s in run.scores if s.features == "backbone")
+    own = [
+      s
+      for s in run.scores
+      if (s.dataset, s.features, s.label_fraction)
+      == (run.config.data.name, "backbone", 1)
+    ]
+    last = max(s.step for s in own)
     stacks.append(
       Stack(
         name,
         diagnostics.concentration_curve(pixels, labels, deltas=deltas),
         values[name],
-        {
-          s.probe: s.test_accuracy
-          for s in run.scores
-          if (s.features, s.step, s.label_fraction) == ("backbone", last, 1)
-        },
+        {s.probe: s.test_accuracy for s in own if s.step == last},
       )
     )
   return stacks

@@ -280,7 +280,8 @@ def likeness(trials: Sequence[Trial]) -> str:
     run = read(trial.workdir)
     gradient = _last_gradient(run)
     for found in run.diagnostics:
-      if (found.features, found.step) == ("backbone", trial.steps):
+      about = (found.dataset, found.features, found.step)
+      if about == (trial.dataset, "backbone", trial.steps):
         cells = [
           _number(found.values.get(name), f".{decimals}f")
           for _, name, decimals in COLUMNS

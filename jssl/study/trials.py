@@ -4,7 +4,7 @@ Each training and each probe is a process of its own, so that one leaves no
 memory behind for the next, and may fail for itself.
 """
 
-import json
+import dataclasses
 import pathlib
 import runpy
 import subprocess
@@ -212,22 +212,24 @@ def _check_used(trial: Trial) -> None:
   there = build.load_config(trial.workdir)
   config = trial.config.copy_and_resolve_references()
   config.probe.baselines = tuple(there.probe.baselines)
-  build.claim_workdir(config, trial.workdir)
-  if not _is_probed(trial):
-    return
-  # The probe may be set anew for the checkpoints to come; here none come.
-  old, new = (json.loads(c.probe.to_json()) for c in (there, config))
+  # The probe may be set anew for the checkpoints to come; here none come. Keys
+  # that an older version didn't write have their defaults.
+  old, new = (
+    dataclasses.asdict(build.section(c, "probe", Probe))
+    for c in (there, config)
+  )
   other = [
-    f"probe.{key}: there {old.get(key)!r}, now {new.get(key)!r}"
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
+    f"probe.{key}: there {old[key]!r}, now {new[key]!r}"
+    for key in sorted(old)
+    if old[key] != new[key]
   ]
-  if other:
+  if other and _is_probed(trial):
     raise ValueError(
       f"{trial.workdir} was probed with other settings; choose another "
       "--workdir, take back the difference or delete its probe.jsonl: "
       + "; ".join(other)
     )
+  build.claim_workdir(config, trial.workdir)
 
 
 def _run_process(call: Call, log: pathlib.Path) -> int:

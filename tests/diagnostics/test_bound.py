@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diagnostics.cases import features, images, unit
 
-from jssl.diagnostics import blocks, bound
+from jssl.diagnostics import blocks, bound, concentration
 from jssl.mesh import make_mesh
 
 
@@ -153,3 +153,33 @@ def test_numbers_that_no_bound_has_are_refused(change, message):
   )
   with pytest.raises(ValueError, match=message):
     bound.generalisation_bound(**arguments | change)
+
+
+def test_the_tightest_bound_is_the_best_of_all():
+  rng = np.random.default_rng(0)
+  labels = np.arange(30) % 2
+  views = rng.random((30, 4, 6)) + labels[:, None, None]
+  h = unit(rng.normal(size=(30, 4, 5)) + 9 * labels[:, None, None])
+  means = np.stack([h[labels == k].mean((0, 1)) for k in range(2)])
+  curve = concentration.concentration_curve(views, labels)
+  epsilons = np.linspace(0, 2, 21)
+  divergence = bound.divergence_curve(h, epsilons)
+  others = {"lipschitz": 0.3, "radius": 1.0, "min_share": 0.5}
+  every = [
+    bound.generalisation_bound(
+      means,
+      one_minus_sigma=outside,
+      delta=delta,
+      divergence=diverging,
+      epsilon=epsilon,
+      **others,
+    )
+    for delta, outside in zip(curve.deltas, curve.one_minus_sigma, strict=True)
+    for epsilon, diverging in zip(epsilons, divergence, strict=True)
+  ]
+  rhos = [terms.rho for terms in every]
+  got = bound.tightest_bound(means, curve, epsilons, divergence, **others)
+  assert got == every[int(np.argmin(rhos))]
+  # Neither at an end of what was tried.
+  assert 0 < got.tolerance < 4 * (1 - got.outside / 2)
+  assert got.rho < min(rhos[0], rhos[-1])

@@ -55,6 +55,9 @@ EVERYTHING = {
   *("collapse_auc", "rank_me", "alpha_req", "stable_rank", "lidar"),
   *("alignment", "uniformity", "centres/max", "centres/mean"),
   *("centre_shrinkage", "simplex/distance", "simplex/norm_variation"),
+  *("class_simplex/distance", "class_simplex/norm_variation"),
+  *("info_nce/alignment", "info_nce/divergence"),
+  *("barlow/alignment", "barlow/divergence"),
   *("nearest_mean_error", "image_entropy", "image_entropy_given_features"),
   *("linear_predictability", "lipschitz"),
   *(f"bound/{name}" for name in diagnostics.BoundTerms._fields),
@@ -130,7 +133,7 @@ def test_backbone_and_heads_are_diagnosed(workdir):
     assert row["values"].keys() | row["not_measured"].keys() == EVERYTHING
     # Three directions are too few for a power law; nothing else is lacking.
     assert row["not_measured"].keys() <= {"alpha_req"}
-  assert "27 diagnostics of backbone" in " ".join(told)
+  assert "33 diagnostics of backbone" in " ".join(told)
   (curve,) = [r for r in rows(workdir) if r.get("measure") == "concentration"]
   assert len(curve["deltas"]) == len(curve["one_minus_sigma"])
 
@@ -156,6 +159,43 @@ def _arguments(items):
   }
 
 
+def test_heads_that_are_lost_leave_the_backbone(workdir, monkeypatch):
+  """As where a checkpoint is deleted while it is probed."""
+  save(workdir, 10)
+  save(workdir, 20)
+  restore = checkpoint.restore
+
+  def late(workdir, step, items, data=None):
+    if step == 10 and "objective" in items:
+      raise checkpoint.CheckpointError("no readable manifest")
+    return restore(workdir, step, items, data)
+
+  monkeypatch.setattr(checkpoint, "restore", late)
+  run(workdir, diagnostics=True)
+  found = diagnosed(workdir)
+  assert "collapse_auc" in found["backbone", 10, "backbone"]["values"]
+  lost = found["backbone", 10, "student"]
+  assert lost["values"] == {}
+  assert lost["not_measured"] == {"head": "no readable manifest"}
+  assert found["backbone", 20, "student"]["values"]
+
+
+def test_a_set_without_labels_has_what_needs_none(workdir, monkeypatch):
+  def unlabelled(config, split):
+    images = tiny(split).images
+    return InMemory("tiny", (), images, np.full(len(images), -1, np.int32))
+
+  monkeypatch.setattr(build, "source", unlabelled)
+  save(workdir, 10)
+  with pytest.raises(ValueError, match="--diagnostics what needs none"):
+    run(workdir)
+  run(workdir, diagnostics=True)
+  row = diagnosed(workdir)["backbone", 10, "backbone"]
+  assert {"collapse_auc", "lidar", "simplex/distance"} <= row["values"].keys()
+  assert "have no label" in row["not_measured"]["centres"]
+  assert not any("probe" in r for r in rows(workdir))
+
+
 def test_what_was_probed_is_only_diagnosed(workdir):
   save(workdir, 10)
   run(workdir)
@@ -176,8 +216,8 @@ def measured(one_device):
   """Random features of a drawn sample, and what is measured of changes."""
   of = sample.draw_sample(
     tiny("train"),
+    np.arange(40),
     build.section(CONFIG, "augment", build.Augment),
-    images=40,
     num_views=4,
     seed=0,
     mesh=one_device,
@@ -206,7 +246,7 @@ def test_one_class_leaves_the_measures_without_labels(measured):
   assert found["not_measured"].keys() == {
     "centres",
     "centre_shrinkage",
-    "simplex",
+    "class_simplex",
     "nearest_mean_error",
     "bound",
   }
@@ -219,14 +259,3 @@ def test_collapsed_features_have_what_is_defined(measured):
   assert found["values"]["collapse_auc"] == 1
   assert found["values"]["alignment"] == 0
   assert "all singular values are 0" in found["not_measured"]["rank_me"]
-
-
-def test_the_bound_is_the_one_with_the_least_rho(measured):
-  found = measured()
-  values = found["values"]
-  terms = ("outside", "diverging", "diameter", "tolerance")
-  np.testing.assert_allclose(
-    values["bound/rho"], sum(values[f"bound/{name}"] for name in terms)
-  )
-  # At epsilon = 2 nothing diverges, and a delta has no image outside.
-  assert values["bound/rho"] <= 4

@@ -347,7 +347,7 @@ def test_features_follow_the_config(workdir):
       BACKBONE,
       crop_size_px=4,
       channels=1,
-      mesh=loop.mesh_lib.make_mesh(1, 1),
+      mesh=judge.mesh_lib.make_mesh(1, 1),
       key=key,
     )
     .checkpoint(10, variables)

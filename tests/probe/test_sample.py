@@ -28,9 +28,12 @@ def source():
   return InMemory("tiny", tuple("abc"), images, labels)
 
 
-def drawn(source, mesh, images=10, num_views=4):
+ROWS = np.linspace(0, 22, 10).astype(int)
+
+
+def drawn(source, mesh, rows=ROWS, num_views=4):
   return sample.draw_sample(
-    source, AUGMENT, images=images, num_views=num_views, seed=5, mesh=mesh
+    source, rows, AUGMENT, num_views=num_views, seed=5, mesh=mesh
   )
 
 
@@ -40,11 +43,10 @@ def flat(x):
 
 def test_views_are_those_of_the_images(source, one_device):
   of = drawn(source, one_device)
-  rows = np.linspace(0, 22, 10).astype(int)
-  np.testing.assert_array_equal(of.images, source.images[rows])
-  np.testing.assert_array_equal(of.labels, source.labels[rows])
+  np.testing.assert_array_equal(of.images, source.images[ROWS])
+  np.testing.assert_array_equal(of.labels, source.labels[ROWS])
   key = rng.stream(jax.random.key(5), "diagnostics")
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ROWS)
   # The two probabilities of the blur in turn, and no small crop.
   augment = Augment(
     crop_size_px=6,
@@ -53,7 +55,7 @@ def test_views_are_those_of_the_images(source, one_device):
     blur_probability=(1.0, 0.1, 1.0, 0.1),
     solarize_probability=(0.0,),
   )
-  (expected,) = views(augment, keys, source.images[rows], 4)
+  (expected,) = views(augment, keys, source.images[ROWS], 4)
   seen = of.viewer(flat, batch_size=100)()
   assert seen.shape == (10, 4, 36)
   np.testing.assert_allclose(
@@ -81,9 +83,39 @@ def test_arguments_are_arguments(source, one_device):
   np.testing.assert_allclose(see(2.0), 2 * see(1.0), rtol=1e-6)
 
 
-def test_a_small_set_is_taken_whole(source, one_device):
-  of = drawn(source, one_device, images=1000)
-  np.testing.assert_array_equal(of.images, source.images)
+def test_rows_are_as_many_of_each_class():
+  labels = np.random.default_rng(0).permutation(np.arange(1000) % 7)
+  rows = sample.spread_rows(labels, images=140)
+  assert np.all(np.diff(rows) > 0)
+  np.testing.assert_array_equal(np.bincount(labels[rows]), 20)
+  assert rows[-1] > 900
+
+
+def test_of_many_classes_some_are_looked_at():
+  labels = np.repeat(np.arange(500), 30)
+  rows = sample.spread_rows(labels, images=100)
+  classes, counts = np.unique(labels[rows], return_counts=True)
+  assert len(classes) == 10
+  assert classes[-1] == 499
+  np.testing.assert_array_equal(counts, 10)
+
+
+def test_a_small_set_is_taken_whole():
+  labels = np.array([2, 0, 0, 1, 2, 1])
+  np.testing.assert_array_equal(
+    sample.spread_rows(labels, images=1000), np.arange(6)
+  )
+
+
+def test_without_labels_rows_are_even():
+  np.testing.assert_array_equal(
+    sample.spread_rows(np.full(9, -1), images=3), [0, 4, 8]
+  )
+  # Some without: those are passed over.
+  labels = np.array([-1, 0, 1, -1, 0, 1])
+  np.testing.assert_array_equal(
+    sample.spread_rows(labels, images=4), [1, 2, 4, 5]
+  )
 
 
 def test_large_views_are_looked_at_small(source, one_device):
@@ -92,7 +124,7 @@ def test_large_views_are_looked_at_small(source, one_device):
   large = InMemory("large", ("a",), images, np.zeros(4, np.int32))
   augment = Augment(crop_size_px=48, crop_min_area=0.5)
   of = sample.draw_sample(
-    large, augment, images=4, num_views=4, seed=0, mesh=one_device
+    large, np.arange(4), augment, num_views=4, seed=0, mesh=one_device
   )
   surroundings = sample.survey(of, batch_size=16)
   assert surroundings.pixels.shape == (4, 4, 32 * 32 * 3)
@@ -103,7 +135,7 @@ def test_large_views_are_looked_at_small(source, one_device):
 def test_what_has_no_concentration_says_why(one_device):
   images = np.zeros((3, 8, 8, 1), np.uint8)
   each = InMemory("each", tuple("abc"), images, np.arange(3, dtype=np.int32))
-  of = drawn(each, one_device, images=3)
+  of = drawn(each, one_device, rows=np.arange(3))
   surroundings = sample.survey(of, batch_size=16)
   assert surroundings.curve is None
   assert "one image" in surroundings.why_not

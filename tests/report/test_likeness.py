@@ -43,13 +43,23 @@ def test_without_diagnostics_the_command_is_told(content):
   ("aucs", "words"),
   [
     ([0.8, 0.7], "over three checkpoints or more; the probe has read 2"),
-    ([0.8, 0.7, 0.69, 0.68], "no sign of collapse"),
-    ([0.8, 0.7, 0.75, 0.85], "lowest at step 20 (0.700) and has risen to"),
+    ([0.8, 0.7, 0.69, 0.68], "0.680 at step 40. It has not risen for good"),
+    ([0.8, 0.7, 0.69, 0.68], "in order: step 40, 30, 20."),
+    ([0.8, 0.7, 0.75, 0.85], "begun to collapse: its collapse AUC was lowest"),
+    ([0.8, 0.7, 0.75, 0.85], "step 20 (0.700).</strong> The collapse AUC is"),
+    ([0.995, 0.995, 0.995], "<strong>The features have collapsed.</strong>"),
+    ([0.995], "<strong>The features have collapsed.</strong>"),
   ],
 )
 def test_collapse_is_told_of_once_it_has_begun(content, aucs, words):
   text = content(*(spectrum_row(10 * i, a) for i, a in enumerate(aucs, 1)))
   assert words in text
+
+
+def test_the_random_backbone_is_what_to_compare_with(content):
+  random = {**spectrum_row(0, 0.75), "features": "random"}
+  text = content(random, spectrum_row(20, 0.8))
+  assert "0.800 at step 20, and 0.750 of the random backbone." in text
 
 
 def test_the_shown_step_and_the_random_backbone_are_tabulated(content):

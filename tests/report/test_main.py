@@ -21,7 +21,8 @@ def test_writes_the_page_and_prints_the_table(workdir):
   text = (workdir / "report.html").read_text()
   assert "20.2 ± 1.2" in text
   assert text.count("<svg") == 6
-  assert text.count("data:image/png") == 2 + 1  # Views, and the map's points.
+  # Views, the points of the map, and the bar of colours.
+  assert text.count("data:image/png") == 2 + 1 + 1
   assert not [*workdir.glob("*.tmp")]
 
 
