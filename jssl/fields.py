@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def suggest(name: str, names: Iterable[str]) -> str:
+def suggest(name: object, names: Iterable[object]) -> str:
   """Returns which of the names may have been meant, or all of them."""
-  names = sorted(names)
+  name, names = str(name), sorted(map(str, names))
   close = difflib.get_close_matches(name, names, n=1)
   known = ", ".join(names)
   return f"did you mean {close[0]!r}?" if close else f"known: {known}"

@@ -4,6 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jssl import build
+from jssl.kernels import ArcCosine
 from jssl.sections import Probe
 
 
@@ -42,3 +43,9 @@ def test_what_is_out_of_range_is_named(changed, message):
 
 def test_what_may_be_zero_may_be_zero():
   Probe(pixel_dims=0, minibatch_min_steps=0, label_fractions=())
+
+
+def test_a_number_that_is_no_choice_is_told_the_choices():
+  config = ConfigDict({"kernel": {"degree": 5}})
+  with pytest.raises(ValueError, match=r"kernel\.degree=5.*known: 0, 1"):
+    build.section(config, "kernel", ArcCosine)

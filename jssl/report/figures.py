@@ -62,7 +62,7 @@ _STYLE: dict[Any, Any] = {
   "ytick.color": _LINE,
   "ytick.labelcolor": _MUTED,
 }
-_styled = matplotlib.rc_context(_STYLE)
+styled = matplotlib.rc_context(_STYLE)
 
 _PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 _BASELINE = {"color": _MUTED, "lw": 1.2}
@@ -89,7 +89,7 @@ def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
   ax.yaxis.set_major_formatter(y_format)
 
 
-@_styled
+@styled
 def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   """Draws every metric of the training over the steps, one panel each.
 
@@ -113,7 +113,7 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   return figure
 
 
-@_styled
+@styled
 def accuracy(scores: Sequence[Score]) -> Figure:
   """Draws test accuracy over steps, the baselines of the linear probe beside.
 
@@ -151,7 +151,7 @@ def accuracy(scores: Sequence[Score]) -> Figure:
   return figure
 
 
-@_styled
+@styled
 def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   """Draws singular values on a log scale, and the collapse AUC over steps.
 
@@ -207,7 +207,7 @@ def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
   return [colours(scale(step)) for step in steps]
 
 
-@_styled
+@styled
 def features_over_time(diagnostics: Sequence[Diagnostics]) -> Figure:
   """Draws the backbone's spectrum, and alignment and uniformity, over steps.
 
@@ -250,7 +250,7 @@ def features_over_time(diagnostics: Sequence[Diagnostics]) -> Figure:
   return figure
 
 
-@_styled
+@styled
 def concentration(
   curve: Concentration | None, diagnostics: Sequence[Diagnostics]
 ) -> Figure:
@@ -292,7 +292,7 @@ def concentration(
   return figure
 
 
-@_styled
+@styled
 def paths(
   series: Mapping[str, Sequence[tuple[float, float]]],
   *,
@@ -336,7 +336,7 @@ def _densest(
   return xy[np.argmin(reach)]
 
 
-@_styled
+@styled
 def scatter(
   xy: Float[np.ndarray, "n 2"],
   labels: Int[np.ndarray, "n"],

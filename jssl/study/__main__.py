@@ -1,17 +1,16 @@
-"""`python -m jssl.study NAME --workdir=DIR`: runs that answer a question.
+"""`python -m jssl.study STUDY --config=FILE --workdir=DIR`: one question.
 
-    python -m jssl.study methods --config=FILE --workdir=DIR [--diagnostics]
-    python -m jssl.study forecast --workdir=DIR
-    python -m jssl.study concentration --workdir=DIR
+`methods` trains every objective of a config file at one budget, probes it, and
+prints one table; also DIR/methods.md and DIR/methods.json. Two look at the runs
+that it left and need no --config: `forecast`, whether the collapse AUC tells
+the accuracy, and `concentration` (after --diagnostics), whether augmentations
+that concentrate classes give better class means. `kernels` takes the kernel
+regime through views, Gram matrix, closed forms and classifiers, sweeps
+included, and writes DIR/kernels.json, .md and .html.
 
-`methods` trains every method of a config file at one budget, probes it, and
-prints one table; also DIR/methods.md and DIR/methods.json. What is complete is
-not run again: the same command goes on from where it was interrupted. Any value
-of the config can be set for all runs, as in `--config.train.steps=100`.
-
-The others look at the runs that it left: whether the collapse AUC tells the
-accuracy, and whether augmentations that concentrate classes (--diagnostics)
-give better class means.
+What is complete is not run again: the same command goes on from where it was
+interrupted. Any value of the config can be set (for all runs), as in
+`--config.train.steps=100`.
 """
 
 import os
@@ -19,18 +18,22 @@ import pathlib
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _CONFIG = flags.DEFINE_string(
   "config",
   None,
-  "A config file with METHODS, whose get_config takes one of them. What stands "
-  "after a colon is added to each: FILE:,24 gives FILE:simclr,24 and so on.",
+  "A config file. For methods one with METHODS, whose get_config takes one of "
+  "them; what stands after a colon is added to each: FILE:,24 gives "
+  "FILE:simclr,24 and so on.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Runs go to METHOD/seed_N in it, the table beside them."
+  "workdir",
+  None,
+  "Where the tables go; runs of methods go to METHOD/seed_N in it.",
 )
 _METHODS = flags.DEFINE_list(
   "methods", [], "Some of the config file's METHODS; default: all."
@@ -39,9 +42,93 @@ _SEEDS = flags.DEFINE_integer(
   "seeds", 1, "Pretraining seeds of each method.", lower_bound=1
 )
 
+
 _DIAGNOSTICS = flags.DEFINE_bool(
-  "diagnostics", False, "Probes also measure what features are like."
+  "diagnostics", False, "Probes of methods also measure what features are like."
 )
+
+
+class _Called(NamedTuple):
+  """What the command line says.
+
+  Attributes:
+    config: the file, "" without one.
+    workdir: of the study.
+    overrides: flags of the config.
+    command: all of it.
+  """
+
+  config: str
+  workdir: pathlib.Path
+  overrides: Sequence[str]
+  command: str
+
+
+def _tell(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+def _methods(called: _Called) -> int:
+  # What follows takes seconds to import; --help shouldn't.
+  import jax
+
+  from jssl.study import methods, trials
+
+  # The runs need the accelerator, and nothing is computed here.
+  jax.config.update("jax_platforms", "cpu")
+  planned = trials.plan(
+    called.config,
+    called.workdir,
+    methods=_METHODS.value,
+    seeds=_SEEDS.value,
+    overrides=called.overrides,
+    diagnostics=_DIAGNOSTICS.value,
+  )
+  failures = trials.run(planned, environ=os.environ, tell=_tell)
+  rows = methods.collect(planned, failures)
+  about = methods.about(planned, command=called.command, environ=os.environ)
+  methods.write(called.workdir, about, rows, planned)
+  print(methods.markdown(about, rows), end="")
+  return 1 if any(failures) else 0
+
+
+def _forecast(called: _Called) -> int:
+  from jssl.study import forecast
+
+  points = forecast.collect(called.workdir)
+  print(forecast.write(called.workdir, points), end="")
+  return 0
+
+
+def _concentration(called: _Called) -> int:
+  from jssl.study import concentration
+
+  stacks = concentration.collect(called.workdir)
+  print(concentration.write(called.workdir, stacks), end="")
+  return 0
+
+
+def _kernels(called: _Called) -> int:
+  from jssl.study import kernels, trials
+
+  logging.set_verbosity(logging.WARNING)
+  config = trials.config_of((f"--config={called.config}", *called.overrides))
+  written = kernels.run(
+    config, called.workdir, command=called.command, tell=_tell
+  )
+  print(written.table)
+  for path in written.paths:
+    print(path)
+  return 0
+
+
+_STUDIES: dict[str, Callable[[_Called], int]] = {
+  "methods": _methods,
+  "forecast": _forecast,
+  "concentration": _concentration,
+  "kernels": _kernels,
+}
+_WITHOUT_CONFIG = (_forecast, _concentration)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -49,80 +136,21 @@ def _parse(argv: list[str]) -> list[str]:
   return flags.FLAGS(argv, known_only=True)
 
 
-def _needed(**given: str | None) -> None:
-  """Raises app.UsageError where a flag that a study needs isn't given."""
-  missing = [f"--{name}" for name, value in given.items() if not value]
-  if missing:
-    raise app.UsageError(f"{' and '.join(missing)} must be given")
-
-
-def _methods(overrides: list[str]) -> int:
-  _needed(config=_CONFIG.value, workdir=_WORKDIR.value)
-  from jssl.study import methods, trials
-
-  workdir = pathlib.Path(_WORKDIR.value)
-  planned = trials.plan(
-    _CONFIG.value,
-    workdir,
-    methods=_METHODS.value,
-    seeds=_SEEDS.value,
-    overrides=overrides,
-    diagnostics=_DIAGNOSTICS.value,
-  )
-  failures = trials.run(
-    planned,
-    environ=os.environ,
-    tell=lambda line: print(line, file=sys.stderr, flush=True),
-  )
-  rows = methods.collect(planned, failures)
-  about = methods.about(
-    planned,
-    command=shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
-    environ=os.environ,
-  )
-  methods.write(workdir, about, rows, planned)
-  print(methods.markdown(about, rows), end="")
-  return 1 if any(failures) else 0
-
-
-def _forecast(overrides: list[str]) -> int:
-  del overrides
-  _needed(workdir=_WORKDIR.value)
-  from jssl.study import forecast
-
-  workdir = pathlib.Path(_WORKDIR.value)
-  print(forecast.write(workdir, forecast.collect(workdir)), end="")
-  return 0
-
-
-def _concentration(overrides: list[str]) -> int:
-  del overrides
-  _needed(workdir=_WORKDIR.value)
-  from jssl.study import concentration
-
-  workdir = pathlib.Path(_WORKDIR.value)
-  print(concentration.write(workdir, concentration.collect(workdir)), end="")
-  return 0
-
-
-_STUDIES: dict[str, Callable[[list[str]], int]] = {
-  "methods": _methods,
-  "forecast": _forecast,
-  "concentration": _concentration,
-}
-
-
-def _study(argv: list[str]) -> tuple[str, list[str]]:
-  """Returns the study and the flags of the config.
+def _arguments(argv: list[str]) -> tuple[str, list[str]]:
+  """Returns the study, and the flags of the config.
 
   Raises:
-    app.UsageError: there is no such study, or something is no flag.
+    app.UsageError: no study is named, or a flag is unknown.
   """
   study, *overrides = argv[1:] or [""]
   if study not in _STUDIES:
     raise app.UsageError(
       f"unknown study {study!r}; there is: {', '.join(_STUDIES)}"
     )
+  if study != "methods":
+    for name in ("methods", "seeds", "diagnostics"):
+      if flags.FLAGS[name].present:
+        raise app.UsageError(f"--{name} is for the study of methods")
   overrides = [flag for flag in overrides if flag != "--"]
   for flag in overrides:
     if not flag.startswith("--config.") or "=" not in flag:
@@ -135,16 +163,21 @@ def _study(argv: list[str]) -> tuple[str, list[str]]:
 
 def main(argv: list[str]) -> int:
   """Runs the study; returns the exit status."""
-  study, overrides = _study(argv)
-  # What follows takes seconds to import; --help shouldn't.
-  import jax
-
-  # The runs need the accelerator, and little is computed here.
-  jax.config.update("jax_platforms", "cpu")
+  study, overrides = _arguments(argv)
+  needs_config = _STUDIES[study] not in _WITHOUT_CONFIG
+  if not _WORKDIR.value or (needs_config and not _CONFIG.value):
+    needed = "--config and --workdir" if needs_config else "--workdir"
+    raise app.UsageError(f"{needed} must be given")
   # As Ctrl-C: the run that is under way is stopped too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
+  called = _Called(
+    _CONFIG.value or "",
+    pathlib.Path(_WORKDIR.value),
+    overrides,
+    shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
+  )
   try:
-    return _STUDIES[study](overrides)
+    return _STUDIES[study](called)
   except KeyboardInterrupt:
     print("interrupted; the same command goes on from here", file=sys.stderr)
     return 1

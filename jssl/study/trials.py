@@ -62,7 +62,7 @@ class Call(NamedTuple):
   environ: Environ
 
 
-def _config(given: Sequence[str]) -> ConfigDict:
+def config_of(given: Sequence[str]) -> ConfigDict:
   """Returns the config that a training with these flags reads.
 
   Raises:
@@ -141,7 +141,7 @@ def plan(
           method,
           seed,
           workdir / method / f"seed_{seed}",
-          _config(given),
+          config_of(given),
           given,
           diagnostics,
         )

@@ -1,0 +1,152 @@
+"""The kernel regime on a data set: views, Gram matrix, optima, classifiers.
+
+What the closed forms of `jssl.kernels` are worth, beside the kernel that they
+were made of and one that knew the labels. Kiani, Balestriero, Chen, Lloyd and
+LeCun, "Joint Embedding Self-Supervised Learning in the Kernel Regime", 2022,
+arXiv 2209.14884.
+
+A workdir has `config.json`, the kernel of all points in `gram.npz`, a line for
+each case that is done in `rows.jsonl`, and the results: `kernels.json`,
+`kernels.md` and `kernels.html`. What is there is not computed again.
+"""
+
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from jssl import build, manifest
+from jssl.study import kernel_cases as cases_lib
+from jssl.study import kernel_page, kernel_points
+from jssl.study.kernel_cases import Case
+from jssl.study.kernel_page import Results
+from jssl.study.kernel_points import Grams
+from jssl.study.kernel_setting import Setting, setting
+from jssl.study.kernel_spirals import NOISES, toy
+
+Tell = Callable[[str], None]
+
+
+class Written(NamedTuple):
+  """What the study leaves.
+
+  Attributes:
+    table: of the main setting, as text.
+    paths: of the results.
+  """
+
+  table: str
+  paths: tuple[pathlib.Path, ...]
+
+
+def _whole_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Yields rows; one that was cut off by an interruption is passed over."""
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        yield json.loads(line)
+      except json.JSONDecodeError:
+        continue
+
+
+def _grams(
+  config: ConfigDict, of: Setting, workdir: pathlib.Path, tell: Tell
+) -> Grams:
+  """Returns the kernel, which is kept; claims the workdir.
+
+  A new one is claimed when it is known that the config can be used, so that
+  the same workdir takes the next try.
+  """
+  path = workdir / "gram.npz"
+  if (workdir / "config.json").exists():
+    build.claim_workdir(config, workdir)
+    kept = kernel_points.load(path)
+    if kept is not None:
+      return kept
+  found = kernel_points.grams(config, of)
+  for labels in sorted({case.labels for case in _all_cases(of)}):
+    cases_lib.folds_of(found, labels, of.kernels)
+  tell(
+    f"{found.kernel} of {len(found.k)} points and {len(found.k_test)} of "
+    f"test: {found.seconds:.1f} s"
+  )
+  build.claim_workdir(config, workdir)
+  kernel_points.save(path, found)
+  return found
+
+
+def _all_cases(of: Setting) -> list[Case]:
+  """Returns the cases of all tables, each once."""
+  cases = cases_lib.main(of.kernels, of.loss)
+  for by_value in cases_lib.swept(of.kernels, of.loss).values():
+    for swept in by_value.values():
+      cases += swept
+  return [*dict.fromkeys(cases)]
+
+
+def run(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  *,
+  command: str,
+  tell: Tell = lambda line: None,
+) -> Written:
+  """Runs what isn't done of the study, and writes the results.
+
+  Args:
+    config: see configs/kernel_fashion_mnist.py.
+    workdir: new, or that of the same config.
+    command: that makes it again, for the page.
+    tell: takes lines of progress.
+
+  Raises:
+    ValueError: the config can't be used, with the key to change, or the workdir
+      belongs to another one.
+    TypeError: a value of the config is of another type.
+    FileNotFoundError: the data set isn't prepared.
+  """
+  of = setting(config)
+  of.kernels.check_memory()
+  found = _grams(config, of, workdir, tell)
+  cases = _all_cases(of)
+  path = workdir / "rows.jsonl"
+  rows = {Case(**row["case"]): row for row in _whole_lines(path)}
+  for number, case in enumerate(cases, 1):
+    if case in rows:
+      continue
+    row = cases_lib.row(found, case, of.kernels)
+    with path.open("a") as file:
+      # After an interruption within a line, a new one.
+      file.write("\n" * (path.stat().st_size > 0) + json.dumps(row))
+    rows[case] = row
+    tell(f"[{number}/{len(cases)}] {kernel_page.line(row)}")
+  toys = [toy(noise, seed=of.kernels.seed) for noise in NOISES]
+  results = Results(
+    command=command,
+    machine=(
+      f"{os.cpu_count()} CPU cores, {platform.system()} "
+      f"{platform.machine()}, JAX {jax.__version__}"
+    ),
+    config=config,
+    setting=of,
+    grams=found,
+    rows=rows,
+    toys=toys,
+  )
+  return _write(workdir, results)
+
+
+def _write(workdir: pathlib.Path, results: Results) -> Written:
+  """Writes kernels.json, kernels.md and kernels.html."""
+  paths = tuple(workdir / f"kernels.{end}" for end in ("json", "md", "html"))
+  as_json, as_markdown, as_html = paths
+  manifest.write_json(as_json, kernel_page.numbers(results))
+  text = kernel_page.markdown(results)
+  as_markdown.write_text(text, encoding="utf-8")
+  as_html.write_text(kernel_page.html(results), encoding="utf-8")
+  return Written(kernel_page.main_table(results), paths)
