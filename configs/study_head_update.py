@@ -9,7 +9,7 @@ gradient knows of (`unrolled_3`) or of whose solution it does (`implicit_5`). An
 epoch, all else as in configs/fashion_mnist.py. Only the paper's abstract was at
 hand: it claims that an alternating optimisation is better.
 
-Cost: minutes each on two CPU cores. Expected: see docs/studies/head_update.md.
+Cost: minutes each on two CPU cores. Expected: not measured yet.
 """
 
 import pathlib

@@ -8,7 +8,7 @@ METHODS: each at the width of the backbone, 128, and with features of 512
 in configs/fashion_mnist.py. The paper's claims: with a student head of the
 probe's family a linear probe gains, and it gains by more dimensions.
 
-Cost: minutes each on two CPU cores. Expected: see docs/studies/idealised.md.
+Cost: minutes each on two CPU cores. Expected: not measured yet.
 """
 
 import pathlib
