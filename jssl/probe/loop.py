@@ -218,9 +218,13 @@ def run(
     )
     makers["diagnostics"] = lambda subject: diagnosis.rows(subject, workdir)
 
+  # With `overwrite` each is done once more, and not after every checkpoint.
+  redone: set[tuple[str, int]] = set()
+
   def pending(kind: str, step: int) -> list[Part]:
     about = kind, step, judge.name
-    return [part for part in makers if overwrite or about not in log.done(part)]
+    again = overwrite and (kind, step) not in redone
+    return [part for part in makers if again or about not in log.done(part)]
 
   def put(part: Part, name: str, rows: list[Row]) -> None:
     log.put(part, rows)
@@ -235,6 +239,7 @@ def run(
         _pin(workdir, rows)
     if "diagnostics" in pending("views", 0):
       put("diagnostics", "views", [diagnosis.concentration(subject)])
+      redone.add(("views", 0))
 
   if "pixels" in settings.baselines and "probe" in pending("pixels", 0):
     pixels = subjects.pixels(

@@ -14,7 +14,7 @@ from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
 from jssl.objectives.cissl import CISSL
-from jssl.probe import diagnosis, judge, loop, sample
+from jssl.probe import judge, loop, measures, sample
 
 SHAPE, DIM = (4, 4, 1), 6
 
@@ -207,8 +207,9 @@ def test_what_was_probed_is_only_diagnosed(workdir):
   after = rows(workdir)
   run(workdir, diagnostics=True)
   assert rows(workdir) == after
-  run(workdir, overwrite=True, diagnostics=True)
+  told = run(workdir, overwrite=True, diagnostics=True)
   assert len(rows(workdir)) == len(after)
+  assert sum("concentration" in line for line in told) == 1
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def measured(one_device):
 
   def measure(*, scale=1.0, **labels):
     changed = of._replace(**labels)
-    return diagnosis.measure(
+    return measures.measure(
       scale * train,
       scale * test,
       tiny("test").labels,
