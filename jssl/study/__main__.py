@@ -109,11 +109,12 @@ def _concentration(called: _Called) -> int:
 
 
 def _kernels(called: _Called) -> int:
-  from jssl.study import kernels, trials
+  from jssl.study import trials
+  from jssl.study.kernel_regime import study
 
   logging.set_verbosity(logging.WARNING)
   config = trials.config_of((f"--config={called.config}", *called.overrides))
-  written = kernels.run(
+  written = study.run(
     config, called.workdir, command=called.command, tell=_tell
   )
   print(written.table)

@@ -21,13 +21,14 @@ import jax
 from ml_collections import ConfigDict
 
 from jssl import build, manifest
-from jssl.study import kernel_cases as cases_lib
-from jssl.study import kernel_page, kernel_points
-from jssl.study.kernel_cases import Case
-from jssl.study.kernel_page import Results
-from jssl.study.kernel_points import Grams
-from jssl.study.kernel_setting import Setting, setting
-from jssl.study.kernel_spirals import NOISES, toy
+from jssl.study.kernel_regime import cases as cases_lib
+from jssl.study.kernel_regime import page as page_lib
+from jssl.study.kernel_regime import points as points_lib
+from jssl.study.kernel_regime.cases import Case
+from jssl.study.kernel_regime.page import Results
+from jssl.study.kernel_regime.points import Grams
+from jssl.study.kernel_regime.setting import Setting, setting
+from jssl.study.kernel_regime.spirals import NOISES, toy
 
 Tell = Callable[[str], None]
 
@@ -65,10 +66,10 @@ def _grams(
   path = workdir / "gram.npz"
   if (workdir / "config.json").exists():
     build.claim_workdir(config, workdir)
-    kept = kernel_points.load(path)
+    kept = points_lib.load(path)
     if kept is not None:
       return kept
-  found = kernel_points.grams(config, of)
+  found = points_lib.grams(config, of)
   for labels in sorted({case.labels for case in _all_cases(of)}):
     cases_lib.folds_of(found, labels, of.kernels)
   tell(
@@ -76,7 +77,7 @@ def _grams(
     f"test: {found.seconds:.1f} s"
   )
   build.claim_workdir(config, workdir)
-  kernel_points.save(path, found)
+  points_lib.save(path, found)
   return found
 
 
@@ -124,7 +125,7 @@ def run(
       # After an interruption within a line, a new one.
       file.write("\n" * (path.stat().st_size > 0) + json.dumps(row))
     rows[case] = row
-    tell(f"[{number}/{len(cases)}] {kernel_page.line(row)}")
+    tell(f"[{number}/{len(cases)}] {page_lib.line(row)}")
   toys = [toy(noise, seed=of.kernels.seed) for noise in NOISES]
   results = Results(
     command=command,
@@ -145,8 +146,8 @@ def _write(workdir: pathlib.Path, results: Results) -> Written:
   """Writes kernels.json, kernels.md and kernels.html."""
   paths = tuple(workdir / f"kernels.{end}" for end in ("json", "md", "html"))
   as_json, as_markdown, as_html = paths
-  manifest.write_json(as_json, kernel_page.numbers(results))
-  text = kernel_page.markdown(results)
+  manifest.write_json(as_json, page_lib.numbers(results))
+  text = page_lib.markdown(results)
   as_markdown.write_text(text, encoding="utf-8")
-  as_html.write_text(kernel_page.html(results), encoding="utf-8")
-  return Written(kernel_page.main_table(results), paths)
+  as_html.write_text(page_lib.html(results), encoding="utf-8")
+  return Written(page_lib.main_table(results), paths)

@@ -16,7 +16,7 @@ from jssl.kernels.dense import RBF
 from jssl.kernels.gram import gram
 from jssl.kernels.losses import Contrastive
 from jssl.kernels.psd import with_jitter
-from jssl.study.kernel_cases import optimum
+from jssl.study.kernel_regime.cases import optimum
 
 Noise = Literal["along", "isotropic"]
 NOISES: tuple[Noise, ...] = get_args(Noise)

@@ -13,15 +13,13 @@ from jssl.kernels.downstream import svm_accuracy
 from jssl.kernels.losses import Contrastive
 from jssl.kernels.optimum import ridge_form, vanishing_alpha
 from jssl.kernels.psd import with_jitter
-from jssl.study import (
-  kernel_cases,
-  kernel_points,
-  kernels,
-)
-from jssl.study.kernel_spirals import Toy
+from jssl.study.kernel_regime import cases as cases_lib
+from jssl.study.kernel_regime import points as points_lib
+from jssl.study.kernel_regime import study
+from jssl.study.kernel_regime.spirals import Toy
 
 CONFIG = """
-from jssl.study.kernel_setting import with_defaults
+from jssl.study.kernel_regime.setting import with_defaults
 
 
 def get_config():
@@ -50,7 +48,7 @@ def config(**changed):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_spirals():
-  """Maps that cost nothing; test_kernel_spirals.py has real ones."""
+  """Maps that cost nothing; test_spirals.py has real ones."""
 
   def toy(noise, *, seed):
     drawn = np.random.default_rng(seed)
@@ -59,7 +57,7 @@ def no_spirals():
     return Toy(noise, points, arm, *maps, [0.5, 0.75], [0.5, 1.0], 0.0)
 
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(kernels, "toy", toy)
+    patched.setattr(study, "toy", toy)
     yield
 
 
@@ -67,7 +65,7 @@ def no_spirals():
 def done(tmp_path_factory):
   """A workdir, what the study said, and what it returned."""
   workdir, said = tmp_path_factory.mktemp("study"), []
-  written = kernels.run(config(), workdir, command="again", tell=said.append)
+  written = study.run(config(), workdir, command="again", tell=said.append)
   return workdir, said, written
 
 
@@ -88,7 +86,7 @@ def of(rows, features, **case):
 
 def test_numbers_are_those_of_the_kernels(done, found):
   """From the Gram matrix that was left, by direct calls."""
-  gram = kernel_points.load(done[0] / "gram.npz")
+  gram = points_lib.load(done[0] / "gram.npz")
   assert gram.k.shape == (120, 120)
   own, at = gram.images(), gram.views(2)
   raw = svm_accuracy(
@@ -219,28 +217,26 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, tmp_path):
     return {"case": case._asdict(), **rows[case]}
 
   lines = (workdir / "rows.jsonl").read_text().splitlines()
-  rows = {
-    kernel_cases.Case(**row["case"]): row for row in map(json.loads, lines)
-  }
-  monkeypatch.setattr(kernels.cases_lib, "row", row)
-  monkeypatch.setattr(kernel_points, "grams", None)
+  rows = {cases_lib.Case(**row["case"]): row for row in map(json.loads, lines)}
+  monkeypatch.setattr(study.cases_lib, "row", row)
+  monkeypatch.setattr(points_lib, "grams", None)
   # Drawn anew, at a second each.
-  monkeypatch.setattr(kernels.kernel_page, "html", lambda results: "")
-  first = kernels.run(config(), workdir, command="again")
+  monkeypatch.setattr(study.page_lib, "html", lambda results: "")
+  first = study.run(config(), workdir, command="again")
   assert not ran
   assert first.table == done[2].table
   # Killed within a line: that one is done again, and no other.
   (workdir / "rows.jsonl").write_text("\n".join(lines)[:-40])
-  kernels.run(config(), workdir, command="again")
-  assert ran == [kernel_cases.Case(**json.loads(lines[-1])["case"])]
+  study.run(config(), workdir, command="again")
+  assert ran == [cases_lib.Case(**json.loads(lines[-1])["case"])]
   ran.clear()
-  kernels.run(config(), workdir, command="again")
+  study.run(config(), workdir, command="again")
   assert not ran
 
 
 def test_a_workdir_belongs_to_its_config(done):
   with pytest.raises(ValueError, match=r"kernels\.jitter: there 1e-06, now"):
-    kernels.run(config(jitter=1e-4), done[0], command="again")
+    study.run(config(jitter=1e-4), done[0], command="again")
 
 
 @pytest.mark.parametrize(
@@ -253,25 +249,25 @@ def test_a_workdir_belongs_to_its_config(done):
 )
 def test_a_bad_config_leaves_nothing(changed, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    kernels.run(config(**changed), tmp_path / "W", command="again")
+    study.run(config(**changed), tmp_path / "W", command="again")
   assert not (tmp_path / "W").exists()
 
 
 def test_too_few_labels_leave_the_workdir_to_the_next_try(
   done, tmp_path, monkeypatch
 ):
-  kept = kernel_points.load(done[0] / "gram.npz")
-  monkeypatch.setattr(kernel_points, "grams", lambda config, of: kept)
+  kept = points_lib.load(done[0] / "gram.npz")
+  monkeypatch.setattr(points_lib, "grams", lambda config, of: kept)
   changed = config(sweep_labels=(11, 40))
   with pytest.raises(ValueError, match=r"kernels\.sweep_labels: of 11 label"):
-    kernels.run(changed, tmp_path / "W", command="again")
+    study.run(changed, tmp_path / "W", command="again")
   assert not (tmp_path / "W").exists()
 
 
 # ---- Command -----------------------------------------------------------------
 
 
-def study(*arguments):
+def command(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "jssl.study", *arguments],
     capture_output=True,
@@ -289,7 +285,7 @@ def config_file(tmp_path):
 
 def test_wrong_flags_of_the_command(config_file, tmp_path):
   workdir = f"--workdir={tmp_path / 'W'}"
-  wrong = study("kernels", config_file, workdir, "--seeds=2")
+  wrong = command("kernels", config_file, workdir, "--seeds=2")
   assert "--seeds is for the study of methods" in wrong.stderr
   assert wrong.returncode == 1
 
@@ -298,11 +294,11 @@ def test_wrong_flags_of_the_command(config_file, tmp_path):
 def test_the_command(config_file, tmp_path, done):
   w = tmp_path / "W"
   arguments = ("kernels", config_file, f"--workdir={w}")
-  wrong = study(*arguments, "--config.kernels.view=3")
+  wrong = command(*arguments, "--config.kernels.view=3")
   assert wrong.returncode == 1
   assert 'mean "views"' in wrong.stderr
   assert "Traceback" not in wrong.stderr
-  ran = study(*arguments, "--config.kernels.sweep_labels=(20,)")
+  ran = command(*arguments, "--config.kernels.sweep_labels=(20,)")
   assert ran.returncode == 0, ran.stderr
   text = (w / "kernels.md").read_text()
   assert ran.stdout.split("\n\n")[0] in text
@@ -314,7 +310,7 @@ def test_the_command(config_file, tmp_path, done):
   )
   assert of(one["main"], "raw")["svm"] == of(two["main"], "raw")["svm"]
   # Again: nothing is left to do.
-  again = study(*arguments, "--config.kernels.sweep_labels=(20,)")
+  again = command(*arguments, "--config.kernels.sweep_labels=(20,)")
   assert again.returncode == 0, again.stderr
   assert "SVM" not in again.stderr
   assert again.stdout == ran.stdout

@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 
 from jssl import __version__
 from jssl.report import elements
-from jssl.study import kernel_cases as cases_lib
-from jssl.study import kernel_figures as figures
-from jssl.study.kernel_cases import Axis, Case, Features
-from jssl.study.kernel_points import Grams
-from jssl.study.kernel_setting import Setting
-from jssl.study.kernel_spirals import Toy
+from jssl.study.kernel_regime import cases as cases_lib
+from jssl.study.kernel_regime import figures as figures
+from jssl.study.kernel_regime.cases import Axis, Case, Features
+from jssl.study.kernel_regime.points import Grams
+from jssl.study.kernel_regime.setting import Setting
+from jssl.study.kernel_regime.spirals import Toy
 
 Row = Mapping[str, Any]
 

@@ -1,15 +1,12 @@
 import numpy as np
 import pytest
 
-from jssl.study import kernel_spirals
+from jssl.study.kernel_regime import spirals
 
 
 @pytest.fixture(scope="module")
 def toys():
-  return {
-    noise: kernel_spirals.toy(noise, seed=0, grid=8)
-    for noise in kernel_spirals.NOISES
-  }
+  return {noise: spirals.toy(noise, seed=0, grid=8) for noise in spirals.NOISES}
 
 
 def test_points_lie_on_two_arms(toys):

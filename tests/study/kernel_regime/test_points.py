@@ -4,8 +4,9 @@ import pytest
 
 from jssl import build, rng
 from jssl.data.sources import InMemory
-from jssl.study import kernel_points, kernel_setting
-from jssl.study.kernel_points import Grams
+from jssl.study.kernel_regime import points as points_lib
+from jssl.study.kernel_regime import setting as setting_lib
+from jssl.study.kernel_regime.points import Grams
 
 
 def grams(images=4, views=3, test=2):
@@ -32,15 +33,15 @@ def test_where_the_points_are():
 
 def test_what_is_saved_is_loaded(tmp_path):
   path = tmp_path / "gram.npz"
-  assert kernel_points.load(path) is None
-  kernel_points.save(path, grams())
-  loaded = kernel_points.load(path)
+  assert points_lib.load(path) is None
+  points_lib.save(path, grams())
+  loaded = points_lib.load(path)
   for one, two in zip(loaded, grams(), strict=True):
     np.testing.assert_array_equal(one, two)
   assert type(loaded.kernel) is str
   assert [*tmp_path.iterdir()] == [path]
   path.write_bytes(path.read_bytes()[:-100])
-  assert kernel_points.load(path) is None
+  assert points_lib.load(path) is None
 
 
 def source(labels):
@@ -52,27 +53,27 @@ def source(labels):
 
 def test_any_part_of_the_images_is_even_over_classes():
   labels = np.repeat([0, 1, 2], 40)
-  drawn = kernel_points._drawn(source(labels), 30, key="images", seed=(0, 0))
+  drawn = points_lib._drawn(source(labels), 30, key="images", seed=(0, 0))
   own = drawn["image"][:, 0, 0, 0]
   assert len({*own}) == 30
   np.testing.assert_array_equal(labels[own], drawn["label"])
   for part in (3, 12, 30):
     counts = np.bincount(drawn["label"][:part])
     np.testing.assert_array_equal(counts, part // 3)
-  other = kernel_points._drawn(source(labels), 30, key="images", seed=(1, 0))
+  other = points_lib._drawn(source(labels), 30, key="images", seed=(1, 0))
   assert {*other["image"][:, 0, 0, 0]} != {*own}
 
 
 def test_refuses_images_that_are_not_there():
   with pytest.raises(ValueError, match=r"kernels\.images=5: some has 4"):
-    kernel_points._drawn(source([0] * 4), 5, key="images", seed=(0, 0))
+    points_lib._drawn(source([0] * 4), 5, key="images", seed=(0, 0))
   with pytest.raises(ValueError, match=r"data\.name='some'.*without labels"):
-    kernel_points._drawn(source([0, -1]), 2, key="images", seed=(0, 0))
+    points_lib._drawn(source([0, -1]), 2, key="images", seed=(0, 0))
 
 
 @pytest.fixture(scope="module")
 def config():
-  return kernel_setting.with_defaults(
+  return setting_lib.with_defaults(
     {
       "data": {
         "name": "cluttered_digits",
@@ -92,11 +93,11 @@ def rbf(x, y):
 
 
 def test_grams_are_those_of_the_images_and_their_views(config):
-  setting = kernel_setting.setting(config)
-  found = kernel_points.grams(config, setting)
+  setting = setting_lib.setting(config)
+  found = points_lib.grams(config, setting)
   images = {}
   for split, number in (("train", 8), ("test", 3)):
-    drawn = kernel_points._drawn(
+    drawn = points_lib._drawn(
       build.source(config, split),
       number,
       key=split,
@@ -107,7 +108,7 @@ def test_grams_are_those_of_the_images_and_their_views(config):
   np.testing.assert_array_equal(found.labels_test, images["test"]["label"])
   # A view depends on nothing but its image, its key and its number.
   keys = rng.per_row(rng.stream(jax.random.key(0), "augment"), 8)
-  made = kernel_points._large(
+  made = points_lib._large(
     setting.augment, keys[:4], images["train"]["image"][:4], 2
   )
   seen = np.asarray(made, np.float64).swapaxes(0, 1).reshape(8, 32, 32, 3)
@@ -126,7 +127,7 @@ def test_grams_are_those_of_the_images_and_their_views(config):
 
 def test_views_that_change_nothing_are_refused(config, monkeypatch):
   monkeypatch.setattr(
-    kernel_points, "_views", lambda *a, **b: np.zeros((16, 32, 32, 3))
+    points_lib, "_views", lambda *a, **b: np.zeros((16, 32, 32, 3))
   )
   with pytest.raises(ValueError, match=r"identical.*check augment"):
-    kernel_points.grams(config, kernel_setting.setting(config))
+    points_lib.grams(config, setting_lib.setting(config))

@@ -22,8 +22,8 @@ from jssl.kernels.embedding import (
 from jssl.kernels.optimum import closed_form, ridge_form, vanishing_alpha
 from jssl.kernels.psd import factor, with_jitter
 from jssl.kernels.targets import Eigenpairs, Ids
-from jssl.study.kernel_points import Grams, Indices
-from jssl.study.kernel_setting import Kernels, Loss
+from jssl.study.kernel_regime.points import Grams, Indices
+from jssl.study.kernel_regime.setting import Kernels, Loss
 
 Features = Literal[
   "raw", "raw_augmented", "contrastive", "non_contrastive", "supervised"

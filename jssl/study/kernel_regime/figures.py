@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from jssl.report import figures
-from jssl.study.kernel_cases import Features
-from jssl.study.kernel_spirals import EXTENT, Noise, Toy
+from jssl.study.kernel_regime.cases import Features
+from jssl.study.kernel_regime.spirals import EXTENT, Noise, Toy
 
 _WIDTH_IN = 10.4
 _DIVERGING = "RdBu_r"

@@ -17,7 +17,7 @@ from jssl.data.sources import HostBatch, Source
 from jssl.kernels import targets
 from jssl.kernels.dense import Kernel
 from jssl.kernels.gram import gram
-from jssl.study.kernel_setting import Setting, kernel_of
+from jssl.study.kernel_regime.setting import Setting, kernel_of
 from jssl.typing import Keys, Pixels, Views
 
 Indices = Int[np.ndarray, "n"]

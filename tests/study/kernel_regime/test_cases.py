@@ -7,10 +7,10 @@ from jssl.kernels.downstream import ridge_accuracy, svm_accuracy
 from jssl.kernels.losses import Contrastive, NonContrastive
 from jssl.kernels.optimum import closed_form, ridge_form, vanishing_alpha
 from jssl.kernels.targets import Eigenpairs
-from jssl.study import kernel_cases as cases
-from jssl.study.kernel_cases import Case
-from jssl.study.kernel_points import Grams
-from jssl.study.kernel_setting import Kernels, Loss
+from jssl.study.kernel_regime import cases as cases
+from jssl.study.kernel_regime.cases import Case
+from jssl.study.kernel_regime.points import Grams
+from jssl.study.kernel_regime.setting import Kernels, Loss
 
 IMAGES, VIEWS, TEST = 18, 3, 12
 KERNELS = Kernels(

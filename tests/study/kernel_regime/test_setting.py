@@ -10,12 +10,13 @@ from ml_collections import ConfigDict
 import jssl
 from jssl.kernels.convolutional import ConvNTK
 from jssl.kernels.dense import RBF, ArcCosine
-from jssl.study import kernel_setting, trials
-from jssl.study.kernel_setting import Kernels, Loss
+from jssl.study import trials
+from jssl.study.kernel_regime import setting as setting_lib
+from jssl.study.kernel_regime.setting import Kernels, Loss
 
 
 def config(kernel="rbf", **kernels):
-  return kernel_setting.with_defaults(
+  return setting_lib.with_defaults(
     {
       "data": {
         "name": "cluttered_digits",
@@ -35,7 +36,7 @@ def test_every_key_is_there_and_read():
   assert {*complete.kernels} == {f.name for f in dataclasses.fields(Kernels)}
   complete.kernel.depth = 2
   complete.loss.beta = 0.25
-  found = kernel_setting.setting(complete)
+  found = setting_lib.setting(complete)
   assert found.kernel == ConvNTK(depth=2)
   assert found.loss == Loss("contrastive", 0.25)
   assert (found.kernels.views, found.kernels.images) == (3, 300)
@@ -44,9 +45,9 @@ def test_every_key_is_there_and_read():
 
 def test_a_bandwidth_of_0_is_the_median_distance():
   points = np.array([[0.0], [1.0], [3.0]])
-  of = kernel_setting.kernel_of
-  assert of(kernel_setting.MedianRBF(), points) == RBF(2.0)
-  assert of(kernel_setting.MedianRBF(0.5), points) == RBF(0.5)
+  of = setting_lib.kernel_of
+  assert of(setting_lib.MedianRBF(), points) == RBF(2.0)
+  assert of(setting_lib.MedianRBF(0.5), points) == RBF(0.5)
   assert of(ArcCosine(0, 2), points) == ArcCosine(0, 2)
 
 
@@ -78,14 +79,14 @@ def test_what_is_wrong_is_said_with_its_key(
   wrong = config().to_dict()
   wrong[section][key] = value
   with pytest.raises(error, match=message):
-    kernel_setting.setting(ConfigDict(wrong))
+    setting_lib.setting(ConfigDict(wrong))
 
 
 def test_a_section_that_is_none_is_refused():
   wrong = config()
   wrong.train = ConfigDict({"steps": 2})
   with pytest.raises(ValueError, match="train is not a section"):
-    kernel_setting.setting(wrong)
+    setting_lib.setting(wrong)
   with pytest.raises(ValueError, match=r"kernel\.name='cnn': known: arc_cosi"):
     config("cnn")
 
@@ -121,8 +122,8 @@ def test_variants_of_a_config_file(path):
   found = {arg: get_config(arg) for arg in module["VARIANTS"]}
   assert get_config() in found.values()
   for arg, one in found.items():
-    setting = kernel_setting.setting(one)
-    assert type(setting.kernel) is kernel_setting.KERNELS[arg]
+    setting = setting_lib.setting(one)
+    assert type(setting.kernel) is setting_lib.KERNELS[arg]
     setting.kernels.check_memory()
     assert f":{arg}" in doc
   with pytest.raises(ValueError, match="unknown variant 'nonesuch'"):
@@ -142,8 +143,8 @@ def test_keys_are_set_on_the_command_line(path):
       "--config.kernels.sweep_views=(2,3)",
     )
   )
-  setting = kernel_setting.setting(found)
-  assert setting.kernel == kernel_setting.MedianRBF(2.5)
+  setting = setting_lib.setting(found)
+  assert setting.kernel == setting_lib.MedianRBF(2.5)
   assert setting.kernels.sweep_views == (2, 3)
   with pytest.raises(ValueError, match='mean "views"'):
     trials.config_of((flag, "--config.kernels.view=3"))

@@ -1,0 +1,1 @@
+"""The kernel regime on a data set: views, kernel, optima, classifiers."""
