@@ -6,7 +6,8 @@ that it left and need no --config: `forecast`, whether the collapse AUC tells
 the accuracy, and `concentration` (after --diagnostics), whether augmentations
 that concentrate classes give better class means. `kernels` takes the kernel
 regime through views, Gram matrix, closed forms and classifiers, sweeps
-included, and writes DIR/kernels.json, .md and .html.
+included, and writes DIR/kernels.json, .md and .html; `bridge` trains linear
+maps of fixed kernel features against those closed forms.
 
 What is complete is not run again: the same command goes on from where it was
 interrupted. Any value of the config can be set (for all runs), as in
@@ -123,11 +124,23 @@ def _kernels(called: _Called) -> int:
   return 0
 
 
+def _bridge(called: _Called) -> int:
+  from jssl.study import trials
+  from jssl.study.kernel_regime import bridge
+
+  logging.set_verbosity(logging.WARNING)
+  config = trials.config_of((f"--config={called.config}", *called.overrides))
+  table = bridge.run(config, called.workdir, command=called.command, tell=_tell)
+  print(table, end="")
+  return 0
+
+
 _STUDIES: dict[str, Callable[[_Called], int]] = {
   "methods": _methods,
   "forecast": _forecast,
   "concentration": _concentration,
   "kernels": _kernels,
+  "bridge": _bridge,
 }
 _WITHOUT_CONFIG = (_forecast, _concentration)
 

@@ -198,14 +198,14 @@ def optimum(
       d_out=d_out,
       memory_limit_gib=memory_limit_gib,
     )
-  between = _between(loss, image_ids)
+  between = directions_between(loss, image_ids)
   top = loss.eigenpairs(image_ids, max(d_out, between))
   if d_out < between:
     top = smoothest(k, top, d_out)
   return closed_form(k, top, memory_limit_gib=memory_limit_gib)
 
 
-def _between(loss: losses.Loss, image_ids: Ids) -> int:
+def directions_between(loss: losses.Loss, image_ids: Ids) -> int:
   """Returns how many directions tell images apart."""
   return len(np.unique(image_ids)) - loss.shift_invariant
 
@@ -301,7 +301,7 @@ def embed(found: Grams, this: Case, kernels: Kernels) -> Induced:
     k,
     loss,
     of,
-    d_out=d_out or _between(loss, of),
+    d_out=d_out or directions_between(loss, of),
     alpha=alpha,
     memory_limit_gib=limit,
   )

@@ -1,4 +1,4 @@
-"""Figures of the kernel study."""
+"""Figures of the kernel studies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ _NOISES: Mapping[Noise, str] = {
 # An image larger than it is drawn is only a larger file.
 _MOST_IMAGES = 400
 _LEAST = 1e-6
+# What float32 says of a loss that is at its least.
+_LEAST_GAP = 1e-7
 
 
 class Picture(NamedTuple):
@@ -185,6 +187,35 @@ def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
     loc="outside lower center",
     ncols=len(shown),
   )
+  return figure
+
+
+@figures.styled
+def gaps(
+  lines: Mapping[str, Mapping[str, Float[np.ndarray, "steps"]]], *, bar: float
+) -> Figure:
+  """Draws how trainings come to their optimum, on logarithmic axes.
+
+  Args:
+    lines: relative gaps before each step, by name, in panels by title.
+    bar: below which a gap counts as none.
+  """
+  figure = Figure(figsize=(_WIDTH_IN, 3.4))
+  axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
+  for ax, (title, by_name) in zip(axes, lines.items(), strict=True):
+    for number, (name, values) in enumerate(by_name.items()):
+      loss, narrow = divmod(number, 2)
+      ax.plot(
+        np.arange(1, len(values) + 1),
+        np.maximum(values, _LEAST_GAP),
+        color=("#2f64ad", "#c8502b")[loss % 2],
+        ls="--" if narrow else "-",
+        label=name,
+      )
+    ax.axhline(bar, color=_INK, ls=":", lw=1)
+    ax.set(xscale="log", yscale="log", xlabel="step")
+    ax.set_title(f"gap to the closed form, {title} basis")
+  axes[-1].legend()
   return figure
 
 

@@ -1,8 +1,8 @@
-"""The config of the kernel study: its sections, and what they must be."""
+"""The config of the kernel studies: its sections, and what they must be."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -178,6 +178,37 @@ class Kernels:
     )
 
 
+Basis = Literal["principal", "root"]
+BASES: tuple[Basis, ...] = get_args(Basis)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bridge:
+  """The `bridge` section of a config: the trainings of a linear map.
+
+  Attributes:
+    steps: on all points at once.
+    learning_rate: of Adam, at its peak; it falls to 0 on a cosine.
+    d_outs: dimensions of the embedding; 0 takes all that tells images apart.
+
+  Raises:
+    ValueError: a number is out of range; the message names it.
+  """
+
+  steps: int = 2000
+  learning_rate: float = 0.02
+  d_outs: tuple[int, ...] = (0,)
+
+  def __post_init__(self) -> None:
+    if self.steps < 1:
+      raise ValueError(f"bridge.steps={self.steps} must be at least 1")
+    if not self.d_outs or min(self.d_outs) < 0:
+      raise ValueError(
+        f"bridge.d_outs={self.d_outs} must be some dimensions, of which 0 "
+        "stands for all that tells images apart"
+      )
+
+
 class Setting(NamedTuple):
   """A config, as objects."""
 
@@ -186,6 +217,7 @@ class Setting(NamedTuple):
   kernel: KernelSection
   loss: Loss
   kernels: Kernels
+  bridge: Bridge
 
 
 _SECTIONS: Mapping[str, type] = {
@@ -193,6 +225,7 @@ _SECTIONS: Mapping[str, type] = {
   "augment": Augment,
   "loss": Loss,
   "kernels": Kernels,
+  "bridge": Bridge,
 }
 
 
@@ -244,6 +277,7 @@ def setting(config: ConfigDict) -> Setting:
     kernel=build.section(config, "kernel", kernel),
     loss=build.section(config, "loss", Loss),
     kernels=build.section(config, "kernels", Kernels),
+    bridge=build.section(config, "bridge", Bridge),
   )
 
 
