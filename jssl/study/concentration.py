@@ -26,13 +26,13 @@ _SHOWN = (0.25, 0.5, 0.75)
 
 
 class Stack(NamedTuple):
-  """A run, and its augmentation.
+  """An augmentation, and the runs that used it, one for each seed.
 
   Attributes:
-    name: of the run.
+    name: of the method.
     curve: 1 - sigma over delta.
-    values: of the backbone's diagnostics, by name.
-    accuracies: on test of the last checkpoint, by kind of probe.
+    values: of the backbone's diagnostics by name, means over the runs.
+    accuracies: on test of the last checkpoint by kind of probe, likewise.
   """
 
   name: str
@@ -56,6 +56,23 @@ def _last_values(name: str, run: Run) -> dict[str, float]:
   return max(found, key=lambda d: d.step).values
 
 
+def _last_accuracies(run: Run) -> dict[str, float]:
+  own = [
+    s
+    for s in run.scores
+    if (s.dataset, s.features, s.label_fraction)
+    == (run.config.data.name, "backbone", 1)
+  ]
+  last = max(s.step for s in own)
+  return {s.probe: s.test_accuracy for s in own if s.step == last}
+
+
+def _means(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+  """Returns the means of what all runs have."""
+  names = [name for name in runs[0] if all(name in run for run in runs)]
+  return {name: float(np.mean([run[name] for run in runs])) for name in names}
+
+
 def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   """Returns views as the run's diagnostics saw them, and their labels."""
   config = run.config
@@ -76,7 +93,7 @@ def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
 
 
 def collect(workdir: pathlib.Path) -> list[Stack]:
-  """Returns the runs of a study, of one pretraining seed.
+  """Returns the methods of a study.
 
   Args:
     workdir: of `python -m jssl.study methods --diagnostics`.
@@ -84,15 +101,19 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
   Raises:
     ValueError: there are none, or one wasn't diagnosed.
   """
-  paths = sorted(workdir.glob("*/seed_0/config.json"))
-  if not paths:
+  methods: dict[str, list[Run]] = {}
+  for path in sorted(workdir.glob("*/seed_*/config.json")):
+    methods.setdefault(path.parent.parent.name, []).append(read(path.parent))
+  if not methods:
     raise ValueError(
       f"{workdir} has no runs; --workdir must be that of `python -m jssl.study "
       "methods --diagnostics`"
     )
-  runs = {path.parent.parent.name: read(path.parent) for path in paths}
-  values = {name: _last_values(name, run) for name, run in runs.items()}
-  views = {name: _pixels(run) for name, run in runs.items()}
+  values = {
+    name: _means([_last_values(name, run) for run in runs])
+    for name, runs in methods.items()
+  }
+  views = {name: _pixels(runs[0]) for name, runs in methods.items()}
   # From what all of them have within classes.
   curves = {
     name: diagnostics.concentration_curve(pixels, labels)
@@ -101,21 +122,14 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
   found = np.concatenate([curve.deltas for curve in curves.values()])
   deltas = np.quantile(found, np.linspace(0.05, 0.95, _DELTAS))
   stacks = []
-  for name, run in runs.items():
+  for name, runs in methods.items():
     pixels, labels = views[name]
-    own = [
-      s
-      for s in run.scores
-      if (s.dataset, s.features, s.label_fraction)
-      == (run.config.data.name, "backbone", 1)
-    ]
-    last = max(s.step for s in own)
     stacks.append(
       Stack(
         name,
         diagnostics.concentration_curve(pixels, labels, deltas=deltas),
         values[name],
-        {s.probe: s.test_accuracy for s in own if s.step == last},
+        _means([_last_accuracies(run) for run in runs]),
       )
     )
   return stacks

@@ -1,8 +1,11 @@
 """Whether the collapse AUC tells the accuracy of a run's checkpoints.
 
 Li, Efros and Pathak, ECCV 2022: a linear fit of accuracy on the collapse AUC of
-the backbone's features, which need no labels. Here runs are left out one by
-one, and the fit to the others must tell their accuracies.
+the backbone's features, which need no labels. Here methods are left out one by
+one, with all their seeds, and the fit to the others must tell their accuracies.
+
+The AUC is of as many dimensions as features have: runs are also compared with
+those alone that have as many.
 """
 
 import pathlib
@@ -23,12 +26,14 @@ class Point(NamedTuple):
   Attributes:
     run: name of its run.
     step: of the checkpoint.
+    dims: of the features.
     collapse_auc: of the backbone's features of train.
     accuracy: of the linear probe on test, in [0, 1].
   """
 
   run: str
   step: int
+  dims: int
   collapse_auc: float
   accuracy: float
 
@@ -42,7 +47,13 @@ def _points(name: str, run: Run) -> list[Point]:
     == (own, "backbone", "linear", 1)
   }
   return [
-    Point(name, s.step, s.collapse_auc, accuracies[s.step])
+    Point(
+      name,
+      s.step,
+      len(s.singular_values),
+      s.collapse_auc,
+      accuracies[s.step],
+    )
     for s in sorted(run.spectra, key=lambda s: s.step)
     if (s.dataset, s.features) == (own, "backbone") and s.step in accuracies
   ]
@@ -86,14 +97,31 @@ def _collapse(points: Sequence[Point]) -> str:
   return "-" if onset is None else f"{onset:,}"
 
 
-def markdown(points: Sequence[Point]) -> str:
-  """Returns what was found: the runs, the fit, and how well it foretells."""
+def _fit(points: Sequence[Point]) -> list[str]:
+  """Returns lines on the fit, and how well it foretells what it didn't see."""
   aucs = [p.collapse_auc for p in points]
   accuracies = [p.accuracy for p in points]
+  methods = [p.run.split("/")[0] for p in points]
   fit = diagnostics.fit_accuracy(aucs, accuracies)
-  left_out = diagnostics.leave_one_run_out(
-    aucs, accuracies, [p.run for p in points]
-  )
+  lines = [
+    f"{len(points)} checkpoints of {len(_runs(points))} runs: linear accuracy "
+    f"= {100 * fit.intercept:.1f} {100 * fit.slope:+.1f} x AUC (percent), "
+    f"R^2 = {fit.r_squared:.2f}; rank correlation of a smaller AUC with a "
+    f"higher accuracy {diagnostics.rank_correlation(aucs, accuracies):+.2f}.",
+  ]
+  if len(set(methods)) > 1:
+    left_out = diagnostics.leave_one_run_out(aucs, accuracies, methods)
+    lines += [
+      "",
+      "Leaving one method out: mean absolute error "
+      f"{100 * left_out.mean_absolute_error:.1f} points; that of the mean of "
+      f"the others {100 * left_out.baseline_mean_absolute_error:.1f}.",
+    ]
+  return lines
+
+
+def markdown(points: Sequence[Point]) -> str:
+  """Returns what was found: the runs, the fit, and how well it foretells."""
   runs = _runs(points)
   lines = [
     "| run | first AUC | last AUC | last linear, % | AUC rises since step |",
@@ -104,15 +132,16 @@ def markdown(points: Sequence[Point]) -> str:
       for name, own in runs.items()
     ),
     "",
-    f"{len(points)} checkpoints of {len(runs)} runs: linear accuracy = "
-    f"{100 * fit.intercept:.1f} {100 * fit.slope:+.1f} x AUC (percent), "
-    f"R^2 = {fit.r_squared:.2f}; rank correlation of a smaller AUC with a "
-    f"higher accuracy {diagnostics.rank_correlation(aucs, accuracies):+.2f}.",
-    "",
-    "Leaving one run out: mean absolute error "
-    f"{100 * left_out.mean_absolute_error:.1f} points; that of the mean of the "
-    f"other runs {100 * left_out.baseline_mean_absolute_error:.1f}.",
+    *_fit(points),
   ]
+  by_dims: dict[int, list[Point]] = {}
+  for point in points:
+    by_dims.setdefault(point.dims, []).append(point)
+  if len(by_dims) > 1:
+    for dims, own in sorted(by_dims.items()):
+      if len({p.collapse_auc for p in own}) < 2:
+        continue
+      lines += ["", f"Features of {dims} dimensions alone:", *_fit(own)]
   within = [
     diagnostics.rank_correlation(
       [p.collapse_auc for p in own], [p.accuracy for p in own]

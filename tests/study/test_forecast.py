@@ -20,9 +20,11 @@ CONFIG = {
 ABOUT = {"dataset": "cluttered_digits", "features": "backbone"}
 
 
-def write_run(workdir, name, points, config=CONFIG, **values):
+def write_run(
+  workdir, name, points, config=CONFIG, *, seed=0, dims=1, **values
+):
   """Leaves (AUC, accuracy) at steps 10, 20 and so on."""
-  path = workdir / name / "seed_0"
+  path = workdir / name / f"seed_{seed}"
   path.mkdir(parents=True)
   (path / "config.json").write_text(json.dumps(config))
   rows = []
@@ -32,7 +34,7 @@ def write_run(workdir, name, points, config=CONFIG, **values):
       {
         **about,
         "measure": "spectrum",
-        "singular_values": [1.0],
+        "singular_values": [1.0] * dims,
         "collapse_auc": auc,
       }
     )
@@ -78,6 +80,33 @@ def test_the_forecast_is_that_of_all_checkpoints(tmp_path):
   assert "narrow/seed_0" in (tmp_path / "forecast.svg").read_text()
 
 
+def test_seeds_are_left_out_together_and_dimensions_compared_apart(tmp_path):
+  for seed in (0, 1):
+    shift = 0.01 * seed
+    for number, (name, points) in enumerate(AUCS.items()):
+      seen = [(auc + shift, accuracy) for auc, accuracy in points]
+      write_run(tmp_path, name, seen, seed=seed, dims=1 + number)
+  points = forecast.collect(tmp_path)
+  text = forecast.markdown(points)
+  x, y = [p.collapse_auc for p in points], [p.accuracy for p in points]
+  # Narrow ones come first.
+  left_out = diagnostics.leave_one_run_out(x, y, ["n"] * 8 + ["w"] * 6)
+  error = 100 * left_out.mean_absolute_error
+  assert f"Leaving one method out: mean absolute error {error:.1f}" in text
+  assert text.count("Leaving one method out") == 1
+  wide = text.split("Features of 1 dimensions alone:")[1]
+  fit = diagnostics.fit_accuracy(x[8:], y[8:])
+  assert "6 checkpoints of 2 runs" in wide
+  assert f"R^2 = {fit.r_squared:.2f}" in wide.split("Features of 2")[0]
+
+
+def test_one_method_is_fitted_without_a_forecast(tmp_path):
+  write_run(tmp_path, "wide", AUCS["wide"])
+  text = forecast.markdown(forecast.collect(tmp_path))
+  assert "R^2" in text
+  assert "Leaving one" not in text
+
+
 def test_the_line_of_the_picture_is_the_fit(tmp_path):
   for name, points in AUCS.items():
     write_run(tmp_path, name, points)
@@ -114,14 +143,16 @@ def test_augmentations_are_compared_at_the_same_deltas(tmp_path):
   }
   errors = {"crop": 0.2, "whole": 0.4}
   for name, augment in (("crop", CONFIG["augment"]), ("whole", whole)):
-    write_run(
-      tmp_path,
-      name,
-      [(0.7, 0.6)],
-      {**CONFIG, "augment": augment},
-      nearest_mean_error=errors[name],
-      alignment=0.5,
-    )
+    for seed in (0, 1):
+      write_run(
+        tmp_path,
+        name,
+        [(0.7, 0.55 + 0.1 * seed)],
+        {**CONFIG, "augment": augment},
+        seed=seed,
+        nearest_mean_error=errors[name] + 0.02 * (-1) ** seed,
+        alignment=0.5,
+      )
   crop, flipped = concentration.collect(tmp_path)
   np.testing.assert_array_equal(crop.curve.deltas, flipped.curve.deltas)
   text = concentration.write(tmp_path, [crop, flipped])
