@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,6 +42,19 @@ def test_collectives_in_loops_count_by_trip():
   }
 
 
-def test_an_unknown_target_is_named():
-  with pytest.raises(ValueError, match="target='v99:2x4': expected a TPU"):
-    cost.devices("v99:2x4")
+def test_convolutions_and_their_gradients_count():
+  """Forward, by input and by weights: each the products of the forward."""
+
+  def function(x, w):
+    y = jax.lax.conv_general_dilated(
+      x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.sum(y**2)
+
+  x, w = jnp.zeros((4, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+  forward = 2 * 4 * 4 * 4 * 5 * 3 * 3 * 3
+  needs = cost.compile_cost(function, x, w)
+  assert needs.product_flops == forward
+  needs = cost.compile_cost(jax.value_and_grad(function, argnums=(0, 1)), x, w)
+  # Those at the edges meet padding, and how much of it differs by a little.
+  assert 2.5 * forward < needs.product_flops < 4 * forward

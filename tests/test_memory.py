@@ -19,8 +19,9 @@ ROOT = pathlib.Path(jssl.__file__).parents[1]
 
 COMPILE = """
 import json, sys
-from jssl import cost
-cost.prepare_environment()
+from jssl import cost, targets
+of = targets.target(json.loads(sys.argv[1])[1])
+of.prepare()
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jssl import losses
@@ -42,7 +43,7 @@ def dino(s, t, w, v, c):
   )
 
 loss, target, shapes, batch = json.loads(sys.argv[1])
-devices = cost.devices(target)
+devices = of.devices()
 mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
 shardings = [
   NamedSharding(mesh, P() if dim is None else P(*[None] * dim, "data"))

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 
-from jssl import cost
+from jssl import cost, targets
 
 _TARGET = flags.DEFINE_string(
   "target", None, "Compile for it, and run nothing."
@@ -229,7 +229,7 @@ def elsewhere(target: str) -> Iterator[dict[str, Any]]:
   """Yields a row for each operation and implementation, compiled for a target.
 
   Args:
-    target: see `cost.devices`.
+    target: see `jssl.targets.target`.
   """
   import jax
   import jax.numpy as jnp
@@ -238,7 +238,9 @@ def elsewhere(target: str) -> Iterator[dict[str, Any]]:
   from jax.sharding import PartitionSpec as P
 
   mesh = Mesh(
-    np.array(cost.devices(target)), ("data",), axis_types=(AxisType.Auto,)
+    np.array(targets.target(target).devices()),
+    ("data",),
+    axis_types=(AxisType.Auto,),
   )
   for subject in _chosen():
     shapes = subject.shapes["target"]
@@ -251,7 +253,7 @@ def elsewhere(target: str) -> Iterator[dict[str, Any]]:
       for shape, split in zip(shapes, subject.split, strict=True)
     ]
     names = ["reference", "tiled"]
-    if subject.kernel and not target.startswith("h100"):
+    if subject.kernel and targets.target(target).is_tpu:
       names.append("pallas_tpu")
     for name in names:
       row = {
@@ -297,7 +299,7 @@ def main(argv: list[str]) -> None:
   """Prints a table, and writes it."""
   del argv
   if _TARGET.value:
-    cost.prepare_environment()
+    targets.target(_TARGET.value).prepare()
   rows = elsewhere(_TARGET.value) if _TARGET.value else here()
   table: list[dict[str, Any]] = []
   for row in rows:

@@ -7,6 +7,7 @@ is left is turned at random: along the singular directions themselves, probes
 that standardise would whiten, and the baseline would not be raw pixels.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from jssl.mesh import replicated
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import features
 from jssl.probe.features import Encode
-from jssl.typing import Images, Variables
+from jssl.typing import Images, Pixels, Variables
 
 _MAX_SIDE_PX = 32
 _SVD_ROWS = 10_000
@@ -52,6 +53,18 @@ class Subject(NamedTuple):
     return f"step{self.step}" if self.kind == "backbone" else self.kind
 
 
+def center_features(
+  backbone: Backbone, *, crop_size_px: int
+) -> Callable[[Variables, Pixels], Float[Array, "n d"]]:
+  """Returns the function from variables and uint8 images to features."""
+
+  def encode(variables: Variables, images: Pixels) -> Float[Array, "n d"]:
+    seen = center_view(images, crop_size_px=crop_size_px)
+    return backbone.apply(variables, seen, train=False)[0]
+
+  return encode
+
+
 class Encoder:
   """A backbone behind the view of evaluation, compiled once for all steps."""
 
@@ -77,11 +90,7 @@ class Encoder:
     self._image_shape = (crop_size_px, crop_size_px, channels)
     self._mesh = mesh
     self._key = key
-    self._apply = jax.jit(
-      lambda variables, images: backbone.apply(
-        variables, center_view(images, crop_size_px=crop_size_px), train=False
-      )[0]
-    )
+    self._apply = jax.jit(center_features(backbone, crop_size_px=crop_size_px))
 
   def checkpoint(self, step: int, variables: Variables) -> Subject:
     """Returns the backbone with the variables of a checkpoint."""

@@ -38,15 +38,20 @@ def facts(values: Mapping[str, str]) -> str:
 
 
 def scores(
-  title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]
+  title: str,
+  headings: Sequence[str],
+  rows: Mapping[str, Sequence[str]],
+  *,
+  last_stands_out: bool = True,
 ) -> str:
   """Returns a table of plain text, a row by its name."""
+  kind = "scores last" if last_stands_out else "scores"
   head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headings)
   body = ""
   for name, cells in rows.items():
     columns = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     body += f'<tr><th scope="row">{escape(name)}</th>{columns}</tr>\n'
   return (
-    f'<table class="scores">\n<thead><tr><th scope="col">{escape(title)}'
+    f'<table class="{kind}">\n<thead><tr><th scope="col">{escape(title)}'
     f"</th>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
   )

@@ -255,11 +255,11 @@ def test_there_are_no_second_derivatives():
 
 
 COMPILE = """
-from jssl import cost
-cost.prepare_environment()
+from jssl import targets
+of = targets.target("v5e:2x4")
+of.prepare()
 import json
 import jax, jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jssl.ops import layout as layouts, prototypes, similarity
 
@@ -277,8 +277,7 @@ def attended(layout, x, w):
   lse, mean = prototypes.attend(layout, rows, columns, w)
   return layout.sum(lse.sum() + jnp.sum(mean**2))
 
-topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
-mesh = Mesh(topology.devices, ("data",), axis_types=(AxisType.Auto,))
+mesh = Mesh(of.devices(), ("data",), axis_types=(AxisType.Auto,))
 
 def compiled(loss, split, dtype, width, check_vma):
   def run(x, y):

@@ -218,7 +218,7 @@ def test_chunks_on_a_mesh_move_no_rows():
   got = compiled(*args)
   assert_near(got[0].student, whole[0].student, 1e-5)
   assert_near(got[1], whole[1], 1e-5)
-  moved = cost.collectives(compiled.as_text())
+  moved = cost.collectives(compiled.as_text(), 8)
   assert set(moved) == {"all-reduce"}
 
 

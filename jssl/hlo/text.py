@@ -1,0 +1,302 @@
+"""A compiled program's text as data: computations of instructions.
+
+Only what is said of memory, collectives and loops is read; the text is that of
+`jax.stages.Compiled.as_text()` for CPU, GPU and TPU.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d\w*)?)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_TILE = re.compile(r"T\(([\d,]+)\)")
+_SPACE = re.compile(r"S\((\d+)\)")
+_NAME = re.compile(r"%([\w.\-]+)")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_OPCODE = re.compile(r"^ ?([a-z][\w\-]*)\(")
+_CALLED = re.compile(
+  r"\b(?:body|condition|to_apply|calls|true_computation|false_computation"
+  r"|called_computations|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
+_INTEGER = re.compile(r"(\d+)(?:,|$)")
+_FRAME = re.compile(r"\bstack_frame_id=(\d+)")
+_OP_NAME = re.compile(r'\bop_name="([^"]*)"')
+_SOURCE = re.compile(r'source_file="([^"]*)" source_line=(\d+)')
+# What these call is applied to numbers, and doesn't run as a program.
+_APPLIES = frozenset(
+  (
+    *("reduce", "reduce-window", "sort", "scatter", "select-and-scatter"),
+    *("map", "all-reduce", "all-reduce-start", "reduce-scatter"),
+  )
+)
+_COMMENT = re.compile(r"/\*.*?\*/")
+
+
+class Array(NamedTuple):
+  """An array of an instruction's result.
+
+  Attributes:
+    dtype: as XLA names it.
+    shape: of it.
+    bytes: that it takes, filled up to whole tiles.
+    space: of memory; 0 is the large one (HBM).
+  """
+
+  dtype: str
+  shape: tuple[int, ...]
+  bytes: int
+  space: int
+
+
+class Instruction(NamedTuple):
+  """One line of a computation.
+
+  Attributes:
+    name: unique in the program.
+    opcode: as "fusion" or "all-reduce".
+    arrays: of its result, in order; nested tuples are flattened.
+    operands: names of instructions.
+    rest: attributes, as text; those of a constant follow its value.
+  """
+
+  name: str
+  opcode: str
+  arrays: tuple[Array, ...]
+  operands: tuple[str, ...]
+  rest: str
+
+  @property
+  def called(self) -> tuple[str, ...]:
+    """Names of the computations that it runs or applies."""
+    return tuple(
+      name
+      for group in _CALLED.findall(self.rest)
+      for name in re.findall(r"[\w.\-]+", group)
+    )
+
+  @property
+  def op_name(self) -> str:
+    """What JAX calls it: the path of functions and the primitive."""
+    found = _OP_NAME.search(self.rest)
+    return found.group(1) if found else ""
+
+  def attribute(self, name: str) -> str | None:
+    """Returns the called computation that stands at `name`, as "body"."""
+    found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
+    return found.group(1) if found else None
+
+
+class Place(NamedTuple):
+  """A line of source."""
+
+  file: str
+  line: int
+
+
+class Module(NamedTuple):
+  """A compiled program.
+
+  Attributes:
+    computations: instructions in order of execution, by computation.
+    entry: name of the one that runs.
+    roots: name of each computation's result.
+    donated: results, by place, that take the memory of an argument.
+    frames: by number, the places of a call, the innermost first.
+  """
+
+  computations: Mapping[str, tuple[Instruction, ...]]
+  entry: str
+  roots: Mapping[str, str]
+  donated: frozenset[int]
+  frames: Mapping[int, tuple[Place, ...]]
+
+  def places(self, instruction: Instruction) -> tuple[Place, ...]:
+    """Returns where an instruction comes from, the innermost place first."""
+    frame = _FRAME.search(instruction.rest)
+    if frame:
+      return self.frames.get(int(frame.group(1)), ())
+    source = _SOURCE.search(instruction.rest)
+    return (Place(source.group(1), int(source.group(2))),) if source else ()
+
+  def trips(self, loop: Instruction) -> int | None:
+    """Returns how often a `while` runs its body; None if it doesn't say."""
+    known = _TRIPS.search(loop.rest)
+    if known:
+      return int(known.group(1))
+    # TPU programs don't say; JAX's loops count from 0 to one constant.
+    condition = self.computations.get(loop.attribute("condition") or "", ())
+    limits = [
+      int(found.group(1))
+      for i in condition
+      if i.opcode == "constant"
+      and [(a.dtype, a.shape) for a in i.arrays] == [("s32", ())]
+      and (found := _INTEGER.match(i.rest))
+    ]
+    return limits[0] if len(limits) == 1 else None
+
+
+def _tiled(shape: tuple[int, ...], layout: str) -> int:
+  """Returns the number of elements that a layout has room for."""
+  tile = _TILE.search(layout)
+  if not tile:
+    return math.prod(shape)
+  order = [int(i) for i in re.findall(r"\d+", layout.split(":")[0])]
+  # The last of a tile goes over the dimension that changes fastest.
+  sizes = [int(size) for size in tile.group(1).split(",")][::-1]
+  padded = [shape[i] for i in order]
+  padded += [1] * (len(sizes) - len(padded))
+  for axis, size in enumerate(sizes):
+    padded[axis] = -(-padded[axis] // size) * size
+  return math.prod(padded)
+
+
+def _array(dtype: str, dims: str, layout: str) -> Array:
+  # "<=" marks a dimension that is bounded and not fixed.
+  shape = tuple(int(d.strip("<=")) for d in dims.split(",") if d)
+  digits = re.search(r"\d+", dtype)
+  bits = _BITS.get(dtype, int(digits.group()) if digits else 0)
+  space = _SPACE.search(layout)
+  return Array(
+    dtype,
+    shape,
+    -(-_tiled(shape, layout) * bits // 8),
+    int(space.group(1)) if space else 0,
+  )
+
+
+def arrays(text: str) -> tuple[Array, ...]:
+  """Returns the arrays that a type names, as "(f32[8]{0}, s32[])"."""
+  return tuple(_array(*found) for found in _SHAPE.findall(text))
+
+
+def _close(text: str) -> int:
+  """Returns where the parenthesis that `text` begins with is closed."""
+  depth = 0
+  for i, character in enumerate(text):
+    depth += (character == "(") - (character == ")")
+    if depth == 0:
+      return i
+  return len(text) - 1
+
+
+def _instruction(name: str, text: str) -> Instruction | None:
+  text = _COMMENT.sub("", text)
+  end = _close(text) + 1 if text.startswith("(") else text.find(" ")
+  kind, after = text[:end], text[end:]
+  opcode = _OPCODE.match(after)
+  if not opcode:
+    return None
+  after = after[opcode.end() - 1 :]
+  close = _close(after)
+  inside, rest = after[1:close], after[close + 1 :]
+  if opcode.group(1) in ("constant", "parameter"):
+    return Instruction(name, opcode.group(1), arrays(kind), (), inside + rest)
+  return Instruction(
+    name, opcode.group(1), arrays(kind), tuple(_NAME.findall(inside)), rest
+  )
+
+
+_TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+
+
+def _tables(lines: list[str]) -> Iterator[tuple[str, int, str]]:
+  """Yields the rows of the tables at the head of a text."""
+  table = ""
+  for line in lines:
+    if line in _TABLES:
+      table = line
+    elif table:
+      number, _, row = line.partition(" ")
+      if not number.isdigit():
+        table = ""
+        continue
+      yield table, int(number), row
+
+
+def _frames(lines: list[str]) -> dict[int, tuple[Place, ...]]:
+  files: dict[int, str] = {}
+  places: dict[int, Place] = {}
+  frames: dict[int, tuple[Place, ...]] = {}
+  for table, number, row in _tables(lines):
+    values = {key: int(v) for key, v in re.findall(r"(\w+)=(\d+)", row)}
+    if table == "FileNames":
+      files[number] = row.strip('"')
+    elif table == "FileLocations":
+      places[number] = Place(
+        files.get(values["file_name_id"], ""), values.get("line", 0)
+      )
+    elif table == "StackFrames":
+      # A frame follows its caller; the number is one more than the caller's.
+      caller = frames.get(values.get("parent_frame_id", 0) - 1, ())
+      frames[number] = (places[values["file_location_id"]], *caller)
+  return frames
+
+
+def _donated(header: str) -> frozenset[int]:
+  _, _, aliases = header.partition("input_output_alias={")
+  aliases = aliases.partition(" }")[0]
+  return frozenset(int(i) for i in re.findall(r"\{(\d+)\}: \(", aliases))
+
+
+def parse(text: str) -> Module:
+  """Returns a compiled program as data.
+
+  Raises:
+    ValueError: the text has no entry computation.
+  """
+  lines = text.splitlines()
+  computations: dict[str, list[Instruction]] = {}
+  roots: dict[str, str] = {}
+  entry = name = ""
+  for line in lines:
+    found = _INSTRUCTION.match(line)
+    if found:
+      root, own, definition = found.groups()
+      instruction = _instruction(own, definition)
+      if instruction is not None and name:
+        computations[name].append(instruction)
+        if root:
+          roots[name] = own
+      continue
+    header = _HEADER.match(line)
+    if header:
+      name = header.group(2)
+      computations[name] = []
+      entry = name if header.group(1) else entry
+  if not entry:
+    raise ValueError("the text has no ENTRY: expected a compiled program's")
+  return Module(
+    {name: tuple(own) for name, own in computations.items()},
+    entry,
+    roots,
+    _donated(lines[0]),
+    _frames(lines),
+  )
+
+
+def walk(module: Module) -> Iterator[tuple[Instruction, int | None]]:
+  """Yields all that runs, and how often; None within a loop that doesn't say.
+
+  Computations within a fusion are yielded too, once for each time it runs;
+  those that a reduction applies to numbers are not.
+  """
+
+  def of(
+    name: str, times: int | None
+  ) -> Iterator[tuple[Instruction, int | None]]:
+    for instruction in module.computations.get(name, ()):
+      yield instruction, times
+      inside = times
+      if instruction.opcode == "while":
+        trips = module.trips(instruction)
+        inside = None if times is None or trips is None else times * trips
+      if instruction.opcode in _APPLIES:
+        continue
+      for called in instruction.called:
+        yield from of(called, inside)
+
+  return of(module.entry, 1)

@@ -1,0 +1,80 @@
+"""`python -m jssl.preflight --config=FILE --target=v5e:16x16`: does it fit.
+
+Compiles the config's train step, augmentation included, and the probe's
+features, for devices that are not there, on this machine's CPU, and says what a
+device needs: memory and what fills it, FLOPs, traffic, collectives, the bound
+on the speed. `--target` is a TPU topology (v5e:16x16, v5p:4x4x4; with
+`--slices=2` several), GPUs (h100:8; h100:2x8, two nodes) or cpu:8.
+
+Exit status: 0 it fits, 3 it doesn't, 1 there is something wrong. Where it
+doesn't fit, changes are tried until one does (`--nosuggest` leaves that out).
+"""
+
+import json
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jssl import targets
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The config file, see configs/.", lock_config=True
+)
+_TARGET = flags.DEFINE_string(
+  "target", None, "Devices, as v5e:16x16, h100:8 or cpu:8.", required=True
+)
+_SLICES = flags.DEFINE_integer("slices", 1, "TPU slices of that topology.")
+_SUGGEST = flags.DEFINE_bool(
+  "suggest", True, "Whether to look for changes where it doesn't fit."
+)
+_JSON = flags.DEFINE_string("json", None, "Also write it here, as data.")
+_HTML = flags.DEFINE_string("html", None, "Also write it here, as a page.")
+
+_FITS, _WRONG, _TOO_LARGE = 0, 1, 3
+
+
+def _run() -> int:
+  target = targets.target(_TARGET.value, _SLICES.value)
+  target.prepare()
+  from jssl.preflight import words
+  from jssl.preflight.changes import suggest
+  from jssl.preflight.check import check
+  from jssl.preflight.page import html
+
+  def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+  result = check(_CONFIG.value, target)
+  tried = []
+  if not result.fits and _SUGGEST.value:
+    tell("it doesn't fit; changes are compiled")
+    tried = suggest(_CONFIG.value, target, result, tell)
+  print(words.text(result, tried), end="")
+  command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
+  if _JSON.value:
+    found = {"command": command, **words.data(result, tried)}
+    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n")
+  if _HTML.value:
+    page = html(result, tried, config=_CONFIG.value, command=command)
+    pathlib.Path(_HTML.value).write_text(page, encoding="utf-8")
+  return _FITS if result.fits else _TOO_LARGE
+
+
+def main(argv: list[str]) -> int:
+  """Prints what a run needs; returns the exit status."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    return _run()
+  except (ValueError, TypeError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return _WRONG
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main)

@@ -1,0 +1,117 @@
+"""What preflight found, as one self-contained page."""
+
+import importlib.resources
+import string
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from ml_collections import ConfigDict
+
+from jssl import __version__
+from jssl.preflight import words
+from jssl.preflight.changes import Tried
+from jssl.preflight.check import Result
+from jssl.preflight.needs import Needs
+from jssl.preflight.roofline import roofline
+from jssl.report import elements
+
+_ABOUT = (
+  "Everything is of one device, of the real program, compiled on a CPU for "
+  "devices that are not there. Times are bounds from data sheets, as if "
+  "nothing waited for anything; no program reaches them."
+)
+_ABOUT_LINES = (
+  "What is alive beside the arguments at the fullest moment of the schedule, "
+  "by line of source. What shares memory is counted apart, so the sum can be "
+  "above the compiler's peak."
+)
+_ABOUT_TRAFFIC = (
+  "Received: what collectives leave a device with in one run, loops counted "
+  "by trip. Sent: by a ring."
+)
+
+
+def _table(
+  title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]
+) -> str:
+  return elements.scores(title, headings, rows, last_stands_out=False)
+
+
+def _values(title: str, values: Mapping[str, str]) -> str:
+  rows = {name: [value] for name, value in values.items()}
+  return _table(title, ("",), rows)
+
+
+def _program(needs: Needs, result: Result) -> str:
+  bound = roofline(needs, result.target)
+  content = _values("a device", words.needs_table(needs, bound))
+  if needs.reason:
+    content += elements.missing(escape(needs.reason))
+  if needs.memory.lines:
+    table = _table(
+      "line", words.LINES_HEADINGS, words.lines_table(needs.memory.lines)
+    )
+    content += "<h3>What fills the memory</h3>"
+    content += elements.figure(table, escape(_ABOUT_LINES))
+  if needs.traffic:
+    table = _table(
+      "collective", words.TRAFFIC_HEADINGS, words.traffic_table(needs.traffic)
+    )
+    content += "<h3>What is sent</h3>"
+    content += elements.figure(table, escape(_ABOUT_TRAFFIC))
+  return content
+
+
+def _facts(result: Result) -> dict[str, str]:
+  step, bound = result.step, result.step_bound
+  facts = {
+    "fits": "yes" if result.fits else "no",
+    "peak of the step": words.gib(step.memory.peak),
+    "FLOPs of the step": f"{step.product_flops / 1e9:,.0f} G a device",
+  }
+  if bound is not None:
+    facts |= {
+      "bound by": bound.bound_by,
+      "images/s, at most": f"{bound.images_per_second:,.0f}",
+    }
+  return facts
+
+
+def html(
+  result: Result,
+  tried: Sequence[Tried],
+  *,
+  config: ConfigDict,
+  command: str,
+) -> str:
+  """Returns the page, everything in one file.
+
+  Args:
+    result: what was found.
+    tried: changes that were compiled, where it doesn't fit.
+    config: of the run.
+    command: that makes the page again.
+  """
+  body = f'<p class="lead">{escape(_ABOUT)}</p>'
+  if tried:
+    body += elements.section(
+      "What to change", f"<p>{escape(words.suggestion(tried))}</p>"
+    )
+  for needs in result.needs:
+    name = needs.name[0].upper() + needs.name[1:]
+    body += elements.section(name, _program(needs, result))
+  body += elements.section(
+    "What a device holds between steps",
+    _values("a device", words.held_table(result)),
+  )
+  body += (
+    "\n<section><details><summary><h2>Config</h2></summary>"
+    f"<pre>{escape(config.to_json(indent=2))}</pre></details></section>"
+  )
+  page = importlib.resources.files("jssl.report") / "template.html"
+  return string.Template(page.read_text()).substitute(
+    title=escape(f"Preflight: {words.title(result)}"),
+    summary=elements.facts(_facts(result)),
+    sections=body,
+    footer=escape(f"jssl {__version__}; {command}"),
+  )

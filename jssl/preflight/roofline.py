@@ -1,0 +1,56 @@
+"""The bound on a program's speed that its chips set: never a prediction."""
+
+from typing import NamedTuple
+
+from jssl.preflight.needs import Needs
+from jssl.targets import Target
+
+
+class Roofline(NamedTuple):
+  """The least time that a run of a program can take.
+
+  Attributes:
+    compute: seconds of a chip's products, at the rate of its data sheet.
+    memory: seconds of what it moves in its large memory.
+    links: seconds of what it sends within its slice or node.
+    images: that all chips go through in it.
+  """
+
+  compute: float
+  memory: float
+  links: float
+  images: int
+
+  @property
+  def seconds(self) -> float:
+    """The largest of the three: all could go on at the same time."""
+    return max(self.compute, self.memory, self.links)
+
+  @property
+  def bound_by(self) -> str:
+    """Which of the three that is."""
+    names = {"FLOPs": self.compute, "HBM": self.memory, "links": self.links}
+    return max(names, key=names.__getitem__)
+
+  @property
+  def images_per_second(self) -> float:
+    """The bound on the speed of all chips together."""
+    return self.images / self.seconds
+
+
+def roofline(needs: Needs, target: Target) -> Roofline | None:
+  """Returns the bound, or None where the program or the chip isn't known.
+
+  What crosses slices goes over the data centre's network, of which nothing is
+  assumed: it is left out.
+  """
+  chip = target.chip
+  if chip is None or needs.moved_bytes is None:
+    return None
+  sent = sum(t.sent_bytes for t in needs.traffic if not t.crosses_slices)
+  return Roofline(
+    compute=chip.devices * needs.product_flops / chip.flops,
+    memory=chip.devices * needs.moved_bytes / chip.memory_rate,
+    links=chip.devices * sent / chip.link_rate,
+    images=needs.images,
+  )

@@ -1,0 +1,255 @@
+"""What preflight found, as text and as plain data."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jssl
+from jssl.hlo.memory import Line
+from jssl.hlo.text import Place
+from jssl.preflight.changes import Tried
+from jssl.preflight.check import Result
+from jssl.preflight.needs import Needs, Traffic
+from jssl.preflight.roofline import Roofline, roofline
+
+_MOST_LINES = 8
+_PROJECT = pathlib.Path(jssl.__file__).parents[1]
+Table = Mapping[str, Sequence[str]]
+
+
+def gib(size: int | None) -> str:
+  """Returns a size as people read it, in GiB or MiB."""
+  if size is None:
+    return "-"
+  if abs(size) < 2**27:
+    return f"{size / 2**20:.1f} MiB"
+  return f"{size / 2**30:.2f} GiB"
+
+
+def milliseconds(seconds: float) -> str:
+  """Returns a time as people read it."""
+  return f"{1e3 * seconds:.3g} ms"
+
+
+def place(of: Place | None) -> str:
+  """Returns a line of source, its path from the project's root."""
+  if of is None:
+    return "(not said)"
+  path = pathlib.PurePath(of.file)
+  if path.is_relative_to(_PROJECT):
+    path = path.relative_to(_PROJECT)
+  return f"{path}:{of.line}"
+
+
+def title(result: Result) -> str:
+  """Returns the target and its mesh, in a line."""
+  axes = ", ".join(f"{axis} {size}" for axis, size in result.mesh.items())
+  slices = f"{result.target.slices} slices of " * (result.target.slices > 1)
+  hosts = f"{result.hosts} host" + "s" * (result.hosts > 1)
+  return f"{slices}{result.target.name}: mesh {axes}; {hosts}"
+
+
+def verdict(needs: Needs) -> str:
+  """Returns whether it fits, and by how much."""
+  memory = needs.memory
+  if memory.limit is None:
+    return f"{gib(memory.peak)}; what is there isn't known"
+  if needs.fits:
+    return f"fits: {gib(memory.peak)} of {gib(memory.limit)}"
+  if memory.peak is None:
+    return f"doesn't fit in {gib(memory.limit)}"
+  if memory.arguments is None:
+    return (
+      f"doesn't fit: temporaries alone {gib(memory.peak)}, "
+      f"{gib(memory.peak - memory.limit)} above {gib(memory.limit)}"
+    )
+  return (
+    f"doesn't fit: {gib(memory.peak)}, {gib(memory.peak - memory.limit)} above "
+    f"{gib(memory.limit)}"
+  )
+
+
+def needs_table(needs: Needs, bound: Roofline | None) -> dict[str, str]:
+  """Returns what a program needs of a device, by name."""
+  table = {
+    "memory": verdict(needs),
+    "arguments": gib(needs.memory.arguments),
+    "FLOPs of products": f"{needs.product_flops / 1e9:,.1f} G",
+  }
+  if needs.moved_bytes is not None:
+    table["HBM read and written"] = f"{needs.moved_bytes / 1e9:.3g} GB"
+  if needs.accessed_bytes is not None:
+    table["accessed, on the chip too, loops once"] = (
+      f"{needs.accessed_bytes / 1e9:.3g} GB"
+    )
+  if bound is not None:
+    table |= {
+      "least time": (
+        f"{milliseconds(bound.seconds)}, bound by {bound.bound_by} "
+        f"(FLOPs {milliseconds(bound.compute)}, HBM "
+        f"{milliseconds(bound.memory)}, links {milliseconds(bound.links)})"
+      ),
+      "images/s, at most": f"{bound.images_per_second:,.0f}, all chips",
+    }
+  table["compiled in"] = f"{needs.compile_seconds:.0f} s"
+  return table
+
+
+def traffic_table(traffic: Sequence[Traffic]) -> dict[str, list[str]]:
+  """Returns a row for each kind of collective and its axes."""
+  return {
+    f"{one.kind} over {', '.join(one.axes)}": [
+      str(one.instructions),
+      str(one.times),
+      gib(one.received_bytes),
+      gib(one.sent_bytes),
+      "between slices" if one.crosses_slices else "",
+    ]
+    for one in traffic
+  }
+
+
+TRAFFIC_HEADINGS = ("in the program", "run", "received", "sent", "")
+
+
+def lines_table(lines: Sequence[Line]) -> dict[str, list[str]]:
+  """Returns a row for each line of source that holds most memory."""
+  table = {}
+  for line in lines[:_MOST_LINES]:
+    first = line.buffers[0]
+    shape = ",".join(map(str, first.array.shape))
+    table[place(line.place)] = [
+      gib(line.bytes),
+      str(len(line.buffers)),
+      f"{first.array.dtype}[{shape}]",
+    ]
+  return table
+
+
+LINES_HEADINGS = ("together", "arrays", "the largest")
+
+
+def held_table(result: Result) -> dict[str, str]:
+  """Returns what a device holds between steps, and what a run keeps."""
+  sizes = {name: gib(s) for name, s in result.sizes._asdict().items()}
+  table = {**sizes, "checkpoint, on disk": gib(result.checkpoint_bytes)}
+  bound = result.step_bound
+  if bound is not None:
+    rate = bound.images_per_second / result.hosts
+    table["input that the bound would take"] = (
+      f"{rate:,.0f} images/s a host, {rate * result.image_bytes / 1e6:,.0f} "
+      "MB/s of pixels"
+    )
+  return table
+
+
+def _aligned(rows: Table, headings: Sequence[str] = ()) -> list[str]:
+  """Returns rows of cells under each other."""
+  cells = [["", *headings]] if headings else []
+  cells += [[name, *row] for name, row in rows.items()]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  return [
+    "  "
+    + "  ".join(
+      cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+    ).rstrip()
+    for row in cells
+  ]
+
+
+def _pairs(values: Mapping[str, str]) -> list[str]:
+  return _aligned({name: [value] for name, value in values.items()})
+
+
+def suggestion(tried: Sequence[Tried]) -> str:
+  """Returns what to change, or that nothing that was tried suffices."""
+  if not tried:
+    return ""
+  if tried[-1].fits:
+    return f"It fits with {tried[-1].in_words()} (compiled)."
+  flags = "; ".join(one.in_words() for one in tried)
+  return f"It doesn't fit with any of these either (compiled): {flags}."
+
+
+def text(result: Result, tried: Sequence[Tried] = ()) -> str:
+  """Returns all that was found, for a terminal."""
+  lines = [title(result)]
+  if not result.prepared:
+    side = f"{result.image_bytes:,} bytes"
+    lines.append(f"The data set isn't prepared here: images taken as {side}.")
+  lines += ["", "What a device holds", *_pairs(held_table(result))]
+  for needs in result.needs:
+    bound = roofline(needs, result.target)
+    lines += ["", f"{needs.name}, a device", *_pairs(needs_table(needs, bound))]
+    if needs.reason:
+      lines.append(f"  {needs.reason}")
+    if needs.traffic:
+      table = traffic_table(needs.traffic)
+      lines += ["", *_aligned(table, TRAFFIC_HEADINGS)]
+    if needs.memory.lines:
+      table = lines_table(needs.memory.lines)
+      lines += [
+        "",
+        "  what lies beside the arguments when memory is fullest",
+        *_aligned(table, LINES_HEADINGS),
+      ]
+  if tried:
+    lines += ["", suggestion(tried)]
+  return "\n".join(lines) + "\n"
+
+
+def _needs_data(needs: Needs, bound: Roofline | None) -> dict[str, Any]:
+  memory = needs.memory
+  return {
+    **needs._asdict(),
+    "memory": {
+      **memory._asdict(),
+      "spare": memory.spare,
+      "lines": [
+        {
+          "place": place(line.place),
+          "bytes": line.bytes,
+          "arrays": [
+            {"dtype": b.array.dtype, "shape": b.array.shape, "op": b.op_name}
+            for b in line.buffers[:_MOST_LINES]
+          ],
+        }
+        for line in memory.lines[:_MOST_LINES]
+      ],
+    },
+    "traffic": [one._asdict() for one in needs.traffic],
+    "bound": None
+    if bound is None
+    else {
+      **bound._asdict(),
+      "seconds": bound.seconds,
+      "bound_by": bound.bound_by,
+      "images_per_second": bound.images_per_second,
+    },
+  }
+
+
+def data(result: Result, tried: Sequence[Tried] = ()) -> dict[str, Any]:
+  """Returns all that was found, as JSON takes it; sizes are bytes."""
+  return {
+    "target": result.target.name,
+    "slices": result.target.slices,
+    "mesh": result.mesh,
+    "hosts": result.hosts,
+    "fits": result.fits,
+    "prepared": result.prepared,
+    "sizes": result.sizes._asdict(),
+    "checkpoint_bytes": result.checkpoint_bytes,
+    "programs": [
+      _needs_data(needs, roofline(needs, result.target))
+      for needs in result.needs
+    ],
+    "tried": [
+      {
+        "changes": one.changes,
+        "fits": one.fits,
+        "peak": one.result and one.result.step.memory.peak,
+      }
+      for one in tried
+    ],
+  }

@@ -1,0 +1,269 @@
+"""Preflight for devices of this machine; a TPU pod is in test_pod.py."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from jssl import targets
+from jssl.preflight import changes, words
+from jssl.preflight.check import Result, check
+from jssl.preflight.needs import Memory, Needs, Traffic, _too_large
+from jssl.preflight.programs import Sizes, programs, total_bytes
+from jssl.preflight.roofline import Roofline, roofline
+
+CPU = targets.target("cpu:4")
+
+
+def config(**changed):
+  found = runpy.run_path("configs/quickstart.py")["get_config"]()
+  found.data.batch_size = 16
+  for key, value in changed.items():
+    section, _, name = key.partition("__")
+    found[section][name] = value
+  return found
+
+
+@pytest.fixture(scope="module")
+def result():
+  return check(config(), CPU)
+
+
+def test_sizes_are_those_of_the_state(result):
+  found = programs(config(), CPU.devices())
+  step = found.compilable[0]
+  state, batch = step.arguments
+  assert result.sizes.parameters == 4 * sum(
+    leaf.size for leaf in jax.tree.leaves(state.backbone)
+  )
+  assert result.sizes.batch * 4 == total_bytes(batch, on_device=False)
+  assert result.step.images == 16
+  # The compiler's has the step and the key, and no labels: no one reads them.
+  assert abs(result.step.memory.arguments - sum(result.sizes)) < 64
+  assert result.checkpoint_bytes == total_bytes(
+    state._replace(step=(), rng=()), on_device=False
+  ) + total_bytes((state.step, state.rng), on_device=False)
+
+
+def test_parameters_split_over_fsdp_take_less_of_a_device(result):
+  split = check(config(mesh__data=1, mesh__fsdp=4), CPU, only_step=True)
+  assert split.mesh == {"data": 1, "fsdp": 4}
+  assert split.sizes.parameters < result.sizes.parameters
+  assert split.sizes.optimizer < result.sizes.optimizer
+  assert split.checkpoint_bytes == result.checkpoint_bytes
+  axes = {axis for one in split.step.traffic for axis in one.axes}
+  assert axes == {"fsdp"}
+
+
+def test_what_is_said_of_the_step(result):
+  step, features = result.needs
+  assert result.fits
+  assert (step.name, features.name) == ("train step", "probe features")
+  assert step.product_flops > 3 * features.product_flops * 16 / features.images
+  assert step.memory.peak > step.memory.arguments > 0
+  assert {one.axes for one in step.traffic} == {("data",)}
+  assert {one.kind for one in step.traffic} >= {"all-reduce"}
+  assert features.traffic == ()
+  # Without loops, and with one memory, the compiler counts the same.
+  assert abs(features.moved_bytes / features.accessed_bytes - 1) < 0.01
+  ours = [line.place for line in step.memory.lines if line.place]
+  assert all("jssl" in place.file for place in ours)
+  assert any("models" in place.file for place in ours)
+  assert result.step_bound is None
+
+
+def test_words_and_data(result):
+  said = words.text(result)
+  assert said.startswith("cpu:4: mesh data 4, fsdp 1; 1 host\n")
+  for expected in (
+    "train step",
+    "probe features",
+    "jssl/models/",
+    "all-reduce",
+  ):
+    assert expected in said
+  found = json.loads(json.dumps(words.data(result)))
+  assert found["mesh"] == {"data": 4, "fsdp": 1}
+  step, _ = found["programs"]
+  assert step["memory"]["peak"] == result.step.memory.peak
+  assert step["bound"] is None
+
+
+def test_a_set_that_is_not_prepared_is_taken_by_its_shapes(tmp_path):
+  unknown = config(data__name="nonesuch", data__data_dir=str(tmp_path))
+  unknown.data.image_size_px = 40
+  found = check(unknown, CPU, only_step=True)
+  assert not found.prepared
+  assert found.image_bytes == 40 * 40 * len(unknown.model.mean)
+  assert "isn't prepared here" in words.text(found)
+
+
+def needs(**changed):
+  values = {
+    "name": "train step",
+    "images": 512,
+    "fits": True,
+    "memory": Memory(16, 10, 4, ()),
+    "product_flops": int(1.97e12),
+    "moved_bytes": int(8.19e9),
+    "accessed_bytes": None,
+    "traffic": (),
+    "compile_seconds": 1.0,
+  }
+  return Needs(**{**values, **changed})
+
+
+def test_the_roofline_is_the_largest_of_three():
+  v5e = targets.target("v5e:2x4")
+  assert roofline(needs(), v5e) == pytest.approx(Roofline(0.01, 0.01, 0, 512))
+  sent = Traffic("all-reduce", ("data",), 1, 1, 0, int(4e9), False)
+  bound = roofline(needs(traffic=(sent,)), v5e)
+  assert bound.bound_by == "links"
+  assert bound.seconds == pytest.approx(0.02)
+  assert bound.images_per_second == pytest.approx(512 / 0.02)
+  over = sent._replace(crosses_slices=True)
+  assert roofline(needs(traffic=(over,)), v5e).links == 0
+  # Two devices a chip share its rates.
+  two = roofline(needs(), targets.target("tpu7x:2x2x1"))
+  assert two.compute == pytest.approx(2 * 1.97e12 / 2307e12)
+  assert roofline(needs(moved_bytes=None), v5e) is None
+
+
+def test_what_the_compiler_says_when_it_gives_up():
+  said = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+    "for HLO temporaries (39.25G) exceeds available HBM (15.75G)."
+  )
+  assert _too_large(RuntimeError(said)) == (
+    int(39.25 * 2**30),
+    int(15.75 * 2**30),
+  )
+  assert _too_large(RuntimeError("RESOURCE_EXHAUSTED: of something")) == (0, 0)
+  assert _too_large(RuntimeError("INVALID_ARGUMENT")) is None
+
+
+GIB = 2**30
+
+
+def too_large(peak=40 * GIB, held=1 * GIB):
+  memory = Memory(16 * GIB, peak, None, ())
+  return Result(
+    targets.target("v5e:2x4"),
+    {"data": 8, "fsdp": 1},
+    2,
+    True,
+    1,
+    Sizes(held, 0, 0, 0, 0),
+    0,
+    (needs(fits=False, memory=memory, moved_bytes=None),),
+  )
+
+
+def test_candidates_begin_with_what_costs_least():
+  small = ConfigDict(
+    {
+      "data": {"batch_size": 256},
+      "train": {"chunks": 1},
+      "model": {"remat": "none"},
+    }
+  )
+  found = [*changes.candidates(small, too_large())]
+  assert found == [
+    {"model.remat": "block"},
+    {"model.remat": "block", "train.chunks": 4},
+    {"model.remat": "block", "train.chunks": 8},
+    {"model.remat": "block", "train.chunks": 16},
+    {"model.remat": "block", "data.batch_size": 128},
+    {"model.remat": "block", "data.batch_size": 64},
+  ]
+  # Where the state itself fills the memory, it is split first.
+  first, *rest = changes.candidates(small, too_large(held=12 * GIB))
+  assert first == {"mesh.data": 2, "mesh.fsdp": 4}
+  assert all(first.items() <= other.items() for other in rest)
+  del small.model["remat"]
+  small.data.batch_size = 24
+  assert [*changes.candidates(small, too_large())] == []
+
+
+def test_suggestions_are_compiled_until_one_fits(monkeypatch):
+  limits = {1: False, 4: False, 8: True}
+
+  def compiled(config, target):
+    fits = limits[config.train.chunks]
+    memory = Memory(16 * GIB, 8 * GIB, GIB, ())
+    result = too_large()
+    return result._replace(needs=(needs(fits=fits, memory=memory),))
+
+  monkeypatch.setattr(changes, "check", compiled)
+  given = config(data__batch_size=256)
+  given.model.remat = "block"
+  told = []
+  tried = changes.suggest(given, CPU, too_large(), told.append)
+  assert [one.changes for one in tried] == [
+    {"train.chunks": 4},
+    {"train.chunks": 8},
+  ]
+  assert [one.fits for one in tried] == [False, True]
+  assert told[-1] == "--config.train.chunks=8: fits"
+  assert given.train.chunks == 1
+  assert "It fits with --config.train.chunks=8" in words.suggestion(tried)
+  said = words.text(too_large(), tried)
+  assert "doesn't fit: temporaries alone 40.00 GiB, 24.00 GiB above" in said
+  assert "doesn't fit with any" in words.suggestion(tried[:1])
+
+
+def test_unknown_keys_are_told():
+  with pytest.raises(ValueError, match=r"config\.train\.chunk is not a key"):
+    changes.changed(config(), {"train.chunk": 2})
+
+
+# ---- The command -------------------------------------------------------------
+
+
+def preflight(*arguments):
+  environ = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return subprocess.run(
+    [sys.executable, "-m", "jssl.preflight", *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=environ,
+  )
+
+
+def test_the_command(tmp_path):
+  arguments = ("--config=configs/quickstart.py", "--config.data.batch_size=8")
+  files = [f"--{kind}={tmp_path / kind}" for kind in ("json", "html")]
+  done = preflight(*arguments, "--target=cpu:2", *files)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("cpu:2: mesh data 2, fsdp 1")
+  found = json.loads((tmp_path / "json").read_text())
+  assert found["fits"] is True
+  assert "jssl.preflight" in found["command"]
+  page = (tmp_path / "html").read_text()
+  assert "<h2>Train step</h2>" in page
+  assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--target=v99:2x4"], "is not known: expected a TPU topology of v4, v5e"),
+    (["--target=cpu:3"], "data.batch_size=256 does not divide over 3 devices"),
+    (
+      ["--target=cpu:2", "--config.mesh.data=2", "--config.mesh.fsdp=3"],
+      "mesh.data=2 x mesh.fsdp=3 is 6 devices, but there are 2",
+    ),
+    (["--target=cpu:2", "--slices=2"], "TPUs alone come in slices"),
+  ],
+)
+def test_what_is_wrong_is_told(arguments, message):
+  done = preflight("--config=configs/quickstart.py", *arguments)
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert "Traceback" not in done.stderr
