@@ -2,13 +2,15 @@
 
 Two axes: the batch is split over both, parameters over `fsdp` alone. So
 `data=8, fsdp=1` keeps a whole copy of the parameters on every device and
-`data=4, fsdp=2` keeps half of them, and both see the same batches.
+`data=4, fsdp=2` keeps half of them, and both see the same batches. Over several
+TPU slices goes `data` alone.
 """
 
 import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,7 +33,8 @@ def make_mesh(
     devices: to choose from; None takes those of all processes.
 
   Raises:
-    ValueError: the two do not multiply to a number of devices that is there.
+    ValueError: the two do not multiply to a number of devices that is there, or
+      `data` does not divide over slices.
   """
   devices = jax.devices() if devices is None else devices
   if fsdp < 1 or (data < 1 and data != -1):
@@ -50,12 +53,22 @@ def make_mesh(
       f"mesh.data={data} x mesh.fsdp={fsdp} is {wanted} devices, but there are "
       f"{len(devices)}; use mesh.data=-1 to take all that mesh.fsdp leaves"
     )
-  return jax.make_mesh(
-    (data, fsdp),
-    AXES,
-    axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices[:wanted],
+  devices = devices[:wanted]
+  kinds = (AxisType.Auto, AxisType.Auto)
+  slices = len({getattr(device, "slice_index", None) for device in devices})
+  if slices == 1:
+    return jax.make_mesh((data, fsdp), AXES, axis_types=kinds, devices=devices)
+  if data % slices:
+    raise ValueError(
+      f"mesh.data={data} must be a multiple of the {slices} slices: mesh.fsdp="
+      f"{fsdp} stays within one, since parameters are gathered at each layer"
+    )
+  # Slices are joined by the data centre's network, over which only axis "data"
+  # goes: its gradients are summed once a step.
+  of_devices = mesh_utils.create_hybrid_device_mesh(
+    (data // slices, fsdp), (slices, 1), devices
   )
+  return Mesh(of_devices, AXES, axis_types=kinds)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

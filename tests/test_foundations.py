@@ -1,5 +1,7 @@
 """Floor 0: keys, trees, schedules, the mesh."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,6 +145,27 @@ def test_mesh_takes_the_devices(data, fsdp, shape):
 def test_mesh_that_is_not_there(data, fsdp):
   with pytest.raises(ValueError, match=rf"mesh.data=.*mesh.fsdp={fsdp}"):
     mesh.make_mesh(data, fsdp)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceDevice:
+  """A device of one of several slices, as a mesh looks at it."""
+
+  id: int
+  slice_index: int
+  process_index: int = 0
+  platform: str = "fake"
+  device_kind: str = "fake"
+
+
+def test_slices_are_joined_along_data():
+  devices = [SliceDevice(i, i % 2) for i in range(8)]
+  made = mesh.make_mesh(-1, 2, devices)
+  assert dict(made.shape) == {"data": 4, "fsdp": 2}
+  slices = [[d.slice_index for d in row] for row in made.devices]
+  assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
+  with pytest.raises(ValueError, match=r"data=1 must be a multiple of the 2"):
+    mesh.make_mesh(1, 8, devices)
 
 
 def test_large_leaves_are_split_over_fsdp():

@@ -25,12 +25,17 @@ _IOTA = re.compile(
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
 
 
+# What a TPU's program hands to the runtime of the data centre's network.
+BETWEEN_SLICES = "send"
+
+
 class Collective(NamedTuple):
   """One instruction that sends, for each device.
 
   Attributes:
-    kind: as "all-reduce".
-    axes: of the mesh along which it sends, in the mesh's order.
+    kind: as "all-reduce", or `BETWEEN_SLICES`.
+    axes: of the mesh along which it sends, in the mesh's order; () between
+      slices.
     times: that it runs in a step.
     result_bytes: that it leaves a device with, each time.
     sent_bytes: that a device sends each time, by the algorithm that sends
@@ -108,6 +113,29 @@ def _sent(kind: str, result: int, members: int) -> int:
   return round(result * shares.get(kind, 1))
 
 
+def _scattered(module: Module) -> dict[str, int]:
+  """Returns bytes that are kept of all-reduces of which only a part is.
+
+  TPUs run such a fusion as one reduce-scatter.
+  """
+  kept = {}
+  for name, instructions in module.computations.items():
+    known = {i.name: i for i in instructions}
+    root = known.get(module.roots.get(name, ""))
+    if root is not None and root.opcode == "dynamic-slice":
+      whole = known.get(root.operands[0])
+      if whole is not None and whole.opcode == "all-reduce":
+        kept[whole.name] = sum(array.bytes for array in root.arrays)
+  return kept
+
+
+def _between_slices(instruction: Instruction) -> bool:
+  """Whether an instruction sends to another slice."""
+  return (
+    instruction.opcode == "send" and "xla_megascale_runtime" in instruction.rest
+  )
+
+
 def collectives(
   module: Module, mesh: Mapping[str, int], root: str = ""
 ) -> list[Collective]:
@@ -115,34 +143,42 @@ def collectives(
 
   Args:
     module: the compiled program.
-    mesh: sizes of the axes by name, as `Mesh.shape`.
+    mesh: sizes of the axes by name, as `Mesh.shape`; of several TPU slices
+      those of one, to which a program's groups belong.
     root: a folder; the place of an instruction is its innermost line there.
 
   Raises:
     ValueError: some are in a loop that doesn't say how long it is.
   """
   devices = int(np.prod(list(mesh.values())))
+  kept = _scattered(module)
   found = []
   for instruction, times in walk(module):
     kind = instruction.opcode.removesuffix("-start")
-    if kind not in _KINDS:
+    if _between_slices(instruction):
+      kind = BETWEEN_SLICES
+    elif kind not in _KINDS:
       continue
     if times is None:
       raise ValueError(
         f"{instruction.name} ({instruction.op_name}) is in a loop that doesn't "
         "say how often it runs"
       )
-    groups = _groups(instruction, devices)
-    members = len(groups[0])
-    if members < 2:
-      continue
     places = module.places(instruction)
     own = [place for place in places if place.file.startswith(root)]
     result = _result_bytes(instruction)
+    groups = _groups(instruction, devices)
+    axes, members = _axes(groups, mesh), len(groups[0])
+    if kind == BETWEEN_SLICES:
+      axes, result = (), instruction.arrays[0].bytes
+    elif members < 2:
+      continue
+    if instruction.name in kept:
+      kind, result = "reduce-scatter", kept[instruction.name]
     found.append(
       Collective(
         kind,
-        _axes(groups, mesh),
+        axes,
         times,
         result,
         _sent(kind, result, members),

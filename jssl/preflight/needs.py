@@ -4,7 +4,7 @@ import math
 import pathlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ class Traffic(NamedTuple):
     times: that they run, all together.
     received_bytes: that they leave the device with.
     sent_bytes: that it sends, by a ring.
-    crosses_slices: whether an axis goes over the data centre's network.
+    crosses_slices: whether it goes over the data centre's network.
   """
 
   kind: str
@@ -99,9 +99,10 @@ class Needs(NamedTuple):
 
 
 def _traffic(
-  module: text.Module, mesh: Mapping[str, int], slice_axes: Sequence[str]
+  module: text.Module, mesh: Mapping[str, int], slices: int
 ) -> tuple[Traffic, ...]:
-  found = collectives.collectives(module, mesh, _ROOT)
+  of_slice = {**mesh, "data": mesh["data"] // slices}
+  found = collectives.collectives(module, of_slice, _ROOT)
   groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
   for one in found:
     groups.setdefault((one.kind, one.axes), []).append(one)
@@ -113,7 +114,7 @@ def _traffic(
       times=sum(one.times for one in own),
       received_bytes=sum(one.times * one.result_bytes for one in own),
       sent_bytes=sum(one.times * one.sent_bytes for one in own),
-      crosses_slices=bool(set(axes) & set(slice_axes)),
+      crosses_slices=kind == collectives.BETWEEN_SLICES,
     )
     for (kind, axes), own in sorted(groups.items())
   )
@@ -200,6 +201,6 @@ def measure(
     product_flops=flops,
     moved_bytes=traffic.moved_bytes(module),
     accessed_bytes=None if accessed is None else int(accessed),
-    traffic=_traffic(module, mesh, ("data",) if target.slices > 1 else ()),
+    traffic=_traffic(module, mesh, target.slices),
     compile_seconds=seconds,
   )

@@ -95,21 +95,26 @@ def needs_table(needs: Needs, bound: Roofline | None) -> dict[str, str]:
   return table
 
 
+def _sending(one: Traffic) -> str:
+  if one.crosses_slices:
+    return "to other slices"
+  return f"{one.kind} over {', '.join(one.axes)}"
+
+
 def traffic_table(traffic: Sequence[Traffic]) -> dict[str, list[str]]:
   """Returns a row for each kind of collective and its axes."""
   return {
-    f"{one.kind} over {', '.join(one.axes)}": [
+    _sending(one): [
       str(one.instructions),
       str(one.times),
       gib(one.received_bytes),
       gib(one.sent_bytes),
-      "between slices" if one.crosses_slices else "",
     ]
     for one in traffic
   }
 
 
-TRAFFIC_HEADINGS = ("in the program", "run", "received", "sent", "")
+TRAFFIC_HEADINGS = ("in the program", "run", "received", "sent")
 
 
 def lines_table(lines: Sequence[Line]) -> dict[str, list[str]]:

@@ -97,6 +97,41 @@ def test_forms_of_groups(groups, axes):
   assert _axes(_groups(instruction, 8), MESH) == axes
 
 
+# As TPU's compiler writes the sum of a gradient that is split over one axis and
+# summed over slices: within a slice first, then from slice to slice.
+SLICES = """HloModule m
+
+%all-reduce-scatter (g: f32[64]) -> f32[32] {
+  %g = f32[64]{0} parameter(0)
+  %zero = s32[] constant(0)
+  %sum = f32[64]{0} all-reduce(%g), replica_groups={{0,1},{2,3}}, to_apply=%add
+  ROOT %part = f32[32]{0} dynamic-slice(%sum, %zero), dynamic_slice_sizes={32}
+}
+
+ENTRY %main (x: f32[64]) -> f32[16] {
+  %x = f32[64]{0} parameter(0)
+  %f = f32[32]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+  %r = f32[16]{0} reduce-scatter(%f), replica_groups={{0,2},{1,3}}
+  %token = token[] after-all()
+  %send = (f32[16]{0}, u32[], token[]) send(%r, %token), \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %recv = (f32[16]{0}, u32[], token[]) recv(%token), \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %done = (f32[16]{0}, token[]) recv-done(%recv)
+  ROOT %out = f32[16]{0} get-tuple-element(%done), index=0
+}
+"""
+
+
+def test_between_slices_and_a_sum_of_which_a_part_is_kept():
+  found = collectives(text.parse(SLICES), {"data": 2, "fsdp": 2})
+  assert [one[:5] for one in found] == [
+    ("reduce-scatter", ("fsdp",), 1, 128, 128),
+    ("reduce-scatter", ("data",), 1, 64, 64),
+    ("send", (), 1, 64, 64),
+  ]
+
+
 def test_the_start_of_a_pair_counts_its_results():
   program = """HloModule m
 
