@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, fields, sections
+from jssl import checkpoint, fields, hosts, sections
 from jssl import mesh as mesh_lib
 from jssl.augment import Augment, views
 from jssl.data.order import Order
@@ -459,7 +459,7 @@ def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
         f"{workdir} belongs to a run of another config; choose another "
         "--workdir or take back the difference:\n" + "\n".join(lines)
       )
-  if jax.process_index() == 0:
+  if hosts.is_first():
     temporary = path.with_suffix(".tmp")
     temporary.write_text(config.to_json(indent=2))
     temporary.replace(path)

@@ -11,21 +11,20 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jssl import manifest
+from jssl import hosts, manifest
 from jssl.manifest import CheckpointError, write_json
 from jssl.typing import PyTree, Variables
 
 _BACKBONE = "backbone"
-_DATA = "data"
+_POSITION = "position.json"
 
 policies = ocp.training.preservation_policies
 
@@ -65,6 +64,18 @@ def best_step(workdir: str | os.PathLike) -> int | None:
   return json.loads(path.read_text())["step"] if path.exists() else None
 
 
+class Positioned(Protocol):
+  """An iterator whose position can be kept, the same on every process."""
+
+  def get_state(self) -> Any:
+    """Returns the position, as JSON takes it."""
+    ...
+
+  def set_state(self, state: Any) -> None:
+    """Goes to a position."""
+    ...
+
+
 class _KeepBest:
   """Keeps the checkpoint that somebody pinned, see `pin_best`."""
 
@@ -86,13 +97,9 @@ def _placed(leaf: Any) -> Any:
 
 
 def _load(
-  directory: pathlib.Path,
-  items: Mapping[str, PyTree],
-  data: Iterator | None = None,
+  directory: pathlib.Path, items: Mapping[str, PyTree]
 ) -> dict[str, Any]:
   wanted = {name: jax.tree.map(_placed, item) for name, item in items.items()}
-  if data is not None:
-    wanted[_DATA] = data
   try:
     return ocp.load_checkpointables(directory, wanted)
   except Exception as error:  # Orbax raises what its back ends raise.
@@ -103,7 +110,7 @@ def restore(
   workdir: str | os.PathLike,
   step: int,
   items: Mapping[str, PyTree],
-  data: Iterator | None = None,
+  data: Positioned | None = None,
 ) -> dict[str, PyTree]:
   """Returns the named pytrees of one checkpoint.
 
@@ -121,8 +128,9 @@ def restore(
   directory = _root(workdir) / str(step)
   manifest.check_files(directory)
   manifest.check_leaves(directory, items)
-  restored = _load(directory, items, data)
-  restored.pop(_DATA, None)
+  restored = _load(directory, items)
+  if data is not None:
+    data.set_state(json.loads((directory / _POSITION).read_text()))
   return restored
 
 
@@ -182,7 +190,7 @@ class Checkpoints:
     )
 
   def save(
-    self, step: int, items: Mapping[str, PyTree], data: Iterator
+    self, step: int, items: Mapping[str, PyTree], data: Positioned
   ) -> None:
     """Starts to save; the arrays may be donated once it returns.
 
@@ -200,18 +208,22 @@ class Checkpoints:
       logging.error("%s; trying again at step %d", error, step)
     try:
       response = self._orbax.save_checkpointables_async(
-        step, {**items, _DATA: data}, force=True
+        step, dict(items), force=True
       )
     except Exception as error:
       self._recover(step)
       raise CheckpointError(f"step {step} can't be saved: {error}") from error
-    leaves = manifest.describe(items)
+    leaves, position = manifest.describe(items), data.get_state()
 
     def finish() -> None:
       try:
         response.result()
-        if jax.process_index() == 0:
-          manifest.write(_root(self._workdir) / str(step), leaves)
+        if hosts.is_first():
+          directory = _root(self._workdir) / str(step)
+          # Not by Orbax: that would be a file for each process, and none for
+          # those of a run that is taken up by more.
+          write_json(directory / _POSITION, position)
+          manifest.write(directory, leaves)
       except Exception as error:
         raise CheckpointError(
           f"step {step} wasn't saved, the checkpoints before it are kept: "
@@ -242,7 +254,7 @@ class Checkpoints:
     with contextlib.suppress(Exception):
       self._orbax.close()
     # Half a checkpoint takes space, and a place in the keep policy.
-    if jax.process_index() == 0:
+    if hosts.is_first():
       root = _root(self._workdir)
       for half in (root / str(step), *root.glob(f"{step}.*")):
         shutil.rmtree(half, ignore_errors=True)
@@ -251,7 +263,7 @@ class Checkpoints:
   def restore_latest(
     self,
     items: Mapping[str, PyTree],
-    data: Iterator,
+    data: Positioned,
     tell: Callable[[str], None] = logging.warning,
   ) -> tuple[int, dict[str, PyTree]] | None:
     """Restores the newest checkpoint that is whole.
@@ -298,12 +310,12 @@ class Checkpoints:
 
   def _set_aside(self, directory: pathlib.Path) -> None:
     aside = self._workdir / "damaged" / directory.name
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f"checked {directory.name}")
-    if jax.process_index() == 0:
+    hosts.wait_for_all(f"checked {directory.name}")
+    if hosts.is_first():
       shutil.rmtree(aside, ignore_errors=True)
       aside.parent.mkdir(exist_ok=True)
       directory.rename(aside)
+    hosts.wait_for_all(f"set aside {directory.name}")
     self._orbax.reload()
 
   def __enter__(self) -> "Checkpoints":

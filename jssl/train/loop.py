@@ -2,19 +2,16 @@
 
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import jax
 from absl import logging
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jssl import build, tree
-from jssl.checkpoint import CheckpointError, Checkpoints
+from jssl import build, hosts, tree
+from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
 from jssl.data.pipeline import train_batches
 from jssl.train.program import (
   Program,
@@ -28,17 +25,6 @@ from jssl.train.writer import Writer
 from jssl.typing import PyTree
 
 _all_finite = jax.jit(tree.all_finite)
-
-
-@contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-  """Turns SIGTERM into an event that is set, for as long as it lasts."""
-  stop = threading.Event()
-  previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-  try:
-    yield stop
-  finally:
-    signal.signal(signal.SIGTERM, previous)
 
 
 def _check_finite(finite: bool, last_finite: int, step: int) -> None:
@@ -56,7 +42,10 @@ def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:
 
 
 def _restore(
-  run: build.Run, program: Program, checkpoints: Checkpoints, batches: Iterator
+  run: build.Run,
+  program: Program,
+  checkpoints: Checkpoints,
+  batches: Positioned,
 ) -> tuple[int, TrainState, Watch]:
   """Returns step, state and watch of the newest checkpoint, or the first."""
   watch = Watch(0.0, 0, empty_window(program.metrics))
@@ -64,15 +53,13 @@ def _restore(
   restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:
     state = first_state(program, run.init_from)
-    print(
-      parameter_overview.get_parameter_overview(
-        state.backbone["params"], include_stats=False
-      ),
-      flush=True,
+    overview = parameter_overview.get_parameter_overview(
+      state.backbone["params"], include_stats=False
     )
+    hosts.say(overview)
     return 0, state, watch
   step, items = restored
-  print(f"taken up at step {step}", flush=True)
+  hosts.say(f"taken up at step {step}")
   watch = Watch.from_arrays(items.pop("timers"))
   return step, from_checkpoint_items(items), watch
 
@@ -82,7 +69,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
 
   Args:
     config: see configs/.
-    workdir: of this run; a used one is taken up where it was left.
+    workdir: of this run, which all processes of it share; a used one is taken
+      up where it was left.
 
   Returns:
     Whether the run is complete; False after SIGTERM.
@@ -115,7 +103,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       keep_last=keep.keep_last,
       keep_every_steps=keep.keep_every_steps or None,
     ) as checkpoints,
-    _sigterm() as stop,
+    hosts.preemption() as told_to_stop,
   ):
     # ---- Restore -------------------------------------------------------------
     step, state, (seconds, logged, window) = _restore(
@@ -124,14 +112,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     started = time.monotonic() - seconds
     first = timed = step
     tick = time.monotonic()
-    writer = stack.enter_context(Writer(workdir, step=step, total_steps=total))
+    writer = None
+    if hosts.is_first():
+      writer = stack.enter_context(
+        Writer(workdir, step=step, total_steps=total)
+      )
 
     # A checkpoint is made before the next batch is drawn: it holds the state
     # and the position in the data of one and the same moment, and a resumed
     # run sees what the uninterrupted one would have seen.
     while True:
       # ---- Save --------------------------------------------------------------
-      last = step == total or stop.is_set()
+      last = step == total or told_to_stop(step)
       if step > first and (last or step % keep.every_steps == 0):
         _check_finite(bool(_all_finite(state)), logged, step)
         watch = Watch(time.monotonic() - started, logged, window)
@@ -162,7 +154,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         values["images_per_second"] = run.data.batch_size / per_step
         values["seconds_per_step"] = per_step
         values["seconds"] = time.monotonic() - started
-        writer.write(step, values)
+        if writer is not None:
+          writer.write(step, values)
         window = empty_window(program.metrics)
         logged = timed = step
         tick = time.monotonic()

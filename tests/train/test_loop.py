@@ -94,7 +94,7 @@ def outcome(workdir):
   program = Program(build.run(build.load_config(workdir)))
   wanted = checkpoint_items(program.abstract_state)
   arrays = checkpoint.restore(workdir, last, wanted)
-  position = (directory / "data" / "process_0-of-1.json").read_text()
+  position = (directory / "position.json").read_text()
   return last, losses, arrays, position
 
 

@@ -1,0 +1,154 @@
+"""The processes of a run: one for each host, all running the same program.
+
+They are JAX's own: it connects them, and XLA's collectives carry what they say
+to each other.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_VARIABLES = (
+  "JAX_COORDINATOR_ADDRESS",
+  "JAX_NUM_PROCESSES",
+  "JAX_PROCESS_ID",
+)
+# After so long without a sign of life a process is taken for dead, and the
+# others end.
+HEARTBEAT_SECONDS = 20
+
+
+def join() -> None:
+  """Connects this process with the others; to be called before JAX is used.
+
+  TPU pods, SLURM and Kubernetes are recognised. Elsewhere the environment says
+  JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID.
+
+  Raises:
+    ValueError: the environment says some of the three and not the others, or
+      nothing, and nothing is recognised.
+  """
+  said = {name: os.environ.get(name) for name in _VARIABLES}
+  missing = [name for name, value in said.items() if not value]
+  known: dict[str, Any] = {}
+  if not missing:
+    address, count, index = said.values()
+    try:
+      known = {
+        "coordinator_address": address,
+        "num_processes": int(str(count)),
+        "process_id": int(str(index)),
+      }
+    except ValueError as error:
+      raise ValueError(
+        f"{_VARIABLES[1]}={count} and {_VARIABLES[2]}={index} must be numbers"
+      ) from error
+  elif len(missing) < len(_VARIABLES):
+    raise ValueError(
+      f"--distributed: the environment has no {' and no '.join(missing)}; set "
+      f"all of {', '.join(_VARIABLES)}, or none where the cluster is recognised"
+    )
+  # Of CPU devices; others have their own.
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  try:
+    jax.distributed.initialize(
+      **known, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+    )
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(
+      f"--distributed: the processes can't be connected: {error}. Outside of a "
+      f"TPU pod, SLURM and Kubernetes set {', '.join(_VARIABLES)}"
+    ) from error
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes what is written once."""
+  return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+  """Prints a line, once for all processes."""
+  if is_first():
+    print(line, flush=True)
+
+
+@contextmanager
+def preemption() -> Iterator[Callable[[int], bool]]:
+  """Turns SIGTERM into an answer, for as long as it lasts.
+
+  Yields:
+    `(step) -> whether to stop here`, to be asked once at each step. Of several
+    processes all get the same answer, whichever was told to stop.
+  """
+  if jax.process_count() > 1:
+    # JAX's runtime listens to the signal, and agrees on a step.
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  told = threading.Event()
+  previous = signal.signal(signal.SIGTERM, lambda *_: told.set())
+  try:
+    yield lambda step: told.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def wait_for_all(what: str) -> None:
+  """Returns when every process has come here.
+
+  Args:
+    what: name of the place, the same for all.
+  """
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def texts_of_all(text: str) -> list[str]:
+  """Returns a text of each process, by its index."""
+  if jax.process_count() == 1:
+    return [text]
+  own = np.frombuffer(text.encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(len(own)))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: len(own)] = own
+  rows = multihost_utils.process_allgather(padded)
+  return [
+    bytes(row[: int(size)]).decode()
+    for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
+def check_same(text: str, what: str) -> None:
+  """Raises where processes have different texts, line by line.
+
+  Args:
+    text: of this process.
+    what: it is, for the message.
+
+  Raises:
+    ValueError: on every process, with the lines that differ from the first's.
+  """
+  texts = texts_of_all(text)
+  first = texts[0].splitlines()
+  differ = []
+  for index, other in enumerate(texts):
+    lines = other.splitlines()
+    for ours, theirs in zip(first, lines, strict=False):
+      if ours != theirs:
+        differ.append(
+          f"  process 0: {ours.strip()}; process {index}: {theirs.strip()}"
+        )
+    if len(first) != len(lines):
+      differ.append(f"  process {index} has {len(lines)} lines of {len(first)}")
+  if differ:
+    raise ValueError(
+      f"the processes have different {what}; start all of them with the same "
+      "command:\n" + "\n".join(differ[:20])
+    )

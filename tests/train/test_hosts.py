@@ -1,0 +1,265 @@
+"""Several real processes of one run, connected as on a pod."""
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jssl
+from jssl import hosts
+
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+DEVICES = 8
+STEPS = 20
+TINY = {
+  "data.batch_size": 32,
+  "model.width": 16,
+  "model.depth": 1,
+  "model.num_heads": 2,
+  "objective.projector.hidden_dims": "(16,)",
+  "objective.projector.out_dim": 8,
+  "optim.name": "sgd",
+  "optim.learning_rate": 0.005,
+  "optim.warmup_steps": 2,
+  "train.steps": STEPS,
+  "checkpoint.every_steps": 5,
+  "log.every_steps": 1,
+}
+
+
+def free_port():
+  with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    return found.getsockname()[1]
+
+
+def start(count, arguments, *, environ=None, different=()):
+  """Starts `count` processes of one command, 8 devices between them."""
+  address = f"127.0.0.1:{free_port()}"
+  started = []
+  for index in range(count):
+    own = {
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+      **(environ or {}),
+    }
+    if count > 1:
+      own |= {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(index),
+      }
+    started.append(
+      subprocess.Popen(
+        [
+          sys.executable,
+          *arguments,
+          *(different if index == count - 1 else ()),
+        ],
+        cwd=ROOT,
+        env=own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+    )
+  return started
+
+
+def ends(started, timeout=300):
+  """Waits; returns exit statuses and what was said."""
+  try:
+    said = [process.communicate(timeout=timeout)[0] for process in started]
+  finally:
+    for process in started:
+      process.kill()
+  return [process.returncode for process in started], said
+
+
+def training(workdir, count, **overrides):
+  flags = [
+    f"--config.{key}={value}" for key, value in {**TINY, **overrides}.items()
+  ]
+  return [
+    *("-m", "jssl.train", "--config=configs/quickstart.py"),
+    f"--workdir={workdir}",
+    *flags,
+    *(("--distributed",) if count > 1 else ()),
+  ]
+
+
+def rows(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def losses(workdir):
+  return [row["loss"] for row in rows(workdir)]
+
+
+def trained(workdir, count, *, environ=None, **overrides):
+  status, said = ends(
+    start(count, training(workdir, count, **overrides), environ=environ)
+  )
+  assert status == [0] * count, "\n".join(said)
+  assert [row["step"] for row in rows(workdir)] == [*range(1, STEPS + 1)]
+  return losses(workdir)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """Losses of one process with all devices."""
+  return trained(tmp_path_factory.mktemp("alone") / "W", 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """Workdir and losses of two processes."""
+  workdir = tmp_path_factory.mktemp("two") / "W"
+  return workdir, trained(workdir, 2)
+
+
+def test_two_processes_train_as_one(alone, two):
+  np.testing.assert_allclose(two[1], alone, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(alone, tmp_path):
+  np.testing.assert_allclose(trained(tmp_path / "W", 4), alone, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_in_float64_to_nine_digits(tmp_path, count):
+  wide = {"environ": {"JAX_ENABLE_X64": "1"}, "model.dtype": "float64"}
+  own = trained(tmp_path / "one", 1, **wide)
+  several = trained(tmp_path / "several", count, **wide)
+  np.testing.assert_allclose(several, own, rtol=1e-9)
+
+
+def test_other_processes_take_a_run_up(two, tmp_path):
+  """Two processes stop half way; one takes it up, with as many devices."""
+  workdir = tmp_path / "W"
+  started = start(2, training(workdir, 2))
+  wait_for_row(workdir, 7)
+  # One alone is told; all stop at the same step.
+  started[1].send_signal(signal.SIGTERM)
+  status, said = ends(started)
+  assert status == [0, 0], "\n".join(said)
+  assert "stopped by SIGTERM" in said[0]
+  stopped = len(rows(workdir))
+  assert stopped < STEPS
+  assert losses(workdir) == two[1][:stopped]
+  np.testing.assert_allclose(trained(workdir, 1), two[1], rtol=1e-5)
+
+
+def wait_for_row(workdir, row, timeout=240):
+  for _ in range(timeout * 10):
+    if (workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= row:
+      return
+    time.sleep(0.1)
+  raise AssertionError(f"{workdir}: no row {row}")
+
+
+READ = """
+import json, sys
+from jssl import hosts
+if int(sys.argv[1]) > 1:
+  hosts.join()
+import jax, numpy as np
+from jssl import mesh
+from jssl.data.pipeline import train_batches
+
+class Counted:
+  name, image_shape, num_classes = "counted", (2, 2, 1), 100
+  class_names = tuple(map(str, range(100)))
+  def __init__(self): self.read = []
+  def __len__(self): return 100
+  def fetch(self, rows):
+    self.read.append([int(row) for row in rows])
+    images = np.broadcast_to(rows[:, None, None, None], (len(rows), 2, 2, 1))
+    return {"image": images.astype(np.uint8), "label": rows.astype(np.int32)}
+
+source = Counted()
+batches = train_batches(
+  source, seed=3, batch_size=16, prefetch_batches=0,
+  sharding=mesh.batch_sharding(mesh.make_mesh(-1, 1)),
+)
+total = jax.jit(lambda batch: batch["label"].sum())
+sums = [int(total(next(batches))) for _ in range(12)]
+batches.close()
+print("READ", json.dumps({"rows": source.read[:12], "sums": sums}))
+"""
+
+
+def what_is_read(count):
+  status, said = ends(start(count, ["-c", READ, str(count)]))
+  assert status == [0] * count, "\n".join(said)
+  return [
+    json.loads(re.search(r"^READ (.*)$", own, re.MULTILINE).group(1))
+    for own in said
+  ]
+
+
+def test_each_process_reads_its_shard_alone():
+  """The same global batches, every example once an epoch, nothing twice."""
+  (alone,) = what_is_read(1)
+  shards = what_is_read(2)
+  for step in range(12):
+    parts = [shard["rows"][step] for shard in shards]
+    assert [len(part) for part in parts] == [8, 8]
+    assert [*itertools.chain(*parts)] == alone["rows"][step]
+  assert shards[0]["sums"] == shards[1]["sums"] == alone["sums"]
+  # 6 batches of 16 an epoch of 100.
+  for epoch in (slice(0, 6), slice(6, 12)):
+    seen = [*itertools.chain(*alone["rows"][epoch])]
+    assert len(seen) == len(set(seen)) == 96
+
+
+def test_processes_of_different_configs_are_refused(tmp_path):
+  command = training(tmp_path / "W", 2)
+  started = start(2, command, different=["--config.optim.learning_rate=0.1"])
+  status, said = ends(started)
+  assert status == [1, 1], "\n".join(said)
+  for own in said:
+    assert "the processes have different configs" in own
+    assert re.search(
+      r'process 0: "learning_rate": 0.005.*process 1: .*0\.1', own
+    )
+  assert not (tmp_path / "W").exists()
+
+
+def test_half_of_an_environment_is_told(monkeypatch):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+  monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
+  monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
+  with pytest.raises(ValueError, match=r"no JAX_NUM_PROCESSES and no JAX_PROC"):
+    hosts.join()
+
+
+@pytest.mark.slow
+def test_one_of_four_that_dies_stops_the_others(tmp_path):
+  """Within a minute, with a clear message; started again, the run goes on."""
+  workdir = tmp_path / "W"
+  # The uninterrupted one, on the same devices.
+  whole = trained(tmp_path / "whole", 4)
+  started = start(4, training(workdir, 4, **{"train.steps": STEPS}))
+  wait_for_row(workdir, 8)
+  started[2].kill()
+  killed = time.monotonic()
+  status, said = ends(started, timeout=120)
+  assert time.monotonic() - killed < 60
+  assert all(status)
+  for index in (0, 1, 3):
+    assert "another process of this run has ended" in said[index]
+  assert trained(workdir, 4) == whole
