@@ -20,8 +20,8 @@ _VARIABLES = (
   "JAX_NUM_PROCESSES",
   "JAX_PROCESS_ID",
 )
-# After so long without a sign of life a process is taken for dead, and the
-# others end.
+# After so long without a sign of life a process is taken for dead, and JAX's
+# runtime ends the others, saying which it was.
 HEARTBEAT_SECONDS = 20
 
 

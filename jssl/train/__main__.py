@@ -5,7 +5,6 @@ Any value of the config can be set on the command line, as in
 `--config.optim.learning_rate=0.1`.
 """
 
-import os
 import sys
 
 from absl import app, flags, logging
@@ -32,8 +31,6 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  import jax
-
   from jssl import hosts
   from jssl.checkpoint import CheckpointError
   from jssl.train.loop import train
@@ -53,18 +50,6 @@ def main(argv: list[str]) -> int:
   ) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
-      raise
-    print(
-      "error: another process of this run has ended or can't be reached; when "
-      "all have ended, the same command on each goes on from the last "
-      f"checkpoint. What was told: {str(error).splitlines()[0]}",
-      file=sys.stderr,
-      flush=True,
-    )
-    # Without a farewell, which would wait for the one that is gone.
-    os._exit(1)
   if not complete:
     hosts.say("stopped by SIGTERM; the same command goes on from here")
   return 0

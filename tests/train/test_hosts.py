@@ -261,5 +261,7 @@ def test_one_of_four_that_dies_stops_the_others(tmp_path):
   assert time.monotonic() - killed < 60
   assert all(status)
   for index in (0, 1, 3):
-    assert "another process of this run has ended" in said[index]
+    # JAX's runtime says it, and ends the process.
+    assert "another task died" in said[index]
+    assert "stopped sending heartbeats" in said[index]
   assert trained(workdir, 4) == whole
