@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import time
 from contextlib import ExitStack
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from jssl import build, hosts, tree
 from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
 from jssl.data.pipeline import train_batches
+from jssl.manifest import write_json
 from jssl.train.program import (
   Program,
   checkpoint_items,
@@ -64,6 +66,16 @@ def _restore(
   return step, from_checkpoint_items(items), watch
 
 
+def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
+  """Writes how the run ended, for who started it; whether it is complete."""
+  if hosts.is_first():
+    status = "complete" if step == total else "restartable"
+    write_json(
+      pathlib.Path(workdir) / "status.json", {"status": status, "step": step}
+    )
+  return step == total
+
+
 def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   """Trains to the last step of the config, from wherever the workdir is.
 
@@ -73,7 +85,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       up where it was left.
 
   Returns:
-    Whether the run is complete; False after SIGTERM.
+    Whether the run is complete; False after SIGTERM. `workdir/status.json` says
+    it too, "complete" or "restartable"; it isn't there while a run is going on.
 
   Raises:
     ValueError, TypeError, FileNotFoundError: the config can't be run.
@@ -83,6 +96,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   run = build.run(config)
   program = Program(run)
   build.claim_workdir(config, workdir)
+  if hosts.is_first():
+    (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
   total, log, keep = run.train.steps, run.log, run.checkpoint
   learning_rate = run.optim.schedule(total)
   batches = train_batches(
@@ -159,4 +174,4 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         window = empty_window(program.metrics)
         logged = timed = step
         tick = time.monotonic()
-  return step == total
+  return _leave(workdir, step, total)

@@ -260,8 +260,12 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
   assert "the same command goes on from here" in out
   (*_, last) = checkpoint.steps(tmp_path)
   assert last >= 6
+  status = tmp_path / "status.json"
+  left = {"status": "restartable", "step": last}
+  assert json.loads(status.read_text()) == left
   done = run(tmp_path)
   assert f"taken up at step {last}" in done.stdout
+  assert json.loads(status.read_text()) == {"status": "complete", "step": 24}
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
 
