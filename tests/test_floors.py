@@ -16,6 +16,7 @@ FLOORS = {
   "tree": 0,
   "fields": 0,
   "schedules": 0,
+  "compiled": 0,
   "hosts": 0,
   "targets": 0,
   "hlo": 0,

@@ -196,6 +196,43 @@ def _config(config: ConfigDict) -> str:
   )
 
 
+_TIMES = {
+  "step": "steps",
+  "input": "waiting for a batch",
+  "checkpoint": "saving checkpoints",
+  "compile": "compiling the step",
+  "restore": "restoring, or the first state",
+  "other": "the rest: data set, tracing, rows",
+}
+
+
+def _time(run: Run) -> str:
+  """Returns a table of seconds and shares, over all lives of the run."""
+  if not run.lives:
+    return elements.missing("No clock of the training is here.")
+  total = sum(life.seconds for life in run.lives)
+  rows = {}
+  for kind, name in _TIMES.items():
+    own = sum(getattr(life, kind) for life in run.lives)
+    rows[name] = (f"{own:,.1f} s", f"{own / total:.1%}")
+  first = ", ".join(
+    f"{life.until_first_step:.1f} s (programs compiled: "
+    f"{life.programs_compiled}, found compiled: {life.programs_found})"
+    for life in run.lives
+    if life.until_first_step is not None
+  )
+  starts = len(run.lives)
+  caption = (
+    f"{starts} start{'s' * (starts > 1)} of the run, {total:,.1f} s together, "
+    "by the loop's clock; a device that is still busy doesn't feel what the "
+    f"loop waits for. Until the first step: {first}."
+  )
+  return elements.figure(
+    elements.scores("", ("time", "share"), rows, last_stands_out=False),
+    escape(caption),
+  )
+
+
 def render(run: Run) -> str:
   """Returns the whole report as one HTML page.
 
@@ -206,6 +243,7 @@ def render(run: Run) -> str:
     "What the features are worth": _scores(run),
     "Accuracy over the training": _accuracy(run),
     "The training": _curves(run),
+    "Where the time went": _time(run),
     "What the encoder sees": _views(run),
     "Spectrum of the features": _spectrum(run),
     "What the features are like": likeness.content(run, *_probed(run)),

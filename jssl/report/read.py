@@ -57,6 +57,39 @@ class Spectrum:
 
 
 @dataclasses.dataclass(frozen=True)
+class Life:
+  """Where the time of one life of a run went, see `jssl.train.goodput`.
+
+  Attributes:
+    from_step: step that it was taken up at.
+    to_step: of the last row.
+    seconds: of all of it.
+    restore: seconds of these,
+    compile: of these,
+    step: of these,
+    input: of these,
+    checkpoint: of these,
+    other: and of none of them.
+    until_first_step: seconds until the first step was done; None before.
+    programs_found: that were compiled before,
+    programs_compiled: and that were not.
+  """
+
+  from_step: int
+  to_step: int
+  seconds: float
+  restore: float
+  compile: float
+  step: float
+  input: float
+  checkpoint: float
+  other: float
+  until_first_step: float | None
+  programs_found: int
+  programs_compiled: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Diagnostics:
   """What one kind of features is like, see `jssl.probe.diagnosis`.
 
@@ -102,6 +135,7 @@ class Run:
     spectra: of all probes.
     diagnostics: of all probes with `--diagnostics`,
     concentrations: of the same.
+    lives: of the run, each time that it was started.
     checkpoints: steps of the finished ones.
     best_step: the one that a probe chose, None before any did.
   """
@@ -113,6 +147,7 @@ class Run:
   spectra: tuple[Spectrum, ...]
   diagnostics: tuple[Diagnostics, ...]
   concentrations: tuple[Concentration, ...]
+  lives: tuple[Life, ...]
   checkpoints: tuple[int, ...]
   best_step: int | None
 
@@ -203,6 +238,7 @@ def read(workdir: str | os.PathLike) -> Run:
     spectra=_records(Spectrum, probed),
     diagnostics=_records(Diagnostics, probed),
     concentrations=_records(Concentration, probed),
+    lives=_records(Life, _rows(path / "goodput.jsonl")),
     checkpoints=tuple(checkpoint.steps(path)),
     best_step=checkpoint.best_step(path),
   )

@@ -141,7 +141,7 @@ def markdown(points: Sequence[Point]) -> str:
     for dims, own in sorted(by_dims.items()):
       if len({p.collapse_auc for p in own}) < 2:
         continue
-      lines += ["", f"Features of {dims} dimensions alone:", *_fit(own)]
+      lines += ["", f"Features of {dims} dimensions alone:", "", *_fit(own)]
   within = [
     diagnostics.rank_correlation(
       [p.collapse_auc for p in own], [p.accuracy for p in own]

@@ -31,11 +31,12 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import hosts
+  from jssl import compiled, hosts
   from jssl.checkpoint import CheckpointError
   from jssl.train.loop import train
 
   logging.set_verbosity(logging.WARNING)
+  compiled.keep()
   try:
     if _DISTRIBUTED.value:
       hosts.join()

@@ -15,6 +15,7 @@ from jssl import build, hosts, tree
 from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
 from jssl.data.pipeline import train_batches
 from jssl.manifest import write_json
+from jssl.train.goodput import Goodput
 from jssl.train.program import (
   Program,
   checkpoint_items,
@@ -93,6 +94,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     FloatingPointError: the loss or a parameter is not finite any more.
     CheckpointError: the last checkpoint couldn't be saved.
   """
+  clock = Goodput(workdir)
   run = build.run(config)
   program = Program(run)
   build.claim_workdir(config, workdir)
@@ -119,11 +121,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       keep_every_steps=keep.keep_every_steps or None,
     ) as checkpoints,
     hosts.preemption() as told_to_stop,
+    clock.listening(),
   ):
     # ---- Restore -------------------------------------------------------------
-    step, state, (seconds, logged, window) = _restore(
-      run, program, checkpoints, batches
-    )
+    with clock.on("restore"):
+      step, state, (seconds, logged, window) = _restore(
+        run, program, checkpoints, batches
+      )
+    clock.begin(step)
     started = time.monotonic() - seconds
     first = timed = step
     tick = time.monotonic()
@@ -140,29 +145,40 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       # ---- Save --------------------------------------------------------------
       last = step == total or told_to_stop(step)
       if step > first and (last or step % keep.every_steps == 0):
-        _check_finite(bool(_all_finite(state)), logged, step)
+        with clock.on("step"):
+          finite = bool(_all_finite(state))
+        _check_finite(finite, logged, step)
         watch = Watch(time.monotonic() - started, logged, window)
         try:
-          checkpoints.save(step, _items(state, watch), batches)
+          with clock.on("checkpoint"):
+            checkpoints.save(step, _items(state, watch), batches)
         except CheckpointError as error:
           if last:
             raise
           logging.error("%s; the training goes on and will try again", error)
+        clock.write(step)
       if last:
         break
 
       # ---- Next batch --------------------------------------------------------
-      batch = next(batches)
+      with clock.on("input"):
+        batch = next(batches)
 
       # ---- Step --------------------------------------------------------------
-      state, metrics = program.step(state, batch)
+      with clock.on("compile" if step == first else "step"):
+        state, metrics = program.step(state, batch)
+        window = add_to_window(window, metrics)
       step += 1
-      window = add_to_window(window, metrics)
+      if step == first + 1:
+        with clock.on("step"):
+          jax.block_until_ready(metrics)
+        clock.first_step_done()
 
       # ---- Log ---------------------------------------------------------------
       if log.is_due(step, total):
-        values = {name: float(mean.compute()) for name, mean in window.items()}
-        values |= {name: float(metrics[name]) for name in program.measures}
+        with clock.on("step"):
+          values = {name: float(m.compute()) for name, m in window.items()}
+          values |= {name: float(metrics[name]) for name in program.measures}
         _check_finite(math.isfinite(values["loss"]), logged, step)
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
@@ -174,4 +190,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         window = empty_window(program.metrics)
         logged = timed = step
         tick = time.monotonic()
+    with clock.on("checkpoint"):
+      checkpoints.wait()
+  clock.write(step)
   return _leave(workdir, step, total)

@@ -29,6 +29,23 @@ def metrics_row(step):
   }
 
 
+def life_row(first, last):
+  return {
+    "from_step": first,
+    "to_step": last,
+    "seconds": 10.0,
+    "restore": 0.5,
+    "compile": 2.0,
+    "step": 6.0,
+    "input": 1.0,
+    "checkpoint": 0.1,
+    "other": 0.4,
+    "until_first_step": 3.25,
+    "programs_found": first,
+    "programs_compiled": 4,
+  }
+
+
 def score_row(features, step, probe, fraction, accuracy, **changes):
   return {
     **ABOUT,
@@ -98,6 +115,7 @@ def workdir(tmp_path, config):
   write_lines(
     tmp_path / "metrics.jsonl", [metrics_row(s) for s in (10, 20, 30)]
   )
+  write_lines(tmp_path / "goodput.jsonl", [life_row(0, 20), life_row(20, 30)])
   write_lines(tmp_path / "probe.jsonl", probe_rows())
   (tmp_path / "best.json").write_text('{"step": 20, "score": 0.5}')
   write_features(tmp_path, 20)

@@ -82,8 +82,12 @@ def test_whole_page(workdir, cheap):
     "pretrained, AUC 0.789",
     "random backbone, AUC 0.876",
     "60 test features of cluttered_digits at step 20",
+    "2 starts of the run, 20.0 s together",
+    "Until the first step: 3.2 s (programs compiled: 4, found compiled: 0), ",
   ):
     assert text in found.visible
+  assert ["steps", "12.0 s", "60.0%"] in found.rows
+  assert ["waiting for a batch", "2.0 s", "10.0%"] in found.rows
   assert ["crop_min_area", "0.5"] in found.rows
   assert ["name", '"vit"'] in found.rows
   assert "missing" not in [a.get("class") for _, a in found.tags]
@@ -102,7 +106,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     assert outside not in text
   tags = [tag for tag, _ in found.tags]
   assert tags.count("h1") == 1
-  assert tags.count("figcaption") == tags.count("figure") == 10
+  assert tags.count("figcaption") == tags.count("figure") == 11
   for tag, attributes in found.tags:
     if tag == "img":
       assert attributes["alt"]
@@ -119,6 +123,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     ("probe.jsonl", "No probe has measured a spectrum yet"),
     ("metrics.jsonl", "The training has not logged a step yet"),
     ("features", "No probe has kept test features"),
+    ("goodput.jsonl", "No clock of the training is here"),
   ],
 )
 def test_missing_piece_leaves_a_sentence(workdir, cheap, lost, sentence):

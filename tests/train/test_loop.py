@@ -266,6 +266,9 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
   done = run(tmp_path)
   assert f"taken up at step {last}" in done.stdout
   assert json.loads(status.read_text()) == {"status": "complete", "step": 24}
+  lives = (tmp_path / "goodput.jsonl").read_text().splitlines()
+  steps = [(row["from_step"], row["to_step"]) for row in map(json.loads, lives)]
+  assert steps == [(0, last), (last, 24)]
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
 

@@ -214,6 +214,8 @@ def gaps(
       )
     ax.axhline(bar, color=_INK, ls=":", lw=1)
     ax.set(xscale="log", yscale="log", xlabel="step")
+    for axis in (ax.xaxis, ax.yaxis):
+      axis.set_major_formatter("{x:g}")
     ax.set_title(f"gap to the closed form, {title} basis")
   axes[-1].legend()
   return figure
