@@ -9,7 +9,8 @@ blur) and all pairs of the four. SimCLR, half an epoch. The paper's claim: the
 more concentrated an augmentation makes the classes, the smaller the error of
 the nearest class mean.
 
-Cost: minutes each on two CPU cores. Expected: not measured yet.
+Cost: two to four minutes each on two CPU cores. Expected: see
+docs/studies/augmentations.md (measured).
 """
 
 from itertools import combinations

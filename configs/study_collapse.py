@@ -9,7 +9,8 @@ of it, and the narrowest and the widest in continual and hybrid order. All see
 claim: features collapse in part where the model is small for the data, which
 the collapse AUC shows, and other orders help.
 
-Cost: minutes each on two CPU cores. Expected: not measured yet.
+Cost: two to four minutes each on two CPU cores. Expected: see
+docs/studies/collapse.md (measured).
 """
 
 from typing import Any
