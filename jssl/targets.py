@@ -75,6 +75,10 @@ CHIPS = {
 }
 
 
+# Any text; a number and an x before a letter are slices.
+_SLICES = re.compile(r"(?:(\d+)x(?=[a-z]))?(.*)", re.DOTALL)
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
   """Devices that a program is compiled for.
@@ -97,8 +101,8 @@ class Target:
   def __post_init__(self) -> None:
     if self.slices < 1 or (self.slices > 1 and not self.is_tpu):
       raise ValueError(
-        f"{self.slices} slices of {self.name}: TPUs alone come in slices, of "
-        "which there must be one at least"
+        f"target={self.name!r} has {self.slices} slices: TPUs alone come in "
+        "slices, of which there must be one at least"
       )
 
   @property
@@ -191,25 +195,26 @@ def _is_installed(module: str) -> bool:
     return False
 
 
-def target(name: str, slices: int = 1) -> Target:
+def target(name: str) -> Target:
   """Returns a target by its name; imports nothing heavy.
 
   Args:
-    name: a TPU topology ("v5e:16x16"), GPUs of one node or of several
-      ("h100:8", "h100:2x8"), or CPU devices ("cpu:8").
-    slices: TPU slices of that topology.
+    name: a TPU topology ("v5e:16x16") or several slices of one
+      ("2xv5e:16x16"), GPUs of one node or of several ("h100:8", "h100:2x8"), or
+      CPU devices ("cpu:8").
 
   Raises:
     ValueError: there is no such target; says which there are.
   """
-  kind, _, size = name.partition(":")
+  slices, of_slice = _SLICES.fullmatch(name).groups()  # type: ignore[union-attr]
+  kind, _, size = of_slice.partition(":")
   parts = size.split("x")
   known = kind in CHIPS or kind == "cpu"
   if not known or not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
     raise ValueError(
       f"target={name!r} is not known: expected a TPU topology of "
       f"{', '.join(k for k in CHIPS if k not in _GPUS)} (as v5e:16x16, "
-      "v5p:4x4x4), GPUs of "
+      "v5p:4x4x4; 2xv5e:16x16 for two slices), GPUs of "
       f"{', '.join(_GPUS)} (as h100:8, h100:2x8 for two nodes) or cpu:8"
     )
   shape = tuple(map(int, parts))
@@ -222,4 +227,4 @@ def target(name: str, slices: int = 1) -> Target:
       f"target={name!r}: expected {' or '.join(map(str, allowed))} numbers "
       f"after {kind}:"
     )
-  return Target(name, kind, shape, slices)
+  return Target(name, kind, shape, 1 if slices is None else int(slices))

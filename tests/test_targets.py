@@ -37,11 +37,12 @@ def test_a_shape_of_other_dimensions_is_told(name):
 
 
 def test_slices_are_of_tpus():
-  assert targets.target("v5e:2x4", slices=2).slices == 2
+  found = targets.target("2xv5e:2x4")
+  assert (found.name, found.slices, found.shape) == ("2xv5e:2x4", 2, (2, 4))
   with pytest.raises(ValueError, match="TPUs alone"):
-    targets.target("h100:8", slices=2)
+    targets.target("2xh100:8")
   with pytest.raises(ValueError, match="one at least"):
-    targets.target("v5e:2x4", slices=0)
+    targets.target("0xv5e:2x4")
 
 
 def test_a_missing_compiler_names_its_extra(monkeypatch):

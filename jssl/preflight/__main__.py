@@ -3,8 +3,8 @@
 Compiles the config's train step, augmentation included, and the probe's
 features, for devices that are not there, on this machine's CPU, and says what a
 device needs: memory and what fills it, FLOPs, traffic, collectives, the bound
-on the speed. `--target` is a TPU topology (v5e:16x16, v5p:4x4x4; with
-`--slices=2` several), GPUs (h100:8; h100:2x8, two nodes) or cpu:8.
+on the speed. `--target` is a TPU topology (v5e:16x16; 2xv5e:16x16, two
+slices), GPUs (h100:8; h100:2x8, two nodes) or cpu:8.
 
 Exit status: 0 it fits, 3 it doesn't, 1 there is something wrong. Where it
 doesn't fit, changes are tried until one does (`--nosuggest` leaves that out).
@@ -14,6 +14,8 @@ import json
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -26,9 +28,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _TARGET = flags.DEFINE_string(
   "target", None, "Devices, as v5e:16x16, h100:8 or cpu:8.", required=True
 )
-_SLICES = flags.DEFINE_integer("slices", 1, "TPU slices of that topology.")
 _SUGGEST = flags.DEFINE_bool(
   "suggest", True, "Whether to look for changes where it doesn't fit."
+)
+_SWEEP = flags.DEFINE_string(
+  "sweep",
+  None,
+  "Compile the train step at several sizes instead: KEY=V1,V2,... as "
+  "data.batch_size=1024,2048, or targets, v5e:2x4,v5e:16x16, with as many "
+  "images on each device as on --target.",
 )
 _JSON = flags.DEFINE_string("json", None, "Also write it here, as data.")
 _HTML = flags.DEFINE_string("html", None, "Also write it here, as a page.")
@@ -36,30 +44,45 @@ _HTML = flags.DEFINE_string("html", None, "Also write it here, as a page.")
 _FITS, _WRONG, _TOO_LARGE = 0, 1, 3
 
 
+def _write(found: dict[str, Any], page: Callable[[], str]) -> None:
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n")
+  if _HTML.value:
+    pathlib.Path(_HTML.value).write_text(page(), encoding="utf-8")
+
+
 def _run() -> int:
-  target = targets.target(_TARGET.value, _SLICES.value)
+  target = targets.target(_TARGET.value)
   target.prepare()
   from jssl.preflight import words
   from jssl.preflight.changes import suggest
   from jssl.preflight.check import check
-  from jssl.preflight.page import html
+  from jssl.preflight.page import html, sweep_html
+  from jssl.preflight.sweep import sizes, sweep
 
   def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
+  command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
+  if _SWEEP.value:
+    points = sweep(_CONFIG.value, target, sizes(_SWEEP.value, target), tell)
+    print(words.sweep_text(points), end="")
+    _write(
+      {"command": command, "points": words.sweep_data(points)},
+      lambda: sweep_html(points, config=_CONFIG.value, command=command),
+    )
+    fits = all(point.result and point.result.fits for point in points)
+    return _FITS if fits else _TOO_LARGE
   result = check(_CONFIG.value, target)
   tried = []
   if not result.fits and _SUGGEST.value:
     tell("it doesn't fit; changes are compiled")
     tried = suggest(_CONFIG.value, target, result, tell)
   print(words.text(result, tried), end="")
-  command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
-  if _JSON.value:
-    found = {"command": command, **words.data(result, tried)}
-    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n")
-  if _HTML.value:
-    page = html(result, tried, config=_CONFIG.value, command=command)
-    pathlib.Path(_HTML.value).write_text(page, encoding="utf-8")
+  _write(
+    {"command": command, **words.data(result, tried)},
+    lambda: html(result, tried, config=_CONFIG.value, command=command),
+  )
   return _FITS if result.fits else _TOO_LARGE
 
 

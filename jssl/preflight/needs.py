@@ -97,6 +97,11 @@ class Needs(NamedTuple):
   compile_seconds: float
   reason: str = ""
 
+  @property
+  def sent_bytes(self) -> int:
+    """All that a device sends in a run."""
+    return sum(one.sent_bytes for one in self.traffic)
+
 
 def _traffic(
   module: text.Module, mesh: Mapping[str, int], slices: int

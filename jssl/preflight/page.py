@@ -1,10 +1,13 @@
 """What preflight found, as one self-contained page."""
 
 import importlib.resources
+import math
 import string
 from collections.abc import Mapping, Sequence
 from html import escape
 
+import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jssl import __version__
@@ -13,7 +16,8 @@ from jssl.preflight.changes import Tried
 from jssl.preflight.check import Result
 from jssl.preflight.needs import Needs
 from jssl.preflight.roofline import roofline
-from jssl.report import elements
+from jssl.preflight.sweep import Point
+from jssl.report import elements, figures
 
 _ABOUT = (
   "Everything is of one device, of the real program, compiled on a CPU for "
@@ -77,6 +81,53 @@ def _facts(result: Result) -> dict[str, str]:
   return facts
 
 
+_ABOUT_SWEEP = (
+  "The train step, compiled at each size; all of one device but the batch and "
+  "the images a second, which are of all."
+)
+
+
+@figures.styled
+def _scaling(points: Sequence[Point]) -> Figure:
+  """Draws memory, what is sent and the bound on the speed, by size."""
+  drawing = Figure(figsize=(figures.WIDTH_IN, 3.0))
+  fitting = [(p.size.name, p.result) for p in points if p.result is not None]
+  names = [name for name, _ in fitting]
+  panels: dict[str, list[float]] = {
+    "peak memory, GiB": [
+      (r.step.memory.peak or np.nan) / 2**30 for _, r in fitting
+    ],
+    "sent, MiB": [r.step.sent_bytes / 2**20 for _, r in fitting],
+    "images/s, at most, a device": [
+      r.step_bound.images_per_second / math.prod(r.mesh.values())
+      if r.step_bound
+      else np.nan
+      for _, r in fitting
+    ],
+  }
+  for ax, (title, values) in zip(
+    drawing.subplots(1, len(panels)), panels.items(), strict=True
+  ):
+    ax.plot(names, values, marker="o")
+    ax.set_title(title)
+    ax.set_ylim(bottom=0)
+    ax.tick_params(axis="x", rotation=20)
+  return drawing
+
+
+def sweep_html(
+  points: Sequence[Point], *, config: ConfigDict, command: str
+) -> str:
+  """Returns the page of a sweep, everything in one file."""
+  table = _table("size", words.SWEEP_HEADINGS, words.sweep_table(points))
+  body = elements.section(
+    "By size",
+    elements.figure(table, escape(_ABOUT_SWEEP))
+    + elements.plot(_scaling(points), "memory, traffic and speed by size", ""),
+  )
+  return _page("Preflight: a sweep", "", body, config, command)
+
+
 def html(
   result: Result,
   tried: Sequence[Tried],
@@ -104,14 +155,21 @@ def html(
     "What a device holds between steps",
     _values("a device", words.held_table(result)),
   )
+  title = f"Preflight: {words.title(result)}"
+  return _page(title, elements.facts(_facts(result)), body, config, command)
+
+
+def _page(
+  title: str, summary: str, body: str, config: ConfigDict, command: str
+) -> str:
   body += (
     "\n<section><details><summary><h2>Config</h2></summary>"
     f"<pre>{escape(config.to_json(indent=2))}</pre></details></section>"
   )
   page = importlib.resources.files("jssl.report") / "template.html"
   return string.Template(page.read_text()).substitute(
-    title=escape(f"Preflight: {words.title(result)}"),
-    summary=elements.facts(_facts(result)),
+    title=escape(title),
+    summary=summary,
     sections=body,
     footer=escape(f"jssl {__version__}; {command}"),
   )

@@ -1,5 +1,6 @@
 """What preflight found, as text and as plain data."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from jssl.preflight.changes import Tried
 from jssl.preflight.check import Result
 from jssl.preflight.needs import Needs, Traffic
 from jssl.preflight.roofline import Roofline, roofline
+from jssl.preflight.sweep import Point
 
 _MOST_LINES = 8
 _PROJECT = pathlib.Path(jssl.__file__).parents[1]
@@ -44,9 +46,8 @@ def place(of: Place | None) -> str:
 def title(result: Result) -> str:
   """Returns the target and its mesh, in a line."""
   axes = ", ".join(f"{axis} {size}" for axis, size in result.mesh.items())
-  slices = f"{result.target.slices} slices of " * (result.target.slices > 1)
   hosts = f"{result.hosts} host" + "s" * (result.hosts > 1)
-  return f"{slices}{result.target.name}: mesh {axes}; {hosts}"
+  return f"{result.target.name}: mesh {axes}; {hosts}"
 
 
 def verdict(needs: Needs) -> str:
@@ -201,6 +202,55 @@ def text(result: Result, tried: Sequence[Tried] = ()) -> str:
   if tried:
     lines += ["", suggestion(tried)]
   return "\n".join(lines) + "\n"
+
+
+SWEEP_HEADINGS = (
+  *("devices", "batch", "peak", "FLOPs", "HBM moved", "sent"),
+  "images/s, at most",
+)
+
+
+def sweep_table(points: Sequence[Point]) -> dict[str, list[str]]:
+  """Returns a row for each size, of a device but for batch and images/s."""
+  table = {}
+  for point in points:
+    cells = ["-"] * len(SWEEP_HEADINGS)
+    result = point.result
+    cells[1] = f"{point.batch_size:,}"
+    if result is not None:
+      step, bound = result.step, result.step_bound
+      peak = gib(step.memory.peak) if result.fits else "doesn't fit"
+      cells[0] = f"{math.prod(result.mesh.values()):,}"
+      cells[2:4] = [peak, f"{step.product_flops / 1e9:,.1f} G"]
+      if step.moved_bytes is not None:
+        cells[4:6] = [f"{step.moved_bytes / 1e9:.3g} GB", gib(step.sent_bytes)]
+      if bound is not None:
+        cells[6] = f"{bound.images_per_second:,.0f}, by {bound.bound_by}"
+    table[point.size.name] = cells
+  return table
+
+
+def sweep_text(points: Sequence[Point]) -> str:
+  """Returns a sweep, for a terminal."""
+  lines = [
+    "train step, a device",
+    *_aligned(sweep_table(points), SWEEP_HEADINGS),
+  ]
+  lines += [f"  {p.size.name}: {p.error}" for p in points if p.error]
+  return "\n".join(lines) + "\n"
+
+
+def sweep_data(points: Sequence[Point]) -> list[dict[str, Any]]:
+  """Returns a sweep, as JSON takes it."""
+  return [
+    {
+      "size": point.size.name,
+      "batch_size": point.batch_size,
+      "error": point.error,
+      "result": point.result and data(point.result),
+    }
+    for point in points
+  ]
 
 
 def _needs_data(needs: Needs, bound: Roofline | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _CLASS_COLOURS = (
 )  # fmt: skip
 _MARKERS = "o^"
 MAX_CLASSES = len(_CLASS_COLOURS) * len(_MARKERS)
-_WIDTH_IN = 10.4
+WIDTH_IN = 10.4
 _TICKS = [1, 2, 2.5, 5, 10]
 
 _STYLE: dict[Any, Any] = {
@@ -99,7 +99,7 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   names = [name for name in _CURVES if name in metrics]
   names += [n for n in metrics if n not in _CURVES and n not in _NOT_CURVES]
   rows = math.ceil(len(names) / 2)
-  figure = Figure(figsize=(_WIDTH_IN, 2.1 * rows))
+  figure = Figure(figsize=(WIDTH_IN, 2.1 * rows))
   for ax, name in zip(
     figure.subplots(rows, 2, squeeze=False).flat, names, strict=False
   ):
@@ -120,7 +120,7 @@ def accuracy(scores: Sequence[Score]) -> Figure:
   Args:
     scores: of one data set, with all labels.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 3.2))
+  figure = Figure(figsize=(WIDTH_IN, 3.2))
   ax = figure.subplots()
   for probe, name in _PROBES.items():
     of_step = {
@@ -164,7 +164,7 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   shown = {s.features: s for s in spectra if s.features == "random"}
   if step in of_step:
     shown["backbone"] = of_step[step]
-  figure = Figure(figsize=(_WIDTH_IN, 3.2))
+  figure = Figure(figsize=(WIDTH_IN, 3.2))
   ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
   for features, (name, style) in _FEATURES.items():
     if features in shown:
@@ -214,7 +214,7 @@ def features_over_time(diagnostics: Sequence[Diagnostics]) -> Figure:
   Args:
     diagnostics: of one data set, of checkpoints; ascending steps.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 3.6))
+  figure = Figure(figsize=(WIDTH_IN, 3.6))
   ax, beside = figure.subplots(1, 2)
   backbone = [d for d in diagnostics if d.at == "backbone"]
   spectra = [d for d in backbone if "singular_values" in d.curves]
@@ -260,7 +260,7 @@ def concentration(
     curve: of the augmentation.
     diagnostics: of one data set and step, a line for each place.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 3.2))
+  figure = Figure(figsize=(WIDTH_IN, 3.2))
   ax, beside = figure.subplots(1, 2)
   if curve is not None:
     ax.plot(curve.deltas, curve.one_minus_sigma, label="upper bound")
@@ -308,7 +308,7 @@ def paths(
     x_label: says what x is.
     line: x and y of a straight line beside them.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 4.2))
+  figure = Figure(figsize=(WIDTH_IN, 4.2))
   ax = figure.subplots()
   for number, (name, points) in enumerate(series.items()):
     marker, colour = divmod(number, len(_CLASS_COLOURS))
@@ -349,7 +349,7 @@ def scatter(
     labels: class of each point, less than `MAX_CLASSES`.
     class_names: by label.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 6.2))
+  figure = Figure(figsize=(WIDTH_IN, 6.2))
   ax = figure.subplots()
   for label in np.unique(labels):
     x, y = xy[labels == label].T

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from jssl import targets
 from jssl.preflight import changes, words
+from jssl.preflight import sweep as sweep_lib
 from jssl.preflight.check import Result, check
 from jssl.preflight.needs import Memory, Needs, Traffic, _too_large
+from jssl.preflight.page import sweep_html
 from jssl.preflight.programs import Sizes, programs, total_bytes
 from jssl.preflight.roofline import Roofline, roofline
 
@@ -259,7 +261,7 @@ def test_the_command(tmp_path):
       ["--target=cpu:2", "--config.mesh.data=2", "--config.mesh.fsdp=3"],
       "mesh.data=2 x mesh.fsdp=3 is 6 devices, but there are 2",
     ),
-    (["--target=cpu:2", "--slices=2"], "TPUs alone come in slices"),
+    (["--target=2xcpu:2"], "TPUs alone come in slices"),
   ],
 )
 def test_what_is_wrong_is_told(arguments, message):
@@ -267,3 +269,46 @@ def test_what_is_wrong_is_told(arguments, message):
   assert done.returncode == 1
   assert message in done.stderr
   assert "Traceback" not in done.stderr
+
+
+# ---- Sweeps ------------------------------------------------------------------
+
+
+def test_what_a_sweep_says():
+  by_key = sweep_lib.sizes("data.batch_size=8,16", CPU)
+  assert [(s.target, s.changes) for s in by_key] == [
+    (CPU, {"data.batch_size": 8}),
+    (CPU, {"data.batch_size": 16}),
+  ]
+  by_target = sweep_lib.sizes("v5e:2x4,2xv5e:16x16", CPU)
+  assert [s.target.slices for s in by_target] == [1, 2]
+  assert all(s.changes is None for s in by_target)
+  with pytest.raises(ValueError, match="whole numbers"):
+    sweep_lib.sizes("data.batch_size=8,many", CPU)
+  with pytest.raises(ValueError, match="is not known"):
+    sweep_lib.sizes("v99:1", CPU)
+
+
+def test_devices_keep_their_images_and_their_memory(tmp_path):
+  """With the ring nothing of a device grows with their number."""
+  wanted = sweep_lib.sizes("cpu:2,cpu:8", CPU)
+  two, eight = sweep_lib.sweep(config(), CPU, wanted)
+  assert [two.batch_size, eight.batch_size] == [8, 32]
+  assert two.result.mesh == {"data": 2, "fsdp": 1}
+  assert eight.result.mesh == {"data": 8, "fsdp": 1}
+  peaks = [p.result.step.memory.peak for p in (two, eight)]
+  assert peaks[1] < 1.1 * peaks[0]
+  said = words.sweep_text([two, eight])
+  assert "cpu:8  8        32" in said
+  page = sweep_html([two, eight], config=config(), command="again")
+  assert page.count("<svg") == 1
+  json.dumps(words.sweep_data([two, eight]))
+
+
+def test_a_size_that_can_not_be_run_is_told_beside_the_others():
+  wanted = sweep_lib.sizes("data.batch_size=16,18", CPU)
+  fits, wrong = sweep_lib.sweep(config(), CPU, wanted)
+  assert fits.result is not None
+  assert wrong.result is None
+  said = words.sweep_text([fits, wrong])
+  assert "data.batch_size=18 does not divide over 4 devices" in said

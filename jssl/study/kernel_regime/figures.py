@@ -11,7 +11,6 @@ from jssl.report import figures
 from jssl.study.kernel_regime.cases import Features
 from jssl.study.kernel_regime.spirals import EXTENT, Noise, Toy
 
-_WIDTH_IN = 10.4
 _DIVERGING = "RdBu_r"
 _INK = "#24292f"
 _ARMS = ("#24292f", "#ffffff")
@@ -84,7 +83,7 @@ def kernels(
   """
   order = np.argsort(labels, kind="stable")
   order = order[:: -(-len(order) // _MOST_IMAGES)]
-  figure = Figure(figsize=(_WIDTH_IN, 4.2))
+  figure = Figure(figsize=(figures.WIDTH_IN, 4.2))
   axes = figure.subplots(1, len(pictures), squeeze=False)[0]
   ordered = labels[order]
   present, first = np.unique(ordered, return_index=True)
@@ -128,7 +127,7 @@ def spectra(
     curves: by features, each relative to its first.
     names: what features are called.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 3.0))
+  figure = Figure(figsize=(figures.WIDTH_IN, 3.0))
   ax = figure.subplots()
   for features, values in curves.items():
     # What is less is rounding.
@@ -158,7 +157,7 @@ def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
     names: what features are called; the order of the legend.
   """
   rows = -(-len(panels) // 2)
-  figure = Figure(figsize=(_WIDTH_IN, 2.9 * rows))
+  figure = Figure(figsize=(figures.WIDTH_IN, 2.9 * rows))
   drawn = figure.subplots(rows, 2, squeeze=False).flat
   handles: dict[Features, Any] = {}
   for ax, panel in zip(drawn, panels, strict=False):
@@ -200,7 +199,7 @@ def gaps(
     lines: relative gaps before each step, by name, in panels by title.
     bar: below which a gap counts as none.
   """
-  figure = Figure(figsize=(_WIDTH_IN, 3.4))
+  figure = Figure(figsize=(figures.WIDTH_IN, 3.4))
   axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
   for ax, (title, by_name) in zip(axes, lines.items(), strict=True):
     for number, (name, values) in enumerate(by_name.items()):
@@ -229,7 +228,7 @@ def spirals(toys: Sequence[Toy]) -> Figure:
     toys: one for each.
   """
   dims = toys[0].raw.shape[-1]
-  figure = Figure(figsize=(_WIDTH_IN, 2.75 * len(toys) + 0.2))
+  figure = Figure(figsize=(figures.WIDTH_IN, 2.75 * len(toys) + 0.2))
   rows = figure.subplots(len(toys), 2 * dims, squeeze=False)
   for axes, toy in zip(rows, toys, strict=True):
     maps = [
