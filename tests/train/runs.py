@@ -1,0 +1,104 @@
+"""Runs as a user starts them, and what they leave."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+import jssl
+from jssl import build, checkpoint
+from jssl.train.program import Program, checkpoint_items
+
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+TINY = {
+  "data.batch_size": 32,
+  "model.width": 16,
+  "model.depth": 1,
+  "model.num_heads": 2,
+  "objective.projector.hidden_dims": (16,),
+  "objective.projector.out_dim": 8,
+  "optim.warmup_steps": 2,
+  "train.steps": 24,
+  "checkpoint.every_steps": 4,
+  "checkpoint.keep_last": 3,
+  "log.every_steps": 1,
+}
+
+
+def command(workdir, **overrides):
+  flags = [
+    f"--config.{key}={value}" for key, value in {**TINY, **overrides}.items()
+  ]
+  return [
+    sys.executable,
+    "-m",
+    "jssl.train",
+    "--config=configs/quickstart.py",
+    f"--workdir={workdir}",
+    *flags,
+  ]
+
+
+def environment():
+  return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def run(workdir, **overrides):
+  return subprocess.run(
+    command(workdir, **overrides),
+    cwd=ROOT,
+    env=environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def start(workdir, **overrides):
+  return subprocess.Popen(
+    command(workdir, **overrides),
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(process, step):
+  for line in process.stdout:
+    if line.startswith(f"step {step}/"):
+      return
+  raise AssertionError(process.stderr.read())
+
+
+def rows(workdir):
+  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def outcome(workdir):
+  """Returns the losses, and the bytes of everything in the last checkpoint."""
+  losses = [(row["step"], row["loss"]) for row in rows(workdir)]
+  last = checkpoint.steps(workdir)[-1]
+  directory = pathlib.Path(workdir) / "checkpoints" / str(last)
+  program = Program(build.run(build.load_config(workdir)))
+  wanted = checkpoint_items(program.abstract_state)
+  arrays = checkpoint.restore(workdir, last, wanted)
+  position = (directory / "position.json").read_text()
+  return last, losses, arrays, position
+
+
+def assert_same(a, b):
+  assert a[0] == b[0]
+  assert a[1] == b[1]
+  assert a[3] == b[3]
+  assert jax.tree.structure(a[2]) == jax.tree.structure(b[2])
+  for x, y in zip(jax.tree.leaves(a[2]), jax.tree.leaves(b[2]), strict=True):
+    if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(x, y)
