@@ -58,13 +58,13 @@ def run(workdir, **overrides):
   )
 
 
-def start(workdir, **overrides):
+def start(workdir, *, stderr=subprocess.PIPE, **overrides):
   return subprocess.Popen(
     command(workdir, **overrides),
     cwd=ROOT,
     env=environment(),
     stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stderr=stderr,
     text=True,
   )
 
