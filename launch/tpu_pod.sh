@@ -46,7 +46,8 @@ give_back() { queue delete --force --quiet; }
 train() {
   local mount="mkdir -p shared"
   [ -z "${BUCKET:-}" ] || mount+=" && (mountpoint -q shared || gcsfuse --implicit-dirs ${BUCKET@Q} shared)"
-  on_workers all "pip install -q ${SOURCE:-jssl[tpu]} && $mount"
+  local source=${SOURCE:-jssl[tpu]}
+  on_workers all "pip install -q ${source@Q} && $mount"
   run gcloud compute tpus tpu-vm scp --recurse configs "$name": --zone="$zone" --worker=all
   on_workers all "python3 -m jssl.train --distributed --config=${config@Q} --workdir=${workdir@Q} ${*@Q}"
   # A run that was told to stop also ends well.

@@ -21,9 +21,7 @@ dtype that is neither floating nor, for labels, integer is a TypeError.
 from jssl.diagnostics.batch import batch_measures
 from jssl.diagnostics.bound import (
   BoundTerms,
-  divergence_curve,
   generalisation_bound,
-  lipschitz_at_least,
   tightest_bound,
 )
 from jssl.diagnostics.centres import (
@@ -41,6 +39,7 @@ from jssl.diagnostics.concentration import (
   augmented_distances,
   concentration_curve,
 )
+from jssl.diagnostics.divergence import divergence_curve, lipschitz_at_least
 from jssl.diagnostics.entropies import (
   AssignmentEntropies,
   assignment_entropies,

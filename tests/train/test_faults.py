@@ -19,14 +19,6 @@ from jssl import checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("uninterrupted")
-  done = run(workdir)
-  assert done.returncode == 0, done.stderr
-  return workdir
-
-
 def finish(workdir):
   """Runs to the end; returns what was said."""
   done = run(workdir)

@@ -27,14 +27,6 @@ import jssl
 from jssl import build, checkpoint
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("uninterrupted")
-  done = run(workdir)
-  assert done.returncode == 0, done.stderr
-  return workdir
-
-
 def test_a_run_writes_what_others_read(uninterrupted):
   assert [row["step"] for row in rows(uninterrupted)] == [*range(1, 25)]
   assert rows(uninterrupted)[-1].keys() >= {
