@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -74,6 +75,20 @@ def make_mesh(
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of arrays whose first dimension is the batch."""
   return NamedSharding(mesh, P(AXES))
+
+
+def on_every_device(mesh: Mesh, tree: PyTree) -> PyTree:
+  """Puts arrays that this process has whole on all devices of a mesh.
+
+  Of several processes each must have the same ones, and calls this.
+  """
+  whole = replicated(mesh)
+  return jax.tree.map(
+    lambda leaf: jax.make_array_from_process_local_data(
+      whole, np.asarray(leaf)
+    ),
+    tree,
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -37,6 +37,11 @@ _DIAGNOSTICS = flags.DEFINE_bool(
   False,
   "Measure also what features are like, of the backbone and its heads.",
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "Whether this is one of several processes, see `jssl.hosts.join`.",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -44,11 +49,16 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
+  from jssl import compiled, hosts
   from jssl.checkpoint import CheckpointError
   from jssl.probe.loop import run
 
   logging.set_verbosity(logging.WARNING)
+  compiled.keep()
   try:
+    if _DISTRIBUTED.value:
+      hosts.join()
+      hosts.check_same("\n".join(sys.argv[1:]), "arguments")
     run(
       _WORKDIR.value,
       follow=_FOLLOW.value,

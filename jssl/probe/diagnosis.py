@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jssl import checkpoint
 from jssl.augment import Augment
+from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Objective
 from jssl.probe.judge import JudgedSet
@@ -159,7 +160,7 @@ class Diagnosis:
     sample, see, surroundings = self._look(train.labels)
     if subject.variables is None:
       raise ValueError(f"{subject.name} are no features of a backbone")
-    of_views = see(subject.variables)
+    of_views = see(on_every_device(self._judge.mesh, subject.variables))
     heads: dict[str, Head] = {}
     lost = ""
     if subject.kind == "backbone":

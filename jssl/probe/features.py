@@ -1,11 +1,12 @@
 """Frozen features: extracted once, kept on disk, read by every probe."""
 
+import collections
 import contextlib
 import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from jssl import tree
+from jssl import hosts, tree
 from jssl.data import pipeline
 from jssl.data.sources import Source
 from jssl.diagnostics import spectrum
@@ -119,32 +120,42 @@ def _renamed_when_done(path: pathlib.Path) -> Iterator[BinaryIO]:
     temporary.unlink(missing_ok=True)
 
 
-def _write(
+def _made(
   path: pathlib.Path,
   encode: Encode,
   source: Source,
   batch_size: int,
   mesh: Mesh,
   workers: int,
+) -> Iterator[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]]:
+  """Yields features and labels, whole batches on every process."""
+  for batch, real in pipeline.eval_batches(
+    source,
+    batch_size=-(-batch_size // mesh.size) * mesh.size,
+    sharding=batch_sharding(mesh),
+    workers=workers,
+  ):
+    h = hosts.to_host(encode(batch["image"]))[:real].astype(np.float32)
+    if not np.all(np.isfinite(h)):
+      raise ValueError(f"{path.stem}: the encoder gives non-finite features")
+    yield h, hosts.to_host(batch["label"])[:real]
+
+
+def _write(
+  path: pathlib.Path,
+  images: int,
+  batches: Iterable[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]],
 ) -> None:
   labels: list[np.ndarray] = []
   # Written, not memory-mapped: a full disk is then an error, not a crash.
   with _renamed_when_done(path) as file:
-    for batch, real in pipeline.eval_batches(
-      source,
-      batch_size=-(-batch_size // mesh.size) * mesh.size,
-      sharding=batch_sharding(mesh),
-      workers=workers,
-    ):
-      h = np.asarray(encode(batch["image"]), np.float32)[:real]
-      if not np.all(np.isfinite(h)):
-        raise ValueError(f"{path.stem}: the encoder gives non-finite features")
+    for h, of_batch in batches:
       if not labels:
         header = np.lib.format.header_data_from_array_1_0(h)
-        header["shape"] = (len(source), h.shape[1])
+        header["shape"] = (images, h.shape[1])
         np.lib.format.write_array_header_1_0(file, header)
       file.write(h.tobytes())
-      labels.append(np.asarray(batch["label"])[:real])
+      labels.append(of_batch)
     with _renamed_when_done(_labels_path(path)) as label_file:
       np.save(label_file, np.concatenate(labels))
 
@@ -174,15 +185,26 @@ def extract(
     encode: uint8 images on the mesh [b, h, w, c] to features [b, d], jitted.
     source: images and labels.
     batch_size: images at once; rounded up to what divides over the mesh.
-    mesh: batches are split over it.
+    mesh: of the devices of all processes; batches are split over it.
     workers: processes that decode; 0 does it in a thread.
 
   Raises:
-    ValueError: features are not finite.
+    ValueError: features are not finite, or of several processes some don't
+      see what the first wrote.
     OSError: the disk is full.
   """
+  if not hosts.first_says(path.exists()):
+    batches = _made(path, encode, source, batch_size, mesh, workers)
+    if hosts.is_first():
+      _write(path, len(source), batches)
+    else:
+      collections.deque(batches, maxlen=0)  # It makes its part of each batch.
+    hosts.wait_for_all(f"wrote {path.name}")
   if not path.exists():
-    _write(path, encode, source, batch_size, mesh, workers)
+    raise ValueError(
+      f"{path} was written by process 0 and is not there for process "
+      f"{jax.process_index()}; all need one workdir: use a shared disk"
+    )
   return read(path, source.num_classes)
 
 

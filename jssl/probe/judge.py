@@ -3,10 +3,11 @@
 import dataclasses
 import os
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jssl import build, sections
+from jssl import build, hosts, sections
 from jssl import mesh as mesh_lib
 from jssl.data.sources import Source
 from jssl.probe import features, selection
@@ -27,7 +28,9 @@ class JudgedSet:
     workdir: of the run.
     batch_size: images of a batch of the extraction.
     workers: processes that decode them.
-    mesh: of all devices of this machine, whatever the run was trained on.
+    mesh: of all devices of this process, whatever the run was trained on.
+      Each process fits the same probes to the same features.
+    everywhere: of all devices of all processes, which make the features.
   """
 
   name: str
@@ -38,6 +41,7 @@ class JudgedSet:
   batch_size: int
   workers: int
   mesh: Mesh
+  everywhere: Mesh
 
   def features(self, subject: Subject) -> tuple[Features, Features]:
     """Returns the features of train and test, kept or made now."""
@@ -54,7 +58,7 @@ class JudgedSet:
         source,
         batch_size=self.batch_size,
         workers=self.workers,
-        mesh=self.mesh,
+        mesh=self.everywhere,
       )
       for split, source, key in zip(
         self.splits, self.sources, self.keys, strict=True
@@ -86,7 +90,7 @@ def open_set(
     without_labels: whether it may have none.
 
   Raises:
-    ValueError: it has no labels, and must.
+    ValueError: it has no labels, and must; or processes have different sets.
   """
   data = build.section(config, "data", sections.Data)
   splits = (data.split, data.test_split)
@@ -96,13 +100,16 @@ def open_set(
       f"{data.name} has no labels; a probe needs some: choose another set "
       "with --dataset, or measure with --diagnostics what needs none"
     )
+  keys = (features.source_digest(train), features.source_digest(test))
+  hosts.check_same("\n".join(keys), f"images of {data.name}")
   return JudgedSet(
     name=data.name,
     splits=splits,
     sources=(train, test),
-    keys=(features.source_digest(train), features.source_digest(test)),
+    keys=keys,
     workdir=workdir,
     batch_size=settings.batch_size,
     workers=data.workers,
-    mesh=mesh_lib.make_mesh(-1, 1),
+    mesh=mesh_lib.make_mesh(-1, 1, jax.local_devices()),
+    everywhere=mesh_lib.make_mesh(-1, 1),
   )

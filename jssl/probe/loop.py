@@ -1,6 +1,8 @@
 """The probe loop: find checkpoints, extract features, fit, write rows.
 
 It meets the training through files only, and needs it neither alive nor here.
+Several processes make the features together and keep them once; each then fits
+the same probes, and the first writes what it finds.
 """
 
 import os
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint
+from jssl import build, checkpoint, hosts
 from jssl.augment import Augment
 from jssl.diagnostics import spectrum
 from jssl.probe import features, subjects, suite
@@ -20,6 +22,7 @@ from jssl.probe.judge import JudgedSet, open_set
 from jssl.probe.results import Log, Part, Row, summary, table, write_events
 from jssl.probe.subjects import Encoder, Subject
 from jssl.sections import Probe
+from jssl.typing import Variables
 
 Tell = Callable[[str], None]
 
@@ -109,7 +112,8 @@ def new_steps(
   """
   seen: set[int] = set()
   while True:
-    fresh = [s for s in checkpoint.steps(workdir) if s not in seen]
+    there = hosts.first_says(checkpoint.steps(workdir))
+    fresh = [step for step in there if step not in seen]
     if fresh:
       seen.add(fresh[0])
       yield fresh[0]
@@ -117,6 +121,11 @@ def new_steps(
       return
     else:
       time.sleep(poll_seconds)
+
+
+def _say_nothing(line: str) -> None:
+  """Is told what the first process says."""
+  del line
 
 
 def _wait_for_run(workdir: str | os.PathLike, tell: Tell) -> None:
@@ -131,15 +140,19 @@ def _restore(
   workdir: str | os.PathLike, step: int, encoder: Encoder, tell: Tell
 ) -> Subject | None:
   """Returns a checkpoint's backbone; None, having told it, if it can't."""
+  variables: Variables = {}
+  error = ""
   try:
     variables = checkpoint.restore_backbone(workdir, step)
-  except checkpoint.CheckpointError as error:
-    if step in checkpoint.steps(workdir):
-      tell(f"skipped a damaged checkpoint: {error}")
-    else:
-      tell(f"skipped step {step}: it was deleted before it was probed")
-    return None
-  return encoder.checkpoint(step, variables)
+  except checkpoint.CheckpointError as failure:
+    error = str(failure)
+  # What one process couldn't read none of them probes.
+  errors = [failure for failure in hosts.texts_of_all(error) if failure]
+  if errors and step in checkpoint.steps(workdir):
+    tell(f"skipped a damaged checkpoint: {errors[0]}")
+  elif errors:
+    tell(f"skipped step {step}: it was deleted before it was probed")
+  return None if errors else encoder.checkpoint(step, variables)
 
 
 def _pin(workdir: str | os.PathLike, rows: list[Row]) -> None:
@@ -184,6 +197,8 @@ def run(
       wrong.
     CheckpointError: no checkpoint could be read.
   """
+  if not hosts.is_first():
+    tell = _say_nothing
   if follow:
     _wait_for_run(workdir, tell)
   elif not checkpoint.steps(workdir):
@@ -200,7 +215,7 @@ def run(
     build.backbone(config),
     crop_size_px=crop_size_px,
     channels=judge.sources[0].image_shape[-1],
-    mesh=judge.mesh,
+    mesh=judge.everywhere,
     key=str((config.model.to_json(sort_keys=True), crop_size_px)),
   )
   log = Log(workdir)
@@ -224,19 +239,22 @@ def run(
   def pending(kind: str, step: int) -> list[Part]:
     about = kind, step, judge.name
     again = overwrite and (kind, step) not in redone
-    return [part for part in makers if again or about not in log.done(part)]
+    return hosts.first_says(
+      [part for part in makers if again or about not in log.done(part)]
+    )
 
   def put(part: Part, name: str, rows: list[Row]) -> None:
-    log.put(part, rows)
-    write_events(workdir, rows)
+    if hosts.is_first():
+      log.put(part, rows)
+      write_events(workdir, rows)
+      if judge.name == own.data.name:
+        _pin(workdir, rows)
     tell(f"{name} on {judge.name}: {summary(rows)}")
 
   def examine(subject: Subject) -> None:
     for part in pending(subject.kind, subject.step):
       rows = makers[part](subject)
       put(part, subject.name, rows)
-      if judge.name == own.data.name:
-        _pin(workdir, rows)
     if "diagnostics" in pending("views", 0):
       put("diagnostics", "views", [diagnosis.concentration(subject)])
       redone.add(("views", 0))
@@ -256,19 +274,23 @@ def run(
     subject = _restore(workdir, step, encoder, tell)
     if subject is not None:
       examine(subject)
-      features.forget_all_but(workdir, checkpoint.steps(workdir))
-  if not any(
+      if hosts.is_first():
+        features.forget_all_but(workdir, checkpoint.steps(workdir))
+  judged = (
     (kind, dataset) == ("backbone", judge.name)
     for part in makers
     for kind, _, dataset in log.done(part)
-  ):
+  )
+  if not hosts.first_says(any(judged)):
     raise checkpoint.CheckpointError(f"{workdir}: no checkpoint can be read")
-  if judge.has_labels:
+  if judge.has_labels and hosts.is_first():
     tell(table(log.rows(), judge.name))
   if export:
     step = checkpoint.steps(workdir)[-1]
     subject = encoder.checkpoint(
       step, checkpoint.restore_backbone(workdir, step)
     )
-    features.export(export, *judge.features(subject))
+    train, test = judge.features(subject)
+    if hosts.is_first():
+      features.export(export, train, test)
     tell(f"wrote the features of step {step} to {export}")

@@ -19,7 +19,7 @@ from sklearn.decomposition import TruncatedSVD
 
 from jssl.augment import center_view
 from jssl.data.sources import Source
-from jssl.mesh import replicated
+from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import features
 from jssl.probe.features import Encode
@@ -111,9 +111,9 @@ class Encoder:
         f"{self._image_shape}; choose another set with --dataset"
       )
     key = features.digest(self._key, features.variables_digest(variables))
-    variables = jax.device_put(variables, replicated(self._mesh))
+    everywhere = on_every_device(self._mesh, variables)
     return Subject(
-      kind, step, lambda images: self._apply(variables, images), key, variables
+      kind, step, lambda images: self._apply(everywhere, images), key, variables
     )
 
 
@@ -152,7 +152,7 @@ def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Subject:
   svd = TruncatedSVD(min(max_dim, len(some)), random_state=0).fit(some)
   dim = len(svd.components_)
   turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))
-  directions = jnp.asarray(svd.components_.T @ turn, jnp.float32)
+  directions = (svd.components_.T @ turn).astype(np.float32)
   project = jax.jit(
     lambda images: jnp.matmul(
       flat(images), directions, precision=jax.lax.Precision.HIGHEST

@@ -2,23 +2,16 @@
 
 import itertools
 import json
-import os
-import pathlib
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from processes import ends, start
 
-import jssl
 from jssl import hosts
 
-ROOT = pathlib.Path(jssl.__file__).parents[1]
-DEVICES = 8
 STEPS = 20
 TINY = {
   "data.batch_size": 32,
@@ -34,56 +27,6 @@ TINY = {
   "checkpoint.every_steps": 5,
   "log.every_steps": 1,
 }
-
-
-def free_port():
-  with socket.socket() as found:
-    found.bind(("127.0.0.1", 0))
-    return found.getsockname()[1]
-
-
-def start(count, arguments, *, environ=None, different=()):
-  """Starts `count` processes of one command, 8 devices between them."""
-  address = f"127.0.0.1:{free_port()}"
-  started = []
-  for index in range(count):
-    own = {
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
-      **(environ or {}),
-    }
-    if count > 1:
-      own |= {
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": str(count),
-        "JAX_PROCESS_ID": str(index),
-      }
-    started.append(
-      subprocess.Popen(
-        [
-          sys.executable,
-          *arguments,
-          *(different if index == count - 1 else ()),
-        ],
-        cwd=ROOT,
-        env=own,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-    )
-  return started
-
-
-def ends(started, timeout=300):
-  """Waits; returns exit statuses and what was said."""
-  try:
-    said = [process.communicate(timeout=timeout)[0] for process in started]
-  finally:
-    for process in started:
-      process.kill()
-  return [process.returncode for process in started], said
 
 
 def training(workdir, count, **overrides):

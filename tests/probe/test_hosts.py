@@ -1,0 +1,79 @@
+"""Several real processes judge a run as one does."""
+
+import json
+import shutil
+
+import pytest
+from processes import ends, start
+from train.runs import run
+
+from jssl.probe import results
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("trained") / "W"
+  done = run(
+    workdir,
+    **{
+      "train.steps": 8,
+      "probe.probes": ("linear",),
+      "probe.baselines": ("random",),
+      "probe.seeds": 1,
+      "probe.label_fractions": (),
+      "probe.diagnostic_images": 40,
+      "probe.diagnostic_views": 4,
+    },
+  )
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def judged(workdir, count):
+  """Returns what is in `probe.jsonl`, less what the clock says."""
+  command = ["-m", "jssl.probe", f"--workdir={workdir}", "--diagnostics"]
+  several = ["--distributed"] if count > 1 else []
+  # One device each: more only share a core.
+  status, said = ends(start(count, [*command, *several], devices=count))
+  assert status == [0] * count, "\n".join(said)
+  assert ["step8 on cluttered_digits" in own for own in said] == [
+    True,
+    *[False] * (count - 1),
+  ]
+  rows = results.Log(workdir).rows()
+  clock = ("seconds", "time")
+  return [
+    {name: value for name, value in row.items() if name not in clock}
+    for row in rows
+  ]
+
+
+def test_two_processes_judge_as_one(trained, tmp_path):
+  alone, together = tmp_path / "alone", tmp_path / "together"
+  for workdir in (alone, together):
+    shutil.copytree(trained, workdir)
+  expected, found = judged(alone, 1), judged(together, 2)
+  assert [*map(json.dumps, found)] == [*map(json.dumps, expected)]
+  assert {row["features"] for row in found} == {"backbone", "random", "views"}
+  for workdir in (alone, together):
+    assert json.loads((workdir / "best.json").read_text())["step"] in (4, 8)
+  # Features are kept once, whole, however many made them.
+  names = [
+    sorted(path.name for path in (workdir / "features").iterdir())
+    for workdir in (alone, together)
+  ]
+  assert names[0] == names[1]
+
+
+def test_processes_with_different_arguments_are_refused(trained):
+  started = start(
+    2,
+    ["-m", "jssl.probe", f"--workdir={trained}", "--distributed"],
+    devices=2,
+    different=["--overwrite"],
+  )
+  status, said = ends(started)
+  assert status == [1, 1], "\n".join(said)
+  for own in said:
+    assert "the processes have different arguments" in own
+    assert "process 1 has 3 lines of 2" in own
