@@ -51,7 +51,7 @@ class HeadUpdate:
       batch's negatives, and all inner steps see the same half.
     l2: half of it times the squared norm of the head is part of the inner loss.
     damping: added to the inner second derivative ("implicit").
-    solver_iterations: of conjugate gradients, at most ("implicit").
+    solver_iterations: of conjugate gradients ("implicit").
   """
 
   update: Literal["joint", "alternating", "unrolled", "implicit"] = "joint"
@@ -141,6 +141,39 @@ def best_response(
   return solution, jax.lax.stop_gradient(opt_state), rest
 
 
+def _conjugate_gradients(
+  product: Callable[[PyTree], PyTree], b: PyTree, iterations: int
+) -> PyTree:
+  """Solves `product(x) = b`, from 0 on.
+
+  Always in so many iterations, each of which sums over the mesh: devices that
+  asked each for itself whether to go on would wait for each other forever where
+  rounding lets them differ. Once solved, it stays where it is.
+  """
+
+  def dot(x: PyTree, y: PyTree) -> Scalar:
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, x, y)), jnp.zeros(()))
+
+  def along(x: PyTree, length: Scalar, direction: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, d: x + length * d, x, direction)
+
+  def ratio(above: Scalar, below: Scalar) -> Scalar:
+    there = below != 0
+    return jnp.where(there, above / jnp.where(there, below, 1), 0)
+
+  def step(carry: tuple, _: None) -> tuple[tuple, None]:
+    x, rest, direction = carry
+    moved = product(direction)
+    before = dot(rest, rest)
+    length = ratio(before, dot(direction, moved))
+    rest = along(rest, -length, moved)
+    direction = along(rest, ratio(dot(rest, rest), before), direction)
+    return (along(x, length, carry[2]), rest, direction), None
+
+  start = (jax.tree.map(jnp.zeros_like, b), b, b)
+  return jax.lax.scan(step, start, length=iterations)[0][0]
+
+
 def _implicit(
   solve: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
   inner: InnerLoss,
@@ -165,9 +198,7 @@ def _implicit(
       _, pull = jax.vjp(lambda p: jax.grad(inner)(p, theta), phi)
       return jax.tree.map(lambda hv, v: hv + how.damping * v, *pull(v), v)
 
-    solved, _ = jax.scipy.sparse.linalg.cg(
-      hessian, cotangent, tol=0.0, maxiter=how.solver_iterations
-    )
+    solved = _conjugate_gradients(hessian, cotangent, how.solver_iterations)
     _, pull = jax.vjp(lambda t: jax.grad(inner)(phi, t), theta)
     (answer,) = pull(solved)
     return (

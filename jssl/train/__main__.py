@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
 
   logging.set_verbosity(logging.WARNING)
   compiled.keep()
+  compiled.in_one_order()
   try:
     if _DISTRIBUTED.value:
       hosts.join()
