@@ -11,10 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import manifest
-from jssl.probe.results import Log
 from jssl.report.likeness import COLUMNS
 from jssl.report.read import Run, read
-from jssl.study.trials import Environ, Trial
+from jssl.study.trials import Environ, Trial, has_baseline, shares
 
 _BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 # Kinds of probe, and what they are called in the table.
@@ -146,11 +145,33 @@ def over_seeds(rows: Sequence[Row]) -> Row:
   )
 
 
-def _baseline(trials: Sequence[Trial], kind: str) -> Row | None:
+def _baseline(of: Trial, trials: Sequence[Trial], kind: str) -> Row | None:
+  """Returns what a trial is to be compared with, whichever measured it."""
   for trial in trials:
-    if (kind, 0, trial.dataset) in Log(trial.workdir).done():
+    if shares(of, trial, kind) and has_baseline(trial, kind):
       return _row(read(trial.workdir), _BASELINES[kind], kind, 0)
   return None
+
+
+def _baselines(trials: Sequence[Trial]) -> list[Row]:
+  """Returns each once; where there are several, with whose they are."""
+  rows = []
+  for kind in _BASELINES:
+    known: list[Trial] = []
+    found = []
+    for trial in trials:
+      row = _baseline(trial, trials, kind)
+      if row and not any(shares(trial, other, kind) for other in known):
+        known.append(trial)
+        found.append(row)
+    several = len(found) > 1
+    rows += [
+      dataclasses.replace(row, name=f"{row.name} (that of {trial.method})")
+      if several
+      else row
+      for trial, row in zip(known, found, strict=True)
+    ]
+  return rows
 
 
 def _method(trials: Sequence[Trial], failures: Sequence[str]) -> Row:
@@ -179,14 +200,13 @@ def collect(trials: Sequence[Trial], failures: Sequence[str]) -> list[Row]:
     trials: the plan.
     failures: what `run` returned.
   """
-  baselines = {kind: _baseline(trials, kind) for kind in _BASELINES}
   rows = []
   for method in dict.fromkeys(trial.method for trial in trials):
     own = [i for i, trial in enumerate(trials) if trial.method == method]
     row = _method([trials[i] for i in own], [failures[i] for i in own])
-    rows.append(_above(row, baselines["random"]))
+    rows.append(_above(row, _baseline(trials[own[0]], trials, "random")))
   rows.sort(key=lambda row: (bool(row.failure), -(row.linear or 0.0)))
-  return [row for row in baselines.values() if row is not None] + rows
+  return _baselines(trials) + rows
 
 
 def _in_words(section: ConfigDict) -> str:
@@ -256,9 +276,9 @@ def _caption(about: About) -> str:
   )
   return (
     f"Test accuracy in %: mean ± standard deviation over {over}. Above random: "
-    "points of linear above the random backbone. Collapse AUC: of the "
-    "backbone's features of train, 1 where they are collapsed. Steps/s: of the "
-    "training, median over the logged rows without the first."
+    "points of linear above the random backbone of the same model. Collapse "
+    "AUC: of the backbone's features of train, 1 where they are collapsed. "
+    "Steps/s: of the training, median over the logged rows without the first."
   )
 
 

@@ -22,8 +22,6 @@ from jssl.sections import Probe
 Environ = Mapping[str, str]
 Tell = Callable[[str], None]
 
-_NO_BASELINES = "--config.probe.baselines=()"
-
 
 class Trial(NamedTuple):
   """One method, pretrained from one seed.
@@ -149,22 +147,24 @@ def plan(
   return trials
 
 
-def calls(trial: Trial, *, baselines: bool, environ: Environ) -> list[Call]:
+def calls(
+  trial: Trial, *, baselines: Sequence[str], environ: Environ
+) -> list[Call]:
   """Returns training and probe of a trial.
 
   Args:
     trial: one of the plan.
-    baselines: whether the probe measures those that the config asks for. It
-      reads that from the config that the training leaves in the workdir.
+    baselines: that the probe is to measure. It reads that from the config that
+      the training leaves in the workdir.
     environ: that both start from.
   """
   workdir = f"--workdir={trial.workdir}"
-  without = () if baselines else (_NO_BASELINES,)
+  measured = f"--config.probe.baselines={tuple(baselines)!r}"
   module = (sys.executable, "-m")
   return [
     # Two CPU devices of one core each are faster than one of two.
     Call(
-      (*module, "jssl.train", *trial.flags, *without, workdir),
+      (*module, "jssl.train", *trial.flags, measured, workdir),
       {"JAX_NUM_CPU_DEVICES": "2", **environ},
     ),
     # The probe's collectives can wait for each other without end on several.
@@ -198,11 +198,40 @@ def is_complete(trial: Trial) -> bool:
   return _is_trained(trial) and _is_probed(trial)
 
 
-def _has_baselines(trial: Trial) -> bool:
-  """Whether the workdir has all baselines that the config asks for."""
+def shares(trial: Trial, other: Trial, kind: str) -> bool:
+  """Whether a baseline of one trial is also that of another.
+
+  Raw pixels are those of the same images; a random backbone must be of the same
+  model too.
+  """
+
+  def seen(config: ConfigDict) -> tuple:
+    data = config.data
+    images = (data.name, data.split, data.test_split, data.image_size_px)
+    pixels = (*images, config.augment.crop_size_px)
+    model = config.model.to_json(sort_keys=True)
+    return (pixels, model) if kind == "random" else (pixels,)
+
+  return seen(trial.config) == seen(other.config)
+
+
+def has_baseline(trial: Trial, kind: str) -> bool:
+  """Whether a baseline was measured in the workdir of a trial."""
+  return (kind, 0, trial.dataset) in Log(trial.workdir).done()
+
+
+def _missing_baselines(trial: Trial, trials: Sequence[Trial]) -> list[str]:
+  """Returns those that a trial's config asks for and no trial has for it."""
   probe = build.section(trial.config, "probe", Probe)
-  wanted = {(kind, 0, trial.dataset) for kind in probe.baselines}
-  return wanted <= Log(trial.workdir).done()
+  return [
+    kind
+    for kind in probe.baselines
+    if not any(
+      has_baseline(other, kind)
+      for other in trials
+      if shares(trial, other, kind)
+    )
+  ]
 
 
 def _check_used(trial: Trial) -> None:
@@ -261,7 +290,9 @@ def _last_line(log: pathlib.Path) -> str:
   return next((line.strip() for line in lines[::-1] if line.strip()), "")
 
 
-def _run_trial(trial: Trial, *, baselines: bool, environ: Environ) -> str:
+def _run_trial(
+  trial: Trial, *, baselines: Sequence[str], environ: Environ
+) -> str:
   """Trains and probes; returns the last line of what failed, else ""."""
   log = trial.workdir / "log.txt"
   training, probe = calls(trial, baselines=baselines, environ=environ)
@@ -277,7 +308,8 @@ def _run_trial(trial: Trial, *, baselines: bool, environ: Environ) -> str:
 def run(trials: Sequence[Trial], *, environ: Environ, tell: Tell) -> list[str]:
   """Trains and probes what isn't complete.
 
-  Baselines are measured once: by the first trials until one has them.
+  A baseline is measured once, by the first trials until one has it: for all,
+  or for all of the same model.
 
   Args:
     trials: the plan.
@@ -295,7 +327,7 @@ def run(trials: Sequence[Trial], *, environ: Environ, tell: Tell) -> list[str]:
   failures = []
   for number, trial in enumerate(trials, 1):
     name = f"[{number}/{len(trials)}] {trial.method}, seed {trial.seed}"
-    baselines = not any(map(_has_baselines, trials))
+    baselines = _missing_baselines(trial, trials)
     if is_complete(trial) and not baselines:
       tell(f"{name}: complete")
       failures.append("")

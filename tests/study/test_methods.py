@@ -1,5 +1,6 @@
 """The plan, and tables of runs as the project's own writers leave them."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -200,7 +201,7 @@ def test_plan_refuses_other_config_files(config_file, tmp_path):
 
 def test_calls_and_their_environments(config_file):
   (trial,) = trials_lib.plan(config_file, W, methods=["byol"])
-  training, probe = trials_lib.calls(trial, baselines=False, environ={"A": "b"})
+  training, probe = trials_lib.calls(trial, baselines=(), environ={"A": "b"})
   assert training == (
     (
       *(sys.executable, "-m", "jssl.train"),
@@ -216,8 +217,8 @@ def test_calls_and_their_environments(config_file):
     {"A": "b", "JAX_NUM_CPU_DEVICES": "1"},
   )
   given = {"JAX_NUM_CPU_DEVICES": "4"}
-  training, probe = trials_lib.calls(trial, baselines=True, environ=given)
-  assert not any("baselines" in flag for flag in training.command)
+  training, probe = trials_lib.calls(trial, baselines=["random"], environ=given)
+  assert "--config.probe.baselines=('random',)" in training.command
   assert training.environ["JAX_NUM_CPU_DEVICES"] == "4"
   assert probe.environ["JAX_NUM_CPU_DEVICES"] == "1"
 
@@ -237,18 +238,19 @@ def processes(monkeypatch):
       module = call.command[2].removeprefix("jssl.")
       workdir = call.command[-1].removeprefix("--workdir=")
       (trial,) = [t for t in self.trials if str(t.workdir) == workdir]
-      without = "--config.probe.baselines=()" in call.command
-      self.commands.append(
-        (module, trial.method, *(["no baselines"] if without else []))
-      )
+      measured = [
+        ast.literal_eval(part.partition("=")[2])
+        for part in call.command
+        if "probe.baselines" in part
+      ]
+      self.commands.append((module, trial.method, *measured))
       log.parent.mkdir(parents=True, exist_ok=True)
       if (module, trial.method) in self.broken:
         log.write_text("step 1\nValueError: a | b\n\n")
         return 1
       if module == "train":
         config = ConfigDict(trial.config.to_dict())
-        if without:
-          config.probe.baselines = ()
+        config.probe.baselines = measured[-1]
         write_training(trial._replace(config=config))
         return 0
       for kind in build.load_config(workdir).probe.baselines:
@@ -273,20 +275,21 @@ def test_runs_what_is_not_complete_and_baselines_once(
   processes.broken = {("train", "simclr"), ("probe", "vicreg")}
   failures = trials_lib.run(trials, environ={}, tell=silent)
   assert failures == ["ValueError: a | b", "", "ValueError: a | b"]
+  both = ("pixels", "random")
   assert processes.take() == [
-    ("train", "simclr"),
-    ("train", "byol"),
+    ("train", "simclr", both),
+    ("train", "byol", both),
     ("probe", "byol"),
-    ("train", "vicreg", "no baselines"),
+    ("train", "vicreg", ()),
     ("probe", "vicreg"),
   ]
   # A second time: byol is complete, and has the baselines.
   processes.broken = set()
   assert trials_lib.run(trials, environ={}, tell=silent) == [""] * 3
   assert processes.take() == [
-    ("train", "simclr", "no baselines"),
+    ("train", "simclr", ()),
     ("probe", "simclr"),
-    ("train", "vicreg", "no baselines"),
+    ("train", "vicreg", ()),
     ("probe", "vicreg"),
   ]
   assert trials_lib.run(trials, environ={}, tell=silent) == [""] * 3
@@ -295,7 +298,7 @@ def test_runs_what_is_not_complete_and_baselines_once(
   alone = trials_lib.plan(config_file, tmp_path, methods=["simclr"])
   assert trials_lib.run(alone, environ={}, tell=silent) == [""]
   assert processes.take() == [
-    ("train", "simclr"),
+    ("train", "simclr", both),
     ("probe", "simclr"),
   ]
   assert {row["features"] for row in Log(trials[0].workdir).rows()} == {
@@ -312,6 +315,35 @@ def test_runs_what_is_not_complete_and_baselines_once(
       trials_lib.run(other, environ={}, tell=silent)
   assert processes.take() == []
   assert (trials[1].workdir / "config.json").read_text() == before
+
+
+def test_a_random_backbone_is_that_of_the_model(
+  config_file, tmp_path, processes
+):
+  small, large = trials_lib.plan(
+    config_file, tmp_path, methods=["simclr", "byol"]
+  )
+  large.config.model.update({"width": 2 * large.config.model.get("width", 8)})
+  trials = processes.trials = [small, large]
+  assert trials_lib.run(trials, environ={}, tell=silent) == ["", ""]
+  assert processes.take() == [
+    ("train", "simclr", ("pixels", "random")),
+    ("probe", "simclr"),
+    ("train", "byol", ("random",)),
+    ("probe", "byol"),
+  ]
+  write_probe(large, "random", 0.58)
+  names = {row.name: row for row in methods.collect(trials, ["", ""])}
+  assert [*names] == [
+    "raw pixels",
+    "random backbone (that of simclr)",
+    "random backbone (that of byol)",
+    "simclr",
+    "byol",
+  ]
+  above = names["simclr"].above_random_points
+  assert above == pytest.approx(30)
+  assert names["byol"].above_random_points == pytest.approx(2)
 
 
 def test_no_baselines_where_the_config_wants_none(
