@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import KernelCenterer
@@ -96,6 +96,7 @@ def _chosen(
   folds: int,
   seed: int,
   groups: Int[np.ndarray, "n"] | None,
+  scored: Bool[np.ndarray, "n"] | None,
 ) -> Downstream:
   labels, labels_test = np.asarray(labels), np.asarray(labels_test)
   _check(k_train, labels, k_test, labels_test, folds)
@@ -111,17 +112,19 @@ def _chosen(
       k_train, labels, own
     )
   )
+  counted = np.ones(len(labels), bool) if scored is None else scored
   for fit, held in splits:
-    if not len(held) or len(np.unique(labels[fit])) < 2:
+    if not counted[held].any() or len(np.unique(labels[fit])) < 2:
       raise ValueError(
-        f"kernels.folds={folds}: a fold holds {len(held)} points, and what is "
-        f"left to fit has {len(np.unique(labels[fit]))} classes; take fewer "
-        "folds, or more images of each class"
+        f"kernels.folds={folds}: a fold holds {counted[held].sum()} points to "
+        f"score, and what is left to fit has {len(np.unique(labels[fit]))} "
+        "classes; take fewer folds, or more images of each class"
       )
 
   def validation(weight: float) -> float:
     right = 0
-    for fit, held in splits:
+    for fit, fold in splits:
+      held = fold[counted[fold]]
       predicted = predict(
         weight,
         k_train[np.ix_(fit, fit)],
@@ -129,7 +132,7 @@ def _chosen(
         k_train[np.ix_(held, fit)],
       )
       right += int(np.sum(predicted == labels[held]))
-    return right / len(labels)
+    return right / int(counted.sum())
 
   accuracies = [validation(weight) for weight in weights]
   best = int(np.argmax(accuracies))
@@ -151,6 +154,7 @@ def svm_accuracy(
   folds: int = 5,
   seed: int = 0,
   groups: Int[np.ndarray, "n"] | None = None,
+  scored: Bool[np.ndarray, "n"] | None = None,
 ) -> Downstream:
   """Fits an SVM on a kernel (one against one, scikit-learn's `SVC`).
 
@@ -167,6 +171,8 @@ def svm_accuracy(
     seed: of the folds.
     groups: points that stay in one fold, such as image ids where train holds
       several views of an image; None: each on its own.
+    scored: points that the choice is made by; the others, which are not as test
+      points are, are only fitted. None: all.
 
   Raises:
     ValueError: shapes don't fit, a label is missing, there is one class, a
@@ -182,6 +188,7 @@ def svm_accuracy(
     folds=folds,
     seed=seed,
     groups=groups,
+    scored=scored,
   )
 
 
@@ -195,6 +202,7 @@ def ridge_accuracy(
   folds: int = 5,
   seed: int = 0,
   groups: Int[np.ndarray, "n"] | None = None,
+  scored: Bool[np.ndarray, "n"] | None = None,
 ) -> Downstream:
   """Fits a ridge classifier on a kernel: least squares on one-hot classes.
 
@@ -211,6 +219,7 @@ def ridge_accuracy(
     folds: as of `svm_accuracy`.
     seed: of the folds.
     groups: as of `svm_accuracy`.
+    scored: as of `svm_accuracy`.
 
   Raises:
     ValueError: as `svm_accuracy`.
@@ -225,4 +234,5 @@ def ridge_accuracy(
     folds=folds,
     seed=seed,
     groups=groups,
+    scored=scored,
   )

@@ -99,6 +99,25 @@ def test_views_of_an_image_stay_in_one_fold():
 
 
 @pytest.mark.parametrize("accuracy", ACCURACIES)
+def test_some_points_are_only_fitted(accuracy, problem):
+  """As if they were not there, where they have nothing to do with the rest."""
+  k, labels, k_test, labels_test = problem
+  extra = 20
+  n = len(labels)
+  # Far from everything, and so of no use to anything.
+  more = np.eye(n + extra)
+  more[:n, :n] = k / np.trace(k) * n
+  both = np.append(labels, np.arange(extra) % len(np.unique(labels)))
+  wide = np.pad(k_test / np.trace(k) * n, ((0, 0), (0, extra)))
+  scored = np.arange(n + extra) < n
+  own = accuracy(more, both, wide, labels_test, scored=scored)
+  every = accuracy(more, both, wide, labels_test)
+  assert own.validation_accuracy > every.validation_accuracy
+  with pytest.raises(ValueError, match="a fold holds 0 points to score"):
+    accuracy(more, both, wide, labels_test, scored=np.zeros(n + extra, bool))
+
+
+@pytest.mark.parametrize("accuracy", ACCURACIES)
 def test_bad_input_is_refused(accuracy, problem):
   k, labels, k_test, labels_test = problem
   with pytest.raises(ValueError, match=r"k_test \[45, 60\]"):

@@ -148,25 +148,27 @@ class Measures:
 def smoothest(
   k: Float[np.ndarray, "n n"], top: Eigenpairs, d_out: int
 ) -> Eigenpairs:
-  """Turns eigenpairs that tie, those of least Tr(B K) first, and keeps some.
+  """Keeps the first of eigenpairs; of those that tie, those of least Tr(B K).
 
-  With fewer dimensions than images the closed form isn't unique: any images'
-  means will do. Of the optima this is the one that the kernel finds simplest,
-  and the limit of the ridge's as alpha goes to 0: Tr(B K) = tr(V^T K^-1 V) for
-  equal eigenvalues, least for the smallest eigenvectors of U^T K^-1 U.
+  Where the last to be kept ties with the next the closed form isn't unique:
+  with fewer dimensions than images any images' means will do. Of the optima
+  this is the one that the kernel finds simplest, and, less its mean where the
+  loss doesn't see it, the limit of the ridge's as alpha goes to 0: Tr(B K) =
+  tr(V^T K^-1 V) for equal eigenvalues, least for the smallest eigenvectors of
+  U^T K^-1 U.
 
   Args:
-    k: Gram matrix, positive definite.
-    top: U, whole groups of equal eigenvalues.
+    k: Gram matrix, positive definite; of a loss that sees no shift K centred,
+      and anything along 1.
+    top: of the target, all that are positive.
     d_out: dimension of the embedding.
   """
-  values, vectors = top.values.copy(), top.vectors.copy()
-  starts = np.flatnonzero(~np.isclose(values[1:], values[:-1])) + 1
-  root = factor(k)
-  for group in np.split(np.arange(len(values)), starts):
-    u = vectors[:, group]
-    half = linalg.solve_triangular(root, u, lower=True)
-    vectors[:, group] = u @ np.linalg.eigh(half.T @ half)[1]
+  values, vectors = top.values, top.vectors.copy()
+  tied = np.flatnonzero(np.isclose(values, values[d_out - 1]))
+  if tied[-1] >= d_out and values[d_out - 1] > 0:
+    u = vectors[:, tied]
+    half = linalg.solve_triangular(factor(k), u, lower=True)
+    vectors[:, tied] = u @ np.linalg.eigh(half.T @ half)[1]
   return Eigenpairs(values[:d_out], vectors[:, :d_out])
 
 
@@ -198,10 +200,12 @@ def optimum(
       d_out=d_out,
       memory_limit_gib=memory_limit_gib,
     )
-  between = directions_between(loss, image_ids)
-  top = loss.eigenpairs(image_ids, max(d_out, between))
-  if d_out < between:
-    top = smoothest(k, top, d_out)
+  every = max(d_out, len(image_ids) - loss.shift_invariant)
+  metric = k
+  if loss.shift_invariant:
+    rows = k - k.mean(0)
+    metric = rows - rows.mean(1, keepdims=True) + np.trace(k) / k.size
+  top = smoothest(metric, loss.eigenpairs(image_ids, every), d_out)
   return closed_form(k, top, memory_limit_gib=memory_limit_gib)
 
 
@@ -366,6 +370,8 @@ def row(found: Grams, this: Case, kernels: Kernels) -> dict[str, Any]:
         folds=folds,
         seed=kernels.seed,
         groups=ids,
+        # Views that are points too are not what test images are.
+        scored=np.arange(len(ids)) < this.labels,
       )._asdict()
       if np.any(k)
       else None
