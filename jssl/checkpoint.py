@@ -127,11 +127,29 @@ def restore(
   """
   directory = _root(workdir) / str(step)
   manifest.check_files(directory)
+  return _restore(directory, items, data)
+
+
+def _restore(
+  directory: pathlib.Path,
+  items: Mapping[str, PyTree],
+  data: Positioned | None,
+) -> dict[str, PyTree]:
+  """Does so with files that were checked."""
   manifest.check_leaves(directory, items)
   restored = _load(directory, items)
   if data is not None:
     data.set_state(json.loads((directory / _POSITION).read_text()))
   return restored
+
+
+def _damage(directory: pathlib.Path) -> str:
+  """Returns what is wrong with the files of a checkpoint, "" if nothing is."""
+  try:
+    manifest.check_files(directory)
+  except CheckpointError as error:
+    return str(error)
+  return ""
 
 
 def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
@@ -204,18 +222,20 @@ class Checkpoints:
     """
     try:
       self.wait()
-    except CheckpointError as error:
-      logging.error("%s; trying again at step %d", error, step)
+    except CheckpointError as failure:
+      logging.error("%s; trying again at step %d", failure, step)
+    response: Any = None
+    error = ""
     try:
       response = self._orbax.save_checkpointables_async(
         step, dict(items), force=True
       )
-    except Exception as error:
-      self._recover(step)
-      raise CheckpointError(f"step {step} can't be saved: {error}") from error
+    except Exception as failure:  # Orbax raises what its back ends raise.
+      error = f"step {step} can't be saved: {failure}"
+    self._agree(step, error)
     leaves, position = manifest.describe(items), data.get_state()
 
-    def finish() -> None:
+    def finish() -> str:
       try:
         response.result()
         if hosts.is_first():
@@ -224,11 +244,12 @@ class Checkpoints:
           # those of a run that is taken up by more.
           write_json(directory / _POSITION, position)
           manifest.write(directory, leaves)
-      except Exception as error:
-        raise CheckpointError(
+      except Exception as failure:
+        return (
           f"step {step} wasn't saved, the checkpoints before it are kept: "
-          f"{error}"
-        ) from error
+          f"{failure}"
+        )
+      return ""
 
     self._saving = step, self._executor.submit(finish)
 
@@ -242,14 +263,16 @@ class Checkpoints:
     if saving is None:
       return
     step, future = saving
-    try:
-      future.result()
-    except CheckpointError:
-      self._recover(step)
-      raise
+    self._agree(step, future.result())
 
-  def _recover(self, step: int) -> None:
-    """Removes what a failed save has left, in the directory and in Orbax."""
+  def _agree(self, step: int, error: str) -> None:
+    """Raises CheckpointError on all processes where one has an error.
+
+    What a failed save has left, in the directory and in Orbax, is removed.
+    """
+    errors = [own for own in hosts.texts_of_all(error) if own]
+    if not errors:
+      return
     # Orbax would raise the same error again from whatever it does next.
     with contextlib.suppress(Exception):
       self._orbax.close()
@@ -258,7 +281,9 @@ class Checkpoints:
       root = _root(self._workdir)
       for half in (root / str(step), *root.glob(f"{step}.*")):
         shutil.rmtree(half, ignore_errors=True)
+    hosts.wait_for_all(f"removed {step}")
     self._orbax = self._open()
+    raise CheckpointError(errors[0])
 
   def restore_latest(
     self,
@@ -287,14 +312,13 @@ class Checkpoints:
     found: int | None = None
     for checkpoint in reversed(self._orbax.checkpoints):
       directory = _root(self._workdir) / str(checkpoint.step)
-      try:
-        manifest.check_files(directory)
-      except CheckpointError as error:
-        tell(f"{error}; passed over")
-        passed_over.append(directory)
-        continue
-      found = checkpoint.step
-      break
+      # Read by one process, for all.
+      error = hosts.first_says(_damage(directory) if hosts.is_first() else "")
+      if not error:
+        found = checkpoint.step
+        break
+      tell(f"{error}; passed over")
+      passed_over.append(directory)
     # Unfinished ones are no loss; what was finished is not given up unasked.
     finished = [d for d in passed_over if (d / manifest.NAME).exists()]
     if found is None and finished:
@@ -306,7 +330,7 @@ class Checkpoints:
       self._set_aside(directory)
     if found is None:
       return None
-    return found, restore(self._workdir, found, items, data)
+    return found, _restore(_root(self._workdir) / str(found), items, data)
 
   def _set_aside(self, directory: pathlib.Path) -> None:
     aside = self._workdir / "damaged" / directory.name

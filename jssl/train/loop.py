@@ -3,8 +3,11 @@
 import math
 import os
 import pathlib
+import shutil
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import NoReturn
 
 import jax
 from absl import logging
@@ -28,16 +31,6 @@ from jssl.train.writer import Writer
 from jssl.typing import PyTree
 
 _all_finite = jax.jit(tree.all_finite)
-
-
-def _check_finite(finite: bool, last_finite: int, step: int) -> None:
-  if not finite:
-    raise FloatingPointError(
-      f"the training is not finite any more: it broke between step "
-      f"{last_finite} and step {step}. The last good checkpoint is kept; "
-      "lower optim.learning_rate, lengthen optim.warmup_steps or set "
-      "optim.clip_norm"
-    )
 
 
 def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:
@@ -67,6 +60,35 @@ def _restore(
   return step, from_checkpoint_items(items), watch
 
 
+def _break(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  items: Mapping[str, PyTree],
+  batches: Positioned,
+  *,
+  last_finite: int,
+  step: int,
+) -> NoReturn:
+  """Keeps a state that is not finite, as a workdir of its own, and raises."""
+  broken = pathlib.Path(workdir) / "broken"
+  hosts.wait_for_all("broken")
+  if hosts.is_first():
+    shutil.rmtree(broken, ignore_errors=True)
+  try:
+    build.claim_workdir(config, broken)
+    with Checkpoints(broken, keep_last=2, keep_every_steps=None) as checkpoints:
+      checkpoints.save(step, items, batches)
+    kept = f"What it was like at step {step} is kept in {broken}, to inspect"
+  except (CheckpointError, OSError, ValueError) as error:
+    kept = f"What it was like at step {step} could not be kept: {error}"
+  raise FloatingPointError(
+    f"the training is not finite any more: it broke between step {last_finite} "
+    f"and step {step}. The last good checkpoint is kept; lower "
+    "optim.learning_rate, lengthen optim.warmup_steps or set optim.clip_norm. "
+    + kept
+  )
+
+
 def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
   """Writes how the run ended, for who started it; whether it is complete."""
   if hosts.is_first():
@@ -91,7 +113,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
 
   Raises:
     ValueError, TypeError, FileNotFoundError: the config can't be run.
-    FloatingPointError: the loss or a parameter is not finite any more.
+    FloatingPointError: the loss or a parameter is not finite any more; the
+      state is kept in `workdir/broken`, a workdir that others can read.
     CheckpointError: the last checkpoint couldn't be saved.
   """
   clock = Goodput(workdir)
@@ -145,13 +168,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       # ---- Save --------------------------------------------------------------
       last = step == total or told_to_stop(step)
       if step > first and (last or step % keep.every_steps == 0):
+        watch = Watch(time.monotonic() - started, logged, window)
+        items = _items(state, watch)
         with clock.on("step"):
           finite = bool(_all_finite(state))
-        _check_finite(finite, logged, step)
-        watch = Watch(time.monotonic() - started, logged, window)
+        if not finite:
+          _break(config, workdir, items, batches, last_finite=logged, step=step)
         try:
           with clock.on("checkpoint"):
-            checkpoints.save(step, _items(state, watch), batches)
+            checkpoints.save(step, items, batches)
         except CheckpointError as error:
           if last:
             raise
@@ -179,7 +204,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         with clock.on("step"):
           values = {name: float(m.compute()) for name, m in window.items()}
           values |= {name: float(metrics[name]) for name in program.measures}
-        _check_finite(math.isfinite(values["loss"]), logged, step)
+        if not math.isfinite(values["loss"]):
+          items = _items(state, Watch(0.0, logged, window))
+          _break(config, workdir, items, batches, last_finite=logged, step=step)
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
         values["images_per_second"] = run.data.batch_size / per_step

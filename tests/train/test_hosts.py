@@ -106,6 +106,23 @@ def test_other_processes_take_a_run_up(two, tmp_path):
   np.testing.assert_allclose(trained(workdir, 1), two[1], rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_other_meshes_take_a_run_up(alone, tmp_path):
+  """Eight devices begin, four go on, two processes of four each finish."""
+  workdir = tmp_path / "W"
+  for devices, until in ((8, 5), (4, 11)):
+    # Slow enough to be stopped half way.
+    (process,) = start(1, training(workdir, 1), devices=devices)
+    wait_for_row(workdir, until)
+    process.send_signal(signal.SIGTERM)
+    status, said = ends([process])
+    assert status == [0], said
+    assert "stopped by SIGTERM" in said[0]
+    assert until <= len(rows(workdir)) < STEPS
+  found = trained(workdir, 2)
+  np.testing.assert_allclose(found, alone, rtol=1e-5)
+
+
 def wait_for_row(workdir, row, timeout=240):
   for _ in range(timeout * 10):
     if (workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= row:

@@ -197,6 +197,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   assert "optim.learning_rate" in done.stderr
   assert "Traceback" not in done.stderr
   assert checkpoint.steps(tmp_path) == []
+  # What broke can be looked at, as any checkpoint.
+  assert f"is kept in {tmp_path / 'broken'}, to inspect" in done.stderr
+  apply, variables = jssl.load_backbone(tmp_path / "broken")
+  leaves = jax.tree.leaves(variables)
+  assert not all(np.all(np.isfinite(leaf)) for leaf in leaves)
+  assert apply(variables, np.zeros((1, 32, 32, 1), np.float32)).shape == (1, 16)
 
 
 @pytest.mark.parametrize(
