@@ -222,10 +222,16 @@ def _time(run: Run) -> str:
     if life.until_first_step is not None
   )
   starts = len(run.lives)
+  between = (
+    f" Between them {run.idle_seconds:,.1f} s passed, and {run.steps_again} "
+    "steps that were not saved were done again."
+    if starts > 1
+    else ""
+  )
   caption = (
     f"{starts} start{'s' * (starts > 1)} of the run, {total:,.1f} s together, "
     "by the loop's clock; a device that is still busy doesn't feel what the "
-    f"loop waits for. Until the first step: {first}."
+    f"loop waits for.{between} Until the first step: {first}."
   )
   return elements.figure(
     elements.scores("", ("time", "share"), rows, last_stands_out=False),

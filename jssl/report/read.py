@@ -5,6 +5,7 @@ yet is passed over.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -63,6 +64,7 @@ class Life:
   Attributes:
     from_step: step that it was taken up at.
     to_step: of the last row.
+    began: seconds since 1970.
     seconds: of all of it.
     restore: seconds of these,
     compile: of these,
@@ -77,6 +79,7 @@ class Life:
 
   from_step: int
   to_step: int
+  began: float
   seconds: float
   restore: float
   compile: float
@@ -160,6 +163,22 @@ class Run:
   def seconds(self) -> float:
     """Seconds of training until the last row, over all lives of the run."""
     return float(self.metrics["seconds"][-1]) if self.metrics else 0.0
+
+  @property
+  def idle_seconds(self) -> float:
+    """Seconds between the lives of the run, in which nobody trained."""
+    return sum(
+      max(after.began - before.began - before.seconds, 0.0)
+      for before, after in itertools.pairwise(self.lives)
+    )
+
+  @property
+  def steps_again(self) -> int:
+    """Steps that were lost with a life, and done again by the next."""
+    return sum(
+      max(before.to_step - after.from_step, 0)
+      for before, after in itertools.pairwise(self.lives)
+    )
 
   @property
   def datasets(self) -> list[str]:

@@ -27,14 +27,16 @@ _CACHE = "/jax/compilation_cache/cache_"
 class Goodput:
   """The clock of one life of a run; a run that is taken up has several.
 
-  `workdir/goodput.jsonl` has a row for each, rewritten at each save: steps,
-  seconds by kind, `other` for what is none of them, seconds until the first
-  step was done, and how many programs were found compiled, or not.
+  `workdir/goodput.jsonl` has a row for each, rewritten at each save and each
+  logged step: steps, when it began (seconds since 1970), seconds by kind,
+  `other` for what is none of them, seconds until the first step was done, and
+  how many programs were found compiled, or not. So a life that is killed leaves
+  its row, and what the next one has to do again shows.
   """
 
   def __init__(self, workdir: str | os.PathLike):
     """Starts the clock."""
-    self._started = time.monotonic()
+    self._started, self._began = time.monotonic(), time.time()
     self._path = pathlib.Path(workdir) / NAME
     self._seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     self._until_first_step: float | None = None
@@ -79,6 +81,7 @@ class Goodput:
     return {
       "from_step": self._from_step,
       "to_step": step,
+      "began": self._began,
       "seconds": total,
       **self._seconds,
       "other": total - sum(self._seconds.values()),

@@ -214,6 +214,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         values["seconds"] = time.monotonic() - started
         if writer is not None:
           writer.write(step, values)
+        clock.write(step)
         window = empty_window(program.metrics)
         logged = timed = step
         tick = time.monotonic()

@@ -33,6 +33,8 @@ def life_row(first, last):
   return {
     "from_step": first,
     "to_step": last,
+    # Each life but the first begins 100 s after the one before.
+    "began": 1e9 + 10.0 * first,
     "seconds": 10.0,
     "restore": 0.5,
     "compile": 2.0,
@@ -115,7 +117,7 @@ def workdir(tmp_path, config):
   write_lines(
     tmp_path / "metrics.jsonl", [metrics_row(s) for s in (10, 20, 30)]
   )
-  write_lines(tmp_path / "goodput.jsonl", [life_row(0, 20), life_row(20, 30)])
+  write_lines(tmp_path / "goodput.jsonl", [life_row(0, 20), life_row(17, 30)])
   write_lines(tmp_path / "probe.jsonl", probe_rows())
   (tmp_path / "best.json").write_text('{"step": 20, "score": 0.5}')
   write_features(tmp_path, 20)

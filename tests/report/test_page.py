@@ -83,6 +83,7 @@ def test_whole_page(workdir, cheap):
     "random backbone, AUC 0.876",
     "60 test features of cluttered_digits at step 20",
     "2 starts of the run, 20.0 s together",
+    "Between them 160.0 s passed, and 3 steps that were not saved",
     "Until the first step: 3.2 s (programs compiled: 4, found compiled: 0), ",
   ):
     assert text in found.visible
