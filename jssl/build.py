@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -419,7 +420,23 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
   }
 
 
+def check_workdir(workdir: str | os.PathLike) -> None:
+  """Raises where a workdir is an address, as of a bucket, and not a folder.
+
+  Raises:
+    ValueError: it is; a folder of that name would be made here.
+  """
+  # A path has lost one of the two slashes.
+  if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(workdir), re.IGNORECASE):
+    raise ValueError(
+      f"--workdir={workdir} is an address, not a folder: mount the bucket, as "
+      "with `gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET shared`, "
+      "and use a --workdir below, as shared/simclr"
+    )
+
+
 def _config_path(workdir: str | os.PathLike) -> pathlib.Path:
+  check_workdir(workdir)
   return pathlib.Path(workdir) / "config.json"
 
 
@@ -428,6 +445,7 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
 
   Raises:
     FileNotFoundError: `workdir` is not that of a run.
+    ValueError: `workdir` is not a folder.
   """
   path = _config_path(workdir)
   if not path.exists():
@@ -442,7 +460,8 @@ def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
   """Writes the config into a new workdir; a used one must have the same.
 
   Raises:
-    ValueError: the workdir belongs to another config; says what differs.
+    ValueError: the workdir belongs to another config; says what differs. Or it
+      is not a folder.
   """
   path = _config_path(workdir)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,22 @@ def join() -> None:
     ) from error
 
 
+def check_alone() -> None:
+  """Raises where this is one of several processes that don't join.
+
+  Each of them would train in the same workdir as if it were the only one.
+
+  Raises:
+    ValueError: the environment says that there are several.
+  """
+  count = os.environ.get("JAX_NUM_PROCESSES", "")
+  if count not in ("", "1"):
+    raise ValueError(
+      f"JAX_NUM_PROCESSES={count}: this is one of several processes; start all "
+      "of them with --distributed, or unset it to run alone"
+    )
+
+
 def is_first() -> bool:
   """Whether this is the process that writes what is written once."""
   return jax.process_index() == 0

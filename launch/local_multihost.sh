@@ -30,17 +30,17 @@ if [ -n "$dry_run" ]; then
 fi
 
 pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
+trap 'told=1; kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
 for ((i = 0; i < count; i++)); do
   JAX_PROCESS_ID=$i "$@" &
   pids+=($!)
 done
 status=0
 for pid in "${pids[@]}"; do
-  own=0 && wait "$pid" || own=$?
+  told=1
   # A signal that is passed on ends the wait, and not the process.
-  while kill -0 "$pid" 2>/dev/null; do
-    own=0 && wait "$pid" || own=$?
+  while [ -n "$told" ]; do
+    told='' own=0 && wait "$pid" || own=$?
   done
   [ "$own" -eq 0 ] || status=$own
 done

@@ -177,6 +177,23 @@ def test_no_run_there(tmp_path):
     jssl.load_backbone(tmp_path)
 
 
+@pytest.mark.parametrize(
+  "workdir", ["gs://bucket/W", pathlib.Path("gs://bucket/W"), "S3://bucket/W"]
+)
+def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
+  monkeypatch.chdir(tmp_path)
+  for use in (
+    build.check_workdir,
+    build.load_config,
+    lambda path: build.claim_workdir(config(), path),
+  ):
+    with pytest.raises(ValueError, match=r"--workdir=.*mount the bucket"):
+      use(workdir)
+  assert not [*tmp_path.iterdir()]
+  for folder in ("W", "shared/W", "/shared/W", pathlib.Path("a:b/W")):
+    build.check_workdir(folder)
+
+
 def test_load_backbone(tmp_path):
   made = config(**{"model.width": 16, "model.depth": 1})
   build.claim_workdir(made, tmp_path)

@@ -3,9 +3,13 @@
 Run it again with the same workdir and it goes on from the last checkpoint.
 Any value of the config can be set on the command line, as in
 `--config.optim.learning_rate=0.1`.
+
+Exit status 0: complete, or stopped by SIGTERM (`status.json` says which), 1: an
+error that would come back, as of the config; another: started again it goes on.
 """
 
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -24,6 +28,8 @@ _DISTRIBUTED = flags.DEFINE_bool(
   False,
   "Whether this is one of several processes, see `jssl.hosts.join`.",
 )
+# Of what the runtime of several processes says: EX_TEMPFAIL.
+_LOST = 75
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +37,9 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import compiled, hosts
+  import jax
+
+  from jssl import build, compiled, hosts
   from jssl.checkpoint import CheckpointError
   from jssl.train.loop import train
 
@@ -39,9 +47,12 @@ def main(argv: list[str]) -> int:
   compiled.keep()
   compiled.in_one_order()
   try:
+    build.check_workdir(_WORKDIR.value)
     if _DISTRIBUTED.value:
       hosts.join()
       hosts.check_same(_CONFIG.value.to_json(indent=2), "configs")
+    else:
+      hosts.check_alone()
     complete = train(_CONFIG.value, _WORKDIR.value)
   except (
     ValueError,
@@ -51,7 +62,14 @@ def main(argv: list[str]) -> int:
     CheckpointError,
   ) as error:
     print(f"error: {error}", file=sys.stderr)
-    return 1
+    lost = isinstance(error.__cause__, jax.errors.JaxRuntimeError)
+    return _LOST if lost else 1
+  except jax.errors.JaxRuntimeError:
+    # Most often another process is gone, or didn't come.
+    if not _DISTRIBUTED.value:
+      raise
+    traceback.print_exc()
+    return _LOST
   if not complete:
     hosts.say("stopped by SIGTERM; the same command goes on from here")
   return 0

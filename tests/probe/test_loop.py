@@ -1,6 +1,7 @@
 """The loop on real checkpoint files; the backbone is one small matrix."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -326,15 +327,26 @@ def test_probing_does_not_import_the_training():
   assert found.stdout.strip() == "False"
 
 
-def test_errors_become_an_exit_status(tmp_path):
+@pytest.mark.parametrize(
+  ("workdir", "count", "message"),
+  [
+    ("", "1", "error: "),
+    # It would wait for a run in a folder "gs:".
+    ("gs://bucket/W", "1", "error: --workdir=gs://bucket/W is an address"),
+    ("", "2", "error: JAX_NUM_PROCESSES=2"),
+  ],
+)
+def test_errors_become_an_exit_status(tmp_path, workdir, count, message):
+  flags = [f"--workdir={workdir or tmp_path}", *(["--follow"] * bool(workdir))]
   done = subprocess.run(
-    [sys.executable, "-m", "jssl.probe", f"--workdir={tmp_path}"],
+    [sys.executable, "-m", "jssl.probe", *flags],
     capture_output=True,
     text=True,
     check=False,
+    env={**os.environ, "JAX_NUM_PROCESSES": count},
   )
   assert done.returncode == 1
-  assert done.stderr.startswith("error: ")
+  assert done.stderr.startswith(message)
   assert "Traceback" not in done.stderr
 
 

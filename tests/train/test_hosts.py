@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import ends, start
+from processes import ends, free_port, start
 
 from jssl import hosts
 
@@ -205,6 +205,57 @@ def test_half_of_an_environment_is_told(monkeypatch):
   monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
   with pytest.raises(ValueError, match=r"no JAX_NUM_PROCESSES and no JAX_PROC"):
     hosts.join()
+
+
+def test_several_that_were_not_told_to_join_are_refused(tmp_path):
+  """Each would train alone, in the workdir of the others."""
+  started = start(2, training(tmp_path / "W", 1), devices=2)
+  status, said = ends(started)
+  assert status == [1, 1], "\n".join(said)
+  for own in said:
+    assert "JAX_NUM_PROCESSES=2" in own
+    assert "--distributed" in own
+    assert "Traceback" not in own
+  assert not (tmp_path / "W").exists()
+
+
+def test_one_that_is_alone(monkeypatch):
+  for count in (None, "", "1"):
+    if count is None:
+      monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
+    else:
+      monkeypatch.setenv("JAX_NUM_PROCESSES", count)
+    hosts.check_alone()
+
+
+LOSE = """
+import runpy, sys
+import jax
+import jssl.train.loop
+
+def lose(config, workdir):
+  gone = jax.errors.JaxRuntimeError("UNAVAILABLE: connection closed")
+  if workdir == "direct":
+    raise gone
+  raise ValueError("can't be connected") from gone
+
+jssl.train.loop.train = lose
+runpy.run_module("jssl.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("workdir", ["direct", "told"])
+def test_what_the_runtime_says_is_not_an_error_of_the_run(workdir):
+  """Its status is another than 1, so that the run is started again."""
+  arguments = training(workdir, 2)[2:]
+  one = {
+    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+    "JAX_NUM_PROCESSES": "1",
+    "JAX_PROCESS_ID": "0",
+  }
+  started = start(1, ["-c", LOSE, *arguments], devices=1, environ=one)
+  (status,), (said,) = ends(started)
+  assert status == 75, said
 
 
 @pytest.mark.slow

@@ -1,0 +1,36 @@
+"""Scripts as they run here, with commands that only say what they were told."""
+
+import os
+import pathlib
+import subprocess
+
+import jssl
+
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+LAUNCH = ROOT / "launch"
+
+
+def said(script, *arguments, status=0, **environ):
+  """Returns what a script says, without quotes; its errors if it must fail."""
+  done = subprocess.run(
+    ["bash", str(LAUNCH / script), *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    env={**os.environ, **environ},
+  )
+  assert done.returncode == status, done.stderr
+  return done.stdout.replace("'", "") if status == 0 else done.stderr
+
+
+def stub(path, text):
+  """Writes an executable of a few lines of bash."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+  path.chmod(0o755)
+
+
+def first_in_path(folder):
+  """Returns the environment variable that makes its commands come first."""
+  return {"PATH": f"{folder}:{os.environ['PATH']}"}

@@ -1,0 +1,115 @@
+"""The batch script: where it installs, and when it is queued again."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from launch.stubs import LAUNCH, first_in_path, said, stub
+
+SCRIPT = LAUNCH / "slurm_gpu.sbatch"
+
+
+def test_a_job_trains_and_is_queued_again():
+  lines = said(
+    SCRIPT.name, "--dry-run", "2", "c.py", "w", "--config.seed=1"
+  ).splitlines()
+  assert lines == [
+    "environment .venv-cuda cuda12",
+    f"sbatch --nodes=2 {SCRIPT} 2 c.py w --config.seed=1",
+    "srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=8 "
+    ".venv-cuda/bin/python -m jssl.train "
+    "--distributed --config=c.py --workdir=w --config.seed=1",
+    "scontrol requeue JOB",
+  ]
+
+
+def test_processes_and_cores_are_those_that_are_asked_for():
+  asked = dict(
+    re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", SCRIPT.read_text(), re.MULTILINE)
+  )
+  # JAX takes one GPU for each process there.
+  assert asked["ntasks-per-node"] == asked["gpus-per-node"]
+  assert f"SLURM_CPUS_PER_TASK:-{asked['cpus-per-task']}" in SCRIPT.read_text()
+
+
+@pytest.fixture
+def commands(tmp_path):
+  """Commands of a cluster that write down what they were told."""
+  for name in ("sbatch", "srun", "scontrol"):
+    stub(
+      tmp_path / "bin" / name,
+      f'echo {name} "$@" >> {tmp_path}/told\n'
+      f'[ {name} != srun ] || {{ [ -z "$SAID" ] || echo "{{\\"status\\": '
+      f'\\"$SAID\\"}}" > {tmp_path}/W/status.json; exit "$STATUS"; }}',
+    )
+  stub(tmp_path / "venv/bin/python", f'echo python "$@" >> {tmp_path}/told')
+  (tmp_path / "W").mkdir()
+  return tmp_path
+
+
+def run(commands, **environ):
+  """Returns the exit status, and what the commands were told."""
+  own = {
+    key: value
+    for key, value in os.environ.items()
+    if not key.startswith("SLURM_")
+  }
+  done = subprocess.run(
+    ["bash", str(SCRIPT), "2", "c.py", f"{commands}/W"],
+    env={
+      **own,
+      **first_in_path(commands / "bin"),
+      "VENV": str(commands / "venv"),
+      **environ,
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  told = commands / "told"
+  return done, told.read_text().splitlines() if told.exists() else []
+
+
+def test_it_is_installed_once_where_it_is_queued(commands):
+  done, told = run(commands)
+  assert done.returncode == 0, done.stderr
+  assert [line.split()[0] for line in told] == ["python", "sbatch"]
+  assert "pip install" in told[0]
+  assert told[1].endswith(f"2 c.py {commands}/W")
+
+
+@pytest.mark.parametrize(
+  ("status", "left", "restarts", "again", "ends"),
+  [
+    # Complete; its time was over; a process died; the same would come back.
+    (0, "complete", 0, False, 0),
+    (0, "restartable", 30, True, 0),
+    (134, "", 2, True, 0),
+    (134, "", 20, False, 134),
+    (1, "", 0, False, 1),
+  ],
+)
+def test_a_job_is_queued_again(commands, status, left, restarts, again, ends):
+  done, told = run(
+    commands,
+    SLURM_JOB_ID="7",
+    SLURM_SUBMIT_DIR=str(commands),
+    SLURM_CPUS_PER_TASK="4",
+    SLURM_RESTART_COUNT=str(restarts),
+    STATUS=str(status),
+    SAID=left,
+  )
+  assert done.returncode == ends, done.stderr
+  assert told[0].startswith("srun")
+  assert "--cpus-per-task=4" in told[0]
+  # Nothing is installed on a node.
+  assert told[1:] == (["scontrol requeue 7"] if again else [])
+
+
+def test_a_job_without_an_environment_is_told(commands):
+  (commands / "venv/bin/python").unlink()
+  done, told = run(commands, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(commands))
+  assert done.returncode == 1
+  assert "start with bash, not sbatch" in done.stderr
+  assert told == []
