@@ -22,8 +22,8 @@ class Cost:
     working_bytes: the peak of memory, less arguments and outputs.
     output_bytes: of the outputs.
     product_flops: of all matrix products and convolutions, loops counted by
-      trip; in kernels that bring an estimate, that. What the compiler splits
-      over devices is taken as split evenly.
+      trip and of branches the cheapest; in kernels that bring an estimate,
+      that. What the compiler splits over devices is taken as split evenly.
     accessed_bytes: of memory, as the compiler estimates it, each loop's body
       counted once; None where it doesn't.
     collectives: bytes received by kind, loops counted by trip.
@@ -86,11 +86,14 @@ def _of_convolution(equation: Any) -> int:
   out = math.prod(equation.outvars[0].aval.shape)
   # Zeros between the values of a dilated operand are no work.
   zeros = math.prod(equation.params["lhs_dilation"])
-  return 2 * inner * out // (zeros * equation.params["batch_group_count"])
+  return 2 * inner * out // zeros
 
 
 def product_flops(jaxpr: Any, devices: int = 1) -> int:
   """Returns the FLOPs of a device's products and convolutions, by trip.
+
+  As in `jssl.hlo.runs` a loop that doesn't say how long it is counts once, and
+  of branches the cheapest does: a bound from below.
 
   Args:
     jaxpr: of the program.
@@ -110,8 +113,7 @@ def product_flops(jaxpr: Any, devices: int = 1) -> int:
     else:
       split = 1 if name == "shard_map" else devices
       inside = [product_flops(p, split) for p in inner_programs(equation)]
-      # Of branches one is taken.
-      once = max(inside, default=0) if name == "cond" else sum(inside)
+      once = min(inside, default=0) if name == "cond" else sum(inside)
       total += equation.params.get("length", 1) * once
   return total
 
@@ -134,9 +136,6 @@ def collectives(
   Args:
     program: text of a compiled program.
     devices: that it runs on, or their mesh.
-
-  Raises:
-    ValueError: there are some in a loop that doesn't say how long it is.
   """
   mesh = devices if isinstance(devices, Mapping) else {"devices": devices}
   total: Counter[str] = Counter()

@@ -31,31 +31,39 @@ def make_mesh(
   Args:
     data: devices on axis "data"; -1 takes what `fsdp` leaves.
     fsdp: devices on axis "fsdp".
-    devices: to choose from; None takes those of all processes.
+    devices: that it takes, all of them; None chooses from those of all
+      processes, of which one process alone may leave some out.
 
   Raises:
-    ValueError: the two do not multiply to a number of devices that is there, or
-      `data` does not divide over slices.
+    ValueError: the two do not multiply to the devices that are there, or `data`
+      does not divide over slices.
   """
+  some_suffice = devices is None and jax.process_count() == 1
   devices = jax.devices() if devices is None else devices
+  there = len(devices)
   if fsdp < 1 or (data < 1 and data != -1):
     raise ValueError(
       f"mesh.data={data}, mesh.fsdp={fsdp}: both must be positive "
       "(mesh.data may be -1: all devices that mesh.fsdp leaves)"
     )
-  if data == -1:
-    data = max(len(devices) // fsdp, 1)
+  if data == -1 and there % fsdp:
+    ways = [str(n) for n in range(1, there + 1) if there % n == 0]
+    raise ValueError(
+      f"mesh.data=-1, mesh.fsdp={fsdp}: {there} devices do not divide by "
+      f"mesh.fsdp; use mesh.fsdp={' or '.join(ways)}"
+    )
+  data = there // fsdp if data == -1 else data
   wanted = data * fsdp
-  # A mesh over some devices serves one process; several need all of theirs.
-  if wanted > len(devices) or (
-    jax.process_count() > 1 and wanted != len(devices)
-  ):
+  if wanted > there or (wanted < there and not some_suffice):
     raise ValueError(
       f"mesh.data={data} x mesh.fsdp={fsdp} is {wanted} devices, but there are "
-      f"{len(devices)}; use mesh.data=-1 to take all that mesh.fsdp leaves"
+      f"{there}; use mesh.data=-1 to take all that mesh.fsdp leaves"
     )
-  devices = devices[:wanted]
   kinds = (AxisType.Auto, AxisType.Auto)
+  if wanted < there:
+    # Topologies are laid out as a whole alone.
+    some = np.array(devices[:wanted]).reshape(data, fsdp)
+    return Mesh(some, AXES, axis_types=kinds)
   slices = len({getattr(device, "slice_index", None) for device in devices})
   if slices == 1:
     return jax.make_mesh((data, fsdp), AXES, axis_types=kinds, devices=devices)

@@ -48,7 +48,9 @@ class Train:
     steps: of the whole run.
     chunks: in which the backbone sees a batch, one after the other. The loss
       is still that of the whole batch, and the gradient is exact; activations
-      are those of a chunk, and the backbone runs forward twice.
+      are those of a chunk, and the backbone runs forward twice. With BatchNorm
+      in the backbone its statistics are those of a chunk too, and the loss
+      another one for it.
   """
 
   steps: int

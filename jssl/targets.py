@@ -48,6 +48,8 @@ class Chip:
     memory_rate: bytes a second, of its large memory.
     link_rate: bytes a second that it sends to others of its slice or node, over
       all links.
+    network_rate: bytes a second that it sends to other nodes; None where
+      nothing is assumed of what joins them.
     program_bytes: of the large memory, that a program can have of a device: on
       TPUs as the compiler says, on GPUs three quarters, which JAX takes unless
       it is told otherwise.
@@ -58,20 +60,24 @@ class Chip:
   memory_rate: float
   link_rate: float
   program_bytes: float
+  network_rate: float | None = None
   devices: int = 1
 
 
 _GIB = 2.0**30
 _GPU_BYTES = {"h100": 84942979072, "h200": 151397597184}
 _GPUS = tuple(_GPU_BYTES)
+# Between nodes: an assumption, as clouds and DGX systems have it. InfiniBand of
+# 400 Gbit/s for each GPU; within one NVLink's rate holds.
+_INFINIBAND = 400e9 / 8
 CHIPS = {
   "v4": Chip(275e12, 1228e9, 300e9, 30.75 * _GIB),
   "v5e": Chip(197e12, 819e9, 200e9, 15.75 * _GIB),
   "v5p": Chip(459e12, 2765e9, 600e9, 95.74 * _GIB),
   "v6e": Chip(918e12, 1640e9, 448e9, 31.25 * _GIB),
   "tpu7x": Chip(2307e12, 7380e9, 1200e9, 94.75 * _GIB, devices=2),
-  "h100": Chip(989e12, 3352e9, 450e9, 0.75 * _GPU_BYTES["h100"]),
-  "h200": Chip(989e12, 4800e9, 450e9, 0.75 * _GPU_BYTES["h200"]),
+  "h100": Chip(989e12, 3352e9, 450e9, 0.75 * _GPU_BYTES["h100"], _INFINIBAND),
+  "h200": Chip(989e12, 4800e9, 450e9, 0.75 * _GPU_BYTES["h200"], _INFINIBAND),
 }
 
 
@@ -114,6 +120,11 @@ class Target:
   def chip(self) -> Chip | None:
     """What is known of its chips; None for a CPU."""
     return CHIPS.get(self.kind)
+
+  @property
+  def nodes(self) -> int:
+    """How many nodes it has that a network joins; 1 where all are linked."""
+    return self.shape[0] if self.kind in _GPUS else 1
 
   def prepare(self) -> None:
     """Readies JAX to compile for it; to be called before JAX is used.

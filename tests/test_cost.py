@@ -58,3 +58,42 @@ def test_convolutions_and_their_gradients_count():
   needs = cost.compile_cost(jax.value_and_grad(function, argnums=(0, 1)), x, w)
   # Those at the edges meet padding, and how much of it differs by a little.
   assert 2.5 * forward < needs.product_flops < 4 * forward
+
+
+def test_grouped_convolutions_count_each_group():
+  """Of 32 groups, 2 channels in and 2 out each."""
+
+  def function(x, w):
+    return jax.lax.conv_general_dilated(
+      x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=32,
+    )  # fmt: skip
+
+  x, w = jnp.zeros((4, 8, 8, 64)), jnp.zeros((3, 3, 2, 64))
+  forward = 2 * (4 * 8 * 8 * 64) * (3 * 3 * 2)
+
+  def flops(f, *args):
+    return cost.product_flops(jax.jit(f).trace(*args).jaxpr.jaxpr)
+
+  assert flops(function, x, w) == forward
+  # By input and by weights: the same products, from either side.
+  y, pullback = jax.vjp(function, x, w)
+  assert flops(pullback, y) == 2 * forward
+
+
+def test_of_branches_the_cheapest_counts():
+  def function(x, w):
+    return jax.lax.cond(jnp.sum(x) > 0, lambda x: x @ w @ w, lambda x: x, x @ w)
+
+  x = jnp.zeros((8, 8))
+  jaxpr = jax.jit(function).trace(x, x).jaxpr.jaxpr
+  assert cost.product_flops(jaxpr) == 2 * 8**3
+
+
+def test_a_loop_of_unknown_length_counts_once():
+  def function(x, w):
+    return jax.lax.while_loop(lambda x: jnp.sum(x) < 1, lambda x: x @ w, x)
+
+  x = jnp.zeros((8, 8))
+  jaxpr = jax.jit(function).trace(x, x).jaxpr.jaxpr
+  assert cost.product_flops(jaxpr) == 2 * 8**3

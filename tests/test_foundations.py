@@ -147,6 +147,23 @@ def test_mesh_that_is_not_there(data, fsdp):
     mesh.make_mesh(data, fsdp)
 
 
+def test_devices_that_are_given_are_all_taken():
+  devices = jax.devices()
+  assert mesh.make_mesh(4, 2, devices).size == 8
+  # One process alone may leave some out, of its own.
+  assert mesh.make_mesh(3, 1).size == 3
+  for data, fsdp in ((2, 1), (5, 1), (3, 2)):
+    with pytest.raises(ValueError, match=r"but there are 8; use mesh.data=-1"):
+      mesh.make_mesh(data, fsdp, devices)
+
+
+def test_no_device_is_left_over():
+  expected = r"mesh.data=-1, mesh.fsdp=3: 8 devices .*use mesh.fsdp=1 or 2 or 4"
+  for devices in (None, jax.devices()):
+    with pytest.raises(ValueError, match=expected):
+      mesh.make_mesh(-1, 3, devices)
+
+
 @dataclasses.dataclass(frozen=True)
 class SliceDevice:
   """A device of one of several slices, as a mesh looks at it."""

@@ -36,6 +36,15 @@ def test_a_shape_of_other_dimensions_is_told(name):
     targets.target(name)
 
 
+def test_nodes_are_of_gpus():
+  assert targets.target("h100:2x8").nodes == 2
+  for one in ("h100:8", "2xv5e:2x4", "cpu:2"):
+    assert targets.target(one).nodes == 1
+  # 400 Gbit/s for each GPU; of what joins TPU slices nothing is assumed.
+  assert targets.CHIPS["h200"].network_rate == 50e9
+  assert targets.CHIPS["v5e"].network_rate is None
+
+
 def test_slices_are_of_tpus():
   found = targets.target("2xv5e:2x4")
   assert (found.name, found.slices, found.shape) == ("2xv5e:2x4", 2, (2, 4))

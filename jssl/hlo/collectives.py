@@ -1,13 +1,11 @@
 """What devices send each other in a compiled program, and along which axes."""
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int
-
-from jssl.hlo.text import Instruction, Module, Place, walk
+from jssl.hlo import groups, runs
+from jssl.hlo.text import Instruction, Module, Place
 
 _KINDS = (
   "all-reduce",
@@ -18,12 +16,6 @@ _KINDS = (
   "ragged-all-to-all",
   "collective-broadcast",
 )
-_EXPLICIT = re.compile(r"replica_groups=\{(\{.*?\})?\}")
-_IOTA = re.compile(
-  r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
-)
-_PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
-
 
 # What a TPU's program hands to the runtime of the data centre's network.
 BETWEEN_SLICES = "send"
@@ -51,44 +43,6 @@ class Collective(NamedTuple):
   place: Place | None
 
 
-def _integers(text: str) -> list[int]:
-  return [int(number) for number in re.findall(r"\d+", text)]
-
-
-def _groups(instruction: Instruction, devices: int) -> list[list[int]]:
-  """Returns devices that send to each other, by their place in the mesh."""
-  pairs = _PAIRS.search(instruction.rest)
-  if pairs:
-    return [_integers(pair) for pair in pairs.group(1).split("},")]
-  iota = _IOTA.search(instruction.rest)
-  if iota:
-    shape, reshape, transposed = (
-      _integers(part or "") for part in iota.groups()
-    )
-    order = np.arange(devices).reshape(reshape)
-    order = order.transpose(transposed) if transposed else order
-    return order.reshape(shape).tolist()
-  explicit = _EXPLICIT.search(instruction.rest)
-  if explicit and explicit.group(1):
-    return [_integers(group) for group in explicit.group(1).split("},")]
-  # No groups: all of them.
-  return [[*range(devices)]]
-
-
-def _axes(
-  groups: Sequence[Sequence[int]], mesh: Mapping[str, int]
-) -> tuple[str, ...]:
-  """Returns the axes along which members of a group differ."""
-  shape = tuple(mesh.values())
-  differ = np.zeros(len(shape), bool)
-  for group in groups:
-    at: Int[np.ndarray, "axes members"] = np.array(
-      np.unravel_index(group, shape)
-    )
-    differ |= np.any(at != at[:, :1], axis=1)
-  return tuple(axis for axis, own in zip(mesh, differ, strict=True) if own)
-
-
 def _result_bytes(instruction: Instruction) -> int:
   """Returns the bytes of the results; of a pair's start, without operands."""
   sizes = [array.bytes for array in instruction.arrays]
@@ -113,33 +67,62 @@ def _sent(kind: str, result: int, members: int) -> int:
   return round(result * shares.get(kind, 1))
 
 
-def _scattered(module: Module) -> dict[str, int]:
-  """Returns bytes that are kept of all-reduces of which only a part is.
+def _kept(module: Module) -> dict[str, int]:
+  """Returns bytes that are kept of all-reduces of which only parts are.
 
   TPUs run such a fusion as one reduce-scatter.
   """
   kept = {}
-  for name, instructions in module.computations.items():
-    known = {i.name: i for i in instructions}
-    root = known.get(module.roots.get(name, ""))
-    if root is not None and root.opcode == "dynamic-slice":
-      whole = known.get(root.operands[0])
-      if whole is not None and whole.opcode == "all-reduce":
-        kept[whole.name] = sum(array.bytes for array in root.arrays)
+  for own in module.computations.values():
+    for whole in own:
+      if whole.opcode != "all-reduce":
+        continue
+      parts = _users(own, {whole.name})
+      if parts and all(part.opcode == "dynamic-slice" for part in parts):
+        kept[whole.name] = sum(a.bytes for part in parts for a in part.arrays)
   return kept
 
 
-def _between_slices(instruction: Instruction) -> bool:
-  """Whether an instruction sends to another slice."""
-  return (
-    instruction.opcode == "send" and "xla_megascale_runtime" in instruction.rest
-  )
+def _users(own: Sequence[Instruction], names: set[str]) -> list[Instruction]:
+  """Returns what uses a result, whole or by its elements."""
+  found = []
+  # What is used stands before its users.
+  for instruction in own:
+    if names.intersection(instruction.operands):
+      if instruction.opcode in ("get-tuple-element", "bitcast"):
+        names = names | {instruction.name}
+      else:
+        found.append(instruction)
+  return found
+
+
+def _collective(
+  instruction: Instruction, mesh: Mapping[str, int], kept: Mapping[str, int]
+) -> Collective | None:
+  """Returns what an instruction sends, if it does, in one run."""
+  kind = instruction.opcode.removesuffix("-start")
+  if kind == "send" and "xla_megascale_runtime" in instruction.rest:
+    size = instruction.arrays[0].bytes
+    return Collective(BETWEEN_SLICES, (), 1, size, size, None)
+  if kind not in _KINDS:
+    return None
+  among = groups.groups(instruction, math.prod(mesh.values()))
+  if len(among[0]) < 2:
+    return None
+  result = _result_bytes(instruction)
+  if instruction.name in kept:
+    kind, result = "reduce-scatter", kept[instruction.name]
+  sent = _sent(kind, result, len(among[0]))
+  return Collective(kind, groups.axes(among, mesh), 1, result, sent, None)
 
 
 def collectives(
   module: Module, mesh: Mapping[str, int], root: str = ""
 ) -> list[Collective]:
-  """Returns all instructions of a program that send.
+  """Returns all instructions of a program that send in a step.
+
+  Loops and branches as in `jssl.hlo.runs`: by trip, and the branch that sends
+  least. A collective that others carry along counts once.
 
   Args:
     module: the compiled program.
@@ -148,41 +131,24 @@ def collectives(
     root: a folder; the place of an instruction is its innermost line there.
 
   Raises:
-    ValueError: some are in a loop that doesn't say how long it is.
+    ValueError: one says who sends in a form that isn't known.
   """
-  devices = int(np.prod(list(mesh.values())))
-  kept = _scattered(module)
-  found = []
-  for instruction, times in walk(module):
-    kind = instruction.opcode.removesuffix("-start")
-    if _between_slices(instruction):
-      kind = BETWEEN_SLICES
-    elif kind not in _KINDS:
-      continue
-    if times is None:
-      raise ValueError(
-        f"{instruction.name} ({instruction.op_name}) is in a loop that doesn't "
-        "say how often it runs"
-      )
-    places = module.places(instruction)
-    own = [place for place in places if place.file.startswith(root)]
-    result = _result_bytes(instruction)
-    groups = _groups(instruction, devices)
-    axes, members = _axes(groups, mesh), len(groups[0])
-    if kind == BETWEEN_SLICES:
-      axes, result = (), instruction.arrays[0].bytes
-    elif members < 2:
-      continue
-    if instruction.name in kept:
-      kind, result = "reduce-scatter", kept[instruction.name]
-    found.append(
-      Collective(
-        kind,
-        axes,
-        times,
-        result,
-        _sent(kind, result, members),
-        own[0] if own else None,
-      )
+  carried, kept = runs.carried(module), _kept(module)
+  found = {
+    name: one
+    for name, instruction in runs.named(module).items()
+    if name not in carried and (one := _collective(instruction, mesh, kept))
+  }
+
+  def sent(instruction: Instruction) -> int:
+    return (
+      found[instruction.name].sent_bytes if instruction.name in found else 0
     )
-  return found
+
+  return [
+    found[instruction.name]._replace(
+      times=times, place=module.place(instruction, root)
+    )
+    for instruction, times in runs.walk(module, sent)
+    if instruction.name in found
+  ]

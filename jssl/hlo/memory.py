@@ -2,15 +2,18 @@
 
 The compiler says how much memory a program takes, and not of what: TPU and GPU
 programs come without their buffers' assignment. Here the schedule is gone
-through, each result alive from where it is made to its last use. What shares
-memory by an operation's grace (an addition that overwrites its operand) is
-counted apart, so sums can be above the compiler's: they say what is large, and
-the compiler how much it is together.
+through, each result alive from where it is made to its last use, and of
+branches the one that takes most. What an operation changes in place or passes
+on is there once (`jssl.hlo.access`). What shares memory by an operation's grace
+(an addition that overwrites its operand) is counted apart, so sums can be above
+the compiler's: they say what is large, and the compiler how much it is
+together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from jssl.hlo import access, runs
 from jssl.hlo.text import Array, Instruction, Module, Place
 
 # What gives names to memory that is there.
@@ -22,7 +25,6 @@ _VIEWS = frozenset(
     "while",
     "optimization-barrier",
     "add-dependency",
-    "dynamic-update-slice",
   )
 )
 _FREE = frozenset(("parameter", "constant", "partition-id", "replica-id"))
@@ -72,29 +74,33 @@ class _Walk:
   def __init__(self, module: Module, root: str):
     self._module = module
     self._root = root
+    self._accesses = access.accesses(module)
     self._done: dict[str, _Moment] = {}
 
   def _inside(self, instruction: Instruction) -> _Moment:
     """Returns the fullest moment of what an instruction runs."""
-    if instruction.opcode not in ("while", "conditional", "call"):
+    if instruction.opcode not in runs.PROGRAMS:
       return _NOTHING
     moments = [self.fullest(name) for name in instruction.called]
     return max(moments, key=lambda moment: moment.bytes, default=_NOTHING)
 
   def _buffer(
     self,
-    instruction: Instruction,
     array: Array,
+    instruction: Instruction,
+    filled_by: Instruction,
     known: Mapping[str, Instruction],
   ) -> Buffer:
+    # Memory that is given without a line is that of what fills it.
+    if not (instruction.operands or self._module.places(instruction)):
+      instruction = filled_by
     # A copy from one memory to another is named by what it copies.
     while not instruction.op_name and instruction.operands:
       if instruction.operands[0] not in known:
         break
       instruction = known[instruction.operands[0]]
-    places = self._module.places(instruction)
-    own = [place for place in places if place.file.startswith(self._root)]
-    return Buffer(array, instruction.op_name, own[0] if own else None)
+    place = self._module.place(instruction, self._root)
+    return Buffer(array, instruction.op_name, place)
 
   def fullest(self, name: str) -> _Moment:
     """Returns the fullest moment of a computation, without its parameters."""
@@ -108,11 +114,17 @@ class _Walk:
     known = {instruction.name: instruction for instruction in instructions}
     keys: dict[str, tuple[frozenset[_Key], ...]] = {}
     last: dict[_Key, int] = {}
+    fills: dict[_Key, Instruction] = {}
     for at, instruction in enumerate(instructions):
-      keys[instruction.name] = _result(instruction, keys)
+      keys[instruction.name] = _result(
+        instruction, keys, self._accesses[instruction.name].sources
+      )
       for used in (*instruction.operands, instruction.name):
         for key in frozenset().union(*keys.get(used, ())):
           last[key] = at
+      if self._module.places(instruction):
+        for key in frozenset().union(*keys[instruction.name]):
+          fills.setdefault(key, instruction)
     results = keys.get(self._module.roots.get(name, ""), ())
     for key in frozenset().union(*results):
       last[key] = len(instructions)
@@ -131,7 +143,8 @@ class _Walk:
       for index, array in enumerate(instruction.arrays):
         key = instruction.name, index
         if key in last and array.space == 0:
-          alive[key] = self._buffer(instruction, array, known)
+          fill = fills.get(key, instruction)
+          alive[key] = self._buffer(array, instruction, fill, known)
           size += array.bytes
       inside = self._inside(instruction)
       if size + inside.bytes > fullest:
@@ -146,8 +159,15 @@ class _Walk:
 def _result(
   instruction: Instruction,
   keys: Mapping[str, tuple[frozenset[_Key], ...]],
+  sources: Sequence[int | None],
 ) -> tuple[frozenset[_Key], ...]:
-  """Returns, for each array of a result, the buffers that it is in."""
+  """Returns, for each array of a result, the buffers that it is in.
+
+  Args:
+    instruction: that makes it.
+    keys: of what was made before, by name.
+    sources: operands that the arrays are in, as `Access.sources`.
+  """
   opcode, arrays = instruction.opcode, instruction.arrays
   if opcode in _FREE:
     return tuple(frozenset() for _ in arrays)
@@ -157,7 +177,7 @@ def _result(
     if len(flat) == len(arrays):
       return tuple(flat)
   elif opcode == "get-tuple-element" and operands:
-    index = int(instruction.rest.split("index=")[1].split(",")[0].split()[0])
+    index = runs.element(instruction)
     if len(operands[0]) > index and len(arrays) == 1:
       return (operands[0][index],)
   elif opcode == "while" and operands and len(operands[0]) == len(arrays):
@@ -177,16 +197,19 @@ def _result(
   if opcode.endswith("-start") and len(arrays) > 1:
     own = len(instruction.operands)
     flat = [key for operand in operands for key in operand]
-    sources = flat[:own] + [frozenset()] * (own - len(flat))
+    of_operands = flat[:own] + [frozenset()] * (own - len(flat))
     return (
-      *sources,
+      *of_operands,
       *(
         frozenset({(instruction.name, index)})
         for index in range(own, len(arrays))
       ),
     )
   return tuple(
-    frozenset({(instruction.name, index)}) for index in range(len(arrays))
+    frozenset({(instruction.name, index)})
+    if source is None
+    else frozenset().union(*operands[source])
+    for index, source in enumerate(sources)
   )
 
 

@@ -21,18 +21,9 @@ _CALLED = re.compile(
   r"\b(?:body|condition|to_apply|calls|true_computation|false_computation"
   r"|called_computations|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
-_TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
-_INTEGER = re.compile(r"(\d+)(?:,|$)")
 _FRAME = re.compile(r"\bstack_frame_id=(\d+)")
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _SOURCE = re.compile(r'source_file="([^"]*)" source_line=(\d+)')
-# What these call is applied to numbers, and doesn't run as a program.
-_APPLIES = frozenset(
-  (
-    *("reduce", "reduce-window", "sort", "scatter", "select-and-scatter"),
-    *("map", "all-reduce", "all-reduce-start", "reduce-scatter"),
-  )
-)
 _COMMENT = re.compile(r"/\*.*?\*/")
 
 
@@ -122,21 +113,10 @@ class Module(NamedTuple):
     source = _SOURCE.search(instruction.rest)
     return (Place(source.group(1), int(source.group(2))),) if source else ()
 
-  def trips(self, loop: Instruction) -> int | None:
-    """Returns how often a `while` runs its body; None if it doesn't say."""
-    known = _TRIPS.search(loop.rest)
-    if known:
-      return int(known.group(1))
-    # TPU programs don't say; JAX's loops count from 0 to one constant.
-    condition = self.computations.get(loop.attribute("condition") or "", ())
-    limits = [
-      int(found.group(1))
-      for i in condition
-      if i.opcode == "constant"
-      and [(a.dtype, a.shape) for a in i.arrays] == [("s32", ())]
-      and (found := _INTEGER.match(i.rest))
-    ]
-    return limits[0] if len(limits) == 1 else None
+  def place(self, instruction: Instruction, root: str) -> Place | None:
+    """Returns the innermost place of an instruction in a folder."""
+    own = (p for p in self.places(instruction) if p.file.startswith(root))
+    return next(own, None)
 
 
 def _tiled(shape: tuple[int, ...], layout: str) -> int:
@@ -276,27 +256,3 @@ def parse(text: str) -> Module:
     _donated(lines[0]),
     _frames(lines),
   )
-
-
-def walk(module: Module) -> Iterator[tuple[Instruction, int | None]]:
-  """Yields all that runs, and how often; None within a loop that doesn't say.
-
-  Computations within a fusion are yielded too, once for each time it runs;
-  those that a reduction applies to numbers are not.
-  """
-
-  def of(
-    name: str, times: int | None
-  ) -> Iterator[tuple[Instruction, int | None]]:
-    for instruction in module.computations.get(name, ()):
-      yield instruction, times
-      inside = times
-      if instruction.opcode == "while":
-        trips = module.trips(instruction)
-        inside = None if times is None or trips is None else times * trips
-      if instruction.opcode in _APPLIES:
-        continue
-      for called in instruction.called:
-        yield from of(called, inside)
-
-  return of(module.entry, 1)

@@ -6,8 +6,9 @@ device needs: memory and what fills it, FLOPs, traffic, collectives, the bound
 on the speed. `--target` is a TPU topology (v5e:16x16; 2xv5e:16x16, two
 slices), GPUs (h100:8; h100:2x8, two nodes) or cpu:8.
 
-Exit status: 0 it fits, 3 it doesn't, 1 there is something wrong. Where it
-doesn't fit, changes are tried until one does (`--nosuggest` leaves that out).
+Exit status: 0 it fits, 3 it doesn't, 1 there is something wrong (of a sweep: a
+point can't be run). Where it doesn't fit, changes are tried until one does
+(`--nosuggest` leaves that out).
 """
 
 import json
@@ -71,8 +72,10 @@ def _run() -> int:
       {"command": command, "points": words.sweep_data(points)},
       lambda: sweep_html(points, config=_CONFIG.value, command=command),
     )
-    fits = all(point.result and point.result.fits for point in points)
-    return _FITS if fits else _TOO_LARGE
+    found = [point.result for point in points]
+    if not all(found):
+      return _WRONG
+    return _FITS if all(one.fits for one in found if one) else _TOO_LARGE
   result = check(_CONFIG.value, target)
   tried = []
   if not result.fits and _SUGGEST.value:
@@ -93,7 +96,7 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   try:
     return _run()
-  except (ValueError, TypeError, OSError) as error:
+  except (ValueError, TypeError, OSError, RuntimeError) as error:
     print(f"error: {error}", file=sys.stderr)
     return _WRONG
 

@@ -1,5 +1,6 @@
-"""What to change where a train step doesn't fit: tried by compiling it."""
+"""What to change where a program doesn't fit: tried by compiling it."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jssl.preflight.check import Result, check
+from jssl.preflight.programs import FEATURES, STEP
 from jssl.targets import Target
 
 _MOST_TRIES = 6
@@ -20,7 +22,8 @@ class Tried(NamedTuple):
 
   Attributes:
     changes: values by key.
-    result: with them; None where the config can't be run so.
+    result: of what didn't fit, with them; None where the config can't be run
+      so.
   """
 
   changes: Changes
@@ -45,11 +48,18 @@ def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
   copy = config.copy_and_resolve_references()
   with copy.unlocked():
     for key, value in changes.items():
-      section, _, name = key.partition(".")
-      if name not in copy.get(section, {}):
+      *sections, name = key.split(".")
+      section = copy
+      for part in sections:
+        section = section.get(part, {}) if _is_section(section) else {}
+      if not _is_section(section) or name not in section:
         raise ValueError(f"config.{key} is not a key of the config")
-      copy[section][name] = value
+      section[name] = value
   return copy
+
+
+def _is_section(value: Any) -> bool:
+  return isinstance(value, ConfigDict)
 
 
 def _shortage(result: Result) -> float:
@@ -58,22 +68,26 @@ def _shortage(result: Result) -> float:
   if memory.peak is None or memory.limit is None:
     return 2.0
   held = sum(result.sizes)
-  # A compiler that gave up says the temporaries alone.
-  own = memory.peak - (memory.arguments or 0)
-  return own / max(memory.limit - held, memory.limit / 20)
+  # The peak has the arguments in it, and not the batches that lie ready.
+  own = memory.peak - (held - result.sizes.prefetched)
+  return max(own, 1) / max(memory.limit - held, memory.limit / 20)
 
 
 def candidates(config: ConfigDict, result: Result) -> Iterator[Changes]:
-  """Yields changes that need less memory, what costs least speed first.
+  """Yields changes of the step that need less memory, the cheapest first.
 
-  Parameters split over `fsdp` where they are what fills the memory; then the
-  backbone's blocks computed anew in the backward pass; chunks of the batch,
-  which leave the loss and its gradient as they are; and at last a smaller
-  batch, which doesn't.
+  Fewer batches ahead where the step alone fits. Parameters split over `fsdp`
+  where they are what fills the memory; then the backbone's blocks computed anew
+  in the backward pass; chunks of the batch, which leave the loss and its
+  gradient as they are, BatchNorm apart, whose statistics are then those of a
+  chunk; and at last a smaller batch, which leaves neither.
   """
   devices = math.prod(result.mesh.values())
   held, limit = sum(result.sizes), result.step.memory.limit or 0
   split: Changes = {}
+  peak = result.step.memory.peak
+  if peak is not None and peak <= limit and result.sizes.batch:
+    yield {"data.prefetch_batches": (limit - peak) // result.sizes.batch}
   if held > limit / 3 and result.mesh["fsdp"] == 1:
     ways = math.gcd(
       devices, 2 ** math.ceil(math.log2(max(4 * held / limit, 2)))
@@ -95,6 +109,14 @@ def candidates(config: ConfigDict, result: Result) -> Iterator[Changes]:
       yield {**anew, "data.batch_size": batch}
 
 
+def probe_candidates(config: ConfigDict) -> Iterator[Changes]:
+  """Yields smaller batches of the probe, where its program doesn't fit."""
+  batch = config.probe.batch_size
+  for less in (2, 4, 8, 16):
+    if batch // less:
+      yield {"probe.batch_size": batch // less}
+
+
 def suggest(
   config: ConfigDict,
   target: Target,
@@ -112,17 +134,28 @@ def suggest(
     tell: takes a line for each.
   """
   tried: list[Tried] = []
-  for changes in candidates(config, result):
-    if len(tried) == _MOST_TRIES:
-      break
-    try:
-      found = check(changed(config, changes), target)
-    except ValueError:
-      found = None
-    tried.append(Tried(changes, found))
-    tell(
-      f"{tried[-1].in_words()}: {'fits' if tried[-1].fits else 'does not fit'}"
-    )
-    if tried[-1].fits:
-      break
+
+  def until_one_fits(wanted: Iterator[Changes], program: str) -> bool:
+    for changes in itertools.islice(wanted, _MOST_TRIES):
+      try:
+        found = check(changed(config, changes), target, only=program)
+      except (ValueError, RuntimeError):
+        found = None
+      tried.append(Tried(changes, found))
+      fits = tried[-1].fits
+      tell(f"{tried[-1].in_words()}: {'fits' if fits else 'does not fit'}")
+      if fits:
+        return True
+    return False
+
+  # What a program has no part in doesn't change it: each is compiled alone.
+  fits = {needs.name: needs.fits for needs in result.needs}
+  done: Changes = {}
+  if not fits[STEP]:
+    if not until_one_fits(candidates(config, result), STEP):
+      return tried
+    done = tried[-1].changes
+  if not fits.get(FEATURES, True):
+    smaller = ({**done, **less} for less in probe_candidates(config))
+    until_one_fits(smaller, FEATURES)
   return tried

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jssl.preflight.needs import Needs, measure
-from jssl.preflight.programs import Sizes, programs
+from jssl.preflight.programs import STEP, Sizes, programs
 from jssl.preflight.roofline import Roofline, roofline
 from jssl.targets import Target
 
@@ -42,7 +42,7 @@ class Result(NamedTuple):
 
   @property
   def step(self) -> Needs:
-    """The train step's."""
+    """The train step's, which is the first."""
     return self.needs[0]
 
   @property
@@ -56,15 +56,13 @@ def hosts_of(devices: list[Any]) -> int:
   return len({device.process_index for device in devices})
 
 
-def check(
-  config: ConfigDict, target: Target, *, only_step: bool = False
-) -> Result:
+def check(config: ConfigDict, target: Target, *, only: str = "") -> Result:
   """Compiles the programs of a config for a target, and says what they need.
 
   Args:
     config: see configs/.
     target: devices that need not be there.
-    only_step: whether to leave out the probe's program.
+    only: name of a program, to leave out the other.
 
   Raises:
     ValueError, TypeError: the config can't be run on so many devices, or the
@@ -73,7 +71,9 @@ def check(
   devices = target.devices()
   found = programs(config, devices)
   mesh = dict(found.run.mesh.shape)
-  wanted = found.compilable[:1] if only_step else found.compilable
+  wanted = [one for one in found.compilable if only in ("", one.name)]
+  # The probe has no batches ahead of the one that it sees.
+  ready = {STEP: found.sizes.prefetched}
   return Result(
     target,
     mesh,
@@ -82,5 +82,5 @@ def check(
     math.prod(found.run.source.image_shape),
     found.sizes,
     found.checkpoint_bytes,
-    tuple(measure(program, target, mesh) for program in wanted),
+    tuple(measure(p, target, mesh, ready.get(p.name, 0)) for p in wanted),
   )

@@ -4,22 +4,28 @@ import math
 import pathlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import jssl
 from jssl import cost
-from jssl.hlo import collectives, memory, text, traffic
+from jssl.hlo import collectives, memory, runs, text, traffic
 from jssl.hlo.memory import Line
+from jssl.hlo.text import Place
 from jssl.preflight.programs import Compilable
 from jssl.targets import Target
 
 _ROOT = str(pathlib.Path(jssl.__file__).parent)
-_OUT_OF_MEMORY = re.compile(
-  r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
+_SIZE = r"([\d.]+)([KMGT]?)"
+_OUT_OF_MEMORY = (
+  re.compile(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+  re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
 )
+# A kernel that asks for too much of a chip's own: no smaller batch helps it.
+_ON_CHIP = re.compile(r"\b(?:vmem|smem|cmem|sflag)\b", re.IGNORECASE)
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 
@@ -34,6 +40,8 @@ class Traffic(NamedTuple):
     received_bytes: that they leave the device with.
     sent_bytes: that it sends, by a ring.
     crosses_slices: whether it goes over the data centre's network.
+    network_bytes: of what it sends, that goes to other nodes of GPUs at least:
+      what nodes have to exchange, over all of their GPUs.
   """
 
   kind: str
@@ -43,6 +51,7 @@ class Traffic(NamedTuple):
   received_bytes: int
   sent_bytes: int
   crosses_slices: bool
+  network_bytes: int = 0
 
 
 class Memory(NamedTuple):
@@ -50,22 +59,38 @@ class Memory(NamedTuple):
 
   Attributes:
     limit: bytes that a program can have; None if it isn't known.
-    peak: bytes that it takes; None where the compiler gave up and doesn't say.
-    arguments: bytes of them, donated ones included.
+    peak: bytes that it takes, arguments included; None where the compiler gave
+      up and doesn't say.
+    arguments: bytes of them, donated ones included; None where it gave up.
     lines: what lies there beside the arguments when it is fullest.
+    ready: bytes of batches that lie ready meanwhile, which the program doesn't
+      know of.
   """
 
   limit: int | None
   peak: int | None
   arguments: int | None
   lines: tuple[Line, ...]
+  ready: int = 0
 
   @property
   def spare(self) -> int | None:
     """Bytes that are left, negative where it doesn't fit."""
     if self.limit is None or self.peak is None:
       return None
-    return self.limit - self.peak
+    return self.limit - self.peak - self.ready
+
+
+class Loop(NamedTuple):
+  """A loop that doesn't say how long it is.
+
+  Attributes:
+    op_name: of it.
+    place: its line; None if the program doesn't say.
+  """
+
+  op_name: str
+  place: Place | None
 
 
 class Needs(NamedTuple):
@@ -78,11 +103,13 @@ class Needs(NamedTuple):
     memory: of the device.
     product_flops: of products and convolutions, loops by trip.
     moved_bytes: read and written in the large memory, loops by trip; None where
-      it doesn't fit.
+      it doesn't fit. As FLOPs and traffic this is of the cheapest branches:
+      what is done for the log alone isn't in it.
     accessed_bytes: the compiler's own estimate: of all memories, those on the
       chip too, loops counted once; None where it has none.
     traffic: what is sent.
     compile_seconds: on this machine.
+    loops: of unknown length, whose insides are counted once.
     reason: why it doesn't fit, in the compiler's words.
   """
 
@@ -95,6 +122,7 @@ class Needs(NamedTuple):
   accessed_bytes: int | None
   traffic: tuple[Traffic, ...]
   compile_seconds: float
+  loops: tuple[Loop, ...] = ()
   reason: str = ""
 
   @property
@@ -103,46 +131,86 @@ class Needs(NamedTuple):
     return sum(one.sent_bytes for one in self.traffic)
 
 
+def _over_network(
+  kind: str, axes: Sequence[str], mesh: Mapping[str, int], nodes: int
+) -> float:
+  """Returns which share of what a device sends goes to other nodes, at least.
+
+  Where each of the m devices of a group in a node exchanges its own part with
+  other nodes: (nodes - 1) parts of the members - 1 that a ring sends.
+  """
+  ids = np.arange(math.prod(mesh.values()))
+  node = (ids // (len(ids) // nodes)).reshape([*mesh.values()])
+  along = [i for i, axis in enumerate(mesh) if axis in axes]
+  members = math.prod(node.shape[i] for i in along)
+  of_group = np.moveaxis(node, along, range(len(along))).reshape(members, -1)
+  together = max(len(np.unique(group)) for group in of_group.T)
+  if together == 1:
+    return 0.0
+  share = (together - 1) / (members - 1)
+  if kind in ("all-to-all", "ragged-all-to-all"):
+    return share * members / together
+  # A neighbour at a node's edge sends all of it there.
+  return 1.0 if kind == "collective-permute" else share
+
+
 def _traffic(
-  module: text.Module, mesh: Mapping[str, int], slices: int
+  module: text.Module, mesh: Mapping[str, int], slices: int, nodes: int
 ) -> tuple[Traffic, ...]:
   of_slice = {**mesh, "data": mesh["data"] // slices}
   found = collectives.collectives(module, of_slice, _ROOT)
   groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
   for one in found:
     groups.setdefault((one.kind, one.axes), []).append(one)
-  return tuple(
-    Traffic(
-      kind,
-      axes,
-      instructions=len(own),
-      times=sum(one.times for one in own),
-      received_bytes=sum(one.times * one.result_bytes for one in own),
-      sent_bytes=sum(one.times * one.sent_bytes for one in own),
-      crosses_slices=kind == collectives.BETWEEN_SLICES,
+  rows = []
+  for (kind, axes), own in sorted(groups.items()):
+    sent = sum(one.times * one.sent_bytes for one in own)
+    rows.append(
+      Traffic(
+        kind,
+        axes,
+        instructions=len(own),
+        times=sum(one.times for one in own),
+        received_bytes=sum(one.times * one.result_bytes for one in own),
+        sent_bytes=sent,
+        crosses_slices=kind == collectives.BETWEEN_SLICES,
+        network_bytes=round(sent * _over_network(kind, axes, mesh, nodes)),
+      )
     )
-    for (kind, axes), own in sorted(groups.items())
+  return tuple(rows)
+
+
+def _loops(module: text.Module) -> tuple[Loop, ...]:
+  return tuple(
+    Loop(loop.op_name, module.place(loop, _ROOT))
+    for loop in runs.unknown_loops(module)
   )
 
 
 def _too_large(error: Exception) -> tuple[int, int] | None:
-  """Returns needed and available bytes, if that is what an error says."""
+  """Returns needed and available bytes, if that is what an error says.
+
+  What is needed has the arguments in it, though TPU's compiler calls it
+  temporaries: with arguments of 14 GiB and two temporaries of 1 it says 16.
+  """
   message = str(error)
   if "RESOURCE_EXHAUSTED" not in message and "HbmOom" not in message:
     return None
-  said = _OUT_OF_MEMORY.search(message)
-  if not said:
-    return 0, 0
-  needed, unit, available, other = said.groups()
-  return int(float(needed) * _UNITS[unit]), int(
-    float(available) * _UNITS[other]
-  )
+  for form in _OUT_OF_MEMORY:
+    if said := form.search(message):
+      needed, unit, available, other = said.groups()
+      return (
+        int(float(needed) * _UNITS[unit]),
+        int(float(available) * _UNITS[other]),
+      )
+  return None if _ON_CHIP.search(message) else (0, 0)
 
 
 def measure(
   program: Compilable,
   target: Target,
   mesh: Mapping[str, int],
+  ready: int = 0,
 ) -> Needs:
   """Compiles a program and returns what it needs.
 
@@ -150,10 +218,11 @@ def measure(
     program: with the shapes of its arguments.
     target: that its shardings are on.
     mesh: sizes of the axes by name.
+    ready: bytes of batches that lie ready beside it.
 
   Raises:
     jax.errors.JaxRuntimeError: it can't be compiled, for other reasons than
-      memory.
+      memory: as a kernel that doesn't fit on the chip.
   """
   devices = math.prod(mesh.values())
   started = time.perf_counter()
@@ -166,12 +235,11 @@ def measure(
     sizes = _too_large(error)
     if sizes is None:
       raise
-    # What the compiler says of its temporaries alone; arguments come on top.
     return Needs(
       program.name,
       program.images,
       fits=False,
-      memory=Memory(sizes[1] or limit, sizes[0] or None, None, ()),
+      memory=Memory(sizes[1] or limit, sizes[0] or None, None, (), ready),
       product_flops=flops,
       moved_bytes=None,
       accessed_bytes=None,
@@ -195,17 +263,21 @@ def measure(
   return Needs(
     program.name,
     program.images,
-    # A TPU's compiler would have refused.
-    fits=target.is_tpu or limit is None or peak <= limit,
+    # A TPU's compiler would have refused the program alone.
+    fits=limit is None
+    or (target.is_tpu and not ready)
+    or peak + ready <= limit,
     memory=Memory(
       limit,
       peak,
       arguments,
       tuple(memory.by_line(memory.fullest(module, _ROOT))),
+      ready,
     ),
     product_flops=flops,
     moved_bytes=traffic.moved_bytes(module),
     accessed_bytes=None if accessed is None else int(accessed),
-    traffic=_traffic(module, mesh, target.slices),
+    traffic=_traffic(module, mesh, target.slices, target.nodes),
     compile_seconds=seconds,
+    loops=_loops(module),
   )

@@ -17,6 +17,9 @@ from jssl.train.program import Program, checkpoint_items
 from jssl.train.state import TrainState
 from jssl.typing import PyTree
 
+# Names of the programs.
+STEP, FEATURES = "train step", "probe features"
+
 
 class Unprepared:
   """Stands for a set that this machine doesn't have: shapes alone."""
@@ -56,6 +59,7 @@ class Sizes(NamedTuple):
     head: parameters and state of the objective.
     optimizer: its moments.
     batch: images and labels.
+    prefetched: batches that lie ready for the next steps.
   """
 
   parameters: int
@@ -63,6 +67,7 @@ class Sizes(NamedTuple):
   head: int
   optimizer: int
   batch: int
+  prefetched: int
 
 
 class Compilable(NamedTuple):
@@ -115,19 +120,18 @@ def total_bytes(tree: PyTree, *, on_device: bool) -> int:
   )
 
 
-def _sizes(state: TrainState, batch: PyTree) -> Sizes:
-  return Sizes(
-    *(
-      total_bytes(tree, on_device=True)
-      for tree in (
-        state.backbone,
-        state.teacher,
-        (state.head_params, state.objective),
-        (state.opt_state, state.head_opt_state),
-        batch,
-      )
+def _sizes(state: TrainState, batch: PyTree, ready: int) -> Sizes:
+  held = [
+    total_bytes(tree, on_device=True)
+    for tree in (
+      state.backbone,
+      state.teacher,
+      (state.head_params, state.objective),
+      (state.opt_state, state.head_opt_state),
+      batch,
     )
-  )
+  ]
+  return Sizes._make([*held, ready * held[-1]])
 
 
 def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
@@ -169,13 +173,9 @@ def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
     run,
     not isinstance(source, Unprepared),
     (
-      Compilable(
-        "train step", program.step, (program.abstract_state, batch), b
-      ),
-      Compilable(
-        "probe features", features, (variables, images(probed)), probed
-      ),
+      Compilable(STEP, program.step, (program.abstract_state, batch), b),
+      Compilable(FEATURES, features, (variables, images(probed)), probed),
     ),
-    _sizes(program.abstract_state, batch),
+    _sizes(program.abstract_state, batch, run.data.prefetch_batches),
     total_bytes(checkpoint_items(program.abstract_state), on_device=False),
   )

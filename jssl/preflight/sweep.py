@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from jssl import targets
 from jssl.preflight.changes import Changes, changed
 from jssl.preflight.check import Result, check
+from jssl.preflight.programs import STEP
 from jssl.targets import Target
 
 
@@ -30,13 +31,13 @@ class Point(NamedTuple):
 
   Attributes:
     size: that was compiled.
-    batch_size: of all devices.
+    batch_size: of all devices; None where these aren't known.
     result: of the train step.
     error: why there is none.
   """
 
   size: Size
-  batch_size: int
+  batch_size: int | None
   result: Result | None
   error: str = ""
 
@@ -90,11 +91,12 @@ def sweep(
   points = []
   for size in wanted:
     tell(f"{size.name}: compiling")
-    at = _at(config, size, target)
-    batch_size = at.data.batch_size
+    batch_size = None
     try:
-      result = check(at, size.target, only_step=True)
-    except ValueError as error:
+      at = _at(config, size, target)
+      batch_size = at.data.batch_size
+      result = check(at, size.target, only=STEP)
+    except (ValueError, TypeError, RuntimeError) as error:
       points.append(Point(size, batch_size, None, str(error)))
       continue
     points.append(Point(size, batch_size, result))

@@ -55,19 +55,14 @@ def verdict(needs: Needs) -> str:
   memory = needs.memory
   if memory.limit is None:
     return f"{gib(memory.peak)}; what is there isn't known"
-  if needs.fits:
-    return f"fits: {gib(memory.peak)} of {gib(memory.limit)}"
-  if memory.peak is None:
+  if memory.peak is None or memory.spare is None:
     return f"doesn't fit in {gib(memory.limit)}"
-  if memory.arguments is None:
-    return (
-      f"doesn't fit: temporaries alone {gib(memory.peak)}, "
-      f"{gib(memory.peak - memory.limit)} above {gib(memory.limit)}"
-    )
-  return (
-    f"doesn't fit: {gib(memory.peak)}, {gib(memory.peak - memory.limit)} above "
-    f"{gib(memory.limit)}"
-  )
+  taken = gib(memory.peak)
+  if memory.ready:
+    taken += f" and {gib(memory.ready)} of batches that lie ready"
+  if needs.fits:
+    return f"fits: {taken}, of {gib(memory.limit)}"
+  return f"doesn't fit: {taken}, {gib(-memory.spare)} above {gib(memory.limit)}"
 
 
 def needs_table(needs: Needs, bound: Roofline | None) -> dict[str, str]:
@@ -84,14 +79,17 @@ def needs_table(needs: Needs, bound: Roofline | None) -> dict[str, str]:
       f"{needs.accessed_bytes / 1e9:.3g} GB"
     )
   if bound is not None:
+    parts = ", ".join(f"{k} {milliseconds(v)}" for k, v in bound.parts.items())
     table |= {
       "least time": (
-        f"{milliseconds(bound.seconds)}, bound by {bound.bound_by} "
-        f"(FLOPs {milliseconds(bound.compute)}, HBM "
-        f"{milliseconds(bound.memory)}, links {milliseconds(bound.links)})"
+        f"{milliseconds(bound.seconds)}, bound by {bound.bound_by} ({parts})"
       ),
       "images/s, at most": f"{bound.images_per_second:,.0f}, all chips",
     }
+  if needs.loops:
+    table["loops of unknown length, counted once"] = "; ".join(
+      f"{place(loop.place)} {loop.op_name}".strip() for loop in needs.loops
+    )
   table["compiled in"] = f"{needs.compile_seconds:.0f} s"
   return table
 
@@ -167,12 +165,19 @@ def _pairs(values: Mapping[str, str]) -> list[str]:
   return _aligned({name: [value] for name, value in values.items()})
 
 
+_IN_CHUNKS = (
+  " Chunks leave the loss and its gradient as they are, unless the backbone "
+  "has BatchNorm: then its statistics are those of a chunk."
+)
+
+
 def suggestion(tried: Sequence[Tried]) -> str:
   """Returns what to change, or that nothing that was tried suffices."""
   if not tried:
     return ""
   if tried[-1].fits:
-    return f"It fits with {tried[-1].in_words()} (compiled)."
+    said = f"It fits with {tried[-1].in_words()} (compiled)."
+    return said + _IN_CHUNKS * ("train.chunks" in tried[-1].changes)
   flags = "; ".join(one.in_words() for one in tried)
   return f"It doesn't fit with any of these either (compiled): {flags}."
 
@@ -216,7 +221,8 @@ def sweep_table(points: Sequence[Point]) -> dict[str, list[str]]:
   for point in points:
     cells = ["-"] * len(SWEEP_HEADINGS)
     result = point.result
-    cells[1] = f"{point.batch_size:,}"
+    if point.batch_size is not None:
+      cells[1] = f"{point.batch_size:,}"
     if result is not None:
       step, bound = result.step, result.step_bound
       peak = gib(step.memory.peak) if result.fits else "doesn't fit"
@@ -273,6 +279,7 @@ def _needs_data(needs: Needs, bound: Roofline | None) -> dict[str, Any]:
       ],
     },
     "traffic": [one._asdict() for one in needs.traffic],
+    "loops": [[loop.op_name, place(loop.place)] for loop in needs.loops],
     "bound": None
     if bound is None
     else {
@@ -303,7 +310,7 @@ def data(result: Result, tried: Sequence[Tried] = ()) -> dict[str, Any]:
       {
         "changes": one.changes,
         "fits": one.fits,
-        "peak": one.result and one.result.step.memory.peak,
+        "peak": one.result and one.result.needs[0].memory.peak,
       }
       for one in tried
     ],

@@ -11,10 +11,18 @@ import pytest
 from ml_collections import ConfigDict
 
 from jssl import targets
+from jssl.hlo.text import Place
 from jssl.preflight import changes, words
 from jssl.preflight import sweep as sweep_lib
 from jssl.preflight.check import Result, check
-from jssl.preflight.needs import Memory, Needs, Traffic, _too_large
+from jssl.preflight.needs import (
+  Loop,
+  Memory,
+  Needs,
+  Traffic,
+  _over_network,
+  _too_large,
+)
 from jssl.preflight.page import sweep_html
 from jssl.preflight.programs import Sizes, programs, total_bytes
 from jssl.preflight.roofline import Roofline, roofline
@@ -46,14 +54,18 @@ def test_sizes_are_those_of_the_state(result):
   assert result.sizes.batch * 4 == total_bytes(batch, on_device=False)
   assert result.step.images == 16
   # The compiler's has the step and the key, and no labels: no one reads them.
-  assert abs(result.step.memory.arguments - sum(result.sizes)) < 64
+  held = sum(result.sizes) - result.sizes.prefetched
+  assert abs(result.step.memory.arguments - held) < 64
+  # Two batches lie ready beside it.
+  assert result.sizes.prefetched == 2 * result.sizes.batch
+  assert result.step.memory.ready == result.sizes.prefetched
   assert result.checkpoint_bytes == total_bytes(
     state._replace(step=(), rng=()), on_device=False
   ) + total_bytes((state.step, state.rng), on_device=False)
 
 
 def test_parameters_split_over_fsdp_take_less_of_a_device(result):
-  split = check(config(mesh__data=1, mesh__fsdp=4), CPU, only_step=True)
+  split = check(config(mesh__data=1, mesh__fsdp=4), CPU, only="train step")
   assert split.mesh == {"data": 1, "fsdp": 4}
   assert split.sizes.parameters < result.sizes.parameters
   assert split.sizes.optimizer < result.sizes.optimizer
@@ -99,7 +111,7 @@ def test_words_and_data(result):
 def test_a_set_that_is_not_prepared_is_taken_by_its_shapes(tmp_path):
   unknown = config(data__name="nonesuch", data__data_dir=str(tmp_path))
   unknown.data.image_size_px = 40
-  found = check(unknown, CPU, only_step=True)
+  found = check(unknown, CPU, only="train step")
   assert not found.prepared
   assert found.image_bytes == 40 * 40 * len(unknown.model.mean)
   assert "isn't prepared here" in words.text(found)
@@ -120,9 +132,11 @@ def needs(**changed):
   return Needs(**{**values, **changed})
 
 
-def test_the_roofline_is_the_largest_of_three():
+def test_the_roofline_is_the_largest_of_its_parts():
   v5e = targets.target("v5e:2x4")
-  assert roofline(needs(), v5e) == pytest.approx(Roofline(0.01, 0.01, 0, 512))
+  assert roofline(needs(), v5e) == pytest.approx(
+    Roofline(0.01, 0.01, 0, 0, 512)
+  )
   sent = Traffic("all-reduce", ("data",), 1, 1, 0, int(4e9), False)
   bound = roofline(needs(traffic=(sent,)), v5e)
   assert bound.bound_by == "links"
@@ -134,6 +148,32 @@ def test_the_roofline_is_the_largest_of_three():
   two = roofline(needs(), targets.target("tpu7x:2x2x1"))
   assert two.compute == pytest.approx(2 * 1.97e12 / 2307e12)
   assert roofline(needs(moved_bytes=None), v5e) is None
+  # Between nodes at the network's rate.
+  node = sent._replace(network_bytes=int(5e9))
+  bound = roofline(needs(traffic=(node,)), targets.target("h100:2x8"))
+  assert bound.bound_by == "network"
+  assert bound.seconds == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+  ("kind", "axes", "share"),
+  [
+    # 16 GPUs, 8 a node: each GPU exchanges its eighth of half of it, where a
+    # ring sends 15 sixteenths.
+    ("all-gather", ("data", "fsdp"), 1 / 15),
+    ("all-reduce", ("data", "fsdp"), 1 / 15),
+    # 8 of 16 parts go to GPUs of the other node.
+    ("all-to-all", ("data", "fsdp"), 8 / 15),
+    ("collective-permute", ("data",), 1),
+    # Each with one of the other node.
+    ("all-reduce", ("data",), 1),
+    ("all-gather", ("fsdp",), 0),
+  ],
+)
+def test_what_goes_to_other_nodes(kind, axes, share):
+  mesh = {"data": 2, "fsdp": 8}
+  assert _over_network(kind, axes, mesh, 2) == pytest.approx(share)
+  assert _over_network(kind, axes, mesh, 1) == 0
 
 
 def test_what_the_compiler_says_when_it_gives_up():
@@ -145,6 +185,17 @@ def test_what_the_compiler_says_when_it_gives_up():
     int(39.25 * 2**30),
     int(15.75 * 2**30),
   )
+  said = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+    "memory space hbm. Used 39.25G of 15.75G hbm. Exceeded hbm capacity."
+  )
+  assert _too_large(RuntimeError(said)) == (
+    int(39.25 * 2**30),
+    int(15.75 * 2**30),
+  )
+  # What a kernel takes of the chip's own is an error, and not a large batch.
+  on_chip = said.replace("hbm", "vmem")
+  assert _too_large(RuntimeError(on_chip)) is None
   assert _too_large(RuntimeError("RESOURCE_EXHAUSTED: of something")) == (0, 0)
   assert _too_large(RuntimeError("INVALID_ARGUMENT")) is None
 
@@ -160,7 +211,7 @@ def too_large(peak=40 * GIB, held=1 * GIB):
     2,
     True,
     1,
-    Sizes(held, 0, 0, 0, 0),
+    Sizes(held, 0, 0, 0, 0, 0),
     0,
     (needs(fits=False, memory=memory, moved_bytes=None),),
   )
@@ -195,7 +246,8 @@ def test_candidates_begin_with_what_costs_least():
 def test_suggestions_are_compiled_until_one_fits(monkeypatch):
   limits = {1: False, 4: False, 8: True}
 
-  def compiled(config, target):
+  def compiled(config, target, only):
+    assert only == "train step"
     fits = limits[config.train.chunks]
     memory = Memory(16 * GIB, 8 * GIB, GIB, ())
     result = too_large()
@@ -215,8 +267,65 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
   assert given.train.chunks == 1
   assert "It fits with --config.train.chunks=8" in words.suggestion(tried)
   said = words.text(too_large(), tried)
-  assert "doesn't fit: temporaries alone 40.00 GiB, 24.00 GiB above" in said
+  assert "doesn't fit: 40.00 GiB, 24.00 GiB above 16.00 GiB" in said
+  assert "BatchNorm: then its statistics are those of a chunk" in said
   assert "doesn't fit with any" in words.suggestion(tried[:1])
+
+
+def test_where_batches_that_lie_ready_are_too_much():
+  memory = Memory(16 * GIB, 15 * GIB, GIB, (), 2 * GIB)
+  assert memory.spare == -GIB
+  result = too_large()._replace(
+    sizes=Sizes(0, 0, 0, 0, GIB, 2 * GIB),
+    needs=(needs(fits=False, memory=memory),),
+  )
+  given = config(data__batch_size=256)
+  assert next(changes.candidates(given, result)) == {"data.prefetch_batches": 1}
+  assert words.verdict(result.step) == (
+    "doesn't fit: 15.00 GiB and 2.00 GiB of batches that lie ready, 1.00 GiB "
+    "above 16.00 GiB"
+  )
+
+
+def test_where_only_the_probe_is_too_large(monkeypatch):
+  features = needs(name="probe features", fits=False)
+  result = too_large()._replace(needs=(needs(), features))
+  asked = []
+
+  def compiled(config, target, only):
+    asked.append((only, config.probe.batch_size))
+    fits = config.probe.batch_size <= 64
+    return result._replace(needs=(features._replace(fits=fits),))
+
+  monkeypatch.setattr(changes, "check", compiled)
+  given = config(probe__batch_size=256)
+  tried = changes.suggest(given, CPU, result)
+  assert asked == [("probe features", 128), ("probe features", 64)]
+  assert tried[-1].fits
+  assert words.suggestion(tried) == (
+    "It fits with --config.probe.batch_size=64 (compiled)."
+  )
+
+
+def test_changes_go_as_deep_as_the_config():
+  given = config()
+  copy = changes.changed(
+    given, {"objective.projector.out_dim": 5, "seed": 3, "head.l2": 0.5}
+  )
+  assert (copy.objective.projector.out_dim, copy.seed) == (5, 3)
+  assert copy.head.l2 == 0.5
+  assert given.objective.projector.out_dim != 5
+  for key in ("objective.projector.out", "objective.name.x", "nothing", ""):
+    with pytest.raises(ValueError, match="is not a key of the config"):
+      changes.changed(given, {key: 1})
+
+
+def test_loops_of_unknown_length_are_told():
+  loop = Loop("jit(f)/while", Place("/a/one.py", 5))
+  table = words.needs_table(needs(loops=(loop,)), None)
+  told = table["loops of unknown length, counted once"]
+  assert told == "/a/one.py:5 jit(f)/while"
+  assert "loops of" not in " ".join(words.needs_table(needs(), None))
 
 
 def test_unknown_keys_are_told():
@@ -262,6 +371,15 @@ def test_the_command(tmp_path):
       "mesh.data=2 x mesh.fsdp=3 is 6 devices, but there are 2",
     ),
     (["--target=2xcpu:2"], "TPUs alone come in slices"),
+    # What a run would refuse, or leave devices out of.
+    (
+      ["--target=cpu:8", "--config.mesh.data=2"],
+      "mesh.data=2 x mesh.fsdp=1 is 2 devices, but there are 8",
+    ),
+    (
+      ["--target=cpu:8", "--config.mesh.fsdp=3"],
+      "mesh.data=-1, mesh.fsdp=3: 8 devices do not divide by mesh.fsdp",
+    ),
   ],
 )
 def test_what_is_wrong_is_told(arguments, message):
@@ -290,14 +408,21 @@ def test_what_a_sweep_says():
 
 
 def test_devices_keep_their_images_and_their_memory(tmp_path):
-  """With the ring nothing of a device grows with their number."""
+  """With the ring nothing of a device grows with their number.
+
+  Not even by the other devices' features, which a gather would bring.
+  """
   wanted = sweep_lib.sizes("cpu:2,cpu:8", CPU)
   two, eight = sweep_lib.sweep(config(), CPU, wanted)
   assert [two.batch_size, eight.batch_size] == [8, 32]
   assert two.result.mesh == {"data": 2, "fsdp": 1}
   assert eight.result.mesh == {"data": 8, "fsdp": 1}
   peaks = [p.result.step.memory.peak for p in (two, eight)]
-  assert peaks[1] < 1.1 * peaks[0]
+  gathered = 4 * 2 * (32 - 8) * config().objective.projector.out_dim
+  assert peaks[1] < peaks[0] + gathered / 4
+  for point in (two, eight):
+    kinds = {one.kind for one in point.result.step.traffic}
+    assert kinds == {"all-reduce", "collective-permute"}
   said = words.sweep_text([two, eight])
   assert "cpu:8  8        32" in said
   page = sweep_html([two, eight], config=config(), command="again")
@@ -312,3 +437,20 @@ def test_a_size_that_can_not_be_run_is_told_beside_the_others():
   assert wrong.result is None
   said = words.sweep_text([fits, wrong])
   assert "data.batch_size=18 does not divide over 4 devices" in said
+
+
+def test_a_sweep_of_which_a_size_can_not_be_run_ends_with_status_1():
+  sizes = "--sweep=data.batch_size=7,9"
+  done = preflight("--config=configs/quickstart.py", "--target=cpu:2", sizes)
+  assert done.returncode == 1
+  assert "data.batch_size=9 does not divide over 2 devices" in done.stdout
+
+
+def test_a_size_that_is_not_known_ends_no_sweep(monkeypatch):
+  monkeypatch.setattr(sweep_lib, "check", lambda *_, **__: "found")
+  wanted = sweep_lib.sizes("cpu:2,cpu:99,cpu:8", CPU)
+  two, unknown, eight = sweep_lib.sweep(config(), CPU, wanted)
+  assert (two.result, unknown.result, eight.result) == ("found", None, "found")
+  assert unknown.batch_size is None
+  assert "cpu:99" in unknown.error
+  assert "this process has 8 CPU devices" in words.sweep_text([unknown])
