@@ -102,7 +102,7 @@ def divergence_curve(
     mesh=mesh,
   )
   check_finite(widths, features)
-  return wider / n
+  return np.minimum(wider / n, 1)
 
 
 @jax.jit

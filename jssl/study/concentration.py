@@ -83,6 +83,7 @@ def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   labels = np.asarray(source.fetch(np.arange(len(source)))["label"])
   sample = draw_sample(
     source,
+    labels,
     spread_rows(labels, images=settings.diagnostic_images),
     build.section(config, "augment", Augment),
     num_views=settings.diagnostic_views,
