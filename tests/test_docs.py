@@ -385,7 +385,7 @@ def of_views(images):
 
 
 def pair(images):
-  return np.stack([images, images], axis=1)
+  return of_views(images)[:, :2]
 
 
 def of_centres(measure):
@@ -437,7 +437,7 @@ MEASURES = {
   ),
   "`linear_predictability`": (predictability, IMAGES),
   "`assignment_entropies`": (
-    lambda p: diagnostics.assignment_entropies(pair(p)),
+    lambda p: diagnostics.assignment_entropies(np.stack([p, p], axis=1)),
     np.eye(4, dtype=np.float32)[LABELS],
   ),
   "`divergence_curve`, any eps": (

@@ -202,7 +202,8 @@ def _wrong(
   x = wide_rows(features, normalise=normalise) - shift[None]
   # |x - mu|^2 = |x|^2 - 2 (<x, mu> - |mu|^2 / 2)
   scores = product(x, centres.T) + bias[None]
-  wrong = jnp.sum(counted & (jnp.argmax(scores, 1) != labels))
+  known = counted & (labels >= 0)
+  wrong = jnp.sum(known & (jnp.argmax(scores, 1) != labels))
   return wrong, not_finite(x)
 
 
@@ -217,8 +218,9 @@ def nearest_mean_error(
   """Returns the fraction of rows whose nearest class mean isn't their class's.
 
   Distances are Euclidean; of equal ones the lowest class wins, so it is
-  1 - (share of the lowest class) at collapse. Huang et al. bound it for one
-  view of each image, with means over all views.
+  1 - (share of the lowest class) at collapse. Rows of a class without a mean
+  are left out: it is the error over the classes that have one. Huang et al.
+  bound it for one view of each image, with means over all views.
 
   Example:
     >>> import numpy as np
@@ -236,7 +238,8 @@ def nearest_mean_error(
 
   Raises:
     ValueError: `features` is not [n, d] with the d of `means`, or not finite; a
-      row has no label, or one that `means` doesn't know.
+      row has no label, or one of num_classes or more; no row is of a class that
+      has a mean.
     TypeError: features are not of a floating dtype, or labels not integers.
 
   Reference:
@@ -250,17 +253,22 @@ def nearest_mean_error(
     )
   shift = means.seen.mean(0).astype(np.float32)
   seen = means.counts > 0
+  known = seen[labels]
+  if not known.any():
+    raise ValueError(
+      f"no row of {len(labels)} is of the {seen.sum()} classes that have a mean"
+    )
   centres = np.where(seen[:, None], means.means - shift, 0)
   bias = np.where(seen, -np.sum(centres**2, 1) / 2, -np.inf)
   constants = (shift, centres.astype(np.float32), bias.astype(np.float32))
   wrong, total = blocks.sums(
     partial(_wrong, *constants, normalise=normalise),
     features,
-    labels.astype(np.int32),
+    np.where(known, labels, -1).astype(np.int32),
     mesh=mesh,
   )
   check_finite(total, features)
-  return float(wrong / len(features))
+  return float(wrong / known.sum())
 
 
 class SimplexDistance(NamedTuple):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from jssl.diagnostics.blocks import BLOCK_ROWS
+from jssl.diagnostics.blocks import BLOCK_ROWS, block_images
+from jssl.diagnostics.rows import ROUNDING
 from jssl.typing import PyTree
 
 
@@ -83,27 +84,39 @@ def check_views_differ(
   may well have been different.
 
   Args:
-    views: of n images.
+    views: features or pixels of n images.
     *others: other views of the same images.
     name: of the argument, for the message.
 
   Raises:
-    ValueError: images differ, but no view differs from another of its image.
+    ValueError: images differ, but no view differs from another of its image by
+      more than rounding.
   """
-  first = views[:1, :1]
+  first = np.asarray(views[:1, :1], np.float64)
   collapsed = True
-  for start in range(0, len(views), BLOCK_ROWS):
-    own = np.asarray(views[start : start + BLOCK_ROWS, :1])
+  images = block_images(views)
+  for start in range(0, len(views), images):
+    block = slice(start, start + images)
+    own = np.asarray(views[block, :1], np.float64)
     for some in (views, *others):
-      if np.any(some[start : start + BLOCK_ROWS] != own):
+      if not _is_close(some[block], own):
         return
-    collapsed = collapsed and bool(np.all(own == first))
+    collapsed = collapsed and _is_close(own, first)
   if not collapsed:
     raise ValueError(
       f"{name}: all {sum(x.shape[1] for x in (views, *others))} views of each "
-      f"of {len(views)} images have the same features; this measure needs "
+      f"of {len(views)} images are the same to rounding; this measure needs "
       "views that differ: were they augmented?"
     )
+
+
+def _is_close(
+  x: Float[np.ndarray, "b v d"], own: Float[np.ndarray, "*b 1 d"]
+) -> bool:
+  """Whether rows differ by rounding only; NaN does, and is told of later."""
+  with np.errstate(invalid="ignore", over="ignore"):
+    square = np.sum((x - own) ** 2)
+    return bool(square <= ROUNDING * x.shape[1] * np.sum(own**2))
 
 
 def flat_pixels(

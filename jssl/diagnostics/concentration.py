@@ -19,6 +19,7 @@ from jssl.diagnostics.checks import (
   check_finite,
   check_labels,
   check_not_negative,
+  check_views_differ,
   flat_pixels,
 )
 from jssl.diagnostics.covers import cover_shares
@@ -237,14 +238,17 @@ def concentration_curve(
 
   Raises:
     ValueError: labels don't fit the views or are negative (no label), no class
-      has two images, all distances within classes are 0 (and no `deltas`), or
-      `deltas` are not ascending; and as `augmented_distances`.
+      has two images, the views of each image are the same, all distances
+      within classes are 0 (and no `deltas`), or `deltas` are not ascending; and
+      as `augmented_distances`.
     TypeError: `labels` are not integers, or `views` not floating.
 
   Reference:
     Huang et al., ICLR 2023, the definition; the estimate is our own recipe.
   """
   flat = flat_pixels(views)
+  if flat.shape[1] > 1:
+    check_views_differ(flat)
   labels = check_labels(labels, len(flat))
   classes, counts = np.unique(labels, return_counts=True)
   if counts.max() < 2:

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jssl.diagnostics import blocks
 from jssl.diagnostics.checks import (
   check_finite,
   check_not_negative,
   check_views,
+  check_views_differ,
   flat_pixels,
 )
 
@@ -34,17 +35,21 @@ def _spans(x: Float[Array, "b v d"]) -> Float[Array, "v b v"]:
 
 @jax.jit
 def _count_wider(
-  limits: Float[Array, "t"], counted: Bool[Array, "b"], x: Float[Array, "b v d"]
-) -> tuple[Int[Array, "t"], Float[Array, ""]]:
+  limits: Float[Array, "t"],
+  counted: Bool[Array, "b"],
+  x: Float[Array, "b v d"],
+  weights: Float[Array, "b"],
+) -> tuple[Float[Array, "t"], Float[Array, ""]]:
   width = _spans(x).max((0, 2))
   wider = (width[:, None] > limits[None]) & counted[:, None]
-  return wider.sum(0), width.sum()
+  return jnp.where(wider, weights[:, None], 0).sum(0), width.sum()
 
 
 def divergence_curve(
   features: Float[np.ndarray, "n v d"],
   epsilons: Sequence[float] | Float[np.ndarray, "t"],
   *,
+  weights: Float[np.ndarray, "n"] | None = None,
   mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "t"]:
   """Returns R_eps: the share of images with views further apart than eps.
@@ -61,26 +66,43 @@ def divergence_curve(
   Args:
     features: f of v views of n images.
     epsilons: not negative, in any order.
+    weights: of the images, not negative; None: all count alike. A sample that
+      has as many images of each class says R_eps of the set where each counts
+      as much as its class has images there.
     mesh: images are split over all its devices; None is one device.
 
   Returns:
     A share for each epsilon, from differences in float32.
 
   Raises:
-    ValueError: `features` are not [n, v, d] with v >= 2, or not finite, or an
-      epsilon is negative or not finite.
+    ValueError: `features` are not [n, v, d] with v >= 2, or not finite, or all
+      views of each image are the same; there is not one weight an image, or all
+      are 0; an epsilon or a weight is negative or not finite.
     TypeError: `features` are not floating.
 
   Reference:
     Huang et al., ICLR 2023.
   """
   check_views(features, name="features", rows=1)
+  check_views_differ(features, name="features")
   limits = check_not_negative("epsilons", epsilons)
-  counts, widths = blocks.sums(
-    partial(_count_wider, jnp.asarray(limits, jnp.float32)), features, mesh=mesh
+  n = len(features)
+  own = np.ones(n) if weights is None else weights
+  own = check_not_negative("weights", own)
+  if own.shape != (n,) or not own.any():
+    raise ValueError(
+      f"weights must be [n] = ({n},), some of them positive, not {own.shape} "
+      f"with the sum {own.sum():g}"
+    )
+  # Of mean 1: whole numbers, where all are alike, have no rounding.
+  wider, widths = blocks.sums(
+    partial(_count_wider, jnp.asarray(limits, jnp.float32)),
+    features,
+    own / own.mean(),
+    mesh=mesh,
   )
   check_finite(widths, features)
-  return counts / len(features)
+  return np.minimum(wider / n, 1)
 
 
 @jax.jit

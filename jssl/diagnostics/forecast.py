@@ -181,14 +181,16 @@ def collapse_onset(
   steps: Sequence[int] | Int[np.ndarray, "n"],
   aucs: Numbers,
   *,
-  tolerance: float = 0.01,
+  margin: float = 0.25,
   patience: int = 2,
 ) -> int | None:
   """Returns the step at which a run began to collapse, None if it did not.
 
   That is the step of its lowest AUC (the last, if several are), if each of its
-  last `patience` or more checkpoints lies more than `tolerance` above. Our own
-  rule, in no paper. A run that comes back down has not collapsed.
+  last `patience` or more checkpoints has gone more than `margin` of the way
+  from there to 1. Our own rule, in no paper: it knows neither the accuracy nor
+  where training began, so tell the AUC of the random backbone beside it. A run
+  that comes back down has not collapsed.
 
   Example:
     >>> collapse_onset([10, 20, 30, 40], [0.8, 0.7, 0.8, 0.9])
@@ -198,25 +200,25 @@ def collapse_onset(
     steps: of the checkpoints of one run, ascending. An untrained backbone's
       (step 0) AUC says nothing of training: the caller leaves it out.
     aucs: of each checkpoint.
-    tolerance: in units of the AUC, not negative.
+    margin: share of the way from the lowest AUC to 1, in [0, 1).
     patience: checkpoints, at least 1.
 
   Raises:
     ValueError: there are no checkpoints, not as many steps as AUCs, steps that
-      don't ascend, AUCs that are not finite, or `tolerance` or `patience` out
-      of range.
+      don't ascend, AUCs that are not finite, or `margin` or `patience` out of
+      range.
   """
   when, x = _checked(least=1, steps=steps, aucs=aucs)
   if np.any(np.diff(when) <= 0):
     raise ValueError(f"steps must ascend, each once, not {list(steps)}")
-  if not tolerance >= 0 or patience < 1:
+  if not 0 <= margin < 1 or patience < 1:
     raise ValueError(
-      f"tolerance={tolerance} must not be negative, "
-      f"patience={patience} must be at least 1"
+      f"margin={margin} must be in [0, 1), patience={patience} at least 1"
     )
   lowest = len(x) - 1 - int(np.argmin(x[::-1]))
   since = x[lowest + 1 :][-patience:]
-  if len(since) < patience or np.any(since <= x[lowest] + tolerance):
+  limit = x[lowest] + margin * (1 - x[lowest])
+  if len(since) < patience or np.any(since <= limit):
     return None
   return int(steps[lowest])
 

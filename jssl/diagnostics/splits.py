@@ -14,7 +14,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import check_finite, check_views
+from jssl.diagnostics.checks import (
+  check_finite,
+  check_views,
+  check_views_differ,
+)
 from jssl.diagnostics.rows import product
 
 # How far from 1 the norm of a unit vector may be: bfloat16 rounds by 4e-3.
@@ -37,6 +41,7 @@ def _check_two_views(features: Float[np.ndarray, "n 2 d"]) -> None:
   check_views(features, name="features")
   if features.shape[1] != 2:
     raise ValueError(f"features must be [n, 2, d], not {features.shape}")
+  check_views_differ(features, name="features")
 
 
 @jax.jit
@@ -99,7 +104,7 @@ def info_nce_split(
 
   Raises:
     ValueError: `features` are not [n, 2, d] with n >= 2, not finite, or not of
-      norm 1 to a hundredth.
+      norm 1 to a hundredth, or both views of each image are the same.
     TypeError: `features` are not floating.
 
   Reference:
@@ -172,7 +177,8 @@ def barlow_split(
     mesh: images are split over all its devices; None is one device.
 
   Raises:
-    ValueError: `features` are not [n, 2, d] with n >= 2, or not finite.
+    ValueError: `features` are not [n, 2, d] with n >= 2, or not finite, or
+      both views of each image are the same.
     TypeError: `features` are not floating.
 
   Reference:

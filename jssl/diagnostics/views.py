@@ -46,8 +46,7 @@ def alignment(
 
   as 2 / (v - 1) sum_a ||f_a - mean of f||^2, in one pass and O(v d) an image.
   0 where features are invariant, 2 for unit vectors that have nothing to do
-  with each other. It is 0 at collapse too, and where views are copies: read it
-  beside `uniformity`.
+  with each other. It is 0 at collapse too: read it beside `uniformity`.
 
   Example:
     >>> import numpy as np
@@ -60,7 +59,8 @@ def alignment(
     mesh: images are split over all its devices; None is one device.
 
   Raises:
-    ValueError: `views` is not [n, v, d] with n >= 1 and v >= 2, or not finite.
+    ValueError: `views` is not [n, v, d] with n >= 1 and v >= 2, or not finite,
+      or all views of each image are the same.
     TypeError: it is not of a floating dtype.
 
   Reference:
@@ -68,6 +68,7 @@ def alignment(
     Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
   """
   check_views(views, rows=1)
+  check_views_differ(views)
   n, v = views.shape[:2]
   total = blocks.sums(partial(_spread, normalise=normalise), views, mesh=mesh)
   check_finite(total, views, name="views")

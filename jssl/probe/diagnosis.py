@@ -3,6 +3,7 @@
 Of the backbone, and of each head that reads its features.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,12 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jssl import checkpoint
+from jssl import checkpoint, diagnostics
 from jssl.augment import Augment
 from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Objective
-from jssl.probe.judge import JudgedSet
+from jssl.probe.judge import JudgedSet, Seen
 from jssl.probe.measures import Rows, measure
 from jssl.probe.results import Row
 from jssl.probe.sample import (
@@ -26,7 +27,6 @@ from jssl.probe.sample import (
   spread_rows,
   survey,
 )
-from jssl.probe.subjects import Subject
 from jssl.sections import Probe
 from jssl.typing import Variables
 
@@ -107,6 +107,7 @@ class Diagnosis:
       settings, train = self._settings, self._judge.sources[0]
       sample = draw_sample(
         train,
+        labels,
         spread_rows(labels, images=settings.diagnostic_images),
         self._augment,
         num_views=settings.diagnostic_views,
@@ -121,19 +122,35 @@ class Diagnosis:
       self._sight = _Sight(sample, see, around)
     return self._sight
 
-  def concentration(self, subject: Subject) -> Row:
+  @property
+  def settings(self) -> Row:
+    """What is asked for; rows that say something else are of other views."""
+    return {
+      "asked_images": self._settings.diagnostic_images,
+      "views": self._settings.diagnostic_views,
+    }
+
+  def _looked_at(self, sample: Sample) -> Row:
+    return {
+      **self.settings,
+      "images": len(sample.labels),
+      "num_classes": len(np.unique(sample.labels[sample.labels >= 0])),
+    }
+
+  def concentration(self, seen: Seen) -> Row:
     """Returns the row of the augmentation, which no checkpoint changes.
 
     Args:
-      subject: any backbone: labels are kept with features.
+      seen: any backbone: labels are kept with features.
     """
-    train, _ = self._judge.features(subject)
+    sight = self._look(seen.train.labels)
     return {
       "step": 0,
       "dataset": self._judge.name,
       "features": "views",
       "measure": "concentration",
-      **_curve_of(self._look(train.labels).surroundings),
+      **self._looked_at(sight.sample),
+      **_curve_of(sight.surroundings),
     }
 
   def _heads(self, workdir: str | os.PathLike, step: int) -> dict[str, Head]:
@@ -147,20 +164,21 @@ class Diagnosis:
 
     return {name: head(name) for name in self._objective.heads}
 
-  def rows(self, subject: Subject, workdir: str | os.PathLike) -> list[Row]:
+  def rows(self, seen: Seen, workdir: str | os.PathLike) -> list[Row]:
     """Returns a row for the backbone, and one for each head that reads it.
 
     Where the heads can't be read any more their rows say why.
 
     Args:
-      subject: a backbone; only one of a checkpoint has heads.
+      seen: a backbone; only one of a checkpoint has heads.
       workdir: of the run, for the heads.
     """
-    train, test = self._judge.features(subject)
+    subject, train, test, _ = seen
+    mesh = self._judge.mesh
     sample, see, surroundings = self._look(train.labels)
     if subject.variables is None:
       raise ValueError(f"{subject.name} are no features of a backbone")
-    of_views = see(on_every_device(self._judge.mesh, subject.variables))
+    of_views = see(on_every_device(mesh, subject.variables))
     heads: dict[str, Head] = {}
     lost = ""
     if subject.kind == "backbone":
@@ -177,10 +195,19 @@ class Diagnosis:
         _Projected(test.h, head),
         np.asarray(head(of_views), np.float32),
       )
-    found = {
-      place: measure(h, h_test, test.labels, h_views, sample, surroundings)
-      for place, (h, h_test, h_views) in places.items()
-    }
+    found = {}
+    for place, (h, h_test, h_views) in places.items():
+      moment = seen.moment
+      if place != "backbone":
+        moment = functools.cache(
+          functools.partial(diagnostics.second_moment, h, mesh=mesh)
+        )
+      found[place] = measure(
+        moment, h_test, test.labels, h_views, sample, surroundings
+      )
+    # They stand in the row of the spectrum, which all subjects have.
+    for name in ("singular_values", "deviation"):
+      found["backbone"]["curves"].pop(name, None)
     if lost:
       nothing = {"values": {}, "curves": {}, "not_measured": {"head": lost}}
       found |= dict.fromkeys(self._objective.heads, nothing)
@@ -191,6 +218,7 @@ class Diagnosis:
         "features": subject.kind,
         "measure": "diagnostics",
         "at": place,
+        **self._looked_at(sample),
         **numbers,
       }
       for place, numbers in found.items()

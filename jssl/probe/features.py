@@ -24,6 +24,10 @@ from jssl.typing import PyTree
 Encode = Callable[[jax.Array], jax.Array]
 
 
+class NotFiniteError(ValueError):
+  """A subject's features are not finite; others may be."""
+
+
 class Features(NamedTuple):
   """Frozen features of a labelled split.
 
@@ -129,6 +133,7 @@ def _made(
   workers: int,
 ) -> Iterator[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]]:
   """Yields features and labels, whole batches on every process."""
+  bad = 0
   for batch, real in pipeline.eval_batches(
     source,
     batch_size=-(-batch_size // mesh.size) * mesh.size,
@@ -136,9 +141,12 @@ def _made(
     workers=workers,
   ):
     h = hosts.to_host(encode(batch["image"]))[:real].astype(np.float32)
-    if not np.all(np.isfinite(h)):
-      raise ValueError(f"{path.stem}: the encoder gives non-finite features")
+    bad += int(np.sum(~np.isfinite(h).all(1)))
     yield h, hosts.to_host(batch["label"])[:real]
+  if bad:  # Every process has counted all rows, so all of them raise.
+    raise NotFiniteError(
+      f"{path.stem}: {bad} of {len(source)} rows of features are not finite"
+    )
 
 
 def _write(
@@ -189,8 +197,8 @@ def extract(
     workers: processes that decode; 0 does it in a thread.
 
   Raises:
-    ValueError: features are not finite, or of several processes some don't
-      see what the first wrote.
+    NotFiniteError: features are not; none are kept.
+    ValueError: of several processes some don't see what the first wrote.
     OSError: the disk is full.
   """
   if not hosts.first_says(path.exists()):

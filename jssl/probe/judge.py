@@ -1,7 +1,10 @@
 """The set that a run is judged on."""
 
 import dataclasses
+import functools
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -10,10 +13,27 @@ from ml_collections import ConfigDict
 from jssl import build, hosts, sections
 from jssl import mesh as mesh_lib
 from jssl.data.sources import Source
-from jssl.probe import features, selection
+from jssl.diagnostics import SecondMoment, second_moment
+from jssl.probe import features
 from jssl.probe.features import Features
 from jssl.probe.subjects import Subject
 from jssl.sections import Probe
+
+
+class Seen(NamedTuple):
+  """A subject and its features.
+
+  Attributes:
+    subject: what is probed.
+    train: its features,
+    test: and those of test.
+    moment: of train; summed when it is first asked for, and once.
+  """
+
+  subject: Subject
+  train: Features
+  test: Features
+  moment: Callable[[], SecondMoment]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +84,13 @@ class JudgedSet:
         self.splits, self.sources, self.keys, strict=True
       )
     )
-    if self.has_labels:
-      selection.check_labels(train, test, self.name)
     return train, test
+
+  def look(self, subject: Subject) -> Seen:
+    """Returns a subject with its features, for all that reads them."""
+    train, test = self.features(subject)
+    moment = functools.cache(lambda: second_moment(train.h, mesh=self.mesh))
+    return Seen(subject, train, test, moment)
 
   @property
   def has_labels(self) -> bool:

@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 
 from jssl import build, checkpoint, hosts
 from jssl.augment import Augment
-from jssl.diagnostics import spectrum
-from jssl.probe import features, subjects, suite
+from jssl.probe import features, selection, subjects
 from jssl.probe.diagnosis import Diagnosis
-from jssl.probe.features import Features
-from jssl.probe.judge import JudgedSet, open_set
+from jssl.probe.judge import Seen, open_set
 from jssl.probe.results import Log, Part, Row, summary, table, write_events
+from jssl.probe.rows import nothing, of_probes, of_spectrum
 from jssl.probe.subjects import Encoder, Subject
 from jssl.sections import Probe
 from jssl.typing import Variables
@@ -51,48 +50,6 @@ def _with_dataset(
     if data_dir:
       changed.data.data_dir = data_dir
   return changed
-
-
-def _spectrum(train: Features, judge: JudgedSet) -> Row:
-  try:
-    values = spectrum.singular_values(train.h, mesh=judge.mesh)
-  except ValueError as error:  # Too few images; a probe is possible still.
-    return {"not_measured": str(error)}
-  return {
-    "singular_values": values.tolist(),
-    "collapse_auc": spectrum.collapse_auc(values),
-  }
-
-
-def _rows_of(subject: Subject, judge: JudgedSet, settings: Probe) -> list[Row]:
-  """Extracts, fits, and returns the rows of `probe.jsonl`."""
-  train, test = judge.features(subject)
-  about = {
-    "step": subject.step,
-    "dataset": judge.name,
-    "features": subject.kind,
-  }
-  rows: list[Row] = [
-    {**about, "measure": "spectrum", **_spectrum(train, judge)}
-  ]
-  started = time.perf_counter()
-  for probe, share, result in suite.fit_all(settings, train, test, judge.mesh):
-    rows.append(
-      {
-        **about,
-        "probe": probe,
-        "label_fraction": share,
-        "test_accuracy": float(result.test_accuracy.mean()),
-        "test_accuracy_std": float(result.test_accuracy.std()),
-        "validation_accuracy": float(result.validation_accuracy.mean()),
-        "seeds": settings.seeds,
-        "chosen": result.chosen,
-        "seconds": time.perf_counter() - started,
-        "time": time.time(),
-      }
-    )
-    started = time.perf_counter()
-  return rows
 
 
 def new_steps(
@@ -193,8 +150,8 @@ def run(
 
   Raises:
     FileNotFoundError: there is no run, no checkpoint or no data set.
-    ValueError: the set has no labels, or too few of a class; or the config is
-      wrong.
+    ValueError: the config is wrong; or the set has no labels, or not of every
+      image, or too few of a class, and nothing but probes is asked for.
     CheckpointError: no checkpoint could be read.
   """
   if not hosts.is_first():
@@ -219,9 +176,22 @@ def run(
     key=str((config.model.to_json(sort_keys=True), crop_size_px)),
   )
   log = Log(workdir)
-  makers: dict[Part, Callable[[Subject], list[Row]]] = {}
+  makers: dict[Part, Callable[[Seen], list[Row]]] = {
+    "spectrum": lambda seen: of_spectrum(seen, judge)
+  }
+
+  def probe_rows(seen: Seen) -> list[Row]:
+    try:
+      return of_probes(seen, judge, settings)
+    except selection.LabelsError as error:
+      if not diagnostics:
+        raise
+      return [nothing("probe", seen.subject, judge, str(error))]
+
+  # What their rows must say to count; rows of the others always do.
+  made_with: dict[Part, Row] = {}
   if judge.has_labels:
-    makers["probe"] = lambda subject: _rows_of(subject, judge, settings)
+    makers["probe"] = probe_rows
   if diagnostics:
     diagnosis = Diagnosis(
       judge,
@@ -231,7 +201,8 @@ def run(
       settings,
       config.get("seed", 0),
     )
-    makers["diagnostics"] = lambda subject: diagnosis.rows(subject, workdir)
+    made_with["diagnostics"] = diagnosis.settings
+    makers["diagnostics"] = lambda seen: diagnosis.rows(seen, workdir)
 
   # With `overwrite` each is done once more, and not after every checkpoint.
   redone: set[tuple[str, int]] = set()
@@ -240,7 +211,11 @@ def run(
     about = kind, step, judge.name
     again = overwrite and (kind, step) not in redone
     return hosts.first_says(
-      [part for part in makers if again or about not in log.done(part)]
+      [
+        part
+        for part in makers
+        if again or about not in log.done(part, made_with.get(part))
+      ]
     )
 
   def put(part: Part, name: str, rows: list[Row]) -> None:
@@ -251,29 +226,39 @@ def run(
         _pin(workdir, rows)
     tell(f"{name} on {judge.name}: {summary(rows)}")
 
-  def examine(subject: Subject) -> None:
-    for part in pending(subject.kind, subject.step):
-      rows = makers[part](subject)
-      put(part, subject.name, rows)
-    if "diagnostics" in pending("views", 0):
-      put("diagnostics", "views", [diagnosis.concentration(subject)])
+  def examine(subject: Subject, parts: list[Part]) -> None:
+    try:
+      seen = judge.look(subject)
+    except features.NotFiniteError as error:
+      # Of this one: others may be fine.
+      for part in parts:
+        why = str(error)
+        put(part, subject.name, [nothing(part, subject, judge, why)])
+      return
+    for part in parts:
+      put(part, subject.name, makers[part](seen))
+    if "diagnostics" in parts and "diagnostics" in pending("views", 0):
+      put("diagnostics", "views", [diagnosis.concentration(seen)])
       redone.add(("views", 0))
 
-  if "pixels" in settings.baselines and "probe" in pending("pixels", 0):
+  # Pixels have no views, and no probe without labels.
+  parts: list[Part] = [p for p in pending("pixels", 0) if p != "diagnostics"]
+  if "pixels" in settings.baselines and judge.has_labels and parts:
     pixels = subjects.pixels(
       judge.sources[0],
       crop_size_px=crop_size_px,
       max_dim=settings.pixel_dims,
     )
-    put("probe", pixels.name, makers["probe"](pixels))
-  if "random" in settings.baselines and pending("random", 0):
-    examine(encoder.random(config.get("seed", 0)))
+    examine(pixels, parts)
+  if "random" in settings.baselines and (parts := pending("random", 0)):
+    examine(encoder.random(config.get("seed", 0)), parts)
   for step in new_steps(workdir, follow=follow, last_step=config.train.steps):
-    if not pending("backbone", step):
+    parts = pending("backbone", step)
+    if not parts:
       continue
     subject = _restore(workdir, step, encoder, tell)
     if subject is not None:
-      examine(subject)
+      examine(subject, parts)
       if hosts.is_first():
         features.forget_all_but(workdir, checkpoint.steps(workdir))
   judged = (

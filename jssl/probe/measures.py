@@ -9,13 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from jssl import diagnostics
 from jssl.diagnostics import BoundTerms
-from jssl.probe.sample import Sample, Surroundings
+from jssl.probe.sample import NOT_MEASURED, Sample, Surroundings
 
 # Of unit features, between 0 and the diameter of the sphere.
 _EPSILONS = np.linspace(0, 2, 41)
@@ -31,17 +30,21 @@ class _Found:
     self.values: dict[str, Any] = {}
     self.not_measured: dict[str, str] = {}
 
-  def put(self, name: str, measure: Callable[[], Any]) -> None:
-    """Keeps a number, or the fields of a tuple as `name/field`."""
+  def put(
+    self, name: str, measure: Callable[[], Any], *, unless: str = ""
+  ) -> None:
+    """Keeps a number, or the fields of a tuple as `name/field`.
+
+    Args:
+      name: of it.
+      measure: returns it.
+      unless: a reason not to; "" is none.
+    """
     try:
+      if unless:
+        raise ValueError(unless)
       value = measure()
-    except (
-      ValueError,
-      TypeError,
-      np.linalg.LinAlgError,
-      MemoryError,
-      jax.errors.JaxRuntimeError,
-    ) as error:
+    except NOT_MEASURED as error:
       self.not_measured[name] = str(error)
       return
     fields = getattr(value, "_fields", None)
@@ -54,7 +57,7 @@ class _Found:
 
 
 def measure(
-  train: Rows,
+  moment: Callable[[], diagnostics.SecondMoment],
   test: Rows,
   test_labels: Int[np.ndarray, "m"],
   of_views: Float[np.ndarray, "n v d"],
@@ -64,7 +67,7 @@ def measure(
   """Measures one kind of features.
 
   Args:
-    train: of all training images, in the view of evaluation.
+    moment: of all training images, in the view of evaluation.
     test: of all test images.
     test_labels: their classes.
     of_views: of the sample's views.
@@ -75,13 +78,11 @@ def measure(
     `values` by name, `curves` by name, and `not_measured`, reasons by name.
   """
   found, mesh = _Found(), sample.mesh
+  # A measure of how views differ says nothing where they don't.
+  put_views = functools.partial(found.put, unless=surroundings.copies)
   n, v, dim = of_views.shape
   labels, classes = sample.labels, sample.num_classes
   unit = diagnostics.unit_rows(of_views).astype(np.float32)
-
-  @functools.cache
-  def moment() -> diagnostics.SecondMoment:
-    return diagnostics.second_moment(train, mesh=mesh)
 
   @functools.cache
   def spectrum() -> Float[np.ndarray, "d"]:
@@ -94,16 +95,16 @@ def measure(
   )
   found.put("alpha_req", lambda: diagnostics.alpha_req(spectrum()))
   found.put("stable_rank", lambda: diagnostics.stable_rank(spectrum()))
-  found.put("lidar", lambda: diagnostics.lidar(of_views, mesh=mesh))
-  found.put("alignment", lambda: diagnostics.alignment(of_views, mesh=mesh))
+  put_views("lidar", lambda: diagnostics.lidar(of_views, mesh=mesh))
+  put_views("alignment", lambda: diagnostics.alignment(of_views, mesh=mesh))
   found.put(
     "uniformity", lambda: diagnostics.uniformity(of_views[:, 0], mesh=mesh)
   )
 
-  found.put(
+  put_views(
     "info_nce", lambda: diagnostics.info_nce_split(unit[:, :2], mesh=mesh)
   )
-  found.put(
+  put_views(
     "barlow", lambda: diagnostics.barlow_split(of_views[:, :2], mesh=mesh)
   )
 
@@ -127,18 +128,18 @@ def measure(
   found.put("simplex", lambda: diagnostics.simplex_distance(of_views.mean(1)))
   known = v // 2
   found.put("image_entropy", lambda: diagnostics.maximal_invariant_entropy(n))
-  found.put(
+  put_views(
     "image_entropy_given_features",
     lambda: diagnostics.conditional_entropy(of_views, mesh=mesh),
   )
-  found.put(
+  put_views(
     "linear_predictability",
     lambda: diagnostics.linear_predictability(
       of_views[:, :known], of_views[:, known:], mesh=mesh
     ),
   )
 
-  found.put(
+  put_views(
     "lipschitz",
     lambda: diagnostics.lipschitz_at_least(
       surroundings.pixels, unit, mesh=mesh
@@ -147,14 +148,17 @@ def measure(
 
   @functools.cache
   def divergence() -> Float[np.ndarray, "t"]:
-    return diagnostics.divergence_curve(unit, _EPSILONS, mesh=mesh)
+    # R_eps is of the set, and the sample has as many images of each class.
+    return diagnostics.divergence_curve(
+      unit, _EPSILONS, weights=sample.weights, mesh=mesh
+    )
 
   def bound() -> BoundTerms:
     if surroundings.curve is None:
       raise ValueError(surroundings.why_not)
     if "lipschitz" not in found.values:
       raise ValueError(found.not_measured["lipschitz"])
-    counts = means().counts
+    shares = np.bincount(labels, sample.weights)
     return diagnostics.tightest_bound(
       means().seen,
       surroundings.curve,
@@ -162,7 +166,7 @@ def measure(
       divergence(),
       lipschitz=found.values["lipschitz"],
       radius=1.0,
-      min_share=float(counts[counts > 0].min() / n / v),
+      min_share=float(shares[shares > 0].min()),
     )
 
   found.put("bound", bound)
@@ -170,7 +174,9 @@ def measure(
   curves.put("singular_values", lambda: spectrum().tolist())
   curves.put("deviation", lambda: np.sort(moment().std)[::-1].tolist())
   curves.put("epsilon", _EPSILONS.tolist)
-  curves.put("divergence", lambda: divergence().tolist())
+  curves.put(
+    "divergence", lambda: divergence().tolist(), unless=surroundings.copies
+  )
   return {
     "values": found.values,
     "curves": curves.values,

@@ -9,9 +9,13 @@ from typing import Any, Literal
 
 Row = Mapping[str, Any]
 # What is measured together, and put in the place of what was there.
-Part = Literal["probe", "diagnostics"]
+Part = Literal["spectrum", "probe", "diagnostics"]
 
-_OF_DIAGNOSTICS = ("diagnostics", "concentration")
+_PARTS: dict[str, Part] = {
+  "spectrum": "spectrum",
+  "diagnostics": "diagnostics",
+  "concentration": "diagnostics",
+}
 _BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 
 
@@ -20,7 +24,7 @@ def _about(row: Row) -> tuple[str, int, str]:
 
 
 def _part(row: Row) -> Part:
-  return "diagnostics" if row.get("measure") in _OF_DIAGNOSTICS else "probe"
+  return _PARTS.get(row.get("measure", ""), "probe")
 
 
 class Log:
@@ -36,9 +40,23 @@ class Log:
       return []
     return [json.loads(line) for line in self._path.read_text().splitlines()]
 
-  def done(self, part: Part = "probe") -> set[tuple[str, int, str]]:
-    """Returns what there are rows of: (features, step, dataset)."""
-    return {_about(row) for row in self.rows() if _part(row) == part}
+  def done(
+    self, part: Part = "probe", settings: Row | None = None
+  ) -> set[tuple[str, int, str]]:
+    """Returns what there are rows of: (features, step, dataset).
+
+    Args:
+      part: of the rows.
+      settings: rows that say something else don't count; what an older version
+        wrote doesn't say.
+    """
+    wanted = (settings or {}).items()
+    return {
+      _about(row)
+      for row in self.rows()
+      if _part(row) == part
+      and all(row.get(name, value) == value for name, value in wanted)
+    }
 
   def put(self, part: Part, rows: list[Row]) -> None:
     """Adds a part's rows of one subject, instead of any that it had."""
@@ -78,6 +96,10 @@ def summary(rows: Iterable[Row]) -> str:
       )
     elif row.get("measure") == "concentration":
       said.append("concentration of the classes")
+    elif "not_measured" in row:
+      said.append(f"no {row['measure']}: {row['not_measured']}")
+    elif row.get("measure") == "spectrum":
+      said.append(f"collapse AUC {row['collapse_auc']:.3f}")
   return ", ".join(said)
 
 

@@ -13,11 +13,21 @@ from jssl import diagnostics, rng
 from jssl.augment import Augment, views
 from jssl.data.sources import Source
 from jssl.diagnostics import ConcentrationCurve
+from jssl.diagnostics.checks import check_views_differ
 from jssl.mesh import batch_sharding
 from jssl.probe.subjects import flat_pixels
 from jssl.typing import Keys, Pixels, PyTree
 
 _IMAGES_A_CLASS = 10
+
+# What measuring raises where it can't be done: the reason goes into the row.
+NOT_MEASURED = (
+  ValueError,
+  TypeError,
+  np.linalg.LinAlgError,
+  MemoryError,
+  jax.errors.JaxRuntimeError,
+)
 
 
 class Sample(NamedTuple):
@@ -27,6 +37,8 @@ class Sample(NamedTuple):
     images: [n, h, w, c].
     labels: of each.
     num_classes: k.
+    weights: of each, so that a class weighs what its share is of those images
+      of the whole set that are of a class looked at; the sum is 1.
     keys: of each image's views, by its row in the set.
     augment: of large views, as many as there are to be.
     num_views: v.
@@ -36,6 +48,7 @@ class Sample(NamedTuple):
   images: UInt8[np.ndarray, "n h w c"]
   labels: Int[np.ndarray, "n"]
   num_classes: int
+  weights: Float[np.ndarray, "n"]
   keys: Keys
   augment: Augment
   num_views: int
@@ -107,8 +120,19 @@ def spread_rows(
   return np.sort(np.concatenate(parts))
 
 
+def _weights(
+  labels: Int[np.ndarray, "m"], own: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
+  weights = np.ones(len(own))
+  if own.min() >= 0:
+    in_set = np.bincount(labels[labels >= 0])
+    weights = in_set[own] / np.bincount(own)[own]
+  return weights / weights.sum()
+
+
 def draw_sample(
   train: Source,
+  labels: Int[np.ndarray, "m"],
   rows: Int[np.ndarray, "n"],
   augment: Augment,
   *,
@@ -120,18 +144,20 @@ def draw_sample(
 
   Args:
     train: the set.
+    labels: of all of it.
     rows: of it, as of `spread_rows`.
     augment: of the run.
     num_views: of each.
     seed: of the run; its stream "diagnostics" makes the views.
     mesh: of the devices that will see them.
   """
-  batch = train.fetch(rows)
+  own = np.asarray(labels)[rows]
   key = rng.stream(jax.random.key(seed), "diagnostics")
   return Sample(
-    images=batch["image"],
-    labels=np.asarray(batch["label"]),
+    images=train.fetch(rows)["image"],
+    labels=own,
     num_classes=train.num_classes,
+    weights=_weights(labels, own),
     keys=jax.vmap(jax.random.fold_in, (None, 0))(key, rows),
     augment=augment.of_large_views(num_views),
     num_views=num_views,
@@ -146,11 +172,14 @@ class Surroundings(NamedTuple):
     pixels: of all views, see `view_pixels`.
     curve: 1 - sigma over delta of these views; None where it has no answer.
     why_not: reason for that.
+    copies: why nothing can be said of views: they are the same. "" where they
+      differ.
   """
 
   pixels: Float[np.ndarray, "n v p"]
   curve: ConcentrationCurve | None
   why_not: str = ""
+  copies: str = ""
 
 
 def view_pixels(
@@ -164,9 +193,13 @@ def survey(sample: Sample, *, batch_size: int) -> Surroundings:
   """Measures how the augmentation concentrates the classes, once for a run."""
   pixels = view_pixels(sample, batch_size=batch_size)
   try:
+    check_views_differ(pixels)
+  except ValueError as error:
+    return Surroundings(pixels, None, str(error), str(error))
+  try:
     curve = diagnostics.concentration_curve(
       pixels, sample.labels, mesh=sample.mesh
     )
-  except ValueError as error:
+  except NOT_MEASURED as error:
     return Surroundings(pixels, None, str(error))
   return Surroundings(pixels, curve)

@@ -16,6 +16,10 @@ Rows = Int[np.ndarray, "n"]
 Mask = Bool[np.ndarray, "n"]
 
 
+class LabelsError(ValueError):
+  """A probe can't be fitted to the labels of a set; other things can be."""
+
+
 class Result(NamedTuple):
   """What one kind of probe found, an entry for each seed.
 
@@ -31,11 +35,11 @@ class Result(NamedTuple):
 
 
 def check_labels(train: Features, test: Features, dataset: str) -> None:
-  """Raises ValueError where a probe can't be fitted to these labels."""
+  """Raises LabelsError where a probe can't be fitted to these labels."""
   for split in (train, test):
     missing = int(np.sum(split.labels < 0))
     if missing:
-      raise ValueError(
+      raise LabelsError(
         f"{dataset}: {missing} of {len(split.labels)} images have no label; "
         "a probe needs them all: choose another set with --dataset"
       )
@@ -43,7 +47,7 @@ def check_labels(train: Features, test: Features, dataset: str) -> None:
   seen = np.union1d(train.labels, test.labels)
   few = seen[counts[seen] < 2]
   if len(few):
-    raise ValueError(
+    raise LabelsError(
       f"class {few[0]} of {dataset} has {counts[few[0]]} training images; "
       "a probe needs 2 of each class, one to fit and one to choose with"
     )

@@ -1,9 +1,10 @@
 """Figures: pure functions from data to a figure, and from a figure to SVG."""
 
 import io
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -78,6 +79,8 @@ _CURVES = {
   "images_per_second": "images/s",
 }
 _NOT_CURVES = {"step", "time", "seconds", "seconds_per_step"}
+# Of the largest singular value: what is below is rounding of float64 sums.
+_ROUNDING = 1e-7
 
 
 def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
@@ -151,13 +154,27 @@ def accuracy(scores: Sequence[Score]) -> Figure:
   return figure
 
 
+def _relative(values: Sequence[float]) -> Float[np.ndarray, "d"]:
+  """Returns descending values over the largest, none below rounding."""
+  return np.maximum(np.array(values) / max(values[0], 1e-30), _ROUNDING)
+
+
+def _by_number(ax: Axes, title: str) -> None:
+  ax.set_yscale("log")
+  ax.set_title(title)
+  ax.set_xlabel("number of the singular value")
+  ax.yaxis.set_major_formatter("{x:g}")
+  ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 @styled
 def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   """Draws singular values on a log scale, and the collapse AUC over steps.
 
   Args:
     spectra: of one data set; the backbone's beside that of the random one,
-      each relative to its largest value.
+      each relative to its largest value. Dotted beside its singular values are
+      the deviations of the backbone's dimensions, likewise.
     step: of the backbone whose values are drawn.
   """
   of_step = {s.step: s for s in spectra if s.features == "backbone"}
@@ -168,17 +185,15 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
   for features, (name, style) in _FEATURES.items():
     if features in shown:
-      values = np.array(shown[features].singular_values)
+      relative = _relative(shown[features].singular_values)
       label = f"{name}, AUC {shown[features].collapse_auc:.3f}"
-      # What is below 1e-4 of the largest is rounding.
-      relative = np.maximum(values / max(values.max(), 1e-30), 1e-4)
-      ax.plot(np.arange(1, len(values) + 1), relative, label=label, **style)
-  ax.set_yscale("log")
-  ax.set_ylim(8e-5, 1.3)
-  ax.set_title("singular values, the largest being 1")
-  ax.set_xlabel("number of the singular value")
-  ax.yaxis.set_major_formatter("{x:g}")
-  ax.yaxis.set_minor_formatter(NullFormatter())
+      ax.plot(np.arange(1, len(relative) + 1), relative, label=label, **style)
+  if "backbone" in shown and shown["backbone"].deviation:
+    relative = _relative(shown["backbone"].deviation)
+    label = "deviation of its dimensions"
+    number = np.arange(1, len(relative) + 1)
+    ax.plot(number, relative, label=label, color=_BLUE, ls=":")
+  _by_number(ax, "singular values, the largest being 1")
   ax.legend()
 
   steps = sorted(of_step)
@@ -191,7 +206,11 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   return figure
 
 
-_PLACES = (_BLUE, _RED, _GREEN)
+def _colours(places: Iterable[str]) -> dict[str, str]:
+  """Returns a colour for each place: the backbone's is the same everywhere."""
+  heads = [place for place in dict.fromkeys(places) if place != "backbone"]
+  others = itertools.cycle((_RED, _GREEN, *_CLASS_COLOURS[3:]))
+  return {"backbone": _BLUE, **dict(zip(heads, others, strict=False))}
 
 
 def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
@@ -208,30 +227,25 @@ def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
 
 
 @styled
-def features_over_time(diagnostics: Sequence[Diagnostics]) -> Figure:
+def features_over_time(
+  spectra: Sequence[Spectrum], diagnostics: Sequence[Diagnostics]
+) -> Figure:
   """Draws the backbone's spectrum, and alignment and uniformity, over steps.
 
   Args:
-    diagnostics: of one data set, of checkpoints; ascending steps.
+    spectra: of one data set, of checkpoints; ascending steps.
+    diagnostics: of the same.
   """
   figure = Figure(figsize=(WIDTH_IN, 3.6))
   ax, beside = figure.subplots(1, 2)
-  backbone = [d for d in diagnostics if d.at == "backbone"]
-  spectra = [d for d in backbone if "singular_values" in d.curves]
   if spectra:
-    colours = _by_step(ax, [d.step for d in spectra])
-    for d, colour in zip(spectra, colours, strict=True):
-      values = np.array(d.curves["singular_values"])
-      relative = np.maximum(values / max(values[0], 1e-30), 1e-6)
-      ax.plot(np.arange(1, len(values) + 1), relative, color=colour, lw=1.2)
-  ax.set_yscale("log")
-  ax.set_title("singular values of the backbone, the largest being 1")
-  ax.set_xlabel("number of the singular value")
-  ax.yaxis.set_major_formatter("{x:g}")
-  ax.yaxis.set_minor_formatter(NullFormatter())
+    colours = _by_step(ax, [s.step for s in spectra])
+    for s, colour in zip(spectra, colours, strict=True):
+      relative = _relative(s.singular_values)
+      ax.plot(np.arange(1, len(relative) + 1), relative, color=colour, lw=1.2)
+  _by_number(ax, "singular values of the backbone, the largest being 1")
 
-  places = dict.fromkeys(d.at for d in diagnostics)
-  for place, colour in zip(places, _PLACES, strict=False):
+  for place, own in _colours(d.at for d in diagnostics).items():
     path = [
       (d.values["uniformity"], d.values["alignment"])
       for d in diagnostics
@@ -239,13 +253,13 @@ def features_over_time(diagnostics: Sequence[Diagnostics]) -> Figure:
     ]
     if path:
       x, y = np.array(path).T
-      beside.plot(x, y, color=colour, marker="o", label=place, lw=1)
+      beside.plot(x, y, color=own, marker="o", label=place, lw=1)
       # Where it is now.
-      beside.plot(x[-1], y[-1], color=colour, marker="o", markersize=9)
+      beside.plot(x[-1], y[-1], color=own, marker="o", markersize=9)
   beside.set_title("alignment against uniformity, the last one large")
   beside.set_xlabel("uniformity, lower is more uniform")
   beside.set_ylabel("alignment, lower is closer")
-  if places:
+  if beside.lines:
     beside.legend()
   return figure
 
@@ -279,15 +293,15 @@ def concentration(
   ax.set_ylim(-0.02, 1.02)
   ax.set_title("share outside of the main parts, 1 - sigma")
   ax.set_xlabel("diameter delta of a main part, distance of pixels")
-  for d, colour in zip(diagnostics, _PLACES, strict=False):
+  colours = _colours(d.at for d in diagnostics)
+  for d in diagnostics:
     if {"epsilon", "divergence"} <= d.curves.keys():
-      beside.plot(
-        d.curves["epsilon"], d.curves["divergence"], color=colour, label=d.at
-      )
+      x, y = d.curves["epsilon"], d.curves["divergence"]
+      beside.plot(x, y, color=colours[d.at], label=d.at)
   beside.set_ylim(-0.02, 1.02)
   beside.set_title("share of images whose views lie further apart, R")
   beside.set_xlabel("distance epsilon of unit features")
-  if diagnostics:
+  if beside.lines:
     beside.legend()
   return figure
 

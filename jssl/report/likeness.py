@@ -27,6 +27,7 @@ _BOUND = (
   ("Delta", "spread"),
   ("max mu . mu", "max_inner"),
   ("must be below", "threshold"),
+  ("bound", "bound"),
 )
 
 
@@ -37,6 +38,22 @@ _COLLAPSED = 0.99
 def _cell(found: Diagnostics, name: str, decimals: int) -> str:
   value = found.values.get(name)
   return "-" if value is None else f"{value:,.{decimals}f}"
+
+
+def _holds(found: Diagnostics) -> str:
+  holds = found.values.get("bound/holds")
+  return "-" if holds is None else "holds" if holds else "doesn't hold"
+
+
+def _sample(shown: Sequence[tuple[str, Diagnostics]]) -> str:
+  """Says what views the numbers are of, where the probe has said it."""
+  said = dict.fromkeys(
+    (d.views, d.images, d.num_classes) for _, d in shown if d.images
+  )
+  return " and ".join(
+    f"of {views} random views of each of {images:,} images of {classes} classes"
+    for views, images, classes in said
+  )
 
 
 def _aucs(run: Run, dataset: str, features: str) -> dict[int, float]:
@@ -67,7 +84,11 @@ def _verdict(run: Run, dataset: str) -> str:
     )
   ranked = diagnostics.rank_checkpoints([*aucs.values()])
   best = ", ".join(f"{steps[i]:,}" for i in ranked[:3])
-  order = f"The least collapsed checkpoints, in order: step {best}."
+  order = (
+    f"The least collapsed checkpoints, in order: step {best}. A run counts as "
+    "collapsing once its last two checkpoints have gone a quarter of the way "
+    "from its lowest AUC to 1."
+  )
   onset = diagnostics.collapse_onset(steps, [*aucs.values()])
   if onset is None:
     return f"<p>{now}. It has not risen for good since any step. {order}</p>"
@@ -85,27 +106,31 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
   content = elements.figure(
     elements.scores("features", [h for h, _, _ in COLUMNS], rows),
     "Collapse AUC, RankMe and alpha-ReQ are of all training images; the rest "
-    "of random views of some. Lower AUC and higher RankMe and LiDAR: more "
-    "directions are used. H[M|Z] is an upper bound of what a view&#x27;s "
-    "features leave open about which image it is of. The error of the nearest "
-    "class mean is on test.",
+    f"{_sample(shown) or 'of random views of some'}. Lower AUC and higher "
+    "RankMe and LiDAR: more directions are used. H[M|Z] is an upper bound of "
+    "what a view&#x27;s features leave open about which image it is of. The "
+    "error of the nearest class mean is on test, of the classes whose views were looked at.",
   )
   bounds = {
-    title: [_cell(found, f"bound/{name}", 3) for _, name in _BOUND]
+    title: [
+      *(_cell(found, f"bound/{name}", 3) for _, name in _BOUND),
+      _holds(found),
+    ]
     for title, found in shown
     if "bound/rho" in found.values
   }
   if bounds:
     content += elements.figure(
-      elements.scores("bound", [h for h, _ in _BOUND], bounds),
+      elements.scores("", [*(h for h, _ in _BOUND), "condition"], bounds),
       "Terms of the bound of Huang et al. (ICLR 2023) on that error, where "
-      "their sum rho is least. It is proven where the last but one is below "
-      "the last, which is rare: the terms say what stands in its way.",
+      "their sum rho is least. It is proven where max mu . mu is below its "
+      "limit, which is rare: the terms say what stands in its way. R and min p "
+      "are those of the whole training set, of the classes looked at.",
     )
   others = sorted(
     {name for _, found in shown for name in found.values}
     - {name for _, name, _ in COLUMNS}
-    - {f"bound/{name}" for _, name in _BOUND}
+    - {"bound/holds", *(f"bound/{name}" for _, name in _BOUND)}
   )
   rows = {
     name: [_cell(found, name, 3) for _, found in shown] for name in others
@@ -162,7 +187,17 @@ def content(run: Run, dataset: str, step: int | None) -> str:
     _verdict(run, dataset)
     + _tables([*random, *((f"{d.at}, step {step:,}", d) for d in here)])
     + elements.plot(
-      figures.features_over_time(of_run),
+      figures.features_over_time(
+        sorted(
+          (
+            s
+            for s in run.spectra
+            if (s.dataset, s.features) == (dataset, "backbone")
+          ),
+          key=lambda s: s.step,
+        ),
+        of_run,
+      ),
       "Spectra, and alignment against uniformity, over steps",
       "Left: a curve for each probed checkpoint, dark ones late. Right: the "
       "path of the checkpoints; down is towards views that agree, left towards "

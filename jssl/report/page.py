@@ -18,7 +18,8 @@ _MAP_POINTS = 2000
 
 def _probed(run: Run) -> tuple[str, int | None]:
   """Returns the set and the step of the checkpoint that figures are about."""
-  dataset = run.datasets[0] if run.datasets else run.config.data.name
+  sets = run.datasets or [s.dataset for s in run.spectra]
+  dataset = sets[0] if sets else run.config.data.name
   return dataset, run.step(dataset)
 
 
@@ -72,10 +73,19 @@ def _table(run: Run, dataset: str) -> str:
   )
 
 
+def _unmeasured(run: Run) -> str:
+  lines = [
+    f"<li>{escape(u.dataset)}, {escape(u.features)}, step {u.step:,}: no "
+    f"{escape(u.measure)}: {escape(u.not_measured)}</li>"
+    for u in run.unmeasured
+  ]
+  return f"<p>Not measured:</p><ul>{''.join(lines)}</ul>" if lines else ""
+
+
 def _scores(run: Run) -> str:
   if not run.datasets:
     command = escape(f"python -m jssl.probe --workdir={run.workdir}")
-    return elements.missing(
+    return _unmeasured(run) or elements.missing(
       f"No probe has read this run yet; <code>{command}</code> does."
     )
   return elements.figure(
@@ -83,16 +93,16 @@ def _scores(run: Run) -> str:
     "Test accuracy in percent, mean ± standard deviation over seeds. The last "
     "two columns are linear probes that see the labels of so many training "
     "images. Hyper-parameters were chosen on images held out of train.",
-  )
+  ) + _unmeasured(run)
 
 
 def _accuracy(run: Run) -> str:
   dataset, step = _probed(run)
-  if step is None:
-    return elements.missing("No probe has read a checkpoint yet.")
   scores = [
     s for s in run.scores if s.dataset == dataset and s.label_fraction == 1
   ]
+  if step is None or not scores:
+    return elements.missing("No probe has read a checkpoint yet.")
   return elements.plot(
     figures.accuracy(scores),
     "Test accuracy over steps",
@@ -148,7 +158,9 @@ def _spectrum(run: Run) -> str:
     "Singular values, and collapse AUC over steps",
     f"Left: singular values of the centred training features at step {step:,}. "
     "A curve that falls slowly uses many directions; one that drops has "
-    "collapsed onto few. Right: the area under their cumulative sum, from "
+    "collapsed onto few. Dotted: deviations of single dimensions, likewise; "
+    "where they fall more slowly, dimensions repeat each other. Right: the "
+    "area under the cumulative sum of singular values, from "
     "(d + 1) / 2d, where all directions vary alike, to 1, where only one does; "
     "lower is less collapsed.",
   )

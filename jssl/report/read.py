@@ -48,13 +48,34 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-  """The singular values of a set's features, see `diagnostics.spectrum`."""
+  """The spectrum of a set's features, see `diagnostics.spectrum`.
+
+  Attributes:
+    step: of the checkpoint.
+    dataset: that was looked at.
+    features: "backbone", "random" or "pixels".
+    singular_values: descending.
+    collapse_auc: of these.
+    deviation: of each dimension, descending; an older probe didn't write it.
+  """
 
   step: int
   dataset: str
   features: str
   singular_values: list[float]
   collapse_auc: float
+  deviation: list[float] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unmeasured:
+  """What a probe could not measure, and why."""
+
+  step: int
+  dataset: str
+  features: str
+  measure: str
+  not_measured: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +125,9 @@ class Diagnostics:
     values: numbers by name.
     curves: lists of numbers by name.
     not_measured: why a number is lacking, by name.
+    images: that the views are of; None if an older probe didn't say,
+    views: of each,
+    num_classes: of these images.
   """
 
   step: int
@@ -113,6 +137,9 @@ class Diagnostics:
   values: dict[str, float]
   curves: dict[str, list[float]]
   not_measured: dict[str, str]
+  images: int | None = None
+  views: int | None = None
+  num_classes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +163,7 @@ class Run:
       a row lacks the name.
     scores: of all probes.
     spectra: of all probes.
+    unmeasured: spectra and probes that could not be.
     diagnostics: of all probes with `--diagnostics`,
     concentrations: of the same.
     lives: of the run, each time that it was started.
@@ -148,6 +176,7 @@ class Run:
   metrics: Mapping[str, Float[np.ndarray, "n"]]
   scores: tuple[Score, ...]
   spectra: tuple[Spectrum, ...]
+  unmeasured: tuple[Unmeasured, ...]
   diagnostics: tuple[Diagnostics, ...]
   concentrations: tuple[Concentration, ...]
   lives: tuple[Life, ...]
@@ -187,12 +216,17 @@ class Run:
     return sorted({s.dataset for s in self.scores}, key=lambda d: (d != own, d))
 
   def step(self, dataset: str) -> int | None:
-    """Returns the probed step to show: the best one, else the last."""
-    steps = {
-      s.step
-      for s in self.scores
-      if s.dataset == dataset and s.features == "backbone"
-    }
+    """Returns the step to show: the best one, else the last.
+
+    Of those that were probed, or where none could be, have a spectrum.
+    """
+    steps: set[int] = set()
+    for rows in (self.scores, self.spectra):
+      steps = steps or {
+        row.step
+        for row in rows
+        if row.dataset == dataset and row.features == "backbone"
+      }
     return (
       self.best_step if self.best_step in steps else max(steps, default=None)
     )
@@ -212,13 +246,44 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _records(cls: type[T], rows: Iterable[Mapping[str, Any]]) -> tuple[T, ...]:
-  """Returns a record for each row that has all of the fields."""
-  names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+  """Returns a record for each row that has all fields without a default."""
+  fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+  needed = {
+    field.name
+    for field in fields
+    if field.default is field.default_factory is dataclasses.MISSING
+  }
   return tuple(
-    cls(**{name: row[name] for name in names})
+    cls(
+      **{field.name: row[field.name] for field in fields if field.name in row}
+    )
     for row in rows
-    if row.keys() >= {*names}
+    if row.keys() >= needed
   )
+
+
+def _spectra(
+  rows: Iterable[Mapping[str, Any]], diagnostics: Iterable[Diagnostics]
+) -> tuple[Spectrum, ...]:
+  """Returns spectra; of sets without labels an older probe left them here."""
+  found = _records(Spectrum, rows)
+  there = {(s.step, s.dataset, s.features) for s in found}
+  older = [
+    Spectrum(
+      d.step,
+      d.dataset,
+      d.features,
+      d.curves["singular_values"],
+      d.values["collapse_auc"],
+      d.curves.get("deviation", []),
+    )
+    for d in diagnostics
+    if (d.step, d.dataset, d.features) not in there
+    and d.at == "backbone"
+    and "singular_values" in d.curves
+    and "collapse_auc" in d.values
+  ]
+  return (*found, *older)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Float[np.ndarray, "n"]]:
@@ -249,13 +314,19 @@ def read(workdir: str | os.PathLike) -> Run:
       "--workdir must be one of `python -m jssl.train`"
     )
   probed = _rows(path / "probe.jsonl")
+  diagnostics = _records(Diagnostics, probed)
   return Run(
     workdir=path,
     config=config,
     metrics=_columns(_rows(path / "metrics.jsonl")),
     scores=_records(Score, probed),
-    spectra=_records(Spectrum, probed),
-    diagnostics=_records(Diagnostics, probed),
+    spectra=_spectra(probed, diagnostics),
+    unmeasured=tuple(
+      row
+      for row in _records(Unmeasured, probed)
+      if isinstance(row.not_measured, str)
+    ),
+    diagnostics=diagnostics,
     concentrations=_records(Concentration, probed),
     lives=_records(Life, _rows(path / "goodput.jsonl")),
     checkpoints=tuple(checkpoint.steps(path)),

@@ -23,6 +23,7 @@ from jssl.report.read import Run, read
 _DELTAS = 24
 # Of the deltas: where classes begin to be concentrated, half way, and late.
 _SHOWN = (0.25, 0.5, 0.75)
+_ERROR = "nearest_mean_error"
 
 
 class Stack(NamedTuple):
@@ -32,7 +33,7 @@ class Stack(NamedTuple):
     name: of the method.
     curve: 1 - sigma over delta.
     values: of the backbone's diagnostics by name, means over the runs.
-    accuracies: on test of the last checkpoint by kind of probe, likewise.
+    accuracies: on test by kind of probe, of the same checkpoint, likewise.
   """
 
   name: str
@@ -41,30 +42,36 @@ class Stack(NamedTuple):
   accuracies: dict[str, float]
 
 
-def _last_values(name: str, run: Run) -> dict[str, float]:
+def _last(name: str, run: Run) -> tuple[dict[str, float], dict[str, float]]:
+  """Returns diagnostics and accuracies of the last step that has both."""
   own = run.config.data.name
-  found = [
-    d
+  values = {
+    d.step: d
     for d in run.diagnostics
     if (d.dataset, d.features, d.at) == (own, "backbone", "backbone")
-  ]
-  if not found:
+  }
+  accuracies: dict[int, dict[str, float]] = {}
+  for s in run.scores:
+    if (s.dataset, s.features, s.label_fraction) == (own, "backbone", 1):
+      accuracies.setdefault(s.step, {})[s.probe] = s.test_accuracy
+  if not values:
     raise ValueError(
       f"{name} was probed without --diagnostics; run `python -m jssl.probe "
       f"--workdir={run.workdir} --diagnostics`"
     )
-  return max(found, key=lambda d: d.step).values
-
-
-def _last_accuracies(run: Run) -> dict[str, float]:
-  own = [
-    s
-    for s in run.scores
-    if (s.dataset, s.features, s.label_fraction)
-    == (run.config.data.name, "backbone", 1)
-  ]
-  last = max(s.step for s in own)
-  return {s.probe: s.test_accuracy for s in own if s.step == last}
+  lacking = {
+    step: found.not_measured.get(_ERROR, f"no {_ERROR} was measured")
+    for step, found in values.items()
+    if _ERROR not in found.values
+  }
+  both = values.keys() & accuracies.keys() - lacking.keys()
+  if not both:
+    raise ValueError(
+      f"{name} has no step with both {_ERROR} and an accuracy: diagnosed are "
+      f"{sorted(values)}, probed {sorted(accuracies)}"
+      + "".join(f"; step {step}: {why}" for step, why in lacking.items())
+    )
+  return values[max(both)].values, accuracies[max(both)]
 
 
 def _means(runs: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -83,6 +90,7 @@ def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   labels = np.asarray(source.fetch(np.arange(len(source)))["label"])
   sample = draw_sample(
     source,
+    labels,
     spread_rows(labels, images=settings.diagnostic_images),
     build.section(config, "augment", Augment),
     num_views=settings.diagnostic_views,
@@ -99,7 +107,8 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
     workdir: of `python -m jssl.study methods --diagnostics`.
 
   Raises:
-    ValueError: there are none, or one wasn't diagnosed.
+    ValueError: there are none, or one has no step that was diagnosed and
+      probed.
   """
   methods: dict[str, list[Run]] = {}
   for path in sorted(workdir.glob("*/seed_*/config.json")):
@@ -109,9 +118,8 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
       f"{workdir} has no runs; --workdir must be that of `python -m jssl.study "
       "methods --diagnostics`"
     )
-  values = {
-    name: _means([_last_values(name, run) for run in runs])
-    for name, runs in methods.items()
+  last = {
+    name: [_last(name, run) for run in runs] for name, runs in methods.items()
   }
   views = {name: _pixels(runs[0]) for name, runs in methods.items()}
   # From what all of them have within classes.
@@ -122,14 +130,13 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
   found = np.concatenate([curve.deltas for curve in curves.values()])
   deltas = np.quantile(found, np.linspace(0.05, 0.95, _DELTAS))
   stacks = []
-  for name, runs in methods.items():
-    pixels, labels = views[name]
+  for name, (pixels, labels) in views.items():
     stacks.append(
       Stack(
         name,
         diagnostics.concentration_curve(pixels, labels, deltas=deltas),
-        values[name],
-        _means([_last_accuracies(run) for run in runs]),
+        _means([values for values, _ in last[name]]),
+        _means([accuracies for _, accuracies in last[name]]),
       )
     )
   return stacks
@@ -143,8 +150,10 @@ def markdown(stacks: Sequence[Stack]) -> str:
   """Returns the table, and the rank correlations that the theory expects."""
   deltas = stacks[0].curve.deltas
   shown = _shown(stacks)
-  errors = [s.values["nearest_mean_error"] for s in stacks]
-  probes = [p for p in ("linear", "knn") if p in stacks[0].accuracies]
+  errors = [s.values[_ERROR] for s in stacks]
+  probes = [
+    p for p in ("linear", "knn") if all(p in s.accuracies for s in stacks)
+  ]
   at = " | ".join(f"1 - sigma({deltas[i]:.1f})" for i in shown)
   names = "".join(f" {probe}, % |" for probe in probes)
   lines = [
@@ -152,13 +161,13 @@ def markdown(stacks: Sequence[Stack]) -> str:
     f"| alignment |{names}",
     "|---" + "|---:" * (len(shown) + 3 + len(probes)) + "|",
   ]
-  for s in sorted(stacks, key=lambda s: s.values["nearest_mean_error"]):
+  for s in sorted(stacks, key=lambda s: s.values[_ERROR]):
     outside = [s.curve.one_minus_sigma[i] for i in shown]
     cells = [
       *(f"{value:.3f}" for value in outside),
       f"{s.curve.one_minus_sigma.mean():.3f}",
-      f"{100 * s.values['nearest_mean_error']:.1f}",
-      f"{s.values['alignment']:.3f}",
+      f"{100 * s.values[_ERROR]:.1f}",
+      f"{s.values['alignment']:.3f}" if "alignment" in s.values else "-",
       *(f"{100 * s.accuracies[p]:.1f}" for p in probes),
     ]
     lines.append(f"| {s.name} | {' | '.join(cells)} |")

@@ -9,7 +9,7 @@ those alone that have as many.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,26 +97,48 @@ def _collapse(points: Sequence[Point]) -> str:
   return "-" if onset is None else f"{onset:,}"
 
 
+def _or_reason(said: Callable[[], str]) -> str:
+  try:
+    return said()
+  except ValueError as error:
+    return f"not defined ({error})"
+
+
 def _fit(points: Sequence[Point]) -> list[str]:
-  """Returns lines on the fit, and how well it foretells what it didn't see."""
+  """Returns lines on the fit, and how well it foretells what it didn't see.
+
+  What can't be done (all accuracies alike, a method left out leaves one point)
+  has its reason in its place.
+  """
   aucs = [p.collapse_auc for p in points]
   accuracies = [p.accuracy for p in points]
   methods = [p.run.split("/")[0] for p in points]
-  fit = diagnostics.fit_accuracy(aucs, accuracies)
+
+  def line() -> str:
+    fit = diagnostics.fit_accuracy(aucs, accuracies)
+    return (
+      f"linear accuracy = {100 * fit.intercept:.1f} {100 * fit.slope:+.1f} x "
+      f"AUC (percent), R^2 = {fit.r_squared:.2f}"
+    )
+
+  def order() -> str:
+    return f"{diagnostics.rank_correlation(aucs, accuracies):+.2f}"
+
+  def unseen() -> str:
+    left_out = diagnostics.leave_one_run_out(aucs, accuracies, methods)
+    return (
+      f"mean absolute error {100 * left_out.mean_absolute_error:.1f} points; "
+      "that of the mean of the others "
+      f"{100 * left_out.baseline_mean_absolute_error:.1f}"
+    )
+
   lines = [
-    f"{len(points)} checkpoints of {len(_runs(points))} runs: linear accuracy "
-    f"= {100 * fit.intercept:.1f} {100 * fit.slope:+.1f} x AUC (percent), "
-    f"R^2 = {fit.r_squared:.2f}; rank correlation of a smaller AUC with a "
-    f"higher accuracy {diagnostics.rank_correlation(aucs, accuracies):+.2f}.",
+    f"{len(points)} checkpoints of {len(_runs(points))} runs: "
+    f"{_or_reason(line)}; rank correlation of a smaller AUC with a higher "
+    f"accuracy {_or_reason(order)}.",
   ]
   if len(set(methods)) > 1:
-    left_out = diagnostics.leave_one_run_out(aucs, accuracies, methods)
-    lines += [
-      "",
-      "Leaving one method out: mean absolute error "
-      f"{100 * left_out.mean_absolute_error:.1f} points; that of the mean of "
-      f"the others {100 * left_out.baseline_mean_absolute_error:.1f}.",
-    ]
+    lines += ["", f"Leaving one method out: {_or_reason(unseen)}."]
   return lines
 
 
@@ -139,8 +161,6 @@ def markdown(points: Sequence[Point]) -> str:
     by_dims.setdefault(point.dims, []).append(point)
   if len(by_dims) > 1:
     for dims, own in sorted(by_dims.items()):
-      if len({p.collapse_auc for p in own}) < 2:
-        continue
       lines += ["", f"Features of {dims} dimensions alone:", "", *_fit(own)]
   within = [
     diagnostics.rank_correlation(
@@ -165,16 +185,17 @@ def draw(points: Sequence[Point]) -> Figure:
     name: [(p.collapse_auc, 100 * p.accuracy) for p in own]
     for name, own in _runs(points).items()
   }
-  fit = diagnostics.fit_accuracy(
-    [p.collapse_auc for p in points], [p.accuracy for p in points]
-  )
   aucs = [p.collapse_auc for p in points]
   ends = np.array([min(aucs), max(aucs)])
+  line = None
+  if np.ptp(ends):
+    fit = diagnostics.fit_accuracy(aucs, [p.accuracy for p in points])
+    line = (ends, 100 * fit.predict(ends))
   return figures.paths(
     series,
     title="accuracy of the linear probe, %; a run's last checkpoint is large",
     x_label="collapse AUC",
-    line=(ends, 100 * fit.predict(ends)),
+    line=line,
   )
 
 

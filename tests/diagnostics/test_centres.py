@@ -76,6 +76,18 @@ def test_centres_of_a_simplex_and_collapsed_ones():
   assert centres.nearest_mean_error(x, labels, means) == (K - 1) / K
 
 
+def test_rows_of_classes_without_a_mean_are_left_out(mesh):
+  views, labels = labelled()
+  x = views[:, 0]
+  some = labels < 3
+  means = centres.class_means(x[some], labels[some], K, mesh=mesh)
+  expected = centres.nearest_mean_error(x[some], labels[some], means)
+  assert 0 < expected < 1
+  assert centres.nearest_mean_error(x, labels, means, mesh=mesh) == expected
+  with pytest.raises(ValueError, match="no row of 18 is of the 3 classes"):
+    centres.nearest_mean_error(x[~some], labels[~some], means)
+
+
 def test_bad_labels_are_refused():
   views, labels = labelled()
   x = views[:, 0]

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from diagnostics.cases import features, unit
 
+from jssl import diagnostics
 from jssl.diagnostics import checks
 
 
@@ -41,6 +43,30 @@ def test_views_must_differ_unless_features_are_one_point():
     checks.check_views_differ(copies, x, name="h")
   checks.check_views_differ(copies, x + 1)
   checks.check_views_differ(np.ones((4, 2, 3)))
+  # What one program gives of equal rows may differ by rounding.
+  noise = np.random.default_rng(1).normal(size=copies.shape)
+  with pytest.raises(ValueError, match="are the same to rounding"):
+    checks.check_views_differ(copies * (1 + 1e-7 * noise))
+  checks.check_views_differ(copies * (1 + 1e-4 * noise))
+  checks.check_views_differ(1 + 1e-7 * noise)
+  # Told of elsewhere.
+  checks.check_views_differ(np.where(noise > 0, np.inf, copies))
+
+
+def test_measures_of_views_refuse_copies():
+  copies = unit(features(n=7, v=2))[:, :1].repeat(2, 1)
+  for measure in (
+    diagnostics.alignment,
+    diagnostics.info_nce_split,
+    diagnostics.barlow_split,
+    diagnostics.lidar,
+    lambda views: diagnostics.divergence_curve(views, [0.1]),
+    lambda views: diagnostics.concentration_curve(views, np.arange(7) % 2),
+  ):
+    with pytest.raises(ValueError, match="all 2 views of each of 7 images"):
+      measure(copies)
+  # Images as they are, nobody having asked for views.
+  diagnostics.concentration_curve(copies[:, :1], np.arange(7) % 2)
 
 
 def test_pixels_are_flattened():

@@ -83,7 +83,7 @@ def test_clusters_of_given_diameter_are_found_exactly():
   labels = np.repeat([4, 2], 12)
   order = np.random.default_rng(0).permutation(24)
   curve = concentration.concentration_curve(
-    views[order], labels[order], deltas=[0.06, 0.11, 0.35, 0.45, 0.75, 1.3]
+    views[order, :1], labels[order], deltas=[0.06, 0.11, 0.35, 0.45, 0.75, 1.3]
   )
   np.testing.assert_array_equal(curve.classes, [2, 4])
   # Class 2 must lose its smaller cluster, class 4 its two far images and, as
@@ -105,7 +105,7 @@ def test_views_join_clusters():
   apart = np.concatenate([first, second]).astype(np.float32)
   joined = apart.copy()
   joined[6:, 2] = joined[:6, 0]
-  for views, expected in ((apart, 0.5), (joined, 0.0)):
+  for views, expected in ((apart[:, :1], 0.5), (joined, 0.0)):
     curve = concentration.concentration_curve(views, labels, deltas=deltas)
     np.testing.assert_allclose(curve.one_minus_sigma, [expected])
 

@@ -27,6 +27,25 @@ def test_divergence_is_the_share_of_images_with_distant_views(
   assert curve[-1] == 0
 
 
+def test_divergence_of_a_balanced_sample_is_weighted():
+  """Of a set with a class three times as large as the other."""
+  rare, common = features(n=5, v=3), 2 * features(n=5, v=3)
+  balanced = np.concatenate([rare, common])
+  whole = np.concatenate([rare, *[common] * 3])
+  epsilons = np.linspace(0, 3, 13)
+  expected = divergence.divergence_curve(whole, epsilons)
+  assert np.any(divergence.divergence_curve(balanced, epsilons) != expected)
+  weights = np.repeat([0.05, 0.15], 5)
+  found = divergence.divergence_curve(balanced, epsilons, weights=weights)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [np.ones(6), np.zeros(7), -np.ones(7)])
+def test_weights_that_say_nothing_are_refused(weights):
+  with pytest.raises(ValueError, match="weights must be"):
+    divergence.divergence_curve(features(), [0.1], weights=weights)
+
+
 def test_divergence_is_bounded_by_the_alignment_loss():
   x = features(n=11, v=2)
   wide = x.astype(np.float64)

@@ -88,35 +88,37 @@ def test_rank_correlation_is_that_of_ranks():
   ("aucs", "onset"),
   [
     ([0.7, 0.65, 0.62, 0.6], None),
-    ([0.7, 0.6, 0.65, 0.7], 20),
+    ([0.7, 0.6, 0.65, 0.71, 0.75], 20),
     # One checkpoint above is not two.
     ([0.7, 0.65, 0.6, 0.8], None),
     # It came back.
     ([0.7, 0.6, 0.8, 0.605], None),
-    ([0.7, 0.6, 0.8, 0.8, 0.609, 0.7], None),
-    # Slow at first; exactly the tolerance is not above it.
-    ([0.6, 0.605, 0.61, 0.62, 0.63], 10),
-    ([0.5, 0.5078125, 0.515625], None),
+    ([0.7, 0.6, 0.8, 0.8, 0.69, 0.8], None),
+    # Slow at first; exactly a quarter of the way is not more.
+    ([0.6, 0.605, 0.65, 0.71, 0.73], 10),
+    ([0.5, 0.625, 0.75], None),
+    ([0.5, 0.626, 0.75], 10),
+    # Of a run whose accuracy rose, and whose random backbone had 0.927.
+    ([0.914, 0.921, 0.925, 0.9241], None),
     # The last of several lowest ones.
-    ([0.6, 0.6, 0.7, 0.7], 20),
+    ([0.6, 0.6, 0.71, 0.71], 20),
     ([0.6], None),
   ],
 )
 def test_collapse_begins_at_the_lowest_auc(aucs, onset):
   steps = 10 * np.arange(1, len(aucs) + 1)
-  tolerance = 0.0078125 if aucs[0] == 0.5 else 0.01
-  found = forecast.collapse_onset(steps, aucs, tolerance=tolerance)
+  found = forecast.collapse_onset(steps, aucs)
   assert found == onset
   assert found is None or type(found) is int
 
 
-def test_patience_and_tolerance_delay_the_onset():
-  steps, aucs = [10, 20, 30, 40], [0.6, 0.62, 0.64, 0.66]
+def test_patience_and_margin_delay_the_onset():
+  steps, aucs = [10, 20, 30, 40], [0.6, 0.72, 0.74, 0.81]
   assert forecast.collapse_onset(steps, aucs) == 10
   assert forecast.collapse_onset(steps, aucs, patience=3) == 10
   assert forecast.collapse_onset(steps, aucs, patience=4) is None
-  assert forecast.collapse_onset(steps, aucs, tolerance=0.05) is None
-  assert forecast.collapse_onset(steps, aucs, tolerance=0.05, patience=1) == 10
+  assert forecast.collapse_onset(steps, aucs, margin=0.5) is None
+  assert forecast.collapse_onset(steps, aucs, margin=0.5, patience=1) == 10
 
 
 @pytest.mark.parametrize(
@@ -164,11 +166,11 @@ def test_patience_and_tolerance_delay_the_onset():
     (lambda: forecast.collapse_onset([2, 2], [0.6, 0.7]), "steps must ascend"),
     (
       lambda: forecast.collapse_onset([1, 2], [0.6, 0.7], patience=0),
-      "patience=0 must be at least 1",
+      "patience=0 at least 1",
     ),
     (
-      lambda: forecast.collapse_onset([1, 2], [0.6, 0.7], tolerance=-1),
-      "tolerance=-1 must not",
+      lambda: forecast.collapse_onset([1, 2], [0.6, 0.7], margin=1),
+      r"margin=1 must be in \[0, 1\)",
     ),
   ],
 )

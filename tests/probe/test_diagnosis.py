@@ -1,5 +1,6 @@
 """Diagnostics of a run: of its backbone, and of the heads that read it."""
 
+import dataclasses
 import json
 
 import grain
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
 from jssl import build, checkpoint, diagnostics
+from jssl.augment import Augment
 from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
@@ -29,6 +31,7 @@ def apply(variables, images, *, train, keys=None):
 
 
 BACKBONE = Backbone(init, apply, DIM)
+AUGMENT = Augment(crop_size_px=4, crop_min_area=0.5)
 OBJECTIVE = CISSL(
   student=Head((), 3, last_norm="affine"), teacher=Head((5,), 3)
 )
@@ -73,12 +76,13 @@ def tiny(split, classes=4):
   return InMemory("tiny", tuple("abcd"), images, labels)
 
 
-def save(workdir, step):
+def save(workdir, step, *, scale=1.0):
   params, state = OBJECTIVE.init(jax.random.key(step), DIM)
   # Running statistics that are not those of the start.
   state = jax.tree.map(lambda x: x + 0.5, state)
+  variables = init_variables(step, BACKBONE, SHAPE)
   items = {
-    "backbone": init_variables(step, BACKBONE, SHAPE),
+    "backbone": jax.tree.map(lambda x: x * scale, variables),
     "objective": {"params": params, "state": state},
   }
   data = iter(grain.MapDataset.range(10).to_iter_dataset())
@@ -196,6 +200,102 @@ def test_a_set_without_labels_has_what_needs_none(workdir, monkeypatch):
   assert not any("probe" in r for r in rows(workdir))
 
 
+def test_an_image_without_a_label_leaves_what_needs_none(workdir, monkeypatch):
+  def gap(config, split):
+    whole = tiny(split)
+    labels = whole.labels.copy()
+    labels[7] = -1
+    return dataclasses.replace(whole, labels=labels)
+
+  monkeypatch.setattr(build, "source", gap)
+  save(workdir, 10)
+  with pytest.raises(ValueError, match="1 of 302 images have no label"):
+    run(workdir)
+  run(workdir, diagnostics=True)
+  (probe,) = [
+    r
+    for r in rows(workdir)
+    if r.get("measure") == "probe" and r["features"] == "backbone"
+  ]
+  assert "1 of 302 images have no label" in probe["not_measured"]
+  row = diagnosed(workdir)["backbone", 10, "backbone"]
+  # Means are of images that have one; the error is of all of test.
+  assert row["not_measured"].keys() <= {"alpha_req", "nearest_mean_error"}
+  assert "1 of 203" in row["not_measured"]["nearest_mean_error"]
+  assert {"centres/max", "bound/rho"} <= row["values"].keys()
+
+
+def test_features_that_are_not_finite_are_told_of(workdir):
+  for step, scale in ((5, 1.0), (10, np.nan), (20, 1.0)):
+    save(workdir, step, scale=scale)
+  run(workdir, diagnostics=True, follow=True)
+  found = diagnosed(workdir)
+  assert ("backbone", 20, "student") in found
+  lost = found["backbone", 10, "backbone"]
+  assert lost["values"] == lost["curves"] == {}
+  assert lost["not_measured"].keys() == {"features"}
+  assert "302 of 302 rows" in lost["not_measured"]["features"]
+
+
+def test_other_images_or_views_are_measured_anew(workdir):
+  save(workdir, 10)
+  run(workdir, diagnostics=True)
+  before = rows(workdir)
+  found = diagnosed(workdir)["backbone", 10, "student"]
+  about = {"asked_images": 40, "images": 40, "views": 4, "num_classes": 4}
+  assert about == {name: found[name] for name in about}
+  changed = CONFIG.copy_and_resolve_references()
+  changed.probe.update({"diagnostic_images": 30, "diagnostic_views": 5})
+  build.claim_workdir(changed, workdir)
+  run(workdir, diagnostics=True)
+  after = rows(workdir)
+  assert len(after) == len(before)
+  # 30 images are of 3 classes with 10 each.
+  about = {"asked_images": 30, "images": 30, "views": 5, "num_classes": 3}
+  for row in after:
+    if row.get("measure") in ("diagnostics", "concentration"):
+      assert about == {name: row[name] for name in about}
+    else:
+      assert row in before
+  # Rows of an older version don't say, and count.
+  old = [{k: v for k, v in r.items() if k not in about} for r in after]
+  text = "".join(json.dumps(row) + "\n" for row in old)
+  (workdir / "probe.jsonl").write_text(text)
+  run(workdir, diagnostics=True)
+  assert rows(workdir) == old
+
+
+def test_the_spectrum_is_kept_once_and_needs_no_labels(workdir, monkeypatch):
+  def unlabelled(config, split):
+    whole = tiny(split)
+    return dataclasses.replace(
+      whole, class_names=(), labels=np.full(len(whole), -1, np.int32)
+    )
+
+  monkeypatch.setattr(build, "source", unlabelled)
+  for step in (10, 20):
+    save(workdir, step)
+  told = run(workdir, diagnostics=True)
+  spectra = [r for r in rows(workdir) if r.get("measure") == "spectrum"]
+  assert [(r["features"], r["step"]) for r in spectra] == [
+    *(("random", 0), ("backbone", 10), ("backbone", 20))
+  ]
+  for row in spectra:
+    own = diagnosed(workdir)[row["features"], row["step"], "backbone"]
+    assert own["values"]["collapse_auc"] == row["collapse_auc"]
+    assert own["curves"].keys() == {"epsilon", "divergence"}
+    assert row["singular_values"] == sorted(row["singular_values"])[::-1]
+    # Both add up to the variance.
+    for values in (row["singular_values"], row["deviation"]):
+      assert len(values) == DIM
+    np.testing.assert_allclose(
+      np.sum(np.square(row["singular_values"])) / 302,
+      np.sum(np.square(row["deviation"])),
+      rtol=1e-6,
+    )
+  assert any("collapse AUC 0." in line for line in told)
+
+
 def test_what_was_probed_is_only_diagnosed(workdir):
   save(workdir, 10)
   run(workdir)
@@ -215,23 +315,28 @@ def test_what_was_probed_is_only_diagnosed(workdir):
 @pytest.fixture
 def measured(one_device):
   """Random features of a drawn sample, and what is measured of changes."""
-  of = sample.draw_sample(
-    tiny("train"),
-    np.arange(40),
-    build.section(CONFIG, "augment", build.Augment),
-    num_views=4,
-    seed=0,
-    mesh=one_device,
-  )
+  source = tiny("train")
+
+  def drawn(augment):
+    return sample.draw_sample(
+      source,
+      source.labels,
+      np.arange(40),
+      augment,
+      num_views=4,
+      seed=0,
+      mesh=one_device,
+    )
+
   draw = np.random.default_rng(0)
   train = draw.normal(size=(302, DIM)).astype(np.float32)
   test = draw.normal(size=(203, DIM)).astype(np.float32)
   of_views = draw.normal(size=(40, 4, DIM)).astype(np.float32)
 
-  def measure(*, scale=1.0, **labels):
-    changed = of._replace(**labels)
+  def measure(*, scale=1.0, augment=AUGMENT, **labels):
+    changed = drawn(augment)._replace(**labels)
     return measures.measure(
-      scale * train,
+      lambda: diagnostics.second_moment(scale * train),
       scale * test,
       tiny("test").labels,
       scale * of_views,
@@ -260,3 +365,86 @@ def test_collapsed_features_have_what_is_defined(measured):
   assert found["values"]["collapse_auc"] == 1
   assert found["values"]["alignment"] == 0
   assert "all singular values are 0" in found["not_measured"]["rank_me"]
+
+
+def test_views_that_are_copies_leave_what_compares_none(measured):
+  nothing = Augment(
+    crop_size_px=4,
+    crop_min_area=1.0,
+    crop_ratio_min=1.0,
+    crop_ratio_max=1.0,
+    flip_probability=0.0,
+  )
+  found = measured(augment=nothing)
+  reason = "all 4 views of each of 40 images are the same"
+  assert found["not_measured"].keys() == {
+    *("lidar", "alignment", "info_nce", "barlow", "lipschitz", "bound"),
+    *("image_entropy_given_features", "linear_predictability", "divergence"),
+  }
+  for why in found["not_measured"].values():
+    assert reason in why
+  assert {
+    "collapse_auc",
+    "uniformity",
+    "centres/max",
+    "nearest_mean_error",
+  } <= (found["values"].keys())
+
+
+@pytest.fixture
+def of_twenty(one_device, monkeypatch):
+  """What is measured of features that all but name one of 20 uneven classes."""
+  labels = np.repeat(np.arange(20), np.arange(20, 40)).astype(np.int32)
+  draw = np.random.default_rng(0)
+  images = draw.integers(0, 256, (len(labels), *SHAPE), np.uint8)
+  source = InMemory("twenty", tuple("abcdefghijklmnopqrst"), images, labels)
+  of = sample.draw_sample(
+    source,
+    labels,
+    sample.spread_rows(labels, images=60),
+    AUGMENT,
+    num_views=4,
+    seed=0,
+    mesh=one_device,
+  )
+
+  def features(labels):
+    noise = 0.01 * draw.normal(size=(*labels.shape, 20))
+    return (np.eye(20)[labels] + noise).astype(np.float32)
+
+  views = features(of.labels[:, None].repeat(4, 1))
+  found = measures.measure(
+    lambda: diagnostics.second_moment(features(labels)),
+    features(labels),
+    labels,
+    views,
+    of,
+    sample.survey(of, batch_size=64),
+  )
+  return of, views, found
+
+
+def test_the_error_is_over_the_classes_that_are_looked_at(of_twenty):
+  of, _, found = of_twenty
+  assert len(np.unique(of.labels)) == 6
+  assert found["values"]["nearest_mean_error"] == 0
+
+
+def test_the_bound_is_of_the_set_and_not_of_the_balanced_sample(of_twenty):
+  of, views, found = of_twenty
+  seen, counts = np.unique(of.labels, return_counts=True)
+  np.testing.assert_array_equal(counts, 10)
+  # Classes have 20 images and more, in this order.
+  shares = (20 + seen) / np.sum(20 + seen)
+  epsilons = np.array(found["curves"]["epsilon"])
+  unit = diagnostics.unit_rows(views)
+  by_class = [
+    diagnostics.divergence_curve(unit[of.labels == k], epsilons) for k in seen
+  ]
+  expected = shares @ np.array(by_class)
+  np.testing.assert_allclose(found["curves"]["divergence"], expected, atol=1e-6)
+  terms = found["values"]
+  i = np.argmin(np.abs(2 * epsilons - terms["bound/tolerance"]))
+  assert terms["bound/diverging"] == pytest.approx(
+    expected[i] / shares.min(), abs=1e-5
+  )

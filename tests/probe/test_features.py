@@ -77,8 +77,13 @@ def test_nothing_is_left_of_an_extraction_that_fails(tmp_path, one_device):
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path, one_device):
-  with pytest.raises(ValueError, match=r"x: .* non-finite"):
-    extract(tmp_path / "x.npy", encode=lambda x: flat(x) / 0.0, mesh=one_device)
+  def encode(images):
+    # Two of each batch of 6, of which there are four with 21 images.
+    return flat(images).at[jnp.array([1, 2]), 3].set(jnp.inf)
+
+  message = "x: 8 of 21 rows of features are not finite"
+  with pytest.raises(features.NotFiniteError, match=message):
+    extract(tmp_path / "x.npy", encode=encode, mesh=one_device)
   assert not list(tmp_path.iterdir())
 
 

@@ -3,10 +3,14 @@
 import json
 import shutil
 
+import grain
+import jax
+import numpy as np
 import pytest
 from processes import ends, start
 from train.runs import run
 
+from jssl import checkpoint
 from jssl.probe import results
 
 
@@ -26,6 +30,15 @@ def trained(tmp_path_factory):
     },
   )
   assert done.returncode == 0, done.stderr
+  # One more, that all processes must pass over.
+  broken = jax.tree.map(
+    lambda x: np.full_like(x, np.nan), checkpoint.restore_backbone(workdir, 8)
+  )
+  data = iter(grain.MapDataset.range(10).to_iter_dataset())
+  with checkpoint.Checkpoints(
+    workdir, keep_last=9, keep_every_steps=None
+  ) as checkpoints:
+    checkpoints.save(9, {"backbone": broken}, data)
   return workdir
 
 
@@ -55,6 +68,9 @@ def test_two_processes_judge_as_one(trained, tmp_path):
   expected, found = judged(alone, 1), judged(together, 2)
   assert [*map(json.dumps, found)] == [*map(json.dumps, expected)]
   assert {row["features"] for row in found} == {"backbone", "random", "views"}
+  lost = [row["not_measured"] for row in found if row["step"] == 9]
+  assert len(lost) == 3
+  assert all("rows of features are not finite" in str(why) for why in lost)
   for workdir in (alone, together):
     assert json.loads((workdir / "best.json").read_text())["step"] in (4, 8)
   # Features are kept once, whole, however many made them.

@@ -61,13 +61,15 @@ CONFIG = {
 }
 
 
-def save(workdir, *steps):
+def save(workdir, *steps, broken=None):
   data = iter(grain.MapDataset.range(10).to_iter_dataset())
   with checkpoint.Checkpoints(
     workdir, keep_last=9, keep_every_steps=None
   ) as checkpoints:
     for step in steps:
       variables = init_variables(step, BACKBONE, SHAPE)
+      if step == broken:
+        variables = jax.tree.map(lambda x: x * jnp.nan, variables)
       checkpoints.save(step, {"backbone": variables}, data)
 
 
@@ -181,6 +183,20 @@ def test_what_was_probed_is_not_probed_again(workdir):
     for new, old in zip(rows(workdir), before, strict=False)
     if "time" in old
   )
+
+
+def test_features_that_are_not_finite_are_told_of_and_passed_over(workdir):
+  save(workdir, 5, 10, 20, broken=10)
+  told = run(workdir, follow=True)
+  reason = "302 of 302 rows of features are not finite"
+  assert sum(reason in line for line in told) == 2
+  found = {r["measure"]: r for r in rows(workdir) if r["step"] == 10}
+  assert found.keys() == {"spectrum", "probe"}
+  assert all(reason in row["not_measured"] for row in found.values())
+  assert {r["step"] for r in rows(workdir) if "probe" in r} == {0, 5, 20}
+  assert checkpoint.best_step(workdir) in (5, 20)
+  # It stays so, and is not tried again.
+  assert not any("step10" in line for line in run(workdir))
 
 
 def test_the_best_by_validation_is_pinned(workdir):

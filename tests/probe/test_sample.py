@@ -1,5 +1,7 @@
 """Views that diagnostics look at: drawn once, whatever looks at them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ ROWS = np.linspace(0, 22, 10).astype(int)
 
 def drawn(source, mesh, rows=ROWS, num_views=4):
   return sample.draw_sample(
-    source, rows, AUGMENT, num_views=num_views, seed=5, mesh=mesh
+    source, source.labels, rows, AUGMENT, num_views=num_views, seed=5, mesh=mesh
   )
 
 
@@ -100,6 +102,23 @@ def test_of_many_classes_some_are_looked_at():
   np.testing.assert_array_equal(counts, 10)
 
 
+def test_images_weigh_what_their_class_does(one_device):
+  labels = np.repeat([0, 1, 2, -1], [30, 10, 100, 5]).astype(np.int32)
+  images = np.zeros((145, 8, 8, 1), np.uint8)
+  skewed = InMemory("skewed", tuple("abc"), images, labels)
+  # All of one class, some of another, and none of the third.
+  rows = np.array([0, 5, 30, 31, 32, 33])
+  of = drawn(skewed, one_device, rows=rows)
+  np.testing.assert_array_equal(of.labels, labels[rows])
+  np.testing.assert_allclose(
+    of.weights, np.array([3, 3, 0.5, 0.5, 0.5, 0.5]) / 8
+  )
+  unlabelled = dataclasses.replace(skewed, labels=np.full(145, -1, np.int32))
+  np.testing.assert_allclose(
+    drawn(unlabelled, one_device, rows=rows).weights, np.full(6, 1 / 6)
+  )
+
+
 def test_a_small_set_is_taken_whole():
   labels = np.array([2, 0, 0, 1, 2, 1])
   np.testing.assert_array_equal(
@@ -124,7 +143,13 @@ def test_large_views_are_looked_at_small(source, one_device):
   large = InMemory("large", ("a",), images, np.zeros(4, np.int32))
   augment = Augment(crop_size_px=48, crop_min_area=0.5)
   of = sample.draw_sample(
-    large, np.arange(4), augment, num_views=4, seed=0, mesh=one_device
+    large,
+    large.labels,
+    np.arange(4),
+    augment,
+    num_views=4,
+    seed=0,
+    mesh=one_device,
   )
   surroundings = sample.survey(of, batch_size=16)
   assert surroundings.pixels.shape == (4, 4, 32 * 32 * 3)
@@ -140,3 +165,37 @@ def test_what_has_no_concentration_says_why(one_device):
   assert surroundings.curve is None
   assert "one image" in surroundings.why_not
   assert jnp.shape(surroundings.pixels) == (3, 4, 36)
+
+
+@pytest.mark.parametrize("error", [MemoryError, jax.errors.JaxRuntimeError])
+def test_what_has_no_room_says_so(source, one_device, monkeypatch, error):
+  def full(*_, **__):
+    raise error("out of memory")
+
+  monkeypatch.setattr(sample.diagnostics, "concentration_curve", full)
+  surroundings = sample.survey(drawn(source, one_device), batch_size=16)
+  assert surroundings.curve is None
+  assert surroundings.why_not == "out of memory"
+  assert not surroundings.copies
+
+
+def test_an_augmentation_that_does_nothing_is_told(source, one_device):
+  whole = Augment(
+    crop_size_px=8,
+    crop_min_area=1.0,
+    crop_ratio_min=1.0,
+    crop_ratio_max=1.0,
+    flip_probability=0.0,
+  )
+  of = sample.draw_sample(
+    source,
+    source.labels,
+    ROWS,
+    whole,
+    num_views=4,
+    seed=0,
+    mesh=one_device,
+  )
+  surroundings = sample.survey(of, batch_size=16)
+  assert surroundings.copies == surroundings.why_not
+  assert "all 4 views of each of 10 images" in surroundings.copies

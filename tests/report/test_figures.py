@@ -54,16 +54,23 @@ def test_accuracy_of_one_checkpoint_without_baselines():
 
 def test_spectrum_is_relative_and_of_the_step(workdir):
   spectra = [
-    Spectrum(20, "d", "backbone", [4.0, 2.0, 0.0], 0.7),
+    Spectrum(20, "d", "backbone", [4.0, 2.0, 0.0], 0.7, [2.0, 1.5, 0.5]),
     Spectrum(40, "d", "backbone", [9.0, 1.0, 1.0], 0.8),
     Spectrum(0, "d", "random", [2.0, 1.0, 1.0], 0.9),
     Spectrum(0, "d", "pixels", [1.0] * 50, 0.51),
   ]
   values, auc = figures.spectrum(spectra, 20).axes
   drawn = lines(values)
-  assert {*drawn} == {"pretrained, AUC 0.700", "random backbone, AUC 0.900"}
+  assert {*drawn} == {
+    "pretrained, AUC 0.700",
+    "random backbone, AUC 0.900",
+    "deviation of its dimensions",
+  }
   np.testing.assert_allclose(
-    drawn["pretrained, AUC 0.700"], [[1, 1], [2, 0.5], [3, 1e-4]]
+    drawn["deviation of its dimensions"], [[1, 1], [2, 0.75], [3, 0.25]]
+  )
+  np.testing.assert_allclose(
+    drawn["pretrained, AUC 0.700"], [[1, 1], [2, 0.5], [3, 1e-7]]
   )
   assert values.get_yscale() == "log"
   over_steps, baseline = auc.get_lines()

@@ -186,3 +186,28 @@ def test_names_are_escaped(workdir, config, cheap):
   assert [name, "linear", "MLP", "kNN", "1 % labels", "10 % labels"] in (
     found.rows
   )
+
+
+def test_what_could_not_be_probed_says_why(workdir, cheap):
+  path = workdir / "probe.jsonl"
+  lost = {
+    "dataset": "cluttered_digits",
+    "features": "backbone",
+    "step": 30,
+    "measure": "probe",
+    "not_measured": "2 of 9 rows of features are not <finite>",
+  }
+  path.write_text(path.read_text() + json.dumps(lost) + "\n")
+  found = rendered(workdir)
+  why = "backbone, step 30: no probe: 2 of 9 rows of features are not <finite>"
+  assert why in found.visible
+
+
+def test_a_set_without_labels_has_a_spectrum(workdir, cheap):
+  path = workdir / "probe.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  kept = [json.dumps(row) for row in rows if "probe" not in row]
+  path.write_text("\n".join(kept) + "\n")
+  found = rendered(workdir)
+  assert "No probe has measured a spectrum yet" not in found.visible
+  assert "The collapse AUC is 0.789 at step 40" in found.visible

@@ -1,56 +1,11 @@
-"""The two analyses of finished runs, on workdirs as the probe leaves them."""
-
-import json
+"""Whether the AUC tells the accuracy, on workdirs as the probe leaves them."""
 
 import numpy as np
 import pytest
+from study.runs import write_run
 
 from jssl import diagnostics
-from jssl.study import concentration, forecast
-
-CONFIG = {
-  "seed": 0,
-  "data": {"name": "cluttered_digits", "batch_size": 4, "image_size_px": 32},
-  "augment": {"crop_size_px": 16, "crop_min_area": 0.5},
-  "model": {"name": "vit", "width": 16},
-  "objective": {"name": "simclr"},
-  "train": {"steps": 40},
-  "probe": {"diagnostic_images": 60, "diagnostic_views": 4},
-}
-ABOUT = {"dataset": "cluttered_digits", "features": "backbone"}
-
-
-def write_run(
-  workdir, name, points, config=CONFIG, *, seed=0, dims=1, **values
-):
-  """Leaves (AUC, accuracy) at steps 10, 20 and so on."""
-  path = workdir / name / f"seed_{seed}"
-  path.mkdir(parents=True)
-  (path / "config.json").write_text(json.dumps(config))
-  rows = []
-  for step, (auc, accuracy) in enumerate(points, 1):
-    about = {**ABOUT, "step": 10 * step}
-    rows.append(
-      {
-        **about,
-        "measure": "spectrum",
-        "singular_values": [1.0] * dims,
-        "collapse_auc": auc,
-      }
-    )
-    score = {"test_accuracy": accuracy, "test_accuracy_std": 0.0}
-    rows += [
-      {**about, "probe": "linear", "label_fraction": 1.0, **score},
-      {**about, "probe": "linear", "label_fraction": 0.1, **score},
-    ]
-  if values:
-    row = {"measure": "diagnostics", "at": "backbone", "values": values}
-    empty = {"curves": {}, "not_measured": {}}
-    rows.append({**ABOUT, "step": 10 * len(points), **row, **empty})
-  (path / "probe.jsonl").write_text(
-    "".join(json.dumps(row) + "\n" for row in rows)
-  )
-
+from jssl.study import forecast
 
 AUCS = {
   "wide": [(0.8, 0.6), (0.7, 0.71), (0.65, 0.74)],
@@ -120,47 +75,28 @@ def test_the_line_of_the_picture_is_the_fit(tmp_path):
   np.testing.assert_allclose(y, 100 * fit.predict(x))
 
 
-@pytest.mark.parametrize("module", [forecast, concentration])
-def test_a_workdir_without_runs_is_told(tmp_path, module):
+def test_a_workdir_without_runs_is_told(tmp_path):
   with pytest.raises(ValueError, match="--workdir must be that of"):
-    module.collect(tmp_path)
+    forecast.collect(tmp_path)
 
 
-def test_runs_without_diagnostics_are_told(tmp_path):
-  write_run(tmp_path, "crop", AUCS["wide"])
-  with pytest.raises(ValueError, match="crop was probed without --diagnostics"):
-    concentration.collect(tmp_path)
-
-
-def test_augmentations_are_compared_at_the_same_deltas(tmp_path):
-  whole = {
-    "crop_size_px": 16,
-    "crop_min_area": 1.0,
-    "crop_ratio_min": 1.0,
-    "crop_ratio_max": 1.0,
-    # Else all views are the same.
-    "flip_probability": 0.5,
-  }
-  errors = {"crop": 0.2, "whole": 0.4}
-  for name, augment in (("crop", CONFIG["augment"]), ("whole", whole)):
-    for seed in (0, 1):
-      write_run(
-        tmp_path,
-        name,
-        [(0.7, 0.55 + 0.1 * seed)],
-        {**CONFIG, "augment": augment},
-        seed=seed,
-        nearest_mean_error=errors[name] + 0.02 * (-1) ** seed,
-        alignment=0.5,
-      )
-  crop, flipped = concentration.collect(tmp_path)
-  np.testing.assert_array_equal(crop.curve.deltas, flipped.curve.deltas)
-  text = concentration.write(tmp_path, [crop, flipped])
-  lines = [line for line in text.splitlines() if line.startswith("| ")]
-  assert [line.split(" | ")[0] for line in lines[1:]] == ["| crop", "| whole"]
-  assert lines[1].endswith("| 20.0 | 0.500 | 60.0 |")
-  means = [stack.curve.one_minus_sigma.mean() for stack in (crop, flipped)]
-  # Of two: the error of the first is the smaller one.
-  sign = "+" if means[0] < means[1] else "-"
-  assert f"- mean of the curve: {sign}1.00" in text
-  assert "crop" in (tmp_path / "concentration.svg").read_text()
+@pytest.mark.parametrize(
+  ("points", "reason"),
+  [
+    # A method left out leaves one point to the line.
+    ({"a": [(0.7, 0.6)], "b": [(0.8, 0.5)]}, "1 points, but at least 2"),
+    ({"a": [(0.7, 0.6)]}, "1 points, but at least 2"),
+    ({"a": [(0.7, 0.6), (0.8, 0.6)]}, "all 2 accuracies are 0.6"),
+    ({"a": [(0.7, 0.6), (0.7, 0.5)]}, "all 2 aucs are 0.7"),
+  ],
+)
+def test_what_can_not_be_fitted_leaves_its_reason(tmp_path, points, reason):
+  for name, own in points.items():
+    write_run(tmp_path, name, own)
+  found = forecast.collect(tmp_path)
+  text = forecast.write(tmp_path, found)
+  assert "not defined (" in text
+  assert reason in text
+  assert "| a/seed_0 | 0.700 |" in text
+  assert (tmp_path / "forecast.md").read_text() == text
+  assert (tmp_path / "forecast.svg").exists()

@@ -1,0 +1,101 @@
+"""Augmentations compared, on workdirs as the probe leaves them."""
+
+import json
+
+import numpy as np
+import pytest
+from study.runs import ABOUT, CONFIG, write_run
+
+from jssl.report.read import read
+from jssl.study import concentration
+
+
+def test_a_workdir_without_runs_is_told(tmp_path):
+  with pytest.raises(ValueError, match="--workdir must be that of"):
+    concentration.collect(tmp_path)
+
+
+def test_runs_without_diagnostics_are_told(tmp_path):
+  write_run(tmp_path, "crop", [(0.8, 0.6), (0.7, 0.71)])
+  with pytest.raises(
+    ValueError, match=r"crop was probed without --diagnostics"
+  ):
+    concentration.collect(tmp_path)
+
+
+def test_augmentations_are_compared_at_the_same_deltas(tmp_path):
+  whole = {
+    "crop_size_px": 16,
+    "crop_min_area": 1.0,
+    "crop_ratio_min": 1.0,
+    "crop_ratio_max": 1.0,
+    # Else all views are the same.
+    "flip_probability": 0.5,
+  }
+  errors = {"crop": 0.2, "whole": 0.4}
+  for name, augment in (("crop", CONFIG["augment"]), ("whole", whole)):
+    for seed in (0, 1):
+      write_run(
+        tmp_path,
+        name,
+        [(0.7, 0.55 + 0.1 * seed)],
+        {**CONFIG, "augment": augment},
+        seed=seed,
+        nearest_mean_error=errors[name] + 0.02 * (-1) ** seed,
+        alignment=0.5,
+      )
+  crop, flipped = concentration.collect(tmp_path)
+  np.testing.assert_array_equal(crop.curve.deltas, flipped.curve.deltas)
+  text = concentration.write(tmp_path, [crop, flipped])
+  lines = [line for line in text.splitlines() if line.startswith("| ")]
+  assert [line.split(" | ")[0] for line in lines[1:]] == ["| crop", "| whole"]
+  assert lines[1].endswith("| 20.0 | 0.500 | 60.0 |")
+  means = [stack.curve.one_minus_sigma.mean() for stack in (crop, flipped)]
+  # Of two: the error of the first is the smaller one.
+  sign = "+" if means[0] < means[1] else "-"
+  assert f"- mean of the curve: {sign}1.00" in text
+  assert "crop" in (tmp_path / "concentration.svg").read_text()
+
+
+def diagnosed(workdir, step, **row):
+  """Adds what a checkpoint is like to what a run has."""
+  path = workdir / "crop" / "seed_0" / "probe.jsonl"
+  rows = {
+    **ABOUT,
+    "step": step,
+    "measure": "diagnostics",
+    "at": "backbone",
+    "values": {"nearest_mean_error": step / 100},
+    "curves": {},
+    "not_measured": {},
+    **row,
+  }
+  path.write_text(path.read_text() + json.dumps(rows) + "\n")
+  return concentration._last("crop/seed_0", read(path.parent))
+
+
+POINTS = [(0.8, 0.5), (0.7, 0.6), (0.6, 0.7)]
+
+
+def test_diagnostics_and_accuracies_are_of_one_step(tmp_path):
+  write_run(tmp_path, "crop", POINTS)
+  expected = {"nearest_mean_error": 0.2}, {"linear": 0.6}
+  assert diagnosed(tmp_path, 20) == expected
+  # A later one has no accuracy yet, another no error.
+  assert diagnosed(tmp_path, 40) == expected
+  lost = {"values": {}, "not_measured": {"nearest_mean_error": "one class"}}
+  assert diagnosed(tmp_path, 30, **lost) == expected
+
+
+def test_a_run_without_such_a_step_is_named(tmp_path):
+  write_run(tmp_path, "crop", [])
+  message = r"crop/seed_0 has no step .* diagnosed are \[20\], probed \[\]"
+  with pytest.raises(ValueError, match=message):
+    diagnosed(tmp_path, 20)
+
+
+def test_an_error_that_was_not_measured_says_why(tmp_path):
+  write_run(tmp_path, "crop", POINTS)
+  lost = {"values": {}, "not_measured": {"nearest_mean_error": "one class"}}
+  with pytest.raises(ValueError, match=r"crop/seed_0 .* step 20: one class"):
+    diagnosed(tmp_path, 20, **lost)
