@@ -11,9 +11,8 @@ from absl import logging
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jssl import build, hosts, tree
+from jssl import build, hosts, sections, tree
 from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
-from jssl.data.pipeline import train_batches
 from jssl.manifest import write_json
 from jssl.train.goodput import Goodput
 from jssl.train.program import (
@@ -21,9 +20,16 @@ from jssl.train.program import (
   checkpoint_items,
   first_state,
   from_checkpoint_items,
+  train_batches,
 )
 from jssl.train.state import TrainState
-from jssl.train.watch import Watch, add_to_window, empty_window
+from jssl.train.watch import (
+  Damage,
+  Watch,
+  add_to_window,
+  empty_window,
+  no_damage,
+)
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
 
@@ -41,7 +47,7 @@ def _check_finite(finite: bool, last_finite: int, step: int) -> None:
 
 
 def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:
-  return {**checkpoint_items(state), "timers": watch.to_arrays()}
+  return {**checkpoint_items(state), **watch.to_arrays()}
 
 
 def _restore(
@@ -51,9 +57,9 @@ def _restore(
   batches: Positioned,
 ) -> tuple[int, TrainState, Watch]:
   """Returns step, state and watch of the newest checkpoint, or the first."""
-  watch = Watch(0.0, 0, empty_window(program.metrics))
+  watch = Watch(0.0, 0, empty_window(program.metrics), no_damage())
   abstract = _items(program.abstract_state, watch)
-  restored = checkpoints.restore_latest(abstract, batches)
+  restored = checkpoints.restore_latest(abstract, batches, optional={"damage"})
   if restored is None:
     state = first_state(program, run.init_from)
     overview = parameter_overview.get_parameter_overview(
@@ -63,12 +69,20 @@ def _restore(
     return 0, state, watch
   step, items = restored
   hosts.say(f"taken up at step {step}")
-  watch = Watch.from_arrays(items.pop("timers"))
+  watch = Watch.from_arrays(items)
   return step, from_checkpoint_items(items), watch
 
 
-def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
+def _leave(
+  workdir: str | os.PathLike,
+  step: int,
+  total: int,
+  damage: Damage,
+  data: sections.Data,
+) -> bool:
   """Writes how the run ended, for who started it; whether it is complete."""
+  if int(damage.images):
+    hosts.say(damage.told(f"{data.name}, split {data.split}"))
   if hosts.is_first():
     status = "complete" if step == total else "restartable"
     write_json(
@@ -102,16 +116,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
   total, log, keep = run.train.steps, run.log, run.checkpoint
   learning_rate = run.optim.schedule(total)
-  batches = train_batches(
-    run.source,
-    seed=run.seed,
-    batch_size=run.data.batch_size,
-    sharding=program.batch_sharding,
-    workers=run.data.workers,
-    prefetch_batches=run.data.prefetch_batches,
-    order=run.order,
-    total_steps=total,
-  )
+  skips_damaged = run.data.skip_damaged
+  batches = train_batches(run, program.batch_sharding)
 
   with (
     ExitStack() as stack,
@@ -125,7 +131,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   ):
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
-      step, state, (seconds, logged, window) = _restore(
+      step, state, (seconds, logged, window, damage) = _restore(
         run, program, checkpoints, batches
       )
     clock.begin(step)
@@ -148,7 +154,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         with clock.on("step"):
           finite = bool(_all_finite(state))
         _check_finite(finite, logged, step)
-        watch = Watch(time.monotonic() - started, logged, window)
+        watch = Watch(time.monotonic() - started, logged, window, damage)
         try:
           with clock.on("checkpoint"):
             checkpoints.save(step, _items(state, watch), batches)
@@ -168,6 +174,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       with clock.on("compile" if step == first else "step"):
         state, metrics = program.step(state, batch)
         window = add_to_window(window, metrics)
+        if skips_damaged:
+          damage = program.add_damage(damage, batch.get("damaged"))
       step += 1
       if step == first + 1:
         with clock.on("step"):
@@ -185,6 +193,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         values["images_per_second"] = run.data.batch_size / per_step
         values["seconds_per_step"] = per_step
         values["seconds"] = time.monotonic() - started
+        if skips_damaged:
+          said, damage = damage.row()
+          values |= said
         if writer is not None:
           writer.write(step, values)
         window = empty_window(program.metrics)
@@ -193,4 +204,4 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     with clock.on("checkpoint"):
       checkpoints.wait()
   clock.write(step)
-  return _leave(workdir, step, total)
+  return _leave(workdir, step, total, damage, run.data)
