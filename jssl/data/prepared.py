@@ -29,6 +29,14 @@ def _square(image: Image.Image, size_px: int) -> Image.Image:
   return image.crop((left, top, left + size_px, top + size_px))
 
 
+def scale(image: Image.Image, mode: str, size_px: int) -> None:
+  """Makes a large JPEG be decoded at a half, a quarter or an eighth.
+
+  Twice what is wanted is left, which the filter can work on.
+  """
+  image.draft(mode, (2 * size_px, 2 * size_px))
+
+
 def decode(
   encoded: bytes, *, size_px: int, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
@@ -44,9 +52,7 @@ def decode(
   """
   mode = "L" if channels == 1 else "RGB"
   with Image.open(io.BytesIO(encoded)) as image:
-    # A large JPEG is decoded at a half, a quarter or an eighth of its size;
-    # twice what is wanted leaves the filter enough to work on.
-    image.draft(mode, (2 * size_px, 2 * size_px))
+    scale(image, mode, size_px)
     pixels = np.asarray(_square(image.convert(mode), size_px))
   return pixels.reshape(size_px, size_px, channels)
 
