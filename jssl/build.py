@@ -100,6 +100,8 @@ _FREE = (
   "data/in_memory",
   "data/workers",
   "data/prefetch_batches",
+  # Whoever is stopped by a damaged image sets it, and goes on from there.
+  "data/skip_damaged",
 )
 
 
@@ -248,6 +250,7 @@ def source(config: ConfigDict, split: str) -> Source:
     split=split,
     image_size_px=data.image_size_px,
     in_memory=data.in_memory,
+    skip_damaged=data.skip_damaged,
   )
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -111,6 +111,7 @@ def restore(
   step: int,
   items: Mapping[str, PyTree],
   data: Positioned | None = None,
+  optional: Collection[str] = (),
 ) -> dict[str, PyTree]:
   """Returns the named pytrees of one checkpoint.
 
@@ -121,21 +122,26 @@ def restore(
       the arrays go, whatever mesh they were saved from, and without one they
       go to the first device.
     data: an iterator that is set to where the saved one was.
+    optional: names of `items` that it may have been saved without, and that
+      are left out then.
 
   Raises:
     CheckpointError: files are damaged, or hold other arrays than `items`.
   """
   directory = _root(workdir) / str(step)
   manifest.check_files(directory)
-  return _restore(directory, items, data)
+  return _restore(directory, items, data, optional)
 
 
 def _restore(
   directory: pathlib.Path,
   items: Mapping[str, PyTree],
   data: Positioned | None,
+  optional: Collection[str],
 ) -> dict[str, PyTree]:
   """Does so with files that were checked."""
+  there = {name.split("/")[0] for name in manifest.leaves(directory)}
+  items = {k: v for k, v in items.items() if k in there or k not in optional}
   manifest.check_leaves(directory, items)
   restored = _load(directory, items)
   if data is not None:
@@ -290,6 +296,7 @@ class Checkpoints:
     items: Mapping[str, PyTree],
     data: Positioned,
     tell: Callable[[str], None] = logging.warning,
+    optional: Collection[str] = (),
   ) -> tuple[int, dict[str, PyTree]] | None:
     """Restores the newest checkpoint that is whole.
 
@@ -300,6 +307,7 @@ class Checkpoints:
       items: see `restore`.
       data: see `restore`.
       tell: is called with a line for each checkpoint passed over.
+      optional: see `restore`.
 
     Returns:
       Its step and its trees; None where there is no checkpoint.
@@ -330,7 +338,8 @@ class Checkpoints:
       self._set_aside(directory)
     if found is None:
       return None
-    return found, _restore(_root(self._workdir) / str(found), items, data)
+    directory = _root(self._workdir) / str(found)
+    return found, _restore(directory, items, data, optional)
 
   def _set_aside(self, directory: pathlib.Path) -> None:
     aside = self._workdir / "damaged" / directory.name

@@ -27,6 +27,8 @@ class Data:
     in_memory: whether to decode the whole set once, as uint8.
     workers: processes that decode; 0 decodes in a thread of this one.
     prefetch_batches: batches kept ready on the devices.
+    skip_damaged: whether an image that can't be read is replaced by the next
+      of the set that can, and counted; otherwise it ends the run.
   """
 
   name: str
@@ -38,6 +40,7 @@ class Data:
   in_memory: bool = True
   workers: int = 0
   prefetch_batches: int = 2
+  skip_damaged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,8 @@ A tree has a folder for each class, or only images, and then the set is
 unlabelled. Folders `train` and `test` or `val` at the top are the splits; with
 `train` alone or none of them, a tenth of each class becomes `test`, chosen by a
 hash of the file names. If all images are grayscale the set has one channel,
-otherwise three.
+otherwise three. A damaged image is an error, or is left out if that is asked
+for; the others stay in their splits.
 """
 
 import concurrent.futures
@@ -13,13 +14,16 @@ import hashlib
 import io
 import os
 import pathlib
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import tensorflow_datasets as tfds
+from absl import logging
 from PIL import Image
 
 from jssl.data.encode import Examples, png
 
+T = TypeVar("T")
 Path = pathlib.Path
 # The files of each class; an unlabelled set has the one class "".
 Classes = dict[str, list[Path]]
@@ -137,10 +141,27 @@ def list_splits(source: Path) -> dict[str, Classes]:
   return splits
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-  return ValueError(
-    f"{path}: truncated or damaged image ({error}); repair or remove it"
+class _DamagedFile(ValueError):
+  pass
+
+
+def _damaged(path: Path, error: Exception) -> _DamagedFile:
+  return _DamagedFile(
+    f"{path}: truncated or damaged image ({error}); repair or remove it, or "
+    "leave out all that are damaged with --skip_damaged"
   )
+
+
+def _unless_damaged(
+  read: Callable[[Path], T], path: Path, *, skip: bool
+) -> T | None:
+  """Returns what is read from a file, or None if it is to be skipped."""
+  try:
+    return read(path)
+  except _DamagedFile:
+    if not skip:
+      raise
+    return None
 
 
 def _read_header(path: Path) -> tuple[str, tuple[int, int]]:
@@ -183,15 +204,19 @@ class Folder(  # type: ignore[call-arg]
 
   VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(self, *, name: str, source: Path, **kwargs: Any):
+  def __init__(
+    self, *, name: str, source: Path, skip_damaged: bool = False, **kwargs: Any
+  ):
     self.name = name
     self._source = source
+    self._skip_damaged = skip_damaged
     self._splits = list_splits(source)
     headers = {
-      _read_header(path)
+      header
       for classes in self._splits.values()
       for paths in classes.values()
       for path in paths
+      if (header := _unless_damaged(_read_header, path, skip=skip_damaged))
     }
     modes, sizes = ({h[0] for h in headers}, {h[1] for h in headers})
     grayscale = modes <= set(_GRAYSCALE_MODES)
@@ -225,12 +250,19 @@ class Folder(  # type: ignore[call-arg]
 
   def _generate_examples(self, classes: Classes) -> Examples:
     files = [(path, name) for name, paths in classes.items() for path in paths]
-    encode = functools.partial(_encode, mode=self._mode)
+    encode = functools.partial(
+      _unless_damaged,
+      functools.partial(_encode, mode=self._mode),
+      skip=self._skip_damaged,
+    )
     with concurrent.futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(files), _CHUNK_SIZE):
         chunk = files[start : start + _CHUNK_SIZE]
         encoded = pool.map(encode, (path for path, _ in chunk))
         for (path, name), image in zip(chunk, encoded, strict=True):
+          if image is None:
+            logging.warning("left out, since it is damaged: %s", path)
+            continue
           example = (
             {"image": image, "label": name} if name else {"image": image}
           )

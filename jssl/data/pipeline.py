@@ -15,6 +15,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import grain
 import jax
@@ -26,6 +27,7 @@ from jssl.data.order import Order
 from jssl.data.sources import Rows, Source
 from jssl.typing import Batch
 
+Batches: TypeAlias = grain.DatasetIterator
 _IID = Order()
 
 
@@ -130,7 +132,7 @@ def train_batches(
   total_steps: int = 0,
   workers: int = 0,
   prefetch_batches: int = 2,
-) -> grain.DatasetIterator:
+) -> Batches:
   """Returns an endless iterator of shuffled batches on the devices.
 
   `get_state` is the position after the batch that was handed out last, however
@@ -152,7 +154,8 @@ def train_batches(
       when it is asked for.
 
   Returns:
-    `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
+    `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none; and
+    what else the source gives, see `Source.fetch`.
 
   Raises:
     ValueError: the batch is larger than the set, or not positive, or the order

@@ -11,7 +11,8 @@ there whole or not at all. Only the other sets of TFDS need TensorFlow.
 from Debian's package dataset-fashion-mnist if that is installed; else TFDS
 downloads them. All give the same records in the same order.
 
-`folder` takes a tree of PNG and JPEG files, see `jssl/data/folder.py`.
+`folder` takes a tree of PNG and JPEG files, see `jssl/data/folder.py`. One that
+is damaged is an error; with --skip_damaged it is left out.
 """
 
 import difflib
@@ -36,13 +37,22 @@ _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where sets are written; default: where TFDS looks."
 )
 
+_SKIP_DAMAGED = flags.DEFINE_bool(
+  "skip_damaged",
+  False,
+  "Whether damaged images of a folder are left out; otherwise they are errors.",
+)
+
 Path = pathlib.Path
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 def _folder(
-  source: Path | None, name: str | None, data_dir: str | None
+  source: Path | None,
+  name: str | None,
+  data_dir: str | None,
+  skip_damaged: bool,
 ) -> Folder:
   """Returns the builder of a folder."""
   if source is None:
@@ -54,11 +64,18 @@ def _folder(
       f"the set cannot be called {name!r}: expected lower-case letters, digits "
       "and underscores, and no name of a TFDS set; choose another --name"
     )
-  return Folder(name=name, source=source, data_dir=data_dir)
+  return Folder(
+    name=name, source=source, data_dir=data_dir, skip_damaged=skip_damaged
+  )
 
 
 def _builder(
-  name: str, *, source: Path | None, set_name: str | None, data_dir: str | None
+  name: str,
+  *,
+  source: Path | None,
+  set_name: str | None,
+  data_dir: str | None,
+  skip_damaged: bool,
 ) -> tfds.core.DatasetBuilder:
   """Returns what writes a set.
 
@@ -69,7 +86,7 @@ def _builder(
   if source is not None and not source.is_dir():
     raise FileNotFoundError(f"--source {source} is not a folder")
   if name == "folder":
-    return _folder(source, set_name, data_dir)
+    return _folder(source, set_name, data_dir, skip_damaged)
   if name == "fashion_mnist":
     if source is None and _DEBIAN_FASHION_MNIST.is_dir():
       source = _DEBIAN_FASHION_MNIST
@@ -94,6 +111,7 @@ def prepare(
   source: str | None = None,
   set_name: str | None = None,
   data_dir: str | None = None,
+  skip_damaged: bool = False,
 ) -> str:
   """Writes a set to disk; see the docstring of this module.
 
@@ -102,6 +120,9 @@ def prepare(
     source: folder of the images or of the IDX files.
     set_name: what the set of a folder is called.
     data_dir: where sets are written; None or "" is the default of TFDS.
+    skip_damaged: whether damaged images of a folder are left out, with a
+      warning; otherwise they are errors. Other sets are written by TFDS,
+      which looks into no image: see `data.skip_damaged` of a config.
 
   Returns:
     The directory of the set. If it was there already, it is left as it is.
@@ -116,6 +137,7 @@ def prepare(
     source=Path(source) if source else None,
     set_name=set_name,
     data_dir=data_dir or None,
+    skip_damaged=skip_damaged,
   )
   prepared = builder.is_prepared()
   # Nothing tells whether a folder is still what was written from it, and what
@@ -145,6 +167,7 @@ def main(argv: list[str]) -> None:
       source=_SOURCE.value,
       set_name=_NAME.value,
       data_dir=_DATA_DIR.value,
+      skip_damaged=_SKIP_DAMAGED.value,
     )
   # TFDS says by an assertion where a set must be put by hand.
   except (OSError, ValueError, AssertionError) as error:

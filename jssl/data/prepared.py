@@ -1,5 +1,6 @@
 """Sets on disk as TFDS writes them, read by row and decoded with pillow."""
 
+import contextlib
 import dataclasses
 import io
 import shlex
@@ -11,18 +12,32 @@ from jaxtyping import UInt8
 from PIL import Image
 from tensorflow_datasets.core import read_only_builder
 
-from jssl.data.sources import HostBatch, Rows
+from jssl.data.sources import WHOLE, HostBatch, Rows
+
+# So many in a row are no damage of some images: a file is gone, or all are.
+_MOST_SKIPPED = 100
 
 
 def _square(image: Image.Image, size_px: int) -> Image.Image:
-  """Resizes the shorter side to `size_px`, antialiased; takes the centre."""
+  """Resizes the largest square in the middle to `size_px`, antialiased."""
   if image.size == (size_px, size_px):
     return image
-  scale = size_px / min(image.size)
-  width, height = (max(size_px, round(scale * side)) for side in image.size)
-  image = image.resize((width, height), Image.Resampling.BICUBIC)
-  left, top = (width - size_px) // 2, (height - size_px) // 2
-  return image.crop((left, top, left + size_px, top + size_px))
+  side = min(image.size)
+  left, top = ((length - side) / 2 for length in image.size)
+  # As good as BICUBIC where an image gets smaller, at half of its taps. What
+  # is cropped away is not resized first: both cost what decoding does.
+  shrinks = side > size_px
+  taps = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
+  box = (left, top, left + side, top + side)
+  return image.resize((size_px, size_px), taps, box=box)
+
+
+def scale(image: Image.Image, mode: str, size_px: int) -> None:
+  """Makes a large JPEG be decoded at a half, a quarter or an eighth.
+
+  Twice what is wanted is left, which the filter can work on.
+  """
+  image.draft(mode, (2 * size_px, 2 * size_px))
 
 
 def decode(
@@ -40,11 +55,26 @@ def decode(
   """
   mode = "L" if channels == 1 else "RGB"
   with Image.open(io.BytesIO(encoded)) as image:
-    # A large JPEG is decoded at a half, a quarter or an eighth of its size;
-    # twice what is wanted leaves the filter enough to work on.
-    image.draft(mode, (2 * size_px, 2 * size_px))
-    pixels = np.asarray(_square(image.convert(mode), size_px))
+    scale(image, mode, size_px)
+    # To convert to what it is already would copy it.
+    converted = image if image.mode == mode else image.convert(mode)
+    pixels = np.asarray(_square(converted, size_px))
   return pixels.reshape(size_px, size_px, channels)
+
+
+class DamagedImage(ValueError):
+  """An image that cannot be read, however often it is tried."""
+
+
+def _is_damage(error: Exception) -> bool:
+  """Whether an error is of the bytes, and not of the machine that reads them.
+
+  pillow has no one error for a damaged file; ArrayRecord says it in words.
+  """
+  if isinstance(error, RuntimeError):
+    return "Corrupted" in str(error)
+  failed = isinstance(error, OSError) and error.errno is not None
+  return not failed and not isinstance(error, MemoryError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +89,9 @@ class Prepared:
     image_key: name of the image feature.
     label_key: name of the label feature; None if the set is unlabelled.
     records: a data source of TFDS whose images are still encoded.
+    skip_damaged: whether the next image that can be read stands in for one
+      that can't. Which that is depends on the files alone, so all hosts and a
+      run that is taken up see the same; the label comes with the image.
   """
 
   name: str
@@ -68,6 +101,7 @@ class Prepared:
   image_key: str
   label_key: str | None
   records: Any
+  skip_damaged: bool = False
 
   @property
   def num_classes(self) -> int:
@@ -77,16 +111,58 @@ class Prepared:
   def __len__(self) -> int:
     return len(self.records)
 
-  def _decode(self, row: int, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
+  def _read(
+    self, row: int, record: dict[str, Any] | None
+  ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+    """Returns an image and its label; a record of None is read first.
+
+    Raises:
+      DamagedImage: it cannot be read; names it.
+    """
     size, _, channels = self.image_shape
     try:
-      return decode(encoded, size_px=size, channels=channels)
+      if record is None:
+        (record,) = self.records.__getitems__([row])
+      encoded = record[self.image_key]
+      image = decode(encoded, size_px=size, channels=channels)
     except Exception as error:
-      # pillow has no one error for a damaged file.
-      raise ValueError(
+      if not _is_damage(error):
+        raise
+      raise DamagedImage(
         f"image {row} of {self.name}, split {self.split}, cannot be decoded "
-        f"({error}); delete the set and prepare it again"
+        f"({error}); delete the set and prepare it again, or set "
+        "data.skip_damaged=True to take the next image in its place"
       ) from error
+    return image, record[self.label_key] if self.label_key else -1
+
+  def _read_or_next(
+    self, row: int, record: dict[str, Any] | None
+  ) -> tuple[UInt8[np.ndarray, "h w c"], int, int]:
+    """Returns an image, its label, and the row if it had to be replaced."""
+    try:
+      return *self._read(row, record), WHOLE
+    except DamagedImage:
+      if not self.skip_damaged:
+        raise
+    others = min(_MOST_SKIPPED, len(self) - 1)
+    for further in range(1, others + 1):
+      with contextlib.suppress(DamagedImage):
+        return *self._read((row + further) % len(self), None), row
+    raise ValueError(
+      f"data.skip_damaged=True: image {row} of {self.name}, split "
+      f"{self.split}, cannot be read, nor can any of the {others} after it; "
+      "delete the set and prepare it again"
+    )
+
+  def _records(self, rows: Rows) -> list[dict[str, Any] | None]:
+    """Returns the records of rows, or None for each if one is damaged."""
+    try:
+      return self.records.__getitems__(rows.tolist())
+    except RuntimeError as error:
+      if not _is_damage(error):
+        raise
+      # The error names no row: they are read one by one.
+      return [None] * len(rows)
 
   def fetch(self, rows: Rows) -> HostBatch:
     """Returns the images and labels of `rows`; see `Source.fetch`.
@@ -94,13 +170,15 @@ class Prepared:
     Raises:
       ValueError: an image is damaged; names it.
     """
-    records = self.records.__getitems__(rows.tolist())
-    images = [
-      self._decode(row, record[self.image_key])
-      for row, record in zip(rows, records, strict=True)
+    read = [
+      self._read_or_next(int(row), record)
+      for row, record in zip(rows, self._records(rows), strict=True)
     ]
-    labels = [record.get(self.label_key, -1) for record in records]
-    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+    images, labels, damaged = zip(*read, strict=True)
+    batch = {"image": np.stack(images), "label": np.array(labels, np.int32)}
+    if self.skip_damaged:
+      batch["damaged"] = np.array(damaged, np.int32)
+    return batch
 
 
 def _first_key(features: tfds.features.FeaturesDict, kind: type) -> str | None:
@@ -121,7 +199,12 @@ def _command(name: str, data_dir: str | None) -> str:
 
 
 def open_prepared(
-  name: str, *, data_dir: str | None, split: str, image_size_px: int
+  name: str,
+  *,
+  data_dir: str | None,
+  split: str,
+  image_size_px: int,
+  skip_damaged: bool = False,
 ) -> Prepared:
   """Opens a split of a set on disk; see `jssl.data.sources.open_source`.
 
@@ -169,4 +252,5 @@ def open_prepared(
     image_key=image_key,
     label_key=label_key,
     records=records,
+    skip_damaged=skip_damaged,
   )

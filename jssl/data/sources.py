@@ -10,6 +10,9 @@ from jaxtyping import Int, UInt8
 Rows = Int[np.ndarray, "b"]
 HostBatch = dict[str, np.ndarray]
 
+# In the place of a row's number where its image is as it should be.
+WHOLE = -1
+
 
 class Source(Protocol):
   """Images of one size that can be fetched by row, in any order."""
@@ -40,6 +43,8 @@ class Source(Protocol):
 
     Returns:
       `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
+      A source that skips damaged images has `damaged` too: int32 [b], the row
+      whose image could not be read and was replaced, WHOLE for all others.
     """
 
 
@@ -52,12 +57,14 @@ class InMemory:
     class_names: in the order of the labels; empty if the set is unlabelled.
     images: pixels of the set.
     labels: class of each image, -1 where there is none.
+    damaged: of a source that skipped damaged images, see `Source.fetch`.
   """
 
   name: str
   class_names: tuple[str, ...]
   images: UInt8[np.ndarray, "n h w c"]
   labels: Int[np.ndarray, "n"]
+  damaged: Int[np.ndarray, "n"] | None = None
 
   @property
   def num_classes(self) -> int:
@@ -75,7 +82,10 @@ class InMemory:
 
   def fetch(self, rows: Rows) -> HostBatch:
     """Returns the images and labels of `rows`; see `Source.fetch`."""
-    return {"image": self.images[rows], "label": self.labels[rows]}
+    batch = {"image": self.images[rows], "label": self.labels[rows]}
+    if self.damaged is not None:
+      batch["damaged"] = self.damaged[rows]
+    return batch
 
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
@@ -87,16 +97,26 @@ def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
   """
   images = np.empty((len(source), *source.image_shape), np.uint8)
   labels = np.empty(len(source), np.int32)
+  damaged = np.full(len(source), WHOLE, np.int32)
 
-  def read(start: int) -> None:
+  def read(start: int) -> bool:
     rows = np.arange(start, min(start + chunk_size, len(source)))
     batch = source.fetch(rows)
     images[rows], labels[rows] = batch["image"], batch["label"]
+    if "damaged" in batch:
+      damaged[rows] = batch["damaged"]
+    return "damaged" in batch
 
   # Decoders of images release the interpreter.
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    list(pool.map(read, range(0, len(source), chunk_size)))
-  return InMemory(source.name, source.class_names, images, labels)
+    skips = list(pool.map(read, range(0, len(source), chunk_size)))
+  return InMemory(
+    source.name,
+    source.class_names,
+    images,
+    labels,
+    damaged if any(skips) else None,
+  )
 
 
 def open_source(
@@ -106,6 +126,7 @@ def open_source(
   split: str = "train",
   image_size_px: int,
   in_memory: bool = False,
+  skip_damaged: bool = False,
 ) -> Source:
   """Opens a split of a set: the embedded one, or one that was prepared.
 
@@ -119,6 +140,8 @@ def open_source(
     image_size_px: height and width of the images. Where the stored ones
       differ, the shorter side is resized to it and the centre is taken.
     in_memory: read the whole split now, and serve it from memory.
+    skip_damaged: take the next image that can be read for one that can't;
+      otherwise fetching it raises.
 
   Raises:
     FileNotFoundError: the set was not prepared.
@@ -142,6 +165,10 @@ def open_source(
   from jssl.data import prepared
 
   source = prepared.open_prepared(
-    name, data_dir=data_dir or None, split=split, image_size_px=image_size_px
+    name,
+    data_dir=data_dir or None,
+    split=split,
+    image_size_px=image_size_px,
+    skip_damaged=skip_damaged,
   )
   return load(source) if in_memory else source

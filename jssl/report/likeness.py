@@ -109,7 +109,8 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
     f"{_sample(shown) or 'of random views of some'}. Lower AUC and higher "
     "RankMe and LiDAR: more directions are used. H[M|Z] is an upper bound of "
     "what a view&#x27;s features leave open about which image it is of. The "
-    "error of the nearest class mean is on test, of the classes whose views were looked at.",
+    "error of the nearest class mean is on test, of the classes whose views "
+    "were looked at.",
   )
   bounds = {
     title: [

@@ -22,23 +22,13 @@ def main(argv: list[str]) -> None:
   import jax
 
   from jssl import build
-  from jssl.data.pipeline import train_batches
-  from jssl.train.program import Program
+  from jssl.train.program import Program, train_batches
   from jssl.train.watch import add_to_window, empty_window
 
   run = build.run(_CONFIG.value)
   program = Program(run)
   state = program.init()
-  batches = train_batches(
-    run.source,
-    seed=run.seed,
-    batch_size=run.data.batch_size,
-    sharding=program.batch_sharding,
-    workers=run.data.workers,
-    prefetch_batches=run.data.prefetch_batches,
-    order=run.order,
-    total_steps=run.train.steps,
-  )
+  batches = train_batches(run, program.batch_sharding)
   batch = next(batches)
 
   def bare() -> None:

@@ -14,9 +14,8 @@ from absl import logging
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jssl import build, hosts, tree
+from jssl import build, hosts, sections, tree
 from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
-from jssl.data.pipeline import train_batches
 from jssl.manifest import write_json
 from jssl.train.goodput import Goodput
 from jssl.train.program import (
@@ -24,9 +23,16 @@ from jssl.train.program import (
   checkpoint_items,
   first_state,
   from_checkpoint_items,
+  train_batches,
 )
 from jssl.train.state import TrainState
-from jssl.train.watch import Watch, add_to_window, empty_window
+from jssl.train.watch import (
+  Damage,
+  Watch,
+  add_to_window,
+  empty_window,
+  no_damage,
+)
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
 
@@ -34,7 +40,7 @@ _all_finite = jax.jit(tree.all_finite)
 
 
 def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:
-  return {**checkpoint_items(state), "timers": watch.to_arrays()}
+  return {**checkpoint_items(state), **watch.to_arrays()}
 
 
 def _restore(
@@ -44,9 +50,9 @@ def _restore(
   batches: Positioned,
 ) -> tuple[int, TrainState, Watch]:
   """Returns step, state and watch of the newest checkpoint, or the first."""
-  watch = Watch(0.0, 0, empty_window(program.metrics))
+  watch = Watch(0.0, 0, empty_window(program.metrics), no_damage())
   abstract = _items(program.abstract_state, watch)
-  restored = checkpoints.restore_latest(abstract, batches)
+  restored = checkpoints.restore_latest(abstract, batches, optional={"damage"})
   if restored is None:
     state = first_state(program, run.init_from)
     overview = parameter_overview.get_parameter_overview(
@@ -56,7 +62,7 @@ def _restore(
     return 0, state, watch
   step, items = restored
   hosts.say(f"taken up at step {step}")
-  watch = Watch.from_arrays(items.pop("timers"))
+  watch = Watch.from_arrays(items)
   return step, from_checkpoint_items(items), watch
 
 
@@ -89,8 +95,16 @@ def _break(
   )
 
 
-def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
+def _leave(
+  workdir: str | os.PathLike,
+  step: int,
+  total: int,
+  damage: Damage,
+  data: sections.Data,
+) -> bool:
   """Writes how the run ended, for who started it; whether it is complete."""
+  if int(damage.images):
+    hosts.say(damage.told(f"{data.name}, split {data.split}"))
   if hosts.is_first():
     status = "complete" if step == total else "restartable"
     write_json(
@@ -125,16 +139,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
   total, log, keep = run.train.steps, run.log, run.checkpoint
   learning_rate = run.optim.schedule(total)
-  batches = train_batches(
-    run.source,
-    seed=run.seed,
-    batch_size=run.data.batch_size,
-    sharding=program.batch_sharding,
-    workers=run.data.workers,
-    prefetch_batches=run.data.prefetch_batches,
-    order=run.order,
-    total_steps=total,
-  )
+  skips_damaged = run.data.skip_damaged
+  batches = train_batches(run, program.batch_sharding)
 
   with (
     ExitStack() as stack,
@@ -148,7 +154,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   ):
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
-      step, state, (seconds, logged, window) = _restore(
+      step, state, (seconds, logged, window, damage) = _restore(
         run, program, checkpoints, batches
       )
     clock.begin(step)
@@ -168,7 +174,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       # ---- Save --------------------------------------------------------------
       last = step == total or told_to_stop(step)
       if step > first and (last or step % keep.every_steps == 0):
-        watch = Watch(time.monotonic() - started, logged, window)
+        watch = Watch(time.monotonic() - started, logged, window, damage)
         items = _items(state, watch)
         with clock.on("step"):
           finite = bool(_all_finite(state))
@@ -193,6 +199,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       with clock.on("compile" if step == first else "step"):
         state, metrics = program.step(state, batch)
         window = add_to_window(window, metrics)
+        if skips_damaged:
+          damage = program.add_damage(damage, batch.get("damaged"))
       step += 1
       if step == first + 1:
         with clock.on("step"):
@@ -205,13 +213,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           values = {name: float(m.compute()) for name, m in window.items()}
           values |= {name: float(metrics[name]) for name in program.measures}
         if not math.isfinite(values["loss"]):
-          items = _items(state, Watch(0.0, logged, window))
+          items = _items(state, Watch(0.0, logged, window, damage))
           _break(config, workdir, items, batches, last_finite=logged, step=step)
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
         values["images_per_second"] = run.data.batch_size / per_step
         values["seconds_per_step"] = per_step
         values["seconds"] = time.monotonic() - started
+        if skips_damaged:
+          said, damage = damage.row()
+          values |= said
         if writer is not None:
           writer.write(step, values)
         clock.write(step)
@@ -221,4 +232,4 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     with clock.on("checkpoint"):
       checkpoints.wait()
   clock.write(step)
-  return _leave(workdir, step, total)
+  return _leave(workdir, step, total, damage, run.data)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jssl import build, checkpoint, mesh, sections
+from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import make_train_step
+from jssl.train.watch import add_damage
 from jssl.typing import PyTree
 
 
@@ -31,6 +33,7 @@ class Program:
     abstract_state: shapes, dtypes and shardings of the state.
     init: `() -> state`, the first one of the run, born where it belongs.
     step: `(state, batch) -> (state, metrics)`; the state is donated.
+    add_damage: see `jssl.train.watch`.
     metrics: names of what `step` gives at each step.
     measures: names of what it gives at steps that are logged only.
   """
@@ -80,6 +83,23 @@ class Program:
       out_shardings=(shardings, mesh.replicated(run.mesh)),
       donate_argnums=0,
     )
+    self.add_damage = jax.jit(
+      add_damage, out_shardings=mesh.replicated(run.mesh)
+    )
+
+
+def train_batches(run: build.Run, sharding: NamedSharding) -> pipeline.Batches:
+  """Returns the batches of a run, see `jssl.data.pipeline.train_batches`."""
+  return pipeline.train_batches(
+    run.source,
+    seed=run.seed,
+    batch_size=run.data.batch_size,
+    sharding=sharding,
+    workers=run.data.workers,
+    prefetch_batches=run.data.prefetch_batches,
+    order=run.order,
+    total_steps=run.train.steps,
+  )
 
 
 def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
@@ -102,7 +122,7 @@ def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
-  """The inverse of `checkpoint_items`."""
+  """The inverse of `checkpoint_items`; what else is there is left."""
   return TrainState(
     backbone=items["backbone"],
     head_params=items["objective"]["params"],

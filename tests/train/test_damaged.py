@@ -1,0 +1,155 @@
+"""Runs on a set with damaged images: told, or replaced and counted."""
+
+import re
+
+import numpy as np
+import pytest
+from data.damage import break_record, prepare_set
+from processes import ends
+from processes import start as start_processes
+from train.runs import (
+  assert_same,
+  command,
+  outcome,
+  rows,
+  run,
+  start,
+  wait_for_step,
+)
+
+from jssl.data.order import shuffled_rows
+
+BATCH_SIZE = 8
+STEPS = 18
+ROWS = 35
+LAST_OF_EPOCH = 3
+
+
+def rows_of_step(step):
+  return shuffled_rows(step, seed=0, images=ROWS, batch_size=BATCH_SIZE)
+
+
+# Two that the first three steps don't see, but all epochs do.
+DAMAGED = [
+  int(row)
+  for row in sorted(rows_of_step(LAST_OF_EPOCH))
+  if all(
+    any(row in rows_of_step(step) for step in range(start, start + 4))
+    for start in (4, 8, 12)
+  )
+][:2]
+COUNTS = [int(np.isin(rows_of_step(s), DAMAGED).sum()) for s in range(STEPS)]
+TOLD = (
+  f"{sum(COUNTS)} times an image could not be read and the next was taken "
+  f"(data.skip_damaged): photos, split train, rows "
+  f"{', '.join(map(str, DAMAGED))}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+  """Of runs on a set with two damaged images."""
+  data_dir = prepare_set(tmp_path_factory.mktemp("damaged"))
+  for row in DAMAGED:
+    break_record(data_dir, row)
+  return {
+    "data.name": "photos",
+    "data.data_dir": data_dir,
+    "data.in_memory": False,
+    "data.batch_size": BATCH_SIZE,
+    "data.skip_damaged": True,
+    "train.steps": STEPS,
+    "log.every_steps": 5,
+    "checkpoint.every_steps": 3,
+  }
+
+
+@pytest.fixture(scope="module")
+def skipping(options, tmp_path_factory):
+  """Workdir of a run with the key, and what it said."""
+  workdir = tmp_path_factory.mktemp("skipping")
+  done = run(workdir, **options)
+  assert done.returncode == 0, done.stderr
+  return workdir, done.stdout
+
+
+def counted(workdir):
+  return [row["damaged_images"] for row in rows(workdir)]
+
+
+def test_they_are_counted_and_told(skipping):
+  assert len(DAMAGED) == 2
+  workdir, said = skipping
+  per_row = [sum(COUNTS[start : start + 5]) for start in range(0, STEPS, 5)]
+  assert counted(workdir) == per_row
+  assert said.endswith(TOLD)
+
+
+def test_workers_count_the_same(options, skipping, tmp_path):
+  done = run(tmp_path, **{**options, "data.workers": 2})
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.endswith(TOLD)
+  assert counted(tmp_path) == counted(skipping[0])
+  losses = [[row["loss"] for row in rows(w)] for w in (tmp_path, skipping[0])]
+  assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_in_memory_they_are_counted_too(options, skipping, tmp_path):
+  done = run(tmp_path, **{**options, "data.in_memory": True})
+  assert done.returncode == 0, done.stderr
+  assert_same(outcome(tmp_path), outcome(skipping[0]))
+  assert counted(tmp_path) == counted(skipping[0])
+
+
+def test_killed_and_resumed_counts_the_same(options, skipping, tmp_path):
+  """A row that straddles a checkpoint has the images of all its steps."""
+  process = start(tmp_path, **options)
+  # At step 9 the save of step 6 was waited for.
+  wait_for_step(process, 10)
+  process.kill()
+  process.communicate()
+  done = run(tmp_path, **options)
+  assert re.search(r"taken up at step [69]\n", done.stdout), done.stderr
+  assert done.stdout.endswith(TOLD)
+  assert counted(tmp_path) == counted(skipping[0])
+  assert_same(outcome(tmp_path), outcome(skipping[0]))
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_key(
+  options, skipping, tmp_path
+):
+  without = {
+    **options,
+    "data.skip_damaged": False,
+    "checkpoint.every_steps": 1,
+    "log.every_steps": 1,
+  }
+  stopped = run(tmp_path, **without)
+  assert stopped.returncode == 1
+  assert re.search(
+    rf"^error: image ({'|'.join(map(str, DAMAGED))}) of photos, split train, "
+    r"cannot be decoded .*data\.skip_damaged=True",
+    stopped.stderr,
+    re.MULTILINE,
+  ), stopped.stderr
+  assert "Traceback" not in stopped.stderr
+  # All that came before the image was done, and is kept.
+  assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+  done = run(tmp_path, **{**options, "log.every_steps": 1})
+  assert done.returncode == 0, done.stderr
+  assert re.search(r"taken up at step [23]\n", done.stdout)
+  assert done.stdout.endswith(TOLD)
+  made = rows(tmp_path)
+  assert [row["step"] for row in made] == [*range(1, STEPS + 1)]
+  assert [row.get("damaged_images", 0) for row in made] == COUNTS
+
+
+@pytest.mark.slow
+def test_two_processes_count_as_one(options, skipping, tmp_path):
+  arguments = [*command(tmp_path, **options)[1:], "--distributed"]
+  status, said = ends(start_processes(2, arguments))
+  assert status == [0, 0], "\n".join(said)
+  assert TOLD in said[0]
+  assert TOLD not in said[1]
+  assert counted(tmp_path) == counted(skipping[0])
