@@ -51,7 +51,8 @@ def _sample(shown: Sequence[tuple[str, Diagnostics]]) -> str:
     (d.views, d.images, d.num_classes) for _, d in shown if d.images
   )
   return " and ".join(
-    f"of {views} random views of each of {images:,} images of {classes} classes"
+    f"of {views} random views of each of {images:,} images"
+    + (f" of {classes} classes" if classes else "")
     for views, images, classes in said
   )
 
@@ -109,7 +110,8 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
     f"{_sample(shown) or 'of random views of some'}. Lower AUC and higher "
     "RankMe and LiDAR: more directions are used. H[M|Z] is an upper bound of "
     "what a view&#x27;s features leave open about which image it is of. The "
-    "error of the nearest class mean is on test, of the classes whose views were looked at.",
+    "error of the nearest class mean is on test, of the classes whose views "
+    "were looked at.",
   )
   bounds = {
     title: [
