@@ -51,7 +51,8 @@ def _sample(shown: Sequence[tuple[str, Diagnostics]]) -> str:
     (d.views, d.images, d.num_classes) for _, d in shown if d.images
   )
   return " and ".join(
-    f"of {views} random views of each of {images:,} images of {classes} classes"
+    f"of {views} random views of each of {images:,} images"
+    + (f" of {classes} classes" if classes else "")
     for views, images, classes in said
   )
 
