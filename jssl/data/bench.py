@@ -34,7 +34,8 @@ _IMAGES = flags.DEFINE_integer("images", 512, "JPEGs that are generated.")
 _SIZE_PX = flags.DEFINE_integer("image_size_px", 256, "Of what is decoded.")
 _VIEW_PX = flags.DEFINE_integer("view_size_px", 224, "Of a view.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of a batch.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is told.")
+# Not "rounds", which other benches have: tests import several.
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Of which the median is told.")
 _ONLY = flags.DEFINE_list(
   "only", None, "Rows whose name begins so, beside the first; all if not given."
 )
@@ -504,7 +505,7 @@ def main(argv: list[str]) -> None:
       or subject.name.startswith(tuple(_ONLY.value))
     ]
     rows: list[dict[str, Any]] = []
-    for row, rates in table(chosen, _ROUNDS.value):
+    for row, rates in table(chosen, _REPEATS.value):
       if not rows:
         print("\n| " + " | ".join(row) + " |")
         print("|---" * len(row) + "|")

@@ -168,7 +168,7 @@ def test_rows_of_torchvision(photos, tmp_path):
 def test_command(tmp_path):
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "jssl.data.bench", "--images=6", "--rounds=1"),
+      *(sys.executable, "-m", "jssl.data.bench", "--images=6", "--repeats=1"),
       *("--only=decoded,read", "--batch_size=2"),
       f"--json={tmp_path / 'bench.json'}",
     ],

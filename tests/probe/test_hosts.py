@@ -61,6 +61,7 @@ def judged(workdir, count):
   ]
 
 
+@pytest.mark.slow
 def test_two_processes_judge_as_one(trained, tmp_path):
   alone, together = tmp_path / "alone", tmp_path / "together"
   for workdir in (alone, together):

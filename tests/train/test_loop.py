@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   apply, variables = jssl.load_backbone(tmp_path / "broken")
   leaves = jax.tree.leaves(variables)
   assert not all(np.all(np.isfinite(leaf)) for leaf in leaves)
-  assert apply(variables, np.zeros((1, 32, 32, 1), np.float32)).shape == (1, 16)
+  assert apply(variables, np.zeros((1, 32, 32, 3), np.float32)).shape == (1, 16)
 
 
 @pytest.mark.parametrize(
