@@ -67,7 +67,8 @@ class Rate:
   @property
   def per_core(self) -> float:
     """Images a second of one processor."""
-    return self.images / self.cpu_seconds
+    # The clock of a processor has ticks: a tiny run may take none.
+    return self.images / max(self.cpu_seconds, 1 / os.sysconf("SC_CLK_TCK"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,9 +394,14 @@ def table(
       then falls on all.
   """
   rates: dict[str, list[Rate]] = {subject.name: [] for subject in subjects}
-  for _ in range(rounds):
+  for done in range(rounds):
     for subject in subjects:
-      rates[subject.name].append(subject.run())
+      rate = subject.run()
+      rates[subject.name].append(rate)
+      print(
+        f"round {done + 1}: {subject.name}: {rate.per_core:.1f} a core",
+        file=sys.stderr,
+      )
   first = rates[subjects[0].name]
   for name, own in rates.items():
     ratios = [a.per_core / b.per_core for a, b in zip(own, first, strict=True)]
