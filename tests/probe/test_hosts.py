@@ -82,10 +82,10 @@ def test_two_processes_judge_as_one(trained, tmp_path):
   assert names[0] == names[1]
 
 
-def test_processes_with_different_arguments_are_refused(trained):
+def test_processes_with_different_arguments_are_refused(tmp_path):
   started = start(
     2,
-    ["-m", "jssl.probe", f"--workdir={trained}", "--distributed"],
+    ["-m", "jssl.probe", f"--workdir={tmp_path}", "--distributed"],
     devices=2,
     different=["--overwrite"],
   )
