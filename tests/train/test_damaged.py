@@ -85,6 +85,7 @@ def test_they_are_counted_and_told(skipping):
   assert said.endswith(TOLD)
 
 
+@pytest.mark.slow
 def test_workers_count_the_same(options, skipping, tmp_path):
   done = run(tmp_path, **{**options, "data.workers": 2})
   assert done.returncode == 0, done.stderr
@@ -102,6 +103,7 @@ def test_in_memory_they_are_counted_too(options, skipping, tmp_path):
   assert counted(tmp_path) == counted(skipping[0])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_counts_the_same(options, skipping, tmp_path):
   """A row that straddles a checkpoint has the images of all its steps."""
   process = start(tmp_path, **options)
@@ -116,6 +118,7 @@ def test_killed_and_resumed_counts_the_same(options, skipping, tmp_path):
   assert_same(outcome(tmp_path), outcome(skipping[0]))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_the_key(
   options, skipping, tmp_path
 ):
