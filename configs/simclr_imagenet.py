@@ -7,7 +7,7 @@
 Variants: `:100` epochs (the default), or any number over 10, as in
 `--config=configs/simclr_imagenet.py:800`.
 
-Cost: a step is 782 GFLOP a chip on 256 TPU v5e chips. Expected: 64.4% linear
+Cost: a step is 791 GFLOP a chip on 256 TPU v5e chips. Expected: 64.4% linear
 after 100 epochs, 69.3% after 1000 (in the paper). Nothing was trained with this
 config here; what its step needs on `v5e:16x16` is measured by compiling it, see
 the README.
