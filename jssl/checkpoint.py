@@ -11,7 +11,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -25,6 +26,7 @@ from jssl.typing import PyTree, Variables
 
 _BACKBONE = "backbone"
 _POSITION = "position.json"
+_STRAGGLERS_SECONDS = 5.0
 
 policies = ocp.training.preservation_policies
 
@@ -111,7 +113,6 @@ def restore(
   step: int,
   items: Mapping[str, PyTree],
   data: Positioned | None = None,
-  optional: Collection[str] = (),
 ) -> dict[str, PyTree]:
   """Returns the named pytrees of one checkpoint.
 
@@ -122,31 +123,42 @@ def restore(
       the arrays go, whatever mesh they were saved from, and without one they
       go to the first device.
     data: an iterator that is set to where the saved one was.
-    optional: names of `items` that it may have been saved without, and that
-      are left out then.
 
   Raises:
     CheckpointError: files are damaged, or hold other arrays than `items`.
   """
   directory = _root(workdir) / str(step)
   manifest.check_files(directory)
-  return _restore(directory, items, data, optional)
+  return _restore(directory, items, data)
 
 
 def _restore(
   directory: pathlib.Path,
   items: Mapping[str, PyTree],
   data: Positioned | None,
-  optional: Collection[str],
 ) -> dict[str, PyTree]:
   """Does so with files that were checked."""
-  there = {name.split("/")[0] for name in manifest.leaves(directory)}
-  items = {k: v for k, v in items.items() if k in there or k not in optional}
   manifest.check_leaves(directory, items)
   restored = _load(directory, items)
   if data is not None:
     data.set_state(json.loads((directory / _POSITION).read_text()))
   return restored
+
+
+def _remove(list_paths: Callable[[], Iterable[pathlib.Path]]) -> None:
+  """Removes folders to which something may still be written for a moment.
+
+  Where one file of a save fails Orbax doesn't wait for the others: they come
+  into a folder that is being removed, or make it anew.
+  """
+  deadline = time.monotonic() + _STRAGGLERS_SECONDS
+  quiet = 0
+  while quiet < 3 and time.monotonic() < deadline:
+    there = [path for path in list_paths() if path.exists()]
+    quiet = 0 if there else quiet + 1
+    for path in there:
+      shutil.rmtree(path, ignore_errors=True)
+    time.sleep(0.05)
 
 
 def _damage(directory: pathlib.Path) -> str:
@@ -285,8 +297,7 @@ class Checkpoints:
     # Half a checkpoint takes space, and a place in the keep policy.
     if hosts.is_first():
       root = _root(self._workdir)
-      for half in (root / str(step), *root.glob(f"{step}.*")):
-        shutil.rmtree(half, ignore_errors=True)
+      _remove(lambda: [root / str(step), *root.glob(f"{step}.*")])
     hosts.wait_for_all(f"removed {step}")
     self._orbax = self._open()
     raise CheckpointError(errors[0])
@@ -296,7 +307,6 @@ class Checkpoints:
     items: Mapping[str, PyTree],
     data: Positioned,
     tell: Callable[[str], None] = logging.warning,
-    optional: Collection[str] = (),
   ) -> tuple[int, dict[str, PyTree]] | None:
     """Restores the newest checkpoint that is whole.
 
@@ -307,7 +317,6 @@ class Checkpoints:
       items: see `restore`.
       data: see `restore`.
       tell: is called with a line for each checkpoint passed over.
-      optional: see `restore`.
 
     Returns:
       Its step and its trees; None where there is no checkpoint.
@@ -339,7 +348,7 @@ class Checkpoints:
     if found is None:
       return None
     directory = _root(self._workdir) / str(found)
-    return found, _restore(directory, items, data, optional)
+    return found, _restore(directory, items, data)
 
   def _set_aside(self, directory: pathlib.Path) -> None:
     aside = self._workdir / "damaged" / directory.name

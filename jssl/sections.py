@@ -27,8 +27,9 @@ class Data:
     in_memory: whether to decode the whole set once, as uint8.
     workers: processes that decode; 0 decodes in a thread of this one.
     prefetch_batches: batches kept ready on the devices.
-    skip_damaged: whether an image that can't be read is replaced by the next
-      of the set that can, and counted; otherwise it ends the run.
+    skip_damaged: whether an image of `split` that can't be read is replaced by
+      the next that can, and counted; otherwise it ends the run. One of
+      `test_split` is an error in any case.
   """
 
   name: str

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
-from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core import file_adapters, read_only_builder
 
 from jssl.data.sources import WHOLE, HostBatch, Rows
 
@@ -131,8 +131,8 @@ class Prepared:
         raise
       raise DamagedImage(
         f"image {row} of {self.name}, split {self.split}, cannot be decoded "
-        f"({error}); delete the set and prepare it again, or set "
-        "data.skip_damaged=True to take the next image in its place"
+        f"({error}); delete the set and prepare it again, or train with "
+        "data.skip_damaged=True, which takes the next image in its place"
       ) from error
     return image, record[self.label_key] if self.label_key else -1
 
@@ -229,16 +229,17 @@ def open_prepared(
     raise ValueError(
       f"data.name={name!r} has no image feature, only {sorted(features)}"
     )
+  file_format = builder.info.file_format
+  if file_format not in file_adapters.FileFormat.with_random_access():
+    raise ValueError(
+      f"data.name={name!r} was prepared as {file_format.value}, which cannot "
+      f"be read by row; delete {builder.data_dir} and make it with: "
+      f"{_command(name, data_dir)}"
+    )
   try:
     records = builder.as_data_source(
       split=split, decoders={image_key: tfds.decode.SkipDecoding()}
     )
-  except NotImplementedError as error:  # TFDS's word for such formats.
-    raise ValueError(
-      f"data.name={name!r} was prepared as {builder.info.file_format.value}, "
-      f"which cannot be read by row; delete {builder.data_dir} and make it "
-      f"with: {_command(name, data_dir)}"
-    ) from error
   except ValueError as error:
     raise ValueError(
       f"data.name={name!r} has the splits {sorted(builder.info.splits)}, not "

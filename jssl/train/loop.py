@@ -52,7 +52,7 @@ def _restore(
   """Returns step, state and watch of the newest checkpoint, or the first."""
   watch = Watch(0.0, 0, empty_window(program.metrics), no_damage())
   abstract = _items(program.abstract_state, watch)
-  restored = checkpoints.restore_latest(abstract, batches, optional={"damage"})
+  restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:
     state = first_state(program, run.init_from)
     overview = parameter_overview.get_parameter_overview(

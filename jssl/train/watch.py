@@ -121,8 +121,12 @@ class Watch(NamedTuple):
 
   @classmethod
   def from_arrays(cls, parts: Mapping[str, PyTree]) -> "Watch":
-    """The inverse of `to_arrays`; checkpoints of older runs have no damage."""
+    """The inverse of `to_arrays`."""
     timers = parts["timers"]
     window = {name: Average(**mean) for name, mean in timers["window"].items()}
-    damage = Damage(**parts["damage"]) if "damage" in parts else no_damage()
-    return cls(float(timers["seconds"]), int(timers["logged"]), window, damage)
+    return cls(
+      float(timers["seconds"]),
+      int(timers["logged"]),
+      window,
+      Damage(**parts["damage"]),
+    )

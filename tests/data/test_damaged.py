@@ -11,7 +11,9 @@ from data.damage import (
   shard_of,
   write_folder,
 )
+from ml_collections import ConfigDict
 
+from jssl import build
 from jssl import mesh as mesh_lib
 from jssl.data import pipeline, prepare, prepared, sources
 
@@ -241,3 +243,23 @@ def test_damaged_files_of_a_folder_are_left_out(
   assert len(images) in (ROWS - 1, ROWS)  # As it was in train, or in test.
   before = {image.tobytes() for image in whole[1]["image"]}
   assert {image.tobytes() for image in images} <= before
+
+
+def test_only_what_is_trained_on_is_replaced(broken):
+  """A test image whose neighbour stood in would be tested twice."""
+  config = ConfigDict(
+    {
+      "data": {
+        "name": "photos",
+        "data_dir": broken(6),
+        "image_size_px": 16,
+        "batch_size": 4,
+        "in_memory": False,
+        "skip_damaged": True,
+      }
+    }
+  )
+  rows = np.array([6])
+  assert build.source(config, "train").fetch(rows)["damaged"].tolist() == [6]
+  with pytest.raises(ValueError, match="image 6 of photos, split train"):
+    build.source(config, "train[:90%]").fetch(rows)
