@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import jssl
-from jssl import build, checkpoint
+from jssl import build, checkpoint, workdirs
 
 CONFIGS = pathlib.Path(jssl.__file__).parents[1] / "configs"
 
@@ -149,30 +149,28 @@ def test_a_missing_set_is_told_with_its_command(tmp_path):
 
 def test_the_config_comes_back_from_the_workdir(tmp_path):
   made = config(**{"objective.projector.hidden_dims": (7, 9)})
-  build.claim_workdir(made, tmp_path)
-  loaded = build.load_config(tmp_path)
+  workdirs.claim(made, tmp_path)
+  loaded = workdirs.load_config(tmp_path)
   assert build.run(loaded).objective == build.run(made).objective
-  build.claim_workdir(loaded, tmp_path)
+  workdirs.claim(loaded, tmp_path)
 
 
 def test_a_workdir_of_another_config_is_refused(tmp_path):
-  build.claim_workdir(config(), tmp_path)
+  workdirs.claim(config(), tmp_path)
   before = (tmp_path / "config.json").read_bytes()
   other = config(**{"model.width": 64, "objective.temperature": 0.3})
   with pytest.raises(ValueError, match="belongs to a run") as caught:
-    build.claim_workdir(other, tmp_path)
+    workdirs.claim(other, tmp_path)
   assert "model.width: there 128, now 64" in str(caught.value)
   assert "objective.temperature: there 0.2, now 0.3" in str(caught.value)
   assert (tmp_path / "config.json").read_bytes() == before
   # Another mesh or another rhythm of logging is the same run.
-  build.claim_workdir(
-    config(**{"mesh.fsdp": 2, "log.every_steps": 1}), tmp_path
-  )
+  workdirs.claim(config(**{"mesh.fsdp": 2, "log.every_steps": 1}), tmp_path)
 
 
 def test_no_run_there(tmp_path):
   with pytest.raises(FileNotFoundError, match="--workdir"):
-    build.load_config(tmp_path)
+    workdirs.load_config(tmp_path)
   with pytest.raises(FileNotFoundError, match="--workdir"):
     jssl.load_backbone(tmp_path)
 
@@ -183,20 +181,20 @@ def test_no_run_there(tmp_path):
 def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
   monkeypatch.chdir(tmp_path)
   for use in (
-    build.check_workdir,
-    build.load_config,
-    lambda path: build.claim_workdir(config(), path),
+    workdirs.check,
+    workdirs.load_config,
+    lambda path: workdirs.claim(config(), path),
   ):
     with pytest.raises(ValueError, match=r"--workdir=.*mount the bucket"):
       use(workdir)
   assert not [*tmp_path.iterdir()]
   for folder in ("W", "shared/W", "/shared/W", pathlib.Path("a:b/W")):
-    build.check_workdir(folder)
+    workdirs.check(folder)
 
 
 def test_load_backbone(tmp_path):
   made = config(**{"model.width": 16, "model.depth": 1})
-  build.claim_workdir(made, tmp_path)
+  workdirs.claim(made, tmp_path)
   with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
     jssl.load_backbone(tmp_path)
   encoder = build.backbone(made)

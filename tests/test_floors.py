@@ -34,6 +34,7 @@ FLOORS = {
   "checkpoint": 2,
   "recipes": 2,
   "sections": 2,
+  "workdirs": 2,
   "build": 3,
   "train": 4,
   "probe": 5,
@@ -103,7 +104,10 @@ def test_imports_go_down(path):
     ("optax", {"build", "objectives", "optim", "schedules", "train", "probe"}),
     (
       "ml_collections",
-      {"build", "train", "probe", "report", "preflight", "study"},
+      {
+        *("build", "workdirs", "train", "probe", "report"),
+        *("preflight", "study"),
+      },
     ),
     ("tensorflow", set()),
     ("torch", set()),

@@ -49,14 +49,14 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import build, compiled, hosts
+  from jssl import compiled, hosts, workdirs
   from jssl.checkpoint import CheckpointError
   from jssl.probe.loop import run
 
   logging.set_verbosity(logging.WARNING)
   compiled.keep()
   try:
-    build.check_workdir(_WORKDIR.value)
+    workdirs.check(_WORKDIR.value)
     if _DISTRIBUTED.value:
       hosts.join()
       hosts.check_same("\n".join(sys.argv[1:]), "arguments")

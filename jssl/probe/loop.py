@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint, hosts
+from jssl import build, checkpoint, hosts, workdirs
 from jssl.augment import Augment
 from jssl.probe import features, selection, subjects
 from jssl.probe.diagnosis import Diagnosis
@@ -159,11 +159,11 @@ def run(
   if follow:
     _wait_for_run(workdir, tell)
   elif not checkpoint.steps(workdir):
-    build.load_config(workdir)  # It says what a workdir must be.
+    workdirs.load_config(workdir)  # It says what a workdir must be.
     raise FileNotFoundError(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
-  own = build.load_config(workdir)
+  own = workdirs.load_config(workdir)
   config = _with_dataset(own, dataset, data_dir, test_split)
   settings = build.section(config, "probe", Probe)
   judge = open_set(workdir, config, settings, without_labels=diagnostics)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint
+from jssl import checkpoint, workdirs
 
 T = TypeVar("T")
 
@@ -304,7 +304,7 @@ def read(workdir: str | os.PathLike) -> Run:
   """
   path = pathlib.Path(workdir)
   try:
-    config = build.load_config(path)
+    config = workdirs.load_config(path)
   except (ValueError, AttributeError) as error:
     raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
   lacking = [name for name in _SECTIONS if name not in config]

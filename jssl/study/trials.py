@@ -15,7 +15,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jssl import build, checkpoint
+from jssl import build, checkpoint, workdirs
 from jssl.probe.results import Log, Part
 from jssl.sections import Probe
 
@@ -238,7 +238,7 @@ def _check_used(trial: Trial) -> None:
   """Raises ValueError if the workdir has a run of another config."""
   if not (trial.workdir / "config.json").exists():
     return
-  there = build.load_config(trial.workdir)
+  there = workdirs.load_config(trial.workdir)
   config = trial.config.copy_and_resolve_references()
   config.probe.baselines = tuple(there.probe.baselines)
   # The probe may be set anew for the checkpoints to come; here none come. Keys
@@ -258,7 +258,7 @@ def _check_used(trial: Trial) -> None:
       "--workdir, take back the difference or delete its probe.jsonl: "
       + "; ".join(other)
     )
-  build.claim_workdir(config, trial.workdir)
+  workdirs.claim(config, trial.workdir)
 
 
 def _run_process(call: Call, log: pathlib.Path) -> int:

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
   # What follows takes seconds to import; --help shouldn't.
   import jax
 
-  from jssl import build, compiled, hosts
+  from jssl import compiled, hosts, workdirs
   from jssl.checkpoint import CheckpointError
   from jssl.train.loop import train
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
   compiled.keep()
   compiled.in_one_order()
   try:
-    build.check_workdir(_WORKDIR.value)
+    workdirs.check(_WORKDIR.value)
     if _DISTRIBUTED.value:
       hosts.join()
       hosts.check_same(_CONFIG.value.to_json(indent=2), "configs")

@@ -14,7 +14,7 @@ from absl import logging
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jssl import build, hosts, sections, tree
+from jssl import build, hosts, sections, tree, workdirs
 from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
 from jssl.manifest import write_json
 from jssl.train.goodput import Goodput
@@ -81,7 +81,7 @@ def _break(
   if hosts.is_first():
     shutil.rmtree(broken, ignore_errors=True)
   try:
-    build.claim_workdir(config, broken)
+    workdirs.claim(config, broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as checkpoints:
       checkpoints.save(step, items, batches)
     kept = f"What it was like at step {step} is kept in {broken}, to inspect"
@@ -134,7 +134,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   clock = Goodput(workdir)
   run = build.run(config)
   program = Program(run)
-  build.claim_workdir(config, workdir)
+  workdirs.claim(config, workdir)
   if hosts.is_first():
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
   total, log, keep = run.train.steps, run.log, run.checkpoint

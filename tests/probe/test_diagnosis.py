@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
-from jssl import build, checkpoint, diagnostics
+from jssl import checkpoint, diagnostics, workdirs
 from jssl.augment import Augment
 from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
@@ -100,7 +100,7 @@ def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(build, "objective", lambda config, steps: OBJECTIVE)
   # Eight devices of one processor wait for each other.
   monkeypatch.setattr(judge.mesh_lib, "make_mesh", lambda *_: one_device)
-  build.claim_workdir(CONFIG, tmp_path)
+  workdirs.claim(CONFIG, tmp_path)
   return tmp_path
 
 
@@ -246,7 +246,7 @@ def test_other_images_or_views_are_measured_anew(workdir):
   assert about == {name: found[name] for name in about}
   changed = CONFIG.copy_and_resolve_references()
   changed.probe.update({"diagnostic_images": 30, "diagnostic_views": 5})
-  build.claim_workdir(changed, workdir)
+  workdirs.claim(changed, workdir)
   run(workdir, diagnostics=True)
   after = rows(workdir)
   assert len(after) == len(before)

@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
-from jssl import build, checkpoint
+from jssl import build, checkpoint, workdirs
 from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import judge, loop
@@ -86,7 +86,7 @@ def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
   # Eight devices of one processor wait for each other.
   monkeypatch.setattr(judge.mesh_lib, "make_mesh", lambda *_: one_device)
-  build.claim_workdir(ConfigDict(CONFIG), tmp_path)
+  workdirs.claim(ConfigDict(CONFIG), tmp_path)
   return tmp_path
 
 
@@ -116,7 +116,7 @@ def test_rows_have_what_readers_need(workdir):
   config.probe.update(
     {"probes": ("linear", "knn", "mlp"), "label_fractions": (0.2,)}
   )
-  build.claim_workdir(config, workdir)
+  workdirs.claim(config, workdir)
   save(workdir, 10, 20)
   told = run(workdir)
   assert subjects(workdir) == {

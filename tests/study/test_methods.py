@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint
+from jssl import checkpoint, workdirs
 from jssl.checkpoint import Checkpoints
 from jssl.probe.results import Log
 from jssl.study import methods
@@ -80,7 +80,7 @@ def config_file(tmp_path):
 
 def write_training(trial, seconds=(9.0, 0.25, 0.5, 0.125), steps=None):
   """Leaves what a training does; the first logged row is that of compiling."""
-  build.claim_workdir(trial.config, trial.workdir)
+  workdirs.claim(trial.config, trial.workdir)
   with Writer(trial.workdir, step=0, total_steps=len(seconds)) as writer:
     for step, value in enumerate(seconds, 1):
       writer.write(
@@ -253,7 +253,7 @@ def processes(monkeypatch):
         config.probe.baselines = measured[-1]
         write_training(trial._replace(config=config))
         return 0
-      for kind in build.load_config(workdir).probe.baselines:
+      for kind in workdirs.load_config(workdir).probe.baselines:
         write_probe(trial, kind, 0.3)
       write_probe(trial, "backbone", 0.6)
       return 0

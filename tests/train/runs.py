@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import jssl
-from jssl import build, checkpoint
+from jssl import build, checkpoint, workdirs
 from jssl.train.program import Program, checkpoint_items
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
@@ -86,7 +86,7 @@ def outcome(workdir):
   losses = [(row["step"], row["loss"]) for row in rows(workdir)]
   last = checkpoint.steps(workdir)[-1]
   directory = pathlib.Path(workdir) / "checkpoints" / str(last)
-  program = Program(build.run(build.load_config(workdir)))
+  program = Program(build.run(workdirs.load_config(workdir)))
   wanted = checkpoint_items(program.abstract_state)
   arrays = checkpoint.restore(workdir, last, wanted)
   position = (directory / "position.json").read_text()

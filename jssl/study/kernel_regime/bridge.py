@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from jssl import build, manifest
+from jssl import build, manifest, workdirs
 from jssl.augment import Augment
 from jssl.kernels import losses
 from jssl.kernels.embedding import Map, induced
@@ -285,7 +285,7 @@ def run(
   of = setting(config)
   of.kernels.check_memory()
   found = points_lib.grams(config, of)
-  build.claim_workdir(config, workdir)
+  workdirs.claim(config, workdir)
   crossings = []
   for loss in (losses.Contrastive(), losses.NonContrastive(of.loss.beta)):
     for d_out in of.bridge.d_outs:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from jssl import build, manifest
+from jssl import manifest, workdirs
 from jssl.study.kernel_regime import cases as cases_lib
 from jssl.study.kernel_regime import page as page_lib
 from jssl.study.kernel_regime import points as points_lib
@@ -65,7 +65,7 @@ def _grams(
   """
   path = workdir / "gram.npz"
   if (workdir / "config.json").exists():
-    build.claim_workdir(config, workdir)
+    workdirs.claim(config, workdir)
     kept = points_lib.load(path)
     if kept is not None:
       return kept
@@ -76,7 +76,7 @@ def _grams(
     f"{found.kernel} of {len(found.k)} points and {len(found.k_test)} of "
     f"test: {found.seconds:.1f} s"
   )
-  build.claim_workdir(config, workdir)
+  workdirs.claim(config, workdir)
   points_lib.save(path, found)
   return found
 
