@@ -1,0 +1,1 @@
+"""How fast images come from JPEGs to the devices."""
