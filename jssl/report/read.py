@@ -262,30 +262,6 @@ def _records(cls: type[T], rows: Iterable[Mapping[str, Any]]) -> tuple[T, ...]:
   )
 
 
-def _spectra(
-  rows: Iterable[Mapping[str, Any]], diagnostics: Iterable[Diagnostics]
-) -> tuple[Spectrum, ...]:
-  """Returns spectra; of sets without labels an older probe left them here."""
-  found = _records(Spectrum, rows)
-  there = {(s.step, s.dataset, s.features) for s in found}
-  older = [
-    Spectrum(
-      d.step,
-      d.dataset,
-      d.features,
-      d.curves["singular_values"],
-      d.values["collapse_auc"],
-      d.curves.get("deviation", []),
-    )
-    for d in diagnostics
-    if (d.step, d.dataset, d.features) not in there
-    and d.at == "backbone"
-    and "singular_values" in d.curves
-    and "collapse_auc" in d.values
-  ]
-  return (*found, *older)
-
-
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Float[np.ndarray, "n"]]:
   rows = [row for row in rows if "step" in row]
   names = dict.fromkeys(name for row in rows for name in row)
@@ -314,19 +290,18 @@ def read(workdir: str | os.PathLike) -> Run:
       "--workdir must be one of `python -m jssl.train`"
     )
   probed = _rows(path / "probe.jsonl")
-  diagnostics = _records(Diagnostics, probed)
   return Run(
     workdir=path,
     config=config,
     metrics=_columns(_rows(path / "metrics.jsonl")),
     scores=_records(Score, probed),
-    spectra=_spectra(probed, diagnostics),
+    spectra=_records(Spectrum, probed),
     unmeasured=tuple(
       row
       for row in _records(Unmeasured, probed)
       if isinstance(row.not_measured, str)
     ),
-    diagnostics=diagnostics,
+    diagnostics=_records(Diagnostics, probed),
     concentrations=_records(Concentration, probed),
     lives=_records(Life, _rows(path / "goodput.jsonl")),
     checkpoints=tuple(checkpoint.steps(path)),

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
-from jssl import checkpoint, diagnostics, workdirs
+from jssl import build, checkpoint, diagnostics, workdirs
 from jssl.augment import Augment
 from jssl.data.sources import InMemory
 from jssl.models.backbone import Backbone, init_variables
