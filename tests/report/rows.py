@@ -3,6 +3,17 @@
 ABOUT = {"dataset": "cluttered_digits"}
 
 
+def spectrum_row(step, auc, *, features="backbone"):
+  return {
+    **ABOUT,
+    "features": features,
+    "step": step,
+    "measure": "spectrum",
+    "singular_values": [4.0, 2.0, 1.0],
+    "collapse_auc": auc,
+  }
+
+
 def diagnostics_row(step, at, *, features="backbone", missing=(), **values):
   numbers = {
     "collapse_auc": 0.8,

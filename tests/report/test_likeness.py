@@ -4,23 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from report.rows import ABOUT, CONCENTRATION, diagnostics_row
+from report.rows import ABOUT, CONCENTRATION, diagnostics_row, spectrum_row
 
 from jssl.report import figures, likeness
 from jssl.report.read import read
 
 SET = ABOUT["dataset"]
-
-
-def spectrum_row(step, auc):
-  return {
-    **ABOUT,
-    "features": "backbone",
-    "step": step,
-    "measure": "spectrum",
-    "singular_values": [2.0, 1.0],
-    "collapse_auc": auc,
-  }
 
 
 @pytest.fixture
@@ -142,7 +131,10 @@ def lines(ax):
 
 
 def test_curves_over_time_are_those_of_the_rows(content, workdir):
-  content(diagnostics_row(20, "backbone"), diagnostics_row(40, "backbone"))
+  content(
+    *(spectrum_row(step, 0.8) for step in (20, 40)),
+    *(diagnostics_row(step, "backbone") for step in (20, 40)),
+  )
   run = read(workdir)
   spectra, path, _ = figures.features_over_time(
     run.spectra, run.diagnostics
@@ -174,7 +166,7 @@ def test_the_backbone_has_one_colour_and_no_place_is_dropped(content, workdir):
   places = ["a", "b", "c", "d", "backbone"]
   content(*(diagnostics_row(40, place) for place in places))
   run = read(workdir)
-  _, over_time, _ = figures.features_over_time(
+  _, over_time = figures.features_over_time(
     run.spectra, run.diagnostics
   ).axes
   _, divergence = figures.concentration(None, run.diagnostics).axes
