@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.diagnostics.rows import product
+from jssl.diagnostics.rows import ROUNDING, product
 from jssl.typing import Metrics
 
 NAMES = ("view_alignment", "feature_deviation", "participation_ratio")
@@ -33,8 +33,7 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
       unit features: 0 at collapse, about 1 where all directions vary alike;
       Chen and He (2021), section 4.1.
     participation_ratio: (tr C)^2 / tr(C^2), C the covariance: how many
-      directions vary, from 1 to d; 0 where none does, or 1 if equal rows
-      differ from their mean by rounding.
+      directions vary, from 1 to d; 0 where none does by more than rounding.
   """
   views, images, dim = h.shape
   wide = jnp.promote_types(h.dtype, jnp.float32)
@@ -52,11 +51,14 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
 
   rows = h.reshape(views * images, dim)
   # The ratio doesn't depend on the scale, and squares of squares may overflow.
-  rows = rows - jnp.mean(rows, axis=0, keepdims=True)
   largest = jnp.max(jnp.abs(rows))
   rows = rows / jnp.where(largest == 0, 1, largest)
+  whole = jnp.sum(rows**2)
+  rows = rows - jnp.mean(rows, axis=0, keepdims=True)
   smaller = (rows.T, rows) if dim < len(rows) else (rows, rows.T)
   gram = product(*smaller)
-  total = jnp.sum(gram**2)
-  ratio = jnp.trace(gram) ** 2 / jnp.where(total == 0, 1, total)
+  varying, total = jnp.trace(gram), jnp.sum(gram**2)
+  # Rounding varies in all directions.
+  varies = varying > ROUNDING * whole
+  ratio = jnp.where(varies, varying**2 / jnp.where(varies, total, 1), 0)
   return dict(zip(NAMES, (alignment, deviation, ratio), strict=True))

@@ -21,7 +21,13 @@ from jssl.diagnostics.checks import (
   check_finite,
   check_labels,
 )
-from jssl.diagnostics.rows import not_finite, product, unit_rows, wide_rows
+from jssl.diagnostics.rows import (
+  ROUNDING,
+  not_finite,
+  product,
+  unit_rows,
+  wide_rows,
+)
 
 
 class ClassMeans(NamedTuple):
@@ -288,7 +294,8 @@ class SimplexDistance(NamedTuple):
 def simplex_distance(means: Float[np.ndarray, "k d"]) -> SimplexDistance:
   """Returns the distance of centres to the vertices of a regular simplex.
 
-  Centres are taken about their mean; those of a simplex have cosines of
+  Centres are taken about their mean, and are one point where they differ from
+  it by no more than the rounding of float32; those of a simplex have cosines of
   -1 / (k - 1) to each other and equal norms. It takes k - 1 dimensions: where d
   < k - 1 the distance can't be 0, but is at least sqrt((k - 1) / d - 1), that
   of a tight frame. Two centres are always a simplex. O(k^2 d) in float64 on the
@@ -310,8 +317,12 @@ def simplex_distance(means: Float[np.ndarray, "k d"]) -> SimplexDistance:
   check_finite(means, means, name="means")
   k = len(means)
   # From the first, so that the mean of equal ones is exactly theirs.
-  centres = means.astype(np.float64) - means[0].astype(np.float64)
+  wide = means.astype(np.float64)
+  centres = wide - wide[0]
   centres -= centres.mean(0)
+  if np.sum(centres**2) <= ROUNDING * np.sum(wide**2):
+    # One point: the directions of what rounding left would be random.
+    centres = np.zeros_like(centres)
   norms = np.linalg.norm(centres, axis=1)
   directions = unit_rows(centres)
   rows = blocks.tile_rows(k)

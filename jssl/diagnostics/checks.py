@@ -116,7 +116,9 @@ def _is_close(
   """Whether rows differ by rounding only; NaN does, and is told of later."""
   with np.errstate(invalid="ignore", over="ignore"):
     square = np.sum((x - own) ** 2)
-    return bool(square <= ROUNDING * x.shape[1] * np.sum(own**2))
+    # Of as many rows as x has, whichever of them it was compared with.
+    rows = x.size / own.size
+    return bool(square <= ROUNDING * rows * np.sum(own**2))
 
 
 def flat_pixels(

@@ -55,9 +55,18 @@ def test_isotropic_features():
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
-def test_collapsed_features(value):
-  got = batch_measures(jnp.full((2, 16, 8), value))
-  np.testing.assert_allclose([*got.values()], 0, atol=1e-6)
+@pytest.mark.parametrize("rounding", [0, 1e-7])
+def test_collapsed_features(value, rounding):
+  """Also where a network gives equal rows up to their last digit."""
+  h = value * (1 + rounding * draw(2, 16, 128))
+  got = batch_measures(jnp.asarray(h, jnp.float32))
+  np.testing.assert_allclose([*got.values()], 0, atol=1e-5)
+
+
+def test_a_small_variation_is_none_of_rounding():
+  h = 1 + 1e-4 * np.random.default_rng(0).normal(size=(2, 2000, 8))
+  got = batch_measures(jnp.asarray(h, jnp.float32))
+  np.testing.assert_allclose(got["participation_ratio"], 8, rtol=0.05)
 
 
 def test_one_view_has_no_pairs():

@@ -157,6 +157,11 @@ def test_simplex_distance_of_simplices_tight_frames_and_a_point():
   )
   point = np.full((4, D), 1 / 3)
   np.testing.assert_allclose(centres.simplex_distance(point), [1, 0])
+  # A point up to the rounding of what made it; and centres that are near.
+  apart = np.random.default_rng(0).normal(size=(4, D))
+  found = centres.simplex_distance(point * (1 + 1e-7 * apart))
+  np.testing.assert_allclose(found, [1, 0])
+  assert centres.simplex_distance(point * (1 + 1e-4 * apart)).distance < 1
 
 
 def test_bad_means_are_refused():

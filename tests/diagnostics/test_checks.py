@@ -48,9 +48,14 @@ def test_views_must_differ_unless_features_are_one_point():
   with pytest.raises(ValueError, match="are the same to rounding"):
     checks.check_views_differ(copies * (1 + 1e-7 * noise))
   checks.check_views_differ(copies * (1 + 1e-4 * noise))
-  checks.check_views_differ(1 + 1e-7 * noise)
+  # Whatever the number of images.
+  for images in (4, 250):
+    noise = np.random.default_rng(1).normal(size=(images, 10, 3))
+    checks.check_views_differ(1 + 1e-7 * noise)
   # Told of elsewhere.
-  checks.check_views_differ(np.where(noise > 0, np.inf, copies))
+  broken = copies.copy()
+  broken[1, 0, 2] = np.inf
+  checks.check_views_differ(broken)
 
 
 def test_measures_of_views_refuse_copies():
