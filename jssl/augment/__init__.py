@@ -5,6 +5,14 @@ depends on nothing else.
 """
 
 from jssl.augment.strength import coarse, colour_strength
+from jssl.augment.support import includes
 from jssl.augment.views import Augment, center_view, views
 
-__all__ = ["Augment", "center_view", "coarse", "colour_strength", "views"]
+__all__ = [
+  "Augment",
+  "center_view",
+  "coarse",
+  "colour_strength",
+  "includes",
+  "views",
+]

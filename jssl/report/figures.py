@@ -32,7 +32,7 @@ _CLASS_COLOURS = (
   "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
   "#aa3377", "#ee8833", "#332288", "#88cc88", "#777777",
 )  # fmt: skip
-_MARKERS = "o^"
+_MARKERS = "o^s"
 MAX_CLASSES = len(_CLASS_COLOURS) * len(_MARKERS)
 WIDTH_IN = 10.4
 _TICKS = [1, 2, 2.5, 5, 10]
@@ -338,6 +338,37 @@ def paths(
   ax.set_title(title)
   ax.set_xlabel(x_label)
   figure.legend(loc="outside right center")
+  return figure
+
+
+@styled
+def dots(
+  series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
+) -> Figure:
+  """Draws numbers with their deviations, a line for each name.
+
+  Args:
+    series: mean and deviation by name, for each kind of number; names are drawn
+      from the bottom up in the order of their first mention.
+    title: says what the numbers are.
+  """
+  names = [*dict.fromkeys(name for of in series.values() for name in of)]
+  figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.3 * len(names)))
+  ax = figure.subplots()
+  for (kind, of), marker in zip(
+    series.items(), itertools.cycle(_MARKERS), strict=False
+  ):
+    if of:
+      mean, std = np.array([*of.values()]).T
+      places = [names.index(name) for name in of]
+      ax.errorbar(
+        mean, places, xerr=std, fmt=marker, capsize=3, lw=1, label=kind
+      )
+  ax.set_yticks(range(len(names)), names)
+  ax.tick_params(axis="y", labelcolor=_INK, length=0)
+  ax.set_title(title)
+  if ax.containers:
+    figure.legend(loc="outside right center")
   return figure
 
 

@@ -18,7 +18,7 @@ COLUMNS = (
   ("H[M|Z], nats", "image_entropy_given_features", 2),
   ("nearest-mean error", "nearest_mean_error", 3),
 )
-_BOUND = (
+BOUND_TERMS = (
   ("2 (1 - sigma)", "outside"),
   ("R / min p", "diverging"),
   ("sigma L delta / r", "diameter"),
@@ -115,7 +115,7 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
   )
   bounds = {
     title: [
-      *(_cell(found, f"bound/{name}", 3) for _, name in _BOUND),
+      *(_cell(found, f"bound/{name}", 3) for _, name in BOUND_TERMS),
       _holds(found),
     ]
     for title, found in shown
@@ -123,7 +123,7 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
   }
   if bounds:
     content += elements.figure(
-      elements.scores("", [*(h for h, _ in _BOUND), "condition"], bounds),
+      elements.scores("", [*(h for h, _ in BOUND_TERMS), "condition"], bounds),
       "Terms of the bound of Huang et al. (ICLR 2023) on that error, where "
       "their sum rho is least. It is proven where max mu . mu is below its "
       "limit, which is rare: the terms say what stands in its way. R and min p "
@@ -132,7 +132,7 @@ def _tables(shown: Sequence[tuple[str, Diagnostics]]) -> str:
   others = sorted(
     {name for _, found in shown for name in found.values}
     - {name for _, name, _ in COLUMNS}
-    - {"bound/holds", *(f"bound/{name}" for _, name in _BOUND)}
+    - {"bound/holds", *(f"bound/{name}" for _, name in BOUND_TERMS)}
   )
   rows = {
     name: [_cell(found, name, 3) for _, found in shown] for name in others

@@ -3,21 +3,28 @@
 Huang et al., ICLR 2023: for each run of a study, 1 - sigma(delta) of its
 augmentation, beside the error of the nearest class mean and the accuracy of its
 features. All are measured on the same images with the same deltas.
+
+An augmented distance is the smallest over all views that an augmentation can
+make, so one that includes another has no larger ones. Samples don't know that:
+each is looked at with as many views of its own, and once more with the views of
+all that it includes besides, which makes them nested.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from jssl import build, diagnostics, mesh, sections
-from jssl.augment import Augment
+from jssl.augment import Augment, includes
+from jssl.data.sources import InMemory, load
 from jssl.diagnostics import ConcentrationCurve
 from jssl.probe.sample import draw_sample, spread_rows, view_pixels
 from jssl.report import figures
+from jssl.report.likeness import BOUND_TERMS
 from jssl.report.read import Run, read
 
 _DELTAS = 24
@@ -31,13 +38,17 @@ class Stack(NamedTuple):
 
   Attributes:
     name: of the method.
-    curve: 1 - sigma over delta.
+    curve: 1 - sigma over delta, of as many views as all others have.
+    nested: the same, of these and the views of what it includes.
+    included: other augmentations whose views it could make.
     values: of the backbone's diagnostics by name, means over the runs.
     accuracies: on test by kind of probe, of the same checkpoint, likewise.
   """
 
   name: str
   curve: ConcentrationCurve
+  nested: ConcentrationCurve
+  included: tuple[str, ...]
   values: dict[str, float]
   accuracies: dict[str, float]
 
@@ -80,24 +91,52 @@ def _means(runs: Sequence[dict[str, float]]) -> dict[str, float]:
   return {name: float(np.mean([run[name] for run in runs])) for name in names}
 
 
-def _pixels(run: Run) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
+def _augment(run: Run) -> Augment:
+  return build.section(run.config, "augment", Augment)
+
+
+def _pixels(
+  run: Run, source: InMemory
+) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   """Returns views as the run's diagnostics saw them, and their labels."""
   config = run.config
   settings = build.section(config, "probe", sections.Probe)
-  data = build.section(config, "data", sections.Data)
-  source = build.source(config, data.split)
-  # All are read, for the labels: the sets of studies are small.
-  labels = np.asarray(source.fetch(np.arange(len(source)))["label"])
   sample = draw_sample(
     source,
-    labels,
-    spread_rows(labels, images=settings.diagnostic_images),
-    build.section(config, "augment", Augment),
+    source.labels,
+    spread_rows(source.labels, images=settings.diagnostic_images),
+    _augment(run),
     num_views=settings.diagnostic_views,
     seed=config.get("seed", 0),
     mesh=mesh.make_mesh(1, 1),
   )
   return view_pixels(sample, batch_size=settings.batch_size), sample.labels
+
+
+def _views(
+  runs: Mapping[str, Run],
+) -> tuple[dict[str, Float[np.ndarray, "n v p"]], Int[np.ndarray, "n"]]:
+  """Returns views of the same images by each run's augmentation, and labels.
+
+  Raises:
+    ValueError: the runs are of different images.
+  """
+  source: InMemory | None = None
+  there: tuple[str, dict] | None = None
+  found: dict[str, Float[np.ndarray, "n v p"]] = {}
+  labels = np.zeros(0, int)
+  for name, run in runs.items():
+    own = run.config.data.to_dict()
+    if source is None or there is None:
+      data = build.section(run.config, "data", sections.Data)
+      source, there = load(build.source(run.config, data.split)), (name, own)
+    elif own != there[1]:
+      raise ValueError(
+        f"{name} is of other data than {there[0]}: augmentations are compared "
+        f"on the same images, {own} is not {there[1]}"
+      )
+    found[name], labels = _pixels(run, source)
+  return found, labels
 
 
 def collect(workdir: pathlib.Path) -> list[Stack]:
@@ -121,20 +160,35 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
   last = {
     name: [_last(name, run) for run in runs] for name, runs in methods.items()
   }
-  views = {name: _pixels(runs[0]) for name, runs in methods.items()}
+  first = {name: runs[0] for name, runs in methods.items()}
+  pixels, labels = _views(first)
   # From what all of them have within classes.
-  curves = {
-    name: diagnostics.concentration_curve(pixels, labels)
-    for name, (pixels, labels) in views.items()
-  }
-  found = np.concatenate([curve.deltas for curve in curves.values()])
+  found = np.concatenate(
+    [
+      diagnostics.concentration_curve(own, labels).deltas
+      for own in pixels.values()
+    ]
+  )
   deltas = np.quantile(found, np.linspace(0.05, 0.95, _DELTAS))
+
+  def curve(names: Sequence[str]) -> ConcentrationCurve:
+    views = np.concatenate([pixels[name] for name in names], axis=1)
+    return diagnostics.concentration_curve(views, labels, deltas=deltas)
+
   stacks = []
-  for name, (pixels, labels) in views.items():
+  for name, run in first.items():
+    included = tuple(
+      other
+      for other in first
+      if other != name and includes(_augment(run), _augment(first[other]))
+    )
+    own = curve([name])
     stacks.append(
       Stack(
         name,
-        diagnostics.concentration_curve(pixels, labels, deltas=deltas),
+        own,
+        curve([name, *included]) if included else own,
+        included,
         _means([values for values, _ in last[name]]),
         _means([accuracies for _, accuracies in last[name]]),
       )
@@ -150,27 +204,30 @@ def markdown(stacks: Sequence[Stack]) -> str:
   """Returns the table, and the rank correlations that the theory expects."""
   deltas = stacks[0].curve.deltas
   shown = _shown(stacks)
-  errors = [s.values[_ERROR] for s in stacks]
   probes = [
     p for p in ("linear", "knn") if all(p in s.accuracies for s in stacks)
   ]
   at = " | ".join(f"1 - sigma({deltas[i]:.1f})" for i in shown)
   names = "".join(f" {probe}, % |" for probe in probes)
+  stacks = sorted(stacks, key=lambda s: s.values[_ERROR])
   lines = [
-    f"| augmentation | {at} | mean of the curve | nearest-mean error, % "
-    f"| alignment |{names}",
-    "|---" + "|---:" * (len(shown) + 3 + len(probes)) + "|",
+    f"| augmentation | {at} | mean of the curve | mean, nested views "
+    f"| nearest-mean error, % | alignment |{names}",
+    "|---" + "|---:" * (len(shown) + 4 + len(probes)) + "|",
   ]
-  for s in sorted(stacks, key=lambda s: s.values[_ERROR]):
+  for s in stacks:
     outside = [s.curve.one_minus_sigma[i] for i in shown]
     cells = [
       *(f"{value:.3f}" for value in outside),
       f"{s.curve.one_minus_sigma.mean():.3f}",
+      f"{s.nested.one_minus_sigma.mean():.3f}",
       f"{100 * s.values[_ERROR]:.1f}",
       f"{s.values['alignment']:.3f}" if "alignment" in s.values else "-",
       *(f"{100 * s.accuracies[p]:.1f}" for p in probes),
     ]
     lines.append(f"| {s.name} | {' | '.join(cells)} |")
+
+  errors = [s.values[_ERROR] for s in stacks]
 
   def correlation(outside: Sequence[float]) -> str:
     if len(set(outside)) < 2 or len(set(errors)) < 2:
@@ -190,8 +247,45 @@ def markdown(stacks: Sequence[Stack]) -> str:
     ),
     "- mean of the curve: "
     f"{correlation([s.curve.one_minus_sigma.mean() for s in stacks])}",
+    "- mean of the curve, nested views: "
+    f"{correlation([s.nested.one_minus_sigma.mean() for s in stacks])}",
+    "",
+    "Nested views: of an augmentation and of all others here whose views it "
+    "could make:",
+    "",
+    *(
+      f"- {s.name} includes {', '.join(s.included)}"
+      for s in stacks
+      if s.included
+    ),
+    *_terms(stacks),
   ]
   return "\n".join(lines) + "\n"
+
+
+def _terms(stacks: Sequence[Stack]) -> list[str]:
+  """Returns the table of what the bound is made of; empty without one."""
+  columns = [
+    *((heading, f"bound/{name}") for heading, name in BOUND_TERMS),
+    ("share whose condition holds", "bound/holds"),
+    ("InfoNCE L1", "info_nce/alignment"),
+    ("L2", "info_nce/divergence"),
+  ]
+  known = [(h, n) for h, n in columns if any(n in s.values for s in stacks)]
+  if not known:
+    return []
+  rows = [
+    " | ".join(f"{s.values[n]:.2f}" if n in s.values else "-" for _, n in known)
+    for s in stacks
+  ]
+  return [
+    "",
+    "Terms of the bound where rho is least, means over seeds:",
+    "",
+    f"| augmentation | {' | '.join(h for h, _ in known)} |",
+    "|---" + "|---:" * len(known) + "|",
+    *(f"| {s.name} | {row} |" for s, row in zip(stacks, rows, strict=True)),
+  ]
 
 
 def draw(stacks: Sequence[Stack]) -> Figure:

@@ -8,18 +8,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jssl import manifest
+from jssl.report import figures
 from jssl.report.likeness import COLUMNS
 from jssl.report.read import Run, read
-from jssl.study.trials import Environ, Trial, has_baseline, shares
+from jssl.study.trials import Environ, Trial, are_alike, has_baseline, shares
 
 _BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 # Kinds of probe, and what they are called in the table.
 _PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 _CLOSE_POINTS = 5.0
 _MARK = " †"
+_HEAD_GRADIENT = "head_gradient"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,17 @@ def _baseline(of: Trial, trials: Sequence[Trial], kind: str) -> Row | None:
   return None
 
 
+def _baseline_over_seeds(
+  of: Sequence[Trial], trials: Sequence[Trial], kind: str
+) -> Row | None:
+  """Returns what trials that differ in their seed are to be compared with."""
+  # Raw pixels have no seed: they are one row, however many trials there are.
+  of = of if kind == "random" else of[:1]
+  rows = [_baseline(trial, trials, kind) for trial in of]
+  known = [row for row in rows if row is not None]
+  return over_seeds(known) if known else None
+
+
 def _baselines(trials: Sequence[Trial]) -> list[Row]:
   """Returns each once; where there are several, with whose they are."""
   rows = []
@@ -160,8 +174,11 @@ def _baselines(trials: Sequence[Trial]) -> list[Row]:
     known: list[Trial] = []
     found = []
     for trial in trials:
-      row = _baseline(trial, trials, kind)
-      if row and not any(shares(trial, other, kind) for other in known):
+      if any(are_alike(trial, other, kind) for other in known):
+        continue
+      own = [other for other in trials if other.method == trial.method]
+      row = _baseline_over_seeds(own, trials, kind)
+      if row:
         known.append(trial)
         found.append(row)
     several = len(found) > 1
@@ -203,8 +220,9 @@ def collect(trials: Sequence[Trial], failures: Sequence[str]) -> list[Row]:
   rows = []
   for method in dict.fromkeys(trial.method for trial in trials):
     own = [i for i, trial in enumerate(trials) if trial.method == method]
-    row = _method([trials[i] for i in own], [failures[i] for i in own])
-    rows.append(_above(row, _baseline(trials[own[0]], trials, "random")))
+    of = [trials[i] for i in own]
+    row = _method(of, [failures[i] for i in own])
+    rows.append(_above(row, _baseline_over_seeds(of, trials, "random")))
   rows.sort(key=lambda row: (bool(row.failure), -(row.linear or 0.0)))
   return _baselines(trials) + rows
 
@@ -270,7 +288,7 @@ def _cells(row: Row) -> list[str]:
 def _caption(about: About) -> str:
   probe = f"the {about.probe_seeds} seeds of the probe"
   over = (
-    f"{about.seeds} pretraining seeds (baselines: over {probe})"
+    f"{about.seeds} pretraining seeds (raw pixels: over {probe})"
     if about.seeds > 1
     else f"{probe}, of one pretraining seed"
   )
@@ -287,34 +305,58 @@ def _last_gradient(run: Run) -> float | None:
   return float(found[-1]) if found.size else None
 
 
-def likeness(trials: Sequence[Trial]) -> str:
-  """Returns a table of what features are like, of each method's first seed.
+def _diagnosed(trial: Trial) -> dict[str, dict[str, float]]:
+  """Returns what a trial's last checkpoint is like, by place.
 
-  Empty where no trial was diagnosed. Where a head has an inner loop, the norm
-  of its gradient after it is there too.
+  Where a head has an inner loop, the norm of its gradient after it is there
+  too.
   """
-  lines = []
+  if not (trial.workdir / "config.json").exists():
+    return {}
+  run = read(trial.workdir)
+  about = (trial.dataset, "backbone", trial.steps)
+  found = {
+    d.at: dict(d.values)
+    for d in run.diagnostics
+    if (d.dataset, d.features, d.step) == about
+  }
+  gradient = _last_gradient(run)
+  if gradient is not None:
+    for values in found.values():
+      values[_HEAD_GRADIENT] = gradient
+  return found
+
+
+def likeness(trials: Sequence[Trial]) -> str:
+  """Returns a table of what features are like, over each method's seeds.
+
+  Empty where no trial was diagnosed.
+  """
+  seen: dict[str, list[dict[str, float]]] = {}
   for trial in trials:
-    if trial.seed or not (trial.workdir / "config.json").exists():
-      continue
-    run = read(trial.workdir)
-    gradient = _last_gradient(run)
-    for found in run.diagnostics:
-      about = (found.dataset, found.features, found.step)
-      if about == (trial.dataset, "backbone", trial.steps):
-        cells = [
-          _number(found.values.get(name), f".{decimals}f")
-          for _, name, decimals in COLUMNS
-        ]
-        cells.append(_number(gradient, ".3g"))
-        lines.append(f"| {trial.method}, {found.at} | {' | '.join(cells)} |")
-  if not lines:
+    for place, values in _diagnosed(trial).items():
+      seen.setdefault(f"{trial.method}, {place}", []).append(values)
+  if not seen:
     return ""
-  headings = [*(heading for heading, _, _ in COLUMNS), "head gradient"]
+
+  def cell(of: Sequence[Mapping[str, float]], name: str, decimals: int) -> str:
+    known = [values[name] for values in of if name in values]
+    if not known:
+      return "-"
+    mean = f"{np.mean(known):.{decimals}f}"
+    return f"{mean} ± {np.std(known):.{decimals}f}" if len(known) > 1 else mean
+
+  columns = (*COLUMNS, ("head gradient", _HEAD_GRADIENT, 3))
+  headings = [heading for heading, _, _ in columns]
+  lines = [
+    f"| {name} | {' | '.join(cell(of, *column[1:]) for column in columns)} |"
+    for name, of in seen.items()
+  ]
   return "\n".join(
     [
-      "What the features are like (`--diagnostics`; one pretraining seed). "
-      "Head gradient: its norm after an inner loop, at the last row.",
+      "What the features are like (`--diagnostics`): mean, and deviation where "
+      "there are several pretraining seeds. Head gradient: its norm after an "
+      "inner loop, at the last row.",
       "",
       f"|  | {' | '.join(headings)} |",
       "|---" + "|---:" * len(headings) + "|",
@@ -351,18 +393,54 @@ def markdown(about: About, rows: Sequence[Row]) -> str:
   return "\n".join(lines) + "\n"
 
 
+def draw(rows: Sequence[Row]) -> Figure:
+  """Draws accuracies, a line for each method, the best of linear on top."""
+  return figures.dots(
+    {
+      probe: {
+        row.name: (
+          100 * row.accuracies[kind].mean,
+          100 * row.accuracies[kind].std,
+        )
+        for row in rows
+        if kind in row.accuracies
+      }
+      for kind, probe in _PROBES.items()
+    },
+    title="test accuracy, %",
+  )
+
+
 def write(
   workdir: pathlib.Path,
   about: About,
   rows: Sequence[Row],
   trials: Sequence[Trial] = (),
 ) -> None:
-  """Writes methods.md, with what features of trials are like, methods.json."""
+  """Writes methods.md, with what features are like, .svg, and .json.
+
+  The last has each run by itself too.
+  """
+  runs = [
+    {
+      "method": trial.method,
+      "seed": trial.seed,
+      **dataclasses.asdict(
+        _row(read(trial.workdir), trial.method, "backbone", trial.steps)
+      ),
+      "diagnostics": _diagnosed(trial),
+    }
+    for trial in trials
+    if (trial.workdir / "config.json").exists()
+  ]
   everything = {
     **dataclasses.asdict(about),
     "rows": [dataclasses.asdict(row) for row in rows],
+    "runs": runs,
   }
   workdir.mkdir(parents=True, exist_ok=True)
   page = "\n".join(filter(None, (markdown(about, rows), likeness(trials))))
   (workdir / "methods.md").write_text(page, encoding="utf-8")
+  svg = figures.as_svg(draw(rows), alt="accuracy of each method")
+  (workdir / "methods.svg").write_text(svg, encoding="utf-8")
   manifest.write_json(workdir / "methods.json", everything)

@@ -198,8 +198,8 @@ def is_complete(trial: Trial) -> bool:
   return _is_trained(trial) and _is_probed(trial)
 
 
-def shares(trial: Trial, other: Trial, kind: str) -> bool:
-  """Whether a baseline of one trial is also that of another.
+def are_alike(trial: Trial, other: Trial, kind: str) -> bool:
+  """Whether a baseline of one trial is that of another, but for the seed.
 
   Raw pixels are those of the same images; a random backbone must be of the same
   model too.
@@ -213,6 +213,15 @@ def shares(trial: Trial, other: Trial, kind: str) -> bool:
     return (pixels, model) if kind == "random" else (pixels,)
 
   return seen(trial.config) == seen(other.config)
+
+
+def shares(trial: Trial, other: Trial, kind: str) -> bool:
+  """Whether a baseline of one trial is also that of another.
+
+  A random backbone is the one that a run starts from, so of its seed.
+  """
+  same_start = kind != "random" or trial.seed == other.seed
+  return same_start and are_alike(trial, other, kind)
 
 
 def has_baseline(trial: Trial, kind: str) -> bool:

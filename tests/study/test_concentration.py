@@ -48,11 +48,41 @@ def test_augmentations_are_compared_at_the_same_deltas(tmp_path):
   lines = [line for line in text.splitlines() if line.startswith("| ")]
   assert [line.split(" | ")[0] for line in lines[1:]] == ["| crop", "| whole"]
   assert lines[1].endswith("| 20.0 | 0.500 | 60.0 |")
+  # Neither could make all views of the other.
+  assert crop.nested is crop.curve
+  assert "includes" not in text
   means = [stack.curve.one_minus_sigma.mean() for stack in (crop, flipped)]
   # Of two: the error of the first is the smaller one.
   sign = "+" if means[0] < means[1] else "-"
   assert f"- mean of the curve: {sign}1.00" in text
   assert "crop" in (tmp_path / "concentration.svg").read_text()
+
+
+def test_what_includes_another_concentrates_no_less_on_nested_views(tmp_path):
+  both = {**CONFIG["augment"], "flip_probability": 0.5}
+  terms = {"bound/rho": 2.25, "info_nce/alignment": -0.75}
+  for name, augment in (("crop", CONFIG["augment"]), ("crop_flip", both)):
+    config = {**CONFIG, "augment": augment}
+    values = {"nearest_mean_error": 0.2, **terms}
+    write_run(tmp_path, name, [(0.7, 0.6)], config, **values)
+  crop, crop_flip = concentration.collect(tmp_path)
+  assert (crop.included, crop_flip.included) == ((), ("crop",))
+  less = crop_flip.nested.one_minus_sigma
+  assert np.all(less <= crop.curve.one_minus_sigma)
+  assert np.all(less <= crop_flip.curve.one_minus_sigma)
+  assert less.sum() < crop_flip.curve.one_minus_sigma.sum()
+  text = concentration.markdown([crop, crop_flip])
+  assert "- crop_flip includes crop\n" in text
+  assert "| augmentation | rho | InfoNCE L1 |" in text
+  assert "| crop | 2.25 | -0.75 |" in text
+
+
+def test_augmentations_of_different_images_are_told(tmp_path):
+  for name, split in (("a", "train"), ("b", "train[:50%]")):
+    config = {**CONFIG, "data": {**CONFIG["data"], "split": split}}
+    write_run(tmp_path, name, [(0.7, 0.6)], config, nearest_mean_error=0.2)
+  with pytest.raises(ValueError, match="b is of other data than a"):
+    concentration.collect(tmp_path)
 
 
 def diagnosed(workdir, step, **row):

@@ -487,6 +487,72 @@ def test_several_pretraining_seeds(config_file, tmp_path):
   assert row == methods.Row("simclr", failure="seed 1: boom")
 
 
+def test_a_random_backbone_is_that_of_the_seed(config_file, tmp_path):
+  trials = trials_lib.plan(config_file, tmp_path, methods=["simclr"], seeds=2)
+  for trial, linear in zip(trials, (0.5, 0.6), strict=True):
+    write_trial(trial, linear)
+    write_probe(trial, "pixels", 0.3 + linear)
+    write_probe(trial, "random", linear - 0.2)
+  pixels, random, row = methods.collect(trials, ["", ""])
+  # Raw pixels have no seed: the first are as good as any.
+  assert pixels.accuracies["linear"] == methods.Accuracy(0.8, 0.0123)
+  assert random.accuracies["linear"].mean == pytest.approx(0.35)
+  assert random.accuracies["linear"].std == pytest.approx(0.05)
+  assert row.above_random_points == pytest.approx(20)
+
+
+def diagnose(trial, step, **values):
+  about = {"step": step, "dataset": trial.dataset, "features": "backbone"}
+  row = {**about, "measure": "diagnostics", "at": "projector"}
+  empty = {"curves": {}, "not_measured": {}}
+  Log(trial.workdir).put("diagnostics", [{**row, "values": values, **empty}])
+
+
+def test_what_features_are_like_over_seeds(config_file, tmp_path):
+  trials = trials_lib.plan(
+    config_file, tmp_path, methods=["simclr", "byol"], seeds=2
+  )
+  for trial, rank in zip(trials[:2], (3.0, 5.0), strict=True):
+    write_trial(trial, 0.5)
+    diagnose(trial, 1, rank_me=99.0)
+    diagnose(trial, trial.steps, rank_me=rank)
+  write_trial(trials[2], 0.5)
+  diagnose(trials[2], trials[2].steps, lidar=2.5)
+  header, _, first, second = [
+    line
+    for line in methods.likeness(trials).splitlines()
+    if line.startswith("|")
+  ]
+  headings = header.split(" | ")
+  first, second = first.split(" | "), second.split(" | ")
+  assert first[0] == "| simclr, projector"
+  assert second[0] == "| byol, projector"
+  assert first[headings.index("RankMe")] == "4.0 ± 1.0"
+  assert second[headings.index("LiDAR")] == "2.5"
+  assert second[headings.index("RankMe")] == "-"
+  # And each by itself.
+  methods.write(tmp_path, ABOUT, rows(), trials)
+  runs = json.loads((tmp_path / "methods.json").read_text())["runs"]
+  assert [(run["method"], run["seed"]) for run in runs] == [
+    ("simclr", 0),
+    ("simclr", 1),
+    ("byol", 0),
+  ]
+  assert runs[1]["diagnostics"] == {"projector": {"rank_me": 5.0}}
+  assert runs[1]["accuracies"]["mlp"]["mean"] == 0.51
+
+
+def test_the_picture_has_each_number_with_its_deviation():
+  (ax,) = methods.draw(rows()).axes
+  names = [label.get_text() for label in ax.get_yticklabels()]
+  assert names == ["random backbone", "byol", "simclr"]
+  linear, knn = ax.containers
+  assert (linear.get_label(), knn.get_label()) == ("linear", "kNN")
+  np.testing.assert_allclose(linear.lines[0].get_xydata()[1], [50, 1])
+  (bars,) = knn.lines[2]
+  np.testing.assert_allclose(bars.get_segments()[1], [[24.8, 1], [25.2, 1]])
+
+
 def rows():
   accuracies = {
     "linear": methods.Accuracy(0.5, 0.001),
@@ -530,7 +596,7 @@ def test_the_caption_says_over_which_seeds():
   one = methods.markdown(ABOUT, [])
   assert "over the 3 seeds of the probe, of one pretraining seed" in one
   two = methods.markdown(dataclasses.replace(ABOUT, seeds=2), [])
-  assert "over 2 pretraining seeds (baselines: over the 3 seeds" in two
+  assert "over 2 pretraining seeds (raw pixels: over the 3 seeds" in two
 
 
 def test_about_says_what_ran_and_where(config_file):
@@ -546,7 +612,7 @@ def test_about_says_what_ran_and_where(config_file):
   assert (about.seeds, about.probe_seeds) == (2, 2)
 
 
-def test_writes_both_files(tmp_path):
+def test_writes_its_files(tmp_path):
   methods.write(tmp_path / "new", ABOUT, rows())
   page = (tmp_path / "new" / "methods.md").read_text()
   assert page == methods.markdown(ABOUT, rows())
@@ -555,6 +621,8 @@ def test_writes_both_files(tmp_path):
   assert [row["name"] for row in read["rows"]] == [r.name for r in rows()]
   assert read["rows"][1]["accuracies"]["linear"] == {"mean": 0.5, "std": 0.001}
   assert read["rows"][3]["failure"] == "ValueError: a | b"
+  assert read["runs"] == []
+  assert "random backbone" in (tmp_path / "new" / "methods.svg").read_text()
 
 
 # ---- Command -----------------------------------------------------------------

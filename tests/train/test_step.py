@@ -82,7 +82,9 @@ VIT = {"patch_size_px": 8, "width": 128, "depth": 1, "num_heads": 2}
 RESNET = {"depth": 18, "small_images": True, "width": 8, "mean": (0.5,)}
 
 
-@pytest.mark.parametrize("make", ["vit", "resnet"])
+@pytest.mark.parametrize(
+  "make", ["vit", pytest.param("resnet", marks=pytest.mark.slow)]
+)
 def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
   model = (
     build.ViT(**VIT, dtype="float64")
