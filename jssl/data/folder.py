@@ -5,7 +5,8 @@ unlabelled. Folders `train` and `test` or `val` at the top are the splits; with
 `train` alone or none of them, a tenth of each class becomes `test`, chosen by a
 hash of the file names. If all images are grayscale the set has one channel,
 otherwise three. A damaged image is an error, or is left out if that is asked
-for; the others stay in their splits.
+for; the others stay in their splits. Files are kept as they are, or those that
+are larger than asked for become the square that is trained on.
 """
 
 import concurrent.futures
@@ -21,7 +22,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from jssl.data.encode import Examples, png
+from jssl.data.encode import Examples, jpeg, png
+from jssl.data.prepared import square
 
 T = TypeVar("T")
 Path = pathlib.Path
@@ -180,8 +182,14 @@ def _read_header(path: Path) -> tuple[str, tuple[int, int]]:
   return mode, size
 
 
-def _encode(path: Path, *, mode: str) -> bytes:
+def _encode(path: Path, *, mode: str, size_px: int | None = None) -> bytes:
   """Returns an image file as it is, or as PNG where the mode differs.
+
+  Args:
+    path: the file.
+    mode: of the set's pixels.
+    size_px: height and width of the square that a larger image becomes, in the
+      format that it has.
 
   Raises:
     ValueError: it cannot be decoded to its end.
@@ -189,6 +197,9 @@ def _encode(path: Path, *, mode: str) -> bytes:
   data = path.read_bytes()
   try:
     with Image.open(io.BytesIO(data)) as image:
+      if size_px and min(image.size) > size_px:
+        encode = jpeg if image.format == "JPEG" else png
+        return encode(square(data, mode, size_px))
       image.load()
       if image.format in ("PNG", "JPEG") and image.mode == mode:
         return data
@@ -205,10 +216,17 @@ class Folder(  # type: ignore[call-arg]
   VERSION = tfds.core.Version("1.0.0")
 
   def __init__(
-    self, *, name: str, source: Path, skip_damaged: bool = False, **kwargs: Any
+    self,
+    *,
+    name: str,
+    source: Path,
+    skip_damaged: bool = False,
+    stored_size_px: int | None = None,
+    **kwargs: Any,
   ):
     self.name = name
     self._source = source
+    self._size_px = stored_size_px
     self._skip_damaged = skip_damaged
     self._splits = list_splits(source)
     headers = {
@@ -221,7 +239,8 @@ class Folder(  # type: ignore[call-arg]
     modes, sizes = ({h[0] for h in headers}, {h[1] for h in headers})
     grayscale = modes <= set(_GRAYSCALE_MODES)
     self._mode = "L" if grayscale else "RGB"
-    width, height = sizes.pop() if len(sizes) == 1 else (None, None)
+    alike = len(sizes) == 1 and stored_size_px is None
+    width, height = sizes.pop() if alike else (None, None)
     self._image_shape = (height, width, 1 if grayscale else 3)
     super().__init__(**kwargs)
 
@@ -252,7 +271,7 @@ class Folder(  # type: ignore[call-arg]
     files = [(path, name) for name, paths in classes.items() for path in paths]
     encode = functools.partial(
       _unless_damaged,
-      functools.partial(_encode, mode=self._mode),
+      functools.partial(_encode, mode=self._mode, size_px=self._size_px),
       skip=self._skip_damaged,
     )
     with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -24,7 +24,7 @@ from jax.sharding import Sharding
 
 from jssl.data import order as order_lib
 from jssl.data.order import Order
-from jssl.data.sources import Rows, Source
+from jssl.data.sources import HostBatch, Rows, Source
 from jssl.typing import Batch
 
 Batches: TypeAlias = grain.DatasetIterator
@@ -64,13 +64,18 @@ def _close_at_exit(iterator: grain.DatasetIterator) -> None:
   atexit.register(close)
 
 
+def to_devices(sharding: Sharding, batch: HostBatch) -> Batch:
+  """Returns a batch on the devices, of the rows that lie on this host."""
+  # Not `grain.experimental.device_put`: with several hosts it takes the rows
+  # of this one for the whole batch.
+  return jax.make_array_from_process_local_data(sharding, batch)
+
+
 def _on_devices(
   batches: grain.IterDataset, sharding: Sharding, prefetch_batches: int
 ) -> grain.DatasetIterator:
   """Puts batches on the devices in a thread, ahead of their use."""
-  # Not `grain.experimental.device_put`: with several hosts it takes the rows
-  # of this one for the whole batch.
-  put = functools.partial(jax.make_array_from_process_local_data, sharding)
+  put = functools.partial(to_devices, sharding)
   iterator = iter(
     grain.experimental.ThreadPrefetchIterDataset(
       batches.map(put), prefetch_buffer_size=prefetch_batches

@@ -21,6 +21,7 @@ _MOST_SKIPPED = 100
 def _square(image: Image.Image, size_px: int) -> Image.Image:
   """Resizes the largest square in the middle to `size_px`, antialiased."""
   if image.size == (size_px, size_px):
+    image.load()
     return image
   side = min(image.size)
   left, top = ((length - side) / 2 for length in image.size)
@@ -41,10 +42,29 @@ def scale(image: Image.Image, mode: str, size_px: int) -> None:
   image.draft(mode, (2 * size_px, 2 * size_px))
 
 
+def square(encoded: bytes, mode: str, size_px: int) -> Image.Image:
+  """Decodes a PNG or a JPEG, and makes the square of it that is trained on.
+
+  Args:
+    encoded: the file.
+    mode: of its pixels, as pillow calls it.
+    size_px: height and width of what is returned.
+
+  Raises:
+    OSError: the file is damaged (as pillow says it; a SyntaxError for some).
+  """
+  with Image.open(io.BytesIO(encoded)) as image:
+    scale(image, mode, size_px)
+    # To convert to what it is already would copy it.
+    return _square(
+      image if image.mode == mode else image.convert(mode), size_px
+    )
+
+
 def decode(
   encoded: bytes, *, size_px: int, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
-  """Decodes a PNG or a JPEG to a square.
+  """Decodes a PNG or a JPEG to an array.
 
   Args:
     encoded: the file.
@@ -52,15 +72,10 @@ def decode(
     channels: 1 (grayscale) or 3 (RGB).
 
   Raises:
-    OSError: the file is damaged (as pillow says it; a SyntaxError for some).
+    OSError: as in `square`.
   """
-  mode = "L" if channels == 1 else "RGB"
-  with Image.open(io.BytesIO(encoded)) as image:
-    scale(image, mode, size_px)
-    # To convert to what it is already would copy it.
-    converted = image if image.mode == mode else image.convert(mode)
-    pixels = np.asarray(_square(converted, size_px))
-  return pixels.reshape(size_px, size_px, channels)
+  image = square(encoded, "L" if channels == 1 else "RGB", size_px)
+  return np.asarray(image).reshape(size_px, size_px, channels)
 
 
 class DamagedImage(ValueError):
@@ -171,14 +186,16 @@ class Prepared:
     Raises:
       ValueError: an image is damaged; names it.
     """
-    read = [
-      self._read_or_next(int(row), record)
-      for row, record in zip(rows, self._records(rows), strict=True)
-    ]
-    images, labels, damaged = zip(*read, strict=True)
-    batch = {"image": np.stack(images), "label": np.array(labels, np.int32)}
+    images = np.empty((len(rows), *self.image_shape), np.uint8)
+    labels = np.empty(len(rows), np.int32)
+    damaged = np.empty(len(rows), np.int32)
+    for i, (row, record) in enumerate(
+      zip(rows.tolist(), self._records(rows), strict=True)
+    ):
+      images[i], labels[i], damaged[i] = self._read_or_next(row, record)
+    batch: HostBatch = {"image": images, "label": labels}
     if self.skip_damaged:
-      batch["damaged"] = np.array(damaged, np.int32)
+      batch["damaged"] = damaged
     return batch
 
 

@@ -58,7 +58,7 @@ def photos(tmp_path_factory):
       "sizes_px",
       lambda number, seed: [(w // 8, h // 8) for w, h in sizes(number, seed)],
     )
-    chain.prepare_photos(root, 24)
+    chain.prepare_photos(root, 24, SIZE_PX)
   return root
 
 
@@ -77,17 +77,22 @@ def test_rows_of_the_decoder(photos):
     assert rate.seconds > 0
 
 
-def test_rows_of_the_chain(photos):
-  source = open_prepared(
-    "photos",
+def opened(photos, name="photos"):
+  return open_prepared(
+    name,
     data_dir=str(photos / "data"),
     split="train+test",
     image_size_px=SIZE_PX,
   )
+
+
+def test_rows_of_the_chain(photos):
+  source = opened(photos)
   assert len(source) == 24
   subjects = chain.pipelines(source, batch_size=8, view_px=24)
   assert [s.name for s in subjects] == [
     "read and decoded, one thread",
+    "batches that are there to the devices",
     *(f"batches on the devices, workers: {n}" for n in (0, 1, 2)),
     "two views of what is on the devices",
     "batches and two views, workers: 0",
@@ -95,8 +100,28 @@ def test_rows_of_the_chain(photos):
   for subject in subjects:
     if not subject.name.endswith(("1", "2")):
       rate = subject.run()
-      assert rate.images == 24, subject.name
-      assert rate.cpu_seconds >= 0
+      # What takes next to no time is done more often.
+      there = subject.name.startswith("batches that are there")
+      assert rate.images == (8 * 24 if there else 24), subject.name
+      assert rate.cpu_seconds > 0
+
+
+def test_rows_of_a_set_that_is_stored_at_its_size(photos):
+  small = opened(photos, "photos_small")
+  encoded = chain.stored_files(small)
+  sizes = [Image.open(io.BytesIO(data)).size for data in encoded]
+  # Those that are no larger stay as they are.
+  assert 0 < sum(size == (SIZE_PX, SIZE_PX) for size in sizes) < 24
+  assert all(min(size) <= SIZE_PX for size in sizes)
+  subjects = chain.stored_small(small, encoded, batch_size=8)
+  assert [s.name for s in subjects] == [
+    "stored at 32 px: JPEG decoder",
+    *(
+      f"stored at 32 px: batches on the devices, workers: {n}"
+      for n in (0, 1, 2)
+    ),
+  ]
+  assert [s.run().images for s in subjects[:2]] == [24, 24]
 
 
 def test_processors_of_a_child_are_counted():

@@ -1,4 +1,5 @@
 import gzip
+import io
 import pathlib
 import struct
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import folder, idx, prepare, sources
+from jssl.data import folder, idx, prepare, prepared, sources
 
 
 @pytest.fixture(autouse=True)
@@ -299,6 +300,52 @@ def test_files_that_fit_are_kept_byte_for_byte(tmp_path):
   write_images(tmp_path / "set", 5, suffix="jpeg")
   path = tmp_path / "set" / "0.jpeg"
   assert folder._encode(path, mode="RGB") == path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_larger_images_are_stored_as_they_are_read(tmp_path, suffix):
+  # Smooth, which a JPEG keeps.
+  ramp = np.add.outer(np.arange(30), 2 * np.arange(40)).astype(np.uint8)
+  large = Image.fromarray(np.stack([ramp] * 3, axis=-1))
+  for split in ("train", "test"):
+    (tmp_path / "set" / split).mkdir(parents=True)
+    for i in range(2):
+      large.save(tmp_path / "set" / split / f"{i}.{suffix}", quality=95)
+  # A low one would have to be enlarged.
+  low = tmp_path / "set" / "train" / f"low.{suffix}"
+  large.crop((0, 0, 40, 16)).save(low)
+  data_dir = str(tmp_path / "data")
+  prepare.prepare(
+    "folder",
+    source=str(tmp_path / "set"),
+    set_name="mine",
+    data_dir=data_dir,
+    stored_size_px=16,
+  )
+  source = sources.open_source("mine", data_dir=data_dir, image_size_px=16)
+  stored = [r["image"] for r in source.records.__getitems__([0, 1, 2])]
+  stored.remove(low.read_bytes())
+  path = tmp_path / "set" / "train" / f"0.{suffix}"
+  wanted = prepared.decode(path.read_bytes(), size_px=16, channels=3)
+  for data in stored:
+    with Image.open(io.BytesIO(data)) as image:
+      assert image.format == Image.registered_extensions()[f".{suffix}"]
+      assert image.size == (16, 16)
+      np.testing.assert_allclose(
+        np.asarray(image, int), wanted.astype(int), atol=3 * (suffix == "jpg")
+      )
+  plain = tfds.data_source("mine", data_dir=data_dir, split="train")
+  assert {record["image"].shape[0] for record in plain} == {16}
+
+
+def test_only_a_folder_is_stored_at_another_size(fashion, tmp_path):
+  with pytest.raises(ValueError, match="stored_size_px=16: only images of a f"):
+    prepare.prepare(
+      "fashion_mnist",
+      source=str(fashion[0]),
+      data_dir=str(tmp_path),
+      stored_size_px=16,
+    )
 
 
 def damage(path, kind):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import prepare, prepared
+from jssl.data import folder, pipeline, prepare, prepared
 
 
 def encode(pixels, file_format="PNG"):
@@ -19,15 +19,15 @@ def encode(pixels, file_format="PNG"):
 def photos(tmp_path):
   """A prepared set of images of several sizes; returns its data_dir."""
   tfds.disable_progress_bar()
-  folder = tmp_path / "photos"
+  root = tmp_path / "photos"
   rng = np.random.default_rng(0)
   for name in ("a", "b"):
-    (folder / name).mkdir(parents=True)
+    (root / name).mkdir(parents=True)
     for i in range(5):
       pixels = rng.integers(0, 256, (20 + i, 30, 3), np.uint8)
-      (folder / name / f"{i}.png").write_bytes(encode(pixels))
+      (root / name / f"{i}.png").write_bytes(encode(pixels))
   data_dir = str(tmp_path / "data")
-  prepare.prepare("folder", source=str(folder), data_dir=data_dir)
+  prepare.prepare("folder", source=str(root), data_dir=data_dir)
   return data_dir
 
 
@@ -136,3 +136,128 @@ def test_damaged_record_is_named(photos, monkeypatch):
   )
   with pytest.raises(ValueError, match=r"image 6 of photos, split train"):
     source.fetch(np.array([4, 5, 6]))
+
+
+SHARDS = 4
+
+
+class OfTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A set as TFDS's own builders write ImageNet: splits, features, shards."""
+
+  name = "of_tfds"
+  VERSION = tfds.core.Version("5.1.0")
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(encoding_format="jpeg"),
+          "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+          "file_name": tfds.features.Text(),
+        }
+      ),
+      supervised_keys=("image", "label"),
+    )
+
+  def _split_generators(self, dl_manager):
+    return {
+      "train": self._generate_examples(30),
+      "validation": self._generate_examples(6),
+    }
+
+  def _generate_examples(self, number):
+    for i in range(number):
+      pixels = np.full((18, 16 + i, 3), 8 * i, np.uint8)
+      name = f"{i:03}.JPEG"
+      image = io.BytesIO(encode(pixels, "JPEG"))
+      yield name, {"image": image, "label": i % 3, "file_name": name}
+
+
+@pytest.fixture(params=["folder", "TFDS"])
+def sharded(tmp_path, request):
+  """A source of 30 images in several files; image i has the value 8 i."""
+  tfds.disable_progress_bar()
+  if request.param == "TFDS":
+    builder = OfTfds(data_dir=str(tmp_path / "data"))
+  else:
+    for i in range(30):
+      path = tmp_path / "set" / "train" / f"{i:03}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(encode(np.full((18, 16 + i, 3), 8 * i, np.uint8)))
+    (tmp_path / "set" / "test").mkdir()
+    for i in range(4):
+      (tmp_path / "set" / "test" / f"{i}.png").write_bytes(path.read_bytes())
+    builder = folder.Folder(
+      name="of_folder",
+      source=tmp_path / "set",
+      data_dir=str(tmp_path / "data"),
+    )
+  builder.download_and_prepare(
+    file_format="array_record",
+    download_config=tfds.download.DownloadConfig(num_shards=SHARDS),
+  )
+  return prepared.open_prepared(
+    builder.name,
+    data_dir=str(tmp_path / "data"),
+    split="train",
+    image_size_px=8,
+  )
+
+
+def values(images):
+  """The number of each image."""
+  return np.rint(np.asarray(images, float).mean(axis=(1, 2, 3)) / 8).astype(int)
+
+
+def files_of(source):
+  instructions = source.records.data_source._read_instructions
+  return [instruction.filename for instruction in instructions]
+
+
+def test_rows_of_several_files(sharded):
+  assert len(set(files_of(sharded))) == SHARDS
+  assert len(sharded) == 30
+  whole = sharded.fetch(np.arange(30))
+  numbers = values(whole["image"])
+  assert sorted(numbers) == list(range(30))
+  if sharded.num_classes:
+    assert sharded.class_names == ("a", "b", "c")
+    np.testing.assert_array_equal(whole["label"], numbers % 3)
+  # In any order, over the borders of files, and more than once.
+  rows = np.array([29, 0, 7, 8, 7, 22, 15])
+  np.testing.assert_array_equal(
+    sharded.fetch(rows)["image"], whole["image"][rows]
+  )
+  sent = pickle.loads(pickle.dumps(sharded))
+  np.testing.assert_array_equal(sent.fetch(rows)["image"], whole["image"][rows])
+
+
+def test_a_process_reads_its_rows_alone(sharded, monkeypatch):
+  """Of all files, what is on its devices; together each image once."""
+  numbers = values(sharded.fetch(np.arange(30))["image"])
+  read = []
+  of_files = type(sharded.records.data_source)
+  monkeypatch.setattr(
+    of_files,
+    "__getitems__",
+    lambda self, rows, get=of_files.__getitems__: (
+      read.extend(rows) or get(self, rows)
+    ),
+  )
+  seen = []
+  for rows in (np.arange(5), np.arange(5, 10)):
+    read.clear()
+    batches = iter(
+      pipeline.host_batches(sharded, seed=3, batch_size=10, rows=rows)
+    )
+    images = np.concatenate([next(batches)["image"] for _ in range(3)])
+    assert len(images) == 15
+    # Three batches of five, and nothing besides.
+    assert sorted(numbers[read]) == sorted(values(images))
+    files = {
+      sharded.records.data_source._reader_idx_and_position(r)[0] for r in read
+    }
+    assert len(files) > 1
+    seen += read
+  assert sorted(seen) == list(range(30))

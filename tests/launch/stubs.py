@@ -2,12 +2,34 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
+import sys
 
 import jssl
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 LAUNCH = ROOT / "launch"
+# Of the test extra, beside the interpreter, or the machine's.
+SHELLCHECK = shutil.which(
+  "shellcheck",
+  path=os.pathsep.join(
+    [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+  ),
+)
+
+
+def shellcheck(*arguments, text=""):
+  """Returns what shellcheck has to say of some files, or of a text."""
+  assert SHELLCHECK, "pip install 'jssl[test]' brings shellcheck"
+  done = subprocess.run(
+    [SHELLCHECK, *arguments],
+    input=text,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done.stdout + done.stderr
 
 
 def said(script, *arguments, status=0, **environ):

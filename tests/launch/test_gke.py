@@ -1,14 +1,15 @@
 """The JobSet: what its pods do when they are told to stop, and what follows."""
 
+import importlib.util
 import os
-import shutil
+import re
 import signal
 import subprocess
 import time
 
 import pytest
 import yaml
-from launch.stubs import LAUNCH, first_in_path, stub
+from launch.stubs import LAUNCH, ROOT, first_in_path, shellcheck, stub
 
 SET = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
 (SLICE,) = SET["spec"]["replicatedJobs"]
@@ -65,16 +66,20 @@ def test_a_pod_that_is_told_to_stop_saves_first(start, tmp_path):
   assert arguments.startswith("-m jssl.train --distributed --workdir=")
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
 def test_shellcheck():
-  done = subprocess.run(
-    ["shellcheck", "--shell=bash", "-"],
-    input=TRAIN["command"][-1],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout
+  assert not shellcheck("--shell=bash", "-", text=TRAIN["command"][-1])
+
+
+def test_what_is_trained_is_there():
+  """The config, and the keys of it that the command sets."""
+  command = TRAIN["command"][-1]
+  (path,) = re.findall(r"--config=(\S+)", command)
+  (key,) = re.findall(r"--config\.(\S+)=", command)
+  found = importlib.util.spec_from_file_location("found", ROOT / path)
+  module = importlib.util.module_from_spec(found)
+  found.loader.exec_module(module)
+  section, name = key.split(".")
+  assert name in module.get_config()[section]
 
 
 @pytest.mark.parametrize("status", ["0", "1", "75", "134"])

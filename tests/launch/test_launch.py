@@ -1,24 +1,23 @@
 """The scripts: what they would do, and what they do on this machine."""
 
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from launch.stubs import LAUNCH, said
+from launch.stubs import LAUNCH, said, shellcheck
 
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
 def test_shellcheck(path):
-  done = subprocess.run(
-    ["shellcheck", "-x", str(path)], capture_output=True, text=True, check=False
-  )
-  assert done.returncode == 0, done.stdout
+  assert not shellcheck("-x", str(path))
+
+
+def test_shellcheck_finds_what_is_wrong():
+  assert "SC2086" in shellcheck("--shell=bash", "-", text="rm $1")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """A slice of two workers, which are two folders here; who looks after it."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
 
 import pytest
-from launch.stubs import LAUNCH, first_in_path, said, stub
+from launch.stubs import LAUNCH, ROOT, first_in_path, said, stub
 
 
 def test_a_pod_is_queued_trained_on_and_given_back():
@@ -36,6 +37,30 @@ def test_a_pod_is_queued_trained_on_and_given_back():
   assert start == f"{ssh}{worker} start c.py shared/w --config.seed=1"
   assert look.startswith(f"{ssh}{worker} state shared/w")
   assert delete == f"{tpus} queued-resources delete {at} --force --quiet"
+
+
+def test_all_that_gcloud_is_told_was_checked():
+  """docs/launch.md has each command, and its flags."""
+  rows = re.findall(
+    r"^\| `(gcloud .*?)` \| (.*?) \|",
+    (ROOT / "docs/launch.md").read_text(),
+    re.MULTILINE,
+  )
+  checked = {
+    command: set(re.findall(r"`(--[\w-]+)`", flags)) for command, flags in rows
+  }
+  dry = ("--dry-run", "pod", "z", "v5p-8", "c.py", "w")
+  # A dry run asks for no state.
+  told = {
+    "gcloud compute tpus queued-resources describe": {"--zone", "--format"}
+  }
+  for line in said("tpu_pod.sh", *dry).splitlines():
+    if line.startswith("gcloud"):
+      command = " ".join(line.split()[:5])
+      # What follows is for the workers.
+      own = re.sub(r"(--command=).*", r"\1", line)
+      told.setdefault(command, set()).update(re.findall(r" (--[\w-]+)", own))
+  assert checked == told
 
 
 def test_a_pod_that_is_kept_and_one_that_is_not_known():

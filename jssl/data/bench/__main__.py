@@ -1,8 +1,9 @@
 """`python -m jssl.data.bench`: images a second and core, from JPEG to device.
 
 On JPEGs that are generated with the sizes of ImageNet's, and prepared as any
-folder is: the bare decoder, what the reader makes of it, batches on the devices
-with several numbers of workers, and SimCLR's two views, which are made there.
+folder is: the bare decoder, what the reader makes of it, the way to the
+devices, all of it with several numbers of workers, and SimCLR's two views,
+which are made there; and of a set that is stored at the size it is read at.
 A core is a second of a processor, spent by this process or one that it started;
 what else runs on the machine is not counted, but slows down caches and clocks.
 
@@ -87,12 +88,15 @@ def main(argv: list[str]) -> None:
 
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
-    chain.prepare_photos(root, _IMAGES.value)
-    source = open_prepared(
-      "photos",
-      data_dir=str(root / "data"),
-      split="train+test",
-      image_size_px=_SIZE_PX.value,
+    chain.prepare_photos(root, _IMAGES.value, _SIZE_PX.value)
+    source, small = (
+      open_prepared(
+        name,
+        data_dir=str(root / "data"),
+        split="train+test",
+        image_size_px=_SIZE_PX.value,
+      )
+      for name in ("photos", "photos_small")
     )
     encoded = [p.read_bytes() for p in (root / "photos").rglob("*.jpg")]
     about = {**_about(generated.sizes_px(_IMAGES.value), encoded), **versions}
@@ -101,6 +105,7 @@ def main(argv: list[str]) -> None:
     subjects = [
       *chain.decoders(encoded, _SIZE_PX.value),
       *chain.pipelines(source, _BATCH_SIZE.value, _VIEW_PX.value),
+      *chain.stored_small(small, chain.stored_files(small), _BATCH_SIZE.value),
     ]
     if other:
       subjects += comparison.torchvision_loaders(

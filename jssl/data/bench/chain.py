@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
+from jax.sharding import Sharding
 from PIL import Image
 
 from jssl import mesh, rng
@@ -24,6 +26,27 @@ DECODER = "JPEG decoder"
 AHEAD = 8
 
 
+def decoder(name: str, encoded: list[bytes]) -> Subject:
+  """Returns the decoder alone, on JPEGs as they are."""
+
+  def load(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+      image.load()
+
+  return _each(name, load, encoded)
+
+
+def _each(
+  name: str, function: Callable[[bytes], None], encoded: list[bytes]
+) -> Subject:
+  def take() -> int:
+    for data in encoded:
+      function(data)
+    return len(encoded)
+
+  return Subject(name, lambda: timed(take, len(encoded)))
+
+
 def decoders(encoded: list[bytes], size_px: int) -> list[Subject]:
   """Returns the decoder alone, and what the reader makes of it.
 
@@ -31,10 +54,6 @@ def decoders(encoded: list[bytes], size_px: int) -> list[Subject]:
     encoded: JPEGs.
     size_px: height and width of what the reader returns.
   """
-
-  def load(data: bytes) -> None:
-    with Image.open(io.BytesIO(data)) as image:
-      image.load()
 
   def load_scaled(data: bytes) -> None:
     with Image.open(io.BytesIO(data)) as image:
@@ -44,19 +63,48 @@ def decoders(encoded: list[bytes], size_px: int) -> list[Subject]:
   def decode(data: bytes) -> None:
     prepared.decode(data, size_px=size_px, channels=3)
 
-  def subject(name: str, function: Callable[[bytes], None]) -> Subject:
-    def take() -> int:
-      for data in encoded:
-        function(data)
-      return len(encoded)
-
-    return Subject(name, lambda: timed(take, len(encoded)))
-
   return [
-    subject(DECODER, load),
-    subject("JPEG decoder, scaled as the reader does", load_scaled),
-    subject(f"decoded to {size_px} px", decode),
+    decoder(DECODER, encoded),
+    _each("JPEG decoder, scaled as the reader does", load_scaled, encoded),
+    _each(f"decoded to {size_px} px", decode, encoded),
   ]
+
+
+@contextlib.contextmanager
+def _batches(
+  source: Source, batch_size: int, sharding: Sharding, workers: int
+) -> Iterator[Iterator[dict[str, jax.Array]]]:
+  iterator = pipeline.train_batches(
+    source, seed=0, batch_size=batch_size, sharding=sharding, workers=workers
+  )
+  try:
+    yield iterator
+  finally:
+    iterator.close()
+
+
+def on_devices(
+  source: Source, batch_size: int, workers: int, told: str = ""
+) -> Subject:
+  """Returns batches from files to the devices, ahead of their use.
+
+  Args:
+    source: a prepared set.
+    batch_size: images of a batch.
+    workers: processes that decode.
+    told: of the set, in the name.
+  """
+  sharding = mesh.batch_sharding(mesh.make_mesh(-1, 1))
+
+  def run() -> Rate:
+    with _batches(source, batch_size, sharding, workers) as iterator:
+
+      def take() -> int:
+        return len(jax.block_until_ready(next(iterator))["image"])
+
+      return timed(take, len(source), AHEAD)
+
+  return Subject(f"{told}batches on the devices, workers: {workers}", run)
 
 
 def pipelines(source: Source, batch_size: int, view_px: int) -> list[Subject]:
@@ -95,23 +143,20 @@ def pipelines(source: Source, batch_size: int, view_px: int) -> list[Subject]:
 
     return timed(take, len(source) // batch_size * batch_size)
 
-  @contextlib.contextmanager
-  def batches(workers: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
-    iterator = pipeline.train_batches(
-      source, seed=0, batch_size=batch_size, sharding=sharding, workers=workers
+  def transfer() -> Rate:
+    # Not one batch again and again: it would stay in the caches.
+    starts = range(0, len(source) - batch_size + 1, batch_size)[:AHEAD]
+    host = itertools.cycle(
+      [source.fetch(start + np.arange(batch_size)) for start in starts]
     )
-    try:
-      yield iterator
-    finally:
-      iterator.close()
 
-  def to_devices(workers: int) -> Rate:
-    with batches(workers) as iterator:
+    def take() -> int:
+      batch = pipeline.to_devices(sharding, next(host))
+      return len(jax.block_until_ready(batch)["image"])
 
-      def take() -> int:
-        return len(jax.block_until_ready(next(iterator))["image"])
+    return timed(take, 8 * len(source), 1)
 
-      return timed(take, len(source), AHEAD)
+  batches = functools.partial(_batches, source, batch_size, sharding)
 
   def views_alone() -> Rate:
     with batches(0) as iterator:
@@ -135,26 +180,53 @@ def pipelines(source: Source, batch_size: int, view_px: int) -> list[Subject]:
 
   return [
     Subject("read and decoded, one thread", read),
-    *(
-      Subject(
-        f"batches on the devices, workers: {workers}",
-        functools.partial(to_devices, workers),
-      )
-      for workers in (0, 1, 2)
-    ),
+    Subject("batches that are there to the devices", transfer),
+    *(on_devices(source, batch_size, workers) for workers in (0, 1, 2)),
     Subject("two views of what is on the devices", views_alone),
     Subject("batches and two views, workers: 0", to_views),
   ]
 
 
-def prepare_photos(root: pathlib.Path, images: int) -> None:
-  """Writes JPEGs to `root/photos/all`, and the set `photos` to `root/data`."""
+def stored_small(
+  source: Source, encoded: list[bytes], batch_size: int
+) -> list[Subject]:
+  """Returns the decoder and batches, of a set that is stored at its size.
+
+  Args:
+    source: the set, see `prepare_photos`.
+    encoded: its JPEGs.
+    batch_size: images of a batch.
+  """
+  told = f"stored at {source.image_shape[0]} px: "
+  return [
+    decoder(f"{told}JPEG decoder", encoded),
+    *(on_devices(source, batch_size, n, told) for n in (0, 1, 2)),
+  ]
+
+
+def prepare_photos(root: pathlib.Path, images: int, size_px: int) -> None:
+  """Writes JPEGs to `root/photos/all`, and sets of them to `root/data`.
+
+  Args:
+    root: a folder.
+    images: how many.
+    size_px: height and width that images of the set `photos_small` are stored
+      at. Those of the set `photos` are as they are.
+  """
   generated.write(root / "photos" / "all", images)
   tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(sys.stderr):
-    prepare.prepare(
-      "folder",
-      source=str(root / "photos" / "all"),
-      set_name="photos",
-      data_dir=str(root / "data"),
-    )
+  for name, stored in (("photos", None), ("photos_small", size_px)):
+    with contextlib.redirect_stdout(sys.stderr):
+      prepare.prepare(
+        "folder",
+        source=str(root / "photos" / "all"),
+        set_name=name,
+        data_dir=str(root / "data"),
+        stored_size_px=stored,
+      )
+
+
+def stored_files(source: prepared.Prepared) -> list[bytes]:
+  """Returns the image files of a set."""
+  records = source.records.__getitems__(list(range(len(source))))
+  return [record[source.image_key] for record in records]

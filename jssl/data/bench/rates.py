@@ -27,8 +27,7 @@ class Rate:
   @property
   def per_core(self) -> float:
     """Images a second of one processor."""
-    # The clock of a processor has ticks: a tiny run may take none.
-    return self.images / max(self.cpu_seconds, 1 / os.sysconf("SC_CLK_TCK"))
+    return self.images / self.cpu_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,10 @@ class Subject:
 
 
 def cpu_seconds() -> float:
-  """Returns what this process and those below it have used of processors."""
+  """Returns what this process and those below it have used of processors.
+
+  Of those below, which are told in ticks, while they live.
+  """
   parents, ticks = {}, {}
   for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
@@ -60,7 +62,8 @@ def cpu_seconds() -> float:
   own = {os.getpid()}
   while more := {p for p, of in parents.items() if of in own} - own:
     own |= more
-  return sum(ticks[pid] for pid in own) / os.sysconf("SC_CLK_TCK")
+  below = sum(ticks[pid] for pid in own - {os.getpid()})
+  return time.process_time() + below / os.sysconf("SC_CLK_TCK")
 
 
 def timed(take: Callable[[], int], images: int, ahead: int = 0) -> Rate:
