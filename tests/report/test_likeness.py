@@ -166,9 +166,7 @@ def test_the_backbone_has_one_colour_and_no_place_is_dropped(content, workdir):
   places = ["a", "b", "c", "d", "backbone"]
   content(*(diagnostics_row(40, place) for place in places))
   run = read(workdir)
-  _, over_time = figures.features_over_time(
-    run.spectra, run.diagnostics
-  ).axes
+  _, over_time = figures.features_over_time(run.spectra, run.diagnostics).axes
   _, divergence = figures.concentration(None, run.diagnostics).axes
   for ax in (over_time, divergence):
     colours = {
