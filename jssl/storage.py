@@ -104,6 +104,14 @@ class Rows:
   def add(self, row: str) -> None:
     """Adds a row; tells where it must wait."""
     self._rows.append(row)
+    self._write(row)
+
+  def retry(self) -> None:
+    """Writes what waits, if there is room now."""
+    if self._file is None:
+      self._write("")
+
+  def _write(self, row: str) -> None:
     try:
       if self._file is None:
         self._open()

@@ -16,6 +16,7 @@ import io
 import itertools
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -142,6 +143,8 @@ def main(argv: list[str]) -> None:
     contextlib.redirect_stdout(io.StringIO()),
   ):
     train(config, workdir)
+  if len(steps) < enough:
+    sys.exit(f"stopped after {len(steps)} steps of {enough}")
 
   # Without those around a save.
   quiet = [steps[i - 1 : i + 1] for i in range(warm + 1, enough) if i % (2 * n)]

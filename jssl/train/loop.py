@@ -182,6 +182,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           finite = bool(_all_finite(state))
         if not finite:
           _break(config, workdir, items, batches, last_finite=logged, step=step)
+        if writer is not None:
+          writer.retry()
         try:
           with clock.on("checkpoint"):
             checkpoints.save(step, items, batches)

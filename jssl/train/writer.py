@@ -79,6 +79,13 @@ class Writer:
     except Exception as error:  # TensorFlow raises what its file systems raise.
       logging.error("no TensorBoard events: %s", error)
 
+  def retry(self) -> None:
+    """Writes rows that wait.
+
+    To be called before a save: who goes on from it won't make them again.
+    """
+    self._rows.retry()
+
   def close(self) -> None:
     """Flushes and closes everything.
 

@@ -84,8 +84,8 @@ def wait_for_step(process, step):
   raise AssertionError(f"ended before step {step}: {process.stderr.read()}")
 
 
-def rows(workdir):
-  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+def rows(workdir, name="metrics.jsonl"):
+  text = (pathlib.Path(workdir) / name).read_text()
   return [json.loads(line) for line in text.splitlines()]
 
 
