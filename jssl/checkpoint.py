@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from jssl import hosts, manifest
+from jssl import hosts, manifest, storage
 from jssl.manifest import CheckpointError, write_json
 from jssl.typing import PyTree, Variables
 
@@ -64,6 +64,10 @@ def best_step(workdir: str | os.PathLike) -> int | None:
   """Returns the step pinned as best, None where nothing was pinned."""
   path = pathlib.Path(workdir) / "best.json"
   return json.loads(path.read_text())["step"] if path.exists() else None
+
+
+class NotSavedError(CheckpointError):
+  """A checkpoint could not be saved; another time it might."""
 
 
 class Positioned(Protocol):
@@ -236,12 +240,13 @@ class Checkpoints:
       data: the iterator; its position is saved.
 
     Raises:
-      CheckpointError: it could not start. The checkpoints before it stay.
+      NotSavedError: it could not start. The checkpoints before it stay.
     """
     try:
       self.wait()
     except CheckpointError as failure:
       logging.error("%s; trying again at step %d", failure, step)
+    size = storage.size(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
     response: Any = None
     error = ""
     try:
@@ -249,7 +254,7 @@ class Checkpoints:
         step, dict(items), force=True
       )
     except Exception as failure:  # Orbax raises what its back ends raise.
-      error = f"step {step} can't be saved: {failure}"
+      error = f"step {step} ({size}) can't be saved: {failure}"
     self._agree(step, error)
     leaves, position = manifest.describe(items), data.get_state()
 
@@ -264,8 +269,8 @@ class Checkpoints:
           manifest.write(directory, leaves)
       except Exception as failure:
         return (
-          f"step {step} wasn't saved, the checkpoints before it are kept: "
-          f"{failure}"
+          f"step {step} ({size}) wasn't saved, the checkpoints before it are "
+          f"kept: {failure}"
         )
       return ""
 
@@ -275,7 +280,7 @@ class Checkpoints:
     """Waits for the save under way.
 
     Raises:
-      CheckpointError: it failed.
+      NotSavedError: it failed.
     """
     saving, self._saving = self._saving, None
     if saving is None:
@@ -284,7 +289,7 @@ class Checkpoints:
     self._agree(step, future.result())
 
   def _agree(self, step: int, error: str) -> None:
-    """Raises CheckpointError on all processes where one has an error.
+    """Raises NotSavedError on all processes where one has an error.
 
     What a failed save has left, in the directory and in Orbax, is removed.
     """
@@ -300,7 +305,7 @@ class Checkpoints:
       _remove(lambda: [root / str(step), *root.glob(f"{step}.*")])
     hosts.wait_for_all(f"removed {step}")
     self._orbax = self._open()
-    raise CheckpointError(errors[0])
+    raise NotSavedError(errors[0])
 
   def restore_latest(
     self,

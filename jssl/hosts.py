@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
@@ -94,9 +95,18 @@ def is_first() -> bool:
 
 
 def say(line: str) -> None:
-  """Prints a line, once for all processes."""
-  if is_first():
+  """Prints a line, once for all processes.
+
+  It may go to a file on a disk that is full, which no run should end for.
+  """
+  if not is_first():
+    return
+  try:
     print(line, flush=True)
+  except BrokenPipeError:  # Nobody listens any more, as after `| head`.
+    raise
+  except OSError as error:
+    logging.error("can't write to stdout: %s", error)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from jssl import tree
+from jssl import storage, tree
 from jssl.typing import PyTree
 
 NAME = "manifest.json"
@@ -27,9 +27,7 @@ class CheckpointError(RuntimeError):
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file that is there whole or not at all."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
-  temporary.replace(path)
+  storage.replace(path, json.dumps(value, indent=1, sort_keys=True))
 
 
 def _digests(directory: pathlib.Path) -> dict[str, str]:

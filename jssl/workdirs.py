@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl import hosts
+from jssl import hosts, storage
 
 # What may differ when a run is taken up again: where and how it is computed,
 # kept and watched, but not what is computed.
@@ -95,6 +95,4 @@ def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
         "--workdir or take back the difference:\n" + "\n".join(lines)
       )
   if hosts.is_first():
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(config.to_json(indent=2))
-    temporary.replace(path)
+    storage.replace(path, config.to_json(indent=2))

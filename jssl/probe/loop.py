@@ -9,11 +9,13 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from ml_collections import ConfigDict
 
 from jssl import build, checkpoint, hosts, workdirs
 from jssl.augment import Augment
+from jssl.clock import Clock
 from jssl.probe import features, selection, subjects
 from jssl.probe.diagnosis import Diagnosis
 from jssl.probe.judge import Seen, open_set
@@ -25,6 +27,9 @@ from jssl.typing import Variables
 
 Tell = Callable[[str], None]
 
+# A row for each time that it was started: where its time went.
+CLOCK = "probe_goodput.jsonl"
+KINDS = ("wait", "restore", "features", *get_args(Part))
 _POLL_SECONDS = 5.0
 
 
@@ -156,8 +161,10 @@ def run(
   """
   if not hosts.is_first():
     tell = _say_nothing
+  clock = Clock(pathlib.Path(workdir) / CLOCK, KINDS)
   if follow:
-    _wait_for_run(workdir, tell)
+    with clock.on("wait"):
+      _wait_for_run(workdir, tell)
   elif not checkpoint.steps(workdir):
     workdirs.load_config(workdir)  # It says what a workdir must be.
     raise FileNotFoundError(
@@ -228,7 +235,8 @@ def run(
 
   def examine(subject: Subject, parts: list[Part]) -> None:
     try:
-      seen = judge.look(subject)
+      with clock.on("features"):
+        seen = judge.look(subject)
     except features.NotFiniteError as error:
       # Of this one: others may be fine.
       for part in parts:
@@ -236,31 +244,41 @@ def run(
         put(part, subject.name, [nothing(part, subject, judge, why)])
       return
     for part in parts:
-      put(part, subject.name, makers[part](seen))
+      with clock.on(part):
+        rows = makers[part](seen)
+      put(part, subject.name, rows)
     if "diagnostics" in parts and "diagnostics" in pending("views", 0):
-      put("diagnostics", "views", [diagnosis.concentration(seen)])
+      with clock.on("diagnostics"):
+        rows = [diagnosis.concentration(seen)]
+      put("diagnostics", "views", rows)
       redone.add(("views", 0))
+    clock.write()
 
-  # Pixels have no views, and no probe without labels.
-  parts: list[Part] = [p for p in pending("pixels", 0) if p != "diagnostics"]
-  if "pixels" in settings.baselines and judge.has_labels and parts:
-    pixels = subjects.pixels(
-      judge.sources[0],
-      crop_size_px=crop_size_px,
-      max_dim=settings.pixel_dims,
-    )
-    examine(pixels, parts)
-  if "random" in settings.baselines and (parts := pending("random", 0)):
-    examine(encoder.random(config.get("seed", 0)), parts)
-  for step in new_steps(workdir, follow=follow, last_step=config.train.steps):
-    parts = pending("backbone", step)
-    if not parts:
-      continue
-    subject = _restore(workdir, step, encoder, tell)
-    if subject is not None:
-      examine(subject, parts)
-      if hosts.is_first():
-        features.forget_all_but(workdir, checkpoint.steps(workdir))
+  with clock.running():
+    # Pixels have no views, and no probe without labels.
+    parts: list[Part] = [p for p in pending("pixels", 0) if p != "diagnostics"]
+    if "pixels" in settings.baselines and judge.has_labels and parts:
+      with clock.on("features"):
+        pixels = subjects.pixels(
+          judge.sources[0],
+          crop_size_px=crop_size_px,
+          max_dim=settings.pixel_dims,
+        )
+      examine(pixels, parts)
+    if "random" in settings.baselines and (parts := pending("random", 0)):
+      examine(encoder.random(config.get("seed", 0)), parts)
+    last_step = config.train.steps
+    there = new_steps(workdir, follow=follow, last_step=last_step)
+    for step in clock.each("wait", there):
+      parts = pending("backbone", step)
+      if not parts:
+        continue
+      with clock.on("restore"):
+        subject = _restore(workdir, step, encoder, tell)
+      if subject is not None:
+        examine(subject, parts)
+        if hosts.is_first():
+          features.forget_all_but(workdir, checkpoint.steps(workdir))
   judged = (
     (kind, dataset) == ("backbone", judge.name)
     for part in makers

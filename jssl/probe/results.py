@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from jssl import storage
+
 Row = Mapping[str, Any]
 # What is measured together, and put in the place of what was there.
 Part = Literal["spectrum", "probe", "diagnostics"]
@@ -64,11 +66,9 @@ class Log:
     others = [
       row for row in self.rows() if _about(row) != about or _part(row) != part
     ]
-    temporary = self._path.with_name("probe.jsonl.tmp")
-    temporary.write_text(
-      "".join(json.dumps(row) + "\n" for row in others + rows)
+    storage.replace(
+      self._path, "".join(json.dumps(row) + "\n" for row in others + rows)
     )
-    temporary.replace(self._path)
 
 
 def _what(row: Row) -> str:

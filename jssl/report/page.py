@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 import string
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jssl import __version__
 from jssl.report import elements, figures, likeness, samples, table
-from jssl.report.read import Run
+from jssl.report.read import Life, ProbeLife, Run
 
 _IMAGES, _VIEWS = 8, 4
 _MAP_POINTS = 2000
@@ -212,21 +213,55 @@ _TIMES = {
   "step": "steps",
   "input": "waiting for a batch",
   "checkpoint": "saving checkpoints",
-  "compile": "compiling the step",
+  "compile": "tracing and compiling",
   "restore": "restoring, or the first state",
-  "other": "the rest: data set, tracing, rows",
+  "other": "the rest: data set, rows",
+}
+_PROBE_TIMES = {
+  "features": "features",
+  "spectrum": "spectra",
+  "probe": "classifiers",
+  "diagnostics": "diagnostics",
+  "compile": "tracing and compiling",
+  "restore": "reading checkpoints",
+  "wait": "waiting for a checkpoint",
+  "other": "the rest: data set, rows",
 }
 
 
-def _time(run: Run) -> str:
-  """Returns a table of seconds and shares, over all lives of the run."""
-  if not run.lives:
-    return elements.missing("No clock of the training is here.")
-  total = sum(life.seconds for life in run.lives)
+def _shares(
+  lives: Sequence[Life] | Sequence[ProbeLife], names: Mapping[str, str]
+) -> str:
+  """Returns a table of seconds and shares, over all lives."""
+  total = sum(life.seconds for life in lives)
   rows = {}
-  for kind, name in _TIMES.items():
-    own = sum(getattr(life, kind) for life in run.lives)
+  for kind, name in names.items():
+    own = sum(getattr(life, kind) for life in lives)
     rows[name] = (f"{own:,.1f} s", f"{own / total:.1%}")
+  return elements.scores("", ("time", "share"), rows, last_stands_out=False)
+
+
+def _probe_time(run: Run) -> str:
+  if not run.probe_lives:
+    return elements.missing("No clock of a probe is here.")
+  starts = len(run.probe_lives)
+  total = sum(life.seconds for life in run.probe_lives)
+  caption = (
+    f"{starts} start{'s' * (starts > 1)} of the probe, {total:,.1f} s "
+    "together: a process of its own, whose time is none of the training's; on "
+    "the same machine it makes the training's steps slower."
+  )
+  return elements.figure(
+    _shares(run.probe_lives, _PROBE_TIMES), escape(caption)
+  )
+
+
+def _time(run: Run) -> str:
+  """Returns where the time of the training and of the probe went."""
+  if not run.lives:
+    nothing = elements.missing("No clock of the training is here.")
+    return nothing + _probe_time(run)
+  total = sum(life.seconds for life in run.lives)
   first = ", ".join(
     f"{life.until_first_step:.1f} s (programs compiled: "
     f"{life.programs_compiled}, found compiled: {life.programs_found})"
@@ -243,12 +278,10 @@ def _time(run: Run) -> str:
   caption = (
     f"{starts} start{'s' * (starts > 1)} of the run, {total:,.1f} s together, "
     "by the loop's clock; a device that is still busy doesn't feel what the "
-    f"loop waits for.{between} Until the first step: {first}."
+    f"loop waits for.{between} Until the first step: {first or 'not yet'}."
   )
-  return elements.figure(
-    elements.scores("", ("time", "share"), rows, last_stands_out=False),
-    escape(caption),
-  )
+  training = elements.figure(_shares(run.lives, _TIMES), escape(caption))
+  return training + _probe_time(run)
 
 
 def render(run: Run) -> str:

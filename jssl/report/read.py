@@ -114,6 +114,33 @@ class Life:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProbeLife:
+  """Where the time of one start of the probe went, see `jssl.probe.loop`.
+
+  Attributes:
+    seconds: of all of it.
+    wait: seconds of these that it waited for a checkpoint,
+    restore: read them,
+    features: made or read features,
+    compile: compiled for any of it,
+    spectrum: and looked at spectra,
+    probe: fitted classifiers,
+    diagnostics: measured what features are like,
+    other: and did none of it.
+  """
+
+  seconds: float
+  wait: float
+  restore: float
+  features: float
+  compile: float
+  spectrum: float
+  probe: float
+  diagnostics: float
+  other: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Diagnostics:
   """What one kind of features is like, see `jssl.probe.diagnosis`.
 
@@ -167,6 +194,7 @@ class Run:
     diagnostics: of all probes with `--diagnostics`,
     concentrations: of the same.
     lives: of the run, each time that it was started.
+    probe_lives: of its probe, each time that it was started.
     checkpoints: steps of the finished ones.
     best_step: the one that a probe chose, None before any did.
   """
@@ -180,6 +208,7 @@ class Run:
   diagnostics: tuple[Diagnostics, ...]
   concentrations: tuple[Concentration, ...]
   lives: tuple[Life, ...]
+  probe_lives: tuple[ProbeLife, ...]
   checkpoints: tuple[int, ...]
   best_step: int | None
 
@@ -304,6 +333,7 @@ def read(workdir: str | os.PathLike) -> Run:
     diagnostics=_records(Diagnostics, probed),
     concentrations=_records(Concentration, probed),
     lives=_records(Life, _rows(path / "goodput.jsonl")),
+    probe_lives=_records(ProbeLife, _rows(path / "probe_goodput.jsonl")),
     checkpoints=tuple(checkpoint.steps(path)),
     best_step=checkpoint.best_step(path),
   )

@@ -5,9 +5,11 @@ Any value of the config can be set on the command line, as in
 `--config.optim.learning_rate=0.1`.
 
 Exit status 0: complete, or stopped by SIGTERM (`status.json` says which), 1: an
-error that would come back, as of the config; another: started again it goes on.
+error that would come back, as of the config; another (as 75: no room for the
+last checkpoint): started again it goes on.
 """
 
+import contextlib
 import sys
 import traceback
 
@@ -28,8 +30,8 @@ _DISTRIBUTED = flags.DEFINE_bool(
   False,
   "Whether this is one of several processes, see `jssl.hosts.join`.",
 )
-# Of what the runtime of several processes says: EX_TEMPFAIL.
-_LOST = 75
+# EX_TEMPFAIL: another process is gone, or a disk was full or away.
+_AGAIN = 75
 
 
 def main(argv: list[str]) -> int:
@@ -39,8 +41,8 @@ def main(argv: list[str]) -> int:
   # What follows takes seconds to import; --help shouldn't.
   import jax
 
-  from jssl import compiled, hosts, workdirs
-  from jssl.checkpoint import CheckpointError
+  from jssl import compiled, hosts, storage, workdirs
+  from jssl.checkpoint import CheckpointError, NotSavedError
   from jssl.train.loop import train
 
   logging.set_verbosity(logging.WARNING)
@@ -61,15 +63,20 @@ def main(argv: list[str]) -> int:
     FloatingPointError,
     CheckpointError,
   ) as error:
-    print(f"error: {error}", file=sys.stderr)
     lost = isinstance(error.__cause__, jax.errors.JaxRuntimeError)
-    return _LOST if lost else 1
+    passes = isinstance(error, NotSavedError) or (
+      isinstance(error, OSError) and storage.passes(error)
+    )
+    room = f"\n{storage.room(_WORKDIR.value)}" if passes else ""
+    with contextlib.suppress(OSError):  # It may go to a full disk too.
+      print(f"error: {error}{room}", file=sys.stderr)
+    return _AGAIN if lost or passes else 1
   except jax.errors.JaxRuntimeError:
     # Most often another process is gone, or didn't come.
     if not _DISTRIBUTED.value:
       raise
     traceback.print_exc()
-    return _LOST
+    return _AGAIN
   if not complete:
     hosts.say("stopped by SIGTERM; the same command goes on from here")
   return 0

@@ -129,7 +129,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     ValueError, TypeError, FileNotFoundError: the config can't be run.
     FloatingPointError: the loss or a parameter is not finite any more; the
       state is kept in `workdir/broken`, a workdir that others can read.
-    CheckpointError: the last checkpoint couldn't be saved.
+    NotSavedError: the last checkpoint couldn't be saved.
+    OSError: as a full disk, at the start or at the end; in between the training
+      goes on, and what it couldn't write it writes when there is room again.
   """
   clock = Goodput(workdir)
   run = build.run(config)
@@ -143,6 +145,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   batches = train_batches(run, program.batch_sharding)
 
   with (
+    clock.running(),
     ExitStack() as stack,
     Checkpoints(
       workdir,
@@ -150,7 +153,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       keep_every_steps=keep.keep_every_steps or None,
     ) as checkpoints,
     hosts.preemption() as told_to_stop,
-    clock.listening(),
   ):
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
@@ -180,6 +182,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           finite = bool(_all_finite(state))
         if not finite:
           _break(config, workdir, items, batches, last_finite=logged, step=step)
+        if writer is not None:
+          writer.retry()
         try:
           with clock.on("checkpoint"):
             checkpoints.save(step, items, batches)
@@ -187,7 +191,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           if last:
             raise
           logging.error("%s; the training goes on and will try again", error)
-        clock.write(step)
+        clock.write()
       if last:
         break
 
@@ -196,12 +200,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         batch = next(batches)
 
       # ---- Step --------------------------------------------------------------
-      with clock.on("compile" if step == first else "step"):
+      with clock.on("step"):
         state, metrics = program.step(state, batch)
         window = add_to_window(window, metrics)
         if skips_damaged:
           damage = program.add_damage(damage, batch.get("damaged"))
       step += 1
+      clock.reached(step)
       if step == first + 1:
         with clock.on("step"):
           jax.block_until_ready(metrics)
@@ -225,11 +230,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           values |= said
         if writer is not None:
           writer.write(step, values)
-        clock.write(step)
+        clock.write()
         window = empty_window(program.metrics)
         logged = timed = step
         tick = time.monotonic()
     with clock.on("checkpoint"):
       checkpoints.wait()
-  clock.write(step)
   return _leave(workdir, step, total, damage, run.data)

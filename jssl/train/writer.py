@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
+
+from jssl import hosts, storage
 
 
 def _duration(seconds: float) -> str:
@@ -43,11 +45,7 @@ class Writer:
   ):
     """Opens the files of a run that has done `step` steps."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    rows = _rows_until(path, step)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{row}\n" for row in rows))
-    temporary.replace(path)
-    self._file = path.open("a")
+    self._rows = storage.Rows(path, _rows_until(path, step))
     self._total_steps = total_steps
     self._events = None
     if all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
@@ -61,28 +59,50 @@ class Writer:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the scalars of `step`; `images_per_second` is among them."""
     row = {"step": step, **values, "time": time.time()}
-    self._file.write(json.dumps(row) + "\n")
-    self._file.flush()
-    if self._events is not None:
-      self._events.write_scalars(step, dict(values))
+    self._rows.add(json.dumps(row))
+    self._to_events(lambda events: events.write_scalars(step, dict(values)))
     left = (self._total_steps - step) * values["seconds_per_step"]
-    print(
+    hosts.say(
       f"step {step}/{self._total_steps} ({step / self._total_steps:.0%})"
       f"  loss {values['loss']:.4f}"
       f"  lr {values['learning_rate']:.2e}"
       f"  {values['images_per_second']:,.0f} images/s"
-      f"  ETA {_duration(left)}",
-      flush=True,
+      f"  ETA {_duration(left)}"
     )
 
+  def _to_events(self, write: Callable[[Any], None]) -> None:
+    """Writes what metrics.jsonl has too, and what no run should end for."""
+    if self._events is None:
+      return
+    try:
+      write(self._events)
+    except Exception as error:  # TensorFlow raises what its file systems raise.
+      logging.error("no TensorBoard events: %s", error)
+
+  def retry(self) -> None:
+    """Writes rows that wait.
+
+    To be called before a save: who goes on from it won't make them again.
+    """
+    self._rows.retry()
+
   def close(self) -> None:
-    """Flushes and closes everything."""
-    self._file.close()
-    if self._events is not None:
-      self._events.close()
+    """Flushes and closes everything.
+
+    Raises:
+      OSError: rows are left that can't be written.
+    """
+    self._to_events(lambda events: events.close())
+    self._rows.close()
 
   def __enter__(self) -> "Writer":
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    self.close()
+  def __exit__(self, kind: type | None, error: Any, trace: Any) -> None:
+    try:
+      self.close()
+    except OSError as own:
+      # What has ended the run says more.
+      if kind is None:
+        raise
+      logging.error("%s", own)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import grain
 import jax
@@ -254,6 +255,25 @@ def test_kept_features_are_used_only_for_the_same_weights(workdir, tmp_path):
     np.load(tmp_path / "two.npz") as two,
   ):
     assert np.any(one["train_features"] != two["train_features"])
+
+
+def test_where_the_time_went_is_written(workdir, monkeypatch):
+  save(workdir, 10)
+  sleep, naps = time.sleep, []
+
+  def nap(_):
+    naps.append(sleep(0.2))
+    save(workdir, 20)
+
+  monkeypatch.setattr(loop.time, "sleep", nap)
+  run(workdir, follow=True)
+  (row,) = map(json.loads, (workdir / loop.CLOCK).read_text().splitlines())
+  kinds = (*loop.KINDS, "compile", "other")
+  assert sum(row[kind] for kind in kinds) == pytest.approx(row["seconds"])
+  assert all(row[kind] > 0 for kind in kinds if kind != "diagnostics")
+  assert row["diagnostics"] == 0
+  # What it waited for the training, and no more.
+  assert 0.2 * len(naps) <= row["wait"] < row["seconds"] / 2
 
 
 def test_following_ends_with_the_last_step(workdir, monkeypatch):

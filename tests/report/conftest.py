@@ -48,6 +48,21 @@ def life_row(first, last):
   }
 
 
+def probe_life_row(features):
+  return {
+    "began": 1e9,
+    "seconds": 40.0,
+    "wait": 10.0,
+    "restore": 1.0,
+    "features": features,
+    "spectrum": 0.5,
+    "probe": 12.0,
+    "diagnostics": 3.5,
+    "compile": 2.0,
+    "other": 11.0 - features,
+  }
+
+
 def score_row(features, step, probe, fraction, accuracy, **changes):
   return {
     **ABOUT,
@@ -108,6 +123,9 @@ def workdir(tmp_path, config):
     tmp_path / "metrics.jsonl", [metrics_row(s) for s in (10, 20, 30)]
   )
   write_lines(tmp_path / "goodput.jsonl", [life_row(0, 20), life_row(17, 30)])
+  write_lines(
+    tmp_path / "probe_goodput.jsonl", [probe_life_row(6.0), probe_life_row(8.0)]
+  )
   write_lines(tmp_path / "probe.jsonl", probe_rows())
   (tmp_path / "best.json").write_text('{"step": 20, "score": 0.5}')
   write_features(tmp_path, 20)

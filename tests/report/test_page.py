@@ -89,6 +89,10 @@ def test_whole_page(workdir, cheap):
     assert text in found.visible
   assert ["steps", "12.0 s", "60.0%"] in found.rows
   assert ["waiting for a batch", "2.0 s", "10.0%"] in found.rows
+  # The probe's, beside it, of two starts.
+  assert ["features", "14.0 s", "17.5%"] in found.rows
+  assert ["classifiers", "24.0 s", "30.0%"] in found.rows
+  assert ["waiting for a checkpoint", "20.0 s", "25.0%"] in found.rows
   assert ["crop_min_area", "0.5"] in found.rows
   assert ["name", '"vit"'] in found.rows
   assert "missing" not in [a.get("class") for _, a in found.tags]
@@ -107,7 +111,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     assert outside not in text
   tags = [tag for tag, _ in found.tags]
   assert tags.count("h1") == 1
-  assert tags.count("figcaption") == tags.count("figure") == 11
+  assert tags.count("figcaption") == tags.count("figure") == 12
   for tag, attributes in found.tags:
     if tag == "img":
       assert attributes["alt"]
@@ -125,6 +129,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     ("metrics.jsonl", "The training has not logged a step yet"),
     ("features", "No probe has kept test features"),
     ("goodput.jsonl", "No clock of the training is here"),
+    ("probe_goodput.jsonl", "No clock of a probe is here"),
   ],
 )
 def test_missing_piece_leaves_a_sentence(workdir, cheap, lost, sentence):

@@ -1,4 +1,4 @@
-"""Runs as a user starts them, and what they leave."""
+"""Runs as a user starts them, and what they leave; examples are recorded."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def command(workdir, **overrides):
   return [
     sys.executable,
     "-m",
-    "jssl.train",
+    "train.recording",
     "--config=configs/quickstart.py",
     f"--workdir={workdir}",
     *flags,
@@ -44,7 +44,13 @@ def command(workdir, **overrides):
 
 
 def environment():
-  return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+  return {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+    # Of what `-m` names only.
+    "PYTHONPATH": str(ROOT / "tests"),
+  }
 
 
 def run(workdir, **overrides):
@@ -58,12 +64,14 @@ def run(workdir, **overrides):
   )
 
 
-def start(workdir, *, stderr=subprocess.PIPE, **overrides):
+def start(
+  workdir, *, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **overrides
+):
   return subprocess.Popen(
     command(workdir, **overrides),
     cwd=ROOT,
     env=environment(),
-    stdout=subprocess.PIPE,
+    stdout=stdout,
     stderr=stderr,
     text=True,
   )
@@ -73,30 +81,39 @@ def wait_for_step(process, step):
   for line in process.stdout:
     if line.startswith(f"step {step}/"):
       return
-  raise AssertionError(process.stderr.read())
+  raise AssertionError(f"ended before step {step}: {process.stderr.read()}")
 
 
-def rows(workdir):
-  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+def rows(workdir, name="metrics.jsonl"):
+  text = (pathlib.Path(workdir) / name).read_text()
   return [json.loads(line) for line in text.splitlines()]
 
 
+def examples(workdir):
+  """Returns steps and digests of what they saw; a step done again has one."""
+  names = [path.name for path in (pathlib.Path(workdir) / "examples").iterdir()]
+  return sorted((int(name.split("-")[0]), name) for name in names)
+
+
 def outcome(workdir):
-  """Returns the losses, and the bytes of everything in the last checkpoint."""
+  """Returns what a run did, and everything in the last checkpoint."""
   losses = [(row["step"], row["loss"]) for row in rows(workdir)]
+  seen = examples(workdir)
+  # No life saw other examples at a step than another.
+  assert [step for step, _ in seen] == [*range(1, losses[-1][0] + 1)]
   last = checkpoint.steps(workdir)[-1]
   directory = pathlib.Path(workdir) / "checkpoints" / str(last)
   program = Program(build.run(workdirs.load_config(workdir)))
   wanted = checkpoint_items(program.abstract_state)
   arrays = checkpoint.restore(workdir, last, wanted)
   position = (directory / "position.json").read_text()
-  return last, losses, arrays, position
+  return last, losses, arrays, position, seen
 
 
 def assert_same(a, b):
   assert a[0] == b[0]
   assert a[1] == b[1]
-  assert a[3] == b[3]
+  assert a[3:] == b[3:]
   assert jax.tree.structure(a[2]) == jax.tree.structure(b[2])
   for x, y in zip(jax.tree.leaves(a[2]), jax.tree.leaves(b[2]), strict=True):
     if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):

@@ -1,18 +1,22 @@
 """What breaks a run in the field, done to real ones, which then finish.
 
-After each fault the rows and the last checkpoint are those of the run that
-nobody interrupted, bit for bit.
+After each fault the examples and the loss of every step and the last checkpoint
+are those of the run that nobody interrupted, bit for bit.
 """
 
+import contextlib
+import itertools
 import json
 import random
 import re
 import resource
 import signal
+import subprocess
+import threading
 import time
 
 import pytest
-from train.runs import assert_same, outcome, run, start, wait_for_step
+from train.runs import assert_same, outcome, rows, run, start, wait_for_step
 
 from jssl import checkpoint
 
@@ -26,26 +30,42 @@ def finish(workdir):
   return done.stdout + done.stderr
 
 
-def test_killed_at_twenty_random_moments(uninterrupted, tmp_path):
-  """At any moment: while it starts, compiles, steps, saves or restores."""
+def test_killed_at_twenty_random_steps(tmp_path):
+  """Twenty lives, each ended in the middle of the run."""
   seed = random.SystemRandom().randrange(2**32)
   draw = random.Random(seed)
   print(f"seed {seed}")
-  for life in range(20):
-    process = start(tmp_path)
-    if life % 2:
-      # While it steps, however long it takes here to start and to compile.
-      next((line for line in process.stdout if line.startswith("step ")), "")
-      time.sleep(draw.uniform(0, 0.5))
-    else:
-      time.sleep(draw.uniform(0, 14))
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  # More than twenty lives of up to ten steps can do.
+  longer = {"train.steps": 300}
+  done = run(whole, **longer)
+  assert done.returncode == 0, done.stderr
+  kills = []
+  for _ in range(20):
+    process = start(killed, **longer)
+    lines = (line for line in process.stdout if line.startswith("step "))
+    # However long it takes here to start and to compile.
+    next(itertools.islice(lines, draw.randrange(10), None), None)
+    time.sleep(draw.uniform(0, 0.05))
+    process.kill()
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    assert not (killed / "status.json").exists()
+    kills.append(rows(killed)[-1]["step"])
+    assert kills[-1] < 300
+  begins = [life["from_step"] for life in rows(killed, "goodput.jsonl")]
+  print(f"kills after {kills}, lives from {begins}")
+  assert len(set(kills)) > 8
+  assert len(set(begins)) > 5
+  # And before any step: while it starts, restores or compiles.
+  for _ in range(2):
+    process = start(killed, **longer)
+    time.sleep(draw.uniform(0, 10))
     process.kill()
     process.communicate()
-  lives = [json.loads(line) for line in (tmp_path / "goodput.jsonl").open()]
-  print(f"lives that saved: {[(x['from_step'], x['to_step']) for x in lives]}")
-  assert len(lives) > 2
-  finish(tmp_path)
-  assert_same(outcome(tmp_path), outcome(uninterrupted))
+  done = run(killed, **longer)
+  assert done.returncode == 0, done.stderr
+  assert_same(outcome(killed), outcome(whole))
 
 
 def test_killed_while_it_saves(uninterrupted, tmp_path):
@@ -86,20 +106,104 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path, damage):
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
 
+@contextlib.contextmanager
+def drained(process):
+  """Reads what is said to stderr, which is more than a pipe holds."""
+  said = []
+  thread = threading.Thread(target=lambda: said.extend(process.stderr))
+  thread.start()
+  with process:
+    try:
+      yield said
+    finally:
+      process.kill()
+      thread.join()
+
+
+def fill(process):
+  """Lets no file of a process grow beyond a byte."""
+  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, -1))
+
+
 def test_a_disk_that_is_full_for_a_while(uninterrupted, tmp_path):
-  """Files of the running process can't grow, until there is room again."""
-  # More is said than a pipe holds.
-  with (tmp_path / "stderr").open("w") as stderr:
-    process = start(tmp_path, stderr=stderr)
+  """No array, no row and no clock can be written, until there is room again."""
+  process = start(tmp_path)
+  with drained(process) as said:
     wait_for_step(process, 5)
-    # Enough for rows of the training, and not for its arrays.
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**14, -1))
+    before = rows(tmp_path)
+    fill(process)
     wait_for_step(process, 13)
+    # Rows wait, and no half of one is left.
+    assert rows(tmp_path)[: len(before)] == before
+    assert len(rows(tmp_path)) < 13
+    assert checkpoint.steps(tmp_path) in ([], [4])
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
-    process.communicate(timeout=240)
-  said = (tmp_path / "stderr").read_text()
-  assert process.returncode == 0, said
+    process.stdout.read()
+    assert process.wait(timeout=240) == 0, "".join(said)
+  said = "".join(said)
   assert "wasn't saved, the checkpoints before it are kept" in said
+  assert "its rows are kept, and written with the next" in said
+  assert "goodput.jsonl" in said
   assert_same(outcome(tmp_path), outcome(uninterrupted))
   status = json.loads((tmp_path / "status.json").read_text())
   assert status == {"status": "complete", "step": 24}
+  (life,) = rows(tmp_path, "goodput.jsonl")
+  assert life["to_step"] == 24
+
+
+def test_a_disk_that_is_full_at_the_end(uninterrupted, tmp_path):
+  """Is told, with a status that says: again; and then nothing is missing."""
+  process = start(tmp_path)
+  with drained(process) as said:
+    wait_for_step(process, 9)
+    fill(process)
+    process.stdout.read()
+    assert process.wait(timeout=240) == 75, "".join(said)
+  # JAX has said more after it.
+  told = "".join(said).partition("\nerror: ")[2]
+  assert re.match(r"step 24 \([\d.]+ [KM]iB\) (wasn't|can't be) saved", told)
+  assert "are free in" in told
+  assert "then the same command goes on from the last checkpoint" in told
+  assert not (tmp_path / "status.json").exists()
+  assert "taken up at step" in finish(tmp_path)
+  assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 4 MiB."""
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(tmp_path)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if mounted.returncode:
+    pytest.skip(f"only root can mount: {mounted.stderr}")
+  yield tmp_path
+  subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_small_disk(uninterrupted, small_disk):
+  """What the process says goes to the same disk, to its very last byte."""
+  with (small_disk / "said").open("w") as out:
+    process = start(small_disk / "W", stdout=out, stderr=out)
+  while not (small_disk / "W/checkpoints/8/manifest.json").exists():
+    assert process.poll() is None
+    time.sleep(0.01)
+  with (
+    contextlib.suppress(OSError),
+    (small_disk / "ballast").open("wb") as file,
+  ):
+    while True:
+      file.write(bytes(4096))
+      file.flush()
+  process.wait(timeout=240)
+  # Python's own status, where not all that it said found room, is 120.
+  (small_disk / "ballast").unlink()
+  said = (small_disk / "said").read_text()
+  assert process.returncode in (75, 120), said
+  done = run(small_disk / "W")
+  assert done.returncode == 0, done.stderr
+  assert "taken up at step" in done.stdout
+  assert_same(outcome(small_disk / "W"), outcome(uninterrupted))

@@ -197,6 +197,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   assert "optim.learning_rate" in done.stderr
   assert "Traceback" not in done.stderr
   assert checkpoint.steps(tmp_path) == []
+  # Its clock has the time until then, and what was kept is in it.
+  (life,) = (tmp_path / "goodput.jsonl").read_text().splitlines()
+  assert json.loads(life)["to_step"] == 3
   # What broke can be looked at, as any checkpoint.
   assert f"is kept in {tmp_path / 'broken'}, to inspect" in done.stderr
   apply, variables = jssl.load_backbone(tmp_path / "broken")

@@ -1,0 +1,42 @@
+"""`python -m jssl.train`, with a record of the examples of each step.
+
+`workdir/examples` has an empty file for each step that was begun, by whichever
+life of the run: `STEP-SHA256` of the images and labels that it saw. Empty,
+since the disk may be full.
+"""
+
+import hashlib
+import pathlib
+
+import numpy as np
+from absl import app, flags
+
+from jssl.train import __main__, loop
+from jssl.train.program import Program
+
+
+class Recording(Program):
+  """Writes down what its steps see."""
+
+  def __init__(self, run):
+    super().__init__(run)
+    seen = pathlib.Path(flags.FLAGS.workdir) / "examples"
+    seen.mkdir(parents=True, exist_ok=True)
+    compiled, done = self.step, None
+
+    def step(state, batch):
+      nonlocal done
+      done = int(state.step) if done is None else done + 1
+      digest = hashlib.sha256()
+      for name in sorted(batch):
+        digest.update(np.asarray(batch[name]).tobytes())
+      (seen / f"{done + 1}-{digest.hexdigest()}").touch()
+      return compiled(state, batch)
+
+    self.step = step
+
+
+if __name__ == "__main__":
+  loop.Program = Recording
+  flags.mark_flag_as_required("config")
+  app.run(__main__.main)
