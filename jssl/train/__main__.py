@@ -8,9 +8,6 @@ Exit status 0: complete, or stopped by SIGTERM (`status.json` says which), 1: an
 error that would come back, as of the config; another: started again it goes on.
 """
 
-import sys
-import traceback
-
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -28,8 +25,6 @@ _DISTRIBUTED = flags.DEFINE_bool(
   False,
   "Whether this is one of several processes, see `jssl.hosts.join`.",
 )
-# Of what the runtime of several processes says: EX_TEMPFAIL.
-_LOST = 75
 
 
 def main(argv: list[str]) -> int:
@@ -37,8 +32,6 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  import jax
-
   from jssl import compiled, hosts, workdirs
   from jssl.checkpoint import CheckpointError
   from jssl.train.loop import train
@@ -46,33 +39,20 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   compiled.keep()
   compiled.in_one_order()
-  try:
+
+  def work() -> None:
     workdirs.check(_WORKDIR.value)
     if _DISTRIBUTED.value:
       hosts.join()
       hosts.check_same(_CONFIG.value.to_json(indent=2), "configs")
     else:
       hosts.check_alone()
-    complete = train(_CONFIG.value, _WORKDIR.value)
-  except (
-    ValueError,
-    TypeError,
-    OSError,
-    FloatingPointError,
-    CheckpointError,
-  ) as error:
-    print(f"error: {error}", file=sys.stderr)
-    lost = isinstance(error.__cause__, jax.errors.JaxRuntimeError)
-    return _LOST if lost else 1
-  except jax.errors.JaxRuntimeError:
-    # Most often another process is gone, or didn't come.
-    if not _DISTRIBUTED.value:
-      raise
-    traceback.print_exc()
-    return _LOST
-  if not complete:
-    hosts.say("stopped by SIGTERM; the same command goes on from here")
-  return 0
+    if not train(_CONFIG.value, _WORKDIR.value):
+      hosts.say("stopped by SIGTERM; the same command goes on from here")
+
+  return hosts.carry_out(
+    work, (ValueError, TypeError, OSError, FloatingPointError, CheckpointError)
+  )
 
 
 if __name__ == "__main__":
