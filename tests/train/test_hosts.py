@@ -6,11 +6,12 @@ import re
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from processes import ends, free_port, start
 
-from jssl import hosts
+from jssl import checkpoint, hosts
 
 STEPS = 20
 TINY = {
@@ -197,6 +198,50 @@ def test_processes_of_different_configs_are_refused(tmp_path):
       r'process 0: "learning_rate": 0.005.*process 1: .*0\.1', own
     )
   assert not (tmp_path / "W").exists()
+
+
+def test_workdirs_that_are_not_shared_are_refused(tmp_path):
+  """As where a mount was forgotten: folders of one name, on two hosts."""
+  other = tmp_path / "other"
+  # As it was left by a run: its files alone don't tell.
+  for folder in (tmp_path / "W", other):
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+  started = start(
+    2, training(tmp_path / "W", 2), devices=2, different=[f"--workdir={other}"]
+  )
+  status, said = ends(started)
+  assert status == [1, 1], "\n".join(said)
+  for own in said:
+    assert re.search(
+      r"error: .*--workdir=\S+ must be one folder that all processes share.*"
+      r"isn't seen by process 1 \(on \S+\) of 2",
+      own,
+    ), own
+  # Nothing is left, and nothing begun.
+  for folder in (tmp_path / "W", other):
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_loss_that_is_not_finite_stops_two_processes(tmp_path):
+  """Together, though one has the state before it to remove first."""
+  broken = tmp_path / "W/broken"
+  for folder in range(40):
+    (broken / str(folder)).mkdir(parents=True)
+    for file in range(500):
+      (broken / str(folder) / str(file)).touch()
+  (broken / "config.json").write_text('{"of": "another run"}')
+  lost = {"optim.learning_rate": 1e30, "log.every_steps": 3}
+  started = start(2, training(tmp_path / "W", 2, **lost), devices=2)
+  status, said = ends(started)
+  assert status == [1, 1], "\n".join(said)
+  for own in said:
+    assert re.search(r"^error: .*between step 0 and step 3", own, re.MULTILINE)
+    assert f"What it was like at step 3 is kept in {broken}" in own
+    assert "Traceback" not in own
+  assert checkpoint.steps(broken) == [3]
+  leaves = jax.tree.leaves(checkpoint.restore_backbone(broken, 3))
+  assert not all(np.all(np.isfinite(leaf)) for leaf in leaves)
 
 
 def test_half_of_an_environment_is_told(monkeypatch):
