@@ -8,6 +8,7 @@ import atexit
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -42,6 +43,10 @@ _DONE_SECONDS = 300
 _ENDED = "jssl/ended"
 # Exit status of what the runtime of several processes says: EX_TEMPFAIL.
 _LOST = 75
+# How it begins, also where JAX raises a ValueError of it, as of a collective.
+_STATUS = re.compile(
+  "(CANCELLED|UNKNOWN|DEADLINE_EXCEEDED|ABORTED|INTERNAL|UNAVAILABLE): "
+)
 
 
 class _Others:
@@ -158,6 +163,15 @@ def join() -> None:
   _others = _Others()
 
 
+def _is_of_runtime(error: BaseException) -> bool:
+  """Whether an error is the runtime's, or was raised of one that is."""
+  return (
+    isinstance(error, jax.errors.JaxRuntimeError)
+    or _STATUS.match(str(error)) is not None
+    or (error.__cause__ is not None and _is_of_runtime(error.__cause__))
+  )
+
+
 def carry_out(
   work: Callable[[], None], errors: tuple[type[Exception], ...]
 ) -> int:
@@ -177,14 +191,13 @@ def carry_out(
   try:
     work()
   except Exception as error:
-    lost = isinstance(error, jax.errors.JaxRuntimeError)
     if isinstance(error, errors):
       print(f"error: {error}", file=sys.stderr)
-      lost = isinstance(error.__cause__, jax.errors.JaxRuntimeError)
     elif _others is None:
       raise
     else:
       traceback.print_exc()
+    lost = _is_of_runtime(error)
     status = _LOST if lost else 1
     if _others is None:
       return status
