@@ -27,6 +27,8 @@ from jssl.typing import PyTree, Variables
 _BACKBONE = "backbone"
 _POSITION = "position.json"
 _STRAGGLERS_SECONDS = 5.0
+# For which a process that meets an error waits for the save under way.
+_LAST_SAVE_SECONDS = 30.0
 
 policies = ocp.training.preservation_policies
 
@@ -330,30 +332,38 @@ class Checkpoints:
       CheckpointError: some were finished but none is whole, or the newest
         whole one holds other arrays than `items`.
     """
-    passed_over: list[pathlib.Path] = []
-    found: int | None = None
-    for checkpoint in reversed(self._orbax.checkpoints):
-      directory = _root(self._workdir) / str(checkpoint.step)
-      # Read by one process, for all.
-      error = hosts.first_says(_damage(directory) if hosts.is_first() else "")
-      if not error:
-        found = checkpoint.step
-        break
+    # Looked at by one process, for all: no two see a disk alike.
+    found, passed_over, finished = hosts.first_says(
+      self._newest_whole() if hosts.is_first() else (None, {}, 0)
+    )
+    for error in passed_over.values():
       tell(f"{error}; passed over")
-      passed_over.append(directory)
     # Unfinished ones are no loss; what was finished is not given up unasked.
-    finished = [d for d in passed_over if (d / manifest.NAME).exists()]
     if found is None and finished:
       raise CheckpointError(
-        f"{self._workdir}: no checkpoint is whole; delete {finished[0].parent} "
-        "to start anew, or choose another --workdir"
+        f"{self._workdir}: no checkpoint is whole; delete "
+        f"{_root(self._workdir)} to start anew, or choose another --workdir"
       )
-    for directory in passed_over:
-      self._set_aside(directory)
+    for name in passed_over:
+      self._set_aside(_root(self._workdir) / name)
     if found is None:
       return None
     directory = _root(self._workdir) / str(found)
     return found, _restore(directory, items, data)
+
+  def _newest_whole(self) -> tuple[int | None, dict[str, str], int]:
+    """Returns its step; by name what is wrong with newer ones; finished ones.
+
+    Plain JSON.
+    """
+    wrong: dict[str, str] = {}
+    for checkpoint in reversed(self._orbax.checkpoints):
+      directory = _root(self._workdir) / str(checkpoint.step)
+      error = _damage(directory)
+      if not error:
+        return checkpoint.step, wrong, len(steps(self._workdir))
+      wrong[directory.name] = error
+    return None, wrong, len(steps(self._workdir))
 
   def _set_aside(self, directory: pathlib.Path) -> None:
     aside = self._workdir / "damaged" / directory.name
@@ -368,10 +378,30 @@ class Checkpoints:
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *_: Any) -> None:
+  def __exit__(self, kind: Any, *_: Any) -> None:
     """Waits for the save under way and frees what Orbax holds."""
+    if kind is not None and jax.process_count() > 1:
+      self._executor.shutdown(wait=False)
+      self._see_finished()
+      return
     try:
       self.wait()
     finally:
       self._executor.shutdown()
       self._orbax.close()
+
+  def _see_finished(self) -> None:
+    """Waits for the save under way a while, without asking the others.
+
+    With an error that this process alone has met: they wait elsewhere. Their
+    part of the save goes on in the background, until they are told.
+    """
+    if self._saving is None:
+      return
+    step, future = self._saving
+    finished = _root(self._workdir) / str(step) / manifest.NAME
+    deadline = time.monotonic() + _LAST_SAVE_SECONDS
+    while not finished.exists() and time.monotonic() < deadline:
+      if future.done() and future.result():
+        return
+      time.sleep(0.1)

@@ -4,8 +4,12 @@ import json
 import os
 import pathlib
 import re
+import socket
+import time
+import uuid
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from jssl import hosts, storage
@@ -24,6 +28,9 @@ _FREE = (
   # Whoever is stopped by a damaged image sets it, and goes on from there.
   "data/skip_damaged",
 )
+
+# In which a file that one process wrote shows to the others.
+_SHOWS_SECONDS = 10.0
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -72,15 +79,58 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   return ConfigDict(json.loads(path.read_text()))
 
 
+def check_shared(workdir: str | os.PathLike) -> None:
+  """Raises where processes have workdirs of their own, of the same name.
+
+  Each would look for its own checkpoints, and write a part of them.
+
+  Args:
+    workdir: that is there, where the first process sees it.
+
+  Raises:
+    ValueError: on every process; says which don't see what the first writes.
+  """
+  if jax.process_count() == 1:
+    return
+  # A name that nobody can have asked for before, and remember as missing.
+  name = hosts.first_says(f".shared-{uuid.uuid4().hex}")
+  token = pathlib.Path(workdir) / name
+  if hosts.is_first():
+    token.touch()
+  # It is there, not only on its way.
+  hosts.wait_for_all(name)
+  deadline = time.monotonic() + _SHOWS_SECONDS
+  while not (sees := token.exists()) and time.monotonic() < deadline:
+    time.sleep(0.2)
+  blind = {
+    index: host
+    for index, host in enumerate(
+      hosts.texts_of_all("" if sees else socket.gethostname())
+    )
+    if host
+  }
+  if hosts.is_first():
+    token.unlink()
+  if blind:
+    named = ", ".join(f"{index} (on {host})" for index, host in blind.items())
+    raise ValueError(
+      f"--workdir={workdir} must be one folder that all processes share, on a "
+      f"mounted bucket or NFS; what process 0 writes there isn't seen by "
+      f"process {named} of {jax.process_count()}. Is it mounted there?"
+    )
+
+
 def claim(config: ConfigDict, workdir: str | os.PathLike) -> None:
   """Writes the config into a new workdir; a used one must have the same.
 
   Raises:
     ValueError: the workdir belongs to another config; says what differs. Or it
-      is not a folder.
+      is not a folder, or not one that all processes share.
   """
   path = _config_path(workdir)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  if hosts.is_first():
+    path.parent.mkdir(parents=True, exist_ok=True)
+  check_shared(workdir)
   if path.exists():
     old = _flat(json.loads(path.read_text()))
     new = _flat(json.loads(config.to_json()))

@@ -5,7 +5,8 @@
 #   bash launch/local_multihost.sh 2 .venv/bin/python -m jssl.train --distributed \
 #     --config=configs/quickstart.py --workdir=runs/two
 # Each has DEVICES CPU devices (default 1). SIGTERM is passed on to all; when one
-# dies, JAX ends the others.
+# dies, JAX ends the others. The exit status is 1 if that of any process is: an
+# error that would come back.
 set -euo pipefail
 
 dry_run=
@@ -42,6 +43,6 @@ for pid in "${pids[@]}"; do
   while [ -n "$told" ]; do
     told='' own=0 && wait "$pid" || own=$?
   done
-  [ "$own" -eq 0 ] || status=$own
+  [ "$own" -eq 0 ] || [ "$status" -eq 1 ] || status=$own
 done
 exit "$status"

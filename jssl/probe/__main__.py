@@ -55,7 +55,8 @@ def main(argv: list[str]) -> int:
 
   logging.set_verbosity(logging.WARNING)
   compiled.keep()
-  try:
+
+  def work() -> None:
     workdirs.check(_WORKDIR.value)
     if _DISTRIBUTED.value:
       hosts.join()
@@ -72,10 +73,10 @@ def main(argv: list[str]) -> int:
       overwrite=_OVERWRITE.value,
       diagnostics=_DIAGNOSTICS.value,
     )
-  except (ValueError, TypeError, OSError, CheckpointError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
+
+  return hosts.carry_out(
+    work, (ValueError, TypeError, OSError, CheckpointError)
+  )
 
 
 if __name__ == "__main__":

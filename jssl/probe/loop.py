@@ -94,7 +94,7 @@ def _wait_for_run(workdir: str | os.PathLike, tell: Tell) -> None:
   config = pathlib.Path(workdir) / "config.json"
   if not config.exists():
     tell(f"waiting for {config}, which a training writes when it starts")
-  while not config.exists():
+  while not hosts.first_says(config.exists()):
     time.sleep(_POLL_SECONDS)
 
 
@@ -165,11 +165,12 @@ def run(
   if follow:
     with clock.on("wait"):
       _wait_for_run(workdir, tell)
-  elif not checkpoint.steps(workdir):
+  elif not hosts.first_says(checkpoint.steps(workdir)):
     workdirs.load_config(workdir)  # It says what a workdir must be.
     raise FileNotFoundError(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
+  workdirs.check_shared(workdir)
   own = workdirs.load_config(workdir)
   config = _with_dataset(own, dataset, data_dir, test_split)
   settings = build.section(config, "probe", Probe)

@@ -9,10 +9,6 @@ error that would come back, as of the config; another (as 75: no room for the
 last checkpoint): started again it goes on.
 """
 
-import contextlib
-import sys
-import traceback
-
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -30,8 +26,6 @@ _DISTRIBUTED = flags.DEFINE_bool(
   False,
   "Whether this is one of several processes, see `jssl.hosts.join`.",
 )
-# EX_TEMPFAIL: another process is gone, or a disk was full or away.
-_AGAIN = 75
 
 
 def main(argv: list[str]) -> int:
@@ -39,8 +33,6 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  import jax
-
   from jssl import compiled, hosts, storage, workdirs
   from jssl.checkpoint import CheckpointError, NotSavedError
   from jssl.train.loop import train
@@ -48,38 +40,28 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   compiled.keep()
   compiled.in_one_order()
-  try:
+
+  def work() -> None:
     workdirs.check(_WORKDIR.value)
     if _DISTRIBUTED.value:
       hosts.join()
       hosts.check_same(_CONFIG.value.to_json(indent=2), "configs")
     else:
       hosts.check_alone()
-    complete = train(_CONFIG.value, _WORKDIR.value)
-  except (
-    ValueError,
-    TypeError,
-    OSError,
-    FloatingPointError,
-    CheckpointError,
-  ) as error:
-    lost = isinstance(error.__cause__, jax.errors.JaxRuntimeError)
+    if not train(_CONFIG.value, _WORKDIR.value):
+      hosts.say("stopped by SIGTERM; the same command goes on from here")
+
+  def advice(error: Exception) -> str:
     passes = isinstance(error, NotSavedError) or (
       isinstance(error, OSError) and storage.passes(error)
     )
-    room = f"\n{storage.room(_WORKDIR.value)}" if passes else ""
-    with contextlib.suppress(OSError):  # It may go to a full disk too.
-      print(f"error: {error}{room}", file=sys.stderr)
-    return _AGAIN if lost or passes else 1
-  except jax.errors.JaxRuntimeError:
-    # Most often another process is gone, or didn't come.
-    if not _DISTRIBUTED.value:
-      raise
-    traceback.print_exc()
-    return _AGAIN
-  if not complete:
-    hosts.say("stopped by SIGTERM; the same command goes on from here")
-  return 0
+    return storage.room(_WORKDIR.value) if passes else ""
+
+  return hosts.carry_out(
+    work,
+    (ValueError, TypeError, OSError, FloatingPointError, CheckpointError),
+    advice=advice,
+  )
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ def _break(
 ) -> NoReturn:
   """Keeps a state that is not finite, as a workdir of its own, and raises."""
   broken = pathlib.Path(workdir) / "broken"
-  hosts.wait_for_all("broken")
   if hosts.is_first():
     shutil.rmtree(broken, ignore_errors=True)
+  hosts.wait_for_all("removed what was broken before")
   try:
     workdirs.claim(config, broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as checkpoints:

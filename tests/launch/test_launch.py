@@ -53,6 +53,10 @@ def test_processes_of_this_machine():
   # One that fails makes all of it fail.
   command = (sys.executable, "-c", TELL, "0", "1")
   said("local_multihost.sh", "3", *command, status=1)
+  # Whatever became of the others: what would come back isn't started again.
+  for others in ("0 134", "134 0"):
+    ends = f'statuses=(1 {others}); exit "${{statuses[JAX_PROCESS_ID]}}"'
+    said("local_multihost.sh", "3", "bash", "-c", ends, status=1)
 
 
 @pytest.mark.parametrize("status", [0, 5])

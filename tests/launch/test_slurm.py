@@ -17,7 +17,8 @@ def test_a_job_trains_and_is_queued_again():
   assert lines == [
     "environment .venv-cuda cuda12",
     f"sbatch --nodes=2 {SCRIPT} 2 c.py w --config.seed=1",
-    "srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=8 "
+    "srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=8 bash -c "
+    'trap : TERM; "$@" || exit $(($? == 1 ? 255 : $?)) task '
     ".venv-cuda/bin/python -m jssl.train "
     "--distributed --config=c.py --workdir=w --config.seed=1",
     "scontrol requeue JOB",
@@ -33,17 +34,37 @@ def test_processes_and_cores_are_those_that_are_asked_for():
   assert f"SLURM_CPUS_PER_TASK:-{asked['cpus-per-task']}" in SCRIPT.read_text()
 
 
+# Its status is the highest of its tasks; one of them is told to stop, with all
+# that it has started.
+SRUN = """
+[ -z "$SAID" ] || echo "{\\"status\\": \\"$SAID\\"}" > W/status.json
+while [[ $1 == --* ]]; do shift; done
+highest=0
+for own in $STATUS; do
+  STATUS=$own setsid "$@" & pid=$!
+  [ "$own" != told ] || { sleep 0.5; kill -TERM -- "-$pid"; }
+  status=0; wait "$pid" || status=$?
+  [ "$status" -le "$highest" ] || highest=$status
+done
+exit "$highest"
+"""
+PYTHON = """
+case "$*" in *jssl.train*)
+  [ "$STATUS" = told ] || exit "$STATUS"
+  trap 'sleep 0.5; exit 0' TERM
+  for _ in {1..100}; do sleep 0.1; done
+  exit 3 ;;
+esac
+"""
+
+
 @pytest.fixture
 def commands(tmp_path):
   """Commands of a cluster that write down what they were told."""
-  for name in ("sbatch", "srun", "scontrol"):
-    stub(
-      tmp_path / "bin" / name,
-      f'echo {name} "$@" >> {tmp_path}/told\n'
-      f'[ {name} != srun ] || {{ [ -z "$SAID" ] || echo "{{\\"status\\": '
-      f'\\"$SAID\\"}}" > {tmp_path}/W/status.json; exit "$STATUS"; }}',
-    )
-  stub(tmp_path / "venv/bin/python", f'echo python "$@" >> {tmp_path}/told')
+  told = f'echo "$(basename "$0")" "$@" >> {tmp_path}/told\n'
+  for name, does in (("sbatch", ""), ("srun", SRUN), ("scontrol", "")):
+    stub(tmp_path / "bin" / name, told + does)
+  stub(tmp_path / "venv/bin/python", PYTHON + told)
   (tmp_path / "W").mkdir()
   return tmp_path
 
@@ -83,11 +104,13 @@ def test_it_is_installed_once_where_it_is_queued(commands):
   ("status", "left", "restarts", "again", "ends"),
   [
     # Complete; its time was over; a process died; the same would come back.
-    (0, "complete", 0, False, 0),
-    (0, "restartable", 30, True, 0),
-    (134, "", 2, True, 0),
-    (134, "", 20, False, 134),
-    (1, "", 0, False, 1),
+    ("0 0", "complete", 0, False, 0),
+    ("told told", "restartable", 30, True, 0),
+    ("0 134", "", 2, True, 0),
+    ("75 134", "", 20, False, 134),
+    ("1 1", "", 0, False, 1),
+    # One met an error, and JAX ended the others.
+    ("134 1 75", "", 0, False, 1),
   ],
 )
 def test_a_job_is_queued_again(commands, status, left, restarts, again, ends):
@@ -97,7 +120,7 @@ def test_a_job_is_queued_again(commands, status, left, restarts, again, ends):
     SLURM_SUBMIT_DIR=str(commands),
     SLURM_CPUS_PER_TASK="4",
     SLURM_RESTART_COUNT=str(restarts),
-    STATUS=str(status),
+    STATUS=status,
     SAID=left,
   )
   assert done.returncode == ends, done.stderr

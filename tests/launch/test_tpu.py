@@ -198,6 +198,8 @@ def test_a_run_that_dies_and_gets_on_is_started_again(attend):
   [
     ("echo OOPS; exit 134", {}, 3, 3),
     ("echo OOPS; exit 1", {}, 1, 1),
+    # One worker met an error, and JAX ended the other.
+    ('echo OOPS; [ "${PWD: -6}" = 0/jssl ] && exit 134; exit 1', {}, 1, 1),
     # What isn't installed isn't started.
     ("exit 0", {"PIP": "1"}, 0, 3),
   ],

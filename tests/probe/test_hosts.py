@@ -61,12 +61,21 @@ def judged(workdir, count):
   ]
 
 
+@pytest.fixture(scope="module")
+def by_one(trained, tmp_path_factory):
+  """Workdir and rows of one process."""
+  workdir = tmp_path_factory.mktemp("by_one") / "W"
+  shutil.copytree(trained, workdir)
+  return workdir, judged(workdir, 1)
+
+
 @pytest.mark.slow
-def test_two_processes_judge_as_one(trained, tmp_path):
-  alone, together = tmp_path / "alone", tmp_path / "together"
-  for workdir in (alone, together):
-    shutil.copytree(trained, workdir)
-  expected, found = judged(alone, 1), judged(together, 2)
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_judge_as_one(trained, by_one, tmp_path, count):
+  alone, expected = by_one
+  together = tmp_path / "together"
+  shutil.copytree(trained, together)
+  found = judged(together, count)
   assert [*map(json.dumps, found)] == [*map(json.dumps, expected)]
   assert {row["features"] for row in found} == {"backbone", "random", "views"}
   lost = [row["not_measured"] for row in found if row["step"] == 9]

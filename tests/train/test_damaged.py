@@ -1,6 +1,7 @@
 """Runs on a set with damaged images: told, or replaced and counted."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from train.runs import (
   wait_for_step,
 )
 
+from jssl import checkpoint
 from jssl.data.order import shuffled_rows
 
 BATCH_SIZE = 8
@@ -156,3 +158,41 @@ def test_two_processes_count_as_one(options, skipping, tmp_path):
   assert TOLD in said[0]
   assert TOLD not in said[1]
   assert counted(tmp_path) == counted(skipping[0])
+
+
+@pytest.mark.parametrize(
+  "workers", [0, pytest.param(1, marks=pytest.mark.slow)]
+)
+def test_an_image_that_one_of_two_processes_meets(options, tmp_path, workers):
+  """Ends both at once, by a status that starts nothing; the run is kept."""
+  data_dir = prepare_set(tmp_path)
+  break_record(data_dir, DAMAGED[0])
+  # Who has that half of the batch.
+  place = rows_of_step(LAST_OF_EPOCH).tolist().index(DAMAGED[0])
+  meets = place // (BATCH_SIZE // 2)
+  without = {
+    **options,
+    "data.data_dir": data_dir,
+    "data.skip_damaged": False,
+    "data.workers": workers,
+    "checkpoint.every_steps": 1,
+    "log.every_steps": 1,
+  }
+  workdir = tmp_path / "W"
+  arguments = [*command(workdir, **without)[1:], "--distributed"]
+  started = start_processes(2, arguments)
+  while all(process.poll() is None for process in started):
+    time.sleep(0.1)
+  one_ended = time.monotonic()
+  status, said = ends(started)
+  assert status == [1, 1], "\n".join(said)
+  assert time.monotonic() - one_ended < 30
+  why = rf"image {DAMAGED[0]} of photos, split train, cannot be decoded"
+  assert re.search(rf"^error: {why}", said[meets], re.MULTILINE)
+  told = rf"^error: process {meets} of 2 can't go on: {why}"
+  assert re.search(told, said[1 - meets], re.MULTILINE), said[1 - meets]
+  assert "Traceback" not in "\n".join(said)
+  # All that came before the image was done, and what was being saved is whole.
+  done = [*range(1, LAST_OF_EPOCH + 1)]
+  assert [row["step"] for row in rows(workdir)] == done
+  assert checkpoint.steps(workdir)[-1] == LAST_OF_EPOCH

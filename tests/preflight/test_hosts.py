@@ -1,0 +1,94 @@
+"""What preflight says of a run is what the real processes of one compile."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from processes import ROOT, ends, start
+
+from jssl import checkpoint
+
+FLAGS = [
+  "--config=configs/quickstart.py",
+  "--config.data.batch_size=32",
+  # Large enough to be split.
+  "--config.model.width=128",
+  "--config.model.depth=1",
+  "--config.mesh.fsdp=2",
+  "--config.train.steps=4",
+  "--config.optim.warmup_steps=1",
+]
+
+# As a run's own process: joined, with devices of all of them.
+COMPILE = """
+import json, sys
+from absl import app
+from ml_collections import config_flags
+config = config_flags.DEFINE_config_file("config")
+
+def main(_):
+  from jssl import hosts, targets
+  hosts.join()
+  import jax
+  from jssl.preflight.needs import measure
+  from jssl.preflight.programs import programs
+  assert len(jax.local_devices()) < len(jax.devices()) == 8
+  found = programs(config.value, jax.devices())
+  mesh = dict(found.run.mesh.shape)
+  step = measure(found.compilable[0], targets.target("cpu:8"), mesh)
+  print("FOUND", json.dumps({
+    "flops": step.product_flops,
+    "arguments": step.memory.arguments,
+    "peak": step.memory.peak,
+    "traffic": [one._asdict() for one in step.traffic],
+    "checkpoint_bytes": found.checkpoint_bytes,
+  }))
+
+app.run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def preflight(tmp_path_factory):
+  path = tmp_path_factory.mktemp("preflight") / "json"
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "jssl.preflight", "--target=cpu:8"),
+      *(f"--json={path}", *FLAGS),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_what_several_processes_compile(preflight, count):
+  status, said = ends(start(count, ["-c", COMPILE, *FLAGS]))
+  assert status == [0] * count, "\n".join(said)
+  step = preflight["programs"][0]
+  for own in said:
+    found = json.loads(re.search(r"^FOUND (.*)$", own, re.MULTILINE).group(1))
+    assert found["flops"] == step["product_flops"]
+    assert found["arguments"] == step["memory"]["arguments"]
+    assert found["peak"] == step["memory"]["peak"]
+    assert found["traffic"] == step["traffic"]
+    assert found["checkpoint_bytes"] == preflight["checkpoint_bytes"]
+
+
+@pytest.mark.slow
+def test_the_size_of_a_checkpoint_is_that_on_the_disk(preflight, tmp_path):
+  arguments = ["-m", "jssl.train", "--distributed", f"--workdir={tmp_path}/W"]
+  status, said = ends(start(2, [*arguments, *FLAGS]))
+  assert status == [0, 0], "\n".join(said)
+  assert checkpoint.steps(tmp_path / "W") == [4]
+  files = (tmp_path / "W/checkpoints/4").rglob("*")
+  on_disk = sum(path.stat().st_size for path in files if path.is_file())
+  print(on_disk, preflight["checkpoint_bytes"])
+  assert 0.9 < on_disk / preflight["checkpoint_bytes"] < 1.1
