@@ -440,9 +440,14 @@ def _sweeps(results: Results) -> Drawing | None:
 
 
 def _spirals(results: Results) -> Drawing:
-  return _drawing(
+  # Eight smooth maps: with more pixels the file is twice as large.
+  svg = as_svg(
     figures.spirals(results.toys),
-    "Two spirals, and maps of the plane",
+    alt="Two spirals, and maps of the plane",
+    dpi=72,
+  )
+  return Drawing(
+    svg,
     "Left: leading eigenfunctions of the kernel. Right: dimensions of the "
     "contrastive closed form, of all optima the one of least Tr(BK). Points "
     "are views, black on one arm and white on the other. Red and blue are "
