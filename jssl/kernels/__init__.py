@@ -36,6 +36,7 @@ from jssl.kernels.embedding import (
   trace_bk,
   within_between,
 )
+from jssl.kernels.fista import Ridge, ridge_fista
 from jssl.kernels.gram import gram
 from jssl.kernels.losses import Contrastive, Loss, NonContrastive
 from jssl.kernels.memory import gram_gib
@@ -69,6 +70,7 @@ __all__ = [
   "Kernel",
   "Loss",
   "NonContrastive",
+  "Ridge",
   "WithinBetween",
   "adjacency",
   "alignment_with",
@@ -82,6 +84,7 @@ __all__ = [
   "laplacian",
   "median_bandwidth",
   "ridge_accuracy",
+  "ridge_fista",
   "ridge_form",
   "ridge_loss",
   "spectrum",

@@ -93,7 +93,7 @@ def _positive_part(x: Square) -> Square:
   return half @ half.T
 
 
-def ridge(
+def ridge_fista(
   k: Gram,
   loss: Loss,
   image_ids: Ids,
@@ -112,6 +112,15 @@ def ridge(
 
   Memory besides K: 10 matrices of N x N. Time: the eigenvectors of a matrix of
   N x N, each iteration.
+
+      >>> import numpy as np
+      >>> from jssl.kernels import RBF, Contrastive, gram, ridge_fista
+      >>> x = np.random.default_rng(0).normal(size=(12, 3))
+      >>> image_ids = np.repeat(np.arange(4), 3)
+      >>> k = gram(RBF(1.0), x)
+      >>> found = ridge_fista(k, Contrastive(), image_ids, alpha=1.0)
+      >>> found.converged, len(found.m)
+      (True, 4)
 
   Args:
     k: Gram matrix, positive definite: see `with_jitter`.

@@ -43,7 +43,15 @@ def available_gib() -> float:
   return min(_of_machine(), _of_container())
 
 
-def _limit(memory_limit_gib: float | None) -> float:
+def limit_gib(memory_limit_gib: float | None) -> float:
+  """Returns the GiB that may be used.
+
+  Args:
+    memory_limit_gib: None takes 80% of what is available.
+
+  Raises:
+    ValueError: the limit isn't positive.
+  """
   if memory_limit_gib is None:
     return _SHARE * available_gib()
   if not memory_limit_gib > 0:
@@ -68,7 +76,7 @@ def check_square(
   Raises:
     ValueError: they don't; says how many points would.
   """
-  limit = _limit(memory_limit_gib)
+  limit = limit_gib(memory_limit_gib)
   needed = matrices * gram_gib(n)
   if needed > limit:
     fits = math.isqrt(int(limit * _GIB / (8 * matrices)))
@@ -83,7 +91,7 @@ def check_block(
   n: int, m: int, *, what: str, memory_limit_gib: float | None
 ) -> None:
   """Checks that a matrix of [n, m] fits, as `check_square` does."""
-  limit = _limit(memory_limit_gib)
+  limit = limit_gib(memory_limit_gib)
   needed = gram_gib(n, m)
   if needed > limit:
     fits = int(limit * _GIB / (8 * m))

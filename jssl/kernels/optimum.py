@@ -72,6 +72,7 @@ def supervised_form(
   labels: Ids,
   *,
   d_out: int | None = None,
+  alpha: float = 0.0,
   memory_limit_gib: float | None = None,
 ) -> Map:
   """Returns M of the closed form with classes in place of images.
@@ -84,11 +85,12 @@ def supervised_form(
     labels: class of each view, [n].
     d_out: dimension of the embedding; None is the number of classes, and more
       would add nothing.
+    alpha: weight of a ridge, see `ridge_form`; 0 is without.
     memory_limit_gib: None takes 80% of what is available.
 
   Raises:
-    ValueError: as `closed_form`, or a view has no label (-1), or there is one
-      class.
+    ValueError: as `closed_form` or `ridge_form`, or a view has no label (-1),
+      or there is one class.
   """
   missing = int(np.sum(np.asarray(labels) < 0))
   if missing:
@@ -97,7 +99,17 @@ def supervised_form(
       "needs them all"
     )
   classes = len(images(labels).counts)
-  top = Contrastive().eigenpairs(labels, classes if d_out is None else d_out)
+  d_out = classes if d_out is None else d_out
+  if alpha:
+    return ridge_form(
+      k,
+      Contrastive(),
+      labels,
+      alpha=alpha,
+      d_out=d_out,
+      memory_limit_gib=memory_limit_gib,
+    )
+  top = Contrastive().eigenpairs(labels, d_out)
   return closed_form(k, top, memory_limit_gib=memory_limit_gib)
 
 

@@ -428,20 +428,21 @@ def scatter(
   return figure
 
 
-def as_svg(figure: Figure, *, alt: str) -> str:
+def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> str:
   """Returns a figure as an `svg` element to stand in a page.
 
   Args:
     figure: what to draw.
     alt: what it shows, for those who can't see it. Ids are made from it, so
       no two figures of a page may have the same.
+    dpi: of what is drawn in pixels.
   """
   file = io.StringIO()
   # Text stays text: smaller, searchable, in the font of the page.
   settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
   with matplotlib.rc_context(settings):
-    figure.savefig(file, format="svg", metadata=nothing, dpi=160)
+    figure.savefig(file, format="svg", metadata=nothing, dpi=dpi)
   svg = file.getvalue()
   svg = svg[svg.index("<svg") :]
   # Groups are named alike in all figures, and nothing refers to them.

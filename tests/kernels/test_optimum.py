@@ -1,9 +1,11 @@
+import doctest
+
 import numpy as np
 import pytest
 from kernels import oracle
 from scipy import optimize
 
-from jssl.kernels import fista
+from jssl.kernels.fista import ridge_fista
 from jssl.kernels.losses import Contrastive, NonContrastive
 from jssl.kernels.optimum import (
   closed_form,
@@ -112,7 +114,7 @@ def test_ridge_equals_direct_optimisation(
     value,
     rtol=1e-12,
   )
-  found = fista.ridge(gram_matrix, loss, image_ids, alpha=alpha, tolerance=1e-8)
+  found = ridge_fista(gram_matrix, loss, image_ids, alpha=alpha, tolerance=1e-8)
   assert found.converged
   np.testing.assert_allclose(found.loss, direct, rtol=1e-6)
   np.testing.assert_allclose(
@@ -122,6 +124,68 @@ def test_ridge_equals_direct_optimisation(
   )
   # The gap bounds what is left.
   assert -1e-9 <= found.loss - value <= found.gap + 1e-9
+
+
+def many(n=201, views=3):
+  """Well-conditioned, of some hundred points."""
+  x = np.random.default_rng(0).normal(size=(n, 8))
+  squares = np.sum((x[:, None] - x[None]) ** 2, axis=2)
+  return np.exp(-squares / 16) + 0.3 * np.eye(n), np.arange(n) // views
+
+
+def descended(k, ids, loss, d_out):
+  """The least that L-BFGS finds, of matrices instead of the oracle's sums."""
+  n = len(k)
+  c, lap = np.eye(n) - 1 / n, oracle.laplacian(ids)
+  target = np.eye(n) + oracle.adjacency(ids)
+
+  def value_and_gradient(m):
+    z = k @ m.reshape(d_out, n).T
+    if isinstance(loss, Contrastive):
+      off = z @ z.T - target
+      value, dz = np.sum(off**2), 4 * off @ z
+    else:
+      off = z.T @ c @ z - np.eye(d_out)
+      value = np.sum(off**2) + loss.beta * np.sum(z * (lap @ z))
+      dz = 4 * c @ z @ off + 2 * loss.beta * lap @ z
+    return value, (dz.T @ k).ravel()
+
+  start = 0.01 * np.random.default_rng(0).normal(size=d_out * n)
+  return optimize.minimize(
+    value_and_gradient,
+    start,
+    jac=True,
+    method="L-BFGS-B",
+    options={"maxiter": 3000, "maxfun": 5000, "ftol": 0, "gtol": 1e-8},
+  ).fun
+
+
+@pytest.mark.parametrize(
+  ("loss", "fraction"), [(LOSSES[0], 0.05), (LOSSES[1], 0.3)], ids=NAMES
+)
+def test_hundreds_of_points(loss, fraction):
+  """Closed forms, direct optimisation and FISTA, of 201."""
+  k, ids = many()
+  m = closed_form(k, loss.eigenpairs(ids, 3))
+  value = loss.of_embedding(k @ m.T, ids)
+  # With few dimensions the non-contrastive minimum is 0.
+  direct = descended(k, ids, loss, 3)
+  np.testing.assert_allclose(value, direct, rtol=1e-8, atol=1e-11)
+  alpha = fraction * vanishing_alpha(k, loss, ids)
+  exact = ridge_form(k, loss, ids, alpha=alpha)
+  least = ridge_loss(k, exact, loss, ids, alpha=alpha)
+  assert 1 < len(exact) < 100
+  found = ridge_fista(k, loss, ids, alpha=alpha)
+  assert found.converged
+  np.testing.assert_allclose(found.loss, least, rtol=1e-6)
+  assert -1e-9 <= found.loss - least <= found.gap + 1e-9
+
+
+def test_the_example_of_fista():
+  (test,) = doctest.DocTestFinder(recurse=False).find(ridge_fista, globs={})
+  runner = doctest.DocTestRunner(verbose=False)
+  runner.run(test)
+  assert (runner.failures, runner.tries > 0) == (0, True)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
@@ -140,7 +204,7 @@ def test_gap_of_an_early_stop_bounds_what_is_left(loss, gram_matrix, image_ids):
   m = ridge_form(gram_matrix, loss, image_ids, alpha=alpha)
   least = ridge_loss(gram_matrix, m, loss, image_ids, alpha=alpha)
   for iterations in (1, 2, 5):
-    found = fista.ridge(
+    found = ridge_fista(
       gram_matrix, loss, image_ids, alpha=alpha, max_iterations=iterations
     )
     assert found.iterations == iterations
@@ -170,7 +234,7 @@ def test_alpha_from_none_to_all(loss, gram_matrix, image_ids):
 
   assert len(solved(1.001 * largest)) == 0
   assert len(solved(0.999 * largest)) == 1
-  nothing = fista.ridge(gram_matrix, loss, image_ids, alpha=1.001 * largest)
+  nothing = ridge_fista(gram_matrix, loss, image_ids, alpha=1.001 * largest)
   assert nothing.converged
   assert len(nothing.m) == 0
   top = loss.eigenpairs(image_ids, 12)
@@ -189,6 +253,16 @@ def test_supervised_form_has_classes_for_images(gram_matrix):
   )
 
 
+def test_supervised_form_with_a_ridge_is_that_of_the_contrastive_loss(
+  gram_matrix,
+):
+  labels = np.array([0, 1, 2] * 4)
+  m = supervised_form(gram_matrix, labels, alpha=0.7)
+  expected = ridge_form(gram_matrix, Contrastive(), labels, alpha=0.7, d_out=3)
+  np.testing.assert_array_equal(m, expected)
+  assert np.any(m)
+
+
 def test_bad_input_is_refused(gram_matrix, image_ids):
   k, loss = gram_matrix, Contrastive()
   top = loss.eigenpairs(image_ids, 2)
@@ -199,7 +273,7 @@ def test_bad_input_is_refused(gram_matrix, image_ids):
     closed_form(k[:5, :5], top)
   with pytest.raises(ValueError, match=r"N=12 points needs .* would fit"):
     closed_form(k, top, memory_limit_gib=1e-9)
-  for solve in (ridge_form, fista.ridge):
+  for solve in (ridge_form, ridge_fista):
     with pytest.raises(ValueError, match=r"kernels\.alpha=0"):
       solve(k, loss, image_ids, alpha=0.0)
     with pytest.raises(ValueError, match="singular within rounding"):
@@ -211,7 +285,7 @@ def test_bad_input_is_refused(gram_matrix, image_ids):
   with pytest.raises(ValueError, match=r"kernels\.d_out=13"):
     ridge_form(k, loss, image_ids, alpha=1.0, d_out=13)
   with pytest.raises(ValueError, match=r"kernels\.tolerance=0"):
-    fista.ridge(k, loss, image_ids, alpha=1.0, tolerance=0.0)
+    ridge_fista(k, loss, image_ids, alpha=1.0, tolerance=0.0)
   with pytest.raises(ValueError, match="2 of 12 views have no label"):
     supervised_form(k, np.array([-1, -1] + [0, 1] * 5))
   with pytest.raises(ValueError, match="of 1 images"):

@@ -19,7 +19,12 @@ from jssl.kernels.embedding import (
   trace_bk,
   within_between,
 )
-from jssl.kernels.optimum import closed_form, ridge_form, vanishing_alpha
+from jssl.kernels.optimum import (
+  closed_form,
+  ridge_form,
+  supervised_form,
+  vanishing_alpha,
+)
 from jssl.kernels.psd import factor, with_jitter
 from jssl.kernels.targets import Eigenpairs, Ids
 from jssl.study.kernel_regime.points import Grams, Indices
@@ -300,15 +305,17 @@ def embed(found: Grams, this: Case, kernels: Kernels) -> Induced:
   if this.alpha:
     most = vanishing_alpha(k, loss, of, memory_limit_gib=limit)
     alpha = this.alpha * most
-  d_out = 0 if supervised else kernels.d_out
-  m = optimum(
-    k,
-    loss,
-    of,
-    d_out=d_out or directions_between(loss, of),
-    alpha=alpha,
-    memory_limit_gib=limit,
-  )
+  if supervised:
+    m = supervised_form(k, of, alpha=alpha, memory_limit_gib=limit)
+  else:
+    m = optimum(
+      k,
+      loss,
+      of,
+      d_out=kernels.d_out or directions_between(loss, of),
+      alpha=alpha,
+      memory_limit_gib=limit,
+    )
   z_test = found.k_test[:, at] @ m.T
   measures = measure(k, m, loss, of, alpha=alpha, z_test=z_test)
   return Induced(at, m, measures)
@@ -378,6 +385,7 @@ def row(found: Grams, this: Case, kernels: Kernels) -> dict[str, Any]:
     )
   return {
     "case": this._asdict(),
+    "not_done": None,
     **accuracies,
     "points": len(embedded.at) if embedded else len(ids),
     "folds": folds,
@@ -385,6 +393,23 @@ def row(found: Grams, this: Case, kernels: Kernels) -> dict[str, Any]:
     "embedding": (dataclasses.asdict(embedded.measures) if embedded else None),
     "seconds": time.perf_counter() - started,
   }
+
+
+def row_or_reason(found: Grams, this: Case, kernels: Kernels) -> dict[str, Any]:
+  """Returns `row`; of a case that can't be done only why, as "not_done"."""
+  started = time.perf_counter()
+  try:
+    return row(found, this, kernels)
+  except (ValueError, MemoryError) as error:
+    nothing = dict.fromkeys(
+      ("svm", "ridge", "points", "folds", "class_alignment", "embedding")
+    )
+    return {
+      "case": this._asdict(),
+      "not_done": str(error) or type(error).__name__,
+      **nothing,
+      "seconds": time.perf_counter() - started,
+    }
 
 
 def folds_of(found: Grams, labels: int, kernels: Kernels) -> int:

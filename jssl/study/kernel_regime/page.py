@@ -3,16 +3,18 @@
 import importlib.resources
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jssl import __version__
 from jssl.report import elements
+from jssl.report.figures import as_svg
 from jssl.study.kernel_regime import cases as cases_lib
-from jssl.study.kernel_regime import figures as figures
+from jssl.study.kernel_regime import figures
 from jssl.study.kernel_regime.cases import Axis, Case, Features
 from jssl.study.kernel_regime.points import Grams
 from jssl.study.kernel_regime.setting import Setting
@@ -67,6 +69,25 @@ _ABOUT_TOY = (
   "How well the better of two dimensions tells the arms apart, which no view "
   "says: area under the ROC curve, 0.5 being chance."
 )
+
+
+Drawn = Literal["spectra", "gram", "sweeps", "spirals"]
+
+
+class Drawing(NamedTuple):
+  """A figure of the page.
+
+  Attributes:
+    svg: the figure.
+    caption: plain text.
+  """
+
+  svg: str
+  caption: str
+
+
+def _drawing(figure: Figure, alt: str, caption: str) -> Drawing:
+  return Drawing(as_svg(figure, alt=alt), caption)
 
 
 class Results(NamedTuple):
@@ -138,21 +159,37 @@ def _percent(row: Row, classifier: str) -> str:
   return "-" if accuracy is None else f"{100 * accuracy:.1f}"
 
 
-def line(row: Row) -> str:
-  """Returns one line for a row that was just done."""
+def _named(row: Row) -> str:
   changed = (
     f"{name}={value:g}"
     for name, value in row["case"].items()
     if name != "features" and value is not None
   )
+  return f"{NAMES[row['case']['features']]}, {', '.join(changed)}"
+
+
+def _not_done(rows: Iterable[Row]) -> list[str]:
+  """Returns why cases weren't done, a line each."""
+  return [
+    f"{_named(row)}: not done: {row['not_done']}"
+    for row in rows
+    if row["not_done"] is not None
+  ]
+
+
+def line(row: Row) -> str:
+  """Returns one line for a row that was just tried."""
+  for reason in _not_done([row]):
+    return reason
   return (
-    f"{NAMES[row['case']['features']]}, {', '.join(changed)}: SVM "
-    f"{_percent(row, 'svm')} %, ridge {_percent(row, 'ridge')} %, "
-    f"{row['seconds']:.1f} s"
+    f"{_named(row)}: SVM {_percent(row, 'svm')} %, ridge "
+    f"{_percent(row, 'ridge')} %, {row['seconds']:.1f} s"
   )
 
 
 def _main_cells(row: Row) -> list[str]:
+  if row["not_done"] is not None:
+    return ["not done", *["-"] * (len(_MAIN) - 1)]
   chosen = [
     "-" if row[name] is None else f"{row[name]['chosen']:g}"
     for name in ("svm", "ridge")
@@ -189,6 +226,7 @@ class _Table(NamedTuple):
   headings: Sequence[str]
   rows: Mapping[str, Sequence[str]]
   about: str
+  not_done: Sequence[str] = ()
 
   def markdown(self) -> str:
     lines = [
@@ -196,16 +234,21 @@ class _Table(NamedTuple):
       "|---" + "|---:" * len(self.headings) + "|",
       *(f"| {name} | {' | '.join(row)} |" for name, row in self.rows.items()),
     ]
+    if self.not_done:
+      lines += ["", *(f"- {reason}" for reason in self.not_done)]
     return "\n".join(lines) + "\n"
 
   def html(self) -> str:
     table = elements.scores(self.title, self.headings, self.rows)
-    return elements.figure(table, escape(self.about))
+    return elements.figure(table, escape(self.about)) + "".join(
+      elements.missing(escape(reason)) for reason in self.not_done
+    )
 
 
 def _main(results: Results) -> _Table:
-  rows = {name: _main_cells(row) for name, row in results.main().items()}
-  return _Table("kernel", _MAIN, rows, _ABOUT_MAIN)
+  found = results.main()
+  rows = {name: _main_cells(row) for name, row in found.items()}
+  return _Table("kernel", _MAIN, rows, _ABOUT_MAIN, _not_done(found.values()))
 
 
 def _embeddings(results: Results) -> _Table:
@@ -228,7 +271,9 @@ def _sweep(results: Results, axis: Axis) -> _Table:
         for value in by_value
       ]
   about = f"Test accuracy in %, SVM / ridge, over {_AXES[axis]}."
-  return _Table(axis, [f"{value:g}" for value in by_value], rows, about)
+  every = [row for found in by_value.values() for row in found.values()]
+  headings = [f"{value:g}" for value in by_value]
+  return _Table(axis, headings, rows, about, _not_done(every))
 
 
 def _toys(results: Results) -> _Table:
@@ -340,12 +385,14 @@ def _panel(results: Results, axis: Axis) -> figures.Panel:
   )
 
 
-def _kernels(results: Results) -> str:
+def _kernels(results: Results) -> Drawing | None:
   found, of = results.grams, results.setting
   shown: tuple[Features, ...] = ("raw", of.loss.name, "supervised")
   pictures = []
   for features in shown:
     case = cases_lib.case(features, of.kernels, of.loss)
+    if results.rows[case]["not_done"] is not None:
+      continue
     embedded = (
       None if features == "raw" else cases_lib.embed(found, case, of.kernels)
     )
@@ -354,7 +401,9 @@ def _kernels(results: Results) -> str:
       # The loss doesn't see a shift, which can be most of k*.
       k = k - k.mean(0) - k.mean(0)[:, None] + k.mean()
     pictures.append(figures.Picture(NAMES[features], k))
-  return elements.plot(
+  if not pictures:
+    return None
+  return _drawing(
     figures.kernels(pictures, found.labels, found.class_names),
     "Kernels of the images, ordered by class",
     "The kernel of the images themselves, which the embedding never saw: it "
@@ -363,56 +412,85 @@ def _kernels(results: Results) -> str:
   )
 
 
-def _spectra(results: Results) -> str:
+def _spectra(results: Results) -> Drawing | None:
   curves = {
     features: row["embedding"]["spectrum"]
     for features, row in results.own().items()
     if row["embedding"]
   }
-  return elements.plot(
+  if not curves:
+    return None
+  return _drawing(
     figures.spectra(curves, NAMES),
     "Spectra of the induced kernels",
     "A curve that falls slowly uses many directions.",
   )
 
 
-def _sweeps(results: Results) -> str:
+def _sweeps(results: Results) -> Drawing | None:
   panels = [_panel(results, axis) for axis in results.sweeps()]
   if not panels:
-    return elements.missing("The config sweeps over nothing (kernels.sweep_*).")
-  return elements.plot(
+    return None
+  return _drawing(
     figures.sweeps(panels, NAMES),
     "Test accuracy over what the sweeps change",
     "Of the SVM. What a sweep doesn't change is dashed. The other numbers are "
     "those of the main setting.",
-  ) + "".join(_sweep(results, axis).html() for axis in results.sweeps())
-
-
-def _spirals(results: Results) -> str:
-  return (
-    elements.plot(
-      figures.spirals(results.toys),
-      "Two spirals, and maps of the plane",
-      "Left: leading eigenfunctions of the kernel. Right: dimensions of the "
-      "contrastive closed form, of all optima the one of least Tr(BK). Points "
-      "are views, black on one arm and white on the other. Red and blue are "
-      "signs. Views along an arm tie it together; views in all directions "
-      "say less of it.",
-    )
-    + _toys(results).html()
   )
 
 
-def html(results: Results) -> str:
+def _spirals(results: Results) -> Drawing:
+  # Eight smooth maps: with more pixels the file is twice as large.
+  svg = as_svg(
+    figures.spirals(results.toys),
+    alt="Two spirals, and maps of the plane",
+    dpi=72,
+  )
+  return Drawing(
+    svg,
+    "Left: leading eigenfunctions of the kernel. Right: dimensions of the "
+    "contrastive closed form, of all optima the one of least Tr(BK). Points "
+    "are views, black on one arm and white on the other. Red and blue are "
+    "signs. Views along an arm tie it together; views in all directions "
+    "say less of it.",
+  )
+
+
+_MISSING: Mapping[Drawn, str] = {
+  "gram": "None of the kernels could be made.",
+  "spectra": "None of the embeddings could be made.",
+  "sweeps": "The config sweeps over nothing (kernels.sweep_*).",
+}
+
+
+def drawings(results: Results) -> dict[Drawn, Drawing]:
+  """Returns the figures by name, less those that there is nothing for."""
+  drawn: dict[Drawn, Drawing | None] = {
+    "spectra": _spectra(results),
+    "gram": _kernels(results),
+    "sweeps": _sweeps(results),
+    "spirals": _spirals(results),
+  }
+  return {name: drawing for name, drawing in drawn.items() if drawing}
+
+
+def html(results: Results, drawn: Mapping[Drawn, Drawing]) -> str:
   """Returns the page: tables and figures, everything in one file."""
+
+  def shown(name: Drawn) -> str:
+    if name not in drawn:
+      return elements.missing(_MISSING[name])
+    return elements.figure(drawn[name].svg, escape(drawn[name].caption))
+
   sections = {
     "What the kernels are worth": _main(results).html(),
     "What the embeddings are like": (
-      _embeddings(results).html() + _spectra(results)
+      _embeddings(results).html() + shown("spectra")
     ),
-    "The kernels as pictures": _kernels(results),
-    "What it depends on": _sweeps(results),
-    "Two spirals": _spirals(results),
+    "The kernels as pictures": shown("gram"),
+    "What it depends on": shown("sweeps")
+    + "".join(_sweep(results, axis).html() for axis in results.sweeps()),
+    "Two spirals": shown("spirals") + _toys(results).html(),
   }
   body = "\n".join(elements.section(*section) for section in sections.items())
   config = escape(results.config.to_json(indent=2))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from jssl import build, rng
+from jssl import mesh as mesh_lib
 from jssl.augment import Augment, center_view, views
 from jssl.data.sources import HostBatch, Source
 from jssl.kernels import targets
@@ -128,6 +129,8 @@ def _in_words(kernel: Kernel) -> str:
 def grams(config: ConfigDict, setting: Setting) -> Grams:
   """Draws images, makes their views, and computes the kernel of all pairs.
 
+  Blocks of the kernel are split over all devices of this process.
+
   Args:
     config: of which the data set is opened.
     setting: the same as objects.
@@ -159,10 +162,15 @@ def grams(config: ConfigDict, setting: Setting) -> Grams:
   own = np.asarray(center_view(train["image"], crop_size_px=size))
   points = np.concatenate([augmented, own])
   kernel = kernel_of(setting.kernel, points)
-  started = time.perf_counter()
-  k = gram(kernel, points, memory_limit_gib=kernels.limit_gib)
   seen = np.asarray(center_view(test["image"], crop_size_px=size))
-  k_test = gram(kernel, seen, points, memory_limit_gib=kernels.limit_gib)
+  blocks = functools.partial(
+    gram,
+    kernel,
+    mesh=mesh_lib.make_mesh(-1, 1, jax.local_devices()),
+    memory_limit_gib=kernels.limit_gib,
+  )
+  started = time.perf_counter()
+  k, k_test = blocks(points), blocks(seen, points)
   return Grams(
     k,
     k_test,

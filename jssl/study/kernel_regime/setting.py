@@ -1,5 +1,6 @@
 """The config of the kernel studies: its sections, and what they must be."""
 
+import bisect
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -168,13 +169,39 @@ class Kernels:
 
   def check_memory(self) -> None:
     """Raises ValueError where the study doesn't fit, with the N that would."""
-    # The Gram matrix, a part of it with its jitter, and what a solver takes.
+    limit = memory.limit_gib(self.limit_gib)
+    needed = self._needed_gib(self.images)
+    if needed <= limit:
+      return
+    counts = range(2, self.images)
+    # Memory grows with images, so all that fit come first.
+    fits = bisect.bisect_right(counts, limit, key=self._needed_gib) + 1
+    views = self.most_views
+    advice = (
+      f"N={fits * views}, {fits} images, would fit"
+      if fits > 1
+      else "not even two images would fit"
+    )
+    raise ValueError(
+      f"the study of N={self.images * views} points, {self.images} images of "
+      f"{views} views, with the images themselves and {self.test_images} test "
+      f"images needs {needed:.3g} GiB, and {limit:.3g} GiB may be used: "
+      f"{advice}; take fewer images, views or test images, or raise "
+      "kernels.memory_limit_gib"
+    )
+
+  def _needed_gib(self, images: int) -> float:
+    """Returns the GiB that all matrices take together, of so many images."""
+    # Of views and of the images themselves.
+    views = images * self.most_views
+    points = views + images
+    # What a solver takes, besides a part of K and the same with its jitter.
     ridge = self.alpha or any(self.sweep_alphas)
-    memory.check_square(
-      self.images * self.most_views,
-      matrices=13 if ridge else 8,
-      what="the study",
-      memory_limit_gib=self.limit_gib,
+    return (
+      memory.gram_gib(points)
+      + (12 if ridge else 7) * memory.gram_gib(views)
+      # The kernel of test images, and the columns of it that a case has.
+      + 2 * memory.gram_gib(self.test_images, points)
     )
 
 

@@ -7,7 +7,9 @@ arXiv 2209.14884.
 
 A workdir has `config.json`, the kernel of all points in `gram.npz`, a line for
 each case that is done in `rows.jsonl`, and the results: `kernels.json`,
-`kernels.md` and `kernels.html`. What is there is not computed again.
+`kernels.md`, `kernels.html` and the figures of the page, an SVG each. What is
+there is not computed again. A case that can't be done leaves its reason in the
+results, and is tried again the next time.
 """
 
 import json
@@ -120,10 +122,11 @@ def run(
   for number, case in enumerate(cases, 1):
     if case in rows:
       continue
-    row = cases_lib.row(found, case, of.kernels)
-    with path.open("a") as file:
-      # After an interruption within a line, a new one.
-      file.write("\n" * (path.stat().st_size > 0) + json.dumps(row))
+    row = cases_lib.row_or_reason(found, case, of.kernels)
+    if row["not_done"] is None:
+      with path.open("a") as file:
+        # After an interruption within a line, a new one.
+        file.write("\n" * (path.stat().st_size > 0) + json.dumps(row))
     rows[case] = row
     tell(f"[{number}/{len(cases)}] {page_lib.line(row)}")
   toys = [toy(noise, seed=of.kernels.seed) for noise in NOISES]
@@ -143,11 +146,14 @@ def run(
 
 
 def _write(workdir: pathlib.Path, results: Results) -> Written:
-  """Writes kernels.json, kernels.md and kernels.html."""
+  """Writes kernels.json, kernels.md, kernels.html and an SVG per figure."""
   paths = tuple(workdir / f"kernels.{end}" for end in ("json", "md", "html"))
   as_json, as_markdown, as_html = paths
   manifest.write_json(as_json, page_lib.numbers(results))
   text = page_lib.markdown(results)
   as_markdown.write_text(text, encoding="utf-8")
-  as_html.write_text(page_lib.html(results), encoding="utf-8")
+  drawn = page_lib.drawings(results)
+  as_html.write_text(page_lib.html(results, drawn), encoding="utf-8")
+  for name, drawing in drawn.items():
+    (workdir / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
   return Written(page_lib.main_table(results), paths)

@@ -1,5 +1,8 @@
 """Cases on points in the plane of R^4, whose kernel is computed here."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from jssl.kernels.downstream import ridge_accuracy, svm_accuracy
 from jssl.kernels.losses import Contrastive, NonContrastive
 from jssl.kernels.optimum import closed_form, ridge_form, vanishing_alpha
 from jssl.kernels.targets import Eigenpairs
-from jssl.study.kernel_regime import cases as cases
+from jssl.study.kernel_regime import cases
 from jssl.study.kernel_regime.cases import Case
 from jssl.study.kernel_regime.points import Grams
 from jssl.study.kernel_regime.setting import Kernels, Loss
@@ -313,6 +316,22 @@ def test_an_optimum_of_nothing_has_no_accuracy(found, monkeypatch):
   row = cases.row(found, case, KERNELS)
   assert row["svm"] is row["ridge"] is None
   assert row["embedding"]["rank"] == row["embedding"]["target_alignment"] == 0
+
+
+def test_a_case_that_cannot_be_done_leaves_its_reason(found):
+  case = cases.case("contrastive", KERNELS, LOSS)
+  done = cases.row_or_reason(found, case, KERNELS)
+  assert done["not_done"] is None
+  assert done["svm"] == cases.row(found, case, KERNELS)["svm"]
+  # The ridge takes 10 matrices of N x N, and raw kernels none.
+  tight = dataclasses.replace(KERNELS, memory_limit_gib=5 * 36**2 * 8 / 2**30)
+  row = cases.row_or_reason(found, case, tight)
+  assert re.match("the ridge of N=36 .* N=25 would fit", row["not_done"])
+  assert row.keys() == done.keys()
+  assert row["case"] == case._asdict()
+  assert row["svm"] is row["ridge"] is row["embedding"] is None
+  raw = cases.case("raw", KERNELS, LOSS)
+  assert cases.row_or_reason(found, raw, tight)["not_done"] is None
 
 
 def test_folds_are_fewer_where_labels_are(found):

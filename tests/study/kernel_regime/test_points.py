@@ -4,6 +4,7 @@ import pytest
 
 from jssl import build, rng
 from jssl.data.sources import InMemory
+from jssl.kernels.gram import gram as kernel_gram
 from jssl.study.kernel_regime import points as points_lib
 from jssl.study.kernel_regime import setting as setting_lib
 from jssl.study.kernel_regime.points import Grams
@@ -123,6 +124,26 @@ def test_grams_are_those_of_the_images_and_their_views(config):
   assert found.kernel == "RBF, bandwidth=12"
   assert found.k.shape == (24, 24)
   assert found.k_test.shape == (3, 24)
+
+
+def test_all_devices_of_the_process_take_a_part(config, monkeypatch):
+  setting, meshes = setting_lib.setting(config), []
+
+  def gram(*points, mesh, **limits):
+    meshes.append(mesh)
+    return kernel_gram(*points, mesh=mesh, **limits)
+
+  monkeypatch.setattr(points_lib, "gram", gram)
+  split = points_lib.grams(config, setting)
+  devices = {*jax.local_devices()}
+  assert len(devices) == 8
+  assert [{*mesh.devices.flat} for mesh in meshes] == [devices, devices]
+  monkeypatch.setattr(
+    points_lib, "gram", lambda *a, mesh, **b: kernel_gram(*a, **b)
+  )
+  whole = points_lib.grams(config, setting)
+  np.testing.assert_allclose(split.k, whole.k, rtol=1e-12)
+  np.testing.assert_allclose(split.k_test, whole.k_test, rtol=1e-12)
 
 
 def test_views_that_change_nothing_are_refused(config, monkeypatch):

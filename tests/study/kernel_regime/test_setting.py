@@ -98,14 +98,26 @@ def test_fewest_views_bound_the_dimension():
 
 
 def test_memory_is_refused_with_the_number_that_fits():
-  # 8 matrices of float64: N^2 64 bytes.
-  fits = Kernels(images=100, views=4, memory_limit_gib=400**2 * 64 / 2**30)
+  # All pairs of 400 views and 100 images, 7 matrices of views, and all points
+  # with 50 test images twice, of float64.
+  numbers = 500**2 + 7 * 400**2 + 2 * 50 * 500
+  fits = Kernels(
+    images=100, views=4, test_images=50, memory_limit_gib=numbers * 8 / 2**30
+  )
   fits.check_memory()
-  for more in ({"images": 101}, {"sweep_views": (5,)}, {"alpha": 0.1}):
-    with pytest.raises(ValueError, match=r"N=\d+ would fit.*memory_limit_gib"):
+  for more in (
+    {"images": 101},
+    {"sweep_views": (5,)},
+    {"alpha": 0.1},
+    {"test_images": 51},
+  ):
+    wanted = r"N=\d+, \d+ images, would fit.*memory_limit_gib"
+    with pytest.raises(ValueError, match=wanted):
       dataclasses.replace(fits, **more).check_memory()
-  with pytest.raises(ValueError, match=r"N=404 .*: N=400 would fit"):
+  with pytest.raises(ValueError, match=r"N=404 .*: N=400, 100 images, w"):
     dataclasses.replace(fits, images=101).check_memory()
+  with pytest.raises(ValueError, match="not even two images would fit"):
+    dataclasses.replace(fits, memory_limit_gib=1e-6).check_memory()
 
 
 # ---- Config files ------------------------------------------------------------

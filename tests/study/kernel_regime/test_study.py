@@ -1,5 +1,6 @@
 """The whole study, small, on the embedded set."""
 
+import html
 import json
 import re
 import subprocess
@@ -185,6 +186,10 @@ def test_tables(done, found):
 def test_the_page_needs_nothing_else(done):
   page = (done[0] / "kernels.html").read_text()
   drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+  # Each is a file besides.
+  names = ("spectra", "gram", "sweeps", "spirals")
+  files = [(done[0] / f"{name}.svg").read_text() for name in names]
+  assert [svg.strip() for svg in files] == drawings
   labels = [re.search(r'aria-label="([^"]*)"', svg)[1] for svg in drawings]
   assert labels == [
     "Spectra of the induced kernels",
@@ -214,14 +219,15 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, tmp_path):
 
   def row(found, case, of):
     ran.append(case)
-    return {"case": case._asdict(), **rows[case]}
+    return rows[case]
 
   lines = (workdir / "rows.jsonl").read_text().splitlines()
   rows = {cases_lib.Case(**row["case"]): row for row in map(json.loads, lines)}
   monkeypatch.setattr(study.cases_lib, "row", row)
   monkeypatch.setattr(points_lib, "grams", None)
   # Drawn anew, at a second each.
-  monkeypatch.setattr(study.page_lib, "html", lambda results: "")
+  monkeypatch.setattr(study.page_lib, "drawings", lambda results: {})
+  monkeypatch.setattr(study.page_lib, "html", lambda results, drawn: "")
   first = study.run(config(), workdir, command="again")
   assert not ran
   assert first.table == done[2].table
@@ -234,6 +240,55 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, tmp_path):
   assert not ran
 
 
+def test_what_cannot_be_done_leaves_the_rest(done, tmp_path):
+  """Of a kernel of views that isn't positive semidefinite."""
+  workdir = tmp_path / "W"
+  workdir.mkdir()
+  (workdir / "config.json").write_bytes((done[0] / "config.json").read_bytes())
+  gram = points_lib.load(done[0] / "gram.npz")
+  k = gram.k.copy()
+  # Of two images, neither of which is among the first 20.
+  k[50, 70] = k[70, 50] = 5.0
+  points_lib.save(workdir / "gram.npz", gram._replace(k=k))
+  said = []
+  written = study.run(config(), workdir, command="again", tell=said.append)
+  found = json.loads((workdir / "kernels.json").read_text())
+  whole = json.loads((done[0] / "kernels.json").read_text())
+  assert of(found["main"], "raw")["svm"] == of(whole["main"], "raw")["svm"]
+  failed = of(found["main"], "contrastive", alpha=0.01)
+  reason = failed["not_done"]
+  assert re.match(
+    r"the Gram matrix of N=80 is not .* kernels\.jitter=\S+ would", reason
+  )
+  assert failed["svm"] is failed["embedding"] is None
+  # Those of 20 labels are of other points.
+  supervised = of(found["sweeps"]["labels"], "supervised", labels=20)
+  assert (
+    supervised["svm"]
+    == (of(whole["sweeps"]["labels"], "supervised", labels=20)["svm"])
+  )
+  line = f"contrastive, labels=40, views=2, alpha=0.01: not done: {reason}"
+  assert line in written.table
+  assert "| contrastive | not done | - |" in written.table
+  for end in ("md", "html"):
+    text = html.unescape((workdir / f"kernels.{end}").read_text())
+    assert f"not done: {reason}" in text
+  assert any(line in words for words in said)
+  # The raw kernel, and a colour bar.
+  assert (workdir / "gram.svg").read_text().count("<image") == 2
+  assert not (workdir / "spectra.svg").exists()
+  kept = (workdir / "rows.jsonl").read_text().splitlines()
+  assert 0 < len(kept) < 14
+  assert all(json.loads(row)["not_done"] is None for row in kept)
+  # With a kernel that will do they are tried again.
+  points_lib.save(workdir / "gram.npz", gram)
+  study.run(config(), workdir, command="again")
+  found = json.loads((workdir / "kernels.json").read_text())
+  mended = of(found["main"], "contrastive", alpha=0.01)
+  assert mended["not_done"] is None
+  assert mended["svm"] == of(whole["main"], "contrastive", alpha=0.01)["svm"]
+
+
 def test_a_workdir_belongs_to_its_config(done):
   with pytest.raises(ValueError, match=r"kernels\.jitter: there 1e-06, now"):
     study.run(config(jitter=1e-4), done[0], command="again")
@@ -242,7 +297,7 @@ def test_a_workdir_belongs_to_its_config(done):
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"memory_limit_gib": 1e-4}, r"N=80 .*: N=\d+ would fit.*kernels\.memory"),
+    ({"memory_limit_gib": 1e-4}, r"N=80 .*: N=\d+, .* fit.*kernels\.memory"),
     ({"views": 1}, r"kernels\.views=1"),
     ({"d_out": 81}, r"kernels\.d_out=81 .*, 80"),
   ],
