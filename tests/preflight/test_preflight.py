@@ -451,6 +451,7 @@ def test_a_sweep_of_which_a_size_can_not_be_run_ends_with_status_1():
   assert "data.batch_size=9 does not divide over 2 devices" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_over_numbers_of_cpu_devices_is_readied_for_the_most():
   arguments = ("--target=cpu:2", "--sweep=cpu:2,cpu:4")
   batch = "--config.data.batch_size=8"
