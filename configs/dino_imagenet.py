@@ -17,8 +17,8 @@ doesn't say is as in the authors' code. `--config.model.scan_layers=True`
 compiles one block instead of all of them, as `:vit_l` does.
 
 Cost: batch 1024, 12 or 10 crops an image; not for a CPU; compile it for your
-slice first (`:vit_l` on a TPU v5p: docs/preflight.md). Expected: 75.3% linear
-is what was published for a ResNet-50; not measured here.
+slice first. Expected: 75.3% linear is what was published for a ResNet-50; not
+measured here.
 """
 
 from ml_collections import ConfigDict
