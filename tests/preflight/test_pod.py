@@ -136,3 +136,15 @@ def test_a_step_for_a_node_of_gpus(tmp_path):
   assert step["memory"]["kinds"]["activations"] > 0
   assert step["bound"] is not None
   assert any(one["kind"] == "all-reduce" for one in step["traffic"])
+
+
+@pytest.mark.slow
+def test_dino_of_a_vit_l_fits_a_v5p_slice(tmp_path):
+  """Its 8 devices of axis fsdp are no whole sides of 4 x 4 x 4 chips."""
+  found = preflight(
+    tmp_path / "json",
+    "--config=configs/dino_imagenet.py:vit_l",
+    "--target=v5p:4x4x4",
+  )
+  assert found["mesh"] == {"data": 8, "fsdp": 8}
+  assert found["fits"]
