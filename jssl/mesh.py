@@ -66,7 +66,11 @@ def make_mesh(
     return Mesh(some, AXES, axis_types=kinds)
   slices = len({getattr(device, "slice_index", None) for device in devices})
   if slices == 1:
-    return jax.make_mesh((data, fsdp), AXES, axis_types=kinds, devices=devices)
+    # An axis need not be a whole side of a torus: 8 of 4 x 4 x 4 are welcome.
+    of_devices = mesh_utils.create_device_mesh(
+      (data, fsdp), devices, allow_split_physical_axes=True
+    )
+    return Mesh(of_devices, AXES, axis_types=kinds)
   if data % slices:
     raise ValueError(
       f"mesh.data={data} must be a multiple of the {slices} slices: mesh.fsdp="

@@ -126,18 +126,23 @@ class Target:
     """How many nodes it has that a network joins; 1 where all are linked."""
     return self.shape[0] if self.kind in _GPUS else 1
 
-  def prepare(self) -> None:
+  def prepare(self, *others: "Target") -> None:
     """Readies JAX to compile for it; to be called before JAX is used.
 
     Accelerators of this machine are left alone.
+
+    Args:
+      *others: that it is readied for too. A process has one number of CPU
+        devices, which is the most that any of them asks for.
     """
     for name, value in _ENVIRONMENT.items():
       os.environ.setdefault(name, value)
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    if self.kind == "cpu":
-      jax.config.update("jax_num_cpu_devices", self.shape[0])
+    cpus = [t.shape[0] for t in (self, *others) if t.kind == "cpu"]
+    if cpus:
+      jax.config.update("jax_num_cpu_devices", max(cpus))
 
   def devices(self) -> list[Any]:
     """Returns its devices, to make a mesh of.

@@ -29,6 +29,9 @@ from jssl import losses
 def info_nce(x, y):
   return losses.info_nce(x, y, temperature=0.1, symmetric=True)
 
+def nt_xent(x, y):
+  return losses.nt_xent(x, y, temperature=0.1)
+
 def vicreg(x, y):
   return losses.vicreg(
     x, y, invariance_weight=25., variance_weight=25., covariance_weight=1.
@@ -66,6 +69,7 @@ print(json.dumps({
     - memory.output_size_in_bytes
   ) / 2**20,
   "product_flops": cost.product_flops(traced.jaxpr.jaxpr),
+  "received": cost.collectives(compiled.as_text(), len(devices)),
   "text": compiled.as_text(),
 }))
 """
@@ -113,6 +117,31 @@ def test_info_nce_of_a_large_batch():
 def test_info_nce_of_a_million():
   shapes = [(2**20, 768)] * 2
   assert compiled("info_nce", "v5e:16x16", shapes, (0, 0))["working_mib"] <= 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["info_nce", "nt_xent"])
+def test_what_a_chip_holds_is_the_same_on_8_256_and_512(loss):
+  """With as many rows on each: they go round, and none are gathered."""
+  rows, width = 2048, 768
+  found = {}
+  for target, chips in {
+    "v5e:2x4": 8,
+    "v5e:16x16": 256,
+    "2xv5e:16x16": 512,
+  }.items():
+    needs = compiled(loss, target, [(rows * chips, width)] * 2, (0, 0))
+    assert needs["devices"] == chips
+    found[chips] = needs
+  working = [needs["working_mib"] for needs in found.values()]
+  assert max(working) <= 1.05 * working[0]
+  # What comes by grows with the chips, by the same for each.
+  passed = [
+    needs["received"]["collective-permute"] / chips
+    for chips, needs in found.items()
+  ]
+  assert max(passed) < 1.01 * min(passed)
+  assert all("all-gather" not in needs["received"] for needs in found.values())
 
 
 @pytest.mark.slow

@@ -1,5 +1,9 @@
 """Accelerators by name; compiling for those of Google is in test_preflight."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from jssl import targets
@@ -66,3 +70,22 @@ def test_cpu_devices_are_those_of_the_process():
   assert len(targets.target("cpu:4").devices()) == 4
   with pytest.raises(ValueError, match=r"cpu:99: this process has 8"):
     targets.target("cpu:99").devices()
+
+
+def test_a_process_is_readied_for_the_most_cpu_devices():
+  """Of all targets that it is going to compile for."""
+  program = """
+from jssl import targets
+two, four = targets.target("cpu:2"), targets.target("cpu:4")
+two.prepare(four, targets.target("v5e:2x2"))
+print(len(two.devices()), len(four.devices()))
+"""
+  environ = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    capture_output=True,
+    text=True,
+    check=False,
+    env=environ,
+  )
+  assert done.stdout == "2 4\n", done.stderr

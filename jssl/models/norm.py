@@ -7,7 +7,12 @@ either reads what the other has saved. Groups are the one thing more.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+# What a part of a network that is computed anew need not sum, nor send, again:
+# see `jax.checkpoint_policies.save_only_these_names`.
+STATISTICS = "batch statistics"
 
 
 def statistics(
@@ -21,8 +26,9 @@ def statistics(
   axes = tuple(range(x.ndim - 1))
   # In flax's order, so that gradients are added up in the same one.
   square = jnp.square(x)
-  mean = x.mean(axes)
-  return mean, jnp.maximum(0.0, square.mean(axes) - jnp.square(mean))
+  mean = checkpoint_name(x.mean(axes), STATISTICS)
+  mean_square = checkpoint_name(square.mean(axes), STATISTICS)
+  return mean, jnp.maximum(0.0, mean_square - jnp.square(mean))
 
 
 class BatchNorm(nn.Module):

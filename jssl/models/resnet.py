@@ -4,11 +4,12 @@ import dataclasses
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.models.backbone import Backbone, from_linen
-from jssl.models.norm import BatchNorm
+from jssl.models.norm import STATISTICS, BatchNorm
 from jssl.typing import Images, Keys
 
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -102,12 +103,10 @@ class Encoder(nn.Module):
       x = conv(self.width, (3, 3), padding=1, name="stem")(x)
     else:
       x = conv(self.width, (7, 7), (2, 2), padding=3, name="stem")(x)
-    x = BatchNorm(
+    norm = BatchNorm(
       not train, self.norm_groups, dtype=self.dtype, name="stem_norm"
-    )(x)
-    x = nn.relu(x)
-    if self.max_pool:
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    )
+    x = self._after_stem(norm, x)
     for stage, blocks in enumerate(_STAGES[self.depth]):
       for i in range(blocks):
         x = Block(
@@ -127,6 +126,22 @@ class Encoder(nn.Module):
         name="expansion",
       )(x, train)
     return x.mean(axis=(1, 2))
+
+  def _after_stem(self, norm: BatchNorm, x: Images) -> Images:
+    """Returns the stem's maps normalised, without what is negative, pooled.
+
+    The largest maps of the network. The backward pass gets to them last, when
+    all others are gone, and makes them anew from the convolution's.
+    """
+
+    def after(norm: BatchNorm, x: Images) -> Images:
+      x = nn.relu(norm(x))
+      if self.max_pool:
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      return x
+
+    statistics = jax.checkpoint_policies.save_only_these_names(STATISTICS)
+    return nn.remat(after, policy=statistics)(norm, x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,9 @@ def _run() -> int:
 
   command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
   if _SWEEP.value:
-    points = sweep(_CONFIG.value, target, sizes(_SWEEP.value, target), tell)
+    wanted = sizes(_SWEEP.value, target)
+    target.prepare(*(size.target for size in wanted))
+    points = sweep(_CONFIG.value, target, wanted, tell)
     print(words.sweep_text(points), end="")
     _write(
       {"command": command, "points": words.sweep_data(points)},

@@ -1,6 +1,7 @@
 """A config on a target: all that preflight finds out."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -74,6 +75,11 @@ def check(config: ConfigDict, target: Target, *, only: str = "") -> Result:
   wanted = [one for one in found.compilable if only in ("", one.name)]
   # The probe has no batches ahead of the one that it sees.
   ready = {STEP: found.sizes.prefetched}
+  # At the same time: much of a compilation is the work of one thread.
+  with ThreadPoolExecutor(len(wanted)) as threads:
+    needs = threads.map(
+      lambda one: measure(one, target, mesh, ready.get(one.name, 0)), wanted
+    )
   return Result(
     target,
     mesh,
@@ -82,5 +88,5 @@ def check(config: ConfigDict, target: Target, *, only: str = "") -> Result:
     math.prod(found.run.source.image_shape),
     found.sizes,
     found.checkpoint_bytes,
-    tuple(measure(p, target, mesh, ready.get(p.name, 0)) for p in wanted),
+    tuple(needs),
   )

@@ -4,6 +4,7 @@ import math
 import pathlib
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,6 +80,25 @@ class Memory(NamedTuple):
     if self.limit is None or self.peak is None:
       return None
     return self.limit - self.peak - self.ready
+
+  @property
+  def kinds(self) -> dict[str, int]:
+    """Bytes of `lines` by what they are, as the names of operations tell.
+
+    Activations are made in the forward pass of what is derived, gradients in
+    the backward pass; what is computed anew there is among them.
+    """
+    kinds: Counter[str] = Counter()
+    for line in self.lines:
+      for buffer in line.buffers:
+        kinds[_kind(buffer.op_name)] += buffer.array.bytes
+    return dict(kinds)
+
+
+def _kind(op_name: str) -> str:
+  if "transpose(" in op_name:
+    return "gradients"
+  return "activations" if "jvp(" in op_name else "others"
 
 
 class Loop(NamedTuple):

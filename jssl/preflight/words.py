@@ -70,6 +70,7 @@ def needs_table(needs: Needs, bound: Roofline | None) -> dict[str, str]:
   table = {
     "memory": verdict(needs),
     "arguments": gib(needs.memory.arguments),
+    **{f"{k}, when fullest": gib(v) for k, v in needs.memory.kinds.items()},
     "FLOPs of products": f"{needs.product_flops / 1e9:,.1f} G",
   }
   if needs.moved_bytes is not None:
@@ -266,6 +267,7 @@ def _needs_data(needs: Needs, bound: Roofline | None) -> dict[str, Any]:
     "memory": {
       **memory._asdict(),
       "spare": memory.spare,
+      "kinds": memory.kinds,
       "lines": [
         {
           "place": place(line.place),

@@ -70,6 +70,33 @@ def shallow(monkeypatch):
   return TINY
 
 
+def test_the_largest_maps_are_kept_once(shallow, monkeypatch):
+  """The stem's, for the backward pass; the gradient is what it would be."""
+  backbone = dataclasses.replace(shallow, small_images=False).backbone()
+  variables = filled(backbone, (32, 32, 1))
+  x = images(6, 32, 32, 1)
+
+  def loss(params):
+    of_params = {**variables, "params": params}
+    return jnp.square(backbone.apply(of_params, x, train=True)[0]).mean()
+
+  def kept():
+    _, pullback = jax.vjp(loss, variables["params"])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(pullback)]
+    return shapes.count((6, 16, 16, 4))
+
+  anew, once = jit(jax.grad(loss))(variables["params"]), kept()
+  monkeypatch.setattr(resnet.nn, "remat", lambda function, policy: function)
+  at_hand, more = jit(jax.grad(loss))(variables["params"]), kept()
+  assert once == 1
+  assert more > 1
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    anew,
+    at_hand,
+  )
+
+
 def test_training_updates_statistics_and_evaluation_uses_them(shallow):
   backbone = shallow.backbone()
   variables = filled(backbone, (8, 8, 1))

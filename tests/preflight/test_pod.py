@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -58,3 +59,92 @@ def test_what_does_not_fit_is_told_with_a_change_that_does(tmp_path):
   assert not found["fits"]
   assert found["tried"][-1]["fits"]
   assert "train.chunks" in found["tried"][-1]["changes"]
+
+
+@pytest.mark.slow
+def test_blocks_computed_anew_are_a_change_that_fits(tmp_path):
+  found = preflight(
+    tmp_path / "json",
+    "--config=configs/moco_v3_imagenet.py",
+    "--target=v5e:2x2",
+    "--config.data.batch_size=1024",
+    "--config.model.scan_layers=True",
+  )
+  assert not found["programs"][0]["fits"]
+  assert found["tried"][-1]["fits"]
+  assert found["tried"][-1]["changes"] == {"model.remat": "block"}
+
+
+@pytest.mark.slow
+def test_split_parameters_are_a_change_that_fits(tmp_path):
+  """A ViT-H whose parameters, moments and teacher take most of a chip."""
+  found = preflight(
+    tmp_path / "json",
+    "--config=configs/dino_imagenet.py:vit_l",
+    "--target=v5e:2x4",
+    "--config.data.batch_size=64",
+    "--config.mesh.fsdp=1",
+    "--config.augment.num_small=0",
+    "--config.model.width=1280",
+    "--config.model.depth=32",
+  )
+  assert not found["programs"][0]["fits"]
+  assert found["tried"][-1]["fits"]
+  assert found["tried"][-1]["changes"] == {"mesh.data": 2, "mesh.fsdp": 4}
+
+
+@pytest.mark.slow
+def test_a_step_over_several_slices(tmp_path):
+  """Gradients are summed over both; what is split stays within one."""
+  found = preflight(
+    tmp_path / "json",
+    "--config=configs/quickstart.py",
+    "--target=2xv5e:2x4",
+    "--config.mesh.fsdp=4",
+    "--config.model.width=256",
+  )
+  assert found["fits"]
+  assert found["slices"] == 2
+  assert found["mesh"] == {"data": 4, "fsdp": 4}
+  traffic = found["programs"][0]["traffic"]
+  crossing = [one for one in traffic if one["crosses_slices"]]
+  # No chip has less of the gradients than its part of them to send there.
+  parameters = found["sizes"]["parameters"]
+  assert sum(one["sent_bytes"] for one in crossing) > parameters / 4
+  gathers = [one for one in traffic if one["kind"] == "all-gather"]
+  assert gathers
+  assert all(one["axes"] == ["fsdp"] for one in gathers)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  find_spec("jax_cuda12_plugin") is None,
+  reason='XLA:GPU isn\'t installed: pip install "jssl[cuda12]"',
+)
+def test_a_step_for_a_node_of_gpus(tmp_path):
+  found = preflight(
+    tmp_path / "json",
+    "--config=configs/moco_v3_imagenet.py",
+    "--target=h100:8",
+    "--config.data.batch_size=1024",
+    "--config.model.scan_layers=True",
+  )
+  assert found["fits"]
+  assert found["mesh"] == {"data": 8, "fsdp": 1}
+  step, _ = found["programs"]
+  assert step["memory"]["arguments"] < step["memory"]["peak"]
+  assert step["memory"]["kinds"]["activations"] > 0
+  assert step["bound"] is not None
+  assert any(one["kind"] == "all-reduce" for one in step["traffic"])
+
+
+@pytest.mark.slow
+def test_dino_of_a_vit_l_fits_a_v5p_slice(tmp_path):
+  """Its 8 devices of axis fsdp are no whole sides of 4 x 4 x 4 chips."""
+  found = preflight(
+    tmp_path / "json",
+    "--config=configs/dino_imagenet.py:vit_l",
+    "--target=v5p:4x4x4",
+  )
+  assert found["mesh"] == {"data": 8, "fsdp": 8}
+  assert found["fits"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -80,6 +81,10 @@ def test_what_is_said_of_the_step(result):
   assert (step.name, features.name) == ("train step", "probe features")
   assert step.product_flops > 3 * features.product_flops * 16 / features.images
   assert step.memory.peak > step.memory.arguments > 0
+  kinds = step.memory.kinds
+  assert set(kinds) >= {"activations", "gradients"}
+  assert sum(kinds.values()) == sum(line.bytes for line in step.memory.lines)
+  assert set(features.memory.kinds) == {"others"}
   assert {one.axes for one in step.traffic} == {("data",)}
   assert {one.kind for one in step.traffic} >= {"all-reduce"}
   assert features.traffic == ()
@@ -444,6 +449,15 @@ def test_a_sweep_of_which_a_size_can_not_be_run_ends_with_status_1():
   done = preflight("--config=configs/quickstart.py", "--target=cpu:2", sizes)
   assert done.returncode == 1
   assert "data.batch_size=9 does not divide over 2 devices" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_over_numbers_of_cpu_devices_is_readied_for_the_most():
+  arguments = ("--target=cpu:2", "--sweep=cpu:2,cpu:4")
+  batch = "--config.data.batch_size=8"
+  done = preflight("--config=configs/quickstart.py", batch, *arguments)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert re.search(r"cpu:4 +4 +16 ", done.stdout)
 
 
 def test_a_size_that_is_not_known_ends_no_sweep(monkeypatch):
