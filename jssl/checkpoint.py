@@ -386,6 +386,11 @@ class Checkpoints:
       return
     try:
       self.wait()
+    except CheckpointError as error:
+      # What has ended the run says more.
+      if kind is None:
+        raise
+      logging.error("%s", error)
     finally:
       self._executor.shutdown()
       self._orbax.close()

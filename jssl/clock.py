@@ -68,20 +68,20 @@ class Clock:
 
   @contextlib.contextmanager
   def running(self) -> Iterator[None]:
-    """Hears what is compiled, and writes the last row, however it ends.
+    """Hears what is compiled, and writes the last row, however it ends."""
+    try:
+      with self.listening():
+        yield
+    finally:
+      self.write()
 
-    Raises:
-      OSError: what went well has a last row that can't be written.
-    """
+  @contextlib.contextmanager
+  def listening(self) -> Iterator[None]:
+    """Hears what is compiled, for as long as it lasts."""
     jax.monitoring.register_event_listener(self._count)
     jax.monitoring.register_event_duration_secs_listener(self._count_seconds)
     try:
       yield
-    except BaseException:
-      self.write()
-      raise
-    else:
-      self._write()
     finally:
       jax.monitoring.unregister_event_listener(self._count)
       jax.monitoring.unregister_event_duration_listener(self._count_seconds)

@@ -79,7 +79,8 @@ class _Others:
       if said and self._ends.acquire(blocking=False):
         index, status, why = json.loads(said[0][1])
         line = f"error: process {index} of {self.count} can't go on: {why}"
-        print(line, file=sys.stderr)
+        with suppress(OSError):  # It may go to a full disk.
+          print(line, file=sys.stderr)
         self._leave(status)
 
   def _stop(self) -> None:
@@ -87,18 +88,21 @@ class _Others:
     self._thread.join()
 
   def _leave(self, status: int) -> NoReturn:
-    # All have heard it when all are here.
-    with suppress(jax.errors.JaxRuntimeError):
-      self._client.wait_at_barrier(_ENDED, _HEARD_SECONDS * 1000)
-    if self._index == 0:
-      # The others are connected through this one.
-      time.sleep(1)
-    # Workers that read images would go on.
-    for child in multiprocessing.active_children():
-      child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+      # All have heard it when all are here.
+      with suppress(jax.errors.JaxRuntimeError):
+        self._client.wait_at_barrier(_ENDED, _HEARD_SECONDS * 1000)
+      if self._index == 0:
+        # The others are connected through this one.
+        time.sleep(1)
+      # Workers that read images would go on.
+      for child in multiprocessing.active_children():
+        child.kill()
+      for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+          stream.flush()
+    finally:
+      os._exit(status)
 
   def end(self, status: int, why: str) -> NoReturn:
     """Ends this process and all others, who say why."""
@@ -165,11 +169,12 @@ def join() -> None:
 
 
 def _is_of_runtime(error: BaseException) -> bool:
-  """Whether an error is the runtime's, or was raised of one that is."""
-  return (
-    isinstance(error, jax.errors.JaxRuntimeError)
-    or _STATUS.match(str(error)) is not None
-    or (error.__cause__ is not None and _is_of_runtime(error.__cause__))
+  """Whether an error is the connection's, or was raised of one that is.
+
+  A device without memory, RESOURCE_EXHAUSTED, has none the next time either.
+  """
+  return _STATUS.match(str(error)) is not None or (
+    error.__cause__ is not None and _is_of_runtime(error.__cause__)
   )
 
 
@@ -211,7 +216,8 @@ def carry_out(
     elif _others is None:
       raise
     else:
-      traceback.print_exc()
+      with suppress(OSError):
+        traceback.print_exc()
     lost = _is_of_runtime(error)
     status = _AGAIN if lost or what_to_do else 1
     if _others is None:

@@ -79,7 +79,10 @@ def make_mesh(
   # Slices are joined by the data centre's network, over which only axis "data"
   # goes: its gradients are summed once a step.
   of_devices = mesh_utils.create_hybrid_device_mesh(
-    (data // slices, fsdp), (slices, 1), devices
+    (data // slices, fsdp),
+    (slices, 1),
+    devices,
+    allow_split_physical_axes=True,
   )
   return Mesh(of_devices, AXES, axis_types=kinds)
 

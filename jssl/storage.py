@@ -35,9 +35,9 @@ def size(count: float) -> str:
 def room(path: str | os.PathLike) -> str:
   """Returns a sentence on the room that is left where `path` is or will be."""
   there = pathlib.Path(path).absolute()
-  while not there.exists():
-    there = there.parent
   try:
+    while not there.exists():
+      there = there.parent
     free = f"{size(shutil.disk_usage(there).free)} are free"
   except OSError as error:
     return f"{there} can't be asked how much room it has: {error}"
@@ -54,7 +54,8 @@ def replace(path: pathlib.Path, text: str) -> None:
   Raises:
     OSError: with the name of the file, which what writes doesn't know.
   """
-  temporary = path.with_name(path.name + ".tmp")
+  # Of this process: others may write the same file.
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
     temporary.write_text(text)
     temporary.replace(path)
@@ -106,10 +107,11 @@ class Rows:
     self._rows.append(row)
     self._write(row)
 
-  def retry(self) -> None:
-    """Writes what waits, if there is room now."""
+  def wait(self) -> bool:
+    """Writes what waits, if there is room now; whether some still waits."""
     if self._file is None:
       self._write("")
+    return self._file is None
 
   def _write(self, row: str) -> None:
     try:

@@ -30,10 +30,10 @@ def test_rows_wait_for_room_and_none_is_half_written(tmp_path):
     file.add("2 third")
     assert path.read_text() == there == "0 first\n1 second\n"
     file.add("3 fourth")
-    file.retry()
+    assert file.wait()
     assert path.read_text() == there
   assert [*tmp_path.iterdir()] == [path]
-  file.retry()
+  assert not file.wait()
   assert path.read_text() == there + "2 third\n3 fourth\n"
   file.add("4 fifth")
   five = "0 first\n1 second\n2 third\n3 fourth\n4 fifth\n"

@@ -12,7 +12,7 @@ all that it includes besides, which makes them nested.
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -113,27 +113,43 @@ def _pixels(
   return view_pixels(sample, batch_size=settings.batch_size), sample.labels
 
 
+def _looked_at(run: Run) -> dict[str, Any]:
+  """Returns which images and how many views of each a run's views are of."""
+  data = build.section(run.config, "data", sections.Data)
+  settings = build.section(run.config, "probe", sections.Probe)
+  return {
+    **{
+      f"data.{key}": getattr(data, key)
+      for key in ("name", "split", "data_dir", "image_size_px")
+    },
+    **{
+      f"probe.{key}": getattr(settings, key)
+      for key in ("diagnostic_images", "diagnostic_views")
+    },
+  }
+
+
 def _views(
   runs: Mapping[str, Run],
 ) -> tuple[dict[str, Float[np.ndarray, "n v p"]], Int[np.ndarray, "n"]]:
   """Returns views of the same images by each run's augmentation, and labels.
 
   Raises:
-    ValueError: the runs are of different images.
+    ValueError: the runs are of different images, or of more or fewer views.
   """
   source: InMemory | None = None
   there: tuple[str, dict] | None = None
   found: dict[str, Float[np.ndarray, "n v p"]] = {}
   labels = np.zeros(0, int)
   for name, run in runs.items():
-    own = run.config.data.to_dict()
+    own = _looked_at(run)
     if source is None or there is None:
       data = build.section(run.config, "data", sections.Data)
       source, there = load(build.source(run.config, data.split)), (name, own)
     elif own != there[1]:
       raise ValueError(
-        f"{name} is of other data than {there[0]}: augmentations are compared "
-        f"on the same images, {own} is not {there[1]}"
+        f"{name} looks at other images or views than {there[0]}, which can't "
+        f"be compared: {own} is not {there[1]}"
       )
     found[name], labels = _pixels(run, source)
   return found, labels

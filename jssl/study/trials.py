@@ -318,7 +318,7 @@ def run(trials: Sequence[Trial], *, environ: Environ, tell: Tell) -> list[str]:
   """Trains and probes what isn't complete.
 
   A baseline is measured once, by the first trials until one has it: for all,
-  or for all of the same model.
+  or for all of the same model and seed.
 
   Args:
     trials: the plan.

@@ -15,7 +15,12 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from jssl import build, hosts, sections, tree, workdirs
-from jssl.checkpoint import CheckpointError, Checkpoints, Positioned
+from jssl.checkpoint import (
+  CheckpointError,
+  Checkpoints,
+  NotSavedError,
+  Positioned,
+)
 from jssl.manifest import write_json
 from jssl.train.goodput import Goodput
 from jssl.train.program import (
@@ -134,8 +139,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       goes on, and what it couldn't write it writes when there is room again.
   """
   clock = Goodput(workdir)
-  run = build.run(config)
-  program = Program(run)
+  with clock.listening():
+    run = build.run(config)
+    program = Program(run)
   workdirs.claim(config, workdir)
   if hosts.is_first():
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
@@ -182,9 +188,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           finite = bool(_all_finite(state))
         if not finite:
           _break(config, workdir, items, batches, last_finite=logged, step=step)
-        if writer is not None:
-          writer.retry()
         try:
+          if hosts.first_says(writer is not None and writer.waits()):
+            raise NotSavedError(f"step {step}: rows of the log come first")
           with clock.on("checkpoint"):
             checkpoints.save(step, items, batches)
         except CheckpointError as error:

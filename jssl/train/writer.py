@@ -79,12 +79,12 @@ class Writer:
     except Exception as error:  # TensorFlow raises what its file systems raise.
       logging.error("no TensorBoard events: %s", error)
 
-  def retry(self) -> None:
-    """Writes rows that wait.
+  def waits(self) -> bool:
+    """Writes rows that wait; whether some still do.
 
-    To be called before a save: who goes on from it won't make them again.
+    To be asked before a save: who goes on from it won't make them again.
     """
-    self._rows.retry()
+    return self._rows.wait()
 
   def close(self) -> None:
     """Flushes and closes everything.

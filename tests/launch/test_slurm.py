@@ -42,7 +42,10 @@ while [[ $1 == --* ]]; do shift; done
 highest=0
 for own in $STATUS; do
   STATUS=$own setsid "$@" & pid=$!
-  [ "$own" != told ] || { sleep 0.5; kill -TERM -- "-$pid"; }
+  [ "$own" != told ] || {
+    until [ -e W/started ]; do sleep 0.05; done
+    kill -TERM -- "-$pid"
+  }
   status=0; wait "$pid" || status=$?
   [ "$status" -le "$highest" ] || highest=$status
 done
@@ -52,6 +55,7 @@ PYTHON = """
 case "$*" in *jssl.train*)
   [ "$STATUS" = told ] || exit "$STATUS"
   trap 'sleep 0.5; exit 0' TERM
+  touch W/started
   for _ in {1..100}; do sleep 0.1; done
   exit 3 ;;
 esac

@@ -355,9 +355,10 @@ def work():
   hosts.join()
   import jax
   if jax.process_index() == int(sys.argv[1]):
-    raise {"key": KeyError, "runtime": jax.errors.JaxRuntimeError}[sys.argv[2]](
-      "too much for this one"
-    )
+    why = "too much for this one"
+    if sys.argv[2] == "key":
+      raise KeyError(why)
+    raise jax.errors.JaxRuntimeError(f"{sys.argv[2]}: {why}")
   hosts.wait_for_all("what never comes")
 
 sys.exit(hosts.carry_out(work, (ValueError,)))
@@ -371,7 +372,8 @@ sys.exit(hosts.carry_out(work, (ValueError,)))
     (0, "key", 1),
     (2, "key", 1),
     # That another one is gone is waited for first.
-    pytest.param(1, "runtime", 75, marks=pytest.mark.slow),
+    pytest.param(1, "UNAVAILABLE", 75, marks=pytest.mark.slow),
+    pytest.param(1, "RESOURCE_EXHAUSTED", 1, marks=pytest.mark.slow),
   ],
 )
 def test_an_error_of_one_ends_all_by_its_status(index, kind, status):

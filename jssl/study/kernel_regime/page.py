@@ -173,7 +173,7 @@ def _not_done(rows: Iterable[Row]) -> list[str]:
   return [
     f"{_named(row)}: not done: {row['not_done']}"
     for row in rows
-    if row["not_done"] is not None
+    if row.get("not_done") is not None
   ]
 
 
@@ -188,7 +188,7 @@ def line(row: Row) -> str:
 
 
 def _main_cells(row: Row) -> list[str]:
-  if row["not_done"] is not None:
+  if row.get("not_done") is not None:
     return ["not done", *["-"] * (len(_MAIN) - 1)]
   chosen = [
     "-" if row[name] is None else f"{row[name]['chosen']:g}"
@@ -391,7 +391,7 @@ def _kernels(results: Results) -> Drawing | None:
   pictures = []
   for features in shown:
     case = cases_lib.case(features, of.kernels, of.loss)
-    if results.rows[case]["not_done"] is not None:
+    if results.rows[case].get("not_done") is not None:
       continue
     embedded = (
       None if features == "raw" else cases_lib.embed(found, case, of.kernels)
