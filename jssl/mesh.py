@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from jssl.typing import PyTree
 
@@ -90,6 +91,26 @@ def make_mesh(
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of arrays whose first dimension is the batch."""
   return NamedSharding(mesh, P(AXES))
+
+
+def rows_on_all(x: Array) -> Array:
+  """Returns activations whose rows lie as those of a batch, inside of a jit.
+
+  Parameters that are split over `fsdp` are to be gathered where they are used.
+  Left alone, the compiler may split activations by their features instead:
+  each device then holds the rows of all devices of its part of `fsdp`.
+
+  Args:
+    x: rows of a batch. On no mesh of ours, or where they don't divide over it,
+      it is returned as it is.
+  """
+  mesh = jax.typeof(x).sharding.mesh
+  ours = mesh.axis_names == AXES and mesh.shape[AXES[1]] > 1
+  if not ours or x.shape[0] % mesh.size:
+    return x
+  if any(kind != AxisType.Auto for kind in mesh.axis_types):
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(AXES)))
 
 
 def on_every_device(mesh: Mesh, tree: PyTree) -> PyTree:

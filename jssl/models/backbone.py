@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import rng
+from jssl.mesh import rows_on_all
 from jssl.typing import Images, Key, Keys, Variables
 
 
@@ -80,11 +81,12 @@ def from_linen(
       )
     features, updated = module.apply(
       variables,
-      standardise(images),
+      standardise(rows_on_all(images)),
       train=train,
       keys=keys if train else None,
       mutable=[name for name in variables if train and name != "params"],
     )
+    features = rows_on_all(features)
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     return features, {**variables, **updated}
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import rng
+from jssl.mesh import rows_on_all
 from jssl.models.tokens import pooled
 from jssl.typing import Keys
 
@@ -95,6 +96,7 @@ class Block(nn.Module):
     factors: Float[Array, "2 b"] | None = None,
   ) -> Float[Array, "bn d"]:
     """Returns the tokens after attention and MLP."""
+    x = rows_on_all(x)
     d = x.shape[-1]
     last_init = (
       nn.initializers.zeros

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jssl.mesh import rows_on_all
+
 # What a part of a network that is computed anew need not sum, nor send, again:
 # see `jax.checkpoint_policies.save_only_these_names`.
 STATISTICS = "batch statistics"
@@ -72,6 +74,7 @@ class BatchNorm(nn.Module):
     Raises:
       ValueError: in training, where the rows do not divide into the groups.
     """
+    x = rows_on_all(x)
     d = x.shape[-1]
     of_channels = (d,), jnp.float32
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, *of_channels)
