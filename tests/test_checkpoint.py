@@ -264,7 +264,9 @@ def test_a_disk_that_fills_up_costs_one_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
     try:
       checkpoints.save(2, large(2), numbers())
-      with pytest.raises(CheckpointError, match="step 2 wasn't saved"):
+      with pytest.raises(
+        CheckpointError, match=r"step 2 \(1\.0 MiB\) wasn't saved"
+      ):
         checkpoints.wait()
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -39,7 +39,9 @@ class Stack(NamedTuple):
   Attributes:
     name: of the method.
     curve: 1 - sigma over delta, of as many views as all others have.
-    nested: the same, of these and the views of what it includes.
+    nested: 1 - sigma at the same deltas, of these views and those of what it
+      includes. It is nowhere above that of what it includes: what covers all
+      pairs that are too far apart there covers the fewer ones here.
     included: other augmentations whose views it could make.
     values: of the backbone's diagnostics by name, means over the runs.
     accuracies: on test by kind of probe, of the same checkpoint, likewise.
@@ -47,7 +49,7 @@ class Stack(NamedTuple):
 
   name: str
   curve: ConcentrationCurve
-  nested: ConcentrationCurve
+  nested: Float[np.ndarray, "t"]
   included: tuple[str, ...]
   values: dict[str, float]
   accuracies: dict[str, float]
@@ -191,6 +193,7 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
     views = np.concatenate([pixels[name] for name in names], axis=1)
     return diagnostics.concentration_curve(views, labels, deltas=deltas)
 
+  own = {name: curve([name]) for name in first}
   stacks = []
   for name, run in first.items():
     included = tuple(
@@ -198,12 +201,14 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
       for other in first
       if other != name and includes(_augment(run), _augment(first[other]))
     )
-    own = curve([name])
+    together = [curve([name, *included])] if included else []
+    known = [own[one] for one in (name, *included)] + together
+    nested = np.min([one.per_class for one in known], axis=0).max(axis=0)
     stacks.append(
       Stack(
         name,
-        own,
-        curve([name, *included]) if included else own,
+        own[name],
+        nested,
         included,
         _means([values for values, _ in last[name]]),
         _means([accuracies for _, accuracies in last[name]]),
@@ -236,7 +241,7 @@ def markdown(stacks: Sequence[Stack]) -> str:
     cells = [
       *(f"{value:.3f}" for value in outside),
       f"{s.curve.one_minus_sigma.mean():.3f}",
-      f"{s.nested.one_minus_sigma.mean():.3f}",
+      f"{s.nested.mean():.3f}",
       f"{100 * s.values[_ERROR]:.1f}",
       f"{s.values['alignment']:.3f}" if "alignment" in s.values else "-",
       *(f"{100 * s.accuracies[p]:.1f}" for p in probes),
@@ -264,7 +269,7 @@ def markdown(stacks: Sequence[Stack]) -> str:
     "- mean of the curve: "
     f"{correlation([s.curve.one_minus_sigma.mean() for s in stacks])}",
     "- mean of the curve, nested views: "
-    f"{correlation([s.nested.one_minus_sigma.mean() for s in stacks])}",
+    f"{correlation([s.nested.mean() for s in stacks])}",
     "",
     "Nested views: of an augmentation and of all others here whose views it "
     "could make:",

@@ -41,6 +41,7 @@ SRUN = """
 while [[ $1 == --* ]]; do shift; done
 highest=0
 for own in $STATUS; do
+  rm -f W/started
   STATUS=$own setsid "$@" & pid=$!
   [ "$own" != told ] || {
     until [ -e W/started ]; do sleep 0.05; done
