@@ -9,8 +9,8 @@ gradient knows of (`unrolled_3`) or of whose solution it does (`implicit_5`). An
 epoch, all else as in configs/fashion_mnist.py. Only the paper's abstract was at
 hand: it claims that an alternating optimisation is better.
 
-Cost: two to five minutes each on two CPU cores. Expected: 83.1% (linear)
-jointly, 83.9% with five inner steps; see docs/studies/head_update.md
+Cost: two to five minutes each on two CPU cores. Expected: 83.3% (linear)
+jointly, 83.5% with five inner steps; see docs/studies/head_update.md
 (measured).
 """
 

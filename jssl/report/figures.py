@@ -355,15 +355,15 @@ def dots(
   names = [*dict.fromkeys(name for of in series.values() for name in of)]
   figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.3 * len(names)))
   ax = figure.subplots()
-  for (kind, of), marker in zip(
-    series.items(), itertools.cycle(_MARKERS), strict=False
+  kinds = [(kind, of) for kind, of in series.items() if of]
+  # Beside each other, so that none hides another.
+  offsets = 0.2 * (np.arange(len(kinds)) - (len(kinds) - 1) / 2)
+  for (kind, of), offset, marker in zip(
+    kinds, offsets, itertools.cycle(_MARKERS), strict=False
   ):
-    if of:
-      mean, std = np.array([*of.values()]).T
-      places = [names.index(name) for name in of]
-      ax.errorbar(
-        mean, places, xerr=std, fmt=marker, capsize=3, lw=1, label=kind
-      )
+    mean, std = np.array([*of.values()]).T
+    places = [names.index(name) - offset for name in of]
+    ax.errorbar(mean, places, xerr=std, fmt=marker, capsize=3, lw=1, label=kind)
   ax.set_yticks(range(len(names)), names)
   ax.tick_params(axis="y", labelcolor=_INK, length=0)
   ax.set_title(title)

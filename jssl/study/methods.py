@@ -402,7 +402,7 @@ def draw(rows: Sequence[Row]) -> Figure:
           100 * row.accuracies[kind].mean,
           100 * row.accuracies[kind].std,
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: row.linear or 0.0)
         if kind in row.accuracies
       }
       for kind, probe in _PROBES.items()

@@ -548,9 +548,9 @@ def test_the_picture_has_each_number_with_its_deviation():
   assert names == ["random backbone", "byol", "simclr"]
   linear, knn = ax.containers
   assert (linear.get_label(), knn.get_label()) == ("linear", "kNN")
-  np.testing.assert_allclose(linear.lines[0].get_xydata()[1], [50, 1])
+  np.testing.assert_allclose(linear.lines[0].get_xydata()[1], [50, 1.1])
   (bars,) = knn.lines[2]
-  np.testing.assert_allclose(bars.get_segments()[1], [[24.8, 1], [25.2, 1]])
+  np.testing.assert_allclose(bars.get_segments()[1], [[24.8, 0.9], [25.2, 0.9]])
 
 
 def rows():
