@@ -81,6 +81,7 @@ CHIPS = {
 }
 
 
+_WITHOUT_TRITON = "--xla_gpu_enable_triton_gemm=false"
 # Any text; a number and an x before a letter are slices.
 _SLICES = re.compile(r"(?:(\d+)x(?=[a-z]))?(.*)", re.DOTALL)
 
@@ -137,6 +138,11 @@ class Target:
     """
     for name, value in _ENVIRONMENT.items():
       os.environ.setdefault(name, value)
+    if self.kind in _GPUS:
+      # Without a GPU nothing is tuned, and of some products of scanned layers
+      # Triton's tiles aren't found: they are left to cuBLAS.
+      flags = os.environ.get("XLA_FLAGS", ""), _WITHOUT_TRITON
+      os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     import jax
 
     jax.config.update("jax_platforms", "cpu")
