@@ -26,6 +26,8 @@ def start(count, arguments, *, devices=8, environ=None, different=()):
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "JAX_NUM_CPU_DEVICES": str(devices // count),
+      # Of what the tests run as a module.
+      "PYTHONPATH": str(ROOT / "tests"),
       **(environ or {}),
     }
     if count > 1:

@@ -29,7 +29,9 @@ class Recording(Program):
       done = int(state.step) if done is None else done + 1
       digest = hashlib.sha256()
       for name in sorted(batch):
-        digest.update(np.asarray(batch[name]).tobytes())
+        # Those of this process, in their order.
+        for shard in batch[name].addressable_shards:
+          digest.update(np.asarray(shard.data).tobytes())
       (seen / f"{done + 1}-{digest.hexdigest()}").touch()
       return compiled(state, batch)
 
