@@ -190,7 +190,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           _break(config, workdir, items, batches, last_finite=logged, step=step)
         try:
           if hosts.first_says(writer is not None and writer.waits()):
-            raise NotSavedError(f"step {step}: rows of the log come first")
+            raise NotSavedError(f"step {step} wasn't saved: its rows wait")
           with clock.on("checkpoint"):
             checkpoints.save(step, items, batches)
         except CheckpointError as error:
