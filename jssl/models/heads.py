@@ -113,7 +113,11 @@ class Head:
     z, moved = self._module().apply(
       {"params": params, **state}, x, train=True, mutable=[*state]
     )
-    return z, moved
+    # In its own dtypes: flax's averages take those of the features, and a state
+    # would be another after a step than before.
+    return z, jax.tree.map(
+      lambda new, old: new.astype(old.dtype), moved, dict(state)
+    )
 
   def evaluate(
     self, params: PyTree, state: PyTree, x: Float[Array, "*n d"]

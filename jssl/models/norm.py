@@ -120,6 +120,8 @@ class BatchNorm(nn.Module):
       mean, var = means.mean(axis=0), variances.mean(axis=0)
     if not self.is_initializing():
       old, new = self.momentum, 1 - self.momentum
-      running_mean.value = old * running_mean.value + new * mean
-      running_var.value = old * running_var.value + new * var
+      # In their own dtype: a state has the same dtypes after a step as before.
+      for running, now in ((running_mean, mean), (running_var, var)):
+        moved = old * running.value + new * now
+        running.value = moved.astype(running.value.dtype)
     return y

@@ -212,3 +212,13 @@ def test_prototypes_say_what_is_wrong(wrong):
   ((key, value),) = wrong.items()
   with pytest.raises(ValueError, match=f"objective.prototypes.{key}={value}"):
     Prototypes(**{"number": 3, **wrong})
+
+
+def test_batch_statistics_keep_their_dtype(x64):
+  head = Head((4,), 3)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5)))
+  params, state = head.init(jax.random.key(0), 5)
+  z, moved = head.apply(params, state, x)
+  assert z.dtype == jnp.float64
+  of = jax.tree.map(lambda leaf: leaf.dtype, (state, moved))
+  assert of[0] == of[1]

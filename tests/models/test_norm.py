@@ -145,3 +145,15 @@ def test_rows_that_do_not_divide_are_refused():
   variables = jax.tree.map(jnp.float32, variables_for(x))
   with pytest.raises(ValueError, match=r"model.norm_groups=4 .* 10 rows"):
     BatchNorm(False, 4).apply(variables, x, mutable=["batch_stats"])
+
+
+def test_running_averages_keep_their_dtype(x64):
+  norm = BatchNorm(False)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
+  variables = norm.init(jax.random.key(0), x)
+  y, updated = norm.apply(variables, x, mutable=["batch_stats"])
+  assert y.dtype == jnp.float64
+  before, after = variables["batch_stats"], updated["batch_stats"]
+  assert jax.tree.map(lambda leaf: leaf.dtype, before) == jax.tree.map(
+    lambda leaf: leaf.dtype, after
+  )

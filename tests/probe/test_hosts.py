@@ -69,6 +69,23 @@ def by_one(trained, tmp_path_factory):
   return workdir, judged(workdir, 1)
 
 
+def assert_alike(found, expected):
+  """The same but for rounding: products of fewer rows end otherwise."""
+  if isinstance(expected, dict):
+    assert [*found] == [*expected]
+    found, expected = [*found.values()], [*expected.values()]
+  if isinstance(expected, list):
+    assert len(found) == len(expected)
+    for pair in zip(found, expected, strict=True):
+      assert_alike(*pair)
+  else:
+    wanted = expected
+    if isinstance(expected, float):
+      # An image of the few may change sides.
+      wanted = pytest.approx(expected, rel=1e-4, abs=0.02)
+    assert found == wanted
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_judge_as_one(trained, by_one, tmp_path, count):
@@ -76,7 +93,7 @@ def test_several_processes_judge_as_one(trained, by_one, tmp_path, count):
   together = tmp_path / "together"
   shutil.copytree(trained, together)
   found = judged(together, count)
-  assert [*map(json.dumps, found)] == [*map(json.dumps, expected)]
+  assert_alike(found, expected)
   assert {row["features"] for row in found} == {"backbone", "random", "views"}
   lost = [row["not_measured"] for row in found if row["step"] == 9]
   assert len(lost) == 3

@@ -156,9 +156,11 @@ def test_other_meshes_take_a_run_up(wide, tmp_path):
     split = {**WIDE, "mesh.fsdp": fsdp}
     arguments = training(workdir, 1, **split)
     (process,) = start(1, arguments, devices=devices, environ=IN_X64)
-    wait_for_row(workdir, until)
-    process.send_signal(signal.SIGTERM)
-    status, said = ends([process])
+    try:
+      wait_for_row(workdir, until, process)
+    finally:
+      process.send_signal(signal.SIGTERM)
+      status, said = ends([process])
     assert status == [0], said
     assert "stopped by SIGTERM" in said[0]
     assert until <= len(rows(workdir)) < STEPS
@@ -167,8 +169,10 @@ def test_other_meshes_take_a_run_up(wide, tmp_path):
   np.testing.assert_allclose(found, wide, rtol=1e-9)
 
 
-def wait_for_row(workdir, row, timeout=240):
+def wait_for_row(workdir, row, process=None, timeout=240):
   for _ in range(timeout * 10):
+    if process is not None and process.poll() is not None:
+      return
     if (workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= row:
       return
     time.sleep(0.1)
