@@ -106,9 +106,9 @@ def rows_on_all(x: Array) -> Array:
   """
   mesh = jax.typeof(x).sharding.mesh
   ours = mesh.axis_names == AXES and mesh.shape[AXES[1]] > 1
-  if not ours or x.shape[0] % mesh.size:
-    return x
-  if any(kind != AxisType.Auto for kind in mesh.axis_types):
+  # The compiler has a choice on such axes alone.
+  auto = all(kind == AxisType.Auto for kind in mesh.axis_types)
+  if not (ours and auto) or x.shape[0] % mesh.size:
     return x
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(AXES)))
 

@@ -18,6 +18,7 @@ FLOORS = {
   "schedules": 0,
   "compiled": 0,
   "storage": 0,
+  "endings": 0,
   "hosts": 0,
   "targets": 0,
   "hlo": 0,
@@ -48,6 +49,7 @@ FLOORS = {
 NEIGHBOURS = {
   ("losses", "ops"),
   ("cost", "hlo"),
+  ("hosts", "endings"),
   ("rng", "typing"),
   ("mesh", "typing"),
   ("tree", "typing"),

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import compiled, hosts, workdirs
+  from jssl import compiled, endings, hosts, workdirs
   from jssl.checkpoint import CheckpointError
   from jssl.probe.loop import run
 
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
       diagnostics=_DIAGNOSTICS.value,
     )
 
-  return hosts.carry_out(
+  return endings.carry_out(
     work, (ValueError, TypeError, OSError, CheckpointError)
   )
 

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import compiled, hosts, storage, workdirs
+  from jssl import compiled, endings, hosts, storage, workdirs
   from jssl.checkpoint import CheckpointError, NotSavedError
   from jssl.train.loop import train
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     )
     return storage.room(_WORKDIR.value) if passes else ""
 
-  return hosts.carry_out(
+  return endings.carry_out(
     work,
     (ValueError, TypeError, OSError, FloatingPointError, CheckpointError),
     advice=advice,

@@ -353,7 +353,7 @@ def test_what_the_runtime_says_is_not_an_error_of_the_run(workdir):
 
 FAIL = """
 import sys
-from jssl import hosts
+from jssl import endings, hosts
 
 def work():
   hosts.join()
@@ -365,7 +365,7 @@ def work():
     raise jax.errors.JaxRuntimeError(f"{sys.argv[2]}: {why}")
   hosts.wait_for_all("what never comes")
 
-sys.exit(hosts.carry_out(work, (ValueError,)))
+sys.exit(endings.carry_out(work, (ValueError,)))
 """
 
 
@@ -394,7 +394,7 @@ def test_an_error_of_one_ends_all_by_its_status(index, kind, status):
 
 DIE = """
 import os, signal, sys
-from jssl import hosts
+from jssl import endings, hosts
 
 def work():
   hosts.join()
@@ -404,7 +404,7 @@ def work():
     os.kill(os.getpid(), signal.SIGKILL)
   hosts.wait_for_all("what never comes")
 
-sys.exit(hosts.carry_out(work, (ValueError,)))
+sys.exit(endings.carry_out(work, (ValueError,)))
 """
 
 
