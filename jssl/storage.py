@@ -18,9 +18,9 @@ _PASSING = frozenset(
 )
 
 
-def passes(error: OSError) -> bool:
-  """Whether the same would go well at another time."""
-  return error.errno in _PASSING
+def passes(error: Exception) -> bool:
+  """Whether it is a disk's, and the same would go well at another time."""
+  return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def size(count: float) -> str:

@@ -75,6 +75,7 @@ def test_what_would_come_back_does_not_pass():
   assert storage.passes(OSError(errno.ESTALE, "stale"))
   assert not storage.passes(PermissionError(errno.EACCES, "no"))
   assert not storage.passes(FileNotFoundError(errno.ENOENT, "not there"))
+  assert not storage.passes(ValueError(errno.ENOSPC))
 
 
 def test_room_is_that_of_the_disk_where_a_folder_will_be(tmp_path):

@@ -15,7 +15,7 @@ downloads them. All give the same records in the same order.
 is damaged is an error; with --skip_damaged it is left out. With
 --stored_size_px=256 larger images are stored as the squares of 256 px that the
 reader would make of them, JPEGs as JPEGs: reading them takes a third of the
-time. They can't be trained on at a larger size then.
+time. At a larger size than that they would be enlarged.
 """
 
 import difflib

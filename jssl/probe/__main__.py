@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import compiled, endings, hosts, workdirs
+  from jssl import compiled, endings, hosts, storage, workdirs
   from jssl.checkpoint import CheckpointError
   from jssl.probe.loop import run
 
@@ -74,8 +74,11 @@ def main(argv: list[str]) -> int:
       diagnostics=_DIAGNOSTICS.value,
     )
 
+  def advice(error: Exception) -> str:
+    return storage.room(_WORKDIR.value) if storage.passes(error) else ""
+
   return endings.carry_out(
-    work, (ValueError, TypeError, OSError, CheckpointError)
+    work, (ValueError, TypeError, OSError, CheckpointError), advice=advice
   )
 
 

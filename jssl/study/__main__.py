@@ -121,7 +121,7 @@ def _kernels(called: _Called) -> int:
   print(written.table)
   for path in written.paths:
     print(path)
-  return 0
+  return 0 if written.complete else 1
 
 
 def _bridge(called: _Called) -> int:

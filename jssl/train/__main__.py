@@ -52,9 +52,7 @@ def main(argv: list[str]) -> int:
       hosts.say("stopped by SIGTERM; the same command goes on from here")
 
   def advice(error: Exception) -> str:
-    passes = isinstance(error, NotSavedError) or (
-      isinstance(error, OSError) and storage.passes(error)
-    )
+    passes = isinstance(error, NotSavedError) or storage.passes(error)
     return storage.room(_WORKDIR.value) if passes else ""
 
   return endings.carry_out(

@@ -86,8 +86,10 @@ class Drawing(NamedTuple):
   caption: str
 
 
-def _drawing(figure: Figure, alt: str, caption: str) -> Drawing:
-  return Drawing(as_svg(figure, alt=alt), caption)
+def _drawing(
+  figure: Figure, alt: str, caption: str, *, dpi: int = 160
+) -> Drawing:
+  return Drawing(as_svg(figure, alt=alt, dpi=dpi), caption)
 
 
 class Results(NamedTuple):
@@ -440,19 +442,16 @@ def _sweeps(results: Results) -> Drawing | None:
 
 
 def _spirals(results: Results) -> Drawing:
-  # Eight smooth maps: with more pixels the file is twice as large.
-  svg = as_svg(
+  return _drawing(
     figures.spirals(results.toys),
-    alt="Two spirals, and maps of the plane",
-    dpi=72,
-  )
-  return Drawing(
-    svg,
+    "Two spirals, and maps of the plane",
     "Left: leading eigenfunctions of the kernel. Right: dimensions of the "
     "contrastive closed form, of all optima the one of least Tr(BK). Points "
     "are views, black on one arm and white on the other. Red and blue are "
     "signs. Views along an arm tie it together; views in all directions "
     "say less of it.",
+    # Eight smooth maps: with more pixels the file is twice as large.
+    dpi=72,
   )
 
 

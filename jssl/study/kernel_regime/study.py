@@ -41,10 +41,12 @@ class Written(NamedTuple):
   Attributes:
     table: of the main setting, as text.
     paths: of the results.
+    complete: whether every case could be done.
   """
 
   table: str
   paths: tuple[pathlib.Path, ...]
+  complete: bool
 
 
 def _whole_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -156,4 +158,5 @@ def _write(workdir: pathlib.Path, results: Results) -> Written:
   as_html.write_text(page_lib.html(results, drawn), encoding="utf-8")
   for name, drawing in drawn.items():
     (workdir / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
-  return Written(page_lib.main_table(results), paths)
+  complete = all(row.get("not_done") is None for row in results.rows.values())
+  return Written(page_lib.main_table(results), paths, complete)

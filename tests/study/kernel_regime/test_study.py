@@ -252,6 +252,7 @@ def test_what_cannot_be_done_leaves_the_rest(done, tmp_path):
   points_lib.save(workdir / "gram.npz", gram._replace(k=k))
   said = []
   written = study.run(config(), workdir, command="again", tell=said.append)
+  assert not written.complete
   found = json.loads((workdir / "kernels.json").read_text())
   whole = json.loads((done[0] / "kernels.json").read_text())
   assert of(found["main"], "raw")["svm"] == of(whole["main"], "raw")["svm"]
