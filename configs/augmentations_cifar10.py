@@ -18,9 +18,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
 from jssl.augment import colour_strength
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 _OPERATIONS: dict[str, dict[str, Any]] = {
   "crop": {"crop_min_area": 0.08},

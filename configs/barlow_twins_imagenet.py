@@ -15,8 +15,8 @@ slice first. Expected: 73.3% linear after 1000 epochs, 67.2% after 100
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:

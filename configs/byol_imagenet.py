@@ -15,8 +15,8 @@ after 100 (published, elsewhere); not measured here.
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 VARIANTS = ("1000", "300")
 

@@ -17,8 +17,8 @@ multi-crop (published); not measured here.
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 VARIANTS = ("multi_crop", "two_crops")
 

@@ -25,8 +25,8 @@ README of their code); not measured here.
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 VARIANTS = ("base", "dim", "epochs", "coarse", "mlp")
 

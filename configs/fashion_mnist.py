@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 # As wide as the backbone's features allow to tell something; the papers' are
 # for features of 2048.

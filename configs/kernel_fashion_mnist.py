@@ -20,7 +20,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl.study.kernel_regime.setting import with_defaults
+from jssl.kernel_regime.study.setting import with_defaults
 
 VARIANTS: dict[str, dict[str, Any]] = {
   "conv_gp": {"depth": 3},

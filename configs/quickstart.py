@@ -9,7 +9,7 @@ random backbone.
 
 from ml_collections import ConfigDict
 
-from jssl.build import with_defaults
+from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -15,9 +15,9 @@ with this config here; that it builds and compiles is tested.
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
 from jssl.augment import colour_strength
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:

@@ -16,8 +16,8 @@ kNN 86.4, MLP 89.5 (random backbone 67.6, 72.3, 76.7; raw pixels 84.4, 87.4,
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -21,8 +21,8 @@ iid, which collapses in part (the paper's claim); not measured here.
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 VARIANTS = ("iid", "continual", "hybrid", "accumulate", "subset")
 

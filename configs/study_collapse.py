@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 _EPOCHS, _BATCH_SIZE, _IMAGES = 10, 256, 15_000
 _ORDERS: dict[str, dict[str, Any]] = {

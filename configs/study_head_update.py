@@ -19,7 +19,7 @@ import runpy
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
+from jssl.config import recipes
 
 _SHARED = runpy.run_path(
   str(pathlib.Path(__file__).with_name("fashion_mnist.py"))

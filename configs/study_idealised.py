@@ -18,7 +18,7 @@ import runpy
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
+from jssl.config import recipes
 
 _WIDE = 512
 _SHARED = runpy.run_path(

@@ -14,8 +14,8 @@ measured here.
 
 from ml_collections import ConfigDict
 
-from jssl import recipes
-from jssl.build import with_defaults
+from jssl.config import recipes
+from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:

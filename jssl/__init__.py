@@ -11,7 +11,7 @@ __all__ = ["load_backbone"]
 
 def __getattr__(name: str) -> Any:
   if name == "load_backbone":
-    from jssl.build import load_backbone
+    from jssl.config.build import load_backbone
 
     return load_backbone
   raise AttributeError(f"module 'jssl' has no attribute {name!r}")

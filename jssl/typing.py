@@ -34,5 +34,5 @@ Variables = Mapping[str, Any]
 """A Linen variable dict: `params` and whatever else the model keeps."""
 Batch = Mapping[str, Any]
 """`image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
-With `data.skip_damaged` also `damaged`, see `jssl.data.sources.Source`."""
+With `data.skip_damaged` also `damaged`, see `jssl.data.source.Source`."""
 Metrics = dict[str, Scalar]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn import datasets, model_selection
 
-from jssl.data.sources import InMemory
+from jssl.data.source import InMemory
 
 IMAGE_SIZE_PX = 32
 TRAIN_IMAGES = 20_000

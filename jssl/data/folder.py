@@ -22,8 +22,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
+from jssl.data.array_record import square
 from jssl.data.encode import Examples, jpeg, png
-from jssl.data.prepared import square
 
 T = TypeVar("T")
 Path = pathlib.Path

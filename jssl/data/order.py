@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from jssl.data.sources import Rows
+from jssl.data.source import Rows
 
 # Follows the seed in the key of the fixed permutation. No pass has that key:
 # theirs are (seed, epoch, pass), and NumPy fills them up with zeros.

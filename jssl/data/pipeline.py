@@ -24,7 +24,7 @@ from jax.sharding import Sharding
 
 from jssl.data import order as order_lib
 from jssl.data.order import Order
-from jssl.data.sources import HostBatch, Rows, Source
+from jssl.data.source import HostBatch, Rows, Source
 from jssl.typing import Batch
 
 Batches: TypeAlias = grain.DatasetIterator

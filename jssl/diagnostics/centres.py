@@ -16,11 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import (
-  check_features,
-  check_finite,
-  check_labels,
-)
+from jssl.diagnostics.checks import check_features, check_finite, check_labels
 from jssl.diagnostics.rows import (
   ROUNDING,
   not_finite,

@@ -22,8 +22,8 @@ from jssl.diagnostics.checks import (
   check_views_differ,
   flat_pixels,
 )
-from jssl.diagnostics.covers import cover_shares
 from jssl.diagnostics.rows import product
+from jssl.diagnostics.vertex_cover import cover_shares
 
 _QUANTILES = 33
 # Squared distances that are a smaller share of the squared norms than this

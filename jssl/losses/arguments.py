@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jssl.ops.layout import Layout
-from jssl.ops.products import wide
+from jssl.losses.ops.layout import Layout
+from jssl.losses.ops.matmul import wide
 from jssl.typing import Scalar
 
 # Other halves lack the range that gradients need.

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jssl.losses.ops import similarity
+from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.layout import Layout
 from jssl.losses.rows import dots
-from jssl.ops import similarity
-from jssl.ops.fused import Implementation
-from jssl.ops.layout import Layout
 from jssl.typing import Scalar
 
 

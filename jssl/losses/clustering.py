@@ -15,10 +15,10 @@ from jssl.losses.assignment import (
   one_width,
   rows_of,
 )
+from jssl.losses.ops import prototypes, similarity
+from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, run
 from jssl.losses.rows import wide
-from jssl.ops import prototypes, similarity
-from jssl.ops.fused import Implementation
-from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Scalar
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jssl.losses import arguments
+from jssl.losses.ops import similarity
+from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, run
 from jssl.losses.rows import cosines, dots, interleaved, inverse_norms, wide
-from jssl.ops import similarity
-from jssl.ops.fused import Implementation
-from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Scalar
 
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
+from jssl.losses.ops import gram
+from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.gram import Factor, Pair
+from jssl.losses.ops.layout import AxisNames, Layout, run
 from jssl.losses.rows import cosines, wide
-from jssl.ops import gram
-from jssl.ops.fused import Implementation
-from jssl.ops.gram import Factor, Pair
-from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Scalar
 
 _HIGHEST = jax.lax.Precision.HIGHEST

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
+from jssl.losses.ops import characteristic, nearest, similarity
+from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, run
 from jssl.losses.rows import dots, inverse_norms, wide
-from jssl.ops import characteristic, nearest, similarity
-from jssl.ops.fused import Implementation
-from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Key, Scalar
 
 _KNOTS, _LAST_KNOT = 17, 3.0

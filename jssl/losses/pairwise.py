@@ -5,11 +5,11 @@ import functools
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
+from jssl.losses.ops import gram, sigmoid
+from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.gram import Factor, Pair
+from jssl.losses.ops.layout import AxisNames, Layout, run
 from jssl.losses.rows import dots
-from jssl.ops import gram, sigmoid
-from jssl.ops.fused import Implementation
-from jssl.ops.gram import Factor, Pair
-from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Scalar
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jssl.ops import products
+from jssl.losses.ops import matmul
 
 # A shorter row is a zero row: similar to nothing, and without a gradient.
 _MIN_NORM = 1e-12
@@ -12,7 +12,7 @@ _MIN_NORM = 1e-12
 
 def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
   """Returns the array in float32, or as it is if that is wider."""
-  return x.astype(products.wide(x.dtype))
+  return x.astype(matmul.wide(x.dtype))
 
 
 def dots(

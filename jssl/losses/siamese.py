@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
+from jssl.losses.ops.layout import AxisNames, Layout, run
 from jssl.losses.rows import cosines, wide
-from jssl.ops.layout import AxisNames, Layout, run
 from jssl.typing import Scalar
 
 

@@ -11,13 +11,13 @@ import dataclasses
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.averaged import Predicting
 from jssl.objectives.base import Aux, Features
+from jssl.objectives.momentum import PredictorObjective
 from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BYOL(Predicting):
+class BYOL(PredictorObjective):
   """The `objective` section of a config, for `objective.name="byol"`.
 
   Attributes:

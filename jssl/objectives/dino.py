@@ -16,14 +16,14 @@ import jax.numpy as jnp
 
 from jssl import losses, schedules, tree
 from jssl.models.heads import Head, Prototypes, unit
-from jssl.objectives.averaged import Averaged
 from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.momentum import MomentumObjective
 from jssl.schedules import Schedule
 from jssl.typing import Key, PyTree, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DINO(Averaged):
+class DINO(MomentumObjective):
   """The `objective` section of a config, for `objective.name="dino"`.
 
   Attributes:

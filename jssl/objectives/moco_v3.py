@@ -20,18 +20,13 @@ import jax
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives import queue
-from jssl.objectives.averaged import Predicting
-from jssl.objectives.base import (
-  Aux,
-  Features,
-  check_positive,
-  check_range,
-)
+from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.momentum import PredictorObjective
 from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MoCoV3(Predicting):
+class MoCoV3(PredictorObjective):
   """The `objective` section of a config, for `objective.name="moco_v3"`.
 
   Attributes:

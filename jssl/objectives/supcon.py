@@ -14,12 +14,12 @@ from jaxtyping import Array, Float
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.projected import Projected
+from jssl.objectives.two_view import TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SupCon(Projected):
+class SupCon(TwoViewObjective):
   """The `objective` section of a config, for `objective.name="supcon"`.
 
   Attributes:

@@ -15,12 +15,7 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head, Prototypes, unit
-from jssl.objectives.base import (
-  Aux,
-  Features,
-  Objective,
-  check_positive,
-)
+from jssl.objectives.base import Aux, Features, Objective, check_positive
 from jssl.schedules import Schedule
 from jssl.typing import Key, PyTree, Scalar, Step
 

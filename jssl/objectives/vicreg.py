@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_range
-from jssl.objectives.projected import Projected
+from jssl.objectives.two_view import TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VICReg(Projected):
+class VICReg(TwoViewObjective):
   """The `objective` section of a config, for `objective.name="vicreg"`.
 
   Attributes:

@@ -21,7 +21,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jssl import targets
+from jssl.preflight import targets
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The config file, see configs/.", lock_config=True
@@ -55,10 +55,10 @@ def _write(found: dict[str, Any], page: Callable[[], str]) -> None:
 def _run() -> int:
   target = targets.target(_TARGET.value)
   target.prepare()
-  from jssl.preflight import words
+  from jssl.preflight import text_report
   from jssl.preflight.changes import suggest
   from jssl.preflight.check import check
-  from jssl.preflight.page import html, sweep_html
+  from jssl.preflight.html_report import html, sweep_html
   from jssl.preflight.sweep import sizes, sweep
 
   def tell(line: str) -> None:
@@ -69,9 +69,9 @@ def _run() -> int:
     wanted = sizes(_SWEEP.value, target)
     target.prepare(*(size.target for size in wanted))
     points = sweep(_CONFIG.value, target, wanted, tell)
-    print(words.sweep_text(points), end="")
+    print(text_report.sweep_text(points), end="")
     _write(
-      {"command": command, "points": words.sweep_data(points)},
+      {"command": command, "points": text_report.sweep_data(points)},
       lambda: sweep_html(points, config=_CONFIG.value, command=command),
     )
     found = [point.result for point in points]
@@ -83,9 +83,9 @@ def _run() -> int:
   if not result.fits and _SUGGEST.value:
     tell("it doesn't fit; changes are compiled")
     tried = suggest(_CONFIG.value, target, result, tell)
-  print(words.text(result, tried), end="")
+  print(text_report.text(result, tried), end="")
   _write(
-    {"command": command, **words.data(result, tried)},
+    {"command": command, **text_report.data(result, tried)},
     lambda: html(result, tried, config=_CONFIG.value, command=command),
   )
   return _FITS if result.fits else _TOO_LARGE

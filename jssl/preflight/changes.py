@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jssl.preflight.check import Result, check
 from jssl.preflight.programs import FEATURES, STEP
-from jssl.targets import Target
+from jssl.preflight.targets import Target
 
 _MOST_TRIES = 6
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jssl.preflight.needs import Needs, measure
 from jssl.preflight.programs import STEP, Sizes, programs
+from jssl.preflight.requirements import Needs, measure
 from jssl.preflight.roofline import Roofline, roofline
-from jssl.targets import Target
+from jssl.preflight.targets import Target
 
 
 class Result(NamedTuple):

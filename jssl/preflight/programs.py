@@ -10,10 +10,11 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 from numpy import ndarray
 
-from jssl import build, mesh, sections
-from jssl.data.sources import HostBatch, Source
-from jssl.probe.subjects import center_features
-from jssl.train.program import Program, checkpoint_items
+from jssl import mesh
+from jssl.config import build, schema
+from jssl.data.source import HostBatch, Source
+from jssl.probe.encoders import center_features
+from jssl.train.init import Program, checkpoint_items
 from jssl.train.state import TrainState
 from jssl.typing import PyTree
 
@@ -24,7 +25,7 @@ STEP, FEATURES = "train step", "probe features"
 class Unprepared:
   """Stands for a set that this machine doesn't have: shapes alone."""
 
-  def __init__(self, data: sections.Data, channels: int):
+  def __init__(self, data: schema.Data, channels: int):
     """Takes images for as large as the config makes them."""
     self.name = data.name
     self.image_shape = (data.image_size_px, data.image_size_px, channels)
@@ -43,7 +44,7 @@ class Unprepared:
 
 def open_or_stand_in(config: ConfigDict) -> Source:
   """Returns the data set of a config, or what has its shapes."""
-  data = build.section(config, "data", sections.Data)
+  data = build.section(config, "data", schema.Data)
   try:
     return build.source(config, data.split)
   except FileNotFoundError:
@@ -158,7 +159,7 @@ def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
     "image": images(b),
     "label": jax.ShapeDtypeStruct((b,), jnp.int32, sharding=of_batch),
   }
-  settings = build.section(config, "probe", sections.Probe)
+  settings = build.section(config, "probe", schema.Probe)
   probed = -(-settings.batch_size // run.mesh.size) * run.mesh.size
   variables = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(

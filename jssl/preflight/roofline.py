@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-from jssl.preflight.needs import Needs
-from jssl.targets import Target
+from jssl.preflight.requirements import Needs
+from jssl.preflight.targets import Target
 
 
 class Roofline(NamedTuple):

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jssl import targets
+from jssl.preflight import targets
 from jssl.preflight.changes import Changes, changed
 from jssl.preflight.check import Result, check
 from jssl.preflight.programs import STEP
-from jssl.targets import Target
+from jssl.preflight.targets import Target
 
 
 class Size(NamedTuple):

@@ -40,7 +40,7 @@ _DIAGNOSTICS = flags.DEFINE_bool(
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
-  "Whether this is one of several processes, see `jssl.hosts.join`.",
+  "Whether this is one of several processes, see `jssl.runtime.distributed`.",
 )
 
 
@@ -49,20 +49,21 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import compiled, endings, hosts, storage, workdirs
   from jssl.checkpoint import CheckpointError
   from jssl.probe.loop import run
+  from jssl.runtime import compilation, distributed, exit_codes, files
+  from jssl.runtime.workdir import check_workdir
 
   logging.set_verbosity(logging.WARNING)
-  compiled.keep()
+  compilation.keep()
 
   def work() -> None:
-    workdirs.check(_WORKDIR.value)
+    check_workdir(_WORKDIR.value)
     if _DISTRIBUTED.value:
-      hosts.join()
-      hosts.check_same("\n".join(sys.argv[1:]), "arguments")
+      distributed.initialize()
+      distributed.check_same("\n".join(sys.argv[1:]), "arguments")
     else:
-      hosts.check_alone()
+      distributed.check_single_process()
     run(
       _WORKDIR.value,
       follow=_FOLLOW.value,
@@ -75,9 +76,9 @@ def main(argv: list[str]) -> int:
     )
 
   def advice(error: Exception) -> str:
-    return storage.room(_WORKDIR.value) if storage.passes(error) else ""
+    return files.room(_WORKDIR.value) if files.passes(error) else ""
 
-  return endings.carry_out(
+  return exit_codes.run_with_exit_code(
     work, (ValueError, TypeError, OSError, CheckpointError), advice=advice
   )
 

@@ -14,12 +14,13 @@ from jaxtyping import Array, Float, Int
 
 from jssl import checkpoint, diagnostics
 from jssl.augment import Augment
+from jssl.config.schema import Probe
 from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Objective
-from jssl.probe.judge import JudgedSet, Seen
+from jssl.probe.dataset import JudgedSet, Seen
 from jssl.probe.measures import Rows, measure
-from jssl.probe.results import Row
+from jssl.probe.records import Row
 from jssl.probe.sample import (
   Sample,
   Surroundings,
@@ -27,7 +28,6 @@ from jssl.probe.sample import (
   spread_rows,
   survey,
 )
-from jssl.sections import Probe
 from jssl.typing import Variables
 
 Head = Callable[[Float[np.ndarray, "*n d"]], Float[Array, "*n z"]]

@@ -14,11 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from jssl import hosts, tree
+from jssl import tree
 from jssl.data import pipeline
-from jssl.data.sources import Source
+from jssl.data.source import Source
 from jssl.diagnostics import spectrum
 from jssl.mesh import batch_sharding
+from jssl.runtime import distributed
 from jssl.typing import PyTree
 
 Encode = Callable[[jax.Array], jax.Array]
@@ -140,9 +141,9 @@ def _made(
     sharding=batch_sharding(mesh),
     workers=workers,
   ):
-    h = hosts.to_host(encode(batch["image"]))[:real].astype(np.float32)
+    h = distributed.to_host(encode(batch["image"]))[:real].astype(np.float32)
     bad += int(np.sum(~np.isfinite(h).all(1)))
-    yield h, hosts.to_host(batch["label"])[:real]
+    yield h, distributed.to_host(batch["label"])[:real]
   if bad:  # Every process has counted all rows, so all of them raise.
     raise NotFiniteError(
       f"{path.stem}: {bad} of {len(source)} rows of features are not finite"
@@ -201,13 +202,13 @@ def extract(
     ValueError: of several processes some don't see what the first wrote.
     OSError: the disk is full.
   """
-  if not hosts.first_says(path.exists()):
+  if not distributed.broadcast_from_first(path.exists()):
     batches = _made(path, encode, source, batch_size, mesh, workers)
-    if hosts.is_first():
+    if distributed.is_first():
       _write(path, len(source), batches)
     else:
       collections.deque(batches, maxlen=0)  # It makes its part of each batch.
-    hosts.wait_for_all(f"wrote {path.name}")
+    distributed.barrier(f"wrote {path.name}")
   if not path.exists():
     raise ValueError(
       f"{path} was written by process 0 and is not there for process "

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.mesh import batch_sharding
-from jssl.probe import selection
+from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
-from jssl.probe.selection import Result
+from jssl.probe.splits import Result
 
 _BANK_ROWS = 16384
 _QUERY_ROWS = 1024
@@ -186,7 +186,7 @@ def probe(
     validation_fraction: of train that is held out to choose.
   """
   held_out = [
-    selection.hold_out(train.labels, fraction=validation_fraction, seed=seed)
+    splits.hold_out(train.labels, fraction=validation_fraction, seed=seed)
     for seed in range(seeds)
   ]
   rows = min(int((~held).sum()) for held in held_out)
@@ -232,7 +232,7 @@ def probe(
       for held in held_out
     ]
   )
-  best = selection.best(validation)
+  best = splits.best(validation)
   everywhere = np.ones(len(train.labels), bool)
   scale, k, winner = zip(*(grid[i] for i in best), strict=True)
   return Result(

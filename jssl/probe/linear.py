@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.mesh import AXES
-from jssl.probe import selection
+from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
-from jssl.probe.selection import Result
+from jssl.probe.splits import Result
 from jssl.typing import Scalar
 
 # Too few rows to hold one split out of them are split so many times.
@@ -243,22 +243,20 @@ def probe(
   if label_fraction < 1:
     rows = np.stack(
       [
-        selection.subset(train.labels, fraction=label_fraction, seed=seed)
+        splits.subset(train.labels, fraction=label_fraction, seed=seed)
         for seed in range(seeds)
       ]
     )
     held_out = np.stack(
       [
-        selection.folds(train.labels[rows[seed]], count=FOLDS, seed=seed)
+        splits.folds(train.labels[rows[seed]], count=FOLDS, seed=seed)
         for seed in range(seeds)
       ]
     )
   else:
     held_out = np.stack(
       [
-        selection.hold_out(
-          train.labels, fraction=validation_fraction, seed=seed
-        )
+        splits.hold_out(train.labels, fraction=validation_fraction, seed=seed)
         for seed in range(seeds)
       ]
     )[:, None]
@@ -274,7 +272,7 @@ def probe(
     validation = np.asarray(
       _validate(data, _fill(held_out, mesh), values, **settings)
     )
-    best = selection.best(validation)
+    best = splits.best(validation)
     accuracy = _test(
       data, _columns(test, scale, mesh), values[best], **settings
     )

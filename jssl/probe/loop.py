@@ -13,16 +13,19 @@ from typing import get_args
 
 from ml_collections import ConfigDict
 
-from jssl import build, checkpoint, hosts, workdirs
+from jssl import checkpoint
 from jssl.augment import Augment
-from jssl.clock import Clock
-from jssl.probe import features, selection, subjects
+from jssl.config import build
+from jssl.config.schema import Probe
+from jssl.probe import encoders, features, splits
+from jssl.probe.dataset import Seen, open_set
 from jssl.probe.diagnosis import Diagnosis
-from jssl.probe.judge import Seen, open_set
-from jssl.probe.results import Log, Part, Row, summary, table, write_events
+from jssl.probe.encoders import Encoder, Subject
+from jssl.probe.records import Log, Part, Row, summary, table, write_events
 from jssl.probe.rows import nothing, of_probes, of_spectrum
-from jssl.probe.subjects import Encoder, Subject
-from jssl.sections import Probe
+from jssl.runtime import distributed
+from jssl.runtime.goodput import Clock
+from jssl.runtime.workdir import check_workdir_shared, load_config
 from jssl.typing import Variables
 
 Tell = Callable[[str], None]
@@ -74,7 +77,7 @@ def new_steps(
   """
   seen: set[int] = set()
   while True:
-    there = hosts.first_says(checkpoint.steps(workdir))
+    there = distributed.broadcast_from_first(checkpoint.steps(workdir))
     fresh = [step for step in there if step not in seen]
     if fresh:
       seen.add(fresh[0])
@@ -94,7 +97,7 @@ def _wait_for_run(workdir: str | os.PathLike, tell: Tell) -> None:
   config = pathlib.Path(workdir) / "config.json"
   if not config.exists():
     tell(f"waiting for {config}, which a training writes when it starts")
-  while not hosts.first_says(config.exists()):
+  while not distributed.broadcast_from_first(config.exists()):
     time.sleep(_POLL_SECONDS)
 
 
@@ -109,7 +112,9 @@ def _restore(
   except checkpoint.CheckpointError as failure:
     error = str(failure)
   # What one process couldn't read none of them probes.
-  errors = [failure for failure in hosts.texts_of_all(error) if failure]
+  errors = [
+    failure for failure in distributed.all_gather_text(error) if failure
+  ]
   if errors and step in checkpoint.steps(workdir):
     tell(f"skipped a damaged checkpoint: {errors[0]}")
   elif errors:
@@ -159,19 +164,19 @@ def run(
       image, or too few of a class, and nothing but probes is asked for.
     CheckpointError: no checkpoint could be read.
   """
-  if not hosts.is_first():
+  if not distributed.is_first():
     tell = _say_nothing
   clock = Clock(pathlib.Path(workdir) / CLOCK, KINDS)
   if follow:
     with clock.on("wait"):
       _wait_for_run(workdir, tell)
-  elif not hosts.first_says(checkpoint.steps(workdir)):
-    workdirs.load_config(workdir)  # It says what a workdir must be.
+  elif not distributed.broadcast_from_first(checkpoint.steps(workdir)):
+    load_config(workdir)  # It says what a workdir must be.
     raise FileNotFoundError(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
-  workdirs.check_shared(workdir)
-  own = workdirs.load_config(workdir)
+  check_workdir_shared(workdir)
+  own = load_config(workdir)
   config = _with_dataset(own, dataset, data_dir, test_split)
   settings = build.section(config, "probe", Probe)
   judge = open_set(workdir, config, settings, without_labels=diagnostics)
@@ -191,7 +196,7 @@ def run(
   def probe_rows(seen: Seen) -> list[Row]:
     try:
       return of_probes(seen, judge, settings)
-    except selection.LabelsError as error:
+    except splits.LabelsError as error:
       if not diagnostics:
         raise
       return [nothing("probe", seen.subject, judge, str(error))]
@@ -218,7 +223,7 @@ def run(
   def pending(kind: str, step: int) -> list[Part]:
     about = kind, step, judge.name
     again = overwrite and (kind, step) not in redone
-    return hosts.first_says(
+    return distributed.broadcast_from_first(
       [
         part
         for part in makers
@@ -227,7 +232,7 @@ def run(
     )
 
   def put(part: Part, name: str, rows: list[Row]) -> None:
-    if hosts.is_first():
+    if distributed.is_first():
       log.put(part, rows)
       write_events(workdir, rows)
       if judge.name == own.data.name:
@@ -260,7 +265,7 @@ def run(
     parts: list[Part] = [p for p in pending("pixels", 0) if p != "diagnostics"]
     if "pixels" in settings.baselines and judge.has_labels and parts:
       with clock.on("features"):
-        pixels = subjects.pixels(
+        pixels = encoders.pixels(
           judge.sources[0],
           crop_size_px=crop_size_px,
           max_dim=settings.pixel_dims,
@@ -278,16 +283,16 @@ def run(
         subject = _restore(workdir, step, encoder, tell)
       if subject is not None:
         examine(subject, parts)
-        if hosts.is_first():
+        if distributed.is_first():
           features.forget_all_but(workdir, checkpoint.steps(workdir))
   judged = (
     (kind, dataset) == ("backbone", judge.name)
     for part in makers
     for kind, _, dataset in log.done(part)
   )
-  if not hosts.first_says(any(judged)):
+  if not distributed.broadcast_from_first(any(judged)):
     raise checkpoint.CheckpointError(f"{workdir}: no checkpoint can be read")
-  if judge.has_labels and hosts.is_first():
+  if judge.has_labels and distributed.is_first():
     tell(table(log.rows(), judge.name))
   if export:
     step = checkpoint.steps(workdir)[-1]
@@ -295,6 +300,6 @@ def run(
       step, checkpoint.restore_backbone(workdir, step)
     )
     train, test = judge.features(subject)
-    if hosts.is_first():
+    if distributed.is_first():
       features.export(export, train, test)
     tell(f"wrote the features of step {step} to {export}")

@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jssl import rng
 from jssl.mesh import batch_sharding
-from jssl.probe import selection
+from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
-from jssl.probe.selection import Result
+from jssl.probe.splits import Result
 from jssl.typing import Key, PyTree, Scalar
 
 _EVAL_ROWS = 4096
@@ -264,9 +264,9 @@ def probe(
   for seed in range(seeds):
     seen = np.arange(len(train.labels))
     if label_fraction < 1:
-      seen = selection.subset(train.labels, fraction=label_fraction, seed=seed)
+      seen = splits.subset(train.labels, fraction=label_fraction, seed=seed)
     labelled[seed, seen] = True
-    held_out[seed, seen] = selection.hold_out(
+    held_out[seed, seen] = splits.hold_out(
       train.labels[seen], fraction=validation_fraction, seed=seed
     )
   grid = list(itertools.product(learning_rates, l2_values))
@@ -284,7 +284,7 @@ def probe(
     sweep = Member(np.tile(rates, (seeds, 1)), np.tile(penalties, (seeds, 1)))
     networks = trained(labelled & ~held_out, sweep)
     validation = accuracy(networks, train, scale, held_out)
-    best = selection.best(validation)
+    best = splits.best(validation)
     chosen = Member(rates[best, None], penalties[best, None])
     networks = trained(labelled, chosen)
     counted = np.ones((seeds, len(test.labels)), bool)

@@ -4,12 +4,12 @@ import time
 
 import numpy as np
 
+from jssl.config.schema import Probe
 from jssl.diagnostics import spectrum
-from jssl.probe import selection, suite
-from jssl.probe.judge import JudgedSet, Seen
-from jssl.probe.results import Part, Row
-from jssl.probe.subjects import Subject
-from jssl.sections import Probe
+from jssl.probe import splits, suite
+from jssl.probe.dataset import JudgedSet, Seen
+from jssl.probe.encoders import Subject
+from jssl.probe.records import Part, Row
 
 
 def _about(subject: Subject, judge: JudgedSet) -> Row:
@@ -59,7 +59,7 @@ def of_probes(seen: Seen, judge: JudgedSet, settings: Probe) -> list[Row]:
   Raises:
     ValueError: images have no label, or classes too few images.
   """
-  selection.check_labels(seen.train, seen.test, judge.name)
+  splits.check_labels(seen.train, seen.test, judge.name)
   rows: list[Row] = []
   started = time.perf_counter()
   for probe, share, result in suite.fit_all(

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jssl import diagnostics, rng
 from jssl.augment import Augment, views
-from jssl.data.sources import Source
+from jssl.data.source import Source
 from jssl.diagnostics import ConcentrationCurve
 from jssl.diagnostics.checks import check_views_differ
 from jssl.mesh import batch_sharding
-from jssl.probe.subjects import flat_pixels
+from jssl.probe.encoders import flat_pixels
 from jssl.typing import Keys, Pixels, PyTree
 
 _IMAGES_A_CLASS = 10

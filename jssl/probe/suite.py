@@ -6,10 +6,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from jssl.config.schema import Probe
 from jssl.probe import knn, linear, mlp
 from jssl.probe.features import Features
-from jssl.probe.selection import Result
-from jssl.sections import Probe
+from jssl.probe.splits import Result
 
 # Adam finds its way to the optimum of a convex loss from here, whatever l2.
 _MINIBATCH_LINEAR_RATES = (3e-3,)

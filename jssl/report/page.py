@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import __version__
-from jssl.report import elements, figures, likeness, samples, table
+from jssl.report import diagnostics, elements, figures, samples, table
 from jssl.report.read import Life, ProbeLife, Run
 
 _IMAGES, _VIEWS = 8, 4
@@ -297,7 +297,7 @@ def render(run: Run) -> str:
     "Where the time went": _time(run),
     "What the encoder sees": _views(run),
     "Spectrum of the features": _spectrum(run),
-    "What the features are like": likeness.content(run, *_probed(run)),
+    "What the features are like": diagnostics.content(run, *_probed(run)),
     "Map of the test features": _map(run),
   }
   body = "\n".join(elements.section(*section) for section in sections.items())

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, workdirs
+from jssl import checkpoint
+from jssl.runtime.workdir import load_config
 
 T = TypeVar("T")
 
@@ -309,7 +310,7 @@ def read(workdir: str | os.PathLike) -> Run:
   """
   path = pathlib.Path(workdir)
   try:
-    config = workdirs.load_config(path)
+    config = load_config(path)
   except (ValueError, AttributeError) as error:
     raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
   lacking = [name for name in _SECTIONS if name not in config]

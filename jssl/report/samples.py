@@ -13,9 +13,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from jssl import build, rng, sections
+from jssl import rng
 from jssl.augment import Augment, views
-from jssl.data.sources import Source, open_source
+from jssl.config import build, schema
+from jssl.data.open import open_source
+from jssl.data.source import Source
 from jssl.probe import features
 from jssl.report.read import Run
 
@@ -42,7 +44,7 @@ def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
   return generator.choice(rows, min(limit, len(rows)), replace=False)
 
 
-def _source(data: sections.Data, name: str, split: str) -> Source:
+def _source(data: schema.Data, name: str, split: str) -> Source:
   """Opens a split without reading all of it, whatever `data.in_memory`."""
   return open_source(
     name,
@@ -72,7 +74,7 @@ def augmented(
     FileNotFoundError: the data set isn't on this machine.
     ValueError, TypeError: the config can't be used.
   """
-  data = build.section(config, "data", sections.Data)
+  data = build.section(config, "data", schema.Data)
   source = _source(data, data.name, data.split)
   rows = _some(np.arange(len(source)), images)
   pixels = source.fetch(rows)["image"]
@@ -103,7 +105,7 @@ def kept_features(
   Returns:
     None where nothing is kept, or of fewer than 4 images.
   """
-  data = build.section(run.config, "data", sections.Data)
+  data = build.section(run.config, "data", schema.Data)
   # As the probe takes them: another set than that of the run has its own.
   split = data.test_split if dataset == data.name else "test"
   pattern = features.path(

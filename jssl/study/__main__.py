@@ -110,8 +110,8 @@ def _concentration(called: _Called) -> int:
 
 
 def _kernels(called: _Called) -> int:
+  from jssl.kernel_regime.study import study
   from jssl.study import trials
-  from jssl.study.kernel_regime import study
 
   logging.set_verbosity(logging.WARNING)
   config = trials.config_of((f"--config={called.config}", *called.overrides))
@@ -125,8 +125,8 @@ def _kernels(called: _Called) -> int:
 
 
 def _bridge(called: _Called) -> int:
+  from jssl.kernel_regime.study import bridge
   from jssl.study import trials
-  from jssl.study.kernel_regime import bridge
 
   logging.set_verbosity(logging.WARNING)
   config = trials.config_of((f"--config={called.config}", *called.overrides))

@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from jssl import build, diagnostics, mesh, sections
+from jssl import diagnostics, mesh
 from jssl.augment import Augment, includes
-from jssl.data.sources import InMemory, load
+from jssl.config import build, schema
+from jssl.data.source import InMemory, load
 from jssl.diagnostics import ConcentrationCurve
 from jssl.probe.sample import draw_sample, spread_rows, view_pixels
 from jssl.report import figures
-from jssl.report.likeness import BOUND_TERMS
+from jssl.report.diagnostics import BOUND_TERMS
 from jssl.report.read import Run, read
 
 _DELTAS = 24
@@ -102,7 +103,7 @@ def _pixels(
 ) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   """Returns views as the run's diagnostics saw them, and their labels."""
   config = run.config
-  settings = build.section(config, "probe", sections.Probe)
+  settings = build.section(config, "probe", schema.Probe)
   sample = draw_sample(
     source,
     source.labels,
@@ -117,8 +118,8 @@ def _pixels(
 
 def _looked_at(run: Run) -> dict[str, Any]:
   """Returns which images and how many views of each a run's views are of."""
-  data = build.section(run.config, "data", sections.Data)
-  settings = build.section(run.config, "probe", sections.Probe)
+  data = build.section(run.config, "data", schema.Data)
+  settings = build.section(run.config, "probe", schema.Probe)
   return {
     **{
       f"data.{key}": getattr(data, key)
@@ -146,7 +147,7 @@ def _views(
   for name, run in runs.items():
     own = _looked_at(run)
     if source is None or there is None:
-      data = build.section(run.config, "data", sections.Data)
+      data = build.section(run.config, "data", schema.Data)
       source, there = load(build.source(run.config, data.split)), (name, own)
     elif own != there[1]:
       raise ValueError(

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from jssl import manifest
+from jssl.checkpoint import manifest
 from jssl.report import figures
-from jssl.report.likeness import COLUMNS
+from jssl.report.diagnostics import COLUMNS
 from jssl.report.read import Run, read
 from jssl.study.trials import Environ, Trial, are_alike, has_baseline, shares
 

@@ -15,9 +15,11 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jssl import build, checkpoint, workdirs
-from jssl.probe.results import Log, Part
-from jssl.sections import Probe
+from jssl import checkpoint
+from jssl.config import build
+from jssl.config.schema import Probe
+from jssl.probe.records import Log, Part
+from jssl.runtime.workdir import claim_workdir, load_config
 
 Environ = Mapping[str, str]
 Tell = Callable[[str], None]
@@ -247,7 +249,7 @@ def _check_used(trial: Trial) -> None:
   """Raises ValueError if the workdir has a run of another config."""
   if not (trial.workdir / "config.json").exists():
     return
-  there = workdirs.load_config(trial.workdir)
+  there = load_config(trial.workdir)
   config = trial.config.copy_and_resolve_references()
   config.probe.baselines = tuple(there.probe.baselines)
   # The probe may be set anew for the checkpoints to come; here none come. Keys
@@ -267,7 +269,7 @@ def _check_used(trial: Trial) -> None:
       "--workdir, take back the difference or delete its probe.jsonl: "
       + "; ".join(other)
     )
-  workdirs.claim(config, trial.workdir)
+  claim_workdir(config, trial.workdir)
 
 
 def _run_process(call: Call, log: pathlib.Path) -> int:

@@ -24,7 +24,7 @@ _WORKDIR = flags.DEFINE_string(
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
-  "Whether this is one of several processes, see `jssl.hosts.join`.",
+  "Whether this is one of several processes, see `jssl.runtime.distributed`.",
 )
 
 
@@ -33,29 +33,32 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
-  from jssl import compiled, endings, hosts, storage, workdirs
   from jssl.checkpoint import CheckpointError, NotSavedError
+  from jssl.runtime import compilation, distributed, exit_codes, files
+  from jssl.runtime.workdir import check_workdir
   from jssl.train.loop import train
 
   logging.set_verbosity(logging.WARNING)
-  compiled.keep()
-  compiled.in_one_order()
+  compilation.keep()
+  compilation.in_one_order()
 
   def work() -> None:
-    workdirs.check(_WORKDIR.value)
+    check_workdir(_WORKDIR.value)
     if _DISTRIBUTED.value:
-      hosts.join()
-      hosts.check_same(_CONFIG.value.to_json(indent=2), "configs")
+      distributed.initialize()
+      distributed.check_same(_CONFIG.value.to_json(indent=2), "configs")
     else:
-      hosts.check_alone()
+      distributed.check_single_process()
     if not train(_CONFIG.value, _WORKDIR.value):
-      hosts.say("stopped by SIGTERM; the same command goes on from here")
+      distributed.log_on_first(
+        "Stopped by SIGTERM; run the same command to resume."
+      )
 
   def advice(error: Exception) -> str:
-    passes = isinstance(error, NotSavedError) or storage.passes(error)
-    return storage.room(_WORKDIR.value) if passes else ""
+    passes = isinstance(error, NotSavedError) or files.passes(error)
+    return files.room(_WORKDIR.value) if passes else ""
 
-  return endings.carry_out(
+  return exit_codes.run_with_exit_code(
     work,
     (ValueError, TypeError, OSError, FloatingPointError, CheckpointError),
     advice=advice,

@@ -10,7 +10,7 @@ import os
 import pathlib
 from typing import Any
 
-from jssl.clock import Clock
+from jssl.runtime.goodput import Clock
 
 KINDS = ("restore", "step", "input", "checkpoint")
 NAME = "goodput.jsonl"

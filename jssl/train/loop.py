@@ -14,30 +14,33 @@ from absl import logging
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jssl import build, hosts, sections, tree, workdirs
+from jssl import tree
 from jssl.checkpoint import (
   CheckpointError,
   Checkpoints,
   NotSavedError,
   Positioned,
 )
-from jssl.manifest import write_json
+from jssl.checkpoint.manifest import write_json
+from jssl.config import build, schema
+from jssl.runtime import distributed
+from jssl.runtime.workdir import claim_workdir
 from jssl.train.goodput import Goodput
-from jssl.train.program import (
+from jssl.train.init import (
   Program,
   checkpoint_items,
   first_state,
   from_checkpoint_items,
   train_batches,
 )
-from jssl.train.state import TrainState
-from jssl.train.watch import (
+from jssl.train.metrics import (
   Damage,
   Watch,
   add_to_window,
   empty_window,
   no_damage,
 )
+from jssl.train.state import TrainState
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
 
@@ -63,10 +66,10 @@ def _restore(
     overview = parameter_overview.get_parameter_overview(
       state.backbone["params"], include_stats=False
     )
-    hosts.say(overview)
+    distributed.log_on_first(overview)
     return 0, state, watch
   step, items = restored
-  hosts.say(f"taken up at step {step}")
+  distributed.log_on_first(f"taken up at step {step}")
   watch = Watch.from_arrays(items)
   return step, from_checkpoint_items(items), watch
 
@@ -82,11 +85,11 @@ def _break(
 ) -> NoReturn:
   """Keeps a state that is not finite, as a workdir of its own, and raises."""
   broken = pathlib.Path(workdir) / "broken"
-  if hosts.is_first():
+  if distributed.is_first():
     shutil.rmtree(broken, ignore_errors=True)
-  hosts.wait_for_all("removed what was broken before")
+  distributed.barrier("removed what was broken before")
   try:
-    workdirs.claim(config, broken)
+    claim_workdir(config, broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as checkpoints:
       checkpoints.save(step, items, batches)
     kept = f"What it was like at step {step} is kept in {broken}, to inspect"
@@ -105,12 +108,12 @@ def _leave(
   step: int,
   total: int,
   damage: Damage,
-  data: sections.Data,
+  data: schema.Data,
 ) -> bool:
   """Writes how the run ended, for who started it; whether it is complete."""
   if int(damage.images):
-    hosts.say(damage.told(f"{data.name}, split {data.split}"))
-  if hosts.is_first():
+    distributed.log_on_first(damage.told(f"{data.name}, split {data.split}"))
+  if distributed.is_first():
     status = "complete" if step == total else "restartable"
     write_json(
       pathlib.Path(workdir) / "status.json", {"status": status, "step": step}
@@ -142,8 +145,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   with clock.listening():
     run = build.run(config)
     program = Program(run)
-  workdirs.claim(config, workdir)
-  if hosts.is_first():
+  claim_workdir(config, workdir)
+  if distributed.is_first():
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
   total, log, keep = run.train.steps, run.log, run.checkpoint
   learning_rate = run.optim.schedule(total)
@@ -158,7 +161,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       keep_last=keep.keep_last,
       keep_every_steps=keep.keep_every_steps or None,
     ) as checkpoints,
-    hosts.preemption() as told_to_stop,
+    distributed.preemption_signal() as told_to_stop,
   ):
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
@@ -170,7 +173,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     first = timed = step
     tick = time.monotonic()
     writer = None
-    if hosts.is_first():
+    if distributed.is_first():
       writer = stack.enter_context(
         Writer(workdir, step=step, total_steps=total)
       )
@@ -189,7 +192,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         if not finite:
           _break(config, workdir, items, batches, last_finite=logged, step=step)
         try:
-          if hosts.first_says(writer is not None and writer.waits()):
+          if distributed.broadcast_from_first(
+            writer is not None and writer.waits()
+          ):
             raise NotSavedError(f"step {step} wasn't saved: its rows wait")
           with clock.on("checkpoint"):
             checkpoints.save(step, items, batches)
@@ -219,7 +224,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         clock.first_step_done()
 
       # ---- Log ---------------------------------------------------------------
-      if log.is_due(step, total):
+      if log.should_log(step, total):
         with clock.on("step"):
           values = {name: float(m.compute()) for name, m in window.items()}
           values |= {name: float(metrics[name]) for name in program.measures}

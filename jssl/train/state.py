@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from jssl import rng
 from jssl.models.backbone import Backbone, init_variables
 from jssl.objectives.base import Objective
-from jssl.objectives.response import HeadUpdate
+from jssl.optim.bilevel import HeadUpdate
 from jssl.typing import Key, PyTree, Variables
 
 

@@ -13,8 +13,8 @@ from jssl.augment import Augment
 from jssl.diagnostics.batch import batch_measures
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux, Features, Objective
-from jssl.objectives.response import HeadUpdate, best_response
-from jssl.train.encode import (
+from jssl.optim.bilevel import HeadUpdate, solve_inner
+from jssl.train.chunked import (
   Hidden,
   encode_with_pullback,
   make_encoder,
@@ -58,7 +58,7 @@ def make_train_step(
     augment: how views are made.
     optimizer: of `trained(...)`.
     head: how the objective's head is learned.
-    chunks: in which the backbone sees a batch, see `jssl.train.encode`.
+    chunks: in which the backbone sees a batch, see `jssl.train.chunked`.
     shards: devices that a batch lies on.
     measured: steps, the first being 1, whose metrics have what
       `jssl.diagnostics.batch` measures of the student's large views; at other
@@ -89,7 +89,7 @@ def make_train_step(
       inner = outer = features
       if head.batch == "fresh":
         inner, outer = _halves(features, shards)
-      response, opt_state, rest = best_response(
+      response, opt_state, rest = solve_inner(
         lambda phi, h: objective_loss(phi, inner._replace(student=h))[0],
         head_params,
         state.head_opt_state,

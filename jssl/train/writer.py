@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from jssl import hosts, storage
+from jssl.runtime import distributed, files
 
 
 def _duration(seconds: float) -> str:
@@ -45,7 +45,7 @@ class Writer:
   ):
     """Opens the files of a run that has done `step` steps."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    self._rows = storage.Rows(path, _rows_until(path, step))
+    self._rows = files.Rows(path, _rows_until(path, step))
     self._total_steps = total_steps
     self._events = None
     if all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
@@ -62,7 +62,7 @@ class Writer:
     self._rows.add(json.dumps(row))
     self._to_events(lambda events: events.write_scalars(step, dict(values)))
     left = (self._total_steps - step) * values["seconds_per_step"]
-    hosts.say(
+    distributed.log_on_first(
       f"step {step}/{self._total_steps} ({step / self._total_steps:.0%})"
       f"  loss {values['loss']:.4f}"
       f"  lr {values['learning_rate']:.2e}"

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import prepare, prepared
+from jssl.data import array_record, prepare
 
 CLASSES = 5
 IMAGES_A_CLASS = 8
@@ -38,7 +38,7 @@ def prepare_set(tmp_path, **options):
 
 
 def opened(data_dir, **options):
-  return prepared.open_prepared(
+  return array_record.open_prepared(
     "photos", data_dir=data_dir, split="train", image_size_px=16, **options
   )
 

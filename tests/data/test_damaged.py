@@ -13,9 +13,11 @@ from data.damage import (
 )
 from ml_collections import ConfigDict
 
-from jssl import build
 from jssl import mesh as mesh_lib
-from jssl.data import pipeline, prepare, prepared, sources
+from jssl.config import build
+from jssl.data import array_record, pipeline, prepare
+from jssl.data.open import open_source
+from jssl.data.source import WHOLE
 
 ROWS = 35
 
@@ -64,7 +66,7 @@ def test_the_next_that_can_be_read_stands_in(
   np.testing.assert_array_equal(batch["image"], whole[1]["image"][taken])
   np.testing.assert_array_equal(batch["label"], whole[1]["label"][taken])
   assert batch["damaged"].dtype == np.int32
-  assert [row for row in batch["damaged"] if row != sources.WHOLE] == damaged
+  assert [row for row in batch["damaged"] if row != WHOLE] == damaged
   # Whatever else is fetched with it.
   alone = source.fetch(np.array(damaged))
   np.testing.assert_array_equal(alone["image"], batch["image"][damaged])
@@ -91,7 +93,7 @@ def test_a_record_whose_image_is_cut_off(whole, monkeypatch):
 def test_nothing_is_flagged_where_nothing_is_skipped(whole):
   assert "damaged" not in whole[1]
   batch = opened(whole[0], skip_damaged=True).fetch(np.arange(ROWS))
-  assert (batch["damaged"] == sources.WHOLE).all()
+  assert (batch["damaged"] == WHOLE).all()
   np.testing.assert_array_equal(batch["image"], whole[1]["image"])
 
 
@@ -125,7 +127,7 @@ def test_a_failing_machine_is_no_damaged_image(whole, monkeypatch, error):
   with pytest.raises(type(error)):
     source.fetch(np.array([3]))
   monkeypatch.undo()
-  monkeypatch.setattr(prepared, "decode", lambda *_, **__: fail(0, 0))
+  monkeypatch.setattr(array_record, "decode", lambda *_, **__: fail(0, 0))
   if not isinstance(error, RuntimeError):
     with pytest.raises(type(error)):
       source.fetch(np.array([3]))
@@ -135,13 +137,13 @@ def test_in_memory(broken, whole):
   data_dir = broken(6)
   options = {"data_dir": data_dir, "image_size_px": 16, "in_memory": True}
   with pytest.raises(ValueError, match="image 6 of photos"):
-    sources.open_source("photos", **options)
-  source = sources.open_source("photos", skip_damaged=True, **options)
+    open_source("photos", **options)
+  source = open_source("photos", skip_damaged=True, **options)
   batch = source.fetch(np.array([5, 6]))
   np.testing.assert_array_equal(batch["damaged"], [-1, 6])
   np.testing.assert_array_equal(batch["image"], whole[1]["image"][[5, 7]])
   assert pickle.loads(pickle.dumps(source)).damaged is not None
-  plain = sources.open_source("photos", **{**options, "data_dir": whole[0]})
+  plain = open_source("photos", **{**options, "data_dir": whole[0]})
   assert plain.damaged is None
 
 
@@ -172,7 +174,7 @@ def test_the_other_rows_of_batches_are_those_of_a_whole_set(
     batches_of(opened(whole[0])),
     strict=True,
   ):
-    good = batch["damaged"] == sources.WHOLE
+    good = batch["damaged"] == WHOLE
     np.testing.assert_array_equal(batch["image"][good], expected["image"][good])
     np.testing.assert_array_equal(batch["label"][good], expected["label"][good])
     for image in batch["image"][~good]:

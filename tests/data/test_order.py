@@ -8,7 +8,7 @@ from jssl import mesh as mesh_lib
 from jssl.data import order as order_lib
 from jssl.data import pipeline
 from jssl.data.order import Order
-from jssl.data.sources import InMemory
+from jssl.data.source import InMemory
 
 SEED = 7
 IMAGES = 100

@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from jssl import mesh as mesh_lib
 from jssl.data import pipeline
 from jssl.data.order import Order
-from jssl.data.sources import InMemory
+from jssl.data.source import InMemory
 
 IMAGES = 50
 BATCH_SIZE = 16
@@ -194,11 +194,12 @@ def test_process_ends_while_batches_are_prefetched():
   result = run_python("""
     import jax, numpy as np
     from jssl import mesh
-    from jssl.data import pipeline, sources
+    from jssl.data import pipeline
+    from jssl.data.source import InMemory
 
     def main():
       images = np.zeros((4096, 16, 16, 3), np.uint8)
-      source = sources.InMemory("x", (), images, np.zeros(4096, np.int32))
+      source = InMemory("x", (), images, np.zeros(4096, np.int32))
       batches = pipeline.train_batches(
         source, seed=0, batch_size=1024, prefetch_batches=3,
         sharding=mesh.batch_sharding(mesh.make_mesh(1, 1)))
@@ -219,10 +220,11 @@ HOST = """
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
   from jssl import mesh
-  from jssl.data import pipeline, sources
+  from jssl.data import pipeline
+  from jssl.data.source import InMemory
   labels = np.arange(50, dtype=np.int32)
   images = np.repeat(labels, 12).reshape(50, 2, 2, 3).astype(np.uint8)
-  source = sources.InMemory("x", (), images, labels)
+  source = InMemory("x", (), images, labels)
   sharding = mesh.batch_sharding(mesh.make_mesh(2, 2))
   batches = pipeline.train_batches(
     source, seed=7, batch_size=16, sharding=sharding)

@@ -10,7 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import folder, idx, prepare, prepared, sources
+from jssl.data import array_record, folder, idx, prepare
+from jssl.data.open import open_source
+from jssl.data.source import InMemory
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +103,14 @@ def test_idx_opens_as_a_source(fashion, tmp_path, in_memory):
   folder, arrays = fashion
   data_dir = str(tmp_path / "data")
   prepare.prepare("fashion_mnist", source=str(folder), data_dir=data_dir)
-  source = sources.open_source(
+  source = open_source(
     "fashion_mnist",
     data_dir=data_dir,
     split="train",
     image_size_px=28,
     in_memory=in_memory,
   )
-  assert isinstance(source, sources.InMemory) == in_memory
+  assert isinstance(source, InMemory) == in_memory
   assert (len(source), source.num_classes) == (30, 10)
   assert source.class_names[9] == "Ankle boot"
   assert source.image_shape == (28, 28, 1)
@@ -256,7 +258,7 @@ def test_three_splits_of_a_folder(tmp_path):
 def test_unlabelled_folder(tmp_path):
   write_images(tmp_path / "flat", 20)
   data_dir = prepare_folder(tmp_path / "flat", tmp_path)
-  source = sources.open_source(
+  source = open_source(
     "mine", data_dir=data_dir, split="train", image_size_px=7
   )
   assert (len(source), source.num_classes) == (18, 0)
@@ -277,7 +279,7 @@ def test_channels_of_a_folder(tmp_path, modes, channels):
     image.convert(modes[i % 2]).save(folder / f"{i}.png")
   data_dir = prepare_folder(folder, tmp_path)
   plain = tfds.data_source("mine", data_dir=data_dir, split="train")
-  source = sources.open_source("mine", data_dir=data_dir, image_size_px=6)
+  source = open_source("mine", data_dir=data_dir, image_size_px=6)
   wanted = "L" if channels == 1 else "RGB"
   expected = {
     np.asarray(image.convert(mode).convert(wanted)).tobytes() for mode in modes
@@ -322,11 +324,11 @@ def test_larger_images_are_stored_as_they_are_read(tmp_path, suffix):
     data_dir=data_dir,
     stored_size_px=16,
   )
-  source = sources.open_source("mine", data_dir=data_dir, image_size_px=16)
+  source = open_source("mine", data_dir=data_dir, image_size_px=16)
   stored = [r["image"] for r in source.records.__getitems__([0, 1, 2])]
   stored.remove(low.read_bytes())
   path = tmp_path / "set" / "train" / f"0.{suffix}"
-  wanted = prepared.decode(path.read_bytes(), size_px=16, channels=3)
+  wanted = array_record.decode(path.read_bytes(), size_px=16, channels=3)
   for data in stored:
     with Image.open(io.BytesIO(data)) as image:
       assert image.format == Image.registered_extensions()[f".{suffix}"]

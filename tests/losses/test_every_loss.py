@@ -10,7 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from losses.cases import BY_OPERATION, CASES, B, K
 
-from jssl import cost, losses
+from jssl import losses
+from jssl.preflight import cost
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -19,13 +20,13 @@ every_loss = pytest.mark.parametrize("case", CASES, ids=str)
 def small_tiles(monkeypatch):
   """Several tiles a device, and a last one that isn't full."""
   # Doubled on a CPU.
-  monkeypatch.setattr("jssl.ops.similarity.api._TILE", (4, 4))
+  monkeypatch.setattr("jssl.losses.ops.similarity.api._TILE", (4, 4))
   for operation in ("prototypes", "sigmoid"):
-    monkeypatch.setattr(f"jssl.ops.{operation}.api._TILE", (8, 8))
-  monkeypatch.setattr("jssl.ops.nearest.api._TILE", 8)
-  monkeypatch.setattr("jssl.ops.characteristic.api._TILE", 8)
-  monkeypatch.setattr("jssl.ops.gram.api._TILE_BYTES", 8 * 40 * 8)
-  monkeypatch.setattr("jssl.ops.gram.features._BLOCK", 4)
+    monkeypatch.setattr(f"jssl.losses.ops.{operation}.api._TILE", (8, 8))
+  monkeypatch.setattr("jssl.losses.ops.nearest.api._TILE", 8)
+  monkeypatch.setattr("jssl.losses.ops.characteristic.api._TILE", 8)
+  monkeypatch.setattr("jssl.losses.ops.gram.api._TILE_BYTES", 8 * 40 * 8)
+  monkeypatch.setattr("jssl.losses.ops.gram.features._BLOCK", 4)
 
 
 def learned(case):

@@ -169,7 +169,7 @@ def test_sinkhorn_survives_scores_that_overflow():
   ["sigmoid_contrastive", "barlow_twins_wide", "koleo", "info_nce_symmetric"],
 )
 def test_several_tiles_and_parts_go_round(x64, name, monkeypatch):
-  monkeypatch.setattr("jssl.ops.ring._PART_BYTES", 1)
+  monkeypatch.setattr("jssl.losses.ops.ring._PART_BYTES", 1)
   case = next(c for c in CASES if c.name == name)
   # 25 rows a device are four tiles, and the last one isn't full.
   shapes = tuple(
@@ -281,8 +281,8 @@ def test_a_target_that_is_not_split_is_told():
 
 
 def test_a_tpu_without_its_kernel_says_why(caplog, monkeypatch):
-  monkeypatch.setattr("jssl.ops.layout.Layout.platform", "tpu")
-  with caplog.at_level("INFO", "jssl.ops.fused"):
+  monkeypatch.setattr("jssl.losses.ops.layout.Layout.platform", "tpu")
+  with caplog.at_level("INFO", "jssl.losses.ops.autodiff"):
     jax.eval_shape(lambda x: losses.koleo(x), jnp.ones((4, 3)))
     jax.eval_shape(
       lambda x: losses.info_nce(x, x, temperature=1.0), jnp.ones((4, 3))

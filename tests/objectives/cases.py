@@ -10,6 +10,10 @@ import numpy as np
 from objectives import oracle
 
 from jssl import tree
+from jssl.kernel_regime.objectives import (
+  KernelContrastive,
+  KernelNonContrastive,
+)
 from jssl.models.heads import Head, Prototypes
 from jssl.objectives.barlow_twins import BarlowTwins
 from jssl.objectives.base import Aux, Features, Objective
@@ -18,10 +22,6 @@ from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
-from jssl.objectives.kernel_regime import (
-  KernelContrastive,
-  KernelNonContrastive,
-)
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.moco_v3 import MoCoV3
 from jssl.objectives.nnclr import NNCLR

@@ -29,8 +29,9 @@ from ml_collections import config_flags
 config = config_flags.DEFINE_config_file("config")
 
 def main(_):
-  from jssl import hosts, targets
-  hosts.join()
+  from jssl.preflight import targets
+  from jssl.runtime import distributed
+  distributed.initialize()
   import jax
   from jssl.preflight.needs import measure
   from jssl.preflight.programs import programs

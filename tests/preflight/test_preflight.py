@@ -11,12 +11,13 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from jssl import targets
-from jssl.hlo.text import Place
-from jssl.preflight import changes, words
+from jssl.preflight import changes, targets, text_report
 from jssl.preflight import sweep as sweep_lib
 from jssl.preflight.check import Result, check
-from jssl.preflight.needs import (
+from jssl.preflight.hlo.text import Place
+from jssl.preflight.html_report import sweep_html
+from jssl.preflight.programs import Sizes, programs, total_bytes
+from jssl.preflight.requirements import (
   Loop,
   Memory,
   Needs,
@@ -24,8 +25,6 @@ from jssl.preflight.needs import (
   _over_network,
   _too_large,
 )
-from jssl.preflight.page import sweep_html
-from jssl.preflight.programs import Sizes, programs, total_bytes
 from jssl.preflight.roofline import Roofline, roofline
 
 CPU = targets.target("cpu:4")
@@ -97,7 +96,7 @@ def test_what_is_said_of_the_step(result):
 
 
 def test_words_and_data(result):
-  said = words.text(result)
+  said = text_report.text(result)
   assert said.startswith("cpu:4: mesh data 4, fsdp 1; 1 host\n")
   for expected in (
     "train step",
@@ -106,7 +105,7 @@ def test_words_and_data(result):
     "all-reduce",
   ):
     assert expected in said
-  found = json.loads(json.dumps(words.data(result)))
+  found = json.loads(json.dumps(text_report.data(result)))
   assert found["mesh"] == {"data": 4, "fsdp": 1}
   step, _ = found["programs"]
   assert step["memory"]["peak"] == result.step.memory.peak
@@ -119,7 +118,7 @@ def test_a_set_that_is_not_prepared_is_taken_by_its_shapes(tmp_path):
   found = check(unknown, CPU, only="train step")
   assert not found.prepared
   assert found.image_bytes == 40 * 40 * len(unknown.model.mean)
-  assert "isn't prepared here" in words.text(found)
+  assert "isn't prepared here" in text_report.text(found)
 
 
 def needs(**changed):
@@ -270,11 +269,11 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
   assert [one.fits for one in tried] == [False, True]
   assert told[-1] == "--config.train.chunks=8: fits"
   assert given.train.chunks == 1
-  assert "It fits with --config.train.chunks=8" in words.suggestion(tried)
-  said = words.text(too_large(), tried)
+  assert "It fits with --config.train.chunks=8" in text_report.suggestion(tried)
+  said = text_report.text(too_large(), tried)
   assert "doesn't fit: 40.00 GiB, 24.00 GiB above 16.00 GiB" in said
   assert "BatchNorm: then its statistics are those of a chunk" in said
-  assert "doesn't fit with any" in words.suggestion(tried[:1])
+  assert "doesn't fit with any" in text_report.suggestion(tried[:1])
 
 
 def test_where_batches_that_lie_ready_are_too_much():
@@ -286,7 +285,7 @@ def test_where_batches_that_lie_ready_are_too_much():
   )
   given = config(data__batch_size=256)
   assert next(changes.candidates(given, result)) == {"data.prefetch_batches": 1}
-  assert words.verdict(result.step) == (
+  assert text_report.verdict(result.step) == (
     "doesn't fit: 15.00 GiB and 2.00 GiB of batches that lie ready, 1.00 GiB "
     "above 16.00 GiB"
   )
@@ -307,7 +306,7 @@ def test_where_only_the_probe_is_too_large(monkeypatch):
   tried = changes.suggest(given, CPU, result)
   assert asked == [("probe features", 128), ("probe features", 64)]
   assert tried[-1].fits
-  assert words.suggestion(tried) == (
+  assert text_report.suggestion(tried) == (
     "It fits with --config.probe.batch_size=64 (compiled)."
   )
 
@@ -327,10 +326,10 @@ def test_changes_go_as_deep_as_the_config():
 
 def test_loops_of_unknown_length_are_told():
   loop = Loop("jit(f)/while", Place("/a/one.py", 5))
-  table = words.needs_table(needs(loops=(loop,)), None)
+  table = text_report.needs_table(needs(loops=(loop,)), None)
   told = table["loops of unknown length, counted once"]
   assert told == "/a/one.py:5 jit(f)/while"
-  assert "loops of" not in " ".join(words.needs_table(needs(), None))
+  assert "loops of" not in " ".join(text_report.needs_table(needs(), None))
 
 
 def test_unknown_keys_are_told():
@@ -428,11 +427,11 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
   for point in (two, eight):
     kinds = {one.kind for one in point.result.step.traffic}
     assert kinds == {"all-reduce", "collective-permute"}
-  said = words.sweep_text([two, eight])
+  said = text_report.sweep_text([two, eight])
   assert "cpu:8  8        32" in said
   page = sweep_html([two, eight], config=config(), command="again")
   assert page.count("<svg") == 1
-  json.dumps(words.sweep_data([two, eight]))
+  json.dumps(text_report.sweep_data([two, eight]))
 
 
 def test_a_size_that_can_not_be_run_is_told_beside_the_others():
@@ -440,7 +439,7 @@ def test_a_size_that_can_not_be_run_is_told_beside_the_others():
   fits, wrong = sweep_lib.sweep(config(), CPU, wanted)
   assert fits.result is not None
   assert wrong.result is None
-  said = words.sweep_text([fits, wrong])
+  said = text_report.sweep_text([fits, wrong])
   assert "data.batch_size=18 does not divide over 4 devices" in said
 
 
@@ -467,4 +466,4 @@ def test_a_size_that_is_not_known_ends_no_sweep(monkeypatch):
   assert (two.result, unknown.result, eight.result) == ("found", None, "found")
   assert unknown.batch_size is None
   assert "cpu:99" in unknown.error
-  assert "this process has 8 CPU devices" in words.sweep_text([unknown])
+  assert "this process has 8 CPU devices" in text_report.sweep_text([unknown])

@@ -10,13 +10,15 @@ import pytest
 from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
-from jssl import build, checkpoint, diagnostics, workdirs
+from jssl import checkpoint, diagnostics
 from jssl.augment import Augment
-from jssl.data.sources import InMemory
+from jssl.config import build
+from jssl.data.source import InMemory
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
 from jssl.objectives.cissl import CISSL
-from jssl.probe import judge, loop, measures, sample
+from jssl.probe import dataset, loop, measures, sample
+from jssl.runtime.workdir import claim_workdir
 
 SHAPE, DIM = (4, 4, 1), 6
 
@@ -99,8 +101,8 @@ def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
   monkeypatch.setattr(build, "objective", lambda config, steps: OBJECTIVE)
   # Eight devices of one processor wait for each other.
-  monkeypatch.setattr(judge.mesh_lib, "make_mesh", lambda *_: one_device)
-  workdirs.claim(CONFIG, tmp_path)
+  monkeypatch.setattr(dataset.mesh_lib, "make_mesh", lambda *_: one_device)
+  claim_workdir(CONFIG, tmp_path)
   return tmp_path
 
 
@@ -246,7 +248,7 @@ def test_other_images_or_views_are_measured_anew(workdir):
   assert about == {name: found[name] for name in about}
   changed = CONFIG.copy_and_resolve_references()
   changed.probe.update({"diagnostic_images": 30, "diagnostic_views": 5})
-  workdirs.claim(changed, workdir)
+  claim_workdir(changed, workdir)
   run(workdir, diagnostics=True)
   after = rows(workdir)
   assert len(after) == len(before)

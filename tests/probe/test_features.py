@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.data.sources import InMemory
+from jssl.data.source import InMemory
 from jssl.probe import features
 from jssl.probe.features import Features
 

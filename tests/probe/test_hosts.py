@@ -11,7 +11,7 @@ from processes import ends, start
 from train.runs import run
 
 from jssl import checkpoint
-from jssl.probe import results
+from jssl.probe import records
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def judged(workdir, count):
     True,
     *[False] * (count - 1),
   ]
-  rows = results.Log(workdir).rows()
+  rows = records.Log(workdir).rows()
   clock = ("seconds", "time")
   return [
     {name: value for name, value in row.items() if name not in clock}

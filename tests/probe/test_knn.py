@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from oracles import probe as oracle
 
-from jssl.probe import knn, selection
+from jssl.probe import knn, splits
 from jssl.probe.features import Features
 from jssl.probe.knn import Neighbours
 
@@ -85,7 +85,7 @@ def test_neighbours_that_are_not_there_have_no_vote():
 
 
 def by_hand(train, test, seed):
-  held = selection.hold_out(train.labels, fraction=0.2, seed=seed)
+  held = splits.hold_out(train.labels, fraction=0.2, seed=seed)
   mean, std = train.h.mean(0), train.h.std(0)
   spaces = [lambda h: h.astype(np.float64), lambda h: (h - mean) / std]
 

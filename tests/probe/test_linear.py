@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracles import probe as oracle
 
-from jssl.probe import linear, selection
+from jssl.probe import linear, splits
 from jssl.probe.features import Features, scaling
 
 SETTINGS = {
@@ -108,7 +108,7 @@ def by_hand(train, test, seed):
   """The protocol with the oracle as its classifier."""
   scale = scaling(train.h)
   x, x_test = scale(train.h), scale(test.h)
-  held = selection.hold_out(train.labels, fraction=0.2, seed=seed)
+  held = splits.hold_out(train.labels, fraction=0.2, seed=seed)
 
   def accuracy(l2, fit, on_x, on_y):
     w, b = oracle.logistic_regression(x, train.labels, fit, l2, 4)
@@ -156,9 +156,7 @@ def test_the_test_set_has_no_say_in_the_choice(
 
 
 def test_few_labels_see_only_their_subset(train, test, one_device):
-  drawn = [
-    selection.subset(train.labels, fraction=0.2, seed=s) for s in range(2)
-  ]
+  drawn = [splits.subset(train.labels, fraction=0.2, seed=s) for s in range(2)]
   unseen = np.setdiff1d(np.arange(len(train.labels)), np.concatenate(drawn))
   # Two rows of different classes swap labels and features: for who looks at
   # the subset alone, and for the mean and deviation of all, nothing changes.

@@ -15,10 +15,12 @@ import pytest
 from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
-from jssl import build, checkpoint, workdirs
-from jssl.data.sources import InMemory
+from jssl import checkpoint
+from jssl.config import build
+from jssl.data.source import InMemory
 from jssl.models.backbone import Backbone, init_variables
-from jssl.probe import judge, loop
+from jssl.probe import dataset, loop
+from jssl.runtime.workdir import claim_workdir
 
 SHAPE = (4, 4, 1)
 
@@ -86,8 +88,8 @@ def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(build, "source", source)
   monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
   # Eight devices of one processor wait for each other.
-  monkeypatch.setattr(judge.mesh_lib, "make_mesh", lambda *_: one_device)
-  workdirs.claim(ConfigDict(CONFIG), tmp_path)
+  monkeypatch.setattr(dataset.mesh_lib, "make_mesh", lambda *_: one_device)
+  claim_workdir(ConfigDict(CONFIG), tmp_path)
   return tmp_path
 
 
@@ -117,7 +119,7 @@ def test_rows_have_what_readers_need(workdir):
   config.probe.update(
     {"probes": ("linear", "knn", "mlp"), "label_fractions": (0.2,)}
   )
-  workdirs.claim(config, workdir)
+  claim_workdir(config, workdir)
   save(workdir, 10, 20)
   told = run(workdir)
   assert subjects(workdir) == {
@@ -395,7 +397,7 @@ def test_features_follow_the_config(workdir):
       BACKBONE,
       crop_size_px=4,
       channels=1,
-      mesh=judge.mesh_lib.make_mesh(1, 1),
+      mesh=dataset.mesh_lib.make_mesh(1, 1),
       key=key,
     )
     .checkpoint(10, variables)

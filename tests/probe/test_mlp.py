@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracles import probe as oracle
 
-from jssl.probe import linear, mlp, selection
+from jssl.probe import linear, mlp, splits
 from jssl.probe.features import Features, scaling
 from jssl.probe.mlp import Layer, Member, Schedule
 
@@ -160,9 +160,7 @@ def test_eight_devices_equal_one_and_files_equal_memory(
 
 
 def test_few_labels_see_only_their_subset(train, test, one_device):
-  drawn = [
-    selection.subset(train.labels, fraction=0.2, seed=s) for s in range(2)
-  ]
+  drawn = [splits.subset(train.labels, fraction=0.2, seed=s) for s in range(2)]
   unseen = np.setdiff1d(np.arange(len(train.labels)), np.concatenate(drawn))
   i = unseen[0]
   j = unseen[train.labels[unseen] != train.labels[i]][0]

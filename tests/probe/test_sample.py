@@ -9,7 +9,7 @@ import pytest
 
 from jssl import rng
 from jssl.augment import Augment, views
-from jssl.data.sources import InMemory
+from jssl.data.source import InMemory
 from jssl.probe import sample
 
 AUGMENT = Augment(

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from oracles.probe import SETTINGS
 
+from jssl.config.schema import Probe
 from jssl.probe import suite
-from jssl.sections import Probe
 
 SMALL = {**SETTINGS, "label_fractions": (0.2,)}
 

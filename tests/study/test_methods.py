@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, workdirs
+from jssl import checkpoint
 from jssl.checkpoint import Checkpoints
-from jssl.probe.results import Log
+from jssl.probe.records import Log
+from jssl.runtime.workdir import claim_workdir, load_config
 from jssl.study import methods
 from jssl.study import trials as trials_lib
 from jssl.train.writer import Writer
@@ -80,7 +81,7 @@ def config_file(tmp_path):
 
 def write_training(trial, seconds=(9.0, 0.25, 0.5, 0.125), steps=None):
   """Leaves what a training does; the first logged row is that of compiling."""
-  workdirs.claim(trial.config, trial.workdir)
+  claim_workdir(trial.config, trial.workdir)
   with Writer(trial.workdir, step=0, total_steps=len(seconds)) as writer:
     for step, value in enumerate(seconds, 1):
       writer.write(
@@ -253,7 +254,7 @@ def processes(monkeypatch):
         config.probe.baselines = measured[-1]
         write_training(trial._replace(config=config))
         return 0
-      for kind in workdirs.load_config(workdir).probe.baselines:
+      for kind in load_config(workdir).probe.baselines:
         write_probe(trial, kind, 0.3)
       write_probe(trial, "backbone", 0.6)
       return 0

@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from jssl.train import __main__, loop
-from jssl.train.program import Program
+from jssl.train.init import Program
 
 
 class Recording(Program):

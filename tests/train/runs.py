@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 import jssl
-from jssl import build, checkpoint, workdirs
-from jssl.train.program import Program, checkpoint_items
+from jssl import checkpoint
+from jssl.config import build
+from jssl.runtime.workdir import load_config
+from jssl.train.init import Program, checkpoint_items
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 TINY = {
@@ -103,7 +105,7 @@ def outcome(workdir):
   assert [step for step, _ in seen] == [*range(1, losses[-1][0] + 1)]
   last = checkpoint.steps(workdir)[-1]
   directory = pathlib.Path(workdir) / "checkpoints" / str(last)
-  program = Program(build.run(workdirs.load_config(workdir)))
+  program = Program(build.run(load_config(workdir)))
   wanted = checkpoint_items(program.abstract_state)
   arrays = checkpoint.restore(workdir, last, wanted)
   position = (directory / "position.json").read_text()

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jssl import build
 from jssl.augment import Augment
+from jssl.config import build
 from jssl.diagnostics.spectrum import collapse_auc, singular_values
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.byol import BYOL
-from jssl.objectives.response import HeadUpdate
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.vicreg import VICReg
 from jssl.optim import Optim
+from jssl.optim.bilevel import HeadUpdate
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 

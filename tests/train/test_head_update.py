@@ -10,15 +10,16 @@ import optax
 import pytest
 from objectives.cases import BY_NAME
 
-from jssl import build, rng, tree
+from jssl import rng, tree
 from jssl.augment import Augment
+from jssl.config import build
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.base import Features
-from jssl.objectives.response import HeadUpdate
 from jssl.objectives.simclr import SimCLR
 from jssl.optim import Optim
-from jssl.train.encode import make_encoder, rows_of
+from jssl.optim.bilevel import HeadUpdate
+from jssl.train.chunked import make_encoder, rows_of
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 

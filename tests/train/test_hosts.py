@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from processes import ends, free_port, start
 
-from jssl import build, checkpoint, hosts
-from jssl.train.program import Program
+from jssl import checkpoint
+from jssl.config import build
+from jssl.runtime import distributed
+from jssl.train.init import Program
 
 STEPS = 20
 TINY = {
@@ -102,7 +104,7 @@ def test_other_processes_take_a_run_up(two, tmp_path):
   started[1].send_signal(signal.SIGTERM)
   status, said = ends(started)
   assert status == [0, 0], "\n".join(said)
-  assert "stopped by SIGTERM" in said[0]
+  assert "Stopped by SIGTERM" in said[0]
   stopped = len(rows(workdir))
   assert stopped < STEPS
   assert losses(workdir) == two[1][:stopped]
@@ -162,7 +164,7 @@ def test_other_meshes_take_a_run_up(wide, tmp_path):
       process.send_signal(signal.SIGTERM)
       status, said = ends([process])
     assert status == [0], said
-    assert "stopped by SIGTERM" in said[0]
+    assert "Stopped by SIGTERM" in said[0]
     assert until <= len(rows(workdir)) < STEPS
   split = {**WIDE, "mesh.fsdp": 8}
   found = trained(workdir, 2, environ=IN_X64, **split)
@@ -181,9 +183,9 @@ def wait_for_row(workdir, row, process=None, timeout=240):
 
 READ = """
 import json, sys
-from jssl import hosts
+from jssl.runtime import distributed
 if int(sys.argv[1]) > 1:
-  hosts.join()
+  distributed.initialize()
 import jax, numpy as np
 from jssl import mesh
 from jssl.data.pipeline import train_batches
@@ -297,7 +299,7 @@ def test_half_of_an_environment_is_told(monkeypatch):
   monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
   monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
   with pytest.raises(ValueError, match=r"no JAX_NUM_PROCESSES and no JAX_PROC"):
-    hosts.join()
+    distributed.initialize()
 
 
 def test_several_that_were_not_told_to_join_are_refused(tmp_path):
@@ -318,7 +320,7 @@ def test_one_that_is_alone(monkeypatch):
       monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
     else:
       monkeypatch.setenv("JAX_NUM_PROCESSES", count)
-    hosts.check_alone()
+    distributed.check_single_process()
 
 
 LOSE = """
@@ -353,19 +355,19 @@ def test_what_the_runtime_says_is_not_an_error_of_the_run(workdir):
 
 FAIL = """
 import sys
-from jssl import endings, hosts
+from jssl.runtime import distributed, exit_codes
 
 def work():
-  hosts.join()
+  distributed.initialize()
   import jax
   if jax.process_index() == int(sys.argv[1]):
     why = "too much for this one"
     if sys.argv[2] == "key":
       raise KeyError(why)
     raise jax.errors.JaxRuntimeError(f"{sys.argv[2]}: {why}")
-  hosts.wait_for_all("what never comes")
+  distributed.barrier("what never comes")
 
-sys.exit(endings.carry_out(work, (ValueError,)))
+sys.exit(exit_codes.run_with_exit_code(work, (ValueError,)))
 """
 
 
@@ -394,17 +396,17 @@ def test_an_error_of_one_ends_all_by_its_status(index, kind, status):
 
 DIE = """
 import os, signal, sys
-from jssl import endings, hosts
+from jssl.runtime import distributed, exit_codes
 
 def work():
-  hosts.join()
+  distributed.initialize()
   import jax
-  hosts.wait_for_all("here")
+  distributed.barrier("here")
   if jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
-  hosts.wait_for_all("what never comes")
+  distributed.barrier("what never comes")
 
-sys.exit(endings.carry_out(work, (ValueError,)))
+sys.exit(exit_codes.run_with_exit_code(work, (ValueError,)))
 """
 
 
@@ -422,8 +424,8 @@ def test_what_a_collective_says_of_one_that_died_is_not_an_error_of_the_run():
 
 STALE = """
 import shutil, sys
-from jssl import hosts
-hosts.join()
+from jssl.runtime import distributed
+distributed.initialize()
 import grain, jax, numpy as np
 from jssl import mesh
 from jssl.checkpoint import Checkpoints
@@ -439,10 +441,10 @@ with Checkpoints(workdir, keep_last=9, keep_every_steps=None) as checkpoints:
   for step in (1, 2):
     checkpoints.save(step, items, data)
   checkpoints.wait()
-  if hosts.is_first():
+  if distributed.is_first():
     shutil.rmtree(f"{workdir}/checkpoints/2")
     checkpoints._orbax.reload()
-  hosts.wait_for_all("removed")
+  distributed.barrier("removed")
   there = [checkpoint.step for checkpoint in checkpoints._orbax.checkpoints]
   found = checkpoints.restore_latest(abstract, data)
   print("FOUND", there, found[0])

@@ -24,7 +24,8 @@ from train.runs import (
 )
 
 import jssl
-from jssl import checkpoint, workdirs
+from jssl import checkpoint
+from jssl.runtime.workdir import load_config
 
 
 def test_a_run_writes_what_others_read(uninterrupted):
@@ -41,7 +42,7 @@ def test_a_run_writes_what_others_read(uninterrupted):
     "time",
   }
   assert checkpoint.steps(uninterrupted) == [16, 20, 24]
-  workdirs.load_config(uninterrupted)
+  load_config(uninterrupted)
   apply, variables = jssl.load_backbone(uninterrupted)
   assert apply(variables, np.zeros((2, 32, 32, 3), np.float32)).shape == (2, 16)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from objectives.cases import BY_NAME, leaves
 
-from jssl import build, sections
+from jssl.config import build, schema
 from jssl.data.order import Order
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head, Prototypes
-from jssl.objectives.response import HeadUpdate
-from jssl.train.program import Program
+from jssl.optim.bilevel import HeadUpdate
+from jssl.train.init import Program
 
 B, WIDTH, HIDDEN, SIZE_PX, PATCH_PX = 16, 256, 1536, 8, 4
 IMAGE = (SIZE_PX, SIZE_PX, 3)
@@ -76,7 +76,7 @@ def program(objective, data, fsdp):
   optim = build.Optim("sgd", 1e-3, weight_decay=1e-3)
   run = build.Run(
     seed=0,
-    data=sections.Data("cluttered_digits", batch_size=B, image_size_px=SIZE_PX),
+    data=schema.Data("cluttered_digits", batch_size=B, image_size_px=SIZE_PX),
     source=None,
     image_shape=IMAGE,
     augment=build.Augment(
@@ -93,10 +93,10 @@ def program(objective, data, fsdp):
     ),
     order=Order(),
     mesh=build.mesh_lib.make_mesh(data, fsdp),
-    train=sections.Train(10),
-    log=sections.Log(diagnostics=False),
-    checkpoint=sections.Checkpoint(10),
-    init_from=sections.InitFrom(),
+    train=schema.Train(10),
+    log=schema.Log(diagnostics=False),
+    checkpoint=schema.Checkpoint(10),
+    init_from=schema.InitFrom(),
   )
   return Program(run)
 

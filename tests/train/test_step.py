@@ -5,24 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import build, sections
 from jssl.augment import views
+from jssl.config import build, schema
 from jssl.data.order import Order
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.base import Aux, Objective
-from jssl.objectives.response import HeadUpdate
+from jssl.optim.bilevel import HeadUpdate
 from jssl.rng import per_row, stream
-from jssl.train.encode import encode
-from jssl.train.program import (
-  Program,
-  checkpoint_items,
-  from_checkpoint_items,
-)
+from jssl.train.chunked import encode
+from jssl.train.init import Program, checkpoint_items, from_checkpoint_items
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
-DATA = sections.Data("cluttered_digits", batch_size=16, image_size_px=32)
+DATA = schema.Data("cluttered_digits", batch_size=16, image_size_px=32)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +54,10 @@ def make_run(model, optim, data=1, fsdp=1) -> build.Run:
     ),
     order=Order(),
     mesh=build.mesh_lib.make_mesh(data, fsdp),
-    train=sections.Train(20),
-    log=sections.Log(every_steps=3),
-    checkpoint=sections.Checkpoint(10),
-    init_from=sections.InitFrom(),
+    train=schema.Train(20),
+    log=schema.Log(every_steps=3),
+    checkpoint=schema.Checkpoint(10),
+    init_from=schema.InitFrom(),
   )
 
 

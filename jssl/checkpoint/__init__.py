@@ -1,0 +1,25 @@
+"""Checkpoints of a run: save, restore, verify."""
+
+from jssl.checkpoint.checkpointer import (
+  Checkpoints,
+  NotSavedError,
+  Positioned,
+  best_step,
+  pin_best,
+  restore,
+  restore_backbone,
+  steps,
+)
+from jssl.checkpoint.manifest import CheckpointError
+
+__all__ = [
+  "CheckpointError",
+  "Checkpoints",
+  "NotSavedError",
+  "Positioned",
+  "best_step",
+  "pin_best",
+  "restore",
+  "restore_backbone",
+  "steps",
+]

@@ -1,0 +1,1 @@
+"""Configuration: a `ConfigDict` parsed once into frozen dataclasses."""

@@ -1,5 +1,0 @@
-"""Sums of cosines and sines at equally spaced frequencies."""
-
-from jssl.ops.characteristic.api import sums
-
-__all__ = ["sums"]

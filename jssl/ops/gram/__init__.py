@@ -1,6 +1,0 @@
-"""Squared norms of products of features, without a [d, d] array."""
-
-from jssl.ops.gram.api import inner
-from jssl.ops.gram.reference import Factor, Pair
-
-__all__ = ["Factor", "Pair", "inner"]

@@ -1,5 +1,0 @@
-"""The softmax over prototypes: its log-sum-exp, and means under it."""
-
-from jssl.ops.prototypes.api import attend
-
-__all__ = ["attend"]

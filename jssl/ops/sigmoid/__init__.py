@@ -1,5 +1,0 @@
-"""The sum of sigmoid losses over all pairs of rows."""
-
-from jssl.ops.sigmoid.api import total
-
-__all__ = ["total"]

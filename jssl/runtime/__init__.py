@@ -1,0 +1,1 @@
+"""Processes, signals, clocks and files of a run."""

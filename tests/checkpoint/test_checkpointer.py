@@ -1,0 +1,290 @@
+import json
+import pathlib
+import resource
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from jssl import checkpoint
+from jssl.checkpoint import CheckpointError, Checkpoints, manifest
+
+
+def numbers():
+  return iter(
+    grain.MapDataset.range(1000).seed(0).shuffle().repeat().to_iter_dataset()
+  )
+
+
+def items(scale=1.0):
+  return {
+    "backbone": {"params": {"dense": {"w": scale * jnp.arange(64.0)}}},
+    "training": {
+      "rng": jax.random.key(7),
+      "opt_state": ({"moments": (scale * jnp.ones((8, 2)),)}, jnp.int32(3)),
+      "seconds": np.asarray(1 / 3),
+    },
+  }
+
+
+def abstract(tree, sharding=None):
+  return jax.tree.map(
+    lambda x: (
+      jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+      if isinstance(x, jax.Array)
+      else x
+    ),
+    tree,
+  )
+
+
+def opened(workdir, keep_last=2, keep_every_steps=None):
+  return Checkpoints(
+    workdir, keep_last=keep_last, keep_every_steps=keep_every_steps
+  )
+
+
+def save(workdir, *steps, data=None, **keep):
+  with opened(workdir, **keep) as checkpoints:
+    for step in steps:
+      checkpoints.save(step, items(step), data or numbers())
+
+
+def assert_equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(x, y)
+
+
+def an_array_file(workdir, step) -> pathlib.Path:
+  files = pathlib.Path(workdir).glob(f"checkpoints/{step}/backbone/d/*")
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_state_and_position_come_back(tmp_path):
+  data = numbers()
+  for _ in range(5):
+    next(data)
+  save(tmp_path, 4, data=data)
+  fresh = numbers()
+  with opened(tmp_path) as checkpoints:
+    step, restored = checkpoints.restore_latest(abstract(items()), fresh)
+  assert step == 4
+  assert_equal(restored, items(4))
+  assert [next(fresh) for _ in range(9)] == [next(data) for _ in range(9)]
+
+
+def test_nothing_to_restore(tmp_path):
+  with opened(tmp_path) as checkpoints:
+    assert checkpoints.restore_latest(abstract(items()), numbers()) is None
+  assert checkpoint.steps(tmp_path) == []
+
+
+def test_what_was_saved_is_what_was_there_when_save_was_called(tmp_path):
+  """The arrays are donated to the next step while the files are written."""
+  state = items()
+  advance = jax.jit(lambda w: w + 1, donate_argnums=0)
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, state, numbers())
+    w = state["backbone"]["params"]["dense"]["w"]
+    for _ in range(100):
+      w = advance(w)
+  assert_equal(checkpoint.restore_backbone(tmp_path, 1), items()["backbone"])
+
+
+def test_onto_another_mesh(tmp_path):
+  mesh = jax.make_mesh((8,), ("data",))
+  split = NamedSharding(mesh, P("data"))
+  w = jax.device_put(jnp.arange(64.0), split)
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, {"backbone": {"w": w}}, numbers())
+  other = NamedSharding(jax.make_mesh((2, 2), ("a", "b")), P("b"))
+  wanted = {"backbone": {"w": abstract(w, other)}}
+  restored = checkpoint.restore(tmp_path, 1, wanted)["backbone"]["w"]
+  np.testing.assert_array_equal(restored, w)
+  assert restored.sharding == other
+
+
+def test_the_backbone_alone(tmp_path):
+  save(tmp_path, 1)
+  variables = checkpoint.restore_backbone(tmp_path, 1)
+  assert_equal(variables, items()["backbone"])
+  w = variables["params"]["dense"]["w"]
+  assert w.sharding == SingleDeviceSharding(jax.devices()[0])
+
+
+def test_keep_policy(tmp_path):
+  save(tmp_path, 1, 2)
+  checkpoint.pin_best(tmp_path, step=2, score=0.7)
+  save(tmp_path, 3, 4, 5, 6, 7, keep_last=2, keep_every_steps=4)
+  # The two last, the multiples of four, and the pinned one.
+  assert checkpoint.steps(tmp_path) == [2, 4, 6, 7]
+
+
+def test_only_a_better_score_moves_the_pin(tmp_path):
+  assert checkpoint.best_step(tmp_path) is None
+  for step, score, best in [(1, 0.5, 1), (2, 0.4, 1), (3, 0.6, 3)]:
+    checkpoint.pin_best(tmp_path, step=step, score=score)
+    assert checkpoint.best_step(tmp_path) == best
+
+
+def flip_a_byte(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, pathlib.Path.unlink])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, damage):
+  save(tmp_path, 1, 2)
+  damage(an_array_file(tmp_path, 2))
+  told = []
+  with opened(tmp_path) as checkpoints:
+    step, restored = checkpoints.restore_latest(
+      abstract(items()), numbers(), told.append
+    )
+    assert step == 1
+    assert_equal(restored, items(1))
+    (line,) = told
+    assert str(tmp_path / "checkpoints" / "2") in line
+    assert "1 of" in line
+    assert (tmp_path / "damaged" / "2").is_dir()
+    checkpoints.save(2, items(2), numbers())
+  assert checkpoint.steps(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_without_manifest_does_not_count(tmp_path):
+  """The run was killed after Orbax had finished and before we had."""
+  save(tmp_path, 1, 2)
+  (tmp_path / "checkpoints" / "2" / "manifest.json").unlink()
+  assert checkpoint.steps(tmp_path) == [1]
+  with opened(tmp_path) as checkpoints:
+    step, _ = checkpoints.restore_latest(abstract(items()), numbers())
+  assert step == 1
+
+
+def test_where_all_are_damaged_nothing_is_given_up(tmp_path):
+  save(tmp_path, 1, 2)
+  for step in (1, 2):
+    an_array_file(tmp_path, step).write_bytes(b"damaged")
+  with (
+    opened(tmp_path) as checkpoints,
+    pytest.raises(CheckpointError, match="no checkpoint is whole; delete"),
+  ):
+    checkpoints.restore_latest(abstract(items()), numbers())
+  assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_where_none_was_finished_the_run_starts_anew(tmp_path):
+  save(tmp_path, 1)
+  (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
+  with opened(tmp_path) as checkpoints:
+    assert checkpoints.restore_latest(abstract(items()), numbers()) is None
+    checkpoints.save(1, items(), numbers())
+  assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_reading_a_damaged_backbone_raises(tmp_path):
+  save(tmp_path, 1)
+  flip_a_byte(an_array_file(tmp_path, 1))
+  with pytest.raises(CheckpointError, match="differ from what was saved"):
+    checkpoint.restore_backbone(tmp_path, 1)
+
+
+def test_a_manifest_cut_short(tmp_path):
+  save(tmp_path, 1)
+  truncate(tmp_path / "checkpoints" / "1" / "manifest.json")
+  with pytest.raises(CheckpointError, match="no readable manifest"):
+    checkpoint.restore_backbone(tmp_path, 1)
+
+
+def test_other_arrays_are_named(tmp_path):
+  save(tmp_path, 1)
+  wanted = abstract(items())
+  dense = wanted["backbone"]["params"].pop("dense")
+  wanted["backbone"]["params"]["linear"] = dense
+  wanted["training"]["opt_state"][0]["moments"] = (abstract(jnp.ones((9, 2))),)
+  with (
+    opened(tmp_path) as checkpoints,
+    pytest.raises(CheckpointError) as caught,
+  ):
+    checkpoints.restore_latest(wanted, numbers())
+  message = str(caught.value)
+  assert "missing there: backbone/params/linear/w" in message
+  assert "not wanted here: backbone/params/dense/w" in message
+  assert "saved ['float32', [8, 2]], wanted ['float32', [9, 2]]" in message
+  assert "training/opt_state/0/moments/0" in message
+
+
+def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
+  """As on a full disk: the manifest of step 2 can't be written."""
+  original = manifest.write_json
+  full = {"disk": True}
+
+  def write(path, value):
+    if full["disk"] and path.parent.name == "2":
+      raise OSError(28, "No space left on device")
+    original(path, value)
+
+  monkeypatch.setattr(manifest, "write_json", write)
+  with opened(tmp_path) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoints.save(step, items(step), numbers())
+  assert checkpoint.steps(tmp_path) == [1, 3]
+  with pytest.raises(CheckpointError, match="No space left"):
+    save(tmp_path / "other", 1, 2)
+  assert checkpoint.steps(tmp_path / "other") == [1]
+
+
+def test_a_disk_that_fills_up_costs_one_checkpoint(tmp_path):
+  """Files can't grow over 64 KiB while step 2 is saved."""
+  rng = np.random.default_rng(0)
+
+  def large(step):
+    found = items(step)
+    found["backbone"]["params"]["dense"]["w"] = jnp.asarray(
+      rng.normal(size=2**18)
+    )
+    return found
+
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, large(1), numbers())
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+      checkpoints.save(2, large(2), numbers())
+      with pytest.raises(
+        CheckpointError, match=r"step 2 \(1\.0 MiB\) wasn't saved"
+      ):
+        checkpoints.wait()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    checkpoints.save(3, large(3), numbers())
+  assert left == ["1"]
+  assert checkpoint.steps(tmp_path) == [1, 3]
+
+
+def test_manifest_lists_every_leaf(tmp_path):
+  save(tmp_path, 1)
+  path = tmp_path / "checkpoints" / "1" / "manifest.json"
+  leaves = json.loads(path.read_text())["leaves"]
+  assert leaves["backbone/params/dense/w"] == ["float32", [64]]
+  assert set(leaves) == {
+    "backbone/params/dense/w",
+    "training/rng",
+    "training/opt_state/0/moments/0",
+    "training/opt_state/1",
+    "training/seconds",
+  }

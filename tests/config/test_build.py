@@ -1,0 +1,230 @@
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import jssl
+from jssl import checkpoint
+from jssl.config import build
+from jssl.runtime.workdir import check_workdir, claim_workdir, load_config
+
+CONFIGS = pathlib.Path(jssl.__file__).parents[1] / "configs"
+
+
+def config(name="quickstart", **overrides):
+  path = CONFIGS / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  values = module.get_config().to_dict()
+  for key, value in overrides.items():
+    *sections, leaf = key.split(".")
+    node = values
+    for name in sections:
+      node = node.setdefault(name, {})
+    node[leaf] = value
+  return ConfigDict(values)
+
+
+def test_a_run_is_made_of_the_config():
+  run = build.run(config(**{"mesh.fsdp": 2}))
+  assert run.backbone.feature_dim == 128
+  assert run.image_shape == (32, 32, 3)
+  assert dict(run.mesh.shape) == {"data": 4, "fsdp": 2}
+  assert len(run.source) == 20_000
+
+
+@pytest.mark.parametrize(
+  ("overrides", "error", "match"),
+  [
+    ({"data.batch_size": 100}, ValueError, "data.batch_size=100.*96 or 104"),
+    ({"data.batch_size": 40_000}, ValueError, "40000 is larger.*20000 images"),
+    ({"data.batchsize": 64}, ValueError, "data.batchsize.*'batch_size'"),
+    ({"data.batch_size": "64"}, TypeError, "data.batch_size='64'.*int"),
+    ({"model.width": 64.0}, TypeError, "model.width=64.0.*float.*int"),
+    ({"model.name": "vti"}, ValueError, "model.name='vti'.*'vit'"),
+    ({"objective.name": "sim"}, ValueError, "objective.name='sim'"),
+    (
+      {"objective.projector.hidden_dims": 8},
+      TypeError,
+      "objective.projector.hidden_dims=8 must be a tuple",
+    ),
+    (
+      {"objective.projector.out_dims": 8},
+      ValueError,
+      "objective.projector.out_dims is not a key; did you mean 'out_dim'",
+    ),
+    ({"objective.projector": 8}, TypeError, "projector=8 must be a section"),
+    ({"model.patch_size_px": 5}, ValueError, "patch_size_px=5.*crop_size_px"),
+    ({"model.mean": (0.5, 0.5)}, ValueError, "model.mean"),
+    ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3 x mesh.fsdp=3"),
+    ({"optim.warmup_steps": 9999}, ValueError, "optim.warmup_steps=9999"),
+    ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*'adam'"),
+    ({"optims.name": "adamw"}, ValueError, "optims is not a section.*'optim'"),
+    ({"augment.hue": 0.7}, ValueError, "augment.hue=0.7"),
+    ({"train.steps": 0}, ValueError, "train.steps=0"),
+    ({"log.every_steps": 0}, ValueError, "log.every_steps=0"),
+    ({"checkpoint.every_steps": -1}, ValueError, "checkpoint.every_steps=-1"),
+    (
+      {"augment.num_small": 2, "augment.small_crop_size_px": 16},
+      ValueError,
+      "augment.num_small=2: SimCLR takes 2 views of one size.*dino",
+    ),
+    (
+      {
+        "augment.num_small": 2,
+        "augment.small_crop_size_px": 12,
+        "objective": {"name": "swav"},
+      },
+      ValueError,
+      "12 x 12 px.*model.patch_size_px=8.*small_crop_size_px",
+    ),
+    (
+      {"objective": {"name": "moco_v3", "queue_size": 1000}},
+      ValueError,
+      r"objective.queue_size=1000 must be a multiple.*data.batch_size",
+    ),
+    (
+      {"objective": {"name": "byol", "momentum_start": 1.5}},
+      ValueError,
+      "objective.momentum_start=1.5",
+    ),
+    (
+      {"objective": {"name": "simsiam"}, "head.update": "unrolled"},
+      ValueError,
+      'head.update="unrolled".*SimSiam.*predictor',
+    ),
+    (
+      {"order.name": "hybrid", "order.switch_epoch": 400},
+      ValueError,
+      "order.switch_epoch=400",
+    ),
+    ({"train.chunks": 3}, ValueError, "train.chunks=3.*a multiple of 24"),
+    (
+      {"head.batch": "fresh", "head.update": "alternating", "train.chunks": 64},
+      ValueError,
+      "train.chunks=64",
+    ),
+    ({"optim.momentum": 1.5}, ValueError, "optim.momentum=1.5"),
+    (
+      {"augment.blur_probability": (0.1, 0.2, 0.3)},
+      ValueError,
+      "augment.blur_probability=.*num_views",
+    ),
+    (
+      {
+        "head.update": "alternating",
+        "head.batch": "fresh",
+        "objective": {"name": "w_mse", "projector": {"out_dim": 128}},
+      },
+      ValueError,
+      "data.batch_size=128 must be larger",
+    ),
+    (
+      {"head.update": "implicit"},
+      ValueError,
+      "head.l2=0 and head.damping=0",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named(overrides, error, match):
+  with pytest.raises(error, match=match):
+    build.run(config(**overrides))
+
+
+def test_a_missing_key_is_named():
+  made = config()
+  del made.model.width
+  with pytest.raises(ValueError, match=r"model.width is missing"):
+    build.run(made)
+
+
+def test_a_missing_set_is_told_with_its_command(tmp_path):
+  made = config("simclr_fashion_mnist", **{"data.data_dir": str(tmp_path)})
+  with pytest.raises(
+    FileNotFoundError, match=r"python -m jssl.data.prepare fashion_mnist"
+  ):
+    build.run(made)
+
+
+def test_the_config_comes_back_from_the_workdir(tmp_path):
+  made = config(**{"objective.projector.hidden_dims": (7, 9)})
+  claim_workdir(made, tmp_path)
+  loaded = load_config(tmp_path)
+  assert build.run(loaded).objective == build.run(made).objective
+  claim_workdir(loaded, tmp_path)
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+  claim_workdir(config(), tmp_path)
+  before = (tmp_path / "config.json").read_bytes()
+  other = config(**{"model.width": 64, "objective.temperature": 0.3})
+  with pytest.raises(ValueError, match="belongs to a run") as caught:
+    claim_workdir(other, tmp_path)
+  assert "model.width: there 128, now 64" in str(caught.value)
+  assert "objective.temperature: there 0.2, now 0.3" in str(caught.value)
+  assert (tmp_path / "config.json").read_bytes() == before
+  # Another mesh or another rhythm of logging is the same run.
+  claim_workdir(config(**{"mesh.fsdp": 2, "log.every_steps": 1}), tmp_path)
+
+
+def test_no_run_there(tmp_path):
+  with pytest.raises(FileNotFoundError, match="--workdir"):
+    load_config(tmp_path)
+  with pytest.raises(FileNotFoundError, match="--workdir"):
+    jssl.load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "workdir", ["gs://bucket/W", pathlib.Path("gs://bucket/W"), "S3://bucket/W"]
+)
+def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
+  monkeypatch.chdir(tmp_path)
+  for use in (
+    check_workdir,
+    load_config,
+    lambda path: claim_workdir(config(), path),
+  ):
+    with pytest.raises(ValueError, match=r"--workdir=.*mount the bucket"):
+      use(workdir)
+  assert not [*tmp_path.iterdir()]
+  for folder in ("W", "shared/W", "/shared/W", pathlib.Path("a:b/W")):
+    check_workdir(folder)
+
+
+def test_load_backbone(tmp_path):
+  made = config(**{"model.width": 16, "model.depth": 1})
+  claim_workdir(made, tmp_path)
+  with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+    jssl.load_backbone(tmp_path)
+  encoder = build.backbone(made)
+  images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+  expected = {}
+  with checkpoint.Checkpoints(
+    tmp_path, keep_last=3, keep_every_steps=None
+  ) as checkpoints:
+    for step in (1, 2):
+      variables = build.init_variables(step, encoder, (32, 32, 3))
+      expected[step], _ = encoder.apply(variables, images, train=False)
+      # Any iterator that Orbax can save will do here.
+      checkpoints.save(step, {"backbone": variables}, _counter())
+  for step, wanted in [(None, 2), (1, 1), (2, 2)]:
+    apply, variables = jssl.load_backbone(tmp_path, step)
+    np.testing.assert_allclose(
+      apply(variables, images), expected[wanted], rtol=1e-5, atol=1e-6
+    )
+  checkpoint.pin_best(tmp_path, step=1, score=0.5)
+  apply, variables = jssl.load_backbone(tmp_path)
+  np.testing.assert_allclose(
+    apply(variables, images), expected[1], rtol=1e-5, atol=1e-6
+  )
+  with pytest.raises(FileNotFoundError, match=r"step 7; it has \[1, 2\]"):
+    jssl.load_backbone(tmp_path, 7)
+
+
+def _counter():
+  import grain
+
+  return iter(grain.MapDataset.range(10).to_iter_dataset())

@@ -1,0 +1,156 @@
+"""Every variant of every config builds, and its step traces, without data."""
+
+import pathlib
+import re
+import runpy
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+import jssl
+from jssl.config import build, schema
+from jssl.config.schema import Probe
+from jssl.train.init import Program
+
+ROOT = pathlib.Path(jssl.__file__).parents[1]
+# Those of the kernel regime train nothing; tests/study has them.
+CONFIGS = sorted(
+  path
+  for path in (ROOT / "configs").glob("*.py")
+  if not path.name.startswith("kernel_")
+)
+
+CHANNELS = {"fashion_mnist": 1}
+# Of the smallest split of it that a config takes.
+IMAGES = {"fashion_mnist": 15_000}
+
+
+class Shapes:
+  """A source of which only the shapes are there."""
+
+  def __init__(self, data):
+    size = data.image_size_px
+    self.image_shape = (size, size, CHANNELS.get(data.name, 3))
+    self.name, self.num_classes = data.name, 10
+
+  def __len__(self):
+    return IMAGES.get(self.name, 2**20)
+
+
+def load(path):
+  return runpy.run_path(str(path))
+
+
+def variants(path):
+  """The arguments that a config file says it has; none: it has one form."""
+  module = load(path)
+  return [*module.get("VARIANTS", module.get("METHODS", ()))]
+
+
+def built(config):
+  data = build.section(config, "data", schema.Data)
+  return build.run(config, train_source=Shapes(data))
+
+
+def check_step(run):
+  """A step of a run traces, and gives a state like the one that it took."""
+  program = Program(run)
+  b, shape = run.data.batch_size, run.source.image_shape
+  batch = {
+    "image": jax.ShapeDtypeStruct((b, *shape), jnp.uint8),
+    "label": jax.ShapeDtypeStruct((b,), jnp.int32),
+  }
+  state, metrics = jax.eval_shape(program.step, program.abstract_state, batch)
+  wanted = program.abstract_state
+  assert jax.tree.structure(state) == jax.tree.structure(wanted)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+  assert metrics["loss"].shape == ()
+
+
+CASES = [(path, arg) for path in CONFIGS for arg in variants(path) or [None]]
+BY_CASE = pytest.mark.parametrize(
+  ("path", "arg"),
+  CASES,
+  ids=[path.stem + (f"-{arg}" if arg else "") for path, arg in CASES],
+)
+# One of each kind of step; the whole matrix is slow.
+QUICK = (
+  "quickstart",
+  "fashion_mnist",
+  "simclr_cifar10",
+  "swav_imagenet",
+  "dino_imagenet",
+  "simsiam_order_imagenet",
+)
+
+
+@BY_CASE
+def test_builds(path, arg):
+  """Sections fit each other, and model, heads and loss are traced."""
+  get_config = load(path)["get_config"]
+  config = get_config(arg) if arg else get_config()
+  built(config)
+  build.section(config, "probe", Probe)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_step_of_a_thin_model_traces(name):
+  config = load(ROOT / "configs" / f"{name}.py")["get_config"]()
+  config.model.depth = {"resnet": 18, "vit": 1}[config.model.name]
+  check_step(built(config))
+
+
+@pytest.mark.slow
+@BY_CASE
+def test_a_step_traces(path, arg):
+  get_config = load(path)["get_config"]
+  check_step(built(get_config(arg) if arg else get_config()))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_variants_are_those_that_it_says(path):
+  """The default is one of them, all differ, and others are errors."""
+  get_config = load(path)["get_config"]
+  default = get_config().to_json(sort_keys=True)
+  named = {
+    arg: get_config(arg).to_json(sort_keys=True) for arg in variants(path)
+  }
+  assert len(set(named.values())) == len(named)
+  assert not named or default in named.values()
+  with pytest.raises(ValueError, match=r"unknown (variant|method) 'nonesuch'"):
+    get_config("nonesuch")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_says_what_it_is(path):
+  doc = load(path)["__doc__"]
+  # Papers of two authors name both.
+  assert re.search(r"\(.* (et al\.|& \w+), .*\d{4}", doc)
+  command = f"--config=configs/{path.name}"
+  assert command in doc or "launch/quickstart.sh" in doc
+  words = ["Cost", "Expected"]
+  if "VARIANTS" in load(path):
+    words += [f":{arg}" for arg in variants(path)]
+  for word in words:
+    assert word in doc, f"{path.name} doesn't say {word}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_is_read_as_a_flag(path, monkeypatch):
+  """With the lock on, a misspelt key suggests the right one."""
+  argv = ["test", f"--config={path}", "--config.optim.learning_rate=0.5"]
+  # The flag looks there for the values that are overridden.
+  monkeypatch.setattr(sys, "argv", argv)
+  values = flags.FlagValues()
+  flag = config_flags.DEFINE_config_file(
+    "config", lock_config=True, flag_values=values
+  )
+  values(argv)
+  assert flag.value.optim.learning_rate == 0.5
+  with pytest.raises(AttributeError, match='mean "learning_rate"'):
+    flag.value.optim.learning_rat = 1.0

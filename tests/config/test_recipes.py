@@ -1,0 +1,38 @@
+import pytest
+
+from jssl.config import recipes
+
+
+@pytest.mark.parametrize("arg", ["", "0", "-3", "1.5", "ten", "²"])
+def test_epochs_are_whole_and_positive(arg):
+  with pytest.raises(ValueError, match=r"expected a number of epochs"):
+    recipes.epochs(arg)
+
+
+def test_a_variant_may_have_epochs():
+  names = ("base", "dim")
+  assert recipes.variant("dim", names, 300) == ("dim", 300)
+  assert recipes.variant("dim,20", names, 300) == ("dim", 20)
+  with pytest.raises(ValueError, match="unknown variant 'dims'; known: base"):
+    recipes.variant("dims,20", names, 300)
+  with pytest.raises(ValueError, match="expected a number of epochs"):
+    recipes.variant("dim,", names, 300)
+
+
+def test_a_run_on_imagenet():
+  """4096 images go 312 times into 1,281,167; what is left is dropped."""
+  run = recipes.imagenet(epochs=100, batch_size=4096)
+  assert run["train"] == {"steps": 31_200}
+  assert run["checkpoint"] == {"every_steps": 1560, "keep_every_steps": 15_600}
+
+
+def test_the_views_of_papers_differ_where_they_say():
+  simclr, moco, byol = (
+    recipes.simclr_views(),
+    recipes.moco_views(),
+    recipes.byol_views(),
+  )
+  assert [x["saturation"] for x in (simclr, moco, byol)] == [0.8, 0.4, 0.2]
+  assert [x["crop_min_area"] for x in (simclr, moco, byol)] == [0.08, 0.2, 0.08]
+  assert byol["solarize_probability"] == (0.0, 0.2)
+  assert "solarize_probability" not in moco

@@ -1,0 +1,51 @@
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+
+from jssl.config import build
+from jssl.config.schema import Probe
+from jssl.kernel_regime import ArcCosine
+
+
+def test_an_empty_section_is_the_defaults():
+  found = build.section(ConfigDict({"probe": {}}), "probe", Probe)
+  assert found == Probe()
+  assert found.seeds >= 3
+  assert len(found.linear_l2_values) >= 8
+
+
+def test_json_lists_become_tuples():
+  found = build.section(
+    ConfigDict({"probe": {"knn_neighbours": [3, 4]}}), "probe", Probe
+  )
+  assert found.knn_neighbours == (3, 4)
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    ({"probes": ("linear", "svm")}, r"probe.probes has \['svm'\]"),
+    ({"baselines": ("pixel",)}, r"probe.baselines has \['pixel'\]"),
+    ({"validation_fraction": 1.0}, "probe.validation_fraction=1.0"),
+    ({"label_fractions": (0.1, 1.0)}, "probe.label_fractions"),
+    ({"seeds": 0}, "probe.seeds=0 must be positive"),
+    ({"linear_l2_values": (1.0, 0.0)}, "probe.linear_l2_values"),
+    ({"knn_neighbours": ()}, "probe.knn_neighbours"),
+    ({"knn_temperatures": (0.1, -1.0)}, "probe.knn_temperatures"),
+    ({"pixel_dims": -1}, "probe.pixel_dims"),
+  ],
+)
+def test_what_is_out_of_range_is_named(changed, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(Probe(), **changed)
+
+
+def test_what_may_be_zero_may_be_zero():
+  Probe(pixel_dims=0, minibatch_min_steps=0, label_fractions=())
+
+
+def test_a_number_that_is_no_choice_is_told_the_choices():
+  config = ConfigDict({"kernel": {"degree": 5}})
+  with pytest.raises(ValueError, match=r"kernel\.degree=5.*known: 0, 1"):
+    build.section(config, "kernel", ArcCosine)

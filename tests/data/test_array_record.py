@@ -1,0 +1,263 @@
+import io
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jssl.data import array_record, folder, pipeline, prepare
+
+
+def encode(pixels, file_format="PNG"):
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, file_format)
+  return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path):
+  """A prepared set of images of several sizes; returns its data_dir."""
+  tfds.disable_progress_bar()
+  root = tmp_path / "photos"
+  rng = np.random.default_rng(0)
+  for name in ("a", "b"):
+    (root / name).mkdir(parents=True)
+    for i in range(5):
+      pixels = rng.integers(0, 256, (20 + i, 30, 3), np.uint8)
+      (root / name / f"{i}.png").write_bytes(encode(pixels))
+  data_dir = str(tmp_path / "data")
+  prepare.prepare("folder", source=str(root), data_dir=data_dir)
+  return data_dir
+
+
+def open_photos(data_dir, split="train", image_size_px=12):
+  return array_record.open_prepared(
+    "photos", data_dir=data_dir, split=split, image_size_px=image_size_px
+  )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_of_the_right_size_is_left_alone(channels):
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (8, 8, channels), np.uint8)
+  image = array_record.decode(
+    encode(pixels.squeeze()), size_px=8, channels=channels
+  )
+  np.testing.assert_array_equal(image, pixels)
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (16, 16), (4, 10)])
+def test_shorter_side_is_resized_and_the_centre_taken(shape):
+  """A ramp along the longer side stays a ramp about its middle value."""
+  height, width = shape
+  along = np.arange(max(shape)) / (max(shape) - 1)
+  ramp = 255 * (along[None, :] if width >= height else along[:, None])
+  pixels = np.rint(np.broadcast_to(ramp, shape)).astype(np.uint8)
+  image = array_record.decode(encode(pixels), size_px=8, channels=1)
+  assert image.shape == (8, 8, 1)
+  assert abs(image.mean() - 127.5) < 2
+  profile = image[..., 0].mean(axis=0 if width >= height else 1)
+  step = 255 / (max(shape) - 1) * min(shape) / 8
+  np.testing.assert_allclose(np.diff(profile)[1:-1], step, atol=0.25 * step)
+
+
+def test_resize_is_antialiased():
+  """A chequered pattern of single pixels becomes its mean."""
+  pixels = (255 * (np.indices((64, 64)).sum(axis=0) % 2)).astype(np.uint8)
+  image = array_record.decode(encode(pixels), size_px=8, channels=1)
+  np.testing.assert_allclose(image, 127.5, atol=3)
+
+
+def test_large_jpeg_keeps_its_picture():
+  along = np.linspace(0, 255, 800)
+  pixels = np.rint(np.broadcast_to(along, (600, 800))).astype(np.uint8)
+  image = array_record.decode(encode(pixels, "JPEG"), size_px=32, channels=3)
+  assert image.shape == (32, 32, 3)
+  profile = image.mean(axis=(0, 2))
+  np.testing.assert_allclose(np.diff(profile), 255 / 800 * 600 / 32, atol=1.5)
+
+
+def test_fetch_resizes_and_labels(photos):
+  source = open_photos(photos)
+  assert len(source) == 8
+  assert source.class_names == ("a", "b")
+  assert source.image_shape == (12, 12, 3)
+  batch = source.fetch(np.array([5, 0]))
+  assert batch["image"].shape == (2, 12, 12, 3)
+  assert batch["image"].dtype == np.uint8
+  plain = tfds.data_source("photos", data_dir=photos, split="train")
+  assert batch["label"].tolist() == [plain[5]["label"], plain[0]["label"]]
+
+
+def test_part_of_a_split(photos):
+  assert len(open_photos(photos, split="train[:50%]")) == 4
+
+
+def test_workers_can_be_sent_a_source(photos):
+  source = open_photos(photos)
+  sent = pickle.loads(pickle.dumps(source))
+  rows = np.arange(4)
+  np.testing.assert_array_equal(
+    sent.fetch(rows)["image"], source.fetch(rows)["image"]
+  )
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "mnist/x", "mnist:1.0.0"])
+def test_missing_set_of_tfds_names_the_command(tmp_path, name):
+  command = f"python -m jssl.data.prepare {name} --data_dir {tmp_path}$"
+  with pytest.raises(FileNotFoundError, match=command):
+    array_record.open_prepared(
+      name, data_dir=str(tmp_path), split="train", image_size_px=8
+    )
+
+
+def test_missing_folder_set_names_the_command(tmp_path):
+  command = "jssl.data.prepare folder --source DIR --name mine"
+  with pytest.raises(FileNotFoundError, match=command):
+    array_record.open_prepared(
+      "mine", data_dir=str(tmp_path), split="train", image_size_px=8
+    )
+
+
+def test_missing_split_names_those_there_are(photos):
+  with pytest.raises(
+    ValueError, match=r"splits \['test', 'train'\], not 'dev'"
+  ):
+    open_photos(photos, split="dev")
+
+
+def test_damaged_record_is_named(photos, monkeypatch):
+  source = open_photos(photos)
+  records = source.records.__getitems__([0, 1, 2])
+  records[2]["image"] = records[2]["image"][:50]
+  monkeypatch.setattr(
+    type(source.records), "__getitems__", lambda self, rows: records
+  )
+  with pytest.raises(ValueError, match=r"image 6 of photos, split train"):
+    source.fetch(np.array([4, 5, 6]))
+
+
+SHARDS = 4
+
+
+class OfTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A set as TFDS's own builders write ImageNet: splits, features, shards."""
+
+  name = "of_tfds"
+  VERSION = tfds.core.Version("5.1.0")
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(encoding_format="jpeg"),
+          "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+          "file_name": tfds.features.Text(),
+        }
+      ),
+      supervised_keys=("image", "label"),
+    )
+
+  def _split_generators(self, dl_manager):
+    return {
+      "train": self._generate_examples(30),
+      "validation": self._generate_examples(6),
+    }
+
+  def _generate_examples(self, number):
+    for i in range(number):
+      pixels = np.full((18, 16 + i, 3), 8 * i, np.uint8)
+      name = f"{i:03}.JPEG"
+      image = io.BytesIO(encode(pixels, "JPEG"))
+      yield name, {"image": image, "label": i % 3, "file_name": name}
+
+
+@pytest.fixture(params=["folder", "TFDS"])
+def sharded(tmp_path, request):
+  """A source of 30 images in several files; image i has the value 8 i."""
+  tfds.disable_progress_bar()
+  if request.param == "TFDS":
+    builder = OfTfds(data_dir=str(tmp_path / "data"))
+  else:
+    for i in range(30):
+      path = tmp_path / "set" / "train" / f"{i:03}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(encode(np.full((18, 16 + i, 3), 8 * i, np.uint8)))
+    (tmp_path / "set" / "test").mkdir()
+    for i in range(4):
+      (tmp_path / "set" / "test" / f"{i}.png").write_bytes(path.read_bytes())
+    builder = folder.Folder(
+      name="of_folder",
+      source=tmp_path / "set",
+      data_dir=str(tmp_path / "data"),
+    )
+  builder.download_and_prepare(
+    file_format="array_record",
+    download_config=tfds.download.DownloadConfig(num_shards=SHARDS),
+  )
+  return array_record.open_prepared(
+    builder.name,
+    data_dir=str(tmp_path / "data"),
+    split="train",
+    image_size_px=8,
+  )
+
+
+def values(images):
+  """The number of each image."""
+  return np.rint(np.asarray(images, float).mean(axis=(1, 2, 3)) / 8).astype(int)
+
+
+def files_of(source):
+  instructions = source.records.data_source._read_instructions
+  return [instruction.filename for instruction in instructions]
+
+
+def test_rows_of_several_files(sharded):
+  assert len(set(files_of(sharded))) == SHARDS
+  assert len(sharded) == 30
+  whole = sharded.fetch(np.arange(30))
+  numbers = values(whole["image"])
+  assert sorted(numbers) == list(range(30))
+  if sharded.num_classes:
+    assert sharded.class_names == ("a", "b", "c")
+    np.testing.assert_array_equal(whole["label"], numbers % 3)
+  # In any order, over the borders of files, and more than once.
+  rows = np.array([29, 0, 7, 8, 7, 22, 15])
+  np.testing.assert_array_equal(
+    sharded.fetch(rows)["image"], whole["image"][rows]
+  )
+  sent = pickle.loads(pickle.dumps(sharded))
+  np.testing.assert_array_equal(sent.fetch(rows)["image"], whole["image"][rows])
+
+
+def test_a_process_reads_its_rows_alone(sharded, monkeypatch):
+  """Of all files, what is on its devices; together each image once."""
+  numbers = values(sharded.fetch(np.arange(30))["image"])
+  read = []
+  of_files = type(sharded.records.data_source)
+  monkeypatch.setattr(
+    of_files,
+    "__getitems__",
+    lambda self, rows, get=of_files.__getitems__: (
+      read.extend(rows) or get(self, rows)
+    ),
+  )
+  seen = []
+  for rows in (np.arange(5), np.arange(5, 10)):
+    read.clear()
+    batches = iter(
+      pipeline.host_batches(sharded, seed=3, batch_size=10, rows=rows)
+    )
+    images = np.concatenate([next(batches)["image"] for _ in range(3)])
+    assert len(images) == 15
+    # Three batches of five, and nothing besides.
+    assert sorted(numbers[read]) == sorted(values(images))
+    files = {
+      sharded.records.data_source._reader_idx_and_position(r)[0] for r in read
+    }
+    assert len(files) > 1
+    seen += read
+  assert sorted(seen) == list(range(30))

@@ -1,0 +1,372 @@
+"""The whole study, small, on the embedded set."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from jssl.kernel_regime.downstream import svm_accuracy
+from jssl.kernel_regime.losses import Contrastive
+from jssl.kernel_regime.optimum import ridge_form, vanishing_alpha
+from jssl.kernel_regime.psd import with_jitter
+from jssl.kernel_regime.study import cases as cases_lib
+from jssl.kernel_regime.study import points as points_lib
+from jssl.kernel_regime.study import study
+from jssl.kernel_regime.study.spirals import Toy
+
+CONFIG = """
+from jssl.study.kernel_regime.setting import with_defaults
+
+
+def get_config():
+  return with_defaults({
+    "data": {
+      "name": "cluttered_digits", "batch_size": 40, "image_size_px": 32
+    },
+    "augment": {"crop_size_px": 32, "crop_min_area": 0.6},
+    "kernel": {"name": "rbf"},
+    "kernels": {
+      "images": 40, "views": 2, "test_images": 30, "folds": 2,
+      "alpha": 0.01, "sweep_views": (2,), "sweep_labels": (20, 40),
+      "sweep_betas": (0.0, 0.4), "sweep_alphas": (0.0, 0.01),
+    },
+  })
+"""
+
+
+def config(**changed):
+  values = {}
+  exec(CONFIG, values)
+  found = values["get_config"]()
+  found.kernels.update(changed)
+  return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_spirals():
+  """Maps that cost nothing; test_spirals.py has real ones."""
+
+  def toy(noise, *, seed):
+    drawn = np.random.default_rng(seed)
+    maps = drawn.normal(size=(2, 8, 8, 2))
+    points, arm = drawn.uniform(size=(6, 2)), np.arange(6) % 2
+    return Toy(noise, points, arm, *maps, [0.5, 0.75], [0.5, 1.0], 0.0)
+
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(study, "toy", toy)
+    yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  """A workdir, what the study said, and what it returned."""
+  workdir, said = tmp_path_factory.mktemp("study"), []
+  written = study.run(config(), workdir, command="again", tell=said.append)
+  return workdir, said, written
+
+
+@pytest.fixture(scope="module")
+def found(done):
+  return json.loads((done[0] / "kernels.json").read_text())
+
+
+def of(rows, features, **case):
+  (row,) = (
+    row
+    for row in rows
+    if row["case"]["features"] == features
+    and case.items() <= row["case"].items()
+  )
+  return row
+
+
+def test_numbers_are_those_of_the_kernels(done, found):
+  """From the Gram matrix that was left, by direct calls."""
+  gram = points_lib.load(done[0] / "gram.npz")
+  assert gram.k.shape == (120, 120)
+  own, at = gram.images(), gram.views(2)
+  raw = svm_accuracy(
+    gram.k[80:, 80:],
+    gram.labels,
+    gram.k_test[:, 80:],
+    gram.labels_test,
+    folds=2,
+  )
+  assert of(found["main"], "raw")["svm"] == raw._asdict()
+  k, ids = with_jitter(gram.k[:80, :80], 1e-6), [i // 2 for i in range(80)]
+  alpha = 0.01 * vanishing_alpha(k, Contrastive(), ids)
+  m = ridge_form(k, Contrastive(), ids, alpha=alpha, d_out=40)
+  z, z_test = gram.k[own][:, at] @ m.T, gram.k_test[:, at] @ m.T
+  induced = svm_accuracy(
+    z @ z.T, gram.labels, z_test @ z.T, gram.labels_test, folds=2
+  )
+  row = of(found["main"], "contrastive", alpha=0.01)
+  assert row["svm"] == induced._asdict()
+  assert row["embedding"]["alpha"] == pytest.approx(alpha)
+
+
+def test_closed_forms_reach_their_minimum(found):
+  without = [row for row in found["main"] if row["case"]["alpha"] == 0]
+  assert len(without) == 3
+  for row in without:
+    assert row["embedding"]["gap"] == pytest.approx(0, abs=1e-9)
+  for name in ("contrastive", "non_contrastive"):
+    assert of(found["main"], name, alpha=0.01)["embedding"]["gap"] > 1e-4
+
+
+def test_sweeps_have_a_row_each(found):
+  sweeps = {
+    axis: [(row["value"], row["case"]["features"]) for row in rows]
+    for axis, rows in found["sweeps"].items()
+  }
+  trained = ["contrastive", "non_contrastive", "supervised"]
+  every = ["raw", "raw_augmented", *trained]
+  assert sweeps == {
+    "views": [(2, features) for features in every[1:]],
+    "labels": [(labels, f) for labels in (20, 40) for f in every],
+    "beta": [(beta, "non_contrastive") for beta in (0, 0.4)],
+    "alpha": [(alpha, f) for alpha in (0, 0.01) for f in trained],
+  }
+  for axis, rows in found["sweeps"].items():
+    assert all(row["case"][axis] == row["value"] for row in rows)
+
+
+def test_says_where_it_is_and_from_what(done, found):
+  workdir, said, written = done
+  # 8 of the main setting, 5 of 20 labels and 1 of beta.
+  assert len((workdir / "rows.jsonl").read_text().splitlines()) == 14
+  assert re.match(r"RBF, bandwidth=\d.* of 120 points and 30 of test", said[0])
+  numbers = [line.split(" ")[0] for line in said[1:]]
+  assert numbers == [f"[{n}/14]" for n in range(1, 15)]
+  assert found["command"] == "again"
+  assert found["config"] == json.loads((workdir / "config.json").read_text())
+  assert found["kernel"].startswith("RBF, bandwidth=")
+  assert found["seed"] == 0
+  assert found["spirals"][0] == {
+    "noise": "along",
+    "raw_auc": [0.5, 0.75],
+    "embedding_auc": [0.5, 1.0],
+    "gap": 0.0,
+  }
+  assert found["seconds"]["cases"] > 0
+  assert {path.name for path in written.paths} == {
+    *("kernels.json", "kernels.md", "kernels.html")
+  }
+
+
+def test_tables(done, found):
+  workdir, _, written = done
+  text = (workdir / "kernels.md").read_text()
+  assert written.table in text
+  percent = 100 * of(found["main"], "raw")["svm"]["test_accuracy"]
+  assert f"| raw kernel | {percent:.1f} |" in written.table
+  names = re.findall(r"^\| ([a-z][^|]*) \|", written.table, re.MULTILINE)
+  # The one that is drawn comes last.
+  assert names == [
+    "raw kernel",
+    "raw kernel, views added",
+    "supervised-augmented, no ridge",
+    "supervised-augmented",
+    "non-contrastive, no ridge",
+    "non-contrastive",
+    "contrastive, no ridge",
+    "contrastive",
+  ]
+  assert re.findall(r"^## (.*)$", text, re.MULTILINE)[:2] == [
+    "What the kernels are worth",
+    "What the embeddings are like",
+  ]
+
+
+def test_the_page_needs_nothing_else(done):
+  page = (done[0] / "kernels.html").read_text()
+  drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+  # Each is a file besides.
+  names = ("spectra", "gram", "sweeps", "spirals")
+  files = [(done[0] / f"{name}.svg").read_text() for name in names]
+  assert [svg.strip() for svg in files] == drawings
+  labels = [re.search(r'aria-label="([^"]*)"', svg)[1] for svg in drawings]
+  assert labels == [
+    "Spectra of the induced kernels",
+    "Kernels of the images, ordered by class",
+    "Test accuracy over what the sweeps change",
+    "Two spirals, and maps of the plane",
+  ]
+  texts = [
+    {e.text for e in ElementTree.fromstring(svg).iter() if e.text}
+    for svg in drawings
+  ]
+  assert {"raw kernel", "contrastive", "supervised-augmented"} <= texts[1]
+  assert {"labelled images", "non-contrastive", "20", "40"} <= texts[2]
+  assert {"views: noise along the arms"} <= texts[3]
+  # Three matrices and a colour bar; eight maps.
+  assert [svg.count("<image") for svg in drawings][:3] == [0, 4, 0]
+  assert drawings[3].count("<image") >= 8
+  assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_what_is_done_is_not_done_again(done, monkeypatch, tmp_path):
+  workdir = tmp_path / "W"
+  workdir.mkdir()
+  for name in ("config.json", "gram.npz", "rows.jsonl"):
+    (workdir / name).write_bytes((done[0] / name).read_bytes())
+  ran = []
+
+  def row(found, case, of):
+    ran.append(case)
+    return rows[case]
+
+  lines = (workdir / "rows.jsonl").read_text().splitlines()
+  rows = {cases_lib.Case(**row["case"]): row for row in map(json.loads, lines)}
+  monkeypatch.setattr(study.cases_lib, "row", row)
+  monkeypatch.setattr(points_lib, "grams", None)
+  # Drawn anew, at a second each.
+  monkeypatch.setattr(study.page_lib, "drawings", lambda results: {})
+  monkeypatch.setattr(study.page_lib, "html", lambda results, drawn: "")
+  first = study.run(config(), workdir, command="again")
+  assert not ran
+  assert first.table == done[2].table
+  # Killed within a line: that one is done again, and no other.
+  (workdir / "rows.jsonl").write_text("\n".join(lines)[:-40])
+  study.run(config(), workdir, command="again")
+  assert ran == [cases_lib.Case(**json.loads(lines[-1])["case"])]
+  ran.clear()
+  study.run(config(), workdir, command="again")
+  assert not ran
+
+
+def test_what_cannot_be_done_leaves_the_rest(done, tmp_path):
+  """Of a kernel of views that isn't positive semidefinite."""
+  workdir = tmp_path / "W"
+  workdir.mkdir()
+  (workdir / "config.json").write_bytes((done[0] / "config.json").read_bytes())
+  gram = points_lib.load(done[0] / "gram.npz")
+  k = gram.k.copy()
+  # Of two images, neither of which is among the first 20.
+  k[50, 70] = k[70, 50] = 5.0
+  points_lib.save(workdir / "gram.npz", gram._replace(k=k))
+  said = []
+  written = study.run(config(), workdir, command="again", tell=said.append)
+  assert not written.complete
+  found = json.loads((workdir / "kernels.json").read_text())
+  whole = json.loads((done[0] / "kernels.json").read_text())
+  assert of(found["main"], "raw")["svm"] == of(whole["main"], "raw")["svm"]
+  failed = of(found["main"], "contrastive", alpha=0.01)
+  reason = failed["not_done"]
+  assert re.match(
+    r"the Gram matrix of N=80 is not .* kernels\.jitter=\S+ would", reason
+  )
+  assert failed["svm"] is failed["embedding"] is None
+  # Those of 20 labels are of other points.
+  supervised = of(found["sweeps"]["labels"], "supervised", labels=20)
+  assert (
+    supervised["svm"]
+    == (of(whole["sweeps"]["labels"], "supervised", labels=20)["svm"])
+  )
+  line = f"contrastive, labels=40, views=2, alpha=0.01: not done: {reason}"
+  assert line in written.table
+  assert "| contrastive | not done | - |" in written.table
+  for end in ("md", "html"):
+    text = html.unescape((workdir / f"kernels.{end}").read_text())
+    assert f"not done: {reason}" in text
+  assert any(line in words for words in said)
+  # The raw kernel, and a colour bar.
+  assert (workdir / "gram.svg").read_text().count("<image") == 2
+  assert not (workdir / "spectra.svg").exists()
+  kept = (workdir / "rows.jsonl").read_text().splitlines()
+  assert 0 < len(kept) < 14
+  assert all(json.loads(row)["not_done"] is None for row in kept)
+  # With a kernel that will do they are tried again.
+  points_lib.save(workdir / "gram.npz", gram)
+  study.run(config(), workdir, command="again")
+  found = json.loads((workdir / "kernels.json").read_text())
+  mended = of(found["main"], "contrastive", alpha=0.01)
+  assert mended["not_done"] is None
+  assert mended["svm"] == of(whole["main"], "contrastive", alpha=0.01)["svm"]
+
+
+def test_a_workdir_belongs_to_its_config(done):
+  with pytest.raises(ValueError, match=r"kernels\.jitter: there 1e-06, now"):
+    study.run(config(jitter=1e-4), done[0], command="again")
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    ({"memory_limit_gib": 1e-4}, r"N=80 .*: N=\d+, .* fit.*kernels\.memory"),
+    ({"views": 1}, r"kernels\.views=1"),
+    ({"d_out": 81}, r"kernels\.d_out=81 .*, 80"),
+  ],
+)
+def test_a_bad_config_leaves_nothing(changed, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    study.run(config(**changed), tmp_path / "W", command="again")
+  assert not (tmp_path / "W").exists()
+
+
+def test_too_few_labels_leave_the_workdir_to_the_next_try(
+  done, tmp_path, monkeypatch
+):
+  kept = points_lib.load(done[0] / "gram.npz")
+  monkeypatch.setattr(points_lib, "grams", lambda config, of: kept)
+  changed = config(sweep_labels=(11, 40))
+  with pytest.raises(ValueError, match=r"kernels\.sweep_labels: of 11 label"):
+    study.run(changed, tmp_path / "W", command="again")
+  assert not (tmp_path / "W").exists()
+
+
+# ---- Command -----------------------------------------------------------------
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "jssl.study", *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text(CONFIG)
+  return f"--config={path}"
+
+
+def test_wrong_flags_of_the_command(config_file, tmp_path):
+  workdir = f"--workdir={tmp_path / 'W'}"
+  wrong = command("kernels", config_file, workdir, "--seeds=2")
+  assert "--seeds is for the study of methods" in wrong.stderr
+  assert wrong.returncode == 1
+
+
+@pytest.mark.slow
+def test_the_command(config_file, tmp_path, done):
+  w = tmp_path / "W"
+  arguments = ("kernels", config_file, f"--workdir={w}")
+  wrong = command(*arguments, "--config.kernels.view=3")
+  assert wrong.returncode == 1
+  assert 'mean "views"' in wrong.stderr
+  assert "Traceback" not in wrong.stderr
+  ran = command(*arguments, "--config.kernels.sweep_labels=(20,)")
+  assert ran.returncode == 0, ran.stderr
+  text = (w / "kernels.md").read_text()
+  assert ran.stdout.split("\n\n")[0] in text
+  assert ran.stdout.splitlines()[-3:] == [
+    str(w / f"kernels.{end}") for end in ("json", "md", "html")
+  ]
+  one, two = (
+    json.loads((d / "kernels.json").read_text()) for d in (w, done[0])
+  )
+  assert of(one["main"], "raw")["svm"] == of(two["main"], "raw")["svm"]
+  # Again: nothing is left to do.
+  again = command(*arguments, "--config.kernels.sweep_labels=(20,)")
+  assert again.returncode == 0, again.stderr
+  assert "SVM" not in again.stderr
+  assert again.stdout == ran.stdout
