@@ -17,7 +17,7 @@ from jssl.preflight.check import Result
 from jssl.preflight.requirements import Needs
 from jssl.preflight.roofline import roofline
 from jssl.preflight.sweep import Point
-from jssl.report import elements, figures
+from jssl.report import charts, elements
 
 _ABOUT = (
   "Everything is of one device, of the real program, compiled on a CPU for "
@@ -91,10 +91,10 @@ _ABOUT_SWEEP = (
 )
 
 
-@figures.styled
+@charts.styled
 def _scaling(points: Sequence[Point]) -> Figure:
   """Draws memory, what is sent and the bound on the speed, by size."""
-  drawing = Figure(figsize=(figures.WIDTH_IN, 3.0))
+  drawing = Figure(figsize=(charts.WIDTH_IN, 3.0))
   fitting = [(p.size.name, p.result) for p in points if p.result is not None]
   names = [name for name, _ in fitting]
   panels: dict[str, list[float]] = {

@@ -5,7 +5,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from jssl.report import figures
+from jssl.report import charts
 
 
 def missing(sentence: str) -> str:
@@ -20,7 +20,7 @@ def figure(content: str, caption: str) -> str:
 
 def plot(drawing: Figure, alt: str, caption: str) -> str:
   """Returns a drawing with a caption, which is plain text as `alt` is."""
-  return figure(figures.as_svg(drawing, alt=alt), escape(caption))
+  return figure(charts.as_svg(drawing, alt=alt), escape(caption))
 
 
 def section(title: str, content: str) -> str:

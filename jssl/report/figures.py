@@ -1,16 +1,12 @@
 """Figures: pure functions from data to a figure, and from a figure to SVG."""
 
-import io
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -23,52 +19,16 @@ from matplotlib.ticker import (
   StrMethodFormatter,
 )
 
+from jssl.report import charts
 from jssl.report.read import Concentration, Diagnostics, Score, Spectrum
 
-_BLUE, _RED, _GREEN = "#2f64ad", "#c8502b", "#2b8a66"
-_INK, _MUTED, _LINE, _GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
-# After Tol's "bright" and "muted": told apart by colour-blind readers.
-_CLASS_COLOURS = (
-  "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
-  "#aa3377", "#ee8833", "#332288", "#88cc88", "#777777",
-)  # fmt: skip
-_MARKERS = "o^s"
-MAX_CLASSES = len(_CLASS_COLOURS) * len(_MARKERS)
-WIDTH_IN = 10.4
+MAX_CLASSES = len(charts.CLASS_COLOURS) * len(charts.MARKERS)
 _TICKS = [1, 2, 2.5, 5, 10]
 
-_STYLE: dict[Any, Any] = {
-  "axes.edgecolor": _LINE,
-  "axes.facecolor": "none",
-  "axes.grid": True,
-  "axes.labelcolor": _MUTED,
-  "axes.prop_cycle": cycler(color=[_BLUE, _RED, _GREEN]),
-  "axes.spines.right": False,
-  "axes.spines.top": False,
-  "axes.titlelocation": "left",
-  "axes.titlesize": 9,
-  "axes.titleweight": "bold",
-  "figure.constrained_layout.use": True,
-  "figure.facecolor": "none",
-  "font.size": 8.5,
-  "grid.color": _GRID,
-  "legend.frameon": False,
-  "lines.linewidth": 1.6,
-  "lines.markersize": 4,
-  "text.color": _INK,
-  # A dollar in the name of a class is a dollar.
-  "text.parse_math": False,
-  "xtick.color": _LINE,
-  "xtick.labelcolor": _MUTED,
-  "ytick.color": _LINE,
-  "ytick.labelcolor": _MUTED,
-}
-styled = matplotlib.rc_context(_STYLE)
-
 _PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
-_BASELINE = {"color": _MUTED, "lw": 1.2}
+_BASELINE = {"color": charts.MUTED, "lw": 1.2}
 _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
-  "backbone": ("pretrained", {"color": _BLUE}),
+  "backbone": ("pretrained", {"color": charts.BLUE}),
   "random": ("random backbone", {**_BASELINE, "ls": ":"}),
   "pixels": ("raw pixels", {**_BASELINE, "ls": "--"}),
 }
@@ -92,7 +52,7 @@ def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
   ax.yaxis.set_major_formatter(y_format)
 
 
-@styled
+@charts.styled
 def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   """Draws every metric of the training over the steps, one panel each.
 
@@ -102,7 +62,7 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   names = [name for name in _CURVES if name in metrics]
   names += [n for n in metrics if n not in _CURVES and n not in _NOT_CURVES]
   rows = math.ceil(len(names) / 2)
-  figure = Figure(figsize=(WIDTH_IN, 2.1 * rows))
+  figure = Figure(figsize=(charts.WIDTH_IN, 2.1 * rows))
   for ax, name in zip(
     figure.subplots(rows, 2, squeeze=False).flat, names, strict=False
   ):
@@ -116,14 +76,14 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   return figure
 
 
-@styled
+@charts.styled
 def accuracy(scores: Sequence[Score]) -> Figure:
   """Draws test accuracy over steps, the baselines of the linear probe beside.
 
   Args:
     scores: of one data set, with all labels.
   """
-  figure = Figure(figsize=(WIDTH_IN, 3.2))
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   ax = figure.subplots()
   for probe, name in _PROBES.items():
     of_step = {
@@ -167,7 +127,7 @@ def _by_number(ax: Axes, title: str) -> None:
   ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-@styled
+@charts.styled
 def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   """Draws singular values on a log scale, and the collapse AUC over steps.
 
@@ -181,7 +141,7 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
   shown = {s.features: s for s in spectra if s.features == "random"}
   if step in of_step:
     shown["backbone"] = of_step[step]
-  figure = Figure(figsize=(WIDTH_IN, 3.2))
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
   for features, (name, style) in _FEATURES.items():
     if features in shown:
@@ -192,7 +152,7 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
     relative = _relative(shown["backbone"].deviation)
     label = "deviation of its dimensions"
     number = np.arange(1, len(relative) + 1)
-    ax.plot(number, relative, label=label, color=_BLUE, ls=":")
+    ax.plot(number, relative, label=label, color=charts.BLUE, ls=":")
   _by_number(ax, "singular values, the largest being 1")
   ax.legend()
 
@@ -209,8 +169,10 @@ def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
 def _colours(places: Iterable[str]) -> dict[str, str]:
   """Returns a colour for each place: the backbone's is the same everywhere."""
   heads = [place for place in dict.fromkeys(places) if place != "backbone"]
-  others = itertools.cycle((_RED, _GREEN, *_CLASS_COLOURS[3:]))
-  return {"backbone": _BLUE, **dict(zip(heads, others, strict=False))}
+  others = itertools.cycle(
+    (charts.RED, charts.GREEN, *charts.CLASS_COLOURS[3:])
+  )
+  return {"backbone": charts.BLUE, **dict(zip(heads, others, strict=False))}
 
 
 def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
@@ -226,7 +188,7 @@ def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
   return [colours(scale(step)) for step in steps]
 
 
-@styled
+@charts.styled
 def features_over_time(
   spectra: Sequence[Spectrum], diagnostics: Sequence[Diagnostics]
 ) -> Figure:
@@ -236,7 +198,7 @@ def features_over_time(
     spectra: of one data set, of checkpoints; ascending steps.
     diagnostics: of the same.
   """
-  figure = Figure(figsize=(WIDTH_IN, 3.6))
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.6))
   ax, beside = figure.subplots(1, 2)
   if spectra:
     colours = _by_step(ax, [s.step for s in spectra])
@@ -264,7 +226,7 @@ def features_over_time(
   return figure
 
 
-@styled
+@charts.styled
 def concentration(
   curve: Concentration | None, diagnostics: Sequence[Diagnostics]
 ) -> Figure:
@@ -274,7 +236,7 @@ def concentration(
     curve: of the augmentation.
     diagnostics: of one data set and step, a line for each place.
   """
-  figure = Figure(figsize=(WIDTH_IN, 3.2))
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   ax, beside = figure.subplots(1, 2)
   if curve is not None:
     ax.plot(curve.deltas, curve.one_minus_sigma, label="upper bound")
@@ -285,7 +247,7 @@ def concentration(
       curve.deltas,
       curve.lower_bound,
       curve.one_minus_sigma,
-      color=_BLUE,
+      color=charts.BLUE,
       alpha=0.1,
       lw=0,
     )
@@ -306,72 +268,6 @@ def concentration(
   return figure
 
 
-@styled
-def paths(
-  series: Mapping[str, Sequence[tuple[float, float]]],
-  *,
-  title: str,
-  x_label: str,
-  line: tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]] | None = None,
-) -> Figure:
-  """Draws points that follow each other, a colour for each series.
-
-  Args:
-    series: points (x, y) by name, the last one drawn large.
-    title: says what y is.
-    x_label: says what x is.
-    line: x and y of a straight line beside them.
-  """
-  figure = Figure(figsize=(WIDTH_IN, 4.2))
-  ax = figure.subplots()
-  for number, (name, points) in enumerate(series.items()):
-    marker, colour = divmod(number, len(_CLASS_COLOURS))
-    style: dict[str, Any] = {
-      "color": _CLASS_COLOURS[colour],
-      "marker": _MARKERS[marker % len(_MARKERS)],
-    }
-    x, y = np.array(points).T
-    ax.plot(x, y, lw=0.8, label=name, **style)
-    ax.plot(x[-1], y[-1], markersize=9, **style)
-  if line is not None:
-    ax.plot(*line, ls="--", label="linear fit", color=_MUTED, lw=1.2)
-  ax.set_title(title)
-  ax.set_xlabel(x_label)
-  figure.legend(loc="outside right center")
-  return figure
-
-
-@styled
-def dots(
-  series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
-) -> Figure:
-  """Draws numbers with their deviations, a line for each name.
-
-  Args:
-    series: mean and deviation by name, for each kind of number; names are drawn
-      from the bottom up in the order of their first mention.
-    title: says what the numbers are.
-  """
-  names = [*dict.fromkeys(name for of in series.values() for name in of)]
-  figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.3 * len(names)))
-  ax = figure.subplots()
-  kinds = [(kind, of) for kind, of in series.items() if of]
-  # Beside each other, so that none hides another.
-  offsets = 0.2 * (np.arange(len(kinds)) - (len(kinds) - 1) / 2)
-  for (kind, of), offset, marker in zip(
-    kinds, offsets, itertools.cycle(_MARKERS), strict=False
-  ):
-    mean, std = np.array([*of.values()]).T
-    places = [names.index(name) - offset for name in of]
-    ax.errorbar(mean, places, xerr=std, fmt=marker, capsize=3, lw=1, label=kind)
-  ax.set_yticks(range(len(names)), names)
-  ax.tick_params(axis="y", labelcolor=_INK, length=0)
-  ax.set_title(title)
-  if ax.containers:
-    figure.legend(loc="outside right center")
-  return figure
-
-
 def _densest(
   xy: Float[np.ndarray, "n 2"], neighbours: int = 10
 ) -> Float[np.ndarray, "2"]:
@@ -381,7 +277,7 @@ def _densest(
   return xy[np.argmin(reach)]
 
 
-@styled
+@charts.styled
 def scatter(
   xy: Float[np.ndarray, "n 2"],
   labels: Int[np.ndarray, "n"],
@@ -394,17 +290,17 @@ def scatter(
     labels: class of each point, less than `MAX_CLASSES`.
     class_names: by label.
   """
-  figure = Figure(figsize=(WIDTH_IN, 6.2))
+  figure = Figure(figsize=(charts.WIDTH_IN, 6.2))
   ax = figure.subplots()
   for label in np.unique(labels):
     x, y = xy[labels == label].T
-    marker, colour = divmod(int(label), len(_CLASS_COLOURS))
+    marker, colour = divmod(int(label), len(charts.CLASS_COLOURS))
     ax.scatter(
       x,
       y,
       s=9,
-      color=_CLASS_COLOURS[colour],
-      marker=_MARKERS[marker],
+      color=charts.CLASS_COLOURS[colour],
+      marker=charts.MARKERS[marker],
       lw=0,
       alpha=0.75,
       label=class_names[label],
@@ -426,26 +322,3 @@ def scatter(
   ax.set_aspect("equal")
   figure.legend(loc="outside right center", markerscale=2)
   return figure
-
-
-def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> str:
-  """Returns a figure as an `svg` element to stand in a page.
-
-  Args:
-    figure: what to draw.
-    alt: what it shows, for those who can't see it. Ids are made from it, so
-      no two figures of a page may have the same.
-    dpi: of what is drawn in pixels.
-  """
-  file = io.StringIO()
-  # Text stays text: smaller, searchable, in the font of the page.
-  settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
-  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-  with matplotlib.rc_context(settings):
-    figure.savefig(file, format="svg", metadata=nothing, dpi=dpi)
-  svg = file.getvalue()
-  svg = svg[svg.index("<svg") :]
-  # Groups are named alike in all figures, and nothing refers to them.
-  svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-  label = f'role="img" aria-label="{escape(alt)}"'
-  return svg.replace("<svg", f"<svg {label}", 1)

@@ -24,7 +24,7 @@ from jssl.config import build, schema
 from jssl.data.source import InMemory, load
 from jssl.diagnostics import ConcentrationCurve
 from jssl.probe.sample import draw_sample, spread_rows, view_pixels
-from jssl.report import figures
+from jssl.report import charts
 from jssl.report.diagnostics import BOUND_TERMS
 from jssl.report.read import Run, read
 
@@ -312,7 +312,7 @@ def _terms(stacks: Sequence[Stack]) -> list[str]:
 
 def draw(stacks: Sequence[Stack]) -> Figure:
   """Draws 1 - sigma over delta, a curve for each augmentation."""
-  return figures.paths(
+  return charts.paths(
     {
       s.name: list(zip(s.curve.deltas, s.curve.one_minus_sigma, strict=True))
       for s in stacks
@@ -326,6 +326,6 @@ def write(workdir: pathlib.Path, stacks: Sequence[Stack]) -> str:
   """Writes concentration.md and concentration.svg; returns the text."""
   text = markdown(stacks)
   (workdir / "concentration.md").write_text(text, encoding="utf-8")
-  svg = figures.as_svg(draw(stacks), alt="1 - sigma over delta")
+  svg = charts.as_svg(draw(stacks), alt="1 - sigma over delta")
   (workdir / "concentration.svg").write_text(svg, encoding="utf-8")
   return text

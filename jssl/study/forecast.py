@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jssl import diagnostics
-from jssl.report import figures
+from jssl.report import charts
 from jssl.report.read import Run, read
 
 
@@ -191,7 +191,7 @@ def draw(points: Sequence[Point]) -> Figure:
   if np.ptp(ends):
     fit = diagnostics.fit_accuracy(aucs, [p.accuracy for p in points])
     line = (ends, 100 * fit.predict(ends))
-  return figures.paths(
+  return charts.paths(
     series,
     title="accuracy of the linear probe, %; a run's last checkpoint is large",
     x_label="collapse AUC",
@@ -203,6 +203,6 @@ def write(workdir: pathlib.Path, points: Sequence[Point]) -> str:
   """Writes forecast.md and forecast.svg; returns the text."""
   text = markdown(points)
   (workdir / "forecast.md").write_text(text, encoding="utf-8")
-  svg = figures.as_svg(draw(points), alt="linear accuracy over collapse AUC")
+  svg = charts.as_svg(draw(points), alt="linear accuracy over collapse AUC")
   (workdir / "forecast.svg").write_text(svg, encoding="utf-8")
   return text

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jssl.checkpoint import manifest
-from jssl.report import figures
+from jssl.report import charts
 from jssl.report.diagnostics import COLUMNS
 from jssl.report.read import Run, read
 from jssl.study.trials import Environ, Trial, are_alike, has_baseline, shares
@@ -395,7 +395,7 @@ def markdown(about: About, rows: Sequence[Row]) -> str:
 
 def draw(rows: Sequence[Row]) -> Figure:
   """Draws accuracies, a line for each method, the best of linear on top."""
-  return figures.dots(
+  return charts.dots(
     {
       probe: {
         row.name: (
@@ -441,6 +441,6 @@ def write(
   workdir.mkdir(parents=True, exist_ok=True)
   page = "\n".join(filter(None, (markdown(about, rows), likeness(trials))))
   (workdir / "methods.md").write_text(page, encoding="utf-8")
-  svg = figures.as_svg(draw(rows), alt="accuracy of each method")
+  svg = charts.as_svg(draw(rows), alt="accuracy of each method")
   (workdir / "methods.svg").write_text(svg, encoding="utf-8")
   manifest.write_json(workdir / "methods.json", everything)

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from jssl.report import figures
+from jssl.report import charts, figures
 from jssl.report.read import Score, Spectrum, read
 
 
@@ -95,7 +95,7 @@ def test_scatter_has_a_look_for_every_class():
 
 def test_svg_says_what_it_shows_and_keeps_text(workdir):
   figure = figures.curves(read(workdir).metrics)
-  svg = figures.as_svg(figure, alt='a <b> & "c"')
+  svg = charts.as_svg(figure, alt='a <b> & "c"')
   assert ElementTree.fromstring(svg).attrib["aria-label"] == 'a <b> & "c"'
   assert {"loss", "gradient norm", "step"} <= {*texts(svg)}
   assert svg.startswith("<svg")
@@ -104,12 +104,12 @@ def test_svg_says_what_it_shows_and_keeps_text(workdir):
 def test_class_names_are_escaped_and_not_mathematics():
   names = ["<b>&amp;", "$x_1$", "a$b"]
   figure = figures.scatter(np.eye(3, 2), np.arange(3), names)
-  assert {*names} <= {*texts(figures.as_svg(figure, alt="map"))}
+  assert {*names} <= {*texts(charts.as_svg(figure, alt="map"))}
 
 
 def test_svg_is_the_same_each_time_and_ids_differ_between_figures(workdir):
   def svg(alt):
-    return figures.as_svg(figures.curves(read(workdir).metrics), alt=alt)
+    return charts.as_svg(figures.curves(read(workdir).metrics), alt=alt)
 
   def ids(text):
     return {*re.findall(r'\bid="([^"]*)"', text)}
@@ -122,5 +122,5 @@ def test_style_does_not_leak(workdir):
   import matplotlib
 
   before = dict(matplotlib.rcParams)
-  figures.as_svg(figures.curves(read(workdir).metrics), alt="a")
+  charts.as_svg(figures.curves(read(workdir).metrics), alt="a")
   assert dict(matplotlib.rcParams) == before

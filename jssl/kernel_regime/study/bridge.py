@@ -50,7 +50,7 @@ from jssl.kernel_regime.study.setting import (
 from jssl.kernel_regime.targets import Ids
 from jssl.models.backbone import Backbone
 from jssl.optim.bilevel import HeadUpdate
-from jssl.report.figures import as_svg
+from jssl.report.charts import as_svg
 from jssl.runtime.workdir import claim_workdir
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step

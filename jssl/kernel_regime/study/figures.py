@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jssl.kernel_regime.study.cases import Features
 from jssl.kernel_regime.study.spirals import EXTENT, Noise, Toy
-from jssl.report import figures
+from jssl.report import charts
 
 _DIVERGING = "RdBu_r"
 _INK = "#24292f"
@@ -68,7 +68,7 @@ def _correlations(k: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
   return k * inverse[:, None] * inverse[None]
 
 
-@figures.styled
+@charts.styled
 def kernels(
   pictures: Sequence[Picture],
   labels: Int[np.ndarray, "n"],
@@ -83,7 +83,7 @@ def kernels(
   """
   order = np.argsort(labels, kind="stable")
   order = order[:: -(-len(order) // _MOST_IMAGES)]
-  figure = Figure(figsize=(figures.WIDTH_IN, 4.2))
+  figure = Figure(figsize=(charts.WIDTH_IN, 4.2))
   axes = figure.subplots(1, len(pictures), squeeze=False)[0]
   ordered = labels[order]
   present, first = np.unique(ordered, return_index=True)
@@ -117,7 +117,7 @@ def kernels(
   return figure
 
 
-@figures.styled
+@charts.styled
 def spectra(
   curves: Mapping[Features, Sequence[float]], names: Mapping[Features, str]
 ) -> Figure:
@@ -127,7 +127,7 @@ def spectra(
     curves: by features, each relative to its first.
     names: what features are called.
   """
-  figure = Figure(figsize=(figures.WIDTH_IN, 3.0))
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.0))
   ax = figure.subplots()
   for features, values in curves.items():
     # What is less is rounding.
@@ -148,7 +148,7 @@ def spectra(
   return figure
 
 
-@figures.styled
+@charts.styled
 def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
   """Draws a panel for each sweep, values evenly spaced, baselines dashed.
 
@@ -157,7 +157,7 @@ def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
     names: what features are called; the order of the legend.
   """
   rows = -(-len(panels) // 2)
-  figure = Figure(figsize=(figures.WIDTH_IN, 2.9 * rows))
+  figure = Figure(figsize=(charts.WIDTH_IN, 2.9 * rows))
   drawn = figure.subplots(rows, 2, squeeze=False).flat
   handles: dict[Features, Any] = {}
   for ax, panel in zip(drawn, panels, strict=False):
@@ -189,7 +189,7 @@ def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
   return figure
 
 
-@figures.styled
+@charts.styled
 def gaps(
   lines: Mapping[str, Mapping[str, Float[np.ndarray, "steps"]]], *, bar: float
 ) -> Figure:
@@ -199,7 +199,7 @@ def gaps(
     lines: relative gaps before each step, by name, in panels by title.
     bar: below which a gap counts as none.
   """
-  figure = Figure(figsize=(figures.WIDTH_IN, 3.4))
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.4))
   axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
   for ax, (title, by_name) in zip(axes, lines.items(), strict=True):
     for number, (name, values) in enumerate(by_name.items()):
@@ -220,7 +220,7 @@ def gaps(
   return figure
 
 
-@figures.styled
+@charts.styled
 def spirals(toys: Sequence[Toy]) -> Figure:
   """Draws maps of the plane, a row for each kind of noise.
 
@@ -228,7 +228,7 @@ def spirals(toys: Sequence[Toy]) -> Figure:
     toys: one for each.
   """
   dims = toys[0].raw.shape[-1]
-  figure = Figure(figsize=(figures.WIDTH_IN, 2.75 * len(toys) + 0.2))
+  figure = Figure(figsize=(charts.WIDTH_IN, 2.75 * len(toys) + 0.2))
   rows = figure.subplots(len(toys), 2 * dims, squeeze=False)
   for axes, toy in zip(rows, toys, strict=True):
     maps = [

@@ -18,7 +18,7 @@ from jssl.kernel_regime.study.points import Grams
 from jssl.kernel_regime.study.setting import Setting
 from jssl.kernel_regime.study.spirals import Toy
 from jssl.report import elements
-from jssl.report.figures import as_svg
+from jssl.report.charts import as_svg
 
 Row = Mapping[str, Any]
 

@@ -1,0 +1,144 @@
+"""Style of all figures, charts that several reports share, and SVG output."""
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from jaxtyping import Float
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+BLUE, RED, GREEN = "#2f64ad", "#c8502b", "#2b8a66"
+INK, MUTED, _LINE, _GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
+# After Tol's "bright" and "muted": told apart by colour-blind readers.
+CLASS_COLOURS = (
+  "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
+  "#aa3377", "#ee8833", "#332288", "#88cc88", "#777777",
+)  # fmt: skip
+MARKERS = "o^s"
+WIDTH_IN = 10.4
+
+_STYLE: dict[Any, Any] = {
+  "axes.edgecolor": _LINE,
+  "axes.facecolor": "none",
+  "axes.grid": True,
+  "axes.labelcolor": MUTED,
+  "axes.prop_cycle": cycler(color=[BLUE, RED, GREEN]),
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "axes.titlelocation": "left",
+  "axes.titlesize": 9,
+  "axes.titleweight": "bold",
+  "figure.constrained_layout.use": True,
+  "figure.facecolor": "none",
+  "font.size": 8.5,
+  "grid.color": _GRID,
+  "legend.frameon": False,
+  "lines.linewidth": 1.6,
+  "lines.markersize": 4,
+  "text.color": INK,
+  # A dollar in the name of a class is a dollar.
+  "text.parse_math": False,
+  "xtick.color": _LINE,
+  "xtick.labelcolor": MUTED,
+  "ytick.color": _LINE,
+  "ytick.labelcolor": MUTED,
+}
+styled = matplotlib.rc_context(_STYLE)
+
+
+@styled
+def paths(
+  series: Mapping[str, Sequence[tuple[float, float]]],
+  *,
+  title: str,
+  x_label: str,
+  line: tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]] | None = None,
+) -> Figure:
+  """Draws points that follow each other, a colour for each series.
+
+  Args:
+    series: points (x, y) by name, the last one drawn large.
+    title: says what y is.
+    x_label: says what x is.
+    line: x and y of a straight line beside them.
+  """
+  figure = Figure(figsize=(WIDTH_IN, 4.2))
+  ax = figure.subplots()
+  for number, (name, points) in enumerate(series.items()):
+    marker, colour = divmod(number, len(CLASS_COLOURS))
+    style: dict[str, Any] = {
+      "color": CLASS_COLOURS[colour],
+      "marker": MARKERS[marker % len(MARKERS)],
+    }
+    x, y = np.array(points).T
+    ax.plot(x, y, lw=0.8, label=name, **style)
+    ax.plot(x[-1], y[-1], markersize=9, **style)
+  if line is not None:
+    ax.plot(*line, ls="--", label="linear fit", color=MUTED, lw=1.2)
+  ax.set_title(title)
+  ax.set_xlabel(x_label)
+  figure.legend(loc="outside right center")
+  return figure
+
+
+@styled
+def dots(
+  series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
+) -> Figure:
+  """Draws numbers with their deviations, a line for each name.
+
+  Args:
+    series: mean and deviation by name, for each kind of number; names are drawn
+      from the bottom up in the order of their first mention.
+    title: says what the numbers are.
+  """
+  names = [*dict.fromkeys(name for of in series.values() for name in of)]
+  figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.3 * len(names)))
+  ax = figure.subplots()
+  kinds = [(kind, of) for kind, of in series.items() if of]
+  # Beside each other, so that none hides another.
+  offsets = 0.2 * (np.arange(len(kinds)) - (len(kinds) - 1) / 2)
+  for (kind, of), offset, marker in zip(
+    kinds, offsets, itertools.cycle(MARKERS), strict=False
+  ):
+    mean, std = np.array([*of.values()]).T
+    places = [names.index(name) - offset for name in of]
+    ax.errorbar(mean, places, xerr=std, fmt=marker, capsize=3, lw=1, label=kind)
+  ax.set_yticks(range(len(names)), names)
+  ax.tick_params(axis="y", labelcolor=INK, length=0)
+  ax.set_title(title)
+  if ax.containers:
+    figure.legend(loc="outside right center")
+  return figure
+
+
+def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> Markup:
+  """Renders a figure as an `svg` element for a page.
+
+  Args:
+    figure: what to draw.
+    alt: text alternative. SVG ids are made from it, so it must be unique
+      within a page.
+    dpi: resolution of rasterized parts.
+
+  Returns:
+    The element, marked as safe for templates.
+  """
+  file = io.StringIO()
+  # Text stays text: smaller, searchable, in the font of the page.
+  settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
+  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+  with matplotlib.rc_context(settings):
+    figure.savefig(file, format="svg", metadata=nothing, dpi=dpi)
+  svg = file.getvalue()
+  svg = svg[svg.index("<svg") :]
+  # Groups are named alike in all figures, and nothing refers to them.
+  svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+  label = f'role="img" aria-label="{escape(alt)}"'
+  return Markup(svg.replace("<svg", f"<svg {label}", 1))
