@@ -33,6 +33,5 @@ PyTree = Any
 Variables = Mapping[str, Any]
 """A Linen variable dict: `params` and whatever else the model keeps."""
 Batch = Mapping[str, Any]
-"""`image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
-With `data.skip_damaged` also `damaged`, see `jssl.data.source.Source`."""
+"""`image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none."""
 Metrics = dict[str, Scalar]

@@ -3,19 +3,24 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import shlex
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from jaxtyping import UInt8
 from PIL import Image
 from tensorflow_datasets.core import file_adapters, read_only_builder
 
-from jssl.data.source import WHOLE, HostBatch, Rows
+from jssl.data.source import HostBatch, Rows
 
 # So many in a row are no damage of some images: a file is gone, or all are.
 _MOST_SKIPPED = 100
+# Replaced images of this process, over all of its sources.
+_replacements = itertools.count(1)
+_LOG_SECONDS = 10
 
 
 def _square(image: Image.Image, size_px: int) -> Image.Image:
@@ -105,9 +110,10 @@ class Prepared:
     image_key: name of the image feature.
     label_key: name of the label feature; None if the set is unlabelled.
     records: a data source of TFDS whose images are still encoded.
-    skip_damaged: whether the next image that can be read stands in for one
-      that can't. Which that is depends on the files alone, so all hosts and a
-      run that is taken up see the same; the label comes with the image.
+    skip_damaged: True if an image that cannot be read is replaced by the next
+      one that can, with its label. The replacement depends on the files alone,
+      so all hosts and a resumed run see the same images. Each process counts
+      its replacements in the log, at most every ten seconds.
   """
 
   name: str
@@ -153,17 +159,28 @@ class Prepared:
 
   def _read_or_next(
     self, row: int, record: dict[str, Any] | None
-  ) -> tuple[UInt8[np.ndarray, "h w c"], int, int]:
-    """Returns an image, its label, and the row if it had to be replaced."""
+  ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+    """Returns an image and its label, or those of the next readable row."""
     try:
-      return *self._read(row, record), WHOLE
+      return self._read(row, record)
     except DamagedImage:
       if not self.skip_damaged:
         raise
     others = min(_MOST_SKIPPED, len(self) - 1)
     for further in range(1, others + 1):
       with contextlib.suppress(DamagedImage):
-        return *self._read((row + further) % len(self), None), row
+        replacement = self._read((row + further) % len(self), None)
+        logging.log_every_n_seconds(
+          logging.WARNING,
+          "Replaced %d damaged images so far (data.skip_damaged); the last is "
+          "image %d of %s, split %s.",
+          _LOG_SECONDS,
+          next(_replacements),
+          row,
+          self.name,
+          self.split,
+        )
+        return replacement
     raise ValueError(
       f"data.skip_damaged=True: image {row} of {self.name}, split "
       f"{self.split}, cannot be read, nor can any of the {others} after it; "
@@ -188,15 +205,11 @@ class Prepared:
     """
     images = np.empty((len(rows), *self.image_shape), np.uint8)
     labels = np.empty(len(rows), np.int32)
-    damaged = np.empty(len(rows), np.int32)
     for i, (row, record) in enumerate(
       zip(rows.tolist(), self._records(rows), strict=True)
     ):
-      images[i], labels[i], damaged[i] = self._read_or_next(row, record)
-    batch: HostBatch = {"image": images, "label": labels}
-    if self.skip_damaged:
-      batch["damaged"] = damaged
-    return batch
+      images[i], labels[i] = self._read_or_next(row, record)
+    return {"image": images, "label": labels}
 
 
 def _first_key(features: tfds.features.FeaturesDict, kind: type) -> str | None:

@@ -159,8 +159,7 @@ def train_batches(
       when it is asked for.
 
   Returns:
-    `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none; and
-    what else the source gives, see `Source.fetch`.
+    `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
 
   Raises:
     ValueError: the batch is larger than the set, or not positive, or the order

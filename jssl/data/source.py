@@ -10,9 +10,6 @@ from jaxtyping import Int, UInt8
 Rows = Int[np.ndarray, "b"]
 HostBatch = dict[str, np.ndarray]
 
-# In the place of a row's number where its image is as it should be.
-WHOLE = -1
-
 
 class Source(Protocol):
   """Images of one size that can be fetched by row, in any order."""
@@ -43,8 +40,6 @@ class Source(Protocol):
 
     Returns:
       `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
-      A source that skips damaged images has `damaged` too: int32 [b], the row
-      whose image could not be read and was replaced, WHOLE for all others.
     """
 
 
@@ -57,14 +52,12 @@ class InMemory:
     class_names: in the order of the labels; empty if the set is unlabelled.
     images: pixels of the set.
     labels: class of each image, -1 where there is none.
-    damaged: of a source that skipped damaged images, see `Source.fetch`.
   """
 
   name: str
   class_names: tuple[str, ...]
   images: UInt8[np.ndarray, "n h w c"]
   labels: Int[np.ndarray, "n"]
-  damaged: Int[np.ndarray, "n"] | None = None
 
   @property
   def num_classes(self) -> int:
@@ -82,10 +75,7 @@ class InMemory:
 
   def fetch(self, rows: Rows) -> HostBatch:
     """Returns the images and labels of `rows`; see `Source.fetch`."""
-    batch = {"image": self.images[rows], "label": self.labels[rows]}
-    if self.damaged is not None:
-      batch["damaged"] = self.damaged[rows]
-    return batch
+    return {"image": self.images[rows], "label": self.labels[rows]}
 
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
@@ -97,23 +87,13 @@ def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
   """
   images = np.empty((len(source), *source.image_shape), np.uint8)
   labels = np.empty(len(source), np.int32)
-  damaged = np.full(len(source), WHOLE, np.int32)
 
-  def read(start: int) -> bool:
+  def read(start: int) -> None:
     rows = np.arange(start, min(start + chunk_size, len(source)))
     batch = source.fetch(rows)
     images[rows], labels[rows] = batch["image"], batch["label"]
-    if "damaged" in batch:
-      damaged[rows] = batch["damaged"]
-    return "damaged" in batch
 
   # Decoders of images release the interpreter.
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    skips = list(pool.map(read, range(0, len(source), chunk_size)))
-  return InMemory(
-    source.name,
-    source.class_names,
-    images,
-    labels,
-    damaged if any(skips) else None,
-  )
+    list(pool.map(read, range(0, len(source), chunk_size)))
+  return InMemory(source.name, source.class_names, images, labels)

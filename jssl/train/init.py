@@ -10,7 +10,6 @@ from jssl import checkpoint, mesh
 from jssl.config import build, schema
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
-from jssl.train.metrics import add_damage
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import make_train_step
 from jssl.typing import PyTree
@@ -34,7 +33,6 @@ class Program:
     abstract_state: shapes, dtypes and shardings of the state.
     init: `() -> state`, the first one of the run, born where it belongs.
     step: `(state, batch) -> (state, metrics)`; the state is donated.
-    add_damage: see `jssl.train.metrics`.
     metrics: names of what `step` gives at each step.
     measures: names of what it gives at steps that are logged only.
   """
@@ -83,9 +81,6 @@ class Program:
       in_shardings=(shardings, self.batch_sharding),
       out_shardings=(shardings, mesh.replicated(run.mesh)),
       donate_argnums=0,
-    )
-    self.add_damage = jax.jit(
-      add_damage, out_shardings=mesh.replicated(run.mesh)
     )
 
 

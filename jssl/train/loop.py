@@ -22,7 +22,7 @@ from jssl.checkpoint import (
   Positioned,
 )
 from jssl.checkpoint.manifest import write_json
-from jssl.config import build, schema
+from jssl.config import build
 from jssl.runtime import distributed
 from jssl.runtime.workdir import claim_workdir
 from jssl.train.goodput import Goodput
@@ -33,13 +33,7 @@ from jssl.train.init import (
   from_checkpoint_items,
   train_batches,
 )
-from jssl.train.metrics import (
-  Damage,
-  Watch,
-  add_to_window,
-  empty_window,
-  no_damage,
-)
+from jssl.train.metrics import Watch, add_to_window, empty_window
 from jssl.train.state import TrainState
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
@@ -58,7 +52,7 @@ def _restore(
   batches: Positioned,
 ) -> tuple[int, TrainState, Watch]:
   """Returns step, state and watch of the newest checkpoint, or the first."""
-  watch = Watch(0.0, 0, empty_window(program.metrics), no_damage())
+  watch = Watch(0.0, 0, empty_window(program.metrics))
   abstract = _items(program.abstract_state, watch)
   restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:
@@ -103,16 +97,8 @@ def _break(
   )
 
 
-def _leave(
-  workdir: str | os.PathLike,
-  step: int,
-  total: int,
-  damage: Damage,
-  data: schema.Data,
-) -> bool:
+def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
   """Writes how the run ended, for who started it; whether it is complete."""
-  if int(damage.images):
-    distributed.log_on_first(damage.told(f"{data.name}, split {data.split}"))
   if distributed.is_first():
     status = "complete" if step == total else "restartable"
     write_json(
@@ -150,7 +136,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
   total, log, keep = run.train.steps, run.log, run.checkpoint
   learning_rate = run.optim.schedule(total)
-  skips_damaged = run.data.skip_damaged
   batches = train_batches(run, program.batch_sharding)
 
   with (
@@ -165,7 +150,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
   ):
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
-      step, state, (seconds, logged, window, damage) = _restore(
+      step, state, (seconds, logged, window) = _restore(
         run, program, checkpoints, batches
       )
     clock.begin(step)
@@ -185,7 +170,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       # ---- Save --------------------------------------------------------------
       last = step == total or told_to_stop(step)
       if step > first and (last or step % keep.every_steps == 0):
-        watch = Watch(time.monotonic() - started, logged, window, damage)
+        watch = Watch(time.monotonic() - started, logged, window)
         items = _items(state, watch)
         with clock.on("step"):
           finite = bool(_all_finite(state))
@@ -214,8 +199,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       with clock.on("step"):
         state, metrics = program.step(state, batch)
         window = add_to_window(window, metrics)
-        if skips_damaged:
-          damage = program.add_damage(damage, batch.get("damaged"))
       step += 1
       clock.reached(step)
       if step == first + 1:
@@ -229,16 +212,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           values = {name: float(m.compute()) for name, m in window.items()}
           values |= {name: float(metrics[name]) for name in program.measures}
         if not math.isfinite(values["loss"]):
-          items = _items(state, Watch(0.0, logged, window, damage))
+          items = _items(state, Watch(0.0, logged, window))
           _break(config, workdir, items, batches, last_finite=logged, step=step)
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
         values["images_per_second"] = run.data.batch_size / per_step
         values["seconds_per_step"] = per_step
         values["seconds"] = time.monotonic() - started
-        if skips_damaged:
-          said, damage = damage.row()
-          values |= said
         if writer is not None:
           writer.write(step, values)
         clock.write()
@@ -247,4 +227,4 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         tick = time.monotonic()
     with clock.on("checkpoint"):
       checkpoints.wait()
-  return _leave(workdir, step, total, damage, run.data)
+  return _leave(workdir, step, total)

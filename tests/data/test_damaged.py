@@ -1,6 +1,6 @@
 """Images that can't be read: told by name, or replaced and counted."""
 
-import pickle
+import itertools
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from jssl import mesh as mesh_lib
 from jssl.config import build
 from jssl.data import array_record, pipeline, prepare
 from jssl.data.open import open_source
-from jssl.data.source import WHOLE
 
 ROWS = 35
 
@@ -65,12 +64,26 @@ def test_the_next_that_can_be_read_stands_in(
   taken = [replacement.get(row, row) for row in range(ROWS)]
   np.testing.assert_array_equal(batch["image"], whole[1]["image"][taken])
   np.testing.assert_array_equal(batch["label"], whole[1]["label"][taken])
-  assert batch["damaged"].dtype == np.int32
-  assert [row for row in batch["damaged"] if row != WHOLE] == damaged
   # Whatever else is fetched with it.
   alone = source.fetch(np.array(damaged))
   np.testing.assert_array_equal(alone["image"], batch["image"][damaged])
-  np.testing.assert_array_equal(alone["damaged"], damaged)
+
+
+def test_replacements_are_counted_in_the_log(broken, monkeypatch):
+  monkeypatch.setattr(array_record, "_replacements", itertools.count(1))
+  lines = []
+  monkeypatch.setattr(
+    array_record.logging,
+    "log_every_n_seconds",
+    lambda level, line, seconds, *values: lines.append(line % values),
+  )
+  source = opened(broken(6, 8), skip_damaged=True)
+  source.fetch(np.arange(10))
+  assert lines == [
+    f"Replaced {n} damaged images so far (data.skip_damaged); the last is "
+    f"image {row} of photos, split train."
+    for n, row in ((1, 6), (2, 8))
+  ]
 
 
 def test_a_record_whose_image_is_cut_off(whole, monkeypatch):
@@ -86,14 +99,12 @@ def test_a_record_whose_image_is_cut_off(whole, monkeypatch):
 
   monkeypatch.setattr(type(source.records), "__getitems__", cut)
   batch = source.fetch(np.array([1, 2]))
-  np.testing.assert_array_equal(batch["damaged"], [-1, 2])
   np.testing.assert_array_equal(batch["image"][1], whole[1]["image"][3])
 
 
-def test_nothing_is_flagged_where_nothing_is_skipped(whole):
-  assert "damaged" not in whole[1]
+def test_nothing_is_replaced_in_a_whole_set(whole):
   batch = opened(whole[0], skip_damaged=True).fetch(np.arange(ROWS))
-  assert (batch["damaged"] == WHOLE).all()
+  assert batch.keys() == {"image", "label"}
   np.testing.assert_array_equal(batch["image"], whole[1]["image"])
 
 
@@ -140,11 +151,7 @@ def test_in_memory(broken, whole):
     open_source("photos", **options)
   source = open_source("photos", skip_damaged=True, **options)
   batch = source.fetch(np.array([5, 6]))
-  np.testing.assert_array_equal(batch["damaged"], [-1, 6])
   np.testing.assert_array_equal(batch["image"], whole[1]["image"][[5, 7]])
-  assert pickle.loads(pickle.dumps(source)).damaged is not None
-  plain = open_source("photos", **{**options, "data_dir": whole[0]})
-  assert plain.damaged is None
 
 
 def batches_of(source, number=6, **options):
@@ -174,12 +181,10 @@ def test_the_other_rows_of_batches_are_those_of_a_whole_set(
     batches_of(opened(whole[0])),
     strict=True,
   ):
-    good = batch["damaged"] == WHOLE
-    np.testing.assert_array_equal(batch["image"][good], expected["image"][good])
+    good = (batch["image"] == expected["image"]).all((1, 2, 3))
     np.testing.assert_array_equal(batch["label"][good], expected["label"][good])
     for image in batch["image"][~good]:
       np.testing.assert_array_equal(image, whole[1]["image"][7])
-    assert set(batch["damaged"][~good]) <= {6}
     found += (~good).sum()
   assert found == 3  # Once an epoch of two batches.
 
@@ -262,6 +267,6 @@ def test_only_what_is_trained_on_is_replaced(broken):
     }
   )
   rows = np.array([6])
-  assert build.source(config, "train").fetch(rows)["damaged"].tolist() == [6]
+  build.source(config, "train").fetch(rows)
   with pytest.raises(ValueError, match="image 6 of photos, split train"):
     build.source(config, "train[:90%]").fetch(rows)

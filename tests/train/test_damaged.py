@@ -1,9 +1,8 @@
-"""Runs on a set with damaged images: told, or replaced and counted."""
+"""Runs on a set with damaged images: refused, or replaced and logged."""
 
 import re
 import time
 
-import numpy as np
 import pytest
 from data.damage import break_record, prepare_set
 from processes import ends
@@ -40,12 +39,7 @@ DAMAGED = [
     for start in (4, 8, 12)
   )
 ][:2]
-COUNTS = [int(np.isin(rows_of_step(s), DAMAGED).sum()) for s in range(STEPS)]
-TOLD = (
-  f"{sum(COUNTS)} times an image could not be read and the next was taken "
-  f"(data.skip_damaged): photos, split train, rows "
-  f"{', '.join(map(str, DAMAGED))}\n"
-)
+LOGGED = r"Replaced \d+ damaged images so far .*of photos, split train"
 
 
 @pytest.fixture(scope="module")
@@ -68,46 +62,37 @@ def options(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def skipping(options, tmp_path_factory):
-  """Workdir of a run with the key, and what it said."""
+  """Workdir of a run that replaces damaged images, and its log."""
   workdir = tmp_path_factory.mktemp("skipping")
   done = run(workdir, **options)
   assert done.returncode == 0, done.stderr
-  return workdir, done.stdout
+  return workdir, done.stderr
 
 
-def counted(workdir):
-  return [row["damaged_images"] for row in rows(workdir)]
-
-
-def test_they_are_counted_and_told(skipping):
+def test_replacements_are_logged(skipping):
   assert len(DAMAGED) == 2
-  workdir, said = skipping
-  per_row = [sum(COUNTS[start : start + 5]) for start in range(0, STEPS, 5)]
-  assert counted(workdir) == per_row
-  assert said.endswith(TOLD)
+  assert re.search(LOGGED, skipping[1])
 
 
 @pytest.mark.slow
-def test_workers_count_the_same(options, skipping, tmp_path):
+def test_workers_log_their_replacements(options, skipping, tmp_path):
   done = run(tmp_path, **{**options, "data.workers": 2})
   assert done.returncode == 0, done.stderr
-  assert done.stdout.endswith(TOLD)
-  assert counted(tmp_path) == counted(skipping[0])
+  assert re.search(LOGGED, done.stderr)
   losses = [[row["loss"] for row in rows(w)] for w in (tmp_path, skipping[0])]
   assert losses[0] == losses[1]
 
 
 @pytest.mark.slow
-def test_in_memory_they_are_counted_too(options, skipping, tmp_path):
+def test_in_memory_trains_the_same(options, skipping, tmp_path):
   done = run(tmp_path, **{**options, "data.in_memory": True})
   assert done.returncode == 0, done.stderr
+  assert re.search(LOGGED, done.stderr)
   assert_same(outcome(tmp_path), outcome(skipping[0]))
-  assert counted(tmp_path) == counted(skipping[0])
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_counts_the_same(options, skipping, tmp_path):
-  """A row that straddles a checkpoint has the images of all its steps."""
+def test_killed_and_resumed_sees_the_same_images(options, skipping, tmp_path):
   process = start(tmp_path, **options)
   # At step 9 the save of step 6 was waited for.
   wait_for_step(process, 10)
@@ -115,8 +100,6 @@ def test_killed_and_resumed_counts_the_same(options, skipping, tmp_path):
   process.communicate()
   done = run(tmp_path, **options)
   assert re.search(r"taken up at step [69]\n", done.stdout), done.stderr
-  assert done.stdout.endswith(TOLD)
-  assert counted(tmp_path) == counted(skipping[0])
   assert_same(outcome(tmp_path), outcome(skipping[0]))
 
 
@@ -144,20 +127,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_key(
   done = run(tmp_path, **{**options, "log.every_steps": 1})
   assert done.returncode == 0, done.stderr
   assert re.search(r"taken up at step [23]\n", done.stdout)
-  assert done.stdout.endswith(TOLD)
-  made = rows(tmp_path)
-  assert [row["step"] for row in made] == [*range(1, STEPS + 1)]
-  assert [row.get("damaged_images", 0) for row in made] == COUNTS
-
-
-@pytest.mark.slow
-def test_two_processes_count_as_one(options, skipping, tmp_path):
-  arguments = [*command(tmp_path, **options)[1:], "--distributed"]
-  status, said = ends(start_processes(2, arguments))
-  assert status == [0, 0], "\n".join(said)
-  assert TOLD in said[0]
-  assert TOLD not in said[1]
-  assert counted(tmp_path) == counted(skipping[0])
+  assert re.search(LOGGED, done.stderr)
+  assert [row["step"] for row in rows(tmp_path)] == [*range(1, STEPS + 1)]
 
 
 @pytest.mark.parametrize(
