@@ -119,8 +119,8 @@ def main(argv: list[str]) -> None:
   from jssl.train.loop import train
 
   logging.set_verbosity(logging.WARNING)
-  compilation.keep()
-  compilation.in_one_order()
+  compilation.use_cache()
+  compilation.order_cpu_collectives()
   config = _CONFIG.value
   n, rounds = _STEPS.value, _ROUNDS.value
   interval, logged = config.checkpoint.every_steps, config.log.every_steps

@@ -2,8 +2,8 @@
 
 from jssl.checkpoint.checkpointer import (
   Checkpoints,
+  DataIterator,
   NotSavedError,
-  Positioned,
   best_step,
   pin_best,
   restore,
@@ -15,8 +15,8 @@ from jssl.checkpoint.manifest import CheckpointError
 __all__ = [
   "CheckpointError",
   "Checkpoints",
+  "DataIterator",
   "NotSavedError",
-  "Positioned",
   "best_step",
   "pin_best",
   "restore",

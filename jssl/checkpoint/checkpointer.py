@@ -1,8 +1,8 @@
-"""Checkpoints: the only importer of Orbax.
+"""Saves and restores the checkpoints of a run; the only importer of Orbax.
 
-A checkpoint is `workdir/checkpoints/<step>`: named pytrees, the position in the
-data and the timers, written together in the background. A checkpoint without
-its manifest (`jssl.checkpoint.manifest`) was not finished and does not count.
+A checkpoint is a folder `workdir/checkpoints/STEP` with named pytrees and the
+position in the data, written together in the background. Without its manifest
+(see `jssl.checkpoint.manifest`) it is unfinished and ignored.
 """
 
 import concurrent.futures
@@ -11,8 +11,7 @@ import json
 import os
 import pathlib
 import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -21,15 +20,12 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from jssl.checkpoint import manifest
-from jssl.checkpoint.manifest import CheckpointError, write_json
+from jssl.checkpoint.manifest import CheckpointError
 from jssl.runtime import distributed, files
 from jssl.typing import PyTree, Variables
 
 _BACKBONE = "backbone"
 _POSITION = "position.json"
-_STRAGGLERS_SECONDS = 5.0
-# For which a process that meets an error waits for the save under way.
-_LAST_SAVE_SECONDS = 30.0
 
 policies = ocp.training.preservation_policies
 
@@ -48,45 +44,43 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
-  """Makes `step` the best checkpoint if no pinned one has a higher score.
+  """Pins a checkpoint as the best one if no pinned one has a higher score.
 
-  The best checkpoint outlives the keep policy of the training that goes on.
+  A run in progress keeps the pinned checkpoint, whatever its keep policy.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint.
-    score: higher is better; never of the test set.
+    workdir: workdir of the run.
+    step: step of the checkpoint.
+    score: validation score; higher is better.
   """
   path = pathlib.Path(workdir) / "best.json"
   best = best_step(workdir)
   if best is None or score > json.loads(path.read_text())["score"]:
-    write_json(path, {"step": step, "score": score})
+    files.write_json(path, {"step": step, "score": score})
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:
-  """Returns the step pinned as best, None where nothing was pinned."""
+  """Returns the step of the pinned checkpoint, or None."""
   path = pathlib.Path(workdir) / "best.json"
   return json.loads(path.read_text())["step"] if path.exists() else None
 
 
 class NotSavedError(CheckpointError):
-  """A checkpoint could not be saved; another time it might."""
+  """A checkpoint could not be saved; a later attempt may succeed."""
 
 
-class Positioned(Protocol):
-  """An iterator whose position can be kept, the same on every process."""
+class DataIterator(Protocol):
+  """An iterator whose position can be saved; the same on every process."""
 
   def get_state(self) -> Any:
-    """Returns the position, as JSON takes it."""
-    ...
+    """Returns the position as JSON."""
 
   def set_state(self, state: Any) -> None:
-    """Goes to a position."""
-    ...
+    """Moves to a position that `get_state` returned."""
 
 
 class _KeepBest:
-  """Keeps the checkpoint that somebody pinned, see `pin_best`."""
+  """Orbax policy: keeps the checkpoint of `pin_best`."""
 
   def __init__(self, workdir: pathlib.Path):
     self._workdir = workdir
@@ -97,8 +91,8 @@ class _KeepBest:
     return [checkpoint.step == best for checkpoint in checkpoints]
 
 
-def _placed(leaf: Any) -> Any:
-  """Returns a shaped array with a sharding: its own, or the first device's."""
+def _with_sharding(leaf: Any) -> Any:
+  """Places a shaped array without a sharding on the first local device."""
   if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
@@ -107,44 +101,39 @@ def _placed(leaf: Any) -> Any:
 
 def _load(
   directory: pathlib.Path, items: Mapping[str, PyTree]
-) -> dict[str, Any]:
-  wanted = {name: jax.tree.map(_placed, item) for name, item in items.items()}
+) -> dict[str, PyTree]:
+  items = {name: jax.tree.map(_with_sharding, x) for name, x in items.items()}
   try:
-    return ocp.load_checkpointables(directory, wanted)
-  except Exception as error:  # Orbax raises what its back ends raise.
-    raise CheckpointError(f"{directory} can't be read: {error}") from error
+    return ocp.load_checkpointables(directory, items)
+  except Exception as error:  # Orbax passes on any error of its back ends.
+    raise CheckpointError(f"could not read {directory}: {error}") from error
 
 
 def restore(
   workdir: str | os.PathLike,
   step: int,
   items: Mapping[str, PyTree],
-  data: Positioned | None = None,
+  data: DataIterator | None = None,
+  *,
+  check_files: bool = True,
 ) -> dict[str, PyTree]:
-  """Returns the named pytrees of one checkpoint.
+  """Restores named pytrees of one checkpoint.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint.
-    items: trees of `jax.ShapeDtypeStruct` by name; their shardings say where
-      the arrays go, whatever mesh they were saved from, and without one they
-      go to the first device.
-    data: an iterator that is set to where the saved one was.
+    workdir: workdir of the run.
+    step: step of the checkpoint.
+    items: trees of `jax.ShapeDtypeStruct` by name. Arrays are restored with
+      these shardings, whatever mesh they were saved from; without a sharding,
+      on the first device.
+    data: iterator to move to the saved position.
+    check_files: True if the files are compared with the manifest.
 
   Raises:
-    CheckpointError: files are damaged, or hold other arrays than `items`.
+    CheckpointError: if files are damaged, or do not match `items`.
   """
   directory = _root(workdir) / str(step)
-  manifest.check_files(directory)
-  return _restore(directory, items, data)
-
-
-def _restore(
-  directory: pathlib.Path,
-  items: Mapping[str, PyTree],
-  data: Positioned | None,
-) -> dict[str, PyTree]:
-  """Does so with files that were checked."""
+  if check_files:
+    manifest.check_files(directory)
   manifest.check_leaves(directory, items)
   restored = _load(directory, items)
   if data is not None:
@@ -152,36 +141,11 @@ def _restore(
   return restored
 
 
-def _remove(list_paths: Callable[[], Iterable[pathlib.Path]]) -> None:
-  """Removes folders to which something may still be written for a moment.
-
-  Where one file of a save fails Orbax doesn't wait for the others: they come
-  into a folder that is being removed, or make it anew.
-  """
-  deadline = time.monotonic() + _STRAGGLERS_SECONDS
-  quiet = 0
-  while quiet < 3 and time.monotonic() < deadline:
-    there = [path for path in list_paths() if path.exists()]
-    quiet = 0 if there else quiet + 1
-    for path in there:
-      shutil.rmtree(path, ignore_errors=True)
-    time.sleep(0.05)
-
-
-def _damage(directory: pathlib.Path) -> str:
-  """Returns what is wrong with the files of a checkpoint, "" if nothing is."""
-  try:
-    manifest.check_files(directory)
-  except CheckpointError as error:
-    return str(error)
-  return ""
-
-
 def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
-  """Returns the backbone's variables alone, on the default device.
+  """Restores the variables of the backbone alone, on the first device.
 
   Raises:
-    CheckpointError: the checkpoint is damaged.
+    CheckpointError: if the checkpoint is damaged.
   """
   directory = _root(workdir) / str(step)
   manifest.check_files(directory)
@@ -197,7 +161,7 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
 
 
 class Checkpoints:
-  """The checkpoints of one run, for the process that trains.
+  """Saves the checkpoints of a training run and restores the latest.
 
   All processes of a run must make the same calls.
   """
@@ -209,205 +173,170 @@ class Checkpoints:
     keep_last: int,
     keep_every_steps: int | None,
   ):
-    """Opens `workdir/checkpoints`.
+    """Opens `workdir/checkpoints`; the pinned checkpoint is always kept.
 
     Args:
-      workdir: of the run.
-      keep_last: so many of the newest checkpoints are kept,
-      keep_every_steps: and those at multiples of this, and the pinned one.
+      workdir: workdir of the run.
+      keep_last: number of newest checkpoints to keep.
+      keep_every_steps: also keep checkpoints at multiples of this.
     """
     self._workdir = pathlib.Path(workdir).absolute()
+    self._root = _root(workdir)
     keep = [policies.LatestN(keep_last), _KeepBest(self._workdir)]
     if keep_every_steps:
       keep.append(policies.EveryNSteps(keep_every_steps))
     self._policy = policies.AnyPreservationPolicy(keep)
-    self._orbax = self._open()
+    self._orbax = self._open(cleanup_tmp_directories=True)
     self._executor = concurrent.futures.ThreadPoolExecutor(1)
-    self._saving: tuple[int, concurrent.futures.Future] | None = None
+    self._pending: tuple[int, concurrent.futures.Future] | None = None
 
-  def _open(self) -> ocp.training.Checkpointer:
+  def _open(self, **options: bool) -> ocp.training.Checkpointer:
     return ocp.training.Checkpointer(
-      _root(self._workdir),
-      preservation_policy=self._policy,
-      cleanup_tmp_directories=True,
+      self._root, preservation_policy=self._policy, **options
     )
 
   def save(
-    self, step: int, items: Mapping[str, PyTree], data: Positioned
+    self, step: int, items: Mapping[str, PyTree], data: DataIterator
   ) -> None:
-    """Starts to save; the arrays may be donated once it returns.
+    """Starts to save in the background, after the previous save has ended.
 
     Args:
-      step: steps done.
-      items: pytrees of arrays by name, "backbone" among them.
-      data: the iterator; its position is saved.
+      step: number of steps done.
+      items: trees of arrays by name, "backbone" among them; they may be
+        donated once `save` returns.
+      data: iterator whose position is saved.
 
     Raises:
-      NotSavedError: it could not start. The checkpoints before it stay.
+      NotSavedError: if the save could not start.
     """
     try:
       self.wait()
-    except CheckpointError as failure:
-      logging.error("%s; trying again at step %d", failure, step)
-    size = files.size(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+    except NotSavedError as failure:
+      logging.error("%s. Retrying at step %d.", failure, step)
+    size = files.format_bytes(sum(x.nbytes for x in jax.tree.leaves(items)))
+    failed = f"could not save checkpoint at step {step} ({size})"
     response: Any = None
     error = ""
     try:
       response = self._orbax.save_checkpointables_async(
         step, dict(items), force=True
       )
-    except Exception as failure:  # Orbax raises what its back ends raise.
-      error = f"step {step} ({size}) can't be saved: {failure}"
-    self._agree(step, error)
+    except Exception as failure:  # Orbax passes on any error of its back ends.
+      error = f"{failed}: {failure}"
+    self._raise_on_all(step, error)
     leaves, position = manifest.describe(items), data.get_state()
 
     def finish() -> str:
+      """Returns the error, or an empty string."""
       try:
         response.result()
         if distributed.is_first():
-          directory = _root(self._workdir) / str(step)
-          # Not by Orbax: that would be a file for each process, and none for
-          # those of a run that is taken up by more.
-          write_json(directory / _POSITION, position)
-          manifest.write(directory, leaves)
+          # Orbax would write one position per process, which more or fewer
+          # processes could not resume from.
+          files.write_json(self._root / str(step) / _POSITION, position)
+          manifest.write(self._root / str(step), leaves)
       except Exception as failure:
-        return (
-          f"step {step} ({size}) wasn't saved, the checkpoints before it are "
-          f"kept: {failure}"
-        )
+        return f"{failed}: {failure}"
       return ""
 
-    self._saving = step, self._executor.submit(finish)
+    self._pending = step, self._executor.submit(finish)
 
   def wait(self) -> None:
-    """Waits for the save under way.
+    """Waits for the save in progress.
 
     Raises:
-      NotSavedError: it failed.
+      NotSavedError: if it failed; older checkpoints are kept.
     """
-    saving, self._saving = self._saving, None
-    if saving is None:
-      return
-    step, future = saving
-    self._agree(step, future.result())
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      step, future = pending
+      self._raise_on_all(step, future.result())
 
-  def _agree(self, step: int, error: str) -> None:
-    """Raises NotSavedError on all processes where one has an error.
-
-    What a failed save has left, in the directory and in Orbax, is removed.
-    """
-    errors = [own for own in distributed.all_gather_text(error) if own]
+  def _raise_on_all(self, step: int, error: str) -> None:
+    """Raises NotSavedError on all processes if any of them has an error."""
+    errors = [text for text in distributed.all_gather_text(error) if text]
     if not errors:
       return
-    # Orbax would raise the same error again from whatever it does next.
+    # Orbax would raise the same error again from its next call.
     with contextlib.suppress(Exception):
       self._orbax.close()
-    # Half a checkpoint takes space, and a place in the keep policy.
+    # A failed checkpoint takes space and counts in the keep policy. Files that
+    # Orbax may still be writing are removed at the next start.
     if distributed.is_first():
-      root = _root(self._workdir)
-      _remove(lambda: [root / str(step), *root.glob(f"{step}.*")])
+      for path in (self._root / str(step), *self._root.glob(f"{step}.*")):
+        shutil.rmtree(path, ignore_errors=True)
     distributed.barrier(f"removed {step}")
     self._orbax = self._open()
     raise NotSavedError(errors[0])
 
   def restore_latest(
-    self,
-    items: Mapping[str, PyTree],
-    data: Positioned,
-    tell: Callable[[str], None] = logging.warning,
+    self, items: Mapping[str, PyTree], data: DataIterator
   ) -> tuple[int, dict[str, PyTree]] | None:
-    """Restores the newest checkpoint that is whole.
+    """Restores the newest intact checkpoint.
 
-    Newer ones, damaged or unfinished, are told and set aside in
-    `workdir/damaged`.
+    Newer ones, damaged or unfinished, are moved to `workdir/damaged`.
 
     Args:
       items: see `restore`.
       data: see `restore`.
-      tell: is called with a line for each checkpoint passed over.
 
     Returns:
-      Its step and its trees; None where there is no checkpoint.
+      The step and the trees, or None if there is no checkpoint.
 
     Raises:
-      CheckpointError: some were finished but none is whole, or the newest
-        whole one holds other arrays than `items`.
+      CheckpointError: if all finished checkpoints are damaged, or the newest
+        intact one does not match `items`.
     """
-    # Looked at by one process, for all: no two see a disk alike.
-    found, passed_over, finished = distributed.broadcast_from_first(
-      self._newest_whole() if distributed.is_first() else (None, {}, 0)
+    # Process 0 decides: on a network file system hosts see different files.
+    step = distributed.broadcast_from_first(
+      self._find_latest() if distributed.is_first() else None
     )
-    for error in passed_over.values():
-      tell(f"{error}; passed over")
-    # Unfinished ones are no loss; what was finished is not given up unasked.
-    if found is None and finished:
-      raise CheckpointError(
-        f"{self._workdir}: no checkpoint is whole; delete "
-        f"{_root(self._workdir)} to start anew, or choose another --workdir"
-      )
-    for name in passed_over:
-      self._set_aside(_root(self._workdir) / name)
-    if found is None:
-      return None
-    directory = _root(self._workdir) / str(found)
-    return found, _restore(directory, items, data)
-
-  def _newest_whole(self) -> tuple[int | None, dict[str, str], int]:
-    """Returns its step; by name what is wrong with newer ones; finished ones.
-
-    Plain JSON.
-    """
-    wrong: dict[str, str] = {}
-    for checkpoint in reversed(self._orbax.checkpoints):
-      directory = _root(self._workdir) / str(checkpoint.step)
-      error = _damage(directory)
-      if not error:
-        return checkpoint.step, wrong, len(steps(self._workdir))
-      wrong[directory.name] = error
-    return None, wrong, len(steps(self._workdir))
-
-  def _set_aside(self, directory: pathlib.Path) -> None:
-    aside = self._workdir / "damaged" / directory.name
-    distributed.barrier(f"checked {directory.name}")
-    if distributed.is_first():
-      shutil.rmtree(aside, ignore_errors=True)
-      aside.parent.mkdir(exist_ok=True)
-      directory.rename(aside)
-    distributed.barrier(f"set aside {directory.name}")
     self._orbax.reload()
+    if step is None:
+      return None
+    return step, restore(self._workdir, step, items, data, check_files=False)
+
+  def _find_latest(self) -> int | None:
+    """Returns the newest intact step, and moves newer folders to `damaged`."""
+    latest, damaged = None, []
+    folders = [path for path in self._root.iterdir() if path.name.isdigit()]
+    for folder in sorted(folders, key=lambda path: -int(path.name)):
+      try:
+        manifest.check_files(folder)
+        latest = int(folder.name)
+        break
+      except CheckpointError as error:
+        logging.warning("Skipped a damaged checkpoint: %s.", error)
+        damaged.append(folder)
+    # Unfinished checkpoints are no loss, but only users give up finished ones.
+    if latest is None and steps(self._workdir):
+      raise CheckpointError(
+        f"{self._workdir}: all checkpoints are damaged; delete {self._root} to "
+        "start over, or choose another --workdir"
+      )
+    for folder in damaged:
+      target = self._workdir / "damaged" / folder.name
+      shutil.rmtree(target, ignore_errors=True)
+      target.parent.mkdir(exist_ok=True)
+      folder.rename(target)
+    return latest
 
   def __enter__(self) -> "Checkpoints":
     return self
 
   def __exit__(self, kind: Any, *_: Any) -> None:
-    """Waits for the save under way and frees what Orbax holds."""
+    """Waits for the save in progress and closes Orbax."""
     if kind is not None and jax.process_count() > 1:
+      # After an error on this process alone the others would not join `wait`.
       self._executor.shutdown(wait=False)
-      self._see_finished()
       return
     try:
       self.wait()
-    except CheckpointError as error:
-      # What has ended the run says more.
+    except NotSavedError as error:
+      # An exception that is already on its way is more important.
       if kind is None:
         raise
       logging.error("%s", error)
     finally:
       self._executor.shutdown()
       self._orbax.close()
-
-  def _see_finished(self) -> None:
-    """Waits for the save under way a while, without asking the others.
-
-    With an error that this process alone has met: they wait elsewhere. Their
-    part of the save goes on in the background, until they are told.
-    """
-    if self._saving is None:
-      return
-    step, future = self._saving
-    finished = _root(self._workdir) / str(step) / manifest.NAME
-    deadline = time.monotonic() + _LAST_SAVE_SECONDS
-    while not finished.exists() and time.monotonic() < deadline:
-      if future.done() and future.result():
-        return
-      time.sleep(0.1)

@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself, so that damage to it is seen.
+"""The manifest of a checkpoint, which detects damaged and unfinished ones.
 
-Orbax restores a flipped byte without a word. A manifest has the SHA-256 of
-every file, and name, dtype and shape of every leaf. It is written last: a
-checkpoint that has one was finished.
+Orbax restores a flipped byte without an error. A manifest lists the SHA-256 of
+every file and the name, dtype and shape of every leaf. It is written last, so a
+checkpoint without a manifest is unfinished.
 """
 
 import hashlib
@@ -20,22 +20,18 @@ from jssl.typing import PyTree
 NAME = "manifest.json"
 
 Leaves = dict[str, list]
+"""`{path name: [dtype, shape]}`."""
 
 
 class CheckpointError(RuntimeError):
-  """A checkpoint can't be read, or can't be used here."""
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file that is there whole or not at all."""
-  files.replace(path, json.dumps(value, indent=1, sort_keys=True))
+  """A checkpoint is missing, damaged, or does not fit the config."""
 
 
 def _digests(directory: pathlib.Path) -> dict[str, str]:
   """Returns the SHA-256 of every file below a directory, by relative path."""
   digests = {}
   for path in sorted(directory.rglob("*")):
-    if path.is_file() and path.name not in (NAME, NAME + ".tmp"):
+    if path.is_file() and path.name != NAME:
       with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
       digests[path.relative_to(directory).as_posix()] = digest
@@ -43,7 +39,7 @@ def _digests(directory: pathlib.Path) -> dict[str, str]:
 
 
 def describe(items: PyTree) -> Leaves:
-  """Returns `{path name: [dtype, shape]}`."""
+  """Returns the dtypes and shapes of a tree of arrays."""
   return {
     tree.path_name(path): [str(leaf.dtype), list(leaf.shape)]
     for path, leaf in jax.tree_util.tree_leaves_with_path(items)
@@ -55,17 +51,23 @@ def _read(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def leaves(directory: pathlib.Path) -> Leaves:
-  """Returns what a checkpoint holds: `{path name: [dtype, shape]}`."""
+  """Returns the dtypes and shapes of a checkpoint's leaves."""
   return _read(directory)["leaves"]
 
 
 def write(directory: pathlib.Path, leaves: Leaves) -> None:
-  """Finishes a checkpoint whose files are all there."""
-  write_json(directory / NAME, {"leaves": leaves, "files": _digests(directory)})
+  """Finishes a checkpoint; its other files must be complete."""
+  files.write_json(
+    directory / NAME, {"leaves": leaves, "files": _digests(directory)}
+  )
 
 
 def check_files(directory: pathlib.Path) -> None:
-  """Raises CheckpointError naming the files that aren't as they were saved."""
+  """Checks the files of a checkpoint against its manifest.
+
+  Raises:
+    CheckpointError: if there is no manifest, or files have changed.
+  """
   try:
     expected = _read(directory)["files"]
   except (OSError, ValueError, KeyError) as error:
@@ -74,31 +76,36 @@ def check_files(directory: pathlib.Path) -> None:
   damaged = [n for n, digest in expected.items() if found.get(n) != digest]
   if damaged:
     raise CheckpointError(
-      f"{directory}: {len(damaged)} of {len(expected)} files differ from what "
-      f"was saved, {damaged[0]} the first"
+      f"{directory}: {len(damaged)} of {len(expected)} files are damaged or "
+      f"missing, such as {damaged[0]}"
     )
 
 
 def check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
-  """Raises CheckpointError naming the leaves that differ from `items`."""
+  """Checks that a checkpoint holds exactly the leaves of `items`.
+
+  Raises:
+    CheckpointError: names the leaves that differ.
+  """
   saved = leaves(directory)
-  wanted = describe(items)
-  lines = [f"missing there: {n} {wanted[n]}" for n in wanted.keys() - saved]
-  lines += [
-    f"saved {saved[n]}, wanted {wanted[n]}: {n}"
-    for n in wanted.keys() & saved
-    if saved[n] != wanted[n]
+  expected = describe(items)
+  lines = [
+    f"not in checkpoint: {n} {expected[n]}" for n in expected.keys() - saved
   ]
-  names = tuple(f"{name}/" for name in items)
   lines += [
-    f"not wanted here: {n} {saved[n]}"
-    for n in saved.keys() - wanted.keys()
-    if n.startswith(names)
+    f"saved {saved[n]}, expected {expected[n]}: {n}"
+    for n in expected.keys() & saved
+    if saved[n] != expected[n]
+  ]
+  prefixes = tuple(f"{name}/" for name in items)
+  lines += [
+    f"only in checkpoint: {n} {saved[n]}"
+    for n in saved.keys() - expected.keys()
+    if n.startswith(prefixes)
   ]
   if lines:
     shown = "\n  ".join(sorted(lines)[:8])
     raise CheckpointError(
-      f"{directory} holds other arrays than this config makes "
-      f"({len(lines)} differ; is it the same model, objective and optim?):"
-      f"\n  {shown}"
+      f"{directory} does not match this config in {len(lines)} arrays; use the "
+      f"model, objective, head and optim of its run:\n  {shown}"
     )

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
   from jssl.runtime.workdir import check_workdir
 
   logging.set_verbosity(logging.WARNING)
-  compilation.keep()
+  compilation.use_cache()
 
   def work() -> None:
     check_workdir(_WORKDIR.value)
@@ -76,7 +76,9 @@ def main(argv: list[str]) -> int:
     )
 
   def advice(error: Exception) -> str:
-    return files.room(_WORKDIR.value) if files.passes(error) else ""
+    if files.is_retryable(error):
+      return files.disk_space_advice(_WORKDIR.value)
+    return ""
 
   return exit_codes.run_with_exit_code(
     work, (ValueError, TypeError, OSError, CheckpointError), advice=advice

@@ -66,7 +66,7 @@ class Log:
     others = [
       row for row in self.rows() if _about(row) != about or _part(row) != part
     ]
-    files.replace(
+    files.write_text(
       self._path, "".join(json.dumps(row) + "\n" for row in others + rows)
     )
 

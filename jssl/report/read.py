@@ -81,7 +81,7 @@ class Unmeasured:
 
 @dataclasses.dataclass(frozen=True)
 class Life:
-  """Where the time of one life of a run went, see `jssl.train.goodput`.
+  """Where the time of one life of a run went, see `jssl.runtime.goodput`.
 
   Attributes:
     from_step: step that it was taken up at.

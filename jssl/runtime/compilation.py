@@ -1,4 +1,4 @@
-"""How this process compiles, to be said before JAX is used."""
+"""Compilation settings of a process; call these before the first use of JAX."""
 
 import os
 import pathlib
@@ -9,26 +9,26 @@ _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
-def keep() -> None:
-  """Makes JAX keep what takes it long to compile, in a cache on this machine.
+def use_cache() -> None:
+  """Enables JAX's persistent compilation cache.
 
-  In the folder that JAX_COMPILATION_CACHE_DIR says, else in `jssl/compiled` of
-  the user's caches; set it to "" to keep nothing.
+  The folder is JAX_COMPILATION_CACHE_DIR, by default `jssl/compiled` in the
+  user's cache folder; "" disables the cache.
   """
   if _VARIABLE in os.environ:
     return
-  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  folder = pathlib.Path(home) / "jssl" / "compiled"
+  caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  folder = pathlib.Path(caches) / "jssl" / "compiled"
   jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def in_one_order() -> None:
-  """Makes several CPU devices begin their collectives in the same order.
+def order_cpu_collectives() -> None:
+  """Makes several CPU devices start their collectives in the same order.
 
-  By default XLA starts what doesn't depend on each other in any order. Where
-  threads are as few as devices each can then wait for a collective that another
-  hasn't begun, and the run aborts: seen with `head.update="implicit"` on two.
-  It is an option of the process, not of a program; XLA_FLAGS can say otherwise.
+  By default, XLA starts independent operations in any order. With as few
+  threads as devices, each thread can then wait in a different collective until
+  the run aborts; this happened with `head.update="implicit"` on two devices.
+  The option belongs to the process, not to a program; XLA_FLAGS overrides it.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   if _SCHEDULER not in flags:

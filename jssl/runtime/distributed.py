@@ -1,7 +1,7 @@
-"""The processes of a run: one for each host, all running the same program.
+"""The processes of a distributed run, and small messages between them.
 
-They are JAX's own: it connects them, and XLA's collectives carry what they say
-to each other.
+There is one process per host (on GPUs, per device), connected by JAX; messages
+are XLA collectives, so all processes must make the same calls.
 """
 
 import json
@@ -29,118 +29,111 @@ _VARIABLES = (
 
 
 def initialize() -> None:
-  """Connects this process with the others; to be called before JAX is used.
+  """Connects the processes of a run; call this before the first use of JAX.
 
-  TPU pods, SLURM and Kubernetes are recognised. Elsewhere the environment says
+  JAX recognises TPU pods, SLURM and Kubernetes. Elsewhere, set
   JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
   JAX_PROCESS_ID.
 
   Raises:
-    ValueError: the environment says some of the three and not the others, or
-      nothing, and nothing is recognised.
+    ValueError: if only some of the three are set, or none is and JAX does not
+      recognise the cluster.
   """
-  said = {name: os.environ.get(name) for name in _VARIABLES}
-  missing = [name for name, value in said.items() if not value]
-  known: dict[str, Any] = {}
+  values = {name: os.environ.get(name) for name in _VARIABLES}
+  missing = [name for name, value in values.items() if not value]
+  arguments: dict[str, Any] = {}
   if not missing:
-    address, count, index = said.values()
+    address, count, index = values.values()
     try:
-      known = {
+      arguments = {
         "coordinator_address": address,
         "num_processes": int(str(count)),
         "process_id": int(str(index)),
       }
     except ValueError as error:
       raise ValueError(
-        f"{_VARIABLES[1]}={count} and {_VARIABLES[2]}={index} must be numbers"
+        f"expected integers: {_VARIABLES[1]}={count}, {_VARIABLES[2]}={index}"
       ) from error
   elif len(missing) < len(_VARIABLES):
     raise ValueError(
-      f"--distributed: the environment has no {' and no '.join(missing)}; set "
-      f"all of {', '.join(_VARIABLES)}, or none where the cluster is recognised"
+      f"--distributed: {' and '.join(missing)} not set; set all of "
+      f"{', '.join(_VARIABLES)}, or none of them on TPU pods, SLURM and "
+      "Kubernetes"
     )
-  # Of CPU devices; others have their own.
+  # Collectives between CPU devices of several processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
     jax.distributed.initialize(
-      **known, heartbeat_timeout_seconds=exit_codes.HEARTBEAT_SECONDS
+      **arguments, heartbeat_timeout_seconds=exit_codes.HEARTBEAT_SECONDS
     )
   except (ValueError, RuntimeError) as error:
     raise ValueError(
-      f"--distributed: the processes can't be connected: {error}. Outside of a "
-      f"TPU pod, SLURM and Kubernetes set {', '.join(_VARIABLES)}"
+      f"--distributed: could not connect the processes: {error}. Outside of "
+      f"TPU pods, SLURM and Kubernetes, set {', '.join(_VARIABLES)}"
     ) from error
-  exit_codes.listen()
 
 
 def check_single_process() -> None:
-  """Raises where this is one of several processes that don't join.
+  """Checks that the environment does not describe several processes.
 
   Each of them would train in the same workdir as if it were the only one.
 
   Raises:
-    ValueError: the environment says that there are several.
+    ValueError: if JAX_NUM_PROCESSES is larger than 1.
   """
   count = os.environ.get("JAX_NUM_PROCESSES", "")
   if count not in ("", "1"):
     raise ValueError(
-      f"JAX_NUM_PROCESSES={count}: this is one of several processes; start all "
-      "of them with --distributed, or unset it to run alone"
+      f"JAX_NUM_PROCESSES={count} is set: start all processes with "
+      "--distributed, or unset it to run a single process"
     )
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes what is written once."""
+  """True on process 0, which writes the files that exist once."""
   return jax.process_index() == 0
 
 
 def log_on_first(line: str) -> None:
-  """Prints a line, once for all processes.
-
-  It may go to a file on a disk that is full, which no run should end for.
-  """
+  """Prints a line on process 0; a full disk under stdout is not an error."""
   if not is_first():
     return
   try:
     print(line, flush=True)
-  except BrokenPipeError:  # Nobody listens any more, as after `| head`.
+  except BrokenPipeError:  # The reader is gone, as after `| head`.
     raise
   except OSError as error:
-    logging.error("can't write to stdout: %s", error)
+    logging.error("Could not write to stdout: %s", error)
 
 
 @contextmanager
 def preemption_signal() -> Iterator[Callable[[int], bool]]:
-  """Turns SIGTERM into an answer, for as long as it lasts.
+  """Catches SIGTERM.
 
   Yields:
-    `(step) -> whether to stop here`, to be asked once at each step. Of several
-    processes all get the same answer, whichever was told to stop.
+    `should_stop(step)`, to be called once per step. It returns True on all
+    processes at the same step after any of them received SIGTERM.
   """
   if jax.process_count() > 1:
-    # JAX's runtime listens to the signal, and agrees on a step.
+    # JAX's runtime catches the signal, and the processes agree on a step.
     yield multihost_utils.reached_preemption_sync_point
     return
-  told = threading.Event()
-  previous = signal.signal(signal.SIGTERM, lambda *_: told.set())
+  received = threading.Event()
+  previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
   try:
-    yield lambda step: told.is_set()
+    yield lambda step: received.is_set()
   finally:
     signal.signal(signal.SIGTERM, previous)
 
 
-def barrier(what: str) -> None:
-  """Returns when every process has come here.
-
-  Args:
-    what: name of the place, the same for all.
-  """
+def barrier(name: str) -> None:
+  """Waits until every process has called it with the same `name`."""
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+    multihost_utils.sync_global_devices(name)
 
 
 def all_gather_text(text: str) -> list[str]:
-  """Returns a text of each process, by its index."""
+  """Returns the texts of all processes, by process index."""
   if jax.process_count() == 1:
     return [text]
   own = np.frombuffer(text.encode(), np.uint8)
@@ -155,13 +148,13 @@ def all_gather_text(text: str) -> list[str]:
 
 
 def broadcast_from_first(value: T) -> T:
-  """Returns what the first process has, on all of them; they come here at once.
+  """Returns the value of process 0 on all processes.
 
-  For what is decided by what lies on a disk or shows on a clock, which no two
-  processes see alike.
+  Decisions that depend on files or clocks need it: no two processes see the
+  same.
 
   Args:
-    value: plain JSON.
+    value: JSON-serialisable; ignored on other processes.
   """
   if jax.process_count() == 1:
     return value
@@ -169,36 +162,38 @@ def broadcast_from_first(value: T) -> T:
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-  """Returns the whole of an array that lies on devices of all processes."""
+  """Returns a global array, which may span processes, as one NumPy array."""
   if not (array.is_fully_addressable or array.is_fully_replicated):
     array = multihost_utils.process_allgather(array, tiled=True)
   return np.asarray(array)
 
 
-def check_same(text: str, what: str) -> None:
-  """Raises where processes have different texts, line by line.
+def check_same(text: str, name: str) -> None:
+  """Checks that all processes have the same text.
 
   Args:
-    text: of this process.
-    what: it is, for the message.
+    text: the text of this process.
+    name: plural noun for the message, such as "configs".
 
   Raises:
-    ValueError: on every process, with the lines that differ from the first's.
+    ValueError: on every process, with the lines that differ from process 0.
   """
   texts = all_gather_text(text)
   first = texts[0].splitlines()
-  differ = []
+  differences = []
   for index, other in enumerate(texts):
     lines = other.splitlines()
-    for ours, theirs in zip(first, lines, strict=False):
-      if ours != theirs:
-        differ.append(
-          f"  process 0: {ours.strip()}; process {index}: {theirs.strip()}"
-        )
+    differences += [
+      f"  process 0: {a.strip()}; process {index}: {b.strip()}"
+      for a, b in zip(first, lines, strict=False)
+      if a != b
+    ]
     if len(first) != len(lines):
-      differ.append(f"  process {index} has {len(lines)} lines of {len(first)}")
-  if differ:
+      differences.append(
+        f"  process 0 has {len(first)} lines, process {index} has {len(lines)}"
+      )
+  if differences:
     raise ValueError(
-      f"the processes have different {what}; start all of them with the same "
-      "command:\n" + "\n".join(differ[:20])
+      f"the processes have different {name}; start all of them with the same "
+      "command:\n" + "\n".join(differences[:20])
     )

@@ -1,6 +1,8 @@
-"""Where the time of a process goes, in a row of a file beside a run's others.
+"""Goodput: how much wall-clock time a process spends on which kind of work.
 
-What JAX compiles is told apart from what it is compiled for, wherever it is.
+JAX dispatches steps ahead of the device, so the times are those of the host:
+"step" includes every wait for the device, and "input" and "checkpoint" are
+upper bounds of what they cost.
 """
 
 import contextlib
@@ -20,33 +22,44 @@ from jssl.runtime import distributed, files
 T = TypeVar("T")
 
 _CACHE = "/jax/compilation_cache/cache_"
-# Tracing, lowering, and the compiler or what it has left in a cache.
+# Tracing, lowering, and compilation or a read from the persistent cache.
 _COMPILE = "/jax/core/compile/"
 
 
 class Clock:
-  """The clock of one life of a process; what is started again has several.
+  """Counts the seconds that one process spends on each kind of work.
 
-  Its file has a row for each, rewritten by `write`: when it began (seconds
-  since 1970), seconds in all, seconds by kind, `compile` for what JAX traced
-  and compiled in this thread, `other` for what is none of them, and how many
-  programs were found compiled, or not. So a life that is killed leaves a row.
+  Every start of a process has one row in a JSON-lines file. `write` rewrites
+  the row, so a process that is killed leaves one too. Its keys:
+
+    began: time of the start, in seconds since 1970.
+    seconds: in total.
+    (kind): one key for each kind of work.
+    compile: tracing and compilation in this thread, excluded from the kinds.
+    other: the remaining seconds.
+    programs_found, programs_compiled: hits and misses of JAX's persistent
+      compilation cache.
+    (value): values of the constructor, updated by `record`.
   """
 
-  def __init__(self, path: str | os.PathLike, kinds: Iterable[str]):
+  def __init__(
+    self, path: str | os.PathLike, kinds: Iterable[str], **values: Any
+  ):
     """Starts the clock.
 
     Args:
-      path: of the file.
-      kinds: of time, see `on`.
+      path: of the JSON-lines file.
+      kinds: names of the kinds of work, see `on`.
+      **values: initial values of further keys of the row.
     """
     self._started, self._began = time.monotonic(), time.time()
     self._path = pathlib.Path(path)
     self._seconds = dict.fromkeys(kinds, 0.0) | {"compile": 0.0}
+    self._values = values
     self._programs = {"hits": 0, "misses": 0}
     self._compiled: list[tuple[float, float]] = []
     self._thread = threading.get_ident()
-    self._before: list[str] | None = None
+    self._earlier_rows: list[str] | None = None
 
   def _count(self, event: str, **_: Any) -> None:
     kind = event.removeprefix(_CACHE)
@@ -57,8 +70,9 @@ class Clock:
     if not event.startswith(_COMPILE) or threading.get_ident() != self._thread:
       return
     end = time.monotonic()
-    # A program may be traced while another is: the outer has the inner in it.
     begin = end - duration_secs
+    # Programs are traced inside of others: the outer interval replaces the
+    # intervals that it contains.
     while self._compiled and self._compiled[-1][1] > begin:
       begin = min(begin, self._compiled[-1][0])
       inner_begin, inner_end = self._compiled.pop()
@@ -68,7 +82,7 @@ class Clock:
 
   @contextlib.contextmanager
   def running(self) -> Iterator[None]:
-    """Hears what is compiled, and writes the last row, however it ends."""
+    """Counts compilation inside, and writes the row at the end."""
     try:
       with self.listening():
         yield
@@ -77,7 +91,7 @@ class Clock:
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
-    """Hears what is compiled, for as long as it lasts."""
+    """Counts compilation inside."""
     jax.monitoring.register_event_listener(self._count)
     jax.monitoring.register_event_duration_secs_listener(self._count_seconds)
     try:
@@ -88,7 +102,7 @@ class Clock:
 
   @contextlib.contextmanager
   def on(self, kind: str) -> Iterator[None]:
-    """Counts what happens inside, less what is compiled there."""
+    """Adds the time inside, without compilation, to `kind`."""
     started, compiled = time.monotonic(), self._seconds["compile"]
     try:
       yield
@@ -96,23 +110,27 @@ class Clock:
       inside = self._seconds["compile"] - compiled
       self._seconds[kind] += time.monotonic() - started - inside
 
-  def each(self, kind: str, things: Iterable[T]) -> Iterator[T]:
-    """Yields them, and counts what it takes to come by each."""
-    iterator = iter(things)
+  def each(self, kind: str, items: Iterable[T]) -> Iterator[T]:
+    """Yields `items`; the time to produce each one is added to `kind`."""
+    iterator = iter(items)
     while True:
       with self.on(kind):
         try:
-          thing = next(iterator)
+          item = next(iterator)
         except StopIteration:
           return
-      yield thing
+      yield item
+
+  def record(self, **values: Any) -> None:
+    """Updates further keys of the row."""
+    self._values.update(values)
 
   def seconds(self) -> float:
-    """Returns those since it was started."""
+    """Returns the seconds since the start."""
     return time.monotonic() - self._started
 
   def row(self) -> dict[str, Any]:
-    """Returns what is known now."""
+    """Returns the row as of now."""
     total = self.seconds()
     return {
       "began": self._began,
@@ -121,27 +139,23 @@ class Clock:
       "other": total - sum(self._seconds.values()),
       "programs_found": self._programs["hits"],
       "programs_compiled": self._programs["misses"],
+      **self._values,
     }
 
-  def _write(self) -> None:
+  def write(self) -> None:
+    """Writes the row, on the first process; logs a failure and returns."""
     if not distributed.is_first():
       return
-    if self._before is None:
-      there = self._path.exists()
-      self._before = self._path.read_text().splitlines() if there else []
-    lines = [*self._before, json.dumps(self.row())]
-    files.replace(self._path, "".join(f"{line}\n" for line in lines))
-
-  def write(self) -> None:
-    """Writes the row of this life beside those of earlier ones.
-
-    Where that fails it is told, and the next has all that this one had.
-    """
     try:
-      self._write()
+      if self._earlier_rows is None:
+        exists = self._path.exists()
+        text = self._path.read_text() if exists else ""
+        self._earlier_rows = text.splitlines()
+      lines = [*self._earlier_rows, json.dumps(self.row())]
+      files.write_text(self._path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
       logging.error(
-        "%s: %s; it is tried again with the next row",
+        "Could not write %s: %s. The next write will include this row.",
         self._path,
         error.strerror,
       )

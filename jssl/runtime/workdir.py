@@ -145,4 +145,4 @@ def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
         "--workdir or take back the difference:\n" + "\n".join(lines)
       )
   if distributed.is_first():
-    files.replace(path, config.to_json(indent=2))
+    files.write_text(path, config.to_json(indent=2))

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from jssl.checkpoint import manifest
 from jssl.report import charts
 from jssl.report.diagnostics import COLUMNS
 from jssl.report.read import Run, read
+from jssl.runtime import files
 from jssl.study.trials import Environ, Trial, are_alike, has_baseline, shares
 
 _BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
@@ -443,4 +443,4 @@ def write(
   (workdir / "methods.md").write_text(page, encoding="utf-8")
   svg = charts.as_svg(draw(rows), alt="accuracy of each method")
   (workdir / "methods.svg").write_text(svg, encoding="utf-8")
-  manifest.write_json(workdir / "methods.json", everything)
+  files.write_json(workdir / "methods.json", everything)

@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
   from jssl.train.loop import train
 
   logging.set_verbosity(logging.WARNING)
-  compilation.keep()
-  compilation.in_one_order()
+  compilation.use_cache()
+  compilation.order_cpu_collectives()
 
   def work() -> None:
     check_workdir(_WORKDIR.value)
@@ -55,8 +55,9 @@ def main(argv: list[str]) -> int:
       )
 
   def advice(error: Exception) -> str:
-    passes = isinstance(error, NotSavedError) or files.passes(error)
-    return files.room(_WORKDIR.value) if passes else ""
+    if isinstance(error, NotSavedError) or files.is_retryable(error):
+      return files.disk_space_advice(_WORKDIR.value)
+    return ""
 
   return exit_codes.run_with_exit_code(
     work,

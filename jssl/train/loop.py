@@ -1,5 +1,6 @@
 """The loop: from a config to checkpoints."""
 
+import contextlib
 import math
 import os
 import pathlib
@@ -18,14 +19,13 @@ from jssl import tree
 from jssl.checkpoint import (
   CheckpointError,
   Checkpoints,
+  DataIterator,
   NotSavedError,
-  Positioned,
 )
-from jssl.checkpoint.manifest import write_json
 from jssl.config import build
-from jssl.runtime import distributed
+from jssl.runtime import distributed, files
+from jssl.runtime.goodput import Clock
 from jssl.runtime.workdir import claim_workdir
-from jssl.train.goodput import Goodput
 from jssl.train.init import (
   Program,
   checkpoint_items,
@@ -49,7 +49,7 @@ def _restore(
   run: build.Run,
   program: Program,
   checkpoints: Checkpoints,
-  batches: Positioned,
+  batches: DataIterator,
 ) -> tuple[int, TrainState, Watch]:
   """Returns step, state and watch of the newest checkpoint, or the first."""
   watch = Watch(0.0, 0, empty_window(program.metrics))
@@ -71,21 +71,24 @@ def _restore(
 def _break(
   config: ConfigDict,
   workdir: str | os.PathLike,
+  checkpoints: Checkpoints,
   items: Mapping[str, PyTree],
-  batches: Positioned,
+  batches: DataIterator,
   *,
   last_finite: int,
   step: int,
 ) -> NoReturn:
   """Keeps a state that is not finite, as a workdir of its own, and raises."""
+  with contextlib.suppress(NotSavedError):
+    checkpoints.wait()
   broken = pathlib.Path(workdir) / "broken"
   if distributed.is_first():
     shutil.rmtree(broken, ignore_errors=True)
   distributed.barrier("removed what was broken before")
   try:
     claim_workdir(config, broken)
-    with Checkpoints(broken, keep_last=2, keep_every_steps=None) as checkpoints:
-      checkpoints.save(step, items, batches)
+    with Checkpoints(broken, keep_last=2, keep_every_steps=None) as nonfinite:
+      nonfinite.save(step, items, batches)
     kept = f"What it was like at step {step} is kept in {broken}, to inspect"
   except (CheckpointError, OSError, ValueError) as error:
     kept = f"What it was like at step {step} could not be kept: {error}"
@@ -101,7 +104,7 @@ def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
   """Writes how the run ended, for who started it; whether it is complete."""
   if distributed.is_first():
     status = "complete" if step == total else "restartable"
-    write_json(
+    files.write_json(
       pathlib.Path(workdir) / "status.json", {"status": status, "step": step}
     )
   return step == total
@@ -124,10 +127,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     FloatingPointError: the loss or a parameter is not finite any more; the
       state is kept in `workdir/broken`, a workdir that others can read.
     NotSavedError: the last checkpoint couldn't be saved.
-    OSError: as a full disk, at the start or at the end; in between the training
-      goes on, and what it couldn't write it writes when there is room again.
   """
-  clock = Goodput(workdir)
+  clock = Clock(
+    pathlib.Path(workdir) / "goodput.jsonl",
+    ("restore", "step", "input", "checkpoint"),
+    from_step=0,
+    to_step=0,
+    until_first_step=None,
+  )
   with clock.listening():
     run = build.run(config)
     program = Program(run)
@@ -153,7 +160,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
       step, state, (seconds, logged, window) = _restore(
         run, program, checkpoints, batches
       )
-    clock.begin(step)
+    clock.record(from_step=step, to_step=step)
     started = time.monotonic() - seconds
     first = timed = step
     tick = time.monotonic()
@@ -175,12 +182,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         with clock.on("step"):
           finite = bool(_all_finite(state))
         if not finite:
-          _break(config, workdir, items, batches, last_finite=logged, step=step)
+          _break(
+            config,
+            workdir,
+            checkpoints,
+            items,
+            batches,
+            last_finite=logged,
+            step=step,
+          )
         try:
-          if distributed.broadcast_from_first(
-            writer is not None and writer.waits()
-          ):
-            raise NotSavedError(f"step {step} wasn't saved: its rows wait")
           with clock.on("checkpoint"):
             checkpoints.save(step, items, batches)
         except CheckpointError as error:
@@ -200,11 +211,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
         state, metrics = program.step(state, batch)
         window = add_to_window(window, metrics)
       step += 1
-      clock.reached(step)
+      clock.record(to_step=step)
       if step == first + 1:
         with clock.on("step"):
           jax.block_until_ready(metrics)
-        clock.first_step_done()
+        clock.record(until_first_step=clock.seconds())
 
       # ---- Log ---------------------------------------------------------------
       if log.should_log(step, total):
@@ -213,7 +224,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           values |= {name: float(metrics[name]) for name in program.measures}
         if not math.isfinite(values["loss"]):
           items = _items(state, Watch(0.0, logged, window))
-          _break(config, workdir, items, batches, last_finite=logged, step=step)
+          _break(
+            config,
+            workdir,
+            checkpoints,
+            items,
+            batches,
+            last_finite=logged,
+            step=step,
+          )
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
         values["images_per_second"] = run.data.batch_size / per_step

@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jssl import checkpoint
-from jssl.checkpoint import CheckpointError, Checkpoints, manifest
+from jssl.checkpoint import CheckpointError, Checkpoints
+from jssl.runtime import files
 
 
 def numbers():
@@ -63,8 +64,8 @@ def assert_equal(a, b):
 
 
 def an_array_file(workdir, step) -> pathlib.Path:
-  files = pathlib.Path(workdir).glob(f"checkpoints/{step}/backbone/d/*")
-  return max(files, key=lambda path: path.stat().st_size)
+  paths = pathlib.Path(workdir).glob(f"checkpoints/{step}/backbone/d/*")
+  return max(paths, key=lambda path: path.stat().st_size)
 
 
 def test_state_and_position_come_back(tmp_path):
@@ -145,19 +146,16 @@ def truncate(path):
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, pathlib.Path.unlink])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_used(tmp_path, damage):
+def test_a_damaged_checkpoint_is_logged_and_an_older_one_used(
+  tmp_path, damage, caplog
+):
   save(tmp_path, 1, 2)
   damage(an_array_file(tmp_path, 2))
-  told = []
   with opened(tmp_path) as checkpoints:
-    step, restored = checkpoints.restore_latest(
-      abstract(items()), numbers(), told.append
-    )
+    step, restored = checkpoints.restore_latest(abstract(items()), numbers())
     assert step == 1
     assert_equal(restored, items(1))
-    (line,) = told
-    assert str(tmp_path / "checkpoints" / "2") in line
-    assert "1 of" in line
+    assert f"{tmp_path / 'checkpoints' / '2'}: 1 of" in caplog.text
     assert (tmp_path / "damaged" / "2").is_dir()
     checkpoints.save(2, items(2), numbers())
   assert checkpoint.steps(tmp_path) == [1, 2]
@@ -179,7 +177,7 @@ def test_where_all_are_damaged_nothing_is_given_up(tmp_path):
     an_array_file(tmp_path, step).write_bytes(b"damaged")
   with (
     opened(tmp_path) as checkpoints,
-    pytest.raises(CheckpointError, match="no checkpoint is whole; delete"),
+    pytest.raises(CheckpointError, match="all checkpoints are damaged; delete"),
   ):
     checkpoints.restore_latest(abstract(items()), numbers())
   assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
@@ -197,7 +195,7 @@ def test_where_none_was_finished_the_run_starts_anew(tmp_path):
 def test_reading_a_damaged_backbone_raises(tmp_path):
   save(tmp_path, 1)
   flip_a_byte(an_array_file(tmp_path, 1))
-  with pytest.raises(CheckpointError, match="differ from what was saved"):
+  with pytest.raises(CheckpointError, match="files are damaged or missing"):
     checkpoint.restore_backbone(tmp_path, 1)
 
 
@@ -220,15 +218,15 @@ def test_other_arrays_are_named(tmp_path):
   ):
     checkpoints.restore_latest(wanted, numbers())
   message = str(caught.value)
-  assert "missing there: backbone/params/linear/w" in message
-  assert "not wanted here: backbone/params/dense/w" in message
-  assert "saved ['float32', [8, 2]], wanted ['float32', [9, 2]]" in message
+  assert "not in checkpoint: backbone/params/linear/w" in message
+  assert "only in checkpoint: backbone/params/dense/w" in message
+  assert "saved ['float32', [8, 2]], expected ['float32', [9, 2]]" in message
   assert "training/opt_state/0/moments/0" in message
 
 
 def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
   """As on a full disk: the manifest of step 2 can't be written."""
-  original = manifest.write_json
+  original = files.write_json
   full = {"disk": True}
 
   def write(path, value):
@@ -236,7 +234,7 @@ def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
       raise OSError(28, "No space left on device")
     original(path, value)
 
-  monkeypatch.setattr(manifest, "write_json", write)
+  monkeypatch.setattr(files, "write_json", write)
   with opened(tmp_path) as checkpoints:
     for step in (1, 2, 3):
       checkpoints.save(step, items(step), numbers())
@@ -265,14 +263,13 @@ def test_a_disk_that_fills_up_costs_one_checkpoint(tmp_path):
     try:
       checkpoints.save(2, large(2), numbers())
       with pytest.raises(
-        CheckpointError, match=r"step 2 \(1\.0 MiB\) wasn't saved"
+        CheckpointError,
+        match=r"could not save checkpoint at step 2 \(1\.0 MiB\)",
       ):
         checkpoints.wait()
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     checkpoints.save(3, large(3), numbers())
-  assert left == ["1"]
   assert checkpoint.steps(tmp_path) == [1, 3]
 
 

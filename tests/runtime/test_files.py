@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import resource
 
 import pytest
@@ -10,8 +11,8 @@ from jssl.runtime import files
 
 
 @contextlib.contextmanager
-def no_file_beyond(size):
-  """A write takes what fits, and then fails."""
+def file_size_limit(size):
+  """Writes beyond `size` bytes of a file fail."""
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
   try:
@@ -20,64 +21,27 @@ def no_file_beyond(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_rows_wait_for_room_and_none_is_half_written(tmp_path):
-  path = tmp_path / "rows"
-  file = files.Rows(path, ["0 first"])
-  file.add("1 second")
-  there = path.read_text()
-  with no_file_beyond(len(there) + 3):
-    # Three of its bytes were taken, and are taken back.
-    file.add("2 third")
-    assert path.read_text() == there == "0 first\n1 second\n"
-    file.add("3 fourth")
-    assert file.wait()
-    assert path.read_text() == there
-  assert [*tmp_path.iterdir()] == [path]
-  assert not file.wait()
-  assert path.read_text() == there + "2 third\n3 fourth\n"
-  file.add("4 fifth")
-  five = "0 first\n1 second\n2 third\n3 fourth\n4 fifth\n"
-  assert path.read_text() == five
-  file.add("5 sixth")
-  file.close()
-  assert path.read_text() == five + "5 sixth\n"
-
-
-def test_what_waits_is_written_at_the_end(tmp_path):
-  file = files.Rows(tmp_path / "rows", [])
-  with no_file_beyond(1):
-    file.add("a row")
-  assert (tmp_path / "rows").read_text() == ""
-  file.close()
-  assert (tmp_path / "rows").read_text() == "a row\n"
-
-
-def test_what_cannot_be_written_at_the_end_is_told(tmp_path):
-  file = files.Rows(tmp_path / "rows", ["x" * 1023])
-  with no_file_beyond(1):
-    file.add("y" * 1023)
-    with pytest.raises(OSError, match=r"rows are lost; all take 2\.0 KiB") as e:
-      file.close()
-  assert files.passes(e.value)
-  assert str(tmp_path / "rows") in str(e.value)
-
-
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
   path = tmp_path / "file"
-  files.replace(path, "old")
-  with no_file_beyond(2), pytest.raises(OSError, match="too large"):
-    files.replace(path, "new")
+  files.write_text(path, "old")
+  with file_size_limit(2), pytest.raises(OSError, match="too large"):
+    files.write_text(path, "new")
   assert path.read_text() == "old"
   assert [*tmp_path.iterdir()] == [path]
 
 
-def test_what_would_come_back_does_not_pass():
-  assert files.passes(OSError(errno.ESTALE, "stale"))
-  assert not files.passes(PermissionError(errno.EACCES, "no"))
-  assert not files.passes(FileNotFoundError(errno.ENOENT, "not there"))
-  assert not files.passes(ValueError(errno.ENOSPC))
+def test_json(tmp_path):
+  files.write_json(tmp_path / "file", {"b": 1, "a": [2]})
+  assert json.loads((tmp_path / "file").read_text()) == {"a": [2], "b": 1}
 
 
-def test_room_is_that_of_the_disk_where_a_folder_will_be(tmp_path):
-  said = files.room(tmp_path / "not" / "there")
-  assert f"MiB are free in {tmp_path}. " in said
+def test_errors_that_recur_are_not_retryable():
+  assert files.is_retryable(OSError(errno.ESTALE, "stale"))
+  assert not files.is_retryable(PermissionError(errno.EACCES, "no"))
+  assert not files.is_retryable(FileNotFoundError(errno.ENOENT, "missing"))
+  assert not files.is_retryable(ValueError(errno.ENOSPC))
+
+
+def test_disk_space_of_a_folder_that_does_not_exist(tmp_path):
+  advice = files.disk_space_advice(tmp_path / "not" / "there")
+  assert f"MiB are free in {tmp_path}. " in advice

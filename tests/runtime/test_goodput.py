@@ -1,4 +1,4 @@
-"""Where the time of a process goes."""
+"""Seconds by kind of work."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ def test_what_it_takes_to_come_by_things_is_counted(tmp_path):
   assert 0.06 <= clock.row()["input"] < clock.seconds() - 0.15
 
 
-def test_a_life_has_a_row_beside_earlier_ones(tmp_path):
+def test_a_start_has_a_row_besides_earlier_ones(tmp_path):
   first, second = clock_of(tmp_path), clock_of(tmp_path)
   first.write()
   first.write()
@@ -70,7 +70,13 @@ def test_a_life_has_a_row_beside_earlier_ones(tmp_path):
   assert len(rows(tmp_path)) == 2
 
 
-def test_what_breaks_leaves_its_row(tmp_path):
+def test_recorded_values_are_in_the_row(tmp_path):
+  clock = Clock(tmp_path / "clock.jsonl", KINDS, from_step=0, to_step=0)
+  clock.record(to_step=8)
+  assert clock.row().items() >= {"from_step": 0, "to_step": 8}.items()
+
+
+def test_an_error_leaves_its_row(tmp_path):
   clock = clock_of(tmp_path)
 
   def breaks():

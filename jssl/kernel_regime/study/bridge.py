@@ -26,7 +26,6 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from jssl.augment import Augment
-from jssl.checkpoint import manifest
 from jssl.config import build
 from jssl.kernel_regime import losses
 from jssl.kernel_regime.embedding import Map, induced
@@ -51,6 +50,7 @@ from jssl.kernel_regime.targets import Ids
 from jssl.models.backbone import Backbone
 from jssl.optim.bilevel import HeadUpdate
 from jssl.report.charts import as_svg
+from jssl.runtime import files
 from jssl.runtime.workdir import claim_workdir
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
@@ -299,7 +299,7 @@ def run(
   about += f"{of.kernels.views} views each."
   text = markdown(crossings, about)
   (workdir / "bridge.md").write_text(text, encoding="utf-8")
-  manifest.write_json(
+  files.write_json(
     workdir / "bridge.json",
     [{**c._asdict(), "gaps": c.gaps.tolist()} for c in crossings],
   )

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from jssl.checkpoint import manifest
 from jssl.kernel_regime.study import cases as cases_lib
 from jssl.kernel_regime.study import page as page_lib
 from jssl.kernel_regime.study import points as points_lib
@@ -31,6 +30,7 @@ from jssl.kernel_regime.study.page import Results
 from jssl.kernel_regime.study.points import Grams
 from jssl.kernel_regime.study.setting import Setting, setting
 from jssl.kernel_regime.study.spirals import NOISES, toy
+from jssl.runtime import files
 from jssl.runtime.workdir import claim_workdir
 
 Tell = Callable[[str], None]
@@ -152,7 +152,7 @@ def _write(workdir: pathlib.Path, results: Results) -> Written:
   """Writes kernels.json, kernels.md, kernels.html and an SVG per figure."""
   paths = tuple(workdir / f"kernels.{end}" for end in ("json", "md", "html"))
   as_json, as_markdown, as_html = paths
-  manifest.write_json(as_json, page_lib.numbers(results))
+  files.write_json(as_json, page_lib.numbers(results))
   text = page_lib.markdown(results)
   as_markdown.write_text(text, encoding="utf-8")
   drawn = page_lib.drawings(results)

@@ -1,0 +1,41 @@
+"""Rows of metrics on a disk that is full for a while."""
+
+import json
+
+from runtime.test_files import file_size_limit
+
+from jssl.train.writer import Writer
+
+VALUES = {
+  "loss": 1.0,
+  "learning_rate": 0.1,
+  "images_per_second": 10.0,
+  "seconds_per_step": 1.0,
+}
+
+
+def steps(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line)["step"] for line in lines]
+
+
+def test_rows_that_fail_are_written_with_the_next(tmp_path):
+  with Writer(tmp_path, step=0, total_steps=9) as writer:
+    writer.write(1, VALUES)
+    with file_size_limit((tmp_path / "metrics.jsonl").stat().st_size):
+      writer.write(2, VALUES)
+      writer.write(3, VALUES)
+      assert steps(tmp_path) == [1]
+    writer.write(4, VALUES)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    with file_size_limit(1):
+      writer.write(5, VALUES)
+  # Closing is another attempt.
+  assert steps(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_rows_after_the_resumed_step_and_incomplete_rows_are_dropped(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+  with Writer(tmp_path, step=2, total_steps=9):
+    assert steps(tmp_path) == [1, 2]
