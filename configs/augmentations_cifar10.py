@@ -18,15 +18,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl.augment import colour_strength
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 _OPERATIONS: dict[str, dict[str, Any]] = {
   "crop": {"crop_min_area": 0.08},
   "blur": {"blur_probability": (0.5,), "blur_kernel_px": 3},
   "gray": {"grayscale_probability": 0.2},
-  "colour": {"jitter_probability": 0.8, **colour_strength(0.5)},
+  "colour": {"jitter_probability": 0.8, **recipes.colour_strength(0.5)},
   "flip": {"flip_probability": 0.5},
 }
 VARIANTS = tuple(_OPERATIONS)
@@ -39,7 +37,7 @@ def get_config(arg: str = "flip") -> ConfigDict:
   augment: dict[str, Any] = {"crop_size_px": 32}
   for operation in VARIANTS[: VARIANTS.index(name) + 1]:
     augment |= _OPERATIONS[operation]
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.cifar10(epochs=epochs, batch_size=batch_size),
       "augment": augment,

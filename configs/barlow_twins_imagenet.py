@@ -16,13 +16,12 @@ slice first. Expected: 73.3% linear after 1000 epochs, 67.2% after 100
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:
   epochs, batch_size = recipes.epochs(arg), 2048
   epoch = recipes.IMAGENET_IMAGES // batch_size
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.byol_views(),

@@ -16,7 +16,6 @@ after 100 (published, elsewhere); not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("1000", "300")
 
@@ -26,7 +25,7 @@ def get_config(arg: str = "1000") -> ConfigDict:
   epoch = recipes.IMAGENET_IMAGES // batch_size
   short = epochs <= 300
   rate = 0.45 if epochs <= 100 else 0.3 if short else 0.2
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.byol_views(),

@@ -15,7 +15,6 @@ slice first. Expected: not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("dim", "base")
 
@@ -24,7 +23,7 @@ def get_config(arg: str = "dim") -> ConfigDict:
   name, epochs = recipes.variant(arg, VARIANTS, 100)
   batch_size = 2560
   epoch = recipes.IMAGENET_IMAGES // batch_size
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.simclr_views(),

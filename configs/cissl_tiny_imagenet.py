@@ -35,7 +35,6 @@ the README of their code); not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("base", "dim", "epochs", "coarse", "mlp")
 
@@ -48,7 +47,7 @@ def get_config(arg: str = "base") -> ConfigDict:
   name, epochs = recipes.variant(arg, VARIANTS, 1000 if long else 300)
   batch_size = 512
   epoch = recipes.TINY_IMAGENET_IMAGES // batch_size
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.tiny_imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.coarse_views(2.0 if name == "coarse" else 1.0),

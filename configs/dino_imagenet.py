@@ -24,7 +24,6 @@ measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("vit_s", "vit_l")
 
@@ -39,7 +38,7 @@ def get_config(arg: str = "vit_s") -> ConfigDict:
   if large:
     model = recipes.vit(1024, num_heads=16)
     model |= {"depth": 24, "scan_layers": True}
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": {

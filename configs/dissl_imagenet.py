@@ -18,7 +18,6 @@ multi-crop (published); not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("multi_crop", "two_crops")
 
@@ -32,7 +31,7 @@ def get_config(arg: str = "multi_crop") -> ConfigDict:
   if multi_crop:
     augment |= {"crop_size_px": 160, "crop_min_area": 0.14}
     augment |= recipes.small_crops(4, max_area=0.14)
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": augment,

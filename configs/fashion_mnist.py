@@ -18,7 +18,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 # As wide as the backbone's features allow to tell something; the papers' are
 # for features of 2048.
@@ -84,7 +83,7 @@ def get_config(arg: str = "simclr") -> ConfigDict:
   method, epochs = recipes.variant(arg, tuple(METHODS), 1)
   batch_size = 256
   steps = recipes.FASHION_MNIST_IMAGES // batch_size * epochs
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.fashion_mnist(epochs=epochs, batch_size=batch_size),
       "objective": {"name": method, **METHODS[method]},

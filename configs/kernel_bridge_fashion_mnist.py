@@ -34,5 +34,5 @@ def get_config(arg: str = "rbf") -> ConfigDict:
   config.kernels.alpha = 0.0
   for axis in ("views", "labels", "betas", "alphas"):
     config.kernels[f"sweep_{axis}"] = ()
-  config.bridge.d_outs = (0, 8)
+  config.bridge = {"d_outs": (0, 8)}
   return config

@@ -20,8 +20,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl.kernel_regime.study.setting import with_defaults
-
 VARIANTS: dict[str, dict[str, Any]] = {
   "conv_gp": {"depth": 3},
   "conv_ntk": {"depth": 3},
@@ -34,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def get_config(arg: str = "conv_gp") -> ConfigDict:
   if arg not in VARIANTS:
     raise ValueError(f"unknown variant {arg!r}; known: {', '.join(VARIANTS)}")
-  return with_defaults(
+  return ConfigDict(
     {
       "data": {
         "name": "fashion_mnist",

@@ -22,7 +22,6 @@ your slice first. Expected: not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("vit_s", "resnet50", "v2")
 
@@ -81,7 +80,7 @@ def get_config(arg: str = "vit_s") -> ConfigDict:
         "predictor": {"hidden_dims": (), "out_dim": 0, "last_norm": "none"},
       }
       optim = {"name": "sgd", "learning_rate": 0.03, "weight_decay": 1e-4}
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": augment,

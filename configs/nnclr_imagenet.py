@@ -14,13 +14,12 @@ slice first. Expected: not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:
   epochs, batch_size = recipes.epochs(arg), 4096
   epoch = recipes.IMAGENET_IMAGES // batch_size
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.simclr_views(),

@@ -9,14 +9,12 @@ random backbone.
 
 from ml_collections import ConfigDict
 
-from jssl.config.build import with_defaults
-
 
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
   steps = 240
-  return with_defaults(
+  return ConfigDict(
     {
       "data": {
         "name": "cluttered_digits",

@@ -15,15 +15,13 @@ with this config here; that it builds and compiles is tested.
 
 from ml_collections import ConfigDict
 
-from jssl.augment import colour_strength
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "1000") -> ConfigDict:
   epochs, batch_size = recipes.epochs(arg), 512
   epoch = recipes.CIFAR10_IMAGES // batch_size
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.cifar10(epochs=epochs, batch_size=batch_size),
       # No blur at 32 px.
@@ -32,7 +30,7 @@ def get_config(arg: str = "1000") -> ConfigDict:
         "crop_min_area": 0.08,
         "flip_probability": 0.5,
         "jitter_probability": 0.8,
-        **colour_strength(0.5),
+        **recipes.colour_strength(0.5),
         "grayscale_probability": 0.2,
       },
       "model": {

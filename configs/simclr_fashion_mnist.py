@@ -17,14 +17,13 @@ kNN 86.4, MLP 89.5 (random backbone 67.6, 72.3, 76.7; raw pixels 84.4, 87.4,
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "") -> ConfigDict:
   if arg:
     raise ValueError(f"unknown variant {arg!r}; this config has none")
   epochs, batch_size = 24, 256
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.fashion_mnist(epochs=epochs, batch_size=batch_size),
       "objective": {

@@ -14,12 +14,11 @@ here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 
 def get_config(arg: str = "100") -> ConfigDict:
   epochs, batch_size = recipes.epochs(arg), 512
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.moco_views(),

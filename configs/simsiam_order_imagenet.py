@@ -22,7 +22,6 @@ iid, which collapses in part (the paper's claim); not measured here.
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 VARIANTS = ("iid", "continual", "hybrid", "accumulate", "subset")
 
@@ -35,7 +34,7 @@ def get_config(arg: str = "iid") -> ConfigDict:
     order["switch_epoch"] = 40 * epochs // 100
   if name == "subset":
     order["fraction"] = 0.1
-  return with_defaults(
+  return ConfigDict(
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "order": order,

@@ -19,7 +19,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 _OPERATIONS: dict[str, dict[str, Any]] = {
   "crop": {"crop_min_area": 0.2},
@@ -42,7 +41,7 @@ def get_config(arg: str = "crop_flip_colour_blur") -> ConfigDict:
     # The whole image, as it is.
     augment |= {"crop_ratio_min": 1.0, "crop_ratio_max": 1.0}
   steps = run["train"]["steps"] // 2
-  return with_defaults(
+  return ConfigDict(
     {
       **run,
       "augment": augment,

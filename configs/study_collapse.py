@@ -18,7 +18,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl.config import recipes
-from jssl.config.build import with_defaults
 
 _EPOCHS, _BATCH_SIZE, _IMAGES = 10, 256, 15_000
 _ORDERS: dict[str, dict[str, Any]] = {
@@ -43,7 +42,7 @@ def get_config(arg: str = "w128_all") -> ConfigDict:
   width, order = METHODS[name]
   run = recipes.fashion_mnist(epochs=1, batch_size=_BATCH_SIZE)
   epoch = _IMAGES // _BATCH_SIZE
-  return with_defaults(
+  return ConfigDict(
     {
       **run,
       "data": {**run["data"], "split": "train[:25%]"},

@@ -44,7 +44,7 @@ METHODS = {
 def get_config(arg: str = "joint") -> ConfigDict:
   name, epochs = recipes.variant(arg, tuple(METHODS), 1)
   config = _SHARED["get_config"](f"simclr,{epochs}")
-  config.head.update(METHODS[name])
+  config.head = METHODS[name]
   config.probe.probes = ("linear", "mlp")
   config.probe.seeds = 1
   return config

@@ -4,15 +4,12 @@ Images are [b, h, w, c] in [0, 1]; each has its own key, and what happens to it
 depends on nothing else.
 """
 
-from jssl.augment.strength import coarse, colour_strength
 from jssl.augment.support import includes
 from jssl.augment.views import Augment, center_view, views
 
 __all__ = [
   "Augment",
   "center_view",
-  "coarse",
-  "colour_strength",
   "includes",
   "views",
 ]

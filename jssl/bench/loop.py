@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, lock_config=True)
+from jssl.config import command_line
+
+_CONFIG = flags.DEFINE_string("config", None, "Config file.", required=True)
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps a round.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds with a save, and without.")
 
@@ -89,13 +90,11 @@ def _batch_seconds(config: Any, batches: int = 50) -> float:
   """Returns processor seconds of a batch; a run makes it in another thread."""
   import jax
 
-  from jssl.config import build
+  from jssl.config.build import build
+  from jssl.config.parse import replace
   from jssl.train.init import Program, train_batches
 
-  here = config.copy_and_resolve_references()
-  with here.unlocked():
-    here.data.prefetch_batches = 0
-  run = build.run(here)
+  run = build(replace(config, {"data.prefetch_batches": 0}))
   iterator = train_batches(run, Program(run).batch_sharding)
   jax.block_until_ready(next(iterator))
   started = time.thread_time()
@@ -112,16 +111,17 @@ def _spread(values: Iterable[float], unit: float = 1e3) -> str:
 
 def main(argv: list[str]) -> None:
   """Prints milliseconds, and shares of a step and of a run."""
-  del argv
   import jax
 
+  from jssl.config.parse import replace
+  from jssl.config.schema import Config
   from jssl.runtime import compilation
   from jssl.train.loop import train
 
   logging.set_verbosity(logging.WARNING)
   compilation.use_cache()
   compilation.order_cpu_collectives()
-  config = _CONFIG.value
+  config = command_line.load(_CONFIG.value, argv[1:], Config)
   n, rounds = _STEPS.value, _ROUNDS.value
   interval, logged = config.checkpoint.every_steps, config.log.every_steps
   # The first save and the first row compile.
@@ -133,8 +133,7 @@ def main(argv: list[str]) -> None:
       f"{warm} steps to begin with and {rounds} rounds of 2 x {n} need more "
       f"than {enough}; lower --steps or --rounds"
     )
-  with config.unlocked():
-    config.checkpoint.every_steps = 2 * n
+  config = replace(config, {"checkpoint.every_steps": 2 * n})
   load = os.getloadavg()[0]
   with (
     tempfile.TemporaryDirectory() as workdir,
@@ -202,5 +201,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -1,7 +1,7 @@
-"""A config's section as a frozen dataclass, whose fields are the keys.
+"""Parses a `ConfigDict` into frozen dataclasses, whose fields are its keys.
 
-From plain mappings, and knowing no section by name. What is wrong is said with
-the key to change.
+A field that can be one of several dataclasses has them, by name, in its
+metadata: `field(metadata={"classes": {...}})`. The `name` key chooses one.
 """
 
 import dataclasses
@@ -10,77 +10,152 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from ml_collections import ConfigDict
+
 T = TypeVar("T")
 
 
 def suggest(name: object, names: Iterable[object]) -> str:
-  """Returns which of the names may have been meant, or all of them."""
+  """Returns a hint: the closest of the known names, or all of them."""
   name, names = str(name), sorted(map(str, names))
   close = difflib.get_close_matches(name, names, n=1)
   known = ", ".join(names)
   return f"did you mean {close[0]!r}?" if close else f"known: {known}"
 
 
-def filled(name: str, given: Mapping[str, Any], cls: type[T]) -> T:
-  """Returns the dataclass of a section, or of a section within one.
-
-  What isn't given of a section within is that of its field's default.
+def parse(config: ConfigDict | Mapping[str, Any], cls: type[T]) -> T:
+  """Parses a config; absent keys take the defaults of their fields.
 
   Args:
-    name: of the section, as it stands before its keys.
-    given: values by key.
-    cls: the dataclass.
+    config: sections by name.
+    cls: dataclass of the whole config, such as `schema.Config`.
 
   Raises:
-    ValueError: a key is unknown or missing, or a value out of range.
-    TypeError: a value is of another type.
+    ValueError: if a key is unknown or missing, or a value out of range.
+    TypeError: if a value has the wrong type.
   """
-  if not isinstance(given, Mapping):
-    raise TypeError(f"{name}={given!r} must be a section of its own")
-  hints = typing.get_type_hints(cls)
-  fields = _fields(cls)
-  values = {}
-  for key, value in given.items():
-    if key == "name" and "name" not in fields:
-      continue  # It chose the class.
-    if key not in fields:
-      raise ValueError(f"{name}.{key} is not a key; {suggest(key, fields)}")
-    default = fields[key].default
-    if _is_section(default) and isinstance(value, Mapping):
-      value = {**dataclasses.asdict(default), **value}
-    values[key] = coerced(f"{name}.{key}", value, hints[key])
-  for key, field in fields.items():
-    if key not in values and field.default is dataclasses.MISSING:
-      raise ValueError(f"{name}.{key} is missing from the config")
-  return cls(**values)
+  given = config.to_dict() if isinstance(config, ConfigDict) else config
+  return _section("", given, cls)
 
 
-def _is_section(value: Any) -> typing.TypeGuard[Any]:
-  return dataclasses.is_dataclass(value) and not isinstance(value, type)
+def complete(
+  config: ConfigDict | Mapping[str, Any], cls: type[Any]
+) -> ConfigDict:
+  """Returns a config with every key of its sections, defaults filled in.
+
+  Command-line flags can set only keys that exist. Values are not checked.
+  """
+  given = config.to_dict() if isinstance(config, ConfigDict) else config
+  return ConfigDict(_with_defaults(cls, given))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """Inverse of `parse`: nested dicts of JSON types, `name` keys included."""
+  result: dict[str, Any] = {}
+  for key, field in _fields(type(config)).items():
+    value = getattr(config, key)
+    if _is_section(value):
+      names = {c: n for n, c in field.metadata.get("classes", {}).items()}
+      name = {"name": names[type(value)]} if names else {}
+      result[key] = {**name, **to_dict(value)}
+    else:
+      result[key] = list(value) if isinstance(value, tuple) else value
+  return result
+
+
+def replace(config: T, changes: Mapping[str, Any]) -> T:
+  """Returns a config with other values.
+
+  Args:
+    config: a parsed config.
+    changes: new values by dotted key, such as `{"data.batch_size": 64}`.
+
+  Raises:
+    ValueError: if a key is unknown or a value out of range.
+    TypeError: if a value has the wrong type.
+  """
+  values = to_dict(config)
+  for key, value in changes.items():
+    *sections, name = key.split(".")
+    node: Any = values
+    for section in sections:
+      node = node.get(section) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name not in node:
+      raise ValueError(f"config.{key} is not a key of the config")
+    node[name] = value
+  return parse(values, type(config))
 
 
 def _fields(cls: Any) -> dict[str, dataclasses.Field]:
   return {f.name: f for f in dataclasses.fields(cls) if f.init}
 
 
-def coerced(key: str, value: Any, hint: Any) -> Any:
-  """Returns a config value as the type of its field, or says what it should be.
+def _is_section(value: Any) -> typing.TypeGuard[Any]:
+  return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
-  JSON has no tuples and ml_collections lets an int stand for a float.
+
+def _join(section: str, key: str) -> str:
+  return f"{section}.{key}" if section else key
+
+
+def _section(name: str, given: Any, cls: type[T]) -> T:
+  """Parses a section, or a section within one, such as a head."""
+  if not isinstance(given, Mapping):
+    raise TypeError(f"{name}={given!r} must be a section of its own")
+  hints = typing.get_type_hints(cls)
+  fields = _fields(cls)
+  for key in given:
+    if key not in fields:
+      kind = "key" if name else "section"
+      raise ValueError(
+        f"{_join(name, key)} is not a {kind}; {suggest(key, fields)}"
+      )
+  values = {}
+  for key, field in fields.items():
+    full = _join(name, key)
+    if classes := field.metadata.get("classes"):
+      values[key] = _choice(full, given.get(key, {}), classes)
+    elif key in given:
+      value = given[key]
+      if _is_section(field.default) and isinstance(value, Mapping):
+        value = {**dataclasses.asdict(field.default), **value}
+      values[key] = _coerce(full, value, hints[key])
+    elif field.default is dataclasses.MISSING:
+      if not dataclasses.is_dataclass(hints[key]):
+        raise ValueError(f"{full} is missing from the config")
+      values[key] = _section(full, {}, hints[key])
+  return cls(**values)
+
+
+def _choice(name: str, given: Any, classes: Mapping[str, type]) -> Any:
+  """Parses a section as the class chosen by its `name` key."""
+  if not isinstance(given, Mapping):
+    raise TypeError(f"{name}={given!r} must be a section of its own")
+  choice = str(given.get("name"))
+  if choice not in classes:
+    raise ValueError(f"{name}.name={choice!r}: {suggest(choice, classes)}")
+  values = {key: value for key, value in given.items() if key != "name"}
+  return _section(name, values, classes[choice])
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+  """Checks a value against its field's type.
+
+  JSON has no tuples, and ml_collections accepts an int for a float.
   """
   origin = typing.get_origin(hint)
   if origin is tuple:
     if not isinstance(value, list | tuple):
       raise TypeError(f"{key}={value!r} must be a tuple")
     element = typing.get_args(hint)[0]
-    return tuple(coerced(key, v, element) for v in value)
+    return tuple(_coerce(key, v, element) for v in value)
   if origin is typing.Literal:
     choices = typing.get_args(hint)
     if value not in choices:
-      raise ValueError(f"{key}={value!r}: {suggest(str(value), choices)}")
+      raise ValueError(f"{key}={value!r}: {suggest(value, choices)}")
     return value
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-    return filled(key, value, hint)
+    return _section(key, value, hint)
   if hint is float and type(value) is int:
     return float(value)
   if hint in (int, float, str, bool) and type(value) is not hint:
@@ -91,16 +166,22 @@ def coerced(key: str, value: Any, hint: Any) -> Any:
   return value
 
 
-def completed(cls: type | None, given: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what is given of a section, and the defaults of the rest.
-
-  A section within it, such as a head, is filled from the default of its field.
-  """
-  complete = dict(given)
-  for key, field in _fields(cls).items() if cls else ():
-    default = field.default
-    if _is_section(default):
-      complete[key] = {**dataclasses.asdict(default), **given.get(key, {})}
-    elif default is not dataclasses.MISSING:
-      complete.setdefault(key, default)
-  return complete
+def _with_defaults(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+  """Adds the defaults of absent keys, recursively."""
+  result = dict(given)
+  hints = typing.get_type_hints(cls)
+  for key, field in _fields(cls).items():
+    value = given.get(key, {})
+    section = isinstance(value, Mapping)
+    if classes := field.metadata.get("classes"):
+      chosen = classes.get(value.get("name")) if section else None
+      if chosen:
+        result[key] = _with_defaults(chosen, value)
+    elif _is_section(field.default) and section:
+      defaults = dataclasses.asdict(field.default)
+      result[key] = {**defaults, **value}
+    elif dataclasses.is_dataclass(hints[key]) and section:
+      result[key] = _with_defaults(hints[key], value)
+    elif field.default is not dataclasses.MISSING:
+      result.setdefault(key, field.default)
+  return result

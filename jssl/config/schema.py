@@ -1,35 +1,44 @@
-"""The sections of a config that belong to no room of their own.
+"""Sections of a config, as frozen dataclasses.
 
-`augment`, `model`, `objective` and `optim` are the frozen dataclasses of their
-rooms, these are the rest: a key of the config is a field here.
+`augment`, `model`, `objective`, `head`, `optim` and `order` are the dataclasses
+of their packages; the others are here.
 """
 
 import dataclasses
 from typing import Any
 
+from jssl.augment import Augment
+from jssl.data.order import Order
+from jssl.models import MODELS, ResNet, ViT
+from jssl.objectives import OBJECTIVES, Objective
+from jssl.optim import Optim
+from jssl.optim.bilevel import HeadUpdate
 
-def _check_positive(key: str, value: int) -> None:
-  if value < 1:
-    raise ValueError(f"{key}={value} must be at least 1")
+
+def _check_positive(**values: int) -> None:
+  for key, value in values.items():
+    if value < 1:
+      raise ValueError(f"{key.replace('__', '.')}={value} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """The `data` section of a config.
+  """The `data` section.
 
   Attributes:
     name: a prepared set, or "cluttered_digits", which is embedded.
-    batch_size: images of a global batch.
-    image_size_px: other sizes are resized and centre-cropped to it on the host.
-    data_dir: where sets are prepared; "" for TFDS's default.
-    split: to pretrain on; the probe fits on it too.
-    test_split: read by the probe, once a checkpoint.
-    in_memory: whether to decode the whole set once, as uint8.
-    workers: processes that decode; 0 decodes in a thread of this one.
-    prefetch_batches: batches kept ready on the devices.
-    skip_damaged: whether an image of `split` that can't be read is replaced by
-      the next that can, and counted; otherwise it ends the run. One of
-      `test_split` is an error in any case.
+    batch_size: images in a global batch.
+    image_size_px: side of the images; others are resized and centre-cropped on
+      the host.
+    data_dir: directory of prepared sets; "" for the default of TFDS.
+    split: split to pretrain on; probes are fitted on it too.
+    test_split: split that the probe evaluates on, once per checkpoint.
+    in_memory: True to decode the whole set once, as uint8.
+    workers: number of decoding processes; 0 decodes in a thread.
+    prefetch_batches: batches prefetched to the devices.
+    skip_damaged: True to replace an unreadable image of `split` by the next
+      readable one and count it; False ends the run. Unreadable images of
+      `test_split` are always an error.
   """
 
   name: str
@@ -46,43 +55,42 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """The `train` section of a config.
+  """The `train` section.
 
   Attributes:
-    steps: of the whole run.
-    chunks: in which the backbone sees a batch, one after the other. The loss
-      is still that of the whole batch, and the gradient is exact; activations
-      are those of a chunk, and the backbone runs forward twice. With BatchNorm
-      in the backbone its statistics are those of a chunk too, and the loss
-      another one for it.
+    steps: number of steps of the run.
+    chunks: number of chunks in which the backbone processes a batch. The loss
+      is that of the whole batch and its gradient is exact; activation memory
+      is that of a chunk, and the backbone runs forward twice. BatchNorm in the
+      backbone uses the statistics of a chunk, which changes the loss.
   """
 
   steps: int
   chunks: int = 1
 
   def __post_init__(self) -> None:
-    _check_positive("train.steps", self.steps)
-    _check_positive("train.chunks", self.chunks)
+    _check_positive(train__steps=self.steps, train__chunks=self.chunks)
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-  """The `log` section: a line and a row every so many steps.
+  """The `log` section.
 
   Attributes:
-    every_steps: and at the last one.
-    diagnostics: whether a row also has what `jssl.diagnostics.batch` measures
-      of the features of its step's batch.
+    every_steps: interval of log lines and metric rows; the last step has one
+      too.
+    diagnostics: True to add `jssl.diagnostics.batch` of the logged step's
+      features to its row.
   """
 
   every_steps: int = 50
   diagnostics: bool = True
 
   def __post_init__(self) -> None:
-    _check_positive("log.every_steps", self.every_steps)
+    _check_positive(log__every_steps=self.every_steps)
 
   def should_log(self, step: Any, total_steps: int) -> Any:
-    """Whether `step` has a row, the first step being 1; traceable."""
+    """True at steps with a row, counted from 1; traceable."""
     return (step % self.every_steps == 0) | (step == total_steps)
 
 
@@ -90,12 +98,12 @@ class Log:
 class Checkpoint:
   """The `checkpoint` section.
 
+  The checkpoint that the probe ranks best is always kept.
+
   Attributes:
-    every_steps: a checkpoint is saved every so many steps, and at the end.
-    keep_last: so many of the newest are kept, 2 at least: the newest may be
-      one that was never finished,
-    keep_every_steps: and those at multiples of this; 0 for none. The one that
-      the probe found best is kept always.
+    every_steps: interval of checkpoints; the last step has one too.
+    keep_last: number of newest checkpoints to keep, at least 2.
+    keep_every_steps: also keep multiples of this; 0 for none.
   """
 
   every_steps: int
@@ -103,23 +111,23 @@ class Checkpoint:
   keep_every_steps: int = 0
 
   def __post_init__(self) -> None:
-    _check_positive("checkpoint.every_steps", self.every_steps)
+    _check_positive(checkpoint__every_steps=self.every_steps)
     if self.keep_last < 2:
       raise ValueError(
         f"checkpoint.keep_last={self.keep_last} must be at least 2: a run that "
-        "is killed while it saves needs the one before"
+        "is killed during a save needs the checkpoint before it"
       )
 
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-  """The `init_from` section: another run to start from.
+  """The `init_from` section: initial weights from another run.
 
   Attributes:
-    workdir: of that run; "" starts at random.
-    step: of its checkpoint; -1 takes the last.
-    heads: whether to take head parameters and the objective's state as well.
-      An averaged backbone always begins as a copy of the backbone.
+    workdir: workdir of that run; "" for random initialisation.
+    step: step of its checkpoint; -1 for the last.
+    heads: True to load head parameters and the objective's state as well. The
+      averaged backbone always starts as a copy of the backbone.
   """
 
   workdir: str = ""
@@ -129,7 +137,7 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """The `mesh` section: devices on each axis, see `jssl.mesh.make_mesh`."""
+  """The `mesh` section: number of devices per axis, see `jssl.mesh`."""
 
   data: int = -1
   fsdp: int = 1
@@ -137,35 +145,39 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """The `probe` section of a config.
+  """The `probe` section.
 
   Attributes:
-    probes: which are fitted, of "linear", "mlp" and "knn".
-    baselines: what else is, of "pixels" and "random".
-    label_fractions: of train whose labels the linear probe sees, besides all.
-    seeds: splits and initialisations; mean and deviation are over them.
-    validation_fraction: of train that is held out to choose hyper-parameters.
-    batch_size: images of a batch of the extraction.
-    memory_limit_gib: the linear probe is fitted in minibatches where features
-      and logits of the whole sweep take more.
-    linear_l2_values: penalties to choose from, on mean cross-entropy.
+    probes: probes to fit, of "linear", "mlp" and "knn".
+    baselines: features to compare with, of "pixels" and "random".
+    label_fractions: fractions of the train labels for extra linear probes.
+    seeds: number of splits and initialisations; results are mean and deviation
+      over them.
+    validation_fraction: fraction of train held out for choosing
+      hyper-parameters.
+    batch_size: images per batch of the feature extraction.
+    memory_limit_gib: limit above which the linear probe is fitted in
+      minibatches, for features and logits of the whole sweep.
+    linear_l2_values: L2 penalties on the mean cross-entropy to choose from.
     linear_tolerance: see `linear.fit`.
     linear_max_iterations: see `linear.fit`.
-    knn_neighbours: to choose from,
-    knn_temperatures: with a plain vote, or one weighted by one of these.
-    mlp_hidden_dims: widths between features and logits.
-    mlp_learning_rates: to choose from,
-    mlp_l2_values: each with each of these penalties.
-    minibatch_size: of what is trained in minibatches.
-    minibatch_epochs: passes over train,
-    minibatch_min_steps: but at least so many minibatches.
-    pixel_dims: leading singular directions of the raw pixels; 0 for all pixels.
-    diagnostic_images: of train, that `--diagnostics` looks at: of so many
-      classes that each has 10 or more,
-    diagnostic_views: in so many views of each, 4 at least.
+    knn_neighbours: numbers of neighbours to choose from.
+    knn_temperatures: temperatures of the weighted vote to choose from, beside
+      the plain vote.
+    mlp_hidden_dims: hidden widths of the MLP probe.
+    mlp_learning_rates: learning rates to choose from.
+    mlp_l2_values: L2 penalties to choose from, with each learning rate.
+    minibatch_size: rows per minibatch, for probes fitted in minibatches.
+    minibatch_epochs: passes over train.
+    minibatch_min_steps: smallest number of minibatches.
+    pixel_dims: leading singular directions of the raw pixels to keep; 0 for
+      all pixels.
+    diagnostic_images: images of train for `--diagnostics`, from as many classes
+      as leave at least 10 images for each.
+    diagnostic_views: views of each of them, at least 4.
 
   Raises:
-    ValueError: a number is outside its range; the message names it.
+    ValueError: if a value is out of range.
   """
 
   probes: tuple[str, ...] = ("linear", "knn", "mlp")
@@ -218,10 +230,47 @@ class Probe:
         raise ValueError(f"probe.{field.name}={value} must be positive")
     if self.diagnostic_views < 4:
       raise ValueError(
-        f"probe.diagnostic_views={self.diagnostic_views} must be at least 4: "
-        "some views are learned from, and others asked about"
+        f"probe.diagnostic_views={self.diagnostic_views} must be at least 4, "
+        "for views to fit on and views to evaluate on"
       )
     if any(not 0 < share < 1 for share in self.label_fractions):
       raise ValueError(
         f"probe.label_fractions={self.label_fractions} must be in (0, 1)"
       )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Config of a pretraining run.
+
+  Attributes:
+    seed: seed of initialisation, order of examples and augmentation.
+    data: data set, batch and input pipeline.
+    augment: views.
+    model: backbone.
+    objective: method.
+    head: optimization of the objective's head.
+    optim: optimizer.
+    order: order of examples.
+    train: length of the run and chunking.
+    checkpoint: interval and retention of checkpoints.
+    log: interval of metrics.
+    mesh: devices per axis.
+    init_from: initial weights.
+    probe: evaluation of checkpoints.
+  """
+
+  seed: int = 0
+  data: Data
+  augment: Augment
+  model: ViT | ResNet = dataclasses.field(metadata={"classes": MODELS})
+  objective: Objective = dataclasses.field(metadata={"classes": OBJECTIVES})
+  head: HeadUpdate = HeadUpdate()
+  optim: Optim
+  order: Order = Order()
+  train: Train
+  checkpoint: Checkpoint
+  log: Log = Log()
+  mesh: Mesh = Mesh()
+  init_from: InitFrom = InitFrom()
+  probe: Probe = Probe()

@@ -1,1 +1,70 @@
-"""Objectives: what a method adds to a backbone. One method, one file."""
+"""Self-supervised methods: each maps backbone features to a scalar loss.
+
+An objective owns its projectors, predictors, prototypes, queues and centres.
+`OBJECTIVES` maps the `objective.name` of a config to its class.
+"""
+
+from jssl.objectives.barlow_twins import BarlowTwins
+from jssl.objectives.base import Aux, Features, Objective
+from jssl.objectives.byol import BYOL
+from jssl.objectives.cissl import CISSL
+from jssl.objectives.dcl import DCL
+from jssl.objectives.dino import DINO
+from jssl.objectives.dissl import DISSL
+from jssl.objectives.lejepa import LeJEPA
+from jssl.objectives.moco_v3 import MoCoV3
+from jssl.objectives.momentum import MomentumObjective, PredictorObjective
+from jssl.objectives.nnclr import NNCLR
+from jssl.objectives.simclr import SimCLR
+from jssl.objectives.simsiam import SimSiam
+from jssl.objectives.spectral import Spectral
+from jssl.objectives.supcon import SupCon
+from jssl.objectives.swav import SwAV
+from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.vicreg import VICReg
+from jssl.objectives.w_mse import WMSE
+
+OBJECTIVES: dict[str, type[Objective]] = {
+  "barlow_twins": BarlowTwins,
+  "byol": BYOL,
+  "cissl": CISSL,
+  "dcl": DCL,
+  "dino": DINO,
+  "dissl": DISSL,
+  "lejepa": LeJEPA,
+  "moco_v3": MoCoV3,
+  "nnclr": NNCLR,
+  "simclr": SimCLR,
+  "simsiam": SimSiam,
+  "spectral": Spectral,
+  "supcon": SupCon,
+  "swav": SwAV,
+  "vicreg": VICReg,
+  "w_mse": WMSE,
+}
+
+__all__ = [
+  "BYOL",
+  "CISSL",
+  "DCL",
+  "DINO",
+  "DISSL",
+  "NNCLR",
+  "OBJECTIVES",
+  "WMSE",
+  "Aux",
+  "BarlowTwins",
+  "Features",
+  "LeJEPA",
+  "MoCoV3",
+  "MomentumObjective",
+  "Objective",
+  "PredictorObjective",
+  "SimCLR",
+  "SimSiam",
+  "Spectral",
+  "SupCon",
+  "SwAV",
+  "TwoViewObjective",
+  "VICReg",
+]

@@ -9,7 +9,7 @@ of what is probed and exported.
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 from jaxtyping import Array, Float
@@ -89,6 +89,14 @@ class Objective(abc.ABC):
     """
     del state, step
     return head_params, carry
+
+  def with_total_steps(self, total_steps: int) -> Self:
+    """Returns the objective of a run of `total_steps` steps.
+
+    Methods whose schedules end with the run override it.
+    """
+    del total_steps
+    return self
 
   def teacher_momentum(self, step: Step) -> Scalar | float | None:
     """Returns the momentum of the averaged backbone; None: there is none."""

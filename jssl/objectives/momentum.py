@@ -5,6 +5,7 @@ learned: it is part of the objective's state.
 """
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,12 @@ class MomentumObjective(Objective):
     check_range("momentum_start", self.momentum_start, 0, 1)
     check_range("momentum_end", self.momentum_end, self.momentum_start, 1)
     check_range("total_steps", self.total_steps, 0)
+
+  def with_total_steps(self, total_steps: int) -> Self:
+    """Sets `total_steps`, unless the config does."""
+    if self.total_steps:
+      return self
+    return dataclasses.replace(self, total_steps=total_steps)
 
   def teacher_momentum(self, step: Step) -> Scalar | float:
     """Of the averaged backbone and of the averaged projector.

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+from jssl.config import command_line
 from jssl.preflight import targets
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The config file, see configs/.", lock_config=True
+_CONFIG = flags.DEFINE_string(
+  "config", None, "Config file, FILE or FILE:ARG.", required=True
 )
 _TARGET = flags.DEFINE_string(
   "target", None, "Devices, as v5e:16x16, h100:8 or cpu:8.", required=True
@@ -52,9 +52,10 @@ def _write(found: dict[str, Any], page: Callable[[], str]) -> None:
     pathlib.Path(_HTML.value).write_text(page(), encoding="utf-8")
 
 
-def _run() -> int:
+def _run(overrides: list[str]) -> int:
   target = targets.target(_TARGET.value)
   target.prepare()
+  from jssl.config.schema import Config
   from jssl.preflight import text_report
   from jssl.preflight.changes import suggest
   from jssl.preflight.check import check
@@ -64,45 +65,43 @@ def _run() -> int:
   def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
+  config = command_line.load(_CONFIG.value, overrides, Config)
   command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
   if _SWEEP.value:
     wanted = sizes(_SWEEP.value, target)
     target.prepare(*(size.target for size in wanted))
-    points = sweep(_CONFIG.value, target, wanted, tell)
+    points = sweep(config, target, wanted, tell)
     print(text_report.sweep_text(points), end="")
     _write(
       {"command": command, "points": text_report.sweep_data(points)},
-      lambda: sweep_html(points, config=_CONFIG.value, command=command),
+      lambda: sweep_html(points, config=config, command=command),
     )
     found = [point.result for point in points]
     if not all(found):
       return _WRONG
     return _FITS if all(one.fits for one in found if one) else _TOO_LARGE
-  result = check(_CONFIG.value, target)
+  result = check(config, target)
   tried = []
   if not result.fits and _SUGGEST.value:
     tell("it doesn't fit; changes are compiled")
-    tried = suggest(_CONFIG.value, target, result, tell)
+    tried = suggest(config, target, result, tell)
   print(text_report.text(result, tried), end="")
   _write(
     {"command": command, **text_report.data(result, tried)},
-    lambda: html(result, tried, config=_CONFIG.value, command=command),
+    lambda: html(result, tried, config=config, command=command),
   )
   return _FITS if result.fits else _TOO_LARGE
 
 
 def main(argv: list[str]) -> int:
   """Prints what a run needs; returns the exit status."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   logging.set_verbosity(logging.WARNING)
   try:
-    return _run()
+    return _run(argv[1:])
   except (ValueError, TypeError, OSError, RuntimeError) as error:
     print(f"error: {error}", file=sys.stderr)
     return _WRONG
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
+from jssl.config.parse import replace
+from jssl.config.schema import Config
 from jssl.preflight.check import Result, check
 from jssl.preflight.programs import FEATURES, STEP
 from jssl.preflight.targets import Target
@@ -39,29 +39,6 @@ class Tried(NamedTuple):
     return " ".join(f"--config.{k}={v}" for k, v in self.changes.items())
 
 
-def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
-  """Returns a copy of a config with other values.
-
-  Raises:
-    ValueError: it has no such key.
-  """
-  copy = config.copy_and_resolve_references()
-  with copy.unlocked():
-    for key, value in changes.items():
-      *sections, name = key.split(".")
-      section = copy
-      for part in sections:
-        section = section.get(part, {}) if _is_section(section) else {}
-      if not _is_section(section) or name not in section:
-        raise ValueError(f"config.{key} is not a key of the config")
-      section[name] = value
-  return copy
-
-
-def _is_section(value: Any) -> bool:
-  return isinstance(value, ConfigDict)
-
-
 def _shortage(result: Result) -> float:
   """Returns how many times what is free the step's own memory takes."""
   memory = result.step.memory
@@ -73,7 +50,7 @@ def _shortage(result: Result) -> float:
   return max(own, 1) / max(memory.limit - held, memory.limit / 20)
 
 
-def candidates(config: ConfigDict, result: Result) -> Iterator[Changes]:
+def candidates(config: Config, result: Result) -> Iterator[Changes]:
   """Yields changes of the step that need less memory, the cheapest first.
 
   Fewer batches ahead where the step alone fits. Parameters split over `fsdp`
@@ -95,7 +72,7 @@ def candidates(config: ConfigDict, result: Result) -> Iterator[Changes]:
     split = {"mesh.data": devices // ways, "mesh.fsdp": ways}
     yield split
   anew: Changes = dict(split)
-  if config.model.get("remat") == "none":
+  if getattr(config.model, "remat", "") == "none":
     anew |= {"model.remat": "block"}
     yield anew
   parts = 2 ** max(1, math.ceil(math.log2(_shortage(result))))
@@ -109,7 +86,7 @@ def candidates(config: ConfigDict, result: Result) -> Iterator[Changes]:
       yield {**anew, "data.batch_size": batch}
 
 
-def probe_candidates(config: ConfigDict) -> Iterator[Changes]:
+def probe_candidates(config: Config) -> Iterator[Changes]:
   """Yields smaller batches of the probe, where its program doesn't fit."""
   batch = config.probe.batch_size
   for less in (2, 4, 8, 16):
@@ -118,7 +95,7 @@ def probe_candidates(config: ConfigDict) -> Iterator[Changes]:
 
 
 def suggest(
-  config: ConfigDict,
+  config: Config,
   target: Target,
   result: Result,
   tell: Callable[[str], None] = lambda line: None,
@@ -138,7 +115,7 @@ def suggest(
   def until_one_fits(wanted: Iterator[Changes], program: str) -> bool:
     for changes in itertools.islice(wanted, _MOST_TRIES):
       try:
-        found = check(changed(config, changes), target, only=program)
+        found = check(replace(config, changes), target, only=program)
       except (ValueError, RuntimeError):
         found = None
       tried.append(Tried(changes, found))

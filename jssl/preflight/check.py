@@ -4,8 +4,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
+from jssl.config.schema import Config
 from jssl.preflight.programs import STEP, Sizes, programs
 from jssl.preflight.requirements import Needs, measure
 from jssl.preflight.roofline import Roofline, roofline
@@ -57,7 +56,7 @@ def hosts_of(devices: list[Any]) -> int:
   return len({device.process_index for device in devices})
 
 
-def check(config: ConfigDict, target: Target, *, only: str = "") -> Result:
+def check(config: Config, target: Target, *, only: str = "") -> Result:
   """Compiles the programs of a config for a target, and says what they need.
 
   Args:

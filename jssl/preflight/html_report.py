@@ -1,6 +1,7 @@
 """What preflight found, as one self-contained page."""
 
 import importlib.resources
+import json
 import math
 import string
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,10 @@ from html import escape
 
 import numpy as np
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from jssl import __version__
+from jssl.config.parse import to_dict
+from jssl.config.schema import Config
 from jssl.preflight import text_report
 from jssl.preflight.changes import Tried
 from jssl.preflight.check import Result
@@ -119,9 +121,7 @@ def _scaling(points: Sequence[Point]) -> Figure:
   return drawing
 
 
-def sweep_html(
-  points: Sequence[Point], *, config: ConfigDict, command: str
-) -> str:
+def sweep_html(points: Sequence[Point], *, config: Config, command: str) -> str:
   """Returns the page of a sweep, everything in one file."""
   table = _table(
     "size", text_report.SWEEP_HEADINGS, text_report.sweep_table(points)
@@ -138,7 +138,7 @@ def html(
   result: Result,
   tried: Sequence[Tried],
   *,
-  config: ConfigDict,
+  config: Config,
   command: str,
 ) -> str:
   """Returns the page, everything in one file.
@@ -166,11 +166,12 @@ def html(
 
 
 def _page(
-  title: str, summary: str, body: str, config: ConfigDict, command: str
+  title: str, summary: str, body: str, config: Config, command: str
 ) -> str:
   body += (
     "\n<section><details><summary><h2>Config</h2></summary>"
-    f"<pre>{escape(config.to_json(indent=2))}</pre></details></section>"
+    f"<pre>{escape(json.dumps(to_dict(config), indent=2))}</pre>"
+    "</details></section>"
   )
   page = importlib.resources.files("jssl.report") / "template.html"
   return string.Template(page.read_text()).substitute(

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Int
-from ml_collections import ConfigDict
 from numpy import ndarray
 
 from jssl import mesh
-from jssl.config import build, schema
+from jssl.config.build import Run, build, open_split
+from jssl.config.schema import Config, Data
 from jssl.data.source import HostBatch, Source
 from jssl.probe.encoders import center_features
 from jssl.train.init import Program, checkpoint_items
@@ -25,7 +25,7 @@ STEP, FEATURES = "train step", "probe features"
 class Unprepared:
   """Stands for a set that this machine doesn't have: shapes alone."""
 
-  def __init__(self, data: schema.Data, channels: int):
+  def __init__(self, data: Data, channels: int):
     """Takes images for as large as the config makes them."""
     self.name = data.name
     self.image_shape = (data.image_size_px, data.image_size_px, channels)
@@ -42,11 +42,11 @@ class Unprepared:
     raise FileNotFoundError(f"{self.name} isn't prepared on this machine")
 
 
-def open_or_stand_in(config: ConfigDict) -> Source:
+def open_or_stand_in(config: Config) -> Source:
   """Returns the data set of a config, or what has its shapes."""
-  data = build.section(config, "data", schema.Data)
+  data = config.data
   try:
-    return build.source(config, data.split)
+    return open_split(data, data.split)
   except FileNotFoundError:
     return Unprepared(data, len(config.model.mean))
 
@@ -98,7 +98,7 @@ class Programs(NamedTuple):
     checkpoint_bytes: of a checkpoint, on the disk.
   """
 
-  run: build.Run
+  run: Run
   prepared: bool
   compilable: tuple[Compilable, ...]
   sizes: Sizes
@@ -135,7 +135,7 @@ def _sizes(state: TrainState, batch: PyTree, ready: int) -> Sizes:
   return Sizes._make([*held, ready * held[-1]])
 
 
-def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
+def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
   """Returns what a run of a config compiles; nothing is allocated.
 
   Args:
@@ -146,7 +146,7 @@ def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
     ValueError, TypeError: the config can't be run on so many devices.
   """
   source = open_or_stand_in(config)
-  run = build.run(config, train_source=source, devices=devices)
+  run = build(config, source=source, devices=devices)
   program = Program(run)
   of_batch = mesh.batch_sharding(run.mesh)
 
@@ -154,12 +154,12 @@ def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
     shape = (number, *source.image_shape)
     return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=of_batch)
 
-  b = run.data.batch_size
+  b = run.config.data.batch_size
   batch = {
     "image": images(b),
     "label": jax.ShapeDtypeStruct((b,), jnp.int32, sharding=of_batch),
   }
-  settings = build.section(config, "probe", schema.Probe)
+  settings = config.probe
   probed = -(-settings.batch_size // run.mesh.size) * run.mesh.size
   variables = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
@@ -168,7 +168,7 @@ def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
     program.abstract_state.backbone,
   )
   features = jax.jit(
-    center_features(run.backbone, crop_size_px=run.augment.crop_size_px)
+    center_features(run.backbone, crop_size_px=run.config.augment.crop_size_px)
   )
   return Programs(
     run,
@@ -177,6 +177,6 @@ def programs(config: ConfigDict, devices: Sequence[jax.Device]) -> Programs:
       Compilable(STEP, program.step, (program.abstract_state, batch), b),
       Compilable(FEATURES, features, (variables, images(probed)), probed),
     ),
-    _sizes(program.abstract_state, batch, run.data.prefetch_batches),
+    _sizes(program.abstract_state, batch, run.config.data.prefetch_batches),
     total_bytes(checkpoint_items(program.abstract_state), on_device=False),
   )

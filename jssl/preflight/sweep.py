@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
+from jssl.config.parse import replace
+from jssl.config.schema import Config
 from jssl.preflight import targets
-from jssl.preflight.changes import Changes, changed
+from jssl.preflight.changes import Changes
 from jssl.preflight.check import Result, check
 from jssl.preflight.programs import STEP
 from jssl.preflight.targets import Target
@@ -66,16 +66,16 @@ def sizes(sweep: str, target: Target) -> list[Size]:
   return [Size(f"{key}={v}", target, {key: v}) for v in numbers]
 
 
-def _at(config: ConfigDict, size: Size, target: Target) -> ConfigDict:
+def _at(config: Config, size: Size, target: Target) -> Config:
   if size.changes is not None:
-    return changed(config, size.changes)
+    return replace(config, size.changes)
   devices, there = len(target.devices()), len(size.target.devices())
   batch = config.data.batch_size * there // devices
-  return changed(config, {"data.batch_size": batch, "mesh.data": -1})
+  return replace(config, {"data.batch_size": batch, "mesh.data": -1})
 
 
 def sweep(
-  config: ConfigDict,
+  config: Config,
   target: Target,
   wanted: Sequence[Size],
   tell: Callable[[str], None] = lambda line: None,

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jssl import mesh as mesh_lib
-from jssl.config import build, schema
-from jssl.config.schema import Probe
+from jssl.config.build import open_split
+from jssl.config.schema import Config, Probe
 from jssl.data.source import Source
 from jssl.diagnostics import SecondMoment, second_moment
 from jssl.probe import features
@@ -101,7 +100,7 @@ class JudgedSet:
 
 def open_set(
   workdir: str | os.PathLike,
-  config: ConfigDict,
+  config: Config,
   settings: Probe,
   *,
   without_labels: bool = False,
@@ -117,9 +116,9 @@ def open_set(
   Raises:
     ValueError: it has no labels, and must; or processes have different sets.
   """
-  data = build.section(config, "data", schema.Data)
+  data = config.data
   splits = (data.split, data.test_split)
-  train, test = (build.source(config, split) for split in splits)
+  train, test = (open_split(data, split) for split in splits)
   if not (train.num_classes or without_labels):
     raise ValueError(
       f"{data.name} has no labels; a probe needs some: choose another set "

@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import get_args
 
-from ml_collections import ConfigDict
-
 from jssl import checkpoint
-from jssl.augment import Augment
-from jssl.config import build
-from jssl.config.schema import Probe
+from jssl.config.build import build_objective
+from jssl.config.parse import parse, replace, to_dict
+from jssl.config.schema import Config
 from jssl.probe import encoders, features, splits
 from jssl.probe.dataset import Seen, open_set
 from jssl.probe.diagnosis import Diagnosis
@@ -37,27 +35,24 @@ _POLL_SECONDS = 5.0
 
 
 def _with_dataset(
-  config: ConfigDict, name: str, data_dir: str, test_split: str
-) -> ConfigDict:
+  config: Config, name: str, data_dir: str, test_split: str
+) -> Config:
   """Returns the config with its data set, or where it is, replaced."""
-  changed = config.copy_and_resolve_references()
-  with changed.unlocked():
-    if name and name != changed.data.name:
-      changed.data.update(
-        {
-          "name": name,
-          "split": "train",
-          "test_split": test_split or "test",
-        }
-      )
-    elif test_split:
-      raise ValueError(
-        f"--test_split={test_split} goes with a --dataset other than that of "
-        f"the run, {changed.data.name}; its own is data.test_split"
-      )
-    if data_dir:
-      changed.data.data_dir = data_dir
-  return changed
+  changes: dict[str, str] = {}
+  if name and name != config.data.name:
+    changes |= {
+      "data.name": name,
+      "data.split": "train",
+      "data.test_split": test_split or "test",
+    }
+  elif test_split:
+    raise ValueError(
+      f"--test_split={test_split} goes with a --dataset other than that of "
+      f"the run, {config.data.name}; its own is data.test_split"
+    )
+  if data_dir:
+    changes["data.data_dir"] = data_dir
+  return replace(config, changes)
 
 
 def new_steps(
@@ -176,17 +171,17 @@ def run(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
   check_workdir_shared(workdir)
-  own = load_config(workdir)
+  own = parse(load_config(workdir), Config)
   config = _with_dataset(own, dataset, data_dir, test_split)
-  settings = build.section(config, "probe", Probe)
+  settings = config.probe
   judge = open_set(workdir, config, settings, without_labels=diagnostics)
-  crop_size_px = build.section(config, "augment", Augment).crop_size_px
+  crop_size_px = config.augment.crop_size_px
   encoder = Encoder(
-    build.backbone(config),
+    config.model.backbone(),
     crop_size_px=crop_size_px,
     channels=judge.sources[0].image_shape[-1],
     mesh=judge.everywhere,
-    key=str((config.model.to_json(sort_keys=True), crop_size_px)),
+    key=str((to_dict(config)["model"], crop_size_px)),
   )
   log = Log(workdir)
   makers: dict[Part, Callable[[Seen], list[Row]]] = {
@@ -208,11 +203,11 @@ def run(
   if diagnostics:
     diagnosis = Diagnosis(
       judge,
-      build.backbone(config),
-      build.objective(config, config.train.steps),
-      build.section(config, "augment", Augment),
+      config.model.backbone(),
+      build_objective(config),
+      config.augment,
       settings,
-      config.get("seed", 0),
+      config.seed,
     )
     made_with["diagnostics"] = diagnosis.settings
     makers["diagnostics"] = lambda seen: diagnosis.rows(seen, workdir)
@@ -272,7 +267,7 @@ def run(
         )
       examine(pixels, parts)
     if "random" in settings.baselines and (parts := pending("random", 0)):
-      examine(encoder.random(config.get("seed", 0)), parts)
+      examine(encoder.random(config.seed), parts)
     last_step = config.train.steps
     there = new_steps(workdir, follow=follow, last_step=last_step)
     for step in clock.each("wait", there):

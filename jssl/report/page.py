@@ -5,11 +5,12 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jssl import __version__
+from jssl.config.parse import to_dict
 from jssl.report import diagnostics, elements, figures, samples, table
 from jssl.report.read import Life, ProbeLife, Run
 
@@ -48,11 +49,12 @@ def _lead(run: Run) -> str:
 
 def _summary(run: Run) -> str:
   config, metrics = run.config, run.metrics
+  names = to_dict(config)
   total = config.train.steps
   facts = {
     "data set": config.data.name,
-    "objective": config.objective.name,
-    "model": config.model.name,
+    "objective": names["objective"]["name"],
+    "model": names["model"]["name"],
     "steps done": f"{run.steps_done:,} of {total:,}",
   }
   if metrics:
@@ -190,10 +192,10 @@ def _map(run: Run) -> str:
   )
 
 
-def _config(config: ConfigDict) -> str:
-  alone = {k: v for k, v in config.items() if not isinstance(v, ConfigDict)}
+def _config(config: dict[str, Any]) -> str:
+  alone = {k: v for k, v in config.items() if not isinstance(v, dict)}
   sections = {"run": alone}
-  sections |= {k: dict(v) for k, v in config.items() if k not in alone}
+  sections |= {k: v for k, v in config.items() if k not in alone}
   blocks = ""
   for name, values in sections.items():
     rows = "".join(
@@ -301,10 +303,10 @@ def render(run: Run) -> str:
     "Map of the test features": _map(run),
   }
   body = "\n".join(elements.section(*section) for section in sections.items())
-  config = run.config
+  config = to_dict(run.config)
   page = importlib.resources.files("jssl.report") / "template.html"
   return string.Template(page.read_text()).substitute(
-    title=escape(f"{config.objective.name} on {config.data.name}"),
+    title=escape(f"{config['objective']['name']} on {run.config.data.name}"),
     summary=_summary(run),
     sections=body + "\n" + _config(config),
     footer=f"jssl {__version__}, {escape(str(run.workdir.absolute()))}",

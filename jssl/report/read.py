@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from jssl import checkpoint
+from jssl.config.parse import parse
+from jssl.config.schema import Config
 from jssl.runtime.workdir import load_config
 
 T = TypeVar("T")
-
-_SECTIONS = ("data", "model", "objective", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,7 @@ class Run:
   """
 
   workdir: pathlib.Path
-  config: ConfigDict
+  config: Config
   metrics: Mapping[str, Float[np.ndarray, "n"]]
   scores: tuple[Score, ...]
   spectra: tuple[Spectrum, ...]
@@ -310,15 +309,12 @@ def read(workdir: str | os.PathLike) -> Run:
   """
   path = pathlib.Path(workdir)
   try:
-    config = load_config(path)
-  except (ValueError, AttributeError) as error:
-    raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
-  lacking = [name for name in _SECTIONS if name not in config]
-  if lacking:
+    config = parse(load_config(path), Config)
+  except (ValueError, TypeError, AttributeError) as error:
     raise ValueError(
-      f"{path / 'config.json'} is not that of a run, it has no {lacking}: "
-      "--workdir must be one of `python -m jssl.train`"
-    )
+      f"{path / 'config.json'} is damaged or not the config of a run made by "
+      f"`python -m jssl.train`: {error}"
+    ) from error
   probed = _rows(path / "probe.jsonl")
   return Run(
     workdir=path,

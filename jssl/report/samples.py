@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from jssl import rng
-from jssl.augment import Augment, views
-from jssl.config import build, schema
+from jssl.augment import views
+from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import Source
 from jssl.probe import features
@@ -44,7 +43,7 @@ def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
   return generator.choice(rows, min(limit, len(rows)), replace=False)
 
 
-def _source(data: schema.Data, name: str, split: str) -> Source:
+def _source(data: Data, name: str, split: str) -> Source:
   """Opens a split without reading all of it, whatever `data.in_memory`."""
   return open_source(
     name,
@@ -55,7 +54,7 @@ def _source(data: schema.Data, name: str, split: str) -> Source:
 
 
 def augmented(
-  config: ConfigDict, *, images: int, num_views: int
+  config: Config, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
   """Returns images of the set and views of them, as step 0 would draw them.
 
@@ -74,13 +73,13 @@ def augmented(
     FileNotFoundError: the data set isn't on this machine.
     ValueError, TypeError: the config can't be used.
   """
-  data = build.section(config, "data", schema.Data)
+  data = config.data
   source = _source(data, data.name, data.split)
   rows = _some(np.arange(len(source)), images)
   pixels = source.fetch(rows)["image"]
-  root = jax.random.key(config.get("seed", 0))
+  root = jax.random.key(config.seed)
   keys = rng.per_row(rng.stream(root, "augment"), len(rows))
-  augment = build.section(config, "augment", Augment).of_large_views(num_views)
+  augment = config.augment.of_large_views(num_views)
   draw = jax.jit(
     lambda keys, pixels: views(augment, keys, pixels, num_views)[0],
     # For a few images once; optimising takes longer than it saves.
@@ -105,7 +104,7 @@ def kept_features(
   Returns:
     None where nothing is kept, or of fewer than 4 images.
   """
-  data = build.section(run.config, "data", schema.Data)
+  data = run.config.data
   # As the probe takes them: another set than that of the run has its own.
   split = data.test_split if dataset == data.name else "test"
   pattern = features.path(

@@ -7,10 +7,10 @@ import re
 import socket
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from jssl.runtime import distributed, files
 
@@ -63,8 +63,8 @@ def _config_path(workdir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(workdir) / "config.json"
 
 
-def load_config(workdir: str | os.PathLike) -> ConfigDict:
-  """Returns the config of a run.
+def load_config(workdir: str | os.PathLike) -> dict[str, Any]:
+  """Returns the config of a run, as nested dicts.
 
   Raises:
     FileNotFoundError: `workdir` is not that of a run.
@@ -76,7 +76,7 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
       f"{path} is not there: --workdir must be that of a run, made by "
       "`python -m jssl.train --config=... --workdir=...`"
     )
-  return ConfigDict(json.loads(path.read_text()))
+  return json.loads(path.read_text())
 
 
 def check_workdir_shared(workdir: str | os.PathLike) -> None:
@@ -120,7 +120,9 @@ def check_workdir_shared(workdir: str | os.PathLike) -> None:
     )
 
 
-def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def claim_workdir(
+  config: Mapping[str, Any], workdir: str | os.PathLike
+) -> None:
   """Writes the config into a new workdir; a used one must have the same.
 
   Raises:
@@ -133,7 +135,7 @@ def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
   check_workdir_shared(workdir)
   if path.exists():
     old = _flat(json.loads(path.read_text()))
-    new = _flat(json.loads(config.to_json()))
+    new = _flat(json.loads(json.dumps(config)))
     lines = [
       f"  {key.replace('/', '.')}: there {old.get(key)!r}, now {new.get(key)!r}"
       for key in sorted(old.keys() | new.keys())
@@ -145,4 +147,4 @@ def claim_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
         "--workdir or take back the difference:\n" + "\n".join(lines)
       )
   if distributed.is_first():
-    files.write_text(path, config.to_json(indent=2))
+    files.write_text(path, json.dumps(config, indent=2))

@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 from absl import app, flags, logging
 
+from jssl.config import command_line
+
 _CONFIG = flags.DEFINE_string(
   "config",
   None,
@@ -111,10 +113,10 @@ def _concentration(called: _Called) -> int:
 
 def _kernels(called: _Called) -> int:
   from jssl.kernel_regime.study import study
-  from jssl.study import trials
+  from jssl.kernel_regime.study.setting import Setting
 
   logging.set_verbosity(logging.WARNING)
-  config = trials.config_of((f"--config={called.config}", *called.overrides))
+  config = command_line.load(called.config, called.overrides, Setting)
   written = study.run(
     config, called.workdir, command=called.command, tell=_tell
   )
@@ -126,10 +128,10 @@ def _kernels(called: _Called) -> int:
 
 def _bridge(called: _Called) -> int:
   from jssl.kernel_regime.study import bridge
-  from jssl.study import trials
+  from jssl.kernel_regime.study.setting import Setting
 
   logging.set_verbosity(logging.WARNING)
-  config = trials.config_of((f"--config={called.config}", *called.overrides))
+  config = command_line.load(called.config, called.overrides, Setting)
   table = bridge.run(config, called.workdir, command=called.command, tell=_tell)
   print(table, end="")
   return 0

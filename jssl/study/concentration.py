@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from jssl import diagnostics, mesh
 from jssl.augment import Augment, includes
-from jssl.config import build, schema
+from jssl.config.build import open_split
 from jssl.data.source import InMemory, load
 from jssl.diagnostics import ConcentrationCurve
 from jssl.probe.sample import draw_sample, spread_rows, view_pixels
@@ -95,7 +95,7 @@ def _means(runs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _augment(run: Run) -> Augment:
-  return build.section(run.config, "augment", Augment)
+  return run.config.augment
 
 
 def _pixels(
@@ -103,14 +103,14 @@ def _pixels(
 ) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
   """Returns views as the run's diagnostics saw them, and their labels."""
   config = run.config
-  settings = build.section(config, "probe", schema.Probe)
+  settings = config.probe
   sample = draw_sample(
     source,
     source.labels,
     spread_rows(source.labels, images=settings.diagnostic_images),
     _augment(run),
     num_views=settings.diagnostic_views,
-    seed=config.get("seed", 0),
+    seed=config.seed,
     mesh=mesh.make_mesh(1, 1),
   )
   return view_pixels(sample, batch_size=settings.batch_size), sample.labels
@@ -118,8 +118,8 @@ def _pixels(
 
 def _looked_at(run: Run) -> dict[str, Any]:
   """Returns which images and how many views of each a run's views are of."""
-  data = build.section(run.config, "data", schema.Data)
-  settings = build.section(run.config, "probe", schema.Probe)
+  data = run.config.data
+  settings = run.config.probe
   return {
     **{
       f"data.{key}": getattr(data, key)
@@ -147,8 +147,8 @@ def _views(
   for name, run in runs.items():
     own = _looked_at(run)
     if source is None or there is None:
-      data = build.section(run.config, "data", schema.Data)
-      source, there = load(build.source(run.config, data.split)), (name, own)
+      data = run.config.data
+      source, there = load(open_split(data, data.split)), (name, own)
     elif own != there[1]:
       raise ValueError(
         f"{name} looks at other images or views than {there[0]}, which can't "

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
+from jssl.config.parse import to_dict
+from jssl.config.schema import Config
 from jssl.report import charts
 from jssl.report.diagnostics import COLUMNS
 from jssl.report.read import Run, read
@@ -227,9 +228,10 @@ def collect(trials: Sequence[Trial], failures: Sequence[str]) -> list[Row]:
   return _baselines(trials) + rows
 
 
-def _in_words(section: ConfigDict) -> str:
+def _in_words(config: Config) -> str:
+  section = to_dict(config)["model"]
   values = [f"{k}={v}" for k, v in section.items() if k != "name"]
-  return f"{section.name} ({', '.join(values)})"
+  return f"{section['name']} ({', '.join(values)})"
 
 
 def about(trials: Sequence[Trial], *, command: str, environ: Environ) -> About:
@@ -241,7 +243,7 @@ def about(trials: Sequence[Trial], *, command: str, environ: Environ) -> About:
     environ: that it ran in; what changes the speed is put before the command.
   """
 
-  def all_of(value: Callable[[ConfigDict], object]) -> str:
+  def all_of(value: Callable[[Config], object]) -> str:
     found = dict.fromkeys(str(value(trial.config)) for trial in trials)
     return " or ".join(found)
 
@@ -253,7 +255,7 @@ def about(trials: Sequence[Trial], *, command: str, environ: Environ) -> About:
     dataset=all_of(lambda config: config.data.name),
     steps=all_of(lambda config: config.train.steps),
     batch_size=all_of(lambda config: config.data.batch_size),
-    backbone=all_of(lambda config: _in_words(config.model)),
+    backbone=all_of(lambda config: _in_words(config)),
     seeds=len({trial.seed for trial in trials}),
     probe_seeds=trials[0].config.probe.seeds,
   )

@@ -12,12 +12,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
 from jssl import checkpoint
-from jssl.config import build
-from jssl.config.schema import Probe
+from jssl.config import command_line
+from jssl.config.parse import parse, replace, to_dict
+from jssl.config.schema import Config
 from jssl.probe.records import Log, Part
 from jssl.runtime.workdir import claim_workdir, load_config
 
@@ -40,7 +38,7 @@ class Trial(NamedTuple):
   method: str
   seed: int
   workdir: pathlib.Path
-  config: ConfigDict
+  config: Config
   flags: tuple[str, ...]
   diagnostics: bool = False
 
@@ -60,24 +58,6 @@ class Call(NamedTuple):
 
   command: tuple[str, ...]
   environ: Environ
-
-
-def config_of(given: Sequence[str]) -> ConfigDict:
-  """Returns the config that a training with these flags reads.
-
-  Raises:
-    ValueError: a key is unknown or a value of another type.
-  """
-  argv = ["study", *given]
-  values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_file(
-    "config", lock_config=True, flag_values=values, sys_argv=argv
-  )
-  try:
-    values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    raise ValueError(f"{' '.join(argv[1:])}: {error}") from error
-  return holder.value
 
 
 def _known_methods(config_file: str) -> list[str]:
@@ -131,18 +111,15 @@ def plan(
   trials = []
   for method in dict.fromkeys(methods or known):
     for seed in range(seeds):
-      given = (
-        f"--config={config_file}:{method}{rest}",
-        *overrides,
-        f"--config.seed={seed}",
-      )
+      spec = f"{config_file}:{method}{rest}"
+      overridden = (*overrides, f"--config.seed={seed}")
       trials.append(
         Trial(
           method,
           seed,
           workdir / method / f"seed_{seed}",
-          config_of(given),
-          given,
+          command_line.load(spec, overridden, Config),
+          (f"--config={spec}", *overridden),
           diagnostics,
         )
       )
@@ -207,11 +184,11 @@ def are_alike(trial: Trial, other: Trial, kind: str) -> bool:
   model too.
   """
 
-  def seen(config: ConfigDict) -> tuple:
+  def seen(config: Config) -> tuple:
     data = config.data
     images = (data.name, data.split, data.test_split, data.image_size_px)
     pixels = (*images, config.augment.crop_size_px)
-    model = config.model.to_json(sort_keys=True)
+    model = str(config.model)
     return (pixels, model) if kind == "random" else (pixels,)
 
   return seen(trial.config) == seen(other.config)
@@ -233,7 +210,7 @@ def has_baseline(trial: Trial, kind: str) -> bool:
 
 def _missing_baselines(trial: Trial, trials: Sequence[Trial]) -> list[str]:
   """Returns those that a trial's config asks for and no trial has for it."""
-  probe = build.section(trial.config, "probe", Probe)
+  probe = trial.config.probe
   return [
     kind
     for kind in probe.baselines
@@ -249,15 +226,10 @@ def _check_used(trial: Trial) -> None:
   """Raises ValueError if the workdir has a run of another config."""
   if not (trial.workdir / "config.json").exists():
     return
-  there = load_config(trial.workdir)
-  config = trial.config.copy_and_resolve_references()
-  config.probe.baselines = tuple(there.probe.baselines)
-  # The probe may be set anew for the checkpoints to come; here none come. Keys
-  # that an older version didn't write have their defaults.
-  old, new = (
-    dataclasses.asdict(build.section(c, "probe", Probe))
-    for c in (there, config)
-  )
+  there = parse(load_config(trial.workdir), Config)
+  config = replace(trial.config, {"probe.baselines": there.probe.baselines})
+  # The probe may be set anew for the checkpoints to come; here none come.
+  old, new = (dataclasses.asdict(c.probe) for c in (there, config))
   other = [
     f"probe.{key}: there {old[key]!r}, now {new[key]!r}"
     for key in sorted(old)
@@ -269,7 +241,7 @@ def _check_used(trial: Trial) -> None:
       "--workdir, take back the difference or delete its probe.jsonl: "
       + "; ".join(other)
     )
-  claim_workdir(config, trial.workdir)
+  claim_workdir(to_dict(config), trial.workdir)
 
 
 def _run_process(call: Call, log: pathlib.Path) -> int:

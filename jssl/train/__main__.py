@@ -9,11 +9,14 @@ error that would come back, as of the config; another (as 75: no room for the
 last checkpoint): started again it goes on.
 """
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+import json
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The config file, see configs/.", lock_config=True
+from absl import app, flags, logging
+
+from jssl.config import command_line
+
+_CONFIG = flags.DEFINE_string(
+  "config", None, "Config file, FILE or FILE:ARG.", required=True
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",
@@ -30,10 +33,10 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
   """Trains; returns the exit status."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
   from jssl.checkpoint import CheckpointError, NotSavedError
+  from jssl.config.parse import to_dict
+  from jssl.config.schema import Config
   from jssl.runtime import compilation, distributed, exit_codes, files
   from jssl.runtime.workdir import check_workdir
   from jssl.train.loop import train
@@ -44,12 +47,14 @@ def main(argv: list[str]) -> int:
 
   def work() -> None:
     check_workdir(_WORKDIR.value)
+    config = command_line.load(_CONFIG.value, argv[1:], Config)
     if _DISTRIBUTED.value:
       distributed.initialize()
-      distributed.check_same(_CONFIG.value.to_json(indent=2), "configs")
+      text = json.dumps(to_dict(config), indent=2)
+      distributed.check_same(text, "configs")
     else:
       distributed.check_single_process()
-    if not train(_CONFIG.value, _WORKDIR.value):
+    if not train(config, _WORKDIR.value):
       distributed.log_on_first(
         "Stopped by SIGTERM; run the same command to resume."
       )
@@ -67,5 +72,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jssl import checkpoint, mesh
-from jssl.config import build, schema
+from jssl.config import schema
+from jssl.config.build import Run
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
 from jssl.train.state import TrainState, init_state
@@ -37,13 +38,18 @@ class Program:
     measures: names of what it gives at steps that are logged only.
   """
 
-  def __init__(self, run: build.Run):
+  def __init__(self, run: Run):
     """Traces everything that has to fit together."""
     backbone, objective = run.backbone, run.objective
 
     def init() -> TrainState:
       return init_state(
-        run.seed, backbone, objective, run.optimizer, run.image_shape, run.head
+        run.config.seed,
+        backbone,
+        objective,
+        run.optimizer,
+        run.image_shape,
+        run.config.head,
       )
 
     state = jax.eval_shape(init)
@@ -54,19 +60,19 @@ class Program:
     step = make_train_step(
       backbone,
       objective,
-      run.augment,
+      run.config.augment,
       run.optimizer,
-      head=run.head,
-      chunks=run.train.chunks,
+      head=run.config.head,
+      chunks=run.config.train.chunks,
       shards=run.mesh.size,
       measured=(
-        partial(run.log.should_log, total_steps=run.train.steps)
-        if run.log.diagnostics
+        partial(run.config.log.should_log, total_steps=run.config.train.steps)
+        if run.config.log.diagnostics
         else None
       ),
     )
-    self.measures: tuple[str, ...] = NAMES if run.log.diagnostics else ()
-    b = run.data.batch_size
+    self.measures: tuple[str, ...] = NAMES if run.config.log.diagnostics else ()
+    b = run.config.data.batch_size
     # Of the size that the backbone sees; the names don't depend on it.
     batch = {
       "image": jax.ShapeDtypeStruct((b, *run.image_shape), jnp.uint8),
@@ -84,17 +90,17 @@ class Program:
     )
 
 
-def train_batches(run: build.Run, sharding: NamedSharding) -> pipeline.Batches:
+def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
   """Returns the batches of a run, see `jssl.data.pipeline.train_batches`."""
   return pipeline.train_batches(
     run.source,
-    seed=run.seed,
-    batch_size=run.data.batch_size,
+    seed=run.config.seed,
+    batch_size=run.config.data.batch_size,
     sharding=sharding,
-    workers=run.data.workers,
-    prefetch_batches=run.data.prefetch_batches,
-    order=run.order,
-    total_steps=run.train.steps,
+    workers=run.config.data.workers,
+    prefetch_batches=run.config.data.prefetch_batches,
+    order=run.config.order,
+    total_steps=run.config.train.steps,
   )
 
 

@@ -13,7 +13,6 @@ from typing import NoReturn
 import jax
 from absl import logging
 from clu import parameter_overview
-from ml_collections import ConfigDict
 
 from jssl import tree
 from jssl.checkpoint import (
@@ -22,7 +21,9 @@ from jssl.checkpoint import (
   DataIterator,
   NotSavedError,
 )
-from jssl.config import build
+from jssl.config.build import Run, build
+from jssl.config.parse import to_dict
+from jssl.config.schema import Config
 from jssl.runtime import distributed, files
 from jssl.runtime.goodput import Clock
 from jssl.runtime.workdir import claim_workdir
@@ -46,7 +47,7 @@ def _items(state: TrainState, watch: Watch) -> dict[str, PyTree]:
 
 
 def _restore(
-  run: build.Run,
+  run: Run,
   program: Program,
   checkpoints: Checkpoints,
   batches: DataIterator,
@@ -56,7 +57,7 @@ def _restore(
   abstract = _items(program.abstract_state, watch)
   restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:
-    state = first_state(program, run.init_from)
+    state = first_state(program, run.config.init_from)
     overview = parameter_overview.get_parameter_overview(
       state.backbone["params"], include_stats=False
     )
@@ -69,7 +70,7 @@ def _restore(
 
 
 def _break(
-  config: ConfigDict,
+  config: Config,
   workdir: str | os.PathLike,
   checkpoints: Checkpoints,
   items: Mapping[str, PyTree],
@@ -86,7 +87,7 @@ def _break(
     shutil.rmtree(broken, ignore_errors=True)
   distributed.barrier("removed what was broken before")
   try:
-    claim_workdir(config, broken)
+    claim_workdir(to_dict(config), broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as nonfinite:
       nonfinite.save(step, items, batches)
     kept = f"What it was like at step {step} is kept in {broken}, to inspect"
@@ -110,7 +111,7 @@ def _leave(workdir: str | os.PathLike, step: int, total: int) -> bool:
   return step == total
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
+def train(config: Config, workdir: str | os.PathLike) -> bool:
   """Trains to the last step of the config, from wherever the workdir is.
 
   Args:
@@ -136,13 +137,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     until_first_step=None,
   )
   with clock.listening():
-    run = build.run(config)
+    run = build(config)
     program = Program(run)
-  claim_workdir(config, workdir)
+  claim_workdir(to_dict(config), workdir)
   if distributed.is_first():
     (pathlib.Path(workdir) / "status.json").unlink(missing_ok=True)
-  total, log, keep = run.train.steps, run.log, run.checkpoint
-  learning_rate = run.optim.schedule(total)
+  total, log, keep = config.train.steps, config.log, config.checkpoint
+  learning_rate = config.optim.schedule(total)
   batches = train_batches(run, program.batch_sharding)
 
   with (
@@ -235,7 +236,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> bool:
           )
         per_step = (time.monotonic() - tick) / (step - timed)
         values["learning_rate"] = float(learning_rate(step - 1))
-        values["images_per_second"] = run.data.batch_size / per_step
+        values["images_per_second"] = config.data.batch_size / per_step
         values["seconds_per_step"] = per_step
         values["seconds"] = time.monotonic() - started
         if writer is not None:

@@ -1,35 +1,20 @@
-import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from shipped import config, config_dict
 
 import jssl
 from jssl import checkpoint
-from jssl.config import build
+from jssl.config.build import build
+from jssl.config.parse import parse, to_dict
+from jssl.config.schema import Config
+from jssl.models import init_variables
 from jssl.runtime.workdir import check_workdir, claim_workdir, load_config
-
-CONFIGS = pathlib.Path(jssl.__file__).parents[1] / "configs"
-
-
-def config(name="quickstart", **overrides):
-  path = CONFIGS / f"{name}.py"
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  values = module.get_config().to_dict()
-  for key, value in overrides.items():
-    *sections, leaf = key.split(".")
-    node = values
-    for name in sections:
-      node = node.setdefault(name, {})
-    node[leaf] = value
-  return ConfigDict(values)
 
 
 def test_a_run_is_made_of_the_config():
-  run = build.run(config(**{"mesh.fsdp": 2}))
+  run = build(config(**{"mesh.fsdp": 2}))
   assert run.backbone.feature_dim == 128
   assert run.image_shape == (32, 32, 3)
   assert dict(run.mesh.shape) == {"data": 4, "fsdp": 2}
@@ -131,14 +116,14 @@ def test_a_run_is_made_of_the_config():
 )
 def test_what_does_not_fit_is_named(overrides, error, match):
   with pytest.raises(error, match=match):
-    build.run(config(**overrides))
+    build(config(**overrides))
 
 
 def test_a_missing_key_is_named():
-  made = config()
+  made = config_dict()
   del made.model.width
   with pytest.raises(ValueError, match=r"model.width is missing"):
-    build.run(made)
+    parse(made, Config)
 
 
 def test_a_missing_set_is_told_with_its_command(tmp_path):
@@ -146,28 +131,30 @@ def test_a_missing_set_is_told_with_its_command(tmp_path):
   with pytest.raises(
     FileNotFoundError, match=r"python -m jssl.data.prepare fashion_mnist"
   ):
-    build.run(made)
+    build(made)
 
 
 def test_the_config_comes_back_from_the_workdir(tmp_path):
   made = config(**{"objective.projector.hidden_dims": (7, 9)})
-  claim_workdir(made, tmp_path)
+  claim_workdir(to_dict(made), tmp_path)
   loaded = load_config(tmp_path)
-  assert build.run(loaded).objective == build.run(made).objective
+  assert parse(loaded, Config) == made
   claim_workdir(loaded, tmp_path)
 
 
 def test_a_workdir_of_another_config_is_refused(tmp_path):
-  claim_workdir(config(), tmp_path)
+  claim_workdir(to_dict(config()), tmp_path)
   before = (tmp_path / "config.json").read_bytes()
   other = config(**{"model.width": 64, "objective.temperature": 0.3})
   with pytest.raises(ValueError, match="belongs to a run") as caught:
-    claim_workdir(other, tmp_path)
+    claim_workdir(to_dict(other), tmp_path)
   assert "model.width: there 128, now 64" in str(caught.value)
   assert "objective.temperature: there 0.2, now 0.3" in str(caught.value)
   assert (tmp_path / "config.json").read_bytes() == before
   # Another mesh or another rhythm of logging is the same run.
-  claim_workdir(config(**{"mesh.fsdp": 2, "log.every_steps": 1}), tmp_path)
+  claim_workdir(
+    to_dict(config(**{"mesh.fsdp": 2, "log.every_steps": 1})), tmp_path
+  )
 
 
 def test_no_run_there(tmp_path):
@@ -185,7 +172,7 @@ def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
   for use in (
     check_workdir,
     load_config,
-    lambda path: claim_workdir(config(), path),
+    lambda path: claim_workdir(to_dict(config()), path),
   ):
     with pytest.raises(ValueError, match=r"--workdir=.*mount the bucket"):
       use(workdir)
@@ -196,17 +183,17 @@ def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
 
 def test_load_backbone(tmp_path):
   made = config(**{"model.width": 16, "model.depth": 1})
-  claim_workdir(made, tmp_path)
+  claim_workdir(to_dict(made), tmp_path)
   with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
     jssl.load_backbone(tmp_path)
-  encoder = build.backbone(made)
+  encoder = made.model.backbone()
   images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
   expected = {}
   with checkpoint.Checkpoints(
     tmp_path, keep_last=3, keep_every_steps=None
   ) as checkpoints:
     for step in (1, 2):
-      variables = build.init_variables(step, encoder, (32, 32, 3))
+      variables = init_variables(step, encoder, (32, 32, 3))
       expected[step], _ = encoder.apply(variables, images, train=False)
       # Any iterator that Orbax can save will do here.
       checkpoints.save(step, {"backbone": variables}, _counter())

@@ -1,24 +1,22 @@
 import dataclasses
 
 import pytest
-from ml_collections import ConfigDict
+from shipped import config_dict
 
-from jssl.config import build
-from jssl.config.schema import Probe
+from jssl.config.parse import parse
+from jssl.config.schema import Config, Probe
 from jssl.kernel_regime import ArcCosine
 
 
 def test_an_empty_section_is_the_defaults():
-  found = build.section(ConfigDict({"probe": {}}), "probe", Probe)
+  found = parse(config_dict(probe={}), Config).probe
   assert found == Probe()
   assert found.seeds >= 3
   assert len(found.linear_l2_values) >= 8
 
 
 def test_json_lists_become_tuples():
-  found = build.section(
-    ConfigDict({"probe": {"knn_neighbours": [3, 4]}}), "probe", Probe
-  )
+  found = parse(config_dict(probe={"knn_neighbours": [3, 4]}), Config).probe
   assert found.knn_neighbours == (3, 4)
 
 
@@ -46,6 +44,9 @@ def test_what_may_be_zero_may_be_zero():
 
 
 def test_a_number_that_is_no_choice_is_told_the_choices():
-  config = ConfigDict({"kernel": {"degree": 5}})
+  @dataclasses.dataclass(frozen=True)
+  class Kernels:
+    kernel: ArcCosine
+
   with pytest.raises(ValueError, match=r"kernel\.degree=5.*known: 0, 1"):
-    build.section(config, "kernel", ArcCosine)
+    parse({"kernel": {"degree": 5}}, Kernels)

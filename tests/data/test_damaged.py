@@ -11,10 +11,10 @@ from data.damage import (
   shard_of,
   write_folder,
 )
-from ml_collections import ConfigDict
 
 from jssl import mesh as mesh_lib
-from jssl.config import build
+from jssl.config.build import open_split
+from jssl.config.schema import Data
 from jssl.data import array_record, pipeline, prepare
 from jssl.data.open import open_source
 
@@ -254,19 +254,15 @@ def test_damaged_files_of_a_folder_are_left_out(
 
 def test_only_what_is_trained_on_is_replaced(broken):
   """A test image whose neighbour stood in would be tested twice."""
-  config = ConfigDict(
-    {
-      "data": {
-        "name": "photos",
-        "data_dir": broken(6),
-        "image_size_px": 16,
-        "batch_size": 4,
-        "in_memory": False,
-        "skip_damaged": True,
-      }
-    }
+  data = Data(
+    "photos",
+    data_dir=broken(6),
+    image_size_px=16,
+    batch_size=4,
+    in_memory=False,
+    skip_damaged=True,
   )
   rows = np.array([6])
-  build.source(config, "train").fetch(rows)
+  open_split(data, "train").fetch(rows)
   with pytest.raises(ValueError, match="image 6 of photos, split train"):
-    build.source(config, "train[:90%]").fetch(rows)
+    open_split(data, "train[:90%]").fetch(rows)

@@ -75,7 +75,7 @@ def test_cpu_devices_are_those_of_the_process():
 def test_a_process_is_readied_for_the_most_cpu_devices():
   """Of all targets that it is going to compile for."""
   program = """
-from jssl import targets
+from jssl.preflight import targets
 two, four = targets.target("cpu:2"), targets.target("cpu:4")
 two.prepare(four, targets.target("v5e:2x2"))
 print(len(two.devices()), len(four.devices()))

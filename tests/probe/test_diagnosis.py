@@ -7,13 +7,14 @@ import grain
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
 from jssl import checkpoint, diagnostics
 from jssl.augment import Augment
-from jssl.config import build
+from jssl.config.parse import parse, replace, to_dict
+from jssl.config.schema import Config
 from jssl.data.source import InMemory
+from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
 from jssl.objectives.cissl import CISSL
@@ -37,14 +38,18 @@ AUGMENT = Augment(crop_size_px=4, crop_min_area=0.5)
 OBJECTIVE = CISSL(
   student=Head((), 3, last_norm="affine"), teacher=Head((5,), 3)
 )
-CONFIG = ConfigDict(
+CONFIG = parse(
   {
-    "seed": 0,
     "data": {"name": "tiny", "batch_size": 8, "image_size_px": 4},
     "augment": {"crop_size_px": 4, "crop_min_area": 0.5},
-    "model": {"name": "vit"},
-    "objective": {"name": "cissl"},
+    "model": {
+      **{"name": "vit", "patch_size_px": 2, "width": 6},
+      **{"depth": 1, "num_heads": 1},
+    },
+    "objective": {"name": "cissl", "student": {}, "teacher": {}},
+    "optim": {"name": "adamw", "learning_rate": 1e-3},
     "train": {"steps": 20},
+    "checkpoint": {"every_steps": 10},
     "probe": {
       **SETTINGS,
       "probes": ("linear",),
@@ -54,7 +59,8 @@ CONFIG = ConfigDict(
       "diagnostic_images": 40,
       "diagnostic_views": 4,
     },
-  }
+  },
+  Config,
 )
 EVERYTHING = {
   *("collapse_auc", "rank_me", "alpha_req", "stable_rank", "lidar"),
@@ -97,12 +103,12 @@ def save(workdir, step, *, scale=1.0):
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch, one_device):
-  monkeypatch.setattr(build, "source", lambda config, split: tiny(split))
-  monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
-  monkeypatch.setattr(build, "objective", lambda config, steps: OBJECTIVE)
+  monkeypatch.setattr(dataset, "open_split", lambda data, split: tiny(split))
+  monkeypatch.setattr(ViT, "backbone", lambda self: BACKBONE)
+  monkeypatch.setattr(loop, "build_objective", lambda config: OBJECTIVE)
   # Eight devices of one processor wait for each other.
   monkeypatch.setattr(dataset.mesh_lib, "make_mesh", lambda *_: one_device)
-  claim_workdir(CONFIG, tmp_path)
+  claim_workdir(to_dict(CONFIG), tmp_path)
   return tmp_path
 
 
@@ -191,7 +197,7 @@ def test_a_set_without_labels_has_what_needs_none(workdir, monkeypatch):
     images = tiny(split).images
     return InMemory("tiny", (), images, np.full(len(images), -1, np.int32))
 
-  monkeypatch.setattr(build, "source", unlabelled)
+  monkeypatch.setattr(dataset, "open_split", unlabelled)
   save(workdir, 10)
   with pytest.raises(ValueError, match="--diagnostics what needs none"):
     run(workdir)
@@ -209,7 +215,7 @@ def test_an_image_without_a_label_leaves_what_needs_none(workdir, monkeypatch):
     labels[7] = -1
     return dataclasses.replace(whole, labels=labels)
 
-  monkeypatch.setattr(build, "source", gap)
+  monkeypatch.setattr(dataset, "open_split", gap)
   save(workdir, 10)
   with pytest.raises(ValueError, match="1 of 302 images have no label"):
     run(workdir)
@@ -246,9 +252,10 @@ def test_other_images_or_views_are_measured_anew(workdir):
   found = diagnosed(workdir)["backbone", 10, "student"]
   about = {"asked_images": 40, "images": 40, "views": 4, "num_classes": 4}
   assert about == {name: found[name] for name in about}
-  changed = CONFIG.copy_and_resolve_references()
-  changed.probe.update({"diagnostic_images": 30, "diagnostic_views": 5})
-  claim_workdir(changed, workdir)
+  changed = replace(
+    CONFIG, {"probe.diagnostic_images": 30, "probe.diagnostic_views": 5}
+  )
+  claim_workdir(to_dict(changed), workdir)
   run(workdir, diagnostics=True)
   after = rows(workdir)
   assert len(after) == len(before)
@@ -274,7 +281,7 @@ def test_the_spectrum_is_kept_once_and_needs_no_labels(workdir, monkeypatch):
       whole, class_names=(), labels=np.full(len(whole), -1, np.int32)
     )
 
-  monkeypatch.setattr(build, "source", unlabelled)
+  monkeypatch.setattr(dataset, "open_split", unlabelled)
   for step in (10, 20):
     save(workdir, step)
   told = run(workdir, diagnostics=True)

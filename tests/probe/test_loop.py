@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from oracles.probe import SETTINGS
 
 from jssl import checkpoint
-from jssl.config import build
+from jssl.config.parse import parse, to_dict
+from jssl.config.schema import Config
 from jssl.data.source import InMemory
+from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import dataset, loop
 from jssl.runtime.workdir import claim_workdir
@@ -49,11 +50,19 @@ def tiny(name, split, classes=4, channels=1):
 
 
 CONFIG = {
-  "seed": 0,
   "data": {"name": "tiny", "batch_size": 8, "image_size_px": 4},
   "augment": {"crop_size_px": 4, "crop_min_area": 0.5},
-  "model": {"name": "vit"},
+  "model": {
+    **{"name": "vit", "patch_size_px": 2, "width": 6},
+    **{"depth": 1, "num_heads": 1},
+  },
+  "objective": {
+    **{"name": "simclr", "temperature": 0.2},
+    **{"projector": {"hidden_dims": (), "out_dim": 3}},
+  },
+  "optim": {"name": "adamw", "learning_rate": 1e-3},
   "train": {"steps": 20},
+  "checkpoint": {"every_steps": 10},
   "probe": {
     **SETTINGS,
     "probes": ("linear",),
@@ -76,20 +85,25 @@ def save(workdir, *steps, broken=None):
       checkpoints.save(step, {"backbone": variables}, data)
 
 
+def claim(workdir, **probe):
+  config = {**CONFIG, "probe": {**CONFIG["probe"], **probe}}
+  claim_workdir(to_dict(parse(config, Config)), workdir)
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch, one_device):
-  def source(config, split):
-    if config.data.name == "unlabelled":
+  def source(data, split):
+    if data.name == "unlabelled":
       return tiny("unlabelled", split, classes=0)
-    if config.data.name == "coloured":
+    if data.name == "coloured":
       return tiny("coloured", split, channels=3)
-    return tiny(config.data.name, split)
+    return tiny(data.name, split)
 
-  monkeypatch.setattr(build, "source", source)
-  monkeypatch.setattr(build, "backbone", lambda config: BACKBONE)
+  monkeypatch.setattr(dataset, "open_split", source)
+  monkeypatch.setattr(ViT, "backbone", lambda self: BACKBONE)
   # Eight devices of one processor wait for each other.
   monkeypatch.setattr(dataset.mesh_lib, "make_mesh", lambda *_: one_device)
-  claim_workdir(ConfigDict(CONFIG), tmp_path)
+  claim(tmp_path)
   return tmp_path
 
 
@@ -115,11 +129,7 @@ def damage(workdir, step):
 
 
 def test_rows_have_what_readers_need(workdir):
-  config = ConfigDict(CONFIG)
-  config.probe.update(
-    {"probes": ("linear", "knn", "mlp"), "label_fractions": (0.2,)}
-  )
-  claim_workdir(config, workdir)
+  claim(workdir, probes=("linear", "knn", "mlp"), label_fractions=(0.2,))
   save(workdir, 10, 20)
   told = run(workdir)
   assert subjects(workdir) == {
@@ -225,13 +235,13 @@ def test_another_set_has_its_own_rows_and_does_not_pin(workdir):
 
 
 def test_another_set_may_have_another_test_split(workdir, monkeypatch):
-  opened, source = [], build.source
+  opened, source = [], dataset.open_split
 
-  def watched(config, split):
+  def watched(data, split):
     opened.append(split)
-    return source(config, "test" if split == "validation" else split)
+    return source(data, "test" if split == "validation" else split)
 
-  monkeypatch.setattr(build, "source", watched)
+  monkeypatch.setattr(dataset, "open_split", watched)
   save(workdir, 10)
   run(workdir, dataset="other", test_split="validation")
   assert opened == ["train", "validation"]

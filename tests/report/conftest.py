@@ -10,9 +10,17 @@ CONFIG = {
   "seed": 3,
   "data": {"name": "cluttered_digits", "batch_size": 4, "image_size_px": 32},
   "augment": {"crop_size_px": 24, "crop_min_area": 0.5},
-  "model": {"name": "vit", "width": 16},
-  "objective": {"name": "simclr", "temperature": 0.2},
+  "model": {
+    **{"name": "vit", "patch_size_px": 8, "width": 16},
+    **{"depth": 1, "num_heads": 2},
+  },
+  "objective": {
+    **{"name": "simclr", "temperature": 0.2},
+    **{"projector": {"hidden_dims": (), "out_dim": 8}},
+  },
+  "optim": {"name": "adamw", "learning_rate": 1e-3},
   "train": {"steps": 40},
+  "checkpoint": {"every_steps": 20},
 }
 
 

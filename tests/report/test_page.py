@@ -179,7 +179,7 @@ def test_another_data_set_has_a_table_of_its_own(workdir, cheap):
 def test_names_are_escaped(workdir, config, cheap):
   name = '<b>$title & "x" \' ${'
   config["data"]["name"] = name
-  config["model"]["<i>key"] = "<script>alert(1)</script>"
+  config["data"]["data_dir"] = "<script>alert(1)</script>"
   (workdir / "config.json").write_text(json.dumps(config))
   rows = (workdir / "probe.jsonl").read_text().splitlines()
   rows = [json.loads(row) | {"dataset": name} for row in rows]
@@ -187,7 +187,7 @@ def test_names_are_escaped(workdir, config, cheap):
   found = rendered(workdir)
   assert not {"b", "i", "script"} & {tag for tag, _ in found.tags}
   assert f"simclr on {name}" in found.visible
-  assert ["<i>key", '"<script>alert(1)</script>"'] in found.rows
+  assert ["data_dir", '"<script>alert(1)</script>"'] in found.rows
   assert [name, "linear", "MLP", "kNN", "1 % labels", "10 % labels"] in (
     found.rows
   )

@@ -4,11 +4,12 @@ import io
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import rng
 from jssl.augment import Augment, views
+from jssl.config.parse import parse
+from jssl.config.schema import Config
 from jssl.data.embedded import cluttered_digits
 from jssl.report import samples
 from jssl.report.read import read
@@ -31,7 +32,9 @@ from jssl.report.read import read
 )
 def test_views_are_those_of_the_run(config, changes, by_view):
   config["augment"] |= changes
-  pixels, drawn = samples.augmented(ConfigDict(config), images=3, num_views=3)
+  pixels, drawn = samples.augmented(
+    parse(config, Config), images=3, num_views=3
+  )
   assert pixels.shape == (3, 32, 32, 3)
   assert drawn.shape == (3, 3, 24, 24, 3)
   stored = cluttered_digits("train").images.reshape(20_000, -1)
@@ -49,7 +52,7 @@ def test_views_are_those_of_the_run(config, changes, by_view):
 def test_augmented_without_the_data_set(config, tmp_path):
   config["data"] |= {"name": "not_prepared", "data_dir": str(tmp_path)}
   with pytest.raises(FileNotFoundError, match="not_prepared"):
-    samples.augmented(ConfigDict(config), images=3, num_views=2)
+    samples.augmented(parse(config, Config), images=3, num_views=2)
 
 
 def kept(workdir, **changes):

@@ -6,9 +6,17 @@ CONFIG = {
   "seed": 0,
   "data": {"name": "cluttered_digits", "batch_size": 4, "image_size_px": 32},
   "augment": {"crop_size_px": 16, "crop_min_area": 0.5},
-  "model": {"name": "vit", "width": 16},
-  "objective": {"name": "simclr"},
+  "model": {
+    **{"name": "vit", "patch_size_px": 8, "width": 16},
+    **{"depth": 1, "num_heads": 2},
+  },
+  "objective": {
+    **{"name": "simclr", "temperature": 0.2},
+    **{"projector": {"hidden_dims": (), "out_dim": 8}},
+  },
+  "optim": {"name": "adamw", "learning_rate": 1e-3},
   "train": {"steps": 40},
+  "checkpoint": {"every_steps": 20},
   "probe": {"diagnostic_images": 60, "diagnostic_views": 4},
 }
 ABOUT = {"dataset": "cluttered_digits", "features": "backbone"}

@@ -13,10 +13,11 @@ import time
 import grain
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from jssl import checkpoint
 from jssl.checkpoint import Checkpoints
+from jssl.config.parse import replace, to_dict
+from jssl.objectives import BYOL
 from jssl.probe.records import Log
 from jssl.runtime.workdir import claim_workdir, load_config
 from jssl.study import methods
@@ -36,7 +37,7 @@ ABOUT = methods.About(
 )
 
 CONFIG = """
-from jssl.build import with_defaults
+from ml_collections import ConfigDict
 
 METHODS = {
   "simclr": {"temperature": 0.2, "projector": {"out_dim": 8}},
@@ -47,7 +48,7 @@ METHODS = {
 
 def get_config(arg="simclr"):
   method, _, steps = arg.partition(",")
-  return with_defaults({
+  return ConfigDict({
     "data": {
       "name": "cluttered_digits", "batch_size": 16, "image_size_px": 32
     },
@@ -81,7 +82,7 @@ def config_file(tmp_path):
 
 def write_training(trial, seconds=(9.0, 0.25, 0.5, 0.125), steps=None):
   """Leaves what a training does; the first logged row is that of compiling."""
-  claim_workdir(trial.config, trial.workdir)
+  claim_workdir(to_dict(trial.config), trial.workdir)
   with Writer(trial.workdir, step=0, total_steps=len(seconds)) as writer:
     for step, value in enumerate(seconds, 1):
       writer.write(
@@ -162,7 +163,7 @@ def test_plan_of_some_methods_with_overrides(config_file):
   assert trial.flags == (
     f"--config={config_file}:byol", steps, "--config.seed=0",
   )  # fmt: skip
-  assert trial.config.objective.name == "byol"
+  assert type(trial.config.objective) is BYOL
   assert trial.config.train.steps == trial.steps == 7
   assert trial.config.seed == 0
 
@@ -250,11 +251,11 @@ def processes(monkeypatch):
         log.write_text("step 1\nValueError: a | b\n\n")
         return 1
       if module == "train":
-        config = ConfigDict(trial.config.to_dict())
-        config.probe.baselines = measured[-1]
+        changes = {"probe.baselines": measured[-1]}
+        config = replace(trial.config, changes)
         write_training(trial._replace(config=config))
         return 0
-      for kind in load_config(workdir).probe.baselines:
+      for kind in load_config(workdir)["probe"]["baselines"]:
         write_probe(trial, kind, 0.3)
       write_probe(trial, "backbone", 0.6)
       return 0
@@ -324,7 +325,8 @@ def test_a_random_backbone_is_that_of_the_model(
   small, large = trials_lib.plan(
     config_file, tmp_path, methods=["simclr", "byol"]
   )
-  large.config.model.update({"width": 2 * large.config.model.get("width", 8)})
+  width = 2 * large.config.model.width
+  large = large._replace(config=replace(large.config, {"model.width": width}))
   trials = processes.trials = [small, large]
   assert trials_lib.run(trials, environ={}, tell=silent) == ["", ""]
   assert processes.take() == [
@@ -657,7 +659,7 @@ def test_wrong_arguments(arguments, message):
 @pytest.mark.slow
 def test_trains_probes_and_tells(config_file, tmp_path):
   with open(config_file, "a") as file:
-    file.write('METHODS["broken"] = {}\n')
+    file.write('METHODS["w_mse"] = {"projector": {"out_dim": 16}}\n')
   w = tmp_path / "W"
   arguments = (
     "methods",
@@ -666,15 +668,17 @@ def test_trains_probes_and_tells(config_file, tmp_path):
     "--config.probe.baselines=('random',)",
   )
   linear = "--config.probe.probes=('linear',)"
-  done = study(*arguments, "--methods=broken,simclr", "--", linear)
+  done = study(*arguments, "--methods=w_mse,simclr", "--", linear)
   assert done.returncode == 1, done.stderr
   assert done.stdout == (w / "methods.md").read_text()
   table = done.stdout[done.stdout.index("| random backbone |") :].splitlines()
   accuracy = r"\d+\.\d ± \d\.\d"
   assert re.match(rf"\| random backbone \| {accuracy} \| - \| - \|", table[0])
   assert re.match(rf"\| simclr( †)? \| {accuracy} \| - \| - \|", table[1])
-  assert "| broken | failed: error: objective.name='broken'" in table[2]
-  assert not (w / "broken" / "seed_0" / "config.json").exists()
+  assert (
+    "| w_mse | failed: error: data.batch_size=16 must be larger" in table[2]
+  )
+  assert not (w / "w_mse" / "seed_0" / "config.json").exists()
   log = (w / "simclr" / "seed_0" / "log.txt").read_text()
   assert "step 2/2 (100%)" in log
   assert "random on cluttered_digits: linear" in log

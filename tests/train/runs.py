@@ -11,7 +11,9 @@ import numpy as np
 
 import jssl
 from jssl import checkpoint
-from jssl.config import build
+from jssl.config.build import build
+from jssl.config.parse import parse
+from jssl.config.schema import Config
 from jssl.runtime.workdir import load_config
 from jssl.train.init import Program, checkpoint_items
 
@@ -105,7 +107,7 @@ def outcome(workdir):
   assert [step for step, _ in seen] == [*range(1, losses[-1][0] + 1)]
   last = checkpoint.steps(workdir)[-1]
   directory = pathlib.Path(workdir) / "checkpoints" / str(last)
-  program = Program(build.run(load_config(workdir)))
+  program = Program(build(parse(load_config(workdir), Config)))
   wanted = checkpoint_items(program.abstract_state)
   arrays = checkpoint.restore(workdir, last, wanted)
   position = (directory / "position.json").read_text()

@@ -10,7 +10,7 @@ import pytest
 from objectives.cases import BY_NAME
 
 from jssl.augment import Augment
-from jssl.config import build
+from jssl.config.build import build_optimizer
 from jssl.mesh import batch_sharding, make_mesh
 from jssl.models.resnet import ResNet
 from jssl.models.vit import ViT
@@ -296,7 +296,7 @@ def test_what_is_remembered_stays_on_the_device(name):
   """Average, queue and centre: the program calls nothing outside of it."""
   objective, backbone = BY_NAME[name].objective, VIT.backbone()
   augment = MULTI if objective.multi_crop else LARGE
-  optimizer = build.optimizer(
+  optimizer = build_optimizer(
     Optim("sgd", 0.1), backbone, objective, HeadUpdate(), (16, 16, 3), 10
   )
   state = jax.eval_shape(

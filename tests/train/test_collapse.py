@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jssl.augment import Augment
-from jssl.config import build
+from jssl.config.build import build_optimizer
 from jssl.diagnostics.spectrum import collapse_auc, singular_values
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
@@ -64,7 +64,7 @@ def mlp() -> Backbone:
 
 def auc_after_training(objective):
   backbone, shape = mlp(), (8, 8, 1)
-  optimizer = build.optimizer(
+  optimizer = build_optimizer(
     Optim("adamw", 3e-3, weight_decay=1e-3),
     backbone,
     objective,

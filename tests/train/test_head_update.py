@@ -12,7 +12,7 @@ from objectives.cases import BY_NAME
 
 from jssl import rng, tree
 from jssl.augment import Augment
-from jssl.config import build
+from jssl.config.build import build_optimizer
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
 from jssl.objectives.base import Features
@@ -47,7 +47,7 @@ def linear() -> Backbone:
 @functools.cache
 def one_step(how):
   backbone = linear()
-  optimizer = build.optimizer(
+  optimizer = build_optimizer(
     Optim("sgd", RATE), backbone, OBJECTIVE, how, (4, 4, 1), 10
   )
   state = init_state(0, backbone, OBJECTIVE, optimizer, (4, 4, 1), how)
@@ -164,7 +164,7 @@ def test_every_contrastive_method_has_it(name, update):
   how = HeadUpdate(
     update, steps=2, optimizer="adam", batch="fresh", damping=1.0
   )
-  optimizer = build.optimizer(
+  optimizer = build_optimizer(
     Optim("sgd", RATE), backbone, objective, how, (4, 4, 1), 10
   )
   state = jax.eval_shape(

@@ -1,10 +1,8 @@
 """Several real processes of one run, connected as on a pod."""
 
-import ast
 import itertools
 import json
 import re
-import runpy
 import signal
 import time
 
@@ -12,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from processes import ends, free_port, start
+from shipped import config
 
 from jssl import checkpoint
 from jssl.config import build
@@ -120,11 +119,7 @@ IN_X64 = {"JAX_ENABLE_X64": "1"}
 def is_split(fsdp):
   """Whether anything of a wide state is, on eight devices."""
   flags = {**TINY, "model.width": 128, "mesh.fsdp": fsdp}
-  config = runpy.run_path("configs/quickstart.py")["get_config"]()
-  for key, value in flags.items():
-    value = ast.literal_eval(value) if str(value)[0] == "(" else value
-    config.update_from_flattened_dict({key: value})
-  state = Program(build.run(config)).abstract_state
+  state = Program(build(config(**flags))).abstract_state
   return any("fsdp" in leaf.sharding.spec for leaf in jax.tree.leaves(state))
 
 

@@ -109,10 +109,10 @@ REMEMBERING = {
 def test_what_methods_remember_is_resumed(tmp_path, sections):
   file = tmp_path / "remembering.py"
   file.write_text(f"""
-from jssl.build import with_defaults
+from ml_collections import ConfigDict
 
 def get_config(arg=""):
-  return with_defaults({{
+  return ConfigDict({{
     "data": {{
       "name": "cluttered_digits", "batch_size": 32, "image_size_px": 32,
     }},

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from objectives.cases import BY_NAME, leaves
 
-from jssl.config import build, schema
-from jssl.data.order import Order
+from jssl.augment import Augment
+from jssl.config import schema
+from jssl.config.build import Run, build_optimizer
+from jssl.mesh import make_mesh
+from jssl.models import ViT
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head, Prototypes
+from jssl.optim import Optim
 from jssl.optim.bilevel import HeadUpdate
 from jssl.train.init import Program
 
@@ -73,30 +77,29 @@ def backbone():
 
 def program(objective, data, fsdp):
   encoder = backbone()
-  optim = build.Optim("sgd", 1e-3, weight_decay=1e-3)
-  run = build.Run(
-    seed=0,
+  optim = Optim("sgd", 1e-3, weight_decay=1e-3)
+  config = schema.Config(
     data=schema.Data("cluttered_digits", batch_size=B, image_size_px=SIZE_PX),
-    source=None,
-    image_shape=IMAGE,
-    augment=build.Augment(
-      crop_size_px=SIZE_PX,
-      crop_min_area=0.3,
-      flip_probability=0.5,
+    augment=Augment(
+      crop_size_px=SIZE_PX, crop_min_area=0.3, flip_probability=0.5
     ),
-    backbone=encoder,
+    model=ViT(patch_size_px=PATCH_PX, width=WIDTH, depth=1, num_heads=1),
     objective=objective,
-    head=HeadUpdate(),
     optim=optim,
-    optimizer=build.optimizer(
-      optim, encoder, objective, HeadUpdate(), IMAGE, 10
-    ),
-    order=Order(),
-    mesh=build.mesh_lib.make_mesh(data, fsdp),
     train=schema.Train(10),
     log=schema.Log(diagnostics=False),
     checkpoint=schema.Checkpoint(10),
-    init_from=schema.InitFrom(),
+  )
+  run = Run(
+    config=config,
+    source=None,
+    image_shape=IMAGE,
+    backbone=encoder,
+    objective=objective,
+    optimizer=build_optimizer(
+      optim, encoder, objective, HeadUpdate(), IMAGE, 10
+    ),
+    mesh=make_mesh(data, fsdp),
   )
   return Program(run)
 

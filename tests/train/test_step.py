@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl.augment import views
-from jssl.config import build, schema
-from jssl.data.order import Order
+from jssl.augment import Augment, views
+from jssl.config import schema
+from jssl.config.build import Run, build_optimizer
+from jssl.mesh import make_mesh
+from jssl.models import ResNet, ViT
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
+from jssl.objectives import SimCLR
 from jssl.objectives.base import Aux, Objective
+from jssl.optim import Optim
 from jssl.optim.bilevel import HeadUpdate
 from jssl.rng import per_row, stream
 from jssl.train.chunked import encode
@@ -33,31 +37,30 @@ def batches():
   ]
 
 
-def make_run(model, optim, data=1, fsdp=1) -> build.Run:
-  objective = build.SimCLR(temperature=0.2, projector=Head((128,), 32))
+def make_run(model, optim, data=1, fsdp=1) -> Run:
+  objective = SimCLR(temperature=0.2, projector=Head((128,), 32))
   backbone, shape = model.backbone(), (16, 16, 3)
-  return build.Run(
-    seed=0,
+  config = schema.Config(
     data=DATA,
-    source=None,
-    image_shape=shape,
-    # What else there is, is the same on all meshes by the tests of its own.
-    augment=build.Augment(
-      crop_size_px=16, crop_min_area=0.3, flip_probability=0.5
-    ),
-    backbone=backbone,
+    # Other augmentations have their own tests on all meshes.
+    augment=Augment(crop_size_px=16, crop_min_area=0.3, flip_probability=0.5),
+    model=model,
     objective=objective,
-    head=HeadUpdate(),
     optim=optim,
-    optimizer=build.optimizer(
-      optim, backbone, objective, HeadUpdate(), shape, 20
-    ),
-    order=Order(),
-    mesh=build.mesh_lib.make_mesh(data, fsdp),
     train=schema.Train(20),
     log=schema.Log(every_steps=3),
     checkpoint=schema.Checkpoint(10),
-    init_from=schema.InitFrom(),
+  )
+  return Run(
+    config=config,
+    source=None,
+    image_shape=shape,
+    backbone=backbone,
+    objective=objective,
+    optimizer=build_optimizer(
+      optim, backbone, objective, HeadUpdate(), shape, 20
+    ),
+    mesh=make_mesh(data, fsdp),
   )
 
 
@@ -83,12 +86,12 @@ RESNET = {"depth": 18, "small_images": True, "width": 8, "mean": (0.5,)}
 )
 def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
   model = (
-    build.ViT(**VIT, dtype="float64")
+    ViT(**VIT, dtype="float64")
     if make == "vit"
-    else build.ResNet(**RESNET, std=(0.25,), dtype="float64")
+    else ResNet(**RESNET, std=(0.25,), dtype="float64")
   )
   number = 20 if make == "vit" else 4
-  optim = build.Optim("adamw", 1e-3, weight_decay=0.05, clip_norm=1.0)
+  optim = Optim("adamw", 1e-3, weight_decay=0.05, clip_norm=1.0)
   expected, _ = measured(make_run(model, optim), batches[:number], "float64")
   assert expected[-1, 0] != expected[0, 0]
   due = [step in (3, 6, 9, 12, 15, 18, 20) for step in range(1, number + 1)]
@@ -102,8 +105,8 @@ def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
 
 def test_meshes_give_the_same_losses_in_float32(batches):
   # On these images of noise larger steps amplify rounding beyond the bound.
-  optim = build.Optim("sgd", 0.003, weight_decay=1e-4)
-  model = build.ViT(**VIT)
+  optim = Optim("sgd", 0.003, weight_decay=1e-4)
+  model = ViT(**VIT)
   expected, _ = measured(make_run(model, optim), batches, "float32")
   for data, fsdp in [(8, 1), (4, 2)]:
     run = make_run(model, optim, data, fsdp)
@@ -137,14 +140,14 @@ def test_views_of_an_image_stay_together():
 
 
 def test_the_step_donates_its_state(batches):
-  program = Program(make_run(build.ViT(**VIT), build.Optim("sgd", 0.1)))
+  program = Program(make_run(ViT(**VIT), Optim("sgd", 0.1)))
   state = program.init()
   program.step(state, jax.device_put(batches[0], program.batch_sharding))
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def test_a_state_is_taken_apart_and_put_together():
-  program = Program(make_run(build.ViT(**VIT), build.Optim("adamw", 0.1)))
+  program = Program(make_run(ViT(**VIT), Optim("adamw", 0.1)))
   state = program.init()
   again = from_checkpoint_items(checkpoint_items(state))
   assert again._fields == state._fields
@@ -173,13 +176,15 @@ class Averaging(Objective):
 
 def test_the_averaged_backbone_follows_with_its_momentum(batches):
   """And the objective's state and metrics are carried."""
-  run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.5))
+  run = make_run(ViT(**VIT), Optim("sgd", 0.5))
   backbone, objective = run.backbone, Averaging()
-  chain = build.optimizer(
-    run.optim, backbone, objective, HeadUpdate(), (16, 16, 3), 20
+  chain = build_optimizer(
+    run.config.optim, backbone, objective, HeadUpdate(), (16, 16, 3), 20
   )
   state = init_state(0, backbone, objective, chain, (16, 16, 3))
-  step = jax.jit(make_train_step(backbone, objective, run.augment, chain))
+  step = jax.jit(
+    make_train_step(backbone, objective, run.config.augment, chain)
+  )
   average = state.backbone["params"]
   for batch, momentum in zip(batches[:3], [0.5, 0.75, 0.75], strict=True):
     state, metrics = step(state, batch)
@@ -201,11 +206,13 @@ def test_the_averaged_backbone_follows_with_its_momentum(batches):
 
 def test_steps_see_different_views(batches):
   """One key per step and row, from the run's root key."""
-  run = make_run(build.ViT(**VIT), build.Optim("sgd", 0.1))
+  run = make_run(ViT(**VIT), Optim("sgd", 0.1))
   root = jax.random.key(0)
   image = batches[0]["image"]
   one, two = (
-    views(run.augment, per_row(stream(root, "augment", s), 16), image, 2)[0]
+    views(
+      run.config.augment, per_row(stream(root, "augment", s), 16), image, 2
+    )[0]
     for s in (0, 1)
   )
   assert np.abs(one - two).max() > 0.1

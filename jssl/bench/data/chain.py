@@ -16,8 +16,9 @@ from jax.sharding import Sharding
 from PIL import Image
 
 from jssl import mesh, rng
-from jssl.augment import Augment, colour_strength, views
+from jssl.augment import Augment, views
 from jssl.bench.data.rates import Rate, Subject, timed
+from jssl.config.recipes import colour_strength
 from jssl.data import array_record, generated, pipeline, prepare
 from jssl.data.source import Source
 

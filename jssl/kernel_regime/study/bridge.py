@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from jssl.augment import Augment
-from jssl.config import build
+from jssl.config.build import build_optimizer
+from jssl.config.parse import to_dict
 from jssl.kernel_regime import losses
 from jssl.kernel_regime.embedding import Map, induced
 from jssl.kernel_regime.objectives import (
@@ -44,10 +44,10 @@ from jssl.kernel_regime.study.setting import (
   Basis,
   Bridge,
   Setting,
-  setting,
 )
 from jssl.kernel_regime.targets import Ids
 from jssl.models.backbone import Backbone
+from jssl.optim import Optim
 from jssl.optim.bilevel import HeadUpdate
 from jssl.report.charts import as_svg
 from jssl.runtime import files
@@ -152,8 +152,8 @@ def train(
   phi = basis_of(k, basis)
   backbone, objective = lookup(phi), _objective(loss, d_out)
   shape = (_SIDE_PX, _SIDE_PX, 1)
-  chain = build.optimizer(
-    build.Optim("adam", bridge.learning_rate),
+  chain = build_optimizer(
+    Optim("adam", bridge.learning_rate),
     backbone,
     objective,
     HeadUpdate(),
@@ -264,7 +264,7 @@ def markdown(crossings: Sequence[Crossing], about: str) -> str:
 
 
 def run(
-  config: ConfigDict,
+  of: Setting,
   workdir: pathlib.Path,
   *,
   command: str,
@@ -273,7 +273,7 @@ def run(
   """Runs the study and writes its results; returns the table.
 
   Args:
-    config: see configs/kernel_bridge_fashion_mnist.py.
+    of: see configs/kernel_bridge_fashion_mnist.py.
     workdir: new, or that of the same config.
     command: that makes it again, for the text.
     tell: takes lines of progress.
@@ -284,10 +284,9 @@ def run(
     TypeError: a value of the config is of another type.
     FileNotFoundError: the data set isn't prepared.
   """
-  of = setting(config)
   of.kernels.check_memory()
-  found = points_lib.grams(config, of)
-  claim_workdir(config, workdir)
+  found = points_lib.grams(of)
+  claim_workdir(to_dict(of), workdir)
   crossings = []
   for loss in (losses.Contrastive(), losses.NonContrastive(of.loss.beta)):
     for d_out in of.bridge.d_outs:

@@ -8,9 +8,9 @@ from html import escape
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from jssl import __version__
+from jssl.config.parse import to_dict
 from jssl.kernel_regime.study import cases as cases_lib
 from jssl.kernel_regime.study import figures
 from jssl.kernel_regime.study.cases import Axis, Case, Features
@@ -107,7 +107,7 @@ class Results(NamedTuple):
 
   command: str
   machine: str
-  config: ConfigDict
+  config: Setting
   setting: Setting
   grams: Grams
   rows: Mapping[Case, Row]
@@ -301,7 +301,7 @@ def numbers(results: Results) -> dict[str, Any]:
   return {
     "command": results.command,
     "machine": results.machine,
-    "config": json.loads(results.config.to_json()),
+    "config": to_dict(results.config),
     "kernel": found.kernel,
     "class_names": found.class_names,
     "seed": results.setting.kernels.seed,
@@ -492,7 +492,7 @@ def html(results: Results, drawn: Mapping[Drawn, Drawing]) -> str:
     "Two spirals": shown("spirals") + _toys(results).html(),
   }
   body = "\n".join(elements.section(*section) for section in sections.items())
-  config = escape(results.config.to_json(indent=2))
+  config = escape(json.dumps(to_dict(results.config), indent=2))
   body += (
     "\n<section><details><summary><h2>Config</h2></summary>"
     f"<pre>{config}</pre></details></section>"

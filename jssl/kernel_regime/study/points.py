@@ -9,12 +9,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from ml_collections import ConfigDict
 
 from jssl import mesh as mesh_lib
 from jssl import rng
 from jssl.augment import Augment, center_view, views
-from jssl.config import build
+from jssl.config.build import open_split
 from jssl.data.source import HostBatch, Source
 from jssl.kernel_regime import targets
 from jssl.kernel_regime.dense import Kernel
@@ -127,14 +126,13 @@ def _in_words(kernel: Kernel) -> str:
   return f"{type(kernel).__name__}, {', '.join(values)}"
 
 
-def grams(config: ConfigDict, setting: Setting) -> Grams:
+def grams(setting: Setting) -> Grams:
   """Draws images, makes their views, and computes the kernel of all pairs.
 
   Blocks of the kernel are split over all devices of this process.
 
   Args:
-    config: of which the data set is opened.
-    setting: the same as objects.
+    setting: config of the study.
 
   Raises:
     FileNotFoundError: the data set isn't prepared.
@@ -142,10 +140,10 @@ def grams(config: ConfigDict, setting: Setting) -> Grams:
       the result doesn't fit in memory.
   """
   data, kernels = setting.data, setting.kernels
-  source = build.source(config, data.split)
+  source = open_split(data, data.split)
   train = _drawn(source, kernels.images, key="images", seed=(kernels.seed, 0))
   test = _drawn(
-    build.source(config, data.test_split),
+    open_split(data, data.test_split),
     kernels.test_images,
     key="test_images",
     seed=(kernels.seed, 1),

@@ -3,14 +3,13 @@
 import bisect
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from jssl.augment import Augment
-from jssl.config import build, parse, schema
+from jssl.config import schema
 from jssl.kernel_regime import losses, memory, targets
 from jssl.kernel_regime.convolutional import ConvGP, ConvNTK
 from jssl.kernel_regime.dense import (
@@ -236,74 +235,16 @@ class Bridge:
       )
 
 
-class Setting(NamedTuple):
-  """A config, as objects."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+  """Config of a kernel study."""
 
   data: schema.Data
   augment: Augment
-  kernel: KernelSection
-  loss: Loss
-  kernels: Kernels
-  bridge: Bridge
-
-
-_SECTIONS: Mapping[str, type] = {
-  "data": schema.Data,
-  "augment": Augment,
-  "loss": Loss,
-  "kernels": Kernels,
-  "bridge": Bridge,
-}
-
-
-def _kernel_class(name: object) -> type[KernelSection]:
-  if name not in KERNELS:
-    raise ValueError(
-      f"kernel.name={name!r}: {parse.suggest(str(name), KERNELS)}"
-    )
-  return KERNELS[str(name)]
-
-
-def with_defaults(config: Mapping[str, Any]) -> ConfigDict:
-  """Returns a config of the study with every key that its sections have.
-
-  Only keys that are there can be set on the command line.
-
-  Args:
-    config: sections by name; `kernel` has a name.
-
-  Raises:
-    ValueError: there is no such kernel.
-  """
-  classes = {**_SECTIONS, "kernel": _kernel_class(config["kernel"]["name"])}
-  return ConfigDict(
-    {
-      name: parse.completed(cls, config.get(name, {}))
-      for name, cls in classes.items()
-    }
-  )
-
-
-def setting(config: ConfigDict) -> Setting:
-  """Returns a config as objects.
-
-  Raises:
-    ValueError: a section or a key is unknown, or a value out of range.
-    TypeError: a value is of another type.
-  """
-  known = {*_SECTIONS, "kernel"}
-  for name in config:
-    if name not in known:
-      raise ValueError(f"{name} is not a section; {parse.suggest(name, known)}")
-  kernel = _kernel_class(config.get("kernel", {}).get("name"))
-  return Setting(
-    data=build.section(config, "data", schema.Data),
-    augment=build.section(config, "augment", Augment),
-    kernel=build.section(config, "kernel", kernel),
-    loss=build.section(config, "loss", Loss),
-    kernels=build.section(config, "kernels", Kernels),
-    bridge=build.section(config, "bridge", Bridge),
-  )
+  kernel: KernelSection = dataclasses.field(metadata={"classes": KERNELS})
+  loss: Loss = Loss()
+  kernels: Kernels = Kernels()
+  bridge: Bridge = Bridge()
 
 
 def kernel_of(

@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
+from jssl.config.parse import to_dict
 from jssl.kernel_regime.study import cases as cases_lib
 from jssl.kernel_regime.study import page as page_lib
 from jssl.kernel_regime.study import points as points_lib
 from jssl.kernel_regime.study.cases import Case
 from jssl.kernel_regime.study.page import Results
 from jssl.kernel_regime.study.points import Grams
-from jssl.kernel_regime.study.setting import Setting, setting
+from jssl.kernel_regime.study.setting import Setting
 from jssl.kernel_regime.study.spirals import NOISES, toy
 from jssl.runtime import files
 from jssl.runtime.workdir import claim_workdir
@@ -60,9 +60,7 @@ def _whole_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
         continue
 
 
-def _grams(
-  config: ConfigDict, of: Setting, workdir: pathlib.Path, tell: Tell
-) -> Grams:
+def _grams(of: Setting, workdir: pathlib.Path, tell: Tell) -> Grams:
   """Returns the kernel, which is kept; claims the workdir.
 
   A new one is claimed when it is known that the config can be used, so that
@@ -70,18 +68,18 @@ def _grams(
   """
   path = workdir / "gram.npz"
   if (workdir / "config.json").exists():
-    claim_workdir(config, workdir)
+    claim_workdir(to_dict(of), workdir)
     kept = points_lib.load(path)
     if kept is not None:
       return kept
-  found = points_lib.grams(config, of)
+  found = points_lib.grams(of)
   for labels in sorted({case.labels for case in _all_cases(of)}):
     cases_lib.folds_of(found, labels, of.kernels)
   tell(
     f"{found.kernel} of {len(found.k)} points and {len(found.k_test)} of "
     f"test: {found.seconds:.1f} s"
   )
-  claim_workdir(config, workdir)
+  claim_workdir(to_dict(of), workdir)
   points_lib.save(path, found)
   return found
 
@@ -96,7 +94,7 @@ def _all_cases(of: Setting) -> list[Case]:
 
 
 def run(
-  config: ConfigDict,
+  of: Setting,
   workdir: pathlib.Path,
   *,
   command: str,
@@ -105,7 +103,7 @@ def run(
   """Runs what isn't done of the study, and writes the results.
 
   Args:
-    config: see configs/kernel_fashion_mnist.py.
+    of: see configs/kernel_fashion_mnist.py.
     workdir: new, or that of the same config.
     command: that makes it again, for the page.
     tell: takes lines of progress.
@@ -116,9 +114,8 @@ def run(
     TypeError: a value of the config is of another type.
     FileNotFoundError: the data set isn't prepared.
   """
-  of = setting(config)
   of.kernels.check_memory()
-  found = _grams(config, of, workdir, tell)
+  found = _grams(of, workdir, tell)
   cases = _all_cases(of)
   path = workdir / "rows.jsonl"
   rows = {Case(**row["case"]): row for row in _whole_lines(path)}
@@ -139,7 +136,7 @@ def run(
       f"{os.cpu_count()} CPU cores, {platform.system()} "
       f"{platform.machine()}, JAX {jax.__version__}"
     ),
-    config=config,
+    config=of,
     setting=of,
     grams=found,
     rows=rows,

@@ -1,16 +1,18 @@
 """The bridge: a linear map, trained as any method, reaches the closed form."""
 
 import json
-import runpy
 
 import numpy as np
 import pytest
 
+from jssl.config.command_line import read_file
+from jssl.config.parse import parse
 from jssl.kernel_regime import losses, psd
 from jssl.kernel_regime.dense import RBF, median_bandwidth
 from jssl.kernel_regime.gram import gram as gram_of
 from jssl.kernel_regime.optimum import closed_form
 from jssl.kernel_regime.study import bridge, setting
+from jssl.kernel_regime.study.setting import Setting
 
 IMAGES, COPIES = 20, 3
 IDS = np.repeat(np.arange(IMAGES), COPIES)
@@ -78,15 +80,14 @@ def test_reached_is_where_it_stays():
 
 def test_the_study(tmp_path):
   """Small, on the embedded set: what it writes, and how it refuses."""
-  config = runpy.run_path("configs/kernel_bridge_fashion_mnist.py")[
-    "get_config"
-  ]()
+  config = read_file("configs/kernel_bridge_fashion_mnist.py")
   config.data.update(name="cluttered_digits", image_size_px=32, batch_size=40)
   config.augment.crop_size_px = 32
   config.kernels.update(images=12, views=2, test_images=10)
-  config.bridge.update(steps=300, d_outs=(0, 4))
+  config.bridge = {"steps": 300, "d_outs": (0, 4)}
   said = []
-  text = bridge.run(config, tmp_path, command="again", tell=said.append)
+  setting = parse(config, Setting)
+  text = bridge.run(setting, tmp_path, command="again", tell=said.append)
   assert (tmp_path / "bridge.md").read_text() == text
   assert "again" in text
   assert "12 images of 2 views" in text
@@ -103,7 +104,7 @@ def test_the_study(tmp_path):
   assert "principal basis" in svg
   config.bridge.d_outs = (-1,)
   with pytest.raises(ValueError, match=r"bridge\.d_outs=\(-1,\)"):
-    bridge.run(config, tmp_path, command="again")
+    bridge.run(parse(config, Setting), tmp_path, command="again")
   config.bridge.update(d_outs=(0,), steps=0)
   with pytest.raises(ValueError, match=r"bridge\.steps=0"):
-    bridge.run(config, tmp_path, command="again")
+    bridge.run(parse(config, Setting), tmp_path, command="again")

@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 
 from jssl import rng
-from jssl.config import build
+from jssl.config.build import open_split
+from jssl.config.parse import parse
 from jssl.data.source import InMemory
 from jssl.kernel_regime.gram import gram as kernel_gram
 from jssl.kernel_regime.study import points as points_lib
-from jssl.kernel_regime.study import setting as setting_lib
 from jssl.kernel_regime.study.points import Grams
+from jssl.kernel_regime.study.setting import Setting
 
 
 def grams(images=4, views=3, test=2):
@@ -75,7 +76,7 @@ def test_refuses_images_that_are_not_there():
 
 @pytest.fixture(scope="module")
 def config():
-  return setting_lib.with_defaults(
+  return parse(
     {
       "data": {
         "name": "cluttered_digits",
@@ -85,7 +86,8 @@ def config():
       "augment": {"crop_size_px": 32, "crop_min_area": 0.5},
       "kernel": {"name": "rbf", "bandwidth": 12.0},
       "kernels": {"images": 8, "views": 2, "test_images": 3},
-    }
+    },
+    Setting,
   )
 
 
@@ -95,12 +97,11 @@ def rbf(x, y):
 
 
 def test_grams_are_those_of_the_images_and_their_views(config):
-  setting = setting_lib.setting(config)
-  found = points_lib.grams(config, setting)
+  found = points_lib.grams(config)
   images = {}
   for split, number in (("train", 8), ("test", 3)):
     drawn = points_lib._drawn(
-      build.source(config, split),
+      open_split(config.data, split),
       number,
       key=split,
       seed=(0, int(split == "test")),
@@ -111,7 +112,7 @@ def test_grams_are_those_of_the_images_and_their_views(config):
   # A view depends on nothing but its image, its key and its number.
   keys = rng.per_row(rng.stream(jax.random.key(0), "augment"), 8)
   made = points_lib._large(
-    setting.augment, keys[:4], images["train"]["image"][:4], 2
+    config.augment, keys[:4], images["train"]["image"][:4], 2
   )
   seen = np.asarray(made, np.float64).swapaxes(0, 1).reshape(8, 32, 32, 3)
   whole = [images[split]["image"] / 255 for split in ("train", "test")]
@@ -128,21 +129,21 @@ def test_grams_are_those_of_the_images_and_their_views(config):
 
 
 def test_all_devices_of_the_process_take_a_part(config, monkeypatch):
-  setting, meshes = setting_lib.setting(config), []
+  meshes = []
 
   def gram(*points, mesh, **limits):
     meshes.append(mesh)
     return kernel_gram(*points, mesh=mesh, **limits)
 
   monkeypatch.setattr(points_lib, "gram", gram)
-  split = points_lib.grams(config, setting)
+  split = points_lib.grams(config)
   devices = {*jax.local_devices()}
   assert len(devices) == 8
   assert [{*mesh.devices.flat} for mesh in meshes] == [devices, devices]
   monkeypatch.setattr(
     points_lib, "gram", lambda *a, mesh, **b: kernel_gram(*a, **b)
   )
-  whole = points_lib.grams(config, setting)
+  whole = points_lib.grams(config)
   np.testing.assert_allclose(split.k, whole.k, rtol=1e-12)
   np.testing.assert_allclose(split.k_test, whole.k_test, rtol=1e-12)
 
@@ -152,4 +153,4 @@ def test_views_that_change_nothing_are_refused(config, monkeypatch):
     points_lib, "_views", lambda *a, **b: np.zeros((16, 32, 32, 3))
   )
   with pytest.raises(ValueError, match=r"identical.*check augment"):
-    points_lib.grams(config, setting_lib.setting(config))
+    points_lib.grams(config)

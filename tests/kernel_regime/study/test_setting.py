@@ -8,15 +8,16 @@ import pytest
 from ml_collections import ConfigDict
 
 import jssl
+from jssl.config.command_line import load
+from jssl.config.parse import complete, parse
 from jssl.kernel_regime.convolutional import ConvNTK
 from jssl.kernel_regime.dense import RBF, ArcCosine
 from jssl.kernel_regime.study import setting as setting_lib
-from jssl.kernel_regime.study.setting import Kernels, Loss
-from jssl.study import trials
+from jssl.kernel_regime.study.setting import Kernels, Loss, Setting
 
 
 def config(kernel="rbf", **kernels):
-  return setting_lib.with_defaults(
+  return complete(
     {
       "data": {
         "name": "cluttered_digits",
@@ -26,17 +27,18 @@ def config(kernel="rbf", **kernels):
       "augment": {"crop_size_px": 8, "crop_min_area": 0.5},
       "kernel": {"name": kernel},
       "kernels": kernels,
-    }
+    },
+    Setting,
   )
 
 
 def test_every_key_is_there_and_read():
-  complete = config("conv_ntk", views=3)
-  assert {*complete.kernel} == {"name", "depth", "readout", "filter_px"}
-  assert {*complete.kernels} == {f.name for f in dataclasses.fields(Kernels)}
-  complete.kernel.depth = 2
-  complete.loss.beta = 0.25
-  found = setting_lib.setting(complete)
+  found = config("conv_ntk", views=3)
+  assert {*found.kernel} == {"name", "depth", "readout", "filter_px"}
+  assert {*found.kernels} == {f.name for f in dataclasses.fields(Kernels)}
+  found.kernel.depth = 2
+  found.loss.beta = 0.25
+  found = parse(found, Setting)
   assert found.kernel == ConvNTK(depth=2)
   assert found.loss == Loss("contrastive", 0.25)
   assert (found.kernels.views, found.kernels.images) == (3, 300)
@@ -79,16 +81,16 @@ def test_what_is_wrong_is_said_with_its_key(
   wrong = config().to_dict()
   wrong[section][key] = value
   with pytest.raises(error, match=message):
-    setting_lib.setting(ConfigDict(wrong))
+    parse(wrong, Setting)
 
 
 def test_a_section_that_is_none_is_refused():
   wrong = config()
   wrong.train = ConfigDict({"steps": 2})
   with pytest.raises(ValueError, match="train is not a section"):
-    setting_lib.setting(wrong)
+    parse(wrong, Setting)
   with pytest.raises(ValueError, match=r"kernel\.name='cnn': known: arc_cosi"):
-    config("cnn")
+    parse(config("cnn"), Setting)
 
 
 def test_fewest_views_bound_the_dimension():
@@ -134,7 +136,7 @@ def test_variants_of_a_config_file(path):
   found = {arg: get_config(arg) for arg in module["VARIANTS"]}
   assert get_config() in found.values()
   for arg, one in found.items():
-    setting = setting_lib.setting(one)
+    setting = parse(one, Setting)
     assert type(setting.kernel) is setting_lib.KERNELS[arg]
     setting.kernels.check_memory()
     assert f":{arg}" in doc
@@ -147,16 +149,12 @@ def test_variants_of_a_config_file(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_keys_are_set_on_the_command_line(path):
-  flag = f"--config={path}:rbf"
-  found = trials.config_of(
-    (
-      flag,
-      "--config.kernel.bandwidth=2.5",
-      "--config.kernels.sweep_views=(2,3)",
-    )
+  setting = load(
+    f"{path}:rbf",
+    ["--config.kernel.bandwidth=2.5", "--config.kernels.sweep_views=(2,3)"],
+    Setting,
   )
-  setting = setting_lib.setting(found)
   assert setting.kernel == setting_lib.MedianRBF(2.5)
   assert setting.kernels.sweep_views == (2, 3)
   with pytest.raises(ValueError, match='mean "views"'):
-    trials.config_of((flag, "--config.kernels.view=3"))
+    load(f"{path}:rbf", ["--config.kernels.view=3"], Setting)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from jssl.config.parse import parse
 from jssl.kernel_regime.downstream import svm_accuracy
 from jssl.kernel_regime.losses import Contrastive
 from jssl.kernel_regime.optimum import ridge_form, vanishing_alpha
@@ -17,14 +18,15 @@ from jssl.kernel_regime.psd import with_jitter
 from jssl.kernel_regime.study import cases as cases_lib
 from jssl.kernel_regime.study import points as points_lib
 from jssl.kernel_regime.study import study
+from jssl.kernel_regime.study.setting import Setting
 from jssl.kernel_regime.study.spirals import Toy
 
 CONFIG = """
-from jssl.study.kernel_regime.setting import with_defaults
+from ml_collections import ConfigDict
 
 
 def get_config():
-  return with_defaults({
+  return ConfigDict({
     "data": {
       "name": "cluttered_digits", "batch_size": 40, "image_size_px": 32
     },
@@ -44,7 +46,7 @@ def config(**changed):
   exec(CONFIG, values)
   found = values["get_config"]()
   found.kernels.update(changed)
-  return found
+  return parse(found, Setting)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -313,7 +315,7 @@ def test_too_few_labels_leave_the_workdir_to_the_next_try(
   done, tmp_path, monkeypatch
 ):
   kept = points_lib.load(done[0] / "gram.npz")
-  monkeypatch.setattr(points_lib, "grams", lambda config, of: kept)
+  monkeypatch.setattr(points_lib, "grams", lambda of: kept)
   changed = config(sweep_labels=(11, 40))
   with pytest.raises(ValueError, match=r"kernels\.sweep_labels: of 11 label"):
     study.run(changed, tmp_path / "W", command="again")

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from jssl.augment import Augment, coarse, colour_strength
+from jssl.augment import Augment
+from jssl.config.recipes import coarse, colour_strength
 
 
 @pytest.mark.parametrize("function", [coarse, colour_strength])

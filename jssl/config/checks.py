@@ -1,0 +1,131 @@
+"""Rules between sections of a config, checked before anything is allocated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jssl import mesh as mesh_lib
+from jssl.augment import views
+from jssl.config.schema import Config
+from jssl.data.source import Source
+from jssl.models import Backbone, init_variables
+from jssl.objectives import OBJECTIVES, Features, Objective
+
+
+def check(
+  config: Config,
+  source: Source,
+  objective: Objective,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  """Checks sections against each other, the data set and the mesh.
+
+  Args:
+    config: a parsed config.
+    source: the data set of the run.
+    objective: the objective, with its total steps.
+    mesh: the devices of the run.
+
+  Raises:
+    ValueError: if two sections do not fit; names the keys to change.
+  """
+  data, train = config.data, config.train
+  mesh_lib.check_batch_size(mesh, data.batch_size)
+  _check_chunks(config, mesh.size)
+  if data.batch_size > len(source):
+    raise ValueError(
+      f"data.batch_size={data.batch_size} is larger than {data.name} "
+      f"({data.split}), which has {len(source)} images"
+    )
+  config.order.check(
+    images=len(source), batch_size=data.batch_size, steps=train.steps
+  )
+  _check_objective(config, source, objective)
+
+
+def _check_chunks(config: Config, devices: int) -> None:
+  for parts, key in (
+    (config.train.chunks, f"train.chunks={config.train.chunks}"),
+    (2 if config.head.batch == "fresh" else 1, 'head.batch="fresh"'),
+  ):
+    if config.data.batch_size % (parts * devices):
+      raise ValueError(
+        f"data.batch_size={config.data.batch_size} does not divide into "
+        f"{parts} parts ({key}) over {devices} devices; use a multiple of "
+        f"{parts * devices}"
+      )
+
+
+def _check_objective(
+  config: Config, source: Source, objective: Objective
+) -> None:
+  name = type(objective).__name__
+  if objective.uses_labels and not source.num_classes:
+    raise ValueError(
+      f"data.name={source.name!r} has no labels, and {name} (objective.name) "
+      "needs them"
+    )
+  if config.augment.num_small and not objective.multi_crop:
+    others = [name for name, cls in OBJECTIVES.items() if cls.multi_crop]
+    raise ValueError(
+      f"augment.num_small={config.augment.num_small}: {name} takes "
+      f"{objective.num_views} views of one size; set it to 0 or objective.name "
+      f"to one of {', '.join(others)}"
+    )
+  special = {*objective.schedules(), *objective.constant_rates()}
+  if config.head.update != "joint" and special:
+    raise ValueError(
+      f'head.update="{config.head.update}" has its own optimizer, but {name} '
+      f"has learning rates for {sorted(special)}: use "
+      '"joint", or set objective.prototypes.freeze_steps=0 (SimSiam: '
+      "objective.constant_predictor_rate=False)"
+    )
+
+
+def check_shapes(
+  config: Config,
+  backbone: Backbone,
+  objective: Objective,
+  image_shape: tuple[int, int, int],
+) -> None:
+  """Traces views, backbone and loss; allocates nothing.
+
+  Catches what only shapes show: crops that patches do not divide, channels
+  unlike `model.mean`, groups of batch statistics that do not divide a chunk, a
+  queue that is no multiple of the batch.
+
+  Raises:
+    ValueError: if shapes do not fit; names the keys to change.
+  """
+  batch_size = config.data.batch_size
+  chunk = batch_size // config.train.chunks
+  rows = batch_size // 2 if config.head.batch == "fresh" else batch_size
+
+  def trace() -> Any:
+    key = jax.random.key(0)
+    variables = init_variables(0, backbone, image_shape)
+    pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
+    keys = jax.random.split(key, chunk)
+    student = []
+    for images in views(config.augment, keys, pixels, objective.num_views):
+      v = len(images)
+      h, _ = backbone.apply(
+        variables, images.reshape(chunk * v, *images.shape[2:]), train=True
+      )
+      student.append(jnp.zeros((v, rows, h.shape[-1])))
+    has_teacher = objective.teacher_momentum(0) is not None
+    head_params, state = objective.init(key, backbone.feature_dim)
+    return objective.loss(
+      head_params,
+      state,
+      Features(
+        tuple(student),
+        (student[0],) if has_teacher else (),
+        jnp.zeros(rows, jnp.int32),
+      ),
+      key=key,
+      step=0,
+    )
+
+  jax.eval_shape(trace)
