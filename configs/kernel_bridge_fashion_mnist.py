@@ -29,10 +29,9 @@ VARIANTS = _KERNELS["VARIANTS"]
 
 def get_config(arg: str = "rbf") -> ConfigDict:
   config = _KERNELS["get_config"](arg)
-  config.kernels.images = 60
-  # It has no sweeps, and no ridge.
-  config.kernels.alpha = 0.0
-  for axis in ("views", "labels", "betas", "alphas"):
-    config.kernels[f"sweep_{axis}"] = ()
+  config.problem.images = 60
+  # Neither a ridge nor sweeps.
+  config.problem.alpha = 0.0
+  del config.sweep
   config.bridge = {"d_outs": (0, 8)}
   return config

@@ -47,17 +47,19 @@ def get_config(arg: str = "conv_gp") -> ConfigDict:
       },
       "kernel": {"name": arg, **VARIANTS[arg]},
       "loss": {"name": "contrastive", "beta": 0.4},
-      "kernels": {
+      "problem": {
         "images": 300,
         "views": 4,
         "test_images": 1000,
         # One for all kernels. Cross-validation within train prefers it for the
         # non-contrastive loss, and 1e-5 for the contrastive one.
         "alpha": 1e-4,
-        "sweep_views": (2, 4, 6),
-        "sweep_labels": (50, 100, 200, 300),
-        "sweep_betas": (0.0, 0.2, 0.4, 0.5),
-        "sweep_alphas": (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
+      },
+      "sweep": {
+        "views": (2, 4, 6),
+        "labels": (50, 100, 200, 300),
+        "betas": (0.0, 0.2, 0.4, 0.5),
+        "alphas": (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
       },
     }
   )

@@ -2,7 +2,7 @@
 
 Seconds of each part, on the clock and of all cores, and the peak of the
 process' memory after it, on normal points: time of the solvers doesn't depend
-on what points are, but for the number of FISTA's iterations.
+on what points are.
 """
 
 import json
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from absl import app, flags
 
 _ROWS = flags.DEFINE_integer("rows", 4000, "N of the closed forms.")
-_FISTA_ROWS = flags.DEFINE_integer("fista_rows", 200, "N of FISTA.")
 _IMAGES = flags.DEFINE_integer("images", 200, "N of a convolutional kernel.")
 _SIZE = flags.DEFINE_integer("size_px", 28, "Width and height of its images.")
 _VIEWS = flags.DEFINE_integer("views", 4, "Of an image.")
@@ -47,16 +46,14 @@ def main(argv: list[str]) -> None:
 
   from jssl.kernel_regime.convolutional import ConvGP
   from jssl.kernel_regime.dense import RBF, median_bandwidth
-  from jssl.kernel_regime.fista import ridge_fista
   from jssl.kernel_regime.gram import gram
   from jssl.kernel_regime.losses import Contrastive, NonContrastive
-  from jssl.kernel_regime.optimum import (
-    closed_form,
-    ridge_form,
-    ridge_loss,
-    vanishing_alpha,
-  )
   from jssl.kernel_regime.psd import with_jitter
+  from jssl.kernel_regime.solvers import (
+    alpha_max,
+    closed_form,
+    ridge_closed_form,
+  )
 
   rng = np.random.default_rng(0)
   n = _ROWS.value
@@ -70,27 +67,13 @@ def main(argv: list[str]) -> None:
   for loss in (Contrastive(), NonContrastive(0.4)):
     name = type(loss).__name__
     with _told(f"closed form, {name}", n=n, d_out=_D_OUT.value) as more:
-      m = closed_form(k, loss.eigenpairs(ids, _D_OUT.value))
-      value = loss.of_embedding(k @ m.T, ids)
-      minimum = loss.minimum(ids, _D_OUT.value)
-      scale = max(abs(minimum), loss.target_squares(ids))
-      more["gap to the minimum, relative"] = abs(value - minimum) / scale
+      m = closed_form(k, loss.top_eigenpairs(ids, _D_OUT.value))
+      gap = loss.relative_gap(loss.value(k @ m.T, ids), ids, _D_OUT.value)
+      more["gap to the minimum, relative"] = abs(gap)
   for loss in (Contrastive(), NonContrastive(0.4)):
     with _told(f"ridge, {type(loss).__name__}", n=n) as more:
-      alpha = 0.03 * vanishing_alpha(k, loss, ids)
-      more["rank"] = len(ridge_form(k, loss, ids, alpha=alpha))
-  n = _FISTA_ROWS.value
-  k, ids = k[:n, :n], ids[:n]
-  for loss in (Contrastive(), NonContrastive(0.4)):
-    with _told(f"FISTA, {type(loss).__name__}", n=n) as more:
-      alpha = 0.3 * vanishing_alpha(k, loss, ids)
-      found = ridge_fista(k, loss, ids, alpha=alpha, tolerance=1e-6)
-      more["iterations"] = found.iterations
-      exact = ridge_form(k, loss, ids, alpha=alpha)
-      minimum = ridge_loss(k, exact, loss, ids, alpha=alpha)
-      more["above the closed form, relative"] = (found.loss - minimum) / abs(
-        minimum
-      )
+      alpha = 0.03 * alpha_max(k, loss, ids)
+      more["rank"] = len(ridge_closed_form(k, loss, ids, alpha=alpha))
   pixels = rng.uniform(size=(_IMAGES.value, _SIZE.value, _SIZE.value, 1))
   with _told("gram, ConvGP of depth 3", n=_IMAGES.value, size_px=_SIZE.value):
     gram(ConvGP(depth=3), pixels)

@@ -1,23 +1,33 @@
-"""The kernel regime of joint embedding: linear maps on a kernel's features.
+"""Kernel regime of joint embedding: optimal linear maps of kernel features.
 
 Kiani, Balestriero, Chen, Lloyd and LeCun, "Joint Embedding Self-Supervised
-Learning in the Kernel Regime", 2022, arXiv 2209.14884. The paper could not be
-read: the forms of its two losses are recalled, all formulas were derived from
-them, and the tests compare them with direct optimisation.
+Learning in the Kernel Regime", 2022, arXiv 2209.14884. The paper was not
+available: its two losses are recalled, all formulas derived from them, and
+tested against direct optimisation.
 
-N points X, augmented copies included, have the Gram matrix K. An embedding is
-f(x) = M k(X, x), with M of [d_out, N]; then
+N points X, augmented views included, have the Gram matrix K. An embedding is
+f(x) = M k(X, x) with M of [d_out, N]; then
 
     Z = K M^T,    G = Z Z^T = K B K,    B = M^T M,
     k*(x, x') = f(x) . f(x') = k(x, X) B k(X, x')
 
-and what remains of a loss is a target T, made of who is a copy of whom. The
-files follow the formulas: `dense` and `convolutional` (k; `relu` is what they
-share), `gram` and `psd` (K), `targets` (T), `losses`, `optimum` (M; `fista` is
-another way there), `embedding` (f and k*), `downstream` (classifiers on a
-kernel). `memory` says what fits.
+and a loss compares G with a target T that encodes which points are views of one
+image.
+
+Example:
+  >>> import numpy as np
+  >>> from jssl import kernel_regime as kr
+  >>> x = np.random.default_rng(0).normal(size=(12, 3))
+  >>> image_ids, kernel = np.repeat(np.arange(4), 3), kr.RBF(bandwidth=1.0)
+  >>> k = kr.with_jitter(kr.gram(kernel, x))
+  >>> embed = kr.Embedding(
+  ...   kernel, x, kr.solve(k, kr.Contrastive(), image_ids, d_out=4)
+  ... )
+  >>> embed(x[:2]).shape
+  (2, 4)
 """
 
+from jssl.kernel_regime.classifiers import Accuracy, kernel_accuracy
 from jssl.kernel_regime.convolutional import ConvGP, ConvNTK
 from jssl.kernel_regime.dense import (
   MLPNTK,
@@ -26,32 +36,27 @@ from jssl.kernel_regime.dense import (
   Kernel,
   median_bandwidth,
 )
-from jssl.kernel_regime.downstream import (
-  Downstream,
-  ridge_accuracy,
-  svm_accuracy,
-)
 from jssl.kernel_regime.embedding import (
   Embedding,
   WithinBetween,
-  alignment_with,
-  induced,
-  spectrum,
-  trace_bk,
+  induced_kernel,
+  induced_spectrum,
+  kernel_alignment,
+  ridge_penalty,
   within_between,
 )
-from jssl.kernel_regime.fista import Ridge, ridge_fista
 from jssl.kernel_regime.gram import gram
 from jssl.kernel_regime.losses import Contrastive, Loss, NonContrastive
 from jssl.kernel_regime.memory import gram_gib
-from jssl.kernel_regime.optimum import (
+from jssl.kernel_regime.psd import with_jitter
+from jssl.kernel_regime.solvers import (
+  alpha_max,
   closed_form,
-  ridge_form,
+  ridge_closed_form,
   ridge_loss,
-  supervised_form,
-  vanishing_alpha,
+  solve,
+  solve_supervised,
 )
-from jssl.kernel_regime.psd import check_psd, with_jitter
 from jssl.kernel_regime.targets import (
   Eigenpairs,
   adjacency,
@@ -64,39 +69,36 @@ from jssl.kernel_regime.targets import (
 __all__ = [
   "MLPNTK",
   "RBF",
+  "Accuracy",
   "ArcCosine",
   "Contrastive",
   "ConvGP",
   "ConvNTK",
-  "Downstream",
   "Eigenpairs",
   "Embedding",
   "Kernel",
   "Loss",
   "NonContrastive",
-  "Ridge",
   "WithinBetween",
   "adjacency",
-  "alignment_with",
+  "alpha_max",
   "centring",
-  "check_psd",
   "check_views",
   "closed_form",
   "gram",
   "gram_gib",
-  "induced",
+  "induced_kernel",
+  "induced_spectrum",
+  "kernel_accuracy",
+  "kernel_alignment",
   "laplacian",
   "median_bandwidth",
-  "ridge_accuracy",
-  "ridge_fista",
-  "ridge_form",
+  "ridge_closed_form",
   "ridge_loss",
-  "spectrum",
-  "supervised_form",
-  "svm_accuracy",
+  "ridge_penalty",
+  "solve",
+  "solve_supervised",
   "top_eigenpairs",
-  "trace_bk",
-  "vanishing_alpha",
   "with_jitter",
   "within_between",
 ]

@@ -1,54 +1,46 @@
-"""Kernels of small images: infinite ReLU networks of convolutions.
+"""Kernels of small images: infinite convolutional ReLU networks.
 
-`depth` times a convolution and a ReLU, then a linear readout; zeros around the
-image, no stride, no bias. Weights have variance 1 / fan-in in the first
-convolution and 2 / fan-in in all that follow.
-
-With the readout of all pixels ("flatten") only covariances of a pixel of one
-image with the same pixel of the other matter, h w numbers a pair of images.
-With that of their mean ("mean", global average pooling) all pairs of pixels do:
-(h w)^2 numbers, which is for a few hundred images of 14 x 14.
+The networks have `depth` convolutions, each followed by a ReLU, and a linear
+readout; zero padding, no stride, no bias. Weights have variance 1 / fan-in in
+the first convolution and 2 / fan-in in the others:
 
     Sigma_0[p, q] = x_p . y_q / c
     conv:     Sigma[p, q] <- 1 / filter_px^2  sum_o Sigma[p + o, q + o]
     ReLU:     Sigma[p, q] <- s kappa_1(Sigma[p, q] / s),
               s^2 = Sigma_xx[p, p] Sigma_yy[q, q]
-    readout:  mean over p of Sigma[p, p], or over p and q of Sigma[p, q]
+    readout:  mean over p of Sigma[p, p] ("flatten"), or
+              mean over p and q of Sigma[p, q] ("mean", global average pooling)
 
-Novak et al., "Bayesian Deep Convolutional Networks with Many Channels are
-Gaussian Processes", ICLR 2019; Garriga-Alonso et al., ICLR 2019. The tangent
-kernel: Arora et al., "On Exact Computation with an Infinitely Wide Neural Net",
-NeurIPS 2019, section 4. The recursions were derived from the network above, and
-are tested against wide networks.
+"flatten" only needs p = q, h w numbers per pair of images. "mean" needs all
+pairs of pixels, (h w)^2 numbers, and is meant for hundreds of 14 x 14 images.
+
+References:
+  Novak et al., "Bayesian Deep Convolutional Networks with Many Channels are
+  Gaussian Processes", ICLR 2019; Garriga-Alonso et al., ICLR 2019. Tangent
+  kernel: Arora et al., "On Exact Computation with an Infinitely Wide Neural
+  Net", NeurIPS 2019, section 4. The recursions are derived from the network
+  above and tested against wide networks.
 """
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.kernel_regime.dense import Block
-from jssl.kernel_regime.relu import cosine, kappa_0, kappa_1
+from jssl.kernel_regime.dense import Block, Kernel, cosine, kappa_0, kappa_1
 from jssl.typing import Images
 
 Readout = Literal["flatten", "mean"]
 
-# [n, m, h, w], or [n, m, h, w, h, w] where all pairs of pixels matter.
+# [n, m, h, w] for "flatten", [n, m, h, w, h, w] for "mean".
 Maps = Float[Array, "n m ..."]
 
 
-class _Pair(NamedTuple):
-  """Covariance and tangent kernel of the units of two sets of images."""
-
-  covariance: Maps
-  tangent: Maps
-
-
 def _shifted_sum(x: Maps, axes: tuple[int, ...], size: int) -> Maps:
-  """Sums over shifts of all `axes` together, zeros coming in at the borders."""
+  """Sums over joint shifts of all `axes`, with zero padding."""
   half = size // 2
   padded = jnp.pad(
     x, [(half, half) if axis in axes else (0, 0) for axis in range(x.ndim)]
@@ -62,62 +54,20 @@ def _shifted_sum(x: Maps, axes: tuple[int, ...], size: int) -> Maps:
 
 
 def _convolve(x: Maps, size: int) -> Maps:
-  """Returns the covariance after a convolution with random weights.
-
-  Args:
-    x: [n, m, h, w] or [n, m, h, w, h, w]: a window moves over both images.
-    size: of the filter, px.
-  """
+  """Covariance after a random convolution; both images shift together."""
   heights, widths = tuple(range(2, x.ndim, 2)), tuple(range(3, x.ndim, 2))
   summed = _shifted_sum(x, heights, size)
   return _shifted_sum(summed, widths, size) / size**2
 
 
-def _network(
-  x: Images, y: Images, *, depth: int, readout: Readout, size: int
-) -> _Pair:
-  """Returns the kernels at the last ReLU, before the readout."""
-  pooled = readout == "mean"
-  covariance = (
-    jnp.einsum(
-      "nhwc,mijc->nmhwij" if pooled else "nhwc,mhwc->nmhw",
-      x,
-      y,
-      precision=jax.lax.Precision.HIGHEST,
-    )
-    / x.shape[3]
-  )
-  # A ReLU changes no variance, so those of an image are convolved, no more.
-  variance_x = jnp.mean(x * x, axis=3)[:, None]
-  variance_y = jnp.mean(y * y, axis=3)[None]
-  tangent = jnp.zeros_like(covariance)
-  for _ in range(depth):
-    covariance, tangent, variance_x, variance_y = (
-      _convolve(maps, size)
-      for maps in (covariance, tangent, variance_x, variance_y)
-    )
-    tangent = tangent + covariance
-    scale = jnp.sqrt(
-      variance_x[..., None, None] * variance_y[:, :, None, None]
-      if pooled
-      else variance_x * variance_y
-    )
-    c = cosine(covariance, scale)
-    covariance, tangent = scale * kappa_1(c), tangent * kappa_0(c)
-  return _Pair(covariance, tangent)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Convolutional:
-  """What both kernels are told.
+class _Convolutional(Kernel):
+  """Settings and recursion of both kernels.
 
   Attributes:
-    depth: number of convolutions, each followed by a ReLU.
-    readout: "flatten", of all pixels, or "mean", of their average.
+    depth: number of convolutions.
+    readout: "flatten" or "mean".
     filter_px: odd width and height of the filters.
-
-  Raises:
-    ValueError: a number is out of range.
   """
 
   depth: int = 3
@@ -126,31 +76,57 @@ class _Convolutional:
 
   def __post_init__(self) -> None:
     if self.depth < 1:
-      raise ValueError(f"kernel.depth={self.depth} must be at least 1")
+      raise ValueError(f"kernel.depth={self.depth} must be at least 1.")
     if self.readout not in ("flatten", "mean"):
       raise ValueError(
-        f"kernel.readout={self.readout!r} must be flatten or mean"
+        f"kernel.readout={self.readout!r} must be 'flatten' or 'mean'."
       )
     if self.filter_px < 1 or self.filter_px % 2 == 0:
-      raise ValueError(f"kernel.filter_px={self.filter_px} must be odd")
+      raise ValueError(f"kernel.filter_px={self.filter_px} must be odd.")
 
-  def _units(self, x: Images, y: Images) -> _Pair:
+  def _units(self, x: Images, y: Images) -> tuple[Maps, Maps]:
+    """Covariance and tangent kernel after the last ReLU."""
     if x.ndim != 4 or x.shape[1:] != y.shape[1:]:
       raise ValueError(
-        "a convolutional kernel compares images [b, h, w, c] of one size, not "
-        f"{x.shape} and {y.shape}: choose another kernel.name for rows"
+        "A convolutional kernel compares images [b, h, w, c] of one size; got "
+        f"{x.shape} and {y.shape}."
       )
-    return _network(
-      x, y, depth=self.depth, readout=self.readout, size=self.filter_px
+    pooled = self.readout == "mean"
+    covariance = (
+      jnp.einsum(
+        "nhwc,mijc->nmhwij" if pooled else "nhwc,mhwc->nmhw",
+        x,
+        y,
+        precision=jax.lax.Precision.HIGHEST,
+      )
+      / x.shape[3]
     )
+    # A ReLU preserves variances, so those of an image are only convolved.
+    variance_x = jnp.mean(x * x, axis=3)[:, None]
+    variance_y = jnp.mean(y * y, axis=3)[None]
+    tangent = jnp.zeros_like(covariance)
+    for _ in range(self.depth):
+      covariance, tangent, variance_x, variance_y = (
+        _convolve(maps, self.filter_px)
+        for maps in (covariance, tangent, variance_x, variance_y)
+      )
+      tangent = tangent + covariance
+      scale = jnp.sqrt(
+        variance_x[..., None, None] * variance_y[:, :, None, None]
+        if pooled
+        else variance_x * variance_y
+      )
+      c = cosine(covariance, scale)
+      covariance, tangent = scale * kappa_1(c), tangent * kappa_0(c)
+    return covariance, tangent
 
   def pair_size(self, shape: tuple[int, ...]) -> int:
-    """Returns h w, or (h w)^2 for the mean."""
+    """Size of the largest intermediate array: h w, or (h w)^2 for "mean"."""
     pixels = math.prod(shape[:2])
     return pixels if self.readout == "flatten" else pixels**2
 
 
-def _read(maps: Maps) -> Block:
+def _readout(maps: Maps) -> Block:
   return jnp.mean(maps, axis=tuple(range(2, maps.ndim)))
 
 
@@ -158,26 +134,26 @@ def _read(maps: Maps) -> Block:
 class ConvGP(_Convolutional):
   """Gaussian process of an infinite convolutional network: readout trained.
 
-  The formulas are at the head of this module.
+  The module docstring has the formulas.
   """
 
   def __call__(self, x: Images, y: Images) -> Block:
     """Returns k(x_i, y_j), [n, m]."""
-    return _read(self._units(x, y).covariance)
+    return _readout(self._units(x, y)[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvNTK(_Convolutional):
-  """Neural tangent kernel of an infinite convolutional network: all trained.
+  """Tangent kernel of an infinite convolutional network: all layers trained.
 
       conv:    Theta <- conv(Theta) + Sigma      (Sigma after the convolution)
       ReLU:    Theta <- Theta kappa_0(Sigma / s)
-      readout: that of Sigma + Theta
+      readout: of Sigma + Theta
 
-  with Theta = 0 at the pixels, and Sigma and s as at the head of this module.
+  with Theta = 0 at the input, and Sigma and s as in the module docstring.
   """
 
   def __call__(self, x: Images, y: Images) -> Block:
     """Returns k(x_i, y_j), [n, m]."""
-    units = self._units(x, y)
-    return _read(units.covariance + units.tangent)
+    covariance, tangent = self._units(x, y)
+    return _readout(covariance + tangent)

@@ -1,7 +1,7 @@
-"""What a map M makes of points: their embedding and the induced kernel.
+"""Embeddings f(x) = M k(X, x) and their induced kernels.
 
-f(x) = M k(X, x) and k*(x, x') = f(x) . f(x') = k(x, X) B k(X, x'). The rank of
-k* is that of M, so whatever can be said of it is said in terms of Z = f(x).
+The induced kernel is k*(x, x') = f(x) . f(x') = k(x, X) B k(X, x'), B = M^T M.
+Its rank is at most d_out, so its properties are computed from Z = f(x).
 """
 
 import dataclasses
@@ -13,24 +13,24 @@ from jaxtyping import Float
 
 from jssl.kernel_regime.dense import Kernel
 from jssl.kernel_regime.gram import Points, gram
-from jssl.kernel_regime.targets import Ids, images
+from jssl.kernel_regime.solvers import Map
+from jssl.kernel_regime.targets import Ids, view_groups
 
 Embedded = Float[np.ndarray, "n d"]
-Map = Float[np.ndarray, "d n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding:
   """f(x) = M k(X, x), for any x.
 
-  At the points X themselves this is K M^T without jitter. What was optimised is
-  (K + jitter tr(K) / N I) M^T; they differ by jitter tr(K) / N M^T, which is
-  small unless K is nearly singular and M large: compare both.
+  At the points X this is K M^T without jitter, but the optimised embedding is
+  (K + jitter tr(K) / N I) M^T. The difference jitter tr(K) / N M^T is small
+  unless K is nearly singular and M large.
 
   Attributes:
     kernel: k.
-    points: X, all augmented points, [N, ...].
-    m: M, [d, N].
+    points: [N, ...] augmented points X.
+    m: [d, N] map M.
   """
 
   kernel: Kernel
@@ -40,8 +40,8 @@ class Embedding:
   def __post_init__(self) -> None:
     if self.m.ndim != 2 or self.m.shape[1] != len(self.points):
       raise ValueError(
-        f"M must be [d, {len(self.points)}], a column for each point, not "
-        f"{self.m.shape}"
+        f"M must be [d, {len(self.points)}], one column per point; got "
+        f"{self.m.shape}."
       )
 
   def __call__(
@@ -55,8 +55,8 @@ class Embedding:
     """Returns Z = k(x, X) M^T, [n, d].
 
     Args:
-      x: points, [n, ...].
-      block_rows: that k(x, X) is there of at once.
+      x: [n, ...] points.
+      block_rows: number of rows of k(x, X) that exist at once.
       mesh: see `gram`.
       memory_limit_gib: see `gram`.
     """
@@ -74,28 +74,20 @@ class Embedding:
     return np.concatenate(parts)
 
 
-def induced(
+def induced_kernel(
   z: Embedded, z_other: Embedded | None = None
 ) -> Float[np.ndarray, "n m"]:
-  """Returns k*(x, x') = f(x) . f(x') of embedded points, [n, m].
-
-  Args:
-    z: f(x), [n, d].
-    z_other: f(x'), [m, d]; None stands for z.
-  """
+  """Returns k*(x, x') = f(x) . f(x'); without `z_other` of z with itself."""
   return z @ (z if z_other is None else z_other).T
 
 
-def spectrum(z: Embedded) -> Float[np.ndarray, "d"]:
-  """Returns the eigenvalues of k* on points, descending: those of Z^T Z.
-
-  The other N - d are 0; there may be less than d, if N is.
-  """
+def induced_spectrum(z: Embedded) -> Float[np.ndarray, "d"]:
+  """Eigenvalues of k* that can be nonzero, descending: those of Z^T Z."""
   return np.linalg.svd(z, compute_uv=False) ** 2
 
 
-def trace_bk(m: Map, k: Float[np.ndarray, "n n"]) -> float:
-  """Returns Tr(B K) = Tr(M K M^T), what the ridge weighs."""
+def ridge_penalty(m: Map, k: Float[np.ndarray, "n n"]) -> float:
+  """Returns Tr(B K) = Tr(M K M^T), the penalty of the ridge."""
   return float(np.sum((m @ k) * m))
 
 
@@ -103,8 +95,8 @@ class WithinBetween(NamedTuple):
   """Means of k* over pairs of different points.
 
   Attributes:
-    within: both of one image.
-    between: of different images.
+    within: mean over pairs of one image.
+    between: mean over pairs of different images.
   """
 
   within: float
@@ -112,23 +104,25 @@ class WithinBetween(NamedTuple):
 
 
 def within_between(z: Embedded, image_ids: Ids) -> WithinBetween:
-  """Returns the mean of k* within and between images, in O(N d).
+  """Mean of k* within and between images, in O(N d).
 
   Args:
-    z: embedded points, [n, d].
-    image_ids: [n]; labels give it within and between classes.
+    z: [n, d] embedded points.
+    image_ids: [n]; pass labels for means within and between classes.
 
   Raises:
-    ValueError: there is nothing within, or nothing between.
+    ValueError: if there are no pairs within, or none between.
   """
-  group = images(image_ids)
-  if z.ndim != 2 or len(z) != len(group.of):
-    raise ValueError(f"z must be [{len(group.of)}, d], not {z.shape}")
+  groups = view_groups(image_ids)
+  if z.ndim != 2 or len(z) != len(groups.image_index):
+    raise ValueError(
+      f"z must be [{len(groups.image_index)}, d]; got {z.shape}."
+    )
   z = z.astype(np.float64)
-  sums = group.sums(z)
+  sums = groups.sums(z)
   own, inside = np.sum(z**2), np.sum(sums**2)
   everything = np.sum(sums.sum(0) ** 2)
-  pairs = float(np.sum(group.counts.astype(np.float64) ** 2))
+  pairs = float(np.sum(groups.counts.astype(np.float64) ** 2))
   n = len(z)
   return WithinBetween(
     within=float((inside - own) / (pairs - n)),
@@ -136,26 +130,26 @@ def within_between(z: Embedded, image_ids: Ids) -> WithinBetween:
   )
 
 
-def alignment_with(
+def kernel_alignment(
   k: Float[np.ndarray, "n n"], target: Float[np.ndarray, "n n"]
 ) -> float:
-  """Returns the kernel-target alignment <K, T> / (||K|| ||T||), uncentred.
-
-  Cristianini et al., "On Kernel-Target Alignment", NIPS 2001, definition 1. In
-  [-1, 1], and from 0 on if both are positive semidefinite.
+  """Uncentred kernel-target alignment <K, T> / (||K|| ||T||), in [-1, 1].
 
   Args:
-    k: Gram matrix, raw or induced.
-    target: of the same size.
+    k: [n, n] Gram matrix, raw or induced.
+    target: [n, n].
 
   Raises:
-    ValueError: sizes differ, or one of them is 0.
+    ValueError: if shapes differ, or one of them is 0.
+
+  Reference:
+    Cristianini et al., "On Kernel-Target Alignment", NIPS 2001, definition 1.
   """
   if k.shape != target.shape:
     raise ValueError(
-      f"K, {k.shape}, and T, {target.shape}, must be of one size"
+      f"K, {k.shape}, and T, {target.shape}, must have the same shape."
     )
   norms = np.linalg.norm(k) * np.linalg.norm(target)
   if not norms:
-    raise ValueError("the alignment of a matrix of zeros isn't defined")
+    raise ValueError("The alignment of a matrix of zeros is not defined.")
   return float(np.vdot(k, target) / norms)

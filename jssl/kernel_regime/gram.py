@@ -1,10 +1,8 @@
-"""Gram matrices, block by block on the device or split over a mesh.
+"""Gram matrices, computed in blocks on one device or over a mesh.
 
-Blocks are computed in float64 on the device too, within `jax.enable_x64`, which
-changes nothing outside of it: K is solved with, and float32 moved the smallest
-eigenvalue of kernels of 1,000 points by 4e-8 to 1e-5 tr(K) / N (measured), as
-much as a jitter does. CPUs and GPUs have float64 in hardware; a TPU emulates
-it, slowly.
+Blocks are float64 on the device too (`jax.enable_x64`, local to the call): in
+float32 the smallest eigenvalue of kernels of 1,000 points moved by 4e-8 to 1e-5
+tr(K) / N, as much as the jitter. A TPU emulates float64, slowly.
 """
 
 import functools
@@ -16,14 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jssl.kernel_regime.dense import Kernel
-from jssl.kernel_regime.memory import check_block, check_square
+from jssl.kernel_regime.memory import check_memory
 from jssl.mesh import batch_sharding, replicated
 
 Points = Float[np.ndarray, "n ..."]
 
-# Numbers of a block on the way, of which some copies live at the same time.
+# Numbers in an intermediate array of a block, and its maximal number of rows.
 _BLOCK_NUMBERS = 2**22
-_MOST_ROWS = 1024
+_MAX_ROWS = 1024
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -36,21 +34,20 @@ def _block(
 def _check_points(name: str, x: Points) -> None:
   if x.ndim < 2 or 0 in x.shape:
     raise ValueError(
-      f"{name} must be points [n, ...], n > 0, each an array, not {x.shape}"
+      f"{name} must be points [n, ...] with n > 0; got {x.shape}."
     )
   if not np.issubdtype(x.dtype, np.floating):
-    raise TypeError(f"{name} must be floating, not {x.dtype}")
+    raise TypeError(f"{name} must be floating; got {x.dtype}.")
   finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
   if not finite.all():
     raise ValueError(
-      f"{name}: {int(np.sum(~finite))} of {len(x)} points have values that are "
-      "not finite"
+      f"{name}: {np.sum(~finite)} of {len(x)} points have non-finite values."
     )
 
 
 def _default_rows(kernel: Kernel, shape: tuple[int, ...], devices: int) -> int:
   pairs = _BLOCK_NUMBERS / kernel.pair_size(shape)
-  return max(devices, min(int(math.sqrt(pairs)), _MOST_ROWS))
+  return max(devices, min(int(math.sqrt(pairs)), _MAX_ROWS))
 
 
 def gram(
@@ -62,30 +59,26 @@ def gram(
   mesh: Mesh | None = None,
   memory_limit_gib: float | None = None,
 ) -> Float[np.ndarray, "n m"]:
-  """Returns k(x_i, y_j) in float64, computed a block of pairs at a time.
+  """Gram matrix k(x_i, y_j) in float64, [n, m].
 
   Without `y` it is k(x_i, x_j), exactly symmetric: blocks below the diagonal
-  are not computed. Memory: `gram_gib(n, m)` on the host, and a few times
+  are mirrored. Memory: `gram_gib(n, m)` on the host, and a few arrays of
   block_rows^2 kernel.pair_size(shape) float64 numbers on the devices.
 
   Args:
     kernel: positive semidefinite function of pairs.
-    x: points, [n, ...].
-    y: points, [m, ...]; None stands for x.
-    block_rows: rows and columns of a block, rounded up to what divides over the
-      mesh; None keeps each array of a block, of which there are a few, at
-      32 MiB or less.
-    mesh: of one process; the rows of a block are split over all its devices.
-    memory_limit_gib: for the result; None takes 80% of what is available.
-
-  Returns:
-    [n, m].
+    x: [n, ...] points.
+    y: [m, ...] points; None is x.
+    block_rows: rows and columns of a block, rounded up to a multiple of the
+      mesh size; None limits each array of a block to 32 MiB.
+    mesh: mesh of one process; the rows of a block are split over its devices.
+    memory_limit_gib: limit for the result; None is 80% of the available memory.
 
   Raises:
-    ValueError: points are no arrays of one shape, or not finite, or those of x
-      all identical where there is no y, or the result doesn't fit (says how
-      many points would), or the kernel gave a value that isn't finite.
-    TypeError: points are not of a floating dtype.
+    ValueError: if points differ in shape or are not finite, all points of x are
+      identical and there is no y, the result exceeds the memory limit, or the
+      kernel returns non-finite values.
+    TypeError: if points are not floating.
   """
   symmetric = y is None
   other = x if y is None else y
@@ -93,39 +86,32 @@ def gram(
   _check_points("y", other)
   if x.shape[1:] != other.shape[1:]:
     raise ValueError(
-      f"points of x, {x.shape[1:]}, and of y, {other.shape[1:]}, must be of "
-      "one shape"
+      f"Points of x, {x.shape[1:]}, and of y, {other.shape[1:]}, must be of "
+      "one shape."
     )
   if block_rows is not None and block_rows < 1:
-    raise ValueError(f"block_rows={block_rows} must be at least 1")
-  if symmetric:
-    if len(x) > 1 and np.all(x == x[:1]):
-      raise ValueError(
-        f"all {len(x)} points of x are identical: their Gram matrix says "
-        "nothing of them; check the images, and that views are random"
-      )
-    check_square(
-      len(x),
-      matrices=1,
-      what="a Gram matrix",
-      memory_limit_gib=memory_limit_gib,
+    raise ValueError(f"block_rows={block_rows} must be at least 1.")
+  if symmetric and len(x) > 1 and np.all(x == x[:1]):
+    raise ValueError(
+      f"All {len(x)} points of x are identical; check the images, and that "
+      "views are random."
     )
-  else:
-    check_block(
-      len(x),
-      len(other),
-      what="a Gram matrix",
-      memory_limit_gib=memory_limit_gib,
-    )
+  check_memory(
+    len(x),
+    None if symmetric else len(other),
+    what="The Gram matrix",
+    memory_limit_gib=memory_limit_gib,
+  )
   devices = mesh.size if mesh else 1
   rows = block_rows or _default_rows(kernel, x.shape[1:], devices)
   rows = -(-min(rows, max(len(x), len(other))) // devices) * devices
   k = np.empty((len(x), len(other)))
   with jax.enable_x64(True):
 
-    def placed(points: Points, start: int, split: bool) -> Array:
+    def device_block(points: Points, start: int, split: bool) -> Array:
       block = np.asarray(points[start : start + rows], np.float64)
-      # Filled up with the last point: one of zeros could be singular.
+      # All blocks have one shape. Padding repeats the last point, since the
+      # kernel of a zero vector can be singular.
       fill = [(0, rows - len(block))] + [(0, 0)] * (block.ndim - 1)
       block = np.pad(block, fill, mode="edge")
       if not mesh:
@@ -133,20 +119,22 @@ def gram(
       sharding = batch_sharding(mesh) if split else replicated(mesh)
       return jax.device_put(block, sharding)
 
+    # No communication: each device computes its rows of x against all of y.
     for i in range(0, len(x), rows):
-      first = placed(x, i, split=True)
+      first = device_block(x, i, split=True)
       for j in range(i if symmetric else 0, len(other), rows):
-        values = np.asarray(_block(kernel, first, placed(other, j, False)))
+        second = device_block(other, j, split=False)
+        values = np.asarray(_block(kernel, first, second))
         values = values[: len(x) - i, : len(other) - j]
         if symmetric and i == j:
           values = np.triu(values) + np.triu(values, 1).T
         k[i : i + rows, j : j + rows] = values
         if symmetric and i != j:
           k[j : j + rows, i : i + rows] = values.T
-  # One sum tells: it is finite if all values are, unless they overflow.
+  # The sum is finite if all values are, unless it overflows.
   if not math.isfinite(np.sum(k)):
     raise ValueError(
-      f"{kernel} gave {int(np.sum(~np.isfinite(k)))} values of {k.size} that "
-      "are not finite: points are too large; scale them"
+      f"{kernel} returned {np.sum(~np.isfinite(k))} non-finite values of "
+      f"{k.size}: points are too large; scale them."
     )
   return k

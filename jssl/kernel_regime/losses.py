@@ -1,7 +1,7 @@
-"""The two losses of an embedding, and what their minima are.
+"""The two losses of an embedding, and their minima.
 
-Kiani et al. 2022 (arXiv 2209.14884); the forms are recalled, what follows from
-them is derived. With Z = f(X), [N, d_out], and G = Z Z^T:
+Kiani et al. 2022 (arXiv 2209.14884); the forms are recalled, the consequences
+derived. With Z = f(X), [N, d_out], and G = Z Z^T:
 
     contrastive      ||Z Z^T - (I + A)||_F^2 = ||G - T||^2,   T = I + A
     non-contrastive  ||Z^T C Z - I||_F^2 + beta Tr(Z^T Lap Z)
@@ -9,30 +9,55 @@ them is derived. With Z = f(X), [N, d_out], and G = Z Z^T:
                        = ||C G C - T||^2 - ||T||^2 + d_out,
                      T = C - (beta / 2) Lap
 
-The second form of the second follows from Tr((Z^T C Z)^2) = ||C G C||^2 and
-Tr I = d_out, the third from C Lap C = Lap. So both are the squared distance of
-P G P to T, P = I or C, and a constant; G of rank d_out that is closest is T_+,
-its top d_out eigenpairs clipped at 0.
+The second form follows from Tr((Z^T C Z)^2) = ||C G C||^2 and Tr I = d_out, the
+third from C Lap C = Lap. So both losses are the squared distance of P G P to T,
+P = I or C, plus a constant. The closest G of rank d_out is T_+, the top d_out
+eigenpairs of T clipped at 0. They are known without a solver.
 """
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
+from scipy import linalg
 
-from jssl.kernel_regime import targets
-from jssl.kernel_regime.targets import Eigenpairs, Ids, Square
+from jssl.kernel_regime.targets import (
+  Eigenpairs,
+  Ids,
+  Square,
+  ViewGroups,
+  adjacency,
+  centre_gram,
+  centring,
+  check_d_out,
+  laplacian,
+  view_groups,
+)
 
 Embedded = Float[np.ndarray, "n d"]
+Values = TypeVar("Values", float, np.ndarray)
+
+
+def _empty_eigenpairs(n: int, d_out: int) -> Eigenpairs:
+  check_d_out(d_out, n)
+  return Eigenpairs(np.zeros(d_out), np.zeros((n, d_out)))
+
+
+def _float64(z: Embedded, image_ids: Ids) -> Embedded:
+  if z.ndim != 2 or len(z) != len(image_ids):
+    raise ValueError(
+      f"z must be [{len(image_ids)}, d], one row per id; got {z.shape}."
+    )
+  return z.astype(np.float64)
 
 
 class Loss(abc.ABC):
-  """A loss of embedded points, of which some are views of one image.
+  """A loss of embedded points, some of which are views of one image.
 
   Attributes:
-    shift_invariant: whether only C G C matters (P = C) or G itself (P = I).
+    shift_invariant: True if only C G C matters (P = C), not G itself (P = I).
   """
 
   shift_invariant: ClassVar[bool]
@@ -42,42 +67,44 @@ class Loss(abc.ABC):
     """Returns T."""
 
   @abc.abstractmethod
-  def eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
-    """Returns T_+, without a solver."""
+  def top_eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
+    """Returns T_+ in O(N d_out) memory.
+
+    Raises:
+      ValueError: if d_out is not from 1 to N.
+    """
 
   @abc.abstractmethod
-  def of_embedding(self, z: Embedded, image_ids: Ids) -> float:
-    """Returns the loss of an embedding; no [N, N] array exists."""
+  def value(self, z: Embedded, image_ids: Ids) -> float:
+    """Returns the loss of an embedding, without [N, N] arrays."""
 
   @abc.abstractmethod
-  def of_gram(self, g: Square, image_ids: Ids) -> float:
-    """Returns the loss of G, less `constant`."""
+  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
+    """Returns the loss of G, which is value(Z) - gram_offset(d_out)."""
 
   @abc.abstractmethod
-  def constant(self, d_out: int) -> float:
-    """Returns of_embedding(Z) - of_gram(Z Z^T)."""
+  def gram_offset(self, d_out: int) -> float:
+    """Returns value(Z) - value_of_gram(Z Z^T)."""
 
   @abc.abstractmethod
-  def target_squares(self, image_ids: Ids) -> float:
+  def target_norm_sq(self, image_ids: Ids) -> float:
     """Returns ||T||_F^2, without T."""
 
+  def directions(self, image_ids: Ids) -> int:
+    """Number of dimensions that distinguish images."""
+    return len(np.unique(image_ids)) - self.shift_invariant
+
   def minimum(self, image_ids: Ids, d_out: int) -> float:
-    """Returns the least `of_embedding` of any map, K being invertible.
+    """Minimal `value` over all maps, if K is invertible: that of G = T_+."""
+    top = float(np.sum(self.top_eigenpairs(image_ids, d_out).values ** 2))
+    # The shift-invariant form has -||T||^2 in it already.
+    base = 0.0 if self.shift_invariant else self.target_norm_sq(image_ids)
+    return base - top + self.gram_offset(d_out)
 
-    It is that of G = T_+: the eigenvalues that T_+ lacks, squared, and
-    constants.
-    """
-    top = float(np.sum(self.eigenpairs(image_ids, d_out).values ** 2))
-    # ||G - T||^2 is 0 at the best, the other form -||T||^2 + d_out.
-    base = 0.0 if self.shift_invariant else self.target_squares(image_ids)
-    return base - top + self.constant(d_out)
-
-
-def _check_points(z: Embedded, image_ids: Ids) -> None:
-  if z.ndim != 2 or len(z) != len(image_ids):
-    raise ValueError(
-      f"z must be [{len(image_ids)}, d], a row for each id, not {z.shape}"
-    )
+  def relative_gap(self, value: Values, image_ids: Ids, d_out: int) -> Values:
+    """Distance of `value` to the minimum, over max(|minimum|, ||T||^2)."""
+    minimum = self.minimum(image_ids, d_out)
+    return (value - minimum) / max(abs(minimum), self.target_norm_sq(image_ids))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,48 +115,53 @@ class Contrastive(Loss):
 
   def target(self, image_ids: Ids) -> Square:
     """Returns I + A."""
-    return targets.contrastive_target(image_ids)
+    return np.eye(len(image_ids)) + adjacency(image_ids)
 
-  def eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
-    """Returns the top of I + A."""
-    return targets.contrastive_eigenpairs(image_ids, d_out)
+  def top_eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
+    """Returns the means of the images with most views, eigenvalue n_g.
 
-  def of_embedding(self, z: Embedded, image_ids: Ids) -> float:
+    Of images with equally many views, those of lower ids come first.
+    """
+    index, counts = view_groups(image_ids)
+    pairs = _empty_eigenpairs(len(index), d_out)
+    order = np.argsort(-counts, kind="stable")[:d_out]
+    for column, image in enumerate(order):
+      pairs.values[column] = counts[image]
+      pairs.vectors[index == image, column] = counts[image] ** -0.5
+    return pairs
+
+  def value(self, z: Embedded, image_ids: Ids) -> float:
     """||Z^T Z||^2 - 2 sum_g ||sum_{i in g} z_i||^2 + sum_g n_g^2.
 
-    Exact to rounding of ||T||^2, about 1e-15 of it.
+    Exact up to rounding of ||T||^2, about 1e-15 of it.
     """
-    _check_points(z, image_ids)
-    z = z.astype(np.float64)
-    sums = targets.images(image_ids).sums(z)
+    z = _float64(z, image_ids)
+    sums = view_groups(image_ids).sums(z)
     squares = np.sum((z.T @ z) ** 2) - 2 * np.sum(sums**2)
-    return float(squares + self.target_squares(image_ids))
+    return float(squares + self.target_norm_sq(image_ids))
 
-  def of_gram(self, g: Square, image_ids: Ids) -> float:
+  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
     """||G - (I + A)||^2."""
     return float(np.sum((g - self.target(image_ids)) ** 2))
 
-  def constant(self, d_out: int) -> float:
+  def gram_offset(self, d_out: int) -> float:
     """Returns 0."""
     return 0.0
 
-  def target_squares(self, image_ids: Ids) -> float:
+  def target_norm_sq(self, image_ids: Ids) -> float:
     """sum_g n_g^2."""
-    return float(np.sum(targets.images(image_ids).counts ** 2))
+    return float(np.sum(view_groups(image_ids).counts ** 2))
 
 
 @dataclasses.dataclass(frozen=True)
 class NonContrastive(Loss):
   """||Z^T C Z - I||_F^2 + beta Tr(Z^T Lap Z), a form of VICReg.
 
-  It doesn't see a shift of Z.
+  Invariant to shifts of Z.
 
   Attributes:
-    beta: weight of the invariance, >= 0. In an image with n_g >= 2 / beta views
-      no difference is worth a dimension.
-
-  Raises:
-    ValueError: beta is negative.
+    beta: weight of the invariance, >= 0. Views of an image are all mapped to
+      one point if it has n_g >= 2 / beta views.
   """
 
   beta: float
@@ -137,42 +169,71 @@ class NonContrastive(Loss):
 
   def __post_init__(self) -> None:
     if not self.beta >= 0:
-      raise ValueError(f"loss.beta={self.beta} must not be negative")
+      raise ValueError(f"loss.beta={self.beta} must not be negative.")
 
   def target(self, image_ids: Ids) -> Square:
     """Returns C - (beta / 2) Lap."""
-    return targets.non_contrastive_target(image_ids, beta=self.beta)
+    return centring(len(image_ids)) - self.beta / 2 * laplacian(image_ids)
 
-  def eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
-    """Returns the top of C - (beta / 2) Lap."""
-    return targets.non_contrastive_eigenpairs(image_ids, d_out, beta=self.beta)
+  def top_eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
+    """Returns differences between and within images.
 
-  def of_embedding(self, z: Embedded, image_ids: Ids) -> float:
+    Differences of images' means have eigenvalue 1, the n_g - 1 differences
+    within an image have 1 - beta n_g / 2.
+    """
+    index, counts = groups = view_groups(image_ids)
+    pairs = _empty_eigenpairs(len(index), d_out)
+    column = self._between(groups, pairs)
+    for image in np.argsort(counts, kind="stable"):
+      value = 1 - self.beta * counts[image] / 2
+      if value <= 0 or column == d_out:
+        break
+      if counts[image] == 1:
+        continue
+      inside = linalg.helmert(counts[image])[: d_out - column]
+      stop = column + len(inside)
+      pairs.values[column:stop] = value
+      pairs.vectors[np.flatnonzero(index == image), column:stop] = inside.T
+      column = stop
+    return pairs
+
+  @staticmethod
+  def _between(groups: ViewGroups, pairs: Eigenpairs) -> int:
+    """Fills in the differences of images' means; returns their number."""
+    index, counts = groups
+    # In the orthonormal basis of images' means, 1 is along w = sqrt(n_g / N). A
+    # reflection H that maps w to -e_0 has all orthogonal directions as columns.
+    v = np.sqrt(counts / len(index))
+    v[0] += 1
+    between = min(len(counts) - 1, len(pairs.values))
+    reflection = np.eye(len(counts), between, -1)
+    reflection -= np.outer(v, v[1 : between + 1]) * (2 / (v @ v))
+    pairs.values[:between] = 1
+    pairs.vectors[:, :between] = (reflection / np.sqrt(counts)[:, None])[index]
+    return between
+
+  def value(self, z: Embedded, image_ids: Ids) -> float:
     """||Z^T C Z - I||^2 + beta sum_g (n_g sum |z_i|^2 - |sum z_i|^2)."""
-    _check_points(z, image_ids)
-    # The Laplacian doesn't see the mean, either.
-    centred = z.astype(np.float64) - z.mean(0, dtype=np.float64)
-    group = targets.images(image_ids)
+    z = _float64(z, image_ids)
+    # The Laplacian is invariant to the mean, too.
+    centred = z - z.mean(0, dtype=np.float64)
+    groups = view_groups(image_ids)
     covariance = centred.T @ centred - np.eye(z.shape[1])
-    degrees = group.counts[group.of][:, None]
-    within = np.sum(degrees * centred**2) - np.sum(group.sums(centred) ** 2)
+    degrees = groups.counts[groups.image_index][:, None]
+    within = np.sum(degrees * centred**2) - np.sum(groups.sums(centred) ** 2)
     return float(np.sum(covariance**2) + self.beta * within)
 
-  def of_gram(self, g: Square, image_ids: Ids) -> float:
+  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
     """||C G C||^2 - 2 Tr(C G) + beta Tr(Lap G)."""
-    c = targets.centring(len(g))
-    # C G, and C G C, by subtracting means.
-    rows = g - g.mean(0, keepdims=True)
-    both = rows - rows.mean(1, keepdims=True)
-    pull = self.beta * targets.laplacian(image_ids) - 2 * c
-    return float(np.sum(both**2) + np.sum(pull * g))
+    pull = self.beta * laplacian(image_ids) - 2 * centring(len(g))
+    return float(np.sum(centre_gram(g) ** 2) + np.sum(pull * g))
 
-  def constant(self, d_out: int) -> float:
+  def gram_offset(self, d_out: int) -> float:
     """Returns d_out."""
     return float(d_out)
 
-  def target_squares(self, image_ids: Ids) -> float:
-    """Images less 1, plus sum_g (n_g - 1) (1 - beta n_g / 2)^2."""
-    n = targets.images(image_ids).counts
+  def target_norm_sq(self, image_ids: Ids) -> float:
+    """Number of images - 1 + sum_g (n_g - 1) (1 - beta n_g / 2)^2."""
+    n = view_groups(image_ids).counts
     within = (n - 1) * (1 - self.beta * n / 2) ** 2
     return float(len(n) - 1 + np.sum(within))

@@ -1,17 +1,16 @@
-"""`python -m jssl.study STUDY --config=FILE --workdir=DIR`: one question.
+"""`python -m jssl.study STUDY --workdir=DIR [--config=FILE]`: runs a study.
 
-`methods` trains every objective of a config file at one budget, probes it, and
-prints one table; also DIR/methods.md and DIR/methods.json. Two look at the runs
-that it left and need no --config: `forecast`, whether the collapse AUC tells
-the accuracy, and `concentration` (after --diagnostics), whether augmentations
-that concentrate classes give better class means. `kernels` takes the kernel
-regime through views, Gram matrix, closed forms and classifiers, sweeps
-included, and writes DIR/kernels.json, .md and .html; `bridge` trains linear
-maps of fixed kernel features against those closed forms.
+Studies with --config:
+  methods        trains and probes all methods of a config file at one budget
+  kernels        kernel regime: closed forms and classifiers on a data set
+  bridge         kernel regime: trained linear maps against closed forms
+Studies of the runs that `methods` left in the same workdir:
+  forecast       predicts accuracy from the collapse AUC
+  concentration  compares augmentations; needs `methods --diagnostics`
 
-What is complete is not run again: the same command goes on from where it was
-interrupted. Any value of the config can be set (for all runs), as in
-`--config.train.steps=100`.
+Tables and figures go to DIR. Finished work is not repeated: the same command
+resumes an interrupted study. Values of the config can be set for all runs, as
+in `--config.train.steps=100`.
 """
 
 import os
@@ -29,36 +28,31 @@ from jssl.config import command_line
 _CONFIG = flags.DEFINE_string(
   "config",
   None,
-  "A config file. For methods one with METHODS, whose get_config takes one of "
-  "them; what stands after a colon is added to each: FILE:,24 gives "
-  "FILE:simclr,24 and so on.",
+  "Config file. For `methods` a file with METHODS, whose get_config takes one "
+  "of them; an argument is appended to each: FILE:,24 is FILE:simclr,24 etc.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Where the tables go; runs of methods go to METHOD/seed_N in it.",
+  "workdir", None, "Directory of the study. Required."
 )
 _METHODS = flags.DEFINE_list(
-  "methods", [], "Some of the config file's METHODS; default: all."
+  "methods", [], "Subset of METHODS for `methods`; default: all."
 )
 _SEEDS = flags.DEFINE_integer(
-  "seeds", 1, "Pretraining seeds of each method.", lower_bound=1
+  "seeds", 1, "Pretraining seeds per method for `methods`.", lower_bound=1
 )
-
-
 _DIAGNOSTICS = flags.DEFINE_bool(
-  "diagnostics", False, "Probes of methods also measure what features are like."
+  "diagnostics", False, "`methods` also measures diagnostics of the features."
 )
 
 
-class _Called(NamedTuple):
-  """What the command line says.
+class _Arguments(NamedTuple):
+  """Command line of a study.
 
   Attributes:
-    config: the file, "" without one.
+    config: config file, "" without one.
     workdir: of the study.
-    overrides: flags of the config.
-    command: all of it.
+    overrides: flags `--config.KEY=VALUE`.
+    command: the command line.
   """
 
   config: str
@@ -67,140 +61,136 @@ class _Called(NamedTuple):
   command: str
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
-def _methods(called: _Called) -> int:
-  # What follows takes seconds to import; --help shouldn't.
+# Functions import their study, because imports take seconds.
+
+
+def _methods(arguments: _Arguments) -> int:
   import jax
 
   from jssl.study import methods, trials
 
-  # The runs need the accelerator, and nothing is computed here.
+  # Leaves accelerators to the processes of the trials.
   jax.config.update("jax_platforms", "cpu")
   planned = trials.plan(
-    called.config,
-    called.workdir,
+    arguments.config,
+    arguments.workdir,
     methods=_METHODS.value,
     seeds=_SEEDS.value,
-    overrides=called.overrides,
+    overrides=arguments.overrides,
     diagnostics=_DIAGNOSTICS.value,
   )
-  failures = trials.run(planned, environ=os.environ, tell=_tell)
+  failures = trials.run(planned, environ=os.environ, tell=_log)
+  about = methods.about(planned, command=arguments.command, environ=os.environ)
   rows = methods.collect(planned, failures)
-  about = methods.about(planned, command=called.command, environ=os.environ)
-  methods.write(called.workdir, about, rows, planned)
+  methods.write(arguments.workdir, about, rows, planned)
   print(methods.markdown(about, rows), end="")
   return 1 if any(failures) else 0
 
 
-def _forecast(called: _Called) -> int:
+def _forecast(arguments: _Arguments) -> int:
   from jssl.study import forecast
 
-  points = forecast.collect(called.workdir)
-  print(forecast.write(called.workdir, points), end="")
+  points = forecast.collect(arguments.workdir)
+  print(forecast.write(arguments.workdir, points), end="")
   return 0
 
 
-def _concentration(called: _Called) -> int:
+def _concentration(arguments: _Arguments) -> int:
   from jssl.study import concentration
 
-  stacks = concentration.collect(called.workdir)
-  print(concentration.write(called.workdir, stacks), end="")
+  augmentations = concentration.collect(arguments.workdir)
+  print(concentration.write(arguments.workdir, augmentations), end="")
   return 0
 
 
-def _kernels(called: _Called) -> int:
-  from jssl.kernel_regime.study import study
-  from jssl.kernel_regime.study.setting import Setting
+def _kernels(arguments: _Arguments) -> int:
+  from jssl.kernel_regime.study import run
+  from jssl.kernel_regime.study.config import KernelStudy
 
-  logging.set_verbosity(logging.WARNING)
-  config = command_line.load(called.config, called.overrides, Setting)
-  written = study.run(
-    config, called.workdir, command=called.command, tell=_tell
+  written = run.run(
+    command_line.load(arguments.config, arguments.overrides, KernelStudy),
+    arguments.workdir,
+    command=arguments.command,
+    log=_log,
   )
-  print(written.table)
-  for path in written.paths:
-    print(path)
-  return 0 if written.complete else 1
+  print(written.table, *written.failures, *written.paths, sep="\n")
+  return 1 if written.failures else 0
 
 
-def _bridge(called: _Called) -> int:
+def _bridge(arguments: _Arguments) -> int:
   from jssl.kernel_regime.study import bridge
-  from jssl.kernel_regime.study.setting import Setting
+  from jssl.kernel_regime.study.config import KernelStudy
 
-  logging.set_verbosity(logging.WARNING)
-  config = command_line.load(called.config, called.overrides, Setting)
-  table = bridge.run(config, called.workdir, command=called.command, tell=_tell)
+  table = bridge.run(
+    command_line.load(arguments.config, arguments.overrides, KernelStudy),
+    arguments.workdir,
+    command=arguments.command,
+    log=_log,
+  )
   print(table, end="")
   return 0
 
 
-_STUDIES: dict[str, Callable[[_Called], int]] = {
+_WITH_CONFIG: dict[str, Callable[[_Arguments], int]] = {
   "methods": _methods,
-  "forecast": _forecast,
-  "concentration": _concentration,
   "kernels": _kernels,
   "bridge": _bridge,
 }
-_WITHOUT_CONFIG = (_forecast, _concentration)
+_STUDIES = {
+  **_WITH_CONFIG,
+  "forecast": _forecast,
+  "concentration": _concentration,
+}
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """Parses the flags above; those of the config are left for the runs."""
-  return flags.FLAGS(argv, known_only=True)
-
-
-def _arguments(argv: list[str]) -> tuple[str, list[str]]:
-  """Returns the study, and the flags of the config.
+def _check_usage(argv: Sequence[str]) -> str:
+  """Returns the name of the study.
 
   Raises:
-    app.UsageError: no study is named, or a flag is unknown.
+    app.UsageError: if the study is unknown, or a flag missing or unexpected.
   """
-  study, *overrides = argv[1:] or [""]
-  if study not in _STUDIES:
+  positional = [arg for arg in argv[1:] if not arg.startswith("--config.")]
+  if len(positional) != 1 or positional[0] not in _STUDIES:
     raise app.UsageError(
-      f"unknown study {study!r}; there is: {', '.join(_STUDIES)}"
+      f"expected one study of {', '.join(_STUDIES)}; got "
+      f"{' '.join(positional) or 'none'}"
     )
-  if study != "methods":
-    for name in ("methods", "seeds", "diagnostics"):
-      if flags.FLAGS[name].present:
-        raise app.UsageError(f"--{name} is for the study of methods")
-  overrides = [flag for flag in overrides if flag != "--"]
-  for flag in overrides:
-    if not flag.startswith("--config.") or "=" not in flag:
-      raise app.UsageError(
-        f"unknown argument {flag!r}; values of the config are set as in "
-        "--config.train.steps=100"
-      )
-  return study, overrides
+  study = positional[0]
+  for flag in (_METHODS, _SEEDS, _DIAGNOSTICS):
+    if study != "methods" and flag.present:
+      raise app.UsageError(f"--{flag.name} is a flag of `methods`")
+  if not _WORKDIR.value:
+    raise app.UsageError("--workdir is required")
+  if study in _WITH_CONFIG and not _CONFIG.value:
+    raise app.UsageError(f"--config is required for `{study}`")
+  return study
 
 
 def main(argv: list[str]) -> int:
   """Runs the study; returns the exit status."""
-  study, overrides = _arguments(argv)
-  needs_config = _STUDIES[study] not in _WITHOUT_CONFIG
-  if not _WORKDIR.value or (needs_config and not _CONFIG.value):
-    needed = "--config and --workdir" if needs_config else "--workdir"
-    raise app.UsageError(f"{needed} must be given")
-  # As Ctrl-C: the run that is under way is stopped too.
+  study = _check_usage(argv)
+  logging.set_verbosity(logging.WARNING)
+  # SIGTERM acts like Ctrl-C, so that the process of a trial is stopped too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  called = _Called(
+  arguments = _Arguments(
     _CONFIG.value or "",
-    pathlib.Path(_WORKDIR.value),
-    overrides,
+    pathlib.Path(_WORKDIR.value or ""),
+    [arg for arg in argv[1:] if arg.startswith("--config.")],
     shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
   )
   try:
-    return _STUDIES[study](called)
+    return _STUDIES[study](arguments)
   except KeyboardInterrupt:
-    print("interrupted; the same command goes on from here", file=sys.stderr)
+    _log("Interrupted. Run the same command to resume.")
     return 1
   except (ValueError, TypeError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
+    _log(f"error: {error}")
     return 1
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -3,8 +3,14 @@ import numpy as np
 import pytest
 from kernel_regime import oracle
 
-from jssl.kernel_regime.dense import MLPNTK, RBF, ArcCosine, median_bandwidth
-from jssl.kernel_regime.relu import kappa_0, kappa_1
+from jssl.kernel_regime.dense import (
+  MLPNTK,
+  RBF,
+  ArcCosine,
+  kappa_0,
+  kappa_1,
+  median_bandwidth,
+)
 
 
 def evaluated(kernel, x, y):

@@ -7,7 +7,7 @@ from jssl.kernel_regime.dense import RBF
 from jssl.kernel_regime.embedding import Embedding
 from jssl.kernel_regime.gram import gram
 from jssl.kernel_regime.losses import NonContrastive
-from jssl.kernel_regime.optimum import closed_form
+from jssl.kernel_regime.solvers import closed_form
 
 
 @pytest.fixture
@@ -15,14 +15,16 @@ def embedded(image_ids):
   x = np.random.default_rng(0).normal(size=(12, 3))
   kernel = RBF(1.0)
   k = gram(kernel, x)
-  m = closed_form(k, NonContrastive(0.3).eigenpairs(image_ids, 3))
+  m = closed_form(k, NonContrastive(0.3).top_eigenpairs(image_ids, 3))
   return x, k, m, Embedding(kernel, x, m)
 
 
 def test_induced_kernel_at_the_points_is_k_b_k(embedded):
   x, k, m, f = embedded
   z = f(x)
-  np.testing.assert_allclose(embedding.induced(z), k @ m.T @ m @ k, atol=1e-10)
+  np.testing.assert_allclose(
+    embedding.induced_kernel(z), k @ m.T @ m @ k, atol=1e-10
+  )
 
 
 def test_out_of_sample_equals_a_loop(embedded):
@@ -35,7 +37,7 @@ def test_out_of_sample_equals_a_loop(embedded):
   np.testing.assert_allclose(f(new, block_rows=2), f(new), atol=1e-12)
   k = gram(f.kernel, x)
   np.testing.assert_allclose(
-    embedding.induced(f(new), f(x)), across @ (m.T @ m) @ k, atol=1e-10
+    embedding.induced_kernel(f(new), f(x)), across @ (m.T @ m) @ k, atol=1e-10
   )
 
 
@@ -49,16 +51,20 @@ def test_measures_equal_their_definitions(embedded, image_ids):
   np.testing.assert_allclose(within, kernel[same].mean())
   np.testing.assert_allclose(between, kernel[other].mean())
   np.testing.assert_allclose(
-    embedding.spectrum(z), np.linalg.eigvalsh(kernel)[::-1][:3]
+    embedding.induced_spectrum(z), np.linalg.eigvalsh(kernel)[::-1][:3]
   )
-  np.testing.assert_allclose(embedding.trace_bk(m, k), np.trace(m.T @ m @ k))
+  np.testing.assert_allclose(
+    embedding.ridge_penalty(m, k), np.trace(m.T @ m @ k)
+  )
   target = np.eye(12) + same
   np.testing.assert_allclose(
-    embedding.alignment_with(kernel, target),
+    embedding.kernel_alignment(kernel, target),
     np.trace(kernel @ target)
     / np.sqrt(np.trace(kernel @ kernel) * np.trace(target @ target)),
   )
-  np.testing.assert_allclose(embedding.alignment_with(target, 3 * target), 1.0)
+  np.testing.assert_allclose(
+    embedding.kernel_alignment(target, 3 * target), 1.0
+  )
 
 
 def test_bad_input_is_refused(embedded, image_ids):
@@ -67,7 +73,7 @@ def test_bad_input_is_refused(embedded, image_ids):
     Embedding(RBF(1.0), x, m[:, :5])
   with pytest.raises(ValueError, match=r"z must be \[12, d\]"):
     embedding.within_between(np.ones((3, 2)), image_ids)
-  with pytest.raises(ValueError, match="of one size"):
-    embedding.alignment_with(k, k[:5, :5])
+  with pytest.raises(ValueError, match="the same shape"):
+    embedding.kernel_alignment(k, k[:5, :5])
   with pytest.raises(ValueError, match="zeros"):
-    embedding.alignment_with(k, 0 * k)
+    embedding.kernel_alignment(k, 0 * k)

@@ -49,7 +49,7 @@ def test_float64_stays_within():
   ("arguments", "error", "message"),
   [
     ((np.full((3, 2), np.nan),), ValueError, "3 of 3 points"),
-    ((np.ones((4, 2)),), ValueError, "all 4 points of x are identical"),
+    ((np.ones((4, 2)),), ValueError, "All 4 points of x are identical"),
     ((np.ones((4, 2), int),), TypeError, "x must be floating"),
     ((points(), points(d=4)), ValueError, "of one shape"),
     ((np.ones(3),), ValueError, "x must be points"),
@@ -70,7 +70,9 @@ def test_values_that_overflow_are_told():
     def __call__(self, x, y):
       return product(x, y)
 
-  with pytest.raises(ValueError, match="not finite: points are too large"):
+  with pytest.raises(
+    ValueError, match=r"non-finite values .*: points are too large"
+  ):
     gram(Product(1.0), np.array([[1e200], [1.0]]))
 
 
@@ -82,10 +84,8 @@ def test_too_many_points_are_refused_with_the_number_that_fits():
     gram(RBF(1.0), x, memory_limit_gib=limit)
   with pytest.raises(ValueError, match=r"1000 x 100 .*500 x 100 would fit"):
     gram(RBF(1.0), x, x[:100], memory_limit_gib=memory.gram_gib(500, 100))
-  with pytest.raises(ValueError, match=r"kernels\.memory_limit_gib=0"):
+  with pytest.raises(ValueError, match=r"memory_limit_gib=0"):
     gram(RBF(1.0), x, memory_limit_gib=0.0)
   # Nothing of this size is made before it is refused.
   with pytest.raises(ValueError, match=r"N=10000000 .* would fit"):
-    memory.check_square(
-      10**7, matrices=1, what="a Gram matrix", memory_limit_gib=None
-    )
+    memory.check_memory(10**7, what="A Gram matrix", memory_limit_gib=None)

@@ -15,19 +15,21 @@ LOSSES = [
 def test_of_an_embedding_and_of_its_gram_matrix(loss, expected, image_ids):
   z = np.random.default_rng(0).normal(size=(12, 3)) + 1
   value = expected(z, image_ids)
-  np.testing.assert_allclose(loss.of_embedding(z, image_ids), value, rtol=1e-12)
+  np.testing.assert_allclose(loss.value(z, image_ids), value, rtol=1e-12)
   np.testing.assert_allclose(
-    loss.of_gram(z @ z.T, image_ids) + loss.constant(3), value, rtol=1e-12
+    loss.value_of_gram(z @ z.T, image_ids) + loss.gram_offset(3),
+    value,
+    rtol=1e-12,
   )
   np.testing.assert_allclose(
-    loss.target_squares(image_ids), np.sum(loss.target(image_ids) ** 2)
+    loss.target_norm_sq(image_ids), np.sum(loss.target(image_ids) ** 2)
   )
 
 
 @pytest.mark.parametrize(("loss", "expected"), LOSSES)
 @pytest.mark.parametrize("d_out", [1, 3, 6, 12])
 def test_minimum_is_the_loss_of_the_top(loss, expected, d_out, image_ids):
-  top = loss.eigenpairs(image_ids, d_out)
+  top = loss.top_eigenpairs(image_ids, d_out)
   z = top.vectors * np.sqrt(top.values)
   np.testing.assert_allclose(
     loss.minimum(image_ids, d_out), expected(z, image_ids), atol=1e-11
@@ -43,7 +45,7 @@ def test_non_contrastive_does_not_see_a_shift(image_ids):
   z = np.random.default_rng(0).normal(size=(12, 3))
   loss = NonContrastive(0.3)
   np.testing.assert_allclose(
-    loss.of_embedding(z + 5, image_ids), loss.of_embedding(z, image_ids)
+    loss.value(z + 5, image_ids), loss.value(z, image_ids)
   )
 
 
@@ -51,4 +53,4 @@ def test_bad_input_is_refused(image_ids):
   with pytest.raises(ValueError, match=r"loss\.beta=-1"):
     NonContrastive(-1.0)
   with pytest.raises(ValueError, match=r"z must be \[12, d\]"):
-    Contrastive().of_embedding(np.ones((3, 2)), image_ids)
+    Contrastive().value(np.ones((3, 2)), image_ids)

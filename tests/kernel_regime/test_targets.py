@@ -3,6 +3,7 @@ import pytest
 from kernel_regime import oracle
 
 from jssl.kernel_regime import targets
+from jssl.kernel_regime.losses import Contrastive, NonContrastive
 
 UNEVEN = [7, 3, 7, 0, 3, 9, 7, 0, 3, 7, 9, 4]
 EVEN = [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -14,12 +15,10 @@ def test_matrices_equal_loops(ids):
   a, lap = oracle.adjacency(ids), oracle.laplacian(ids)
   np.testing.assert_array_equal(targets.adjacency(ids), a)
   np.testing.assert_array_equal(targets.laplacian(ids), lap)
-  np.testing.assert_array_equal(targets.contrastive_target(ids), np.eye(n) + a)
+  np.testing.assert_array_equal(Contrastive().target(ids), np.eye(n) + a)
   c = np.eye(n) - np.ones((n, n)) / n
   np.testing.assert_allclose(targets.centring(n), c)
-  np.testing.assert_allclose(
-    targets.non_contrastive_target(ids, beta=0.7), c - 0.35 * lap
-  )
+  np.testing.assert_allclose(NonContrastive(0.7).target(ids), c - 0.35 * lap)
 
 
 @pytest.mark.parametrize("beta", [None, 0.0, 0.3, 0.55, 3.0])
@@ -27,12 +26,9 @@ def test_matrices_equal_loops(ids):
 @pytest.mark.parametrize("d_out", [1, 2, 4, 7, 9])
 def test_eigenpairs_are_those_of_a_solver(ids, d_out, beta):
   ids = np.array(ids)
-  if beta is None:
-    target = targets.contrastive_target(ids)
-    pairs = targets.contrastive_eigenpairs(ids, d_out)
-  else:
-    target = targets.non_contrastive_target(ids, beta=beta)
-    pairs = targets.non_contrastive_eigenpairs(ids, d_out, beta=beta)
+  loss = Contrastive() if beta is None else NonContrastive(beta)
+  target = loss.target(ids)
+  pairs = loss.top_eigenpairs(ids, d_out)
   exact = np.linalg.eigvalsh(target)[::-1][:d_out]
   np.testing.assert_allclose(pairs.values, np.maximum(exact, 0), atol=1e-12)
   np.testing.assert_allclose(
@@ -52,32 +48,32 @@ def test_eigenpairs_are_those_of_a_solver(ids, d_out, beta):
 @pytest.mark.parametrize(
   ("ids", "error", "message"),
   [
-    ([1, 1, 1], ValueError, "3 points are of 1 images"),
-    ([1, 2, 3], ValueError, "3 points are of 3 images"),
+    ([1, 1, 1], ValueError, "3 points belong to 1 images"),
+    ([1, 2, 3], ValueError, "3 points belong to 3 images"),
     ([[1, 1]], ValueError, r"must be \[n\]"),
     ([0.5, 0.5], TypeError, "integers"),
   ],
 )
 def test_ids_that_teach_nothing_are_refused(ids, error, message):
   with pytest.raises(error, match=message):
-    targets.images(np.array(ids))
+    targets.view_groups(np.array(ids))
 
 
 @pytest.mark.parametrize("d_out", [0, 10])
 def test_too_many_dimensions_are_refused(d_out):
   for function in (
-    targets.contrastive_eigenpairs,
-    lambda ids, d: targets.non_contrastive_eigenpairs(ids, d, beta=1.0),
-    lambda ids, d: targets.top_eigenpairs(targets.contrastive_target(ids), d),
+    Contrastive().top_eigenpairs,
+    NonContrastive(1.0).top_eigenpairs,
+    lambda ids, d: targets.top_eigenpairs(Contrastive().target(ids), d),
   ):
-    with pytest.raises(ValueError, match=f"kernels.d_out={d_out}"):
+    with pytest.raises(ValueError, match=f"d_out={d_out}"):
       function(np.array(EVEN), d_out)
 
 
 def test_views_that_are_all_identical_are_refused():
   ids = np.array([5, 5, 2, 2, 8])
   x = np.arange(3.0)[[0, 0, 1, 1, 2]][:, None] * np.ones((1, 4))
-  with pytest.raises(ValueError, match="in 2 of the 2 images"):
+  with pytest.raises(ValueError, match="in each of the 2 images"):
     targets.check_views(x, ids)
   x[3, 1] += 1
   targets.check_views(x, ids)

@@ -643,10 +643,11 @@ def study(*arguments):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["metods"], "unknown study 'metods'; there is: methods"),
-    ([], "there is: methods"),
-    (["methods"], "--config and --workdir must be given"),
-    (["methods", "--sed=2"], "unknown argument '--sed=2'"),
+    (["metods"], "expected one study of methods, kernels"),
+    ([], "got none"),
+    (["methods", "--workdir=W"], "--config is required for `methods`"),
+    (["methods", "--config=FILE"], "--workdir is required"),
+    (["methods", "--sed=2"], "Unknown command line flag 'sed'"),
   ],
 )
 def test_wrong_arguments(arguments, message):

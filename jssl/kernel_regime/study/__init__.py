@@ -1,1 +1,1 @@
-"""The kernel regime on a data set: views, kernel, optima, classifiers."""
+"""Kernel regime on an image data set: `python -m jssl.study kernels|bridge`."""

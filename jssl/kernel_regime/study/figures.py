@@ -1,68 +1,38 @@
 """Figures of the kernel studies."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from jssl.kernel_regime.study.cases import Features
-from jssl.kernel_regime.study.spirals import EXTENT, Noise, Toy
+from jssl.kernel_regime.study.config import Basis
+from jssl.kernel_regime.study.experiments import FEATURE_NAMES, Features
+from jssl.kernel_regime.study.spirals import EXTENT, Spirals
 from jssl.report import charts
 
+# Test accuracy in [0, 1] by features; None if there is none.
+Accuracies = Mapping[Features, float | None]
+
 _DIVERGING = "RdBu_r"
-_INK = "#24292f"
-_ARMS = ("#24292f", "#ffffff")
 _COLOURS: Mapping[Features, str] = {
-  "raw": "#57606a",
+  "raw": charts.MUTED,
   "raw_augmented": "#b08a1f",
-  "contrastive": "#2f64ad",
-  "non_contrastive": "#c8502b",
-  "supervised": "#2b8a66",
+  "contrastive": charts.BLUE,
+  "non_contrastive": charts.RED,
+  "supervised": charts.GREEN,
 }
-_NOISES: Mapping[Noise, str] = {
-  "along": "along the arms",
-  "isotropic": "in all directions",
-}
-# An image larger than it is drawn is only a larger file.
-_MOST_IMAGES = 400
-_LEAST = 1e-6
-# What float32 says of a loss that is at its least.
-_LEAST_GAP = 1e-7
-
-
-class Picture(NamedTuple):
-  """A kernel of images, to be drawn.
-
-  Attributes:
-    title: what it is.
-    k: of images, [n, n].
-  """
-
-  title: str
-  k: Float[np.ndarray, "n n"]
-
-
-class Panel(NamedTuple):
-  """Accuracies over what a sweep changes.
-
-  Attributes:
-    title: what is changed.
-    values: of it, ascending.
-    lines: accuracies in [0, 1] by features, one for each value; None where
-      there is none.
-    baselines: of features that don't depend on it.
-  """
-
-  title: str
-  values: Sequence[float]
-  lines: Mapping[Features, Sequence[float | None]]
-  baselines: Mapping[Features, float]
+# More images would exceed the resolution of the figure.
+_MAX_IMAGES = 400
+# Smaller relative eigenvalues are rounding errors, and so are smaller gaps of a
+# loss in float32.
+_MIN_EIGENVALUE = 1e-6
+_MIN_GAP = 1e-7
 
 
 def _correlations(k: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-  """Returns k(x, x') / (k(x, x) k(x', x'))^1/2, and 0 where that is none."""
+  """Returns k(x, x') / sqrt(k(x, x) k(x', x')), and 0 for 0 / 0."""
   scale = np.sqrt(np.maximum(np.diag(k), 0))
   inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
   return k * inverse[:, None] * inverse[None]
@@ -70,28 +40,27 @@ def _correlations(k: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 
 @charts.styled
 def kernels(
-  pictures: Sequence[Picture],
+  matrices: Mapping[str, Float[np.ndarray, "n n"]],
   labels: Int[np.ndarray, "n"],
   class_names: Sequence[str],
 ) -> Figure:
-  """Draws kernels of images as matrices of correlations, ordered by class.
+  """Draws kernels of images as correlation matrices, ordered by class.
 
   Args:
-    pictures: four at most.
-    labels: class of each image.
-    class_names: by label.
+    matrices: up to four, by title.
+    labels: [n] class of each image.
+    class_names: names by label.
   """
   order = np.argsort(labels, kind="stable")
-  order = order[:: -(-len(order) // _MOST_IMAGES)]
+  order = order[:: -(-len(order) // _MAX_IMAGES)]
   figure = Figure(figsize=(charts.WIDTH_IN, 4.2))
-  axes = figure.subplots(1, len(pictures), squeeze=False)[0]
-  ordered = labels[order]
-  present, first = np.unique(ordered, return_index=True)
+  axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+  present, first = np.unique(labels[order], return_index=True)
   edges = np.append(first, len(order))
-  for ax, picture in zip(axes, pictures, strict=True):
-    shown = _correlations(picture.k)[np.ix_(order, order)]
+  for ax, (title, k) in zip(axes, matrices.items(), strict=True):
+    shown = _correlations(k)[np.ix_(order, order)]
     ax.imshow(shown, cmap=_DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
-    ax.set_title(picture.title)
+    ax.set_title(title)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     for edge in edges[1:-1]:
@@ -111,78 +80,77 @@ def kernels(
     aspect=40,
     pad=0.04,
   )
-  bar.set_label("kernel, divided by the root of its two diagonals")
+  bar.set_label("k(x, x') / sqrt(k(x, x) k(x', x'))")
   bar.set_ticks([-1, -0.5, 0, 0.5, 1])
   bar.outline.set_visible(False)
   return figure
 
 
 @charts.styled
-def spectra(
-  curves: Mapping[Features, Sequence[float]], names: Mapping[Features, str]
-) -> Figure:
+def spectra(curves: Mapping[Features, Sequence[float]]) -> Figure:
   """Draws eigenvalues of induced kernels on test images, on a log scale.
 
   Args:
-    curves: by features, each relative to its first.
-    names: what features are called.
+    curves: eigenvalues by features, relative to the first.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.0))
   ax = figure.subplots()
   for features, values in curves.items():
-    # What is less is rounding.
-    shown = [value for value in values if value > _LEAST]
+    shown = [value for value in values if value > _MIN_EIGENVALUE]
     ax.plot(
       np.arange(1, len(shown) + 1),
       shown,
       marker="o",
       ms=2.5,
       color=_COLOURS[features],
-      label=names[features],
+      label=FEATURE_NAMES[features],
     )
   ax.set_yscale("log")
-  ax.set_title("eigenvalues of k* on test images, the largest being 1")
-  ax.set_xlabel("number of the eigenvalue")
+  ax.set_title("eigenvalues of k* on test images, relative to the largest")
+  ax.set_xlabel("index of the eigenvalue")
   ax.yaxis.set_major_formatter("{x:g}")
   ax.legend()
   return figure
 
 
 @charts.styled
-def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
-  """Draws a panel for each sweep, values evenly spaced, baselines dashed.
+def sweeps(
+  curves: Mapping[str, Mapping[float, Accuracies]], main: Accuracies
+) -> Figure:
+  """Draws one panel per sweep, with evenly spaced values.
 
   Args:
-    panels: at least one.
-    names: what features are called; the order of the legend.
+    curves: accuracies by sweep and value.
+    main: accuracies without a sweep; drawn as dashed lines for features that
+      are not in the sweep.
   """
-  rows = -(-len(panels) // 2)
+  rows = -(-len(curves) // 2)
   figure = Figure(figsize=(charts.WIDTH_IN, 2.9 * rows))
-  drawn = figure.subplots(rows, 2, squeeze=False).flat
-  handles: dict[Features, Any] = {}
-  for ax, panel in zip(drawn, panels, strict=False):
-    places = np.arange(len(panel.values))
-    for features, accuracies in panel.lines.items():
-      percent = [np.nan if a is None else 100 * a for a in accuracies]
-      (handles[features],) = ax.plot(
-        places, percent, marker="o", color=_COLOURS[features]
-      )
-    for features, accuracy in panel.baselines.items():
-      line = ax.axhline(
-        100 * accuracy, color=_COLOURS[features], ls="--", lw=1.2
-      )
-      handles.setdefault(features, line)
+  panels = figure.subplots(rows, 2, squeeze=False).flat
+  handles: dict[Features, Artist] = {}
+  for ax, (title, by_value) in zip(panels, curves.items(), strict=False):
+    positions = np.arange(len(by_value))
+    for features, accuracy in main.items():
+      color = _COLOURS[features]
+      swept = [by_features.get(features) for by_features in by_value.values()]
+      if any(features in by_features for by_features in by_value.values()):
+        percent = [np.nan if a is None else 100 * a for a in swept]
+        (line,) = ax.plot(positions, percent, marker="o", color=color)
+        handles[features] = line
+      elif accuracy is not None:
+        line = ax.axhline(100 * accuracy, color=color, ls="--", lw=1.2)
+        handles.setdefault(features, line)
     ax.set_title("test accuracy of the SVM")
-    ax.set_xlabel(panel.title)
-    ax.set_xticks(places, [f"{value:g}" for value in panel.values])
-    ax.set_xlim(-0.3, len(places) - 0.7)
+    ax.set_xlabel(title)
+    ax.set_xticks(positions, [f"{value:g}" for value in by_value])
+    ax.set_xlim(-0.3, len(positions) - 0.7)
     ax.yaxis.set_major_formatter("{x:g} %")
-  for ax in figure.axes[len(panels) :]:
+  for ax in figure.axes[len(curves) :]:
     ax.set_axis_off()
-  shown = [features for features in names if features in handles]
+  shown = [features for features in FEATURE_NAMES if features in handles]
   figure.legend(
     [handles[features] for features in shown],
-    [names[features] for features in shown],
+    [FEATURE_NAMES[features] for features in shown],
     loc="outside lower center",
     ncols=len(shown),
   )
@@ -191,27 +159,30 @@ def sweeps(panels: Sequence[Panel], names: Mapping[Features, str]) -> Figure:
 
 @charts.styled
 def gaps(
-  lines: Mapping[str, Mapping[str, Float[np.ndarray, "steps"]]], *, bar: float
+  curves: Mapping[Basis, Mapping[str, Float[np.ndarray, "steps"]]],
+  *,
+  tolerance: float,
 ) -> Figure:
-  """Draws how trainings come to their optimum, on logarithmic axes.
+  """Draws gaps to the optimum over training steps, on logarithmic axes.
 
   Args:
-    lines: relative gaps before each step, by name, in panels by title.
-    bar: below which a gap counts as none.
+    curves: relative gaps before each step, by basis and name. Names alternate
+       between full (solid) and small (dashed) dimension.
+    tolerance: drawn as a dotted line.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.4))
-  axes = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
-  for ax, (title, by_name) in zip(axes, lines.items(), strict=True):
+  axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+  for ax, (title, by_name) in zip(axes, curves.items(), strict=True):
     for number, (name, values) in enumerate(by_name.items()):
-      loss, narrow = divmod(number, 2)
+      loss, small = divmod(number, 2)
       ax.plot(
         np.arange(1, len(values) + 1),
-        np.maximum(values, _LEAST_GAP),
-        color=("#2f64ad", "#c8502b")[loss % 2],
-        ls="--" if narrow else "-",
+        np.maximum(values, _MIN_GAP),
+        color=(charts.BLUE, charts.RED)[loss % 2],
+        ls="--" if small else "-",
         label=name,
       )
-    ax.axhline(bar, color=_INK, ls=":", lw=1)
+    ax.axhline(tolerance, color=charts.INK, ls=":", lw=1)
     ax.set(xscale="log", yscale="log", xlabel="step")
     for axis in (ax.xaxis, ax.yaxis):
       axis.set_major_formatter("{x:g}")
@@ -221,12 +192,8 @@ def gaps(
 
 
 @charts.styled
-def spirals(toys: Sequence[Toy]) -> Figure:
-  """Draws maps of the plane, a row for each kind of noise.
-
-  Args:
-    toys: one for each.
-  """
+def spirals(toys: Sequence[Spirals]) -> Figure:
+  """Draws maps of the plane, one row per kind of noise."""
   dims = toys[0].raw.shape[-1]
   figure = Figure(figsize=(charts.WIDTH_IN, 2.75 * len(toys) + 0.2))
   rows = figure.subplots(len(toys), 2 * dims, squeeze=False)
@@ -234,7 +201,7 @@ def spirals(toys: Sequence[Toy]) -> Figure:
     maps = [
       (f"{name} {dim + 1}, AUC {aucs[dim]:.2f}", values[..., dim])
       for name, values, aucs in (
-        ("kernel's eigenfunction", toy.raw, toy.raw_auc),
+        ("kernel eigenfunction", toy.raw, toy.raw_auc),
         ("embedding", toy.embedding, toy.embedding_auc),
       )
       for dim in range(dims)
@@ -250,10 +217,12 @@ def spirals(toys: Sequence[Toy]) -> Figure:
         vmax=largest,
         interpolation="bilinear",
       )
-      for arm, colour in enumerate(_ARMS):
+      for arm, colour in enumerate((charts.INK, "white")):
         x, y = toy.points[toy.arm == arm].T
-        ax.scatter(x, y, s=5, color=colour, ec=_INK, lw=0.3, rasterized=True)
-      # Wide noise takes some points further than the picture goes.
+        ax.scatter(
+          x, y, s=5, color=colour, ec=charts.INK, lw=0.3, rasterized=True
+        )
+      # Isotropic noise moves some points out of the picture.
       ax.set_xlim(-EXTENT, EXTENT)
       ax.set_ylim(-EXTENT, EXTENT)
       ax.set_title(title, fontsize=8)
@@ -261,5 +230,5 @@ def spirals(toys: Sequence[Toy]) -> Figure:
       ax.spines[:].set_visible(False)
       ax.set_xticks([])
       ax.set_yticks([])
-    axes[0].set_ylabel(f"views: noise {_NOISES[toy.noise]}")
+    axes[0].set_ylabel(f"views: {toy.noise} noise")
   return figure

@@ -1,9 +1,9 @@
-"""The toy of the kernel study: two interleaved spirals in the plane.
+"""Toy problem of the kernel study: two interleaved spirals in the plane.
 
-Points of an arm are moved along it, or in any direction; embeddings are those
-of the contrastive closed form, of few dimensions. Which arm a point lies on is
-never told. A kernel whose bandwidth bridges the gap between the arms doesn't
-tell them apart; one that must be the same over views along an arm does.
+Views move a point along its arm, or in any direction. The embeddings are
+contrastive closed forms of two dimensions; the arm of a point is never given. A
+kernel whose bandwidth bridges the gap between the arms does not separate them,
+but one that is invariant to views along an arm does.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -16,34 +16,35 @@ from jssl.kernel_regime.dense import RBF
 from jssl.kernel_regime.gram import gram
 from jssl.kernel_regime.losses import Contrastive
 from jssl.kernel_regime.psd import with_jitter
-from jssl.kernel_regime.study.cases import optimum
+from jssl.kernel_regime.solvers import solve
 
 Noise = Literal["along", "isotropic"]
 NOISES: tuple[Noise, ...] = get_args(Noise)
 
-# Angles of an arm, whose radius goes with the angle up to 1.
+# Range of the angle of an arm; the radius is proportional to it, up to 1.
 _FIRST, _LAST = 0.5 * np.pi, 2.5 * np.pi
 _IMAGES, _VIEWS = 60, 4
-# Standard deviations. Along an arm, two neighbours are 0.12 apart.
+# Standard deviations. Neighbours on an arm are 0.12 apart.
 _ALONG, _ISOTROPIC = 0.15, 0.05
 _BANDWIDTH, _JITTER = 0.2, 1e-4
 _DIMS = 2
+# Half width of the square that is drawn.
 EXTENT = 1.25
 
 
-class Toy(NamedTuple):
-  """Points of two arms, and two maps of the plane.
+class Spirals(NamedTuple):
+  """Views of points on two arms, and two maps of the plane.
 
   Attributes:
-    noise: how views differ.
-    points: views of all points.
-    arm: 0 or 1, of each.
-    raw: leading eigenfunctions of the kernel on a grid, each of its own scale.
-    embedding: dimensions of f on it, those of least Tr(B K) first.
-    raw_auc: for each, how well its value at the points tells the arms apart:
-      the area under the ROC curve, from 0.5 (not at all) to 1.
-    embedding_auc: likewise.
-    gap: of the loss to its minimum, relative to ||T||^2.
+    noise: kind of views.
+    points: [n, 2] views of all points.
+    arm: [n] 0 or 1.
+    raw: [g, g, d] leading eigenfunctions of the kernel on a grid.
+    embedding: [g, g, d] dimensions of f on the grid, least Tr(B K) first.
+    raw_auc: [d] area under the ROC curve of each eigenfunction as a classifier
+      of the arm, from 0.5 to 1.
+    embedding_auc: [d] likewise for f.
+    gap: loss minus its minimum, relative to ||T||^2.
   """
 
   noise: Noise
@@ -66,15 +67,15 @@ def _on_arm(
 def _views(
   noise: Noise, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "n v 2"], Int[np.ndarray, "n"]]:
-  """Returns views of points that are evenly spaced along both arms."""
+  """Views of points that are evenly spaced along both arms."""
   half = _IMAGES // 2
-  # The length of an arm is about the square of the angle.
+  # The length of an arm grows like the square of the angle.
   angle = np.tile(np.sqrt(np.linspace(_FIRST**2, _LAST**2, half)), 2)
   arm = np.repeat([0, 1], half)
   if noise == "isotropic":
-    moved = rng.normal(scale=_ISOTROPIC, size=(_IMAGES, _VIEWS, 2))
-    return _on_arm(angle, arm)[:, None] + moved, arm
-  # A step of the angle is so long on the arm.
+    shift = rng.normal(scale=_ISOTROPIC, size=(_IMAGES, _VIEWS, 2))
+    return _on_arm(angle, arm)[:, None] + shift, arm
+  # Length on the arm per unit of the angle.
   length = np.sqrt(1 + angle**2) / _LAST
   steps = rng.normal(scale=_ALONG, size=(_IMAGES, _VIEWS)) / length[:, None]
   return _on_arm(angle[:, None] + steps, arm[:, None]), arm
@@ -83,34 +84,32 @@ def _views(
 def _auc(
   arm: Int[np.ndarray, "n"], values: Float[np.ndarray, "n d"]
 ) -> list[float]:
-  found = (float(roc_auc_score(arm, column)) for column in values.T)
-  return [max(auc, 1 - auc) for auc in found]
+  aucs = (float(roc_auc_score(arm, column)) for column in values.T)
+  return [max(auc, 1 - auc) for auc in aucs]
 
 
-def toy(noise: Noise, *, seed: int, grid: int = 96) -> Toy:
-  """Returns the two maps of the plane.
+def make_spirals(noise: Noise, *, seed: int, grid: int = 96) -> Spirals:
+  """Samples the views and computes both maps.
 
   Args:
-    noise: along the arms, or in all directions alike.
-    seed: of the views.
-    grid: points of a side of the square of half width `EXTENT`.
+    noise: "along" the arms, or "isotropic".
+    seed: seed of the views.
+    grid: number of grid points on a side of the square.
   """
-  moved, arm = _views(noise, np.random.default_rng(seed))
-  x, ids = moved.reshape(-1, 2), np.repeat(np.arange(_IMAGES), _VIEWS)
+  points, arm = _views(noise, np.random.default_rng(seed))
+  x, ids = points.reshape(-1, 2), np.repeat(np.arange(_IMAGES), _VIEWS)
   arm = arm[ids]
   kernel, loss = RBF(_BANDWIDTH), Contrastive()
   k = with_jitter(gram(kernel, x), _JITTER)
-  m = optimum(k, loss, ids, d_out=_DIMS, alpha=0.0)
-  value = loss.of_embedding(k @ m.T, ids)
-  gap = (value - loss.minimum(ids, _DIMS)) / loss.target_squares(ids)
+  m = solve(k, loss, ids, d_out=_DIMS)
 
   values, vectors = np.linalg.eigh(k)
-  # Nystroem: k(x, X) v / lambda is the eigenfunction, v at the points.
+  # Nystroem: k(x, X) v / lambda is the eigenfunction with values v at X.
   leading = (vectors[:, ::-1] / values[::-1])[:, :_DIMS]
   side = np.linspace(-EXTENT, EXTENT, grid)
   plane = np.stack(np.meshgrid(side, side), axis=-1)
   k_plane = gram(kernel, plane.reshape(-1, 2), x)
-  return Toy(
+  return Spirals(
     noise,
     x,
     arm,
@@ -118,5 +117,5 @@ def toy(noise: Noise, *, seed: int, grid: int = 96) -> Toy:
     embedding=(k_plane @ m.T).reshape(grid, grid, -1),
     raw_auc=_auc(arm, k @ leading),
     embedding_auc=_auc(arm, k @ m.T),
-    gap=gap,
+    gap=loss.relative_gap(loss.value(k @ m.T, ids), ids, _DIMS),
   )

@@ -10,9 +10,9 @@ from jssl.config.parse import parse
 from jssl.kernel_regime import losses, psd
 from jssl.kernel_regime.dense import RBF, median_bandwidth
 from jssl.kernel_regime.gram import gram as gram_of
-from jssl.kernel_regime.optimum import closed_form
-from jssl.kernel_regime.study import bridge, setting
-from jssl.kernel_regime.study.setting import Setting
+from jssl.kernel_regime.solvers import closed_form
+from jssl.kernel_regime.study import bridge
+from jssl.kernel_regime.study.config import BASES, Bridge, KernelStudy
 
 IMAGES, COPIES = 20, 3
 IDS = np.repeat(np.arange(IMAGES), COPIES)
@@ -31,10 +31,10 @@ def kernel():
   return psd.with_jitter(gram_of(of, x), 1e-3), gram_of(of, other, x)
 
 
-@pytest.mark.parametrize("basis", setting.BASES)
+@pytest.mark.parametrize("basis", BASES)
 def test_a_basis_has_the_kernel_for_products(kernel, basis):
   k, _ = kernel
-  phi = bridge.basis_of(k, basis)
+  phi = bridge.kernel_features(k, basis)
   np.testing.assert_allclose(phi @ phi.T, k, rtol=0, atol=1e-12)
 
 
@@ -53,15 +53,15 @@ def test_training_reaches_the_closed_form(kernel, loss, basis, d_out, steps):
     IDS,
     d_out=d_out or every,
     basis=basis,
-    bridge=setting.Bridge(steps),
+    bridge=Bridge(steps),
   )
   assert trained.gaps.shape == (steps + 1,)
-  assert trained.gaps[0] > 10 * bridge.BAR
-  assert -1e-9 < trained.gaps[-1] < bridge.BAR
+  assert trained.gaps[0] > 10 * bridge.TOLERANCE
+  assert -1e-9 < trained.gaps[-1] < bridge.TOLERANCE
   # The first is of float32, the last of float64 and one step later.
   np.testing.assert_allclose(*trained.gaps[-2:], rtol=1e-2, atol=2e-5)
   if not d_out:
-    m = closed_form(k, loss.eigenpairs(IDS, every))
+    m = closed_form(k, loss.top_eigenpairs(IDS, every))
     theirs, ours = ((k_other @ w.T) for w in (m, trained.m))
     if loss.shift_invariant:
       theirs, ours = theirs - theirs.mean(0), ours - ours.mean(0)
@@ -70,7 +70,8 @@ def test_training_reaches_the_closed_form(kernel, loss, basis, d_out, steps):
 
 def test_reached_is_where_it_stays():
   def reached(*gaps):
-    return bridge.Crossing("", 1, "root", np.array(gaps), None).reached()
+    comparison = bridge.Comparison("", 1, "root", np.array(gaps), None)
+    return comparison.converged_at()
 
   assert reached(1, 1e-4, 1, 1e-4, 1e-5) == 3
   assert reached(1e-4, 1e-5) == 0
@@ -83,28 +84,28 @@ def test_the_study(tmp_path):
   config = read_file("configs/kernel_bridge_fashion_mnist.py")
   config.data.update(name="cluttered_digits", image_size_px=32, batch_size=40)
   config.augment.crop_size_px = 32
-  config.kernels.update(images=12, views=2, test_images=10)
-  config.bridge = {"steps": 300, "d_outs": (0, 4)}
-  said = []
-  setting = parse(config, Setting)
-  text = bridge.run(setting, tmp_path, command="again", tell=said.append)
+  config.problem.update(images=12, views=2, test_images=10)
+  config.bridge.update(steps=300, d_outs=(0, 4))
+  lines = []
+  study = parse(config, KernelStudy)
+  text = bridge.run(study, tmp_path, command="again", log=lines.append)
   assert (tmp_path / "bridge.md").read_text() == text
   assert "again" in text
-  assert "12 images of 2 views" in text
+  assert "12 images with 2 views" in text
   rows = json.loads((tmp_path / "bridge.json").read_text())
-  assert len(rows) == len(said) == 8
+  assert len(rows) == len(lines) == 8
   for row in rows:
     assert len(row["gaps"]) == 301
     assert (row["unseen"] is None) == (row["d_out"] == 4)
     if row["basis"] == "principal":
-      assert row["gaps"][-1] < bridge.BAR
+      assert row["gaps"][-1] < bridge.TOLERANCE
       assert row["unseen"] is None or row["unseen"] < 0.2
   svg = (tmp_path / "bridge.svg").read_text()
   assert svg.startswith("<svg")
   assert "principal basis" in svg
   config.bridge.d_outs = (-1,)
   with pytest.raises(ValueError, match=r"bridge\.d_outs=\(-1,\)"):
-    bridge.run(parse(config, Setting), tmp_path, command="again")
+    parse(config, KernelStudy)
   config.bridge.update(d_outs=(0,), steps=0)
   with pytest.raises(ValueError, match=r"bridge\.steps=0"):
-    bridge.run(parse(config, Setting), tmp_path, command="again")
+    parse(config, KernelStudy)

@@ -6,7 +6,10 @@ from jssl.kernel_regime.study import spirals
 
 @pytest.fixture(scope="module")
 def toys():
-  return {noise: spirals.toy(noise, seed=0, grid=8) for noise in spirals.NOISES}
+  return {
+    noise: spirals.make_spirals(noise, seed=0, grid=8)
+    for noise in spirals.NOISES
+  }
 
 
 def test_points_lie_on_two_arms(toys):

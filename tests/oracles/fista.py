@@ -1,11 +1,9 @@
-"""The ridge as a semidefinite programme, by FISTA.
+"""The ridge problem of the kernel regime as a semidefinite programme, by FISTA.
 
     min over S >= 0 of ||P K^1/2 S K^1/2 P - T||^2 + alpha Tr S
 
-with S = K^1/2 B K^1/2, as the paper has it (Kiani et al. 2022, arXiv
-2209.14884; recalled). The same optimum as `optimum.ridge_form`, which needs no
-iterations and no well-conditioned K: that is what to use, and this is what
-checks it.
+with S = K^1/2 B K^1/2 (Kiani et al. 2022, arXiv 2209.14884; recalled). An
+iterative check of `jssl.kernel_regime.ridge_closed_form`.
 """
 
 from typing import NamedTuple
@@ -13,23 +11,23 @@ from typing import NamedTuple
 import numpy as np
 
 from jssl.kernel_regime.losses import Loss
-from jssl.kernel_regime.optimum import Map, largest_eigenvalue, programme
 from jssl.kernel_regime.psd import Gram
+from jssl.kernel_regime.solvers import Map, ridge_problem
 from jssl.kernel_regime.targets import Ids, Square
 
-# A bound takes an eigenvalue, a third of the work of an iteration.
+# The bound needs an eigenvalue, a third of the work of an iteration.
 _CHECK_EVERY = 10
 
 
 class Ridge(NamedTuple):
-  """The optimum with a ridge, as far as it was found.
+  """Solution with a ridge.
 
   Attributes:
-    m: M, [rank, N].
-    loss: `ridge_loss` of it.
-    gap: duality gap: the loss is at most this much above the minimum.
-    iterations: that it took.
-    converged: whether the gap is within the tolerance.
+    m: [rank, N] map M.
+    loss: `ridge_loss` of m.
+    gap: duality gap, an upper bound of the distance to the minimum.
+    iterations: number of iterations.
+    converged: True if the gap is within the tolerance.
   """
 
   m: Map
@@ -42,7 +40,7 @@ class Ridge(NamedTuple):
 class _Problem(NamedTuple):
   """||W o S - T||^2 + alpha Tr S, in the eigenbasis of K.
 
-  K^1/2 is diagonal there, and its products are elementwise.
+  K^1/2 is diagonal in this basis, so products with it are elementwise.
 
   Attributes:
     weights: W = sqrt(kappa kappa^T).
@@ -72,15 +70,15 @@ class _Problem(NamedTuple):
     """Returns a lower bound of the minimum, by duality.
 
     For all Y with W o Y <= alpha I the minimum is at least
-    <Y, T> - ||Y||^2 / 4, and equal to it for Y = -2 R of the optimum. Here Y is
-    the best multiple of -2 R that is allowed.
+    <Y, T> - ||Y||^2 / 4, with equality for Y = -2 R of the optimum. Y is the
+    best feasible multiple of -2 R.
     """
     y = -2 * self.residual(s)
     squares = float(np.sum(y**2))
     product = float(np.sum(y * self.target))
     if not squares or product <= 0:
       return 0.0
-    largest = largest_eigenvalue(self.weights * y)
+    largest = float(np.linalg.eigvalsh(self.weights * y)[-1])
     best = 2 * product / squares
     scale = min(best, self.alpha / largest) if largest > 0 else best
     return scale * product - scale**2 * squares / 4
@@ -103,43 +101,31 @@ def ridge_fista(
   max_iterations: int = 5000,
   memory_limit_gib: float | None = None,
 ) -> Ridge:
-  """Minimises the loss of G and alpha Tr(B K) over all B >= 0, by FISTA.
+  """Minimises the loss of G plus alpha Tr(B K) over all B >= 0, by FISTA.
 
   Beck and Teboulle 2009, with projection on the cone, step 0.9 / (2 lmax(K)^2)
-  (of C K C where only C G C matters), and the momentum restarted where it
-  points uphill (O'Donoghue and Candes 2015, the gradient scheme). As alpha goes
-  to 0 the number of iterations grows with (lmax / lmin)(K).
-
-  Memory besides K: 10 matrices of N x N. Time: the eigenvectors of a matrix of
-  N x N, each iteration.
-
-      >>> import numpy as np
-      >>> from jssl.kernel_regime import RBF, Contrastive, gram, ridge_fista
-      >>> x = np.random.default_rng(0).normal(size=(12, 3))
-      >>> image_ids = np.repeat(np.arange(4), 3)
-      >>> k = gram(RBF(1.0), x)
-      >>> found = ridge_fista(k, Contrastive(), image_ids, alpha=1.0)
-      >>> found.converged, len(found.m)
-      (True, 4)
+  (of C K C for a shift-invariant loss), and a restart of the momentum where it
+  points uphill (O'Donoghue and Candes 2015, gradient scheme). The number of
+  iterations grows with (lmax / lmin)(K) as alpha goes to 0.
 
   Args:
-    k: Gram matrix, positive definite: see `with_jitter`.
+    k: [N, N] positive definite Gram matrix.
     loss: `Contrastive()` or `NonContrastive(beta)`.
-    image_ids: [n].
-    alpha: weight of the ridge, > 0; a fraction of `vanishing_alpha`.
-    tolerance: of the duality gap, relative to ||P G P - T||^2 + alpha Tr S.
-    max_iterations: after which it returns what it has.
-    memory_limit_gib: None takes 80% of what is available.
+    image_ids: [N].
+    alpha: weight of the ridge, > 0.
+    tolerance: bound of the duality gap, relative to the objective.
+    max_iterations: number of iterations after which to stop.
+    memory_limit_gib: None is 80% of the available memory.
 
   Raises:
-    ValueError: as `ridge_form`, or a number isn't positive.
+    ValueError: as `ridge_problem`, or if a number is not positive.
   """
   if max_iterations < 1 or not tolerance > 0:
     raise ValueError(
-      f"kernels.max_iterations={max_iterations} and kernels.tolerance="
-      f"{tolerance} must be positive"
+      f"max_iterations={max_iterations} and tolerance={tolerance} must be "
+      "positive."
     )
-  basis = programme(
+  basis = ridge_problem(
     k, loss, image_ids, alpha=alpha, memory_limit_gib=memory_limit_gib
   )
   root = np.sqrt(basis.kappa)
@@ -163,8 +149,8 @@ def ridge_fista(
   values, vectors = np.linalg.eigh(s)
   kept = values > 1e-12 * max(values[-1], np.finfo(np.float64).tiny)
   half = (vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1]
-  # What is squared is `of_gram` as it stands, or with ||T||^2 added.
-  constant = loss.target_squares(image_ids) if loss.shift_invariant else 0.0
+  # The objective is `value_of_gram`, plus ||T||^2 for a shift-invariant loss.
+  constant = loss.target_norm_sq(image_ids) if loss.shift_invariant else 0.0
   return Ridge(
     m=basis.map(half * root[:, None]),
     loss=problem.value(s) - constant,

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 from jssl.config.parse import parse
-from jssl.kernel_regime.downstream import svm_accuracy
+from jssl.kernel_regime.classifiers import kernel_accuracy
 from jssl.kernel_regime.losses import Contrastive
-from jssl.kernel_regime.optimum import ridge_form, vanishing_alpha
 from jssl.kernel_regime.psd import with_jitter
-from jssl.kernel_regime.study import cases as cases_lib
-from jssl.kernel_regime.study import points as points_lib
-from jssl.kernel_regime.study import study
-from jssl.kernel_regime.study.setting import Setting
-from jssl.kernel_regime.study.spirals import Toy
+from jssl.kernel_regime.solvers import alpha_max, ridge_closed_form
+from jssl.kernel_regime.study import dataset, evaluate, report, run
+from jssl.kernel_regime.study.config import KernelStudy
+from jssl.kernel_regime.study.experiments import Experiment
+from jssl.kernel_regime.study.spirals import Spirals
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -32,44 +31,47 @@ def get_config():
     },
     "augment": {"crop_size_px": 32, "crop_min_area": 0.6},
     "kernel": {"name": "rbf"},
-    "kernels": {
-      "images": 40, "views": 2, "test_images": 30, "folds": 2,
-      "alpha": 0.01, "sweep_views": (2,), "sweep_labels": (20, 40),
-      "sweep_betas": (0.0, 0.4), "sweep_alphas": (0.0, 0.01),
+    "problem": {
+      "images": 40, "views": 2, "test_images": 30, "folds": 2, "alpha": 0.01,
+    },
+    "sweep": {
+      "views": (2,), "labels": (20, 40), "betas": (0.0, 0.4),
+      "alphas": (0.0, 0.01),
     },
   })
 """
 
 
-def config(**changed):
+def config(**problem):
   values = {}
   exec(CONFIG, values)
   found = values["get_config"]()
-  found.kernels.update(changed)
-  return parse(found, Setting)
+  found.sweep.update(problem.pop("sweep", {}))
+  found.problem.update(problem)
+  return parse(found, KernelStudy)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_spirals():
   """Maps that cost nothing; test_spirals.py has real ones."""
 
-  def toy(noise, *, seed):
+  def make_spirals(noise, *, seed):
     drawn = np.random.default_rng(seed)
     maps = drawn.normal(size=(2, 8, 8, 2))
     points, arm = drawn.uniform(size=(6, 2)), np.arange(6) % 2
-    return Toy(noise, points, arm, *maps, [0.5, 0.75], [0.5, 1.0], 0.0)
+    return Spirals(noise, points, arm, *maps, [0.5, 0.75], [0.5, 1.0], 0.0)
 
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(study, "toy", toy)
+    patched.setattr(run, "make_spirals", make_spirals)
     yield
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-  """A workdir, what the study said, and what it returned."""
-  workdir, said = tmp_path_factory.mktemp("study"), []
-  written = study.run(config(), workdir, command="again", tell=said.append)
-  return workdir, said, written
+  """A workdir, the log lines of the study, and what it returned."""
+  workdir, lines = tmp_path_factory.mktemp("study"), []
+  written = run.run(config(), workdir, command="again", log=lines.append)
+  return workdir, lines, written
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +83,19 @@ def of(rows, features, **case):
   (row,) = (
     row
     for row in rows
-    if row["case"]["features"] == features
-    and case.items() <= row["case"].items()
+    if row["experiment"]["features"] == features
+    and case.items() <= row["experiment"].items()
   )
   return row
 
 
 def test_numbers_are_those_of_the_kernels(done, found):
   """From the Gram matrix that was left, by direct calls."""
-  gram = points_lib.load(done[0] / "gram.npz")
+  gram = dataset.load(done[0] / "gram.npz")
   assert gram.k.shape == (120, 120)
-  own, at = gram.images(), gram.views(2)
-  raw = svm_accuracy(
+  own, at = gram.image_rows(), gram.view_rows(2)
+  raw = kernel_accuracy(
+    "svm",
     gram.k[80:, 80:],
     gram.labels,
     gram.k_test[:, 80:],
@@ -101,11 +104,11 @@ def test_numbers_are_those_of_the_kernels(done, found):
   )
   assert of(found["main"], "raw")["svm"] == raw._asdict()
   k, ids = with_jitter(gram.k[:80, :80], 1e-6), [i // 2 for i in range(80)]
-  alpha = 0.01 * vanishing_alpha(k, Contrastive(), ids)
-  m = ridge_form(k, Contrastive(), ids, alpha=alpha, d_out=40)
+  alpha = 0.01 * alpha_max(k, Contrastive(), ids)
+  m = ridge_closed_form(k, Contrastive(), ids, alpha=alpha, d_out=40)
   z, z_test = gram.k[own][:, at] @ m.T, gram.k_test[:, at] @ m.T
-  induced = svm_accuracy(
-    z @ z.T, gram.labels, z_test @ z.T, gram.labels_test, folds=2
+  induced = kernel_accuracy(
+    "svm", z @ z.T, gram.labels, z_test @ z.T, gram.labels_test, folds=2
   )
   row = of(found["main"], "contrastive", alpha=0.01)
   assert row["svm"] == induced._asdict()
@@ -113,7 +116,7 @@ def test_numbers_are_those_of_the_kernels(done, found):
 
 
 def test_closed_forms_reach_their_minimum(found):
-  without = [row for row in found["main"] if row["case"]["alpha"] == 0]
+  without = [row for row in found["main"] if row["experiment"]["alpha"] == 0]
   assert len(without) == 3
   for row in without:
     assert row["embedding"]["gap"] == pytest.approx(0, abs=1e-9)
@@ -123,7 +126,7 @@ def test_closed_forms_reach_their_minimum(found):
 
 def test_sweeps_have_a_row_each(found):
   sweeps = {
-    axis: [(row["value"], row["case"]["features"]) for row in rows]
+    axis: [(row["value"], row["experiment"]["features"]) for row in rows]
     for axis, rows in found["sweeps"].items()
   }
   trained = ["contrastive", "non_contrastive", "supervised"]
@@ -135,27 +138,28 @@ def test_sweeps_have_a_row_each(found):
     "alpha": [(alpha, f) for alpha in (0, 0.01) for f in trained],
   }
   for axis, rows in found["sweeps"].items():
-    assert all(row["case"][axis] == row["value"] for row in rows)
+    assert all(row["experiment"][axis] == row["value"] for row in rows)
 
 
 def test_says_where_it_is_and_from_what(done, found):
-  workdir, said, written = done
+  workdir, lines, written = done
   # 8 of the main setting, 5 of 20 labels and 1 of beta.
-  assert len((workdir / "rows.jsonl").read_text().splitlines()) == 14
-  assert re.match(r"RBF, bandwidth=\d.* of 120 points and 30 of test", said[0])
-  numbers = [line.split(" ")[0] for line in said[1:]]
+  assert len((workdir / "results.jsonl").read_text().splitlines()) == 14
+  assert re.match(
+    r"Computed RBF, bandwidth=\d.* of 120 points and 30 test", lines[0]
+  )
+  numbers = [line.split(" ")[0] for line in lines[1:]]
   assert numbers == [f"[{n}/14]" for n in range(1, 15)]
   assert found["command"] == "again"
   assert found["config"] == json.loads((workdir / "config.json").read_text())
   assert found["kernel"].startswith("RBF, bandwidth=")
-  assert found["seed"] == 0
   assert found["spirals"][0] == {
     "noise": "along",
     "raw_auc": [0.5, 0.75],
     "embedding_auc": [0.5, 1.0],
     "gap": 0.0,
   }
-  assert found["seconds"]["cases"] > 0
+  assert found["seconds"]["experiments"] > 0
   assert {path.name for path in written.paths} == {
     *("kernels.json", "kernels.md", "kernels.html")
   }
@@ -166,8 +170,8 @@ def test_tables(done, found):
   text = (workdir / "kernels.md").read_text()
   assert written.table in text
   percent = 100 * of(found["main"], "raw")["svm"]["test_accuracy"]
-  assert f"| raw kernel | {percent:.1f} |" in written.table
-  names = re.findall(r"^\| ([a-z][^|]*) \|", written.table, re.MULTILINE)
+  assert re.search(rf"\| raw kernel +\| +{percent:.1f} \|", written.table)
+  names = re.findall(r"^\| ([a-z][^|]*?) +\|", written.table, re.MULTILINE)[1:]
   # The one that is drawn comes last.
   assert names == [
     "raw kernel",
@@ -179,9 +183,8 @@ def test_tables(done, found):
     "contrastive, no ridge",
     "contrastive",
   ]
-  assert re.findall(r"^## (.*)$", text, re.MULTILINE)[:2] == [
-    "What the kernels are worth",
-    "What the embeddings are like",
+  assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+    *("Accuracy", "Embeddings", "Sweeps", "Two spirals")
   ]
 
 
@@ -196,7 +199,7 @@ def test_the_page_needs_nothing_else(done):
   assert labels == [
     "Spectra of the induced kernels",
     "Kernels of the images, ordered by class",
-    "Test accuracy over what the sweeps change",
+    "Test accuracy of the sweeps",
     "Two spirals, and maps of the plane",
   ]
   texts = [
@@ -205,7 +208,7 @@ def test_the_page_needs_nothing_else(done):
   ]
   assert {"raw kernel", "contrastive", "supervised-augmented"} <= texts[1]
   assert {"labelled images", "non-contrastive", "20", "40"} <= texts[2]
-  assert {"views: noise along the arms"} <= texts[3]
+  assert {"views: along noise"} <= texts[3]
   # Three matrices and a colour bar; eight maps.
   assert [svg.count("<image") for svg in drawings][:3] == [0, 4, 0]
   assert drawings[3].count("<image") >= 8
@@ -215,30 +218,32 @@ def test_the_page_needs_nothing_else(done):
 def test_what_is_done_is_not_done_again(done, monkeypatch, tmp_path):
   workdir = tmp_path / "W"
   workdir.mkdir()
-  for name in ("config.json", "gram.npz", "rows.jsonl"):
+  for name in ("config.json", "gram.npz", "results.jsonl"):
     (workdir / name).write_bytes((done[0] / name).read_bytes())
   ran = []
 
-  def row(found, case, of):
-    ran.append(case)
-    return rows[case]
+  def evaluated(grams, experiment, config):
+    ran.append(experiment)
+    return rows[experiment]
 
-  lines = (workdir / "rows.jsonl").read_text().splitlines()
-  rows = {cases_lib.Case(**row["case"]): row for row in map(json.loads, lines)}
-  monkeypatch.setattr(study.cases_lib, "row", row)
-  monkeypatch.setattr(points_lib, "grams", None)
+  lines = (workdir / "results.jsonl").read_text().splitlines()
+  rows = {
+    Experiment(**row["experiment"]): row for row in map(json.loads, lines)
+  }
+  monkeypatch.setattr(evaluate, "evaluate", evaluated)
+  monkeypatch.setattr(dataset, "compute_grams", None)
   # Drawn anew, at a second each.
-  monkeypatch.setattr(study.page_lib, "drawings", lambda results: {})
-  monkeypatch.setattr(study.page_lib, "html", lambda results, drawn: "")
-  first = study.run(config(), workdir, command="again")
+  monkeypatch.setattr(report, "draw_figures", lambda results: {})
+  monkeypatch.setattr(report, "to_html", lambda results, figures: "")
+  first = run.run(config(), workdir, command="again")
   assert not ran
   assert first.table == done[2].table
   # Killed within a line: that one is done again, and no other.
-  (workdir / "rows.jsonl").write_text("\n".join(lines)[:-40])
-  study.run(config(), workdir, command="again")
-  assert ran == [cases_lib.Case(**json.loads(lines[-1])["case"])]
+  (workdir / "results.jsonl").write_text("\n".join(lines)[:-40])
+  run.run(config(), workdir, command="again")
+  assert ran == [Experiment(**json.loads(lines[-1])["experiment"])]
   ran.clear()
-  study.run(config(), workdir, command="again")
+  run.run(config(), workdir, command="again")
   assert not ran
 
 
@@ -247,21 +252,21 @@ def test_what_cannot_be_done_leaves_the_rest(done, tmp_path):
   workdir = tmp_path / "W"
   workdir.mkdir()
   (workdir / "config.json").write_bytes((done[0] / "config.json").read_bytes())
-  gram = points_lib.load(done[0] / "gram.npz")
+  gram = dataset.load(done[0] / "gram.npz")
   k = gram.k.copy()
   # Of two images, neither of which is among the first 20.
   k[50, 70] = k[70, 50] = 5.0
-  points_lib.save(workdir / "gram.npz", gram._replace(k=k))
-  said = []
-  written = study.run(config(), workdir, command="again", tell=said.append)
-  assert not written.complete
+  dataset.save(workdir / "gram.npz", gram._replace(k=k))
+  lines = []
+  written = run.run(config(), workdir, command="again", log=lines.append)
+  assert written.failures
   found = json.loads((workdir / "kernels.json").read_text())
   whole = json.loads((done[0] / "kernels.json").read_text())
   assert of(found["main"], "raw")["svm"] == of(whole["main"], "raw")["svm"]
   failed = of(found["main"], "contrastive", alpha=0.01)
-  reason = failed["not_done"]
+  reason = failed["failure"]
   assert re.match(
-    r"the Gram matrix of N=80 is not .* kernels\.jitter=\S+ would", reason
+    r"The Gram matrix of N=80 points is not .* jitter=\S+ would", reason
   )
   assert failed["svm"] is failed["embedding"] is None
   # Those of 20 labels are of other points.
@@ -270,55 +275,61 @@ def test_what_cannot_be_done_leaves_the_rest(done, tmp_path):
     supervised["svm"]
     == (of(whole["sweeps"]["labels"], "supervised", labels=20)["svm"])
   )
-  line = f"contrastive, labels=40, views=2, alpha=0.01: not done: {reason}"
-  assert line in written.table
-  assert "| contrastive | not done | - |" in written.table
+  line = f"contrastive, labels=40, views=2, alpha=0.01: failed: {reason}"
+  assert line in written.failures
+  row = r"\| contrastive +\| failed \| +- \|"
+  assert re.search(row, written.table)
   for end in ("md", "html"):
     text = html.unescape((workdir / f"kernels.{end}").read_text())
-    assert f"not done: {reason}" in text
-  assert any(line in words for words in said)
+    assert f"failed: {reason}" in text
+  assert any(line in words for words in lines)
   # The raw kernel, and a colour bar.
   assert (workdir / "gram.svg").read_text().count("<image") == 2
   assert not (workdir / "spectra.svg").exists()
-  kept = (workdir / "rows.jsonl").read_text().splitlines()
+  kept = (workdir / "results.jsonl").read_text().splitlines()
   assert 0 < len(kept) < 14
-  assert all(json.loads(row)["not_done"] is None for row in kept)
+  assert all(json.loads(row)["failure"] is None for row in kept)
   # With a kernel that will do they are tried again.
-  points_lib.save(workdir / "gram.npz", gram)
-  study.run(config(), workdir, command="again")
+  dataset.save(workdir / "gram.npz", gram)
+  run.run(config(), workdir, command="again")
   found = json.loads((workdir / "kernels.json").read_text())
   mended = of(found["main"], "contrastive", alpha=0.01)
-  assert mended["not_done"] is None
+  assert mended["failure"] is None
   assert mended["svm"] == of(whole["main"], "contrastive", alpha=0.01)["svm"]
 
 
 def test_a_workdir_belongs_to_its_config(done):
-  with pytest.raises(ValueError, match=r"kernels\.jitter: there 1e-06, now"):
-    study.run(config(jitter=1e-4), done[0], command="again")
+  with pytest.raises(ValueError, match=r"problem\.jitter: there 1e-06, now"):
+    run.run(config(jitter=1e-4), done[0], command="again")
 
 
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"memory_limit_gib": 1e-4}, r"N=80 .*: N=\d+, .* fit.*kernels\.memory"),
-    ({"views": 1}, r"kernels\.views=1"),
-    ({"d_out": 81}, r"kernels\.d_out=81 .*, 80"),
+    (
+      {"memory_limit_gib": 1e-4},
+      r"40 images .* \d+ images .* fit.*problem\.memory",
+    ),
+    ({"views": 1}, r"problem\.views=1"),
+    ({"d_out": 81}, r"d_out=81 .*, 80"),
   ],
 )
 def test_a_bad_config_leaves_nothing(changed, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    study.run(config(**changed), tmp_path / "W", command="again")
+    run.run(config(**changed), tmp_path / "W", command="again")
   assert not (tmp_path / "W").exists()
 
 
 def test_too_few_labels_leave_the_workdir_to_the_next_try(
   done, tmp_path, monkeypatch
 ):
-  kept = points_lib.load(done[0] / "gram.npz")
-  monkeypatch.setattr(points_lib, "grams", lambda of: kept)
-  changed = config(sweep_labels=(11, 40))
-  with pytest.raises(ValueError, match=r"kernels\.sweep_labels: of 11 label"):
-    study.run(changed, tmp_path / "W", command="again")
+  kept = dataset.load(done[0] / "gram.npz")
+  monkeypatch.setattr(dataset, "compute_grams", lambda config: kept)
+  changed = config(sweep={"labels": (11, 40)})
+  with pytest.raises(
+    ValueError, match=r"sweep\.labels: a class has 1 of 11 label"
+  ):
+    run.run(changed, tmp_path / "W", command="again")
   assert not (tmp_path / "W").exists()
 
 
@@ -344,7 +355,7 @@ def config_file(tmp_path):
 def test_wrong_flags_of_the_command(config_file, tmp_path):
   workdir = f"--workdir={tmp_path / 'W'}"
   wrong = command("kernels", config_file, workdir, "--seeds=2")
-  assert "--seeds is for the study of methods" in wrong.stderr
+  assert "--seeds is a flag of `methods`" in wrong.stderr
   assert wrong.returncode == 1
 
 
@@ -352,11 +363,11 @@ def test_wrong_flags_of_the_command(config_file, tmp_path):
 def test_the_command(config_file, tmp_path, done):
   w = tmp_path / "W"
   arguments = ("kernels", config_file, f"--workdir={w}")
-  wrong = command(*arguments, "--config.kernels.view=3")
+  wrong = command(*arguments, "--config.problem.view=3")
   assert wrong.returncode == 1
   assert 'mean "views"' in wrong.stderr
   assert "Traceback" not in wrong.stderr
-  ran = command(*arguments, "--config.kernels.sweep_labels=(20,)")
+  ran = command(*arguments, "--config.sweep.labels=(20,)")
   assert ran.returncode == 0, ran.stderr
   text = (w / "kernels.md").read_text()
   assert ran.stdout.split("\n\n")[0] in text
@@ -368,7 +379,7 @@ def test_the_command(config_file, tmp_path, done):
   )
   assert of(one["main"], "raw")["svm"] == of(two["main"], "raw")["svm"]
   # Again: nothing is left to do.
-  again = command(*arguments, "--config.kernels.sweep_labels=(20,)")
+  again = command(*arguments, "--config.sweep.labels=(20,)")
   assert again.returncode == 0, again.stderr
   assert "SVM" not in again.stderr
   assert again.stdout == ran.stdout

@@ -3,16 +3,17 @@ import doctest
 import numpy as np
 import pytest
 from kernel_regime import oracle
+from oracles.fista import ridge_fista
 from scipy import optimize
 
-from jssl.kernel_regime.fista import ridge_fista
+from jssl import kernel_regime
 from jssl.kernel_regime.losses import Contrastive, NonContrastive
-from jssl.kernel_regime.optimum import (
+from jssl.kernel_regime.solvers import (
+  alpha_max,
   closed_form,
-  ridge_form,
+  ridge_closed_form,
   ridge_loss,
-  supervised_form,
-  vanishing_alpha,
+  solve_supervised,
 )
 from jssl.kernel_regime.targets import top_eigenpairs
 
@@ -65,9 +66,9 @@ def minimised(k, ids, loss, d_out, alpha=0.0):
 def test_closed_form_equals_direct_optimisation(
   loss, d_out, gram_matrix, image_ids
 ):
-  m = closed_form(gram_matrix, loss.eigenpairs(image_ids, d_out))
+  m = closed_form(gram_matrix, loss.top_eigenpairs(image_ids, d_out))
   assert m.shape == (d_out, 12)
-  value = loss.of_embedding(gram_matrix @ m.T, image_ids)
+  value = loss.value(gram_matrix @ m.T, image_ids)
   direct = minimised(gram_matrix, image_ids, loss, d_out)
   # With a dimension for each image the contrastive minimum is 0.
   np.testing.assert_allclose(value, direct, rtol=1e-8, atol=1e-11)
@@ -89,7 +90,7 @@ def test_closed_form_of_any_target(gram_matrix):
 
 
 def test_more_dimensions_than_the_target_has_are_zero(gram_matrix, image_ids):
-  m = closed_form(gram_matrix, Contrastive().eigenpairs(image_ids, 8))
+  m = closed_form(gram_matrix, Contrastive().top_eigenpairs(image_ids, 8))
   assert m.shape == (8, 12)
   np.testing.assert_array_equal(m[5:], 0)
   g = (gram_matrix @ m.T) @ (gram_matrix @ m.T).T
@@ -101,15 +102,15 @@ def test_more_dimensions_than_the_target_has_are_zero(gram_matrix, image_ids):
 def test_ridge_equals_direct_optimisation(
   loss, fraction, gram_matrix, image_ids
 ):
-  alpha = fraction * vanishing_alpha(gram_matrix, loss, image_ids)
+  alpha = fraction * alpha_max(gram_matrix, loss, image_ids)
   direct = minimised(gram_matrix, image_ids, loss, 12, alpha)
-  direct -= loss.constant(12)
-  exact = ridge_form(gram_matrix, loss, image_ids, alpha=alpha)
+  direct -= loss.gram_offset(12)
+  exact = ridge_closed_form(gram_matrix, loss, image_ids, alpha=alpha)
   value = ridge_loss(gram_matrix, exact, loss, image_ids, alpha=alpha)
   np.testing.assert_allclose(value, direct, rtol=1e-8)
   z = gram_matrix @ exact.T
   np.testing.assert_allclose(
-    loss.of_gram(z @ z.T, image_ids)
+    loss.value_of_gram(z @ z.T, image_ids)
     + alpha * np.trace(exact @ gram_matrix @ exact.T),
     value,
     rtol=1e-12,
@@ -166,13 +167,13 @@ def descended(k, ids, loss, d_out):
 def test_hundreds_of_points(loss, fraction):
   """Closed forms, direct optimisation and FISTA, of 201."""
   k, ids = many()
-  m = closed_form(k, loss.eigenpairs(ids, 3))
-  value = loss.of_embedding(k @ m.T, ids)
+  m = closed_form(k, loss.top_eigenpairs(ids, 3))
+  value = loss.value(k @ m.T, ids)
   # With few dimensions the non-contrastive minimum is 0.
   direct = descended(k, ids, loss, 3)
   np.testing.assert_allclose(value, direct, rtol=1e-8, atol=1e-11)
-  alpha = fraction * vanishing_alpha(k, loss, ids)
-  exact = ridge_form(k, loss, ids, alpha=alpha)
+  alpha = fraction * alpha_max(k, loss, ids)
+  exact = ridge_closed_form(k, loss, ids, alpha=alpha)
   least = ridge_loss(k, exact, loss, ids, alpha=alpha)
   assert 1 < len(exact) < 100
   found = ridge_fista(k, loss, ids, alpha=alpha)
@@ -181,8 +182,9 @@ def test_hundreds_of_points(loss, fraction):
   assert -1e-9 <= found.loss - least <= found.gap + 1e-9
 
 
-def test_the_example_of_fista():
-  (test,) = doctest.DocTestFinder(recurse=False).find(ridge_fista, globs={})
+def test_example_of_the_package():
+  finder = doctest.DocTestFinder(recurse=False)
+  (test,) = finder.find(kernel_regime, globs={})
   runner = doctest.DocTestRunner(verbose=False)
   runner.run(test)
   assert (runner.failures, runner.tries > 0) == (0, True)
@@ -190,18 +192,18 @@ def test_the_example_of_fista():
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_ridge_of_few_dimensions(loss, gram_matrix, image_ids):
-  alpha = 0.1 * vanishing_alpha(gram_matrix, loss, image_ids)
-  m = ridge_form(gram_matrix, loss, image_ids, alpha=alpha, d_out=2)
+  alpha = 0.1 * alpha_max(gram_matrix, loss, image_ids)
+  m = ridge_closed_form(gram_matrix, loss, image_ids, alpha=alpha, d_out=2)
   assert m.shape == (2, 12)
   value = ridge_loss(gram_matrix, m, loss, image_ids, alpha=alpha)
   direct = minimised(gram_matrix, image_ids, loss, 2, alpha)
-  np.testing.assert_allclose(value, direct - loss.constant(2), rtol=1e-8)
+  np.testing.assert_allclose(value, direct - loss.gram_offset(2), rtol=1e-8)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_gap_of_an_early_stop_bounds_what_is_left(loss, gram_matrix, image_ids):
-  alpha = 0.05 * vanishing_alpha(gram_matrix, loss, image_ids)
-  m = ridge_form(gram_matrix, loss, image_ids, alpha=alpha)
+  alpha = 0.05 * alpha_max(gram_matrix, loss, image_ids)
+  m = ridge_closed_form(gram_matrix, loss, image_ids, alpha=alpha)
   least = ridge_loss(gram_matrix, m, loss, image_ids, alpha=alpha)
   for iterations in (1, 2, 5):
     found = ridge_fista(
@@ -218,7 +220,7 @@ def test_ridge_where_kernel_and_target_commute(image_ids):
   target = Contrastive().target(ids)
   k = np.eye(12) + target / 2
   alpha = 1.7
-  z = k @ ridge_form(k, Contrastive(), ids, alpha=alpha).T
+  z = k @ ridge_closed_form(k, Contrastive(), ids, alpha=alpha).T
   kappa = 1 + 3 / 2
   np.testing.assert_allclose(
     z @ z.T, (3 - alpha / 2 / kappa) / 3 * target, atol=1e-12
@@ -227,17 +229,17 @@ def test_ridge_where_kernel_and_target_commute(image_ids):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_alpha_from_none_to_all(loss, gram_matrix, image_ids):
-  largest = vanishing_alpha(gram_matrix, loss, image_ids)
+  largest = alpha_max(gram_matrix, loss, image_ids)
 
   def solved(alpha):
-    return ridge_form(gram_matrix, loss, image_ids, alpha=alpha)
+    return ridge_closed_form(gram_matrix, loss, image_ids, alpha=alpha)
 
   assert len(solved(1.001 * largest)) == 0
   assert len(solved(0.999 * largest)) == 1
   nothing = ridge_fista(gram_matrix, loss, image_ids, alpha=1.001 * largest)
   assert nothing.converged
   assert len(nothing.m) == 0
-  top = loss.eigenpairs(image_ids, 12)
+  top = loss.top_eigenpairs(image_ids, 12)
   z = gram_matrix @ solved(1e-9).T
   z -= loss.shift_invariant * z.mean(0)
   np.testing.assert_allclose(z @ z.T, top.matrix(), atol=1e-6)
@@ -245,7 +247,7 @@ def test_alpha_from_none_to_all(loss, gram_matrix, image_ids):
 
 def test_supervised_form_has_classes_for_images(gram_matrix):
   labels = np.array([0, 1] * 6)
-  m = supervised_form(gram_matrix, labels)
+  m = solve_supervised(gram_matrix, labels)
   assert m.shape == (2, 12)
   z = gram_matrix @ m.T
   np.testing.assert_allclose(
@@ -257,24 +259,26 @@ def test_supervised_form_with_a_ridge_is_that_of_the_contrastive_loss(
   gram_matrix,
 ):
   labels = np.array([0, 1, 2] * 4)
-  m = supervised_form(gram_matrix, labels, alpha=0.7)
-  expected = ridge_form(gram_matrix, Contrastive(), labels, alpha=0.7, d_out=3)
+  m = solve_supervised(gram_matrix, labels, alpha=0.7)
+  expected = ridge_closed_form(
+    gram_matrix, Contrastive(), labels, alpha=0.7, d_out=3
+  )
   np.testing.assert_array_equal(m, expected)
   assert np.any(m)
 
 
 def test_bad_input_is_refused(gram_matrix, image_ids):
   k, loss = gram_matrix, Contrastive()
-  top = loss.eigenpairs(image_ids, 2)
+  top = loss.top_eigenpairs(image_ids, 2)
   ones = np.ones((12, 12))
-  with pytest.raises(ValueError, match=r"kernels\.jitter=\S+ would do"):
+  with pytest.raises(ValueError, match=r"jitter=\S+ would suffice"):
     closed_form(ones - 0.1 * np.eye(12), top)
   with pytest.raises(ValueError, match=r"K must be \[12, 12\]"):
     closed_form(k[:5, :5], top)
   with pytest.raises(ValueError, match=r"N=12 points needs .* would fit"):
     closed_form(k, top, memory_limit_gib=1e-9)
-  for solve in (ridge_form, ridge_fista):
-    with pytest.raises(ValueError, match=r"kernels\.alpha=0"):
+  for solve in (ridge_closed_form, ridge_fista):
+    with pytest.raises(ValueError, match=r"alpha=0"):
       solve(k, loss, image_ids, alpha=0.0)
     with pytest.raises(ValueError, match="singular within rounding"):
       solve(ones, loss, image_ids, alpha=1.0)
@@ -282,11 +286,11 @@ def test_bad_input_is_refused(gram_matrix, image_ids):
       solve(k[:5, :5], loss, image_ids, alpha=1.0)
     with pytest.raises(ValueError, match="would fit"):
       solve(k, loss, image_ids, alpha=1.0, memory_limit_gib=1e-9)
-  with pytest.raises(ValueError, match=r"kernels\.d_out=13"):
-    ridge_form(k, loss, image_ids, alpha=1.0, d_out=13)
-  with pytest.raises(ValueError, match=r"kernels\.tolerance=0"):
+  with pytest.raises(ValueError, match=r"d_out=13"):
+    ridge_closed_form(k, loss, image_ids, alpha=1.0, d_out=13)
+  with pytest.raises(ValueError, match=r"tolerance=0"):
     ridge_fista(k, loss, image_ids, alpha=1.0, tolerance=0.0)
   with pytest.raises(ValueError, match="2 of 12 views have no label"):
-    supervised_form(k, np.array([-1, -1] + [0, 1] * 5))
-  with pytest.raises(ValueError, match="of 1 images"):
-    supervised_form(k, np.zeros(12, int))
+    solve_supervised(k, np.array([-1, -1] + [0, 1] * 5))
+  with pytest.raises(ValueError, match="to 1 images"):
+    solve_supervised(k, np.zeros(12, int))

@@ -1,34 +1,57 @@
 """Cases on points in the plane of R^4, whose kernel is computed here."""
 
-import dataclasses
 import re
 
 import numpy as np
 import pytest
 
-from jssl.kernel_regime.downstream import ridge_accuracy, svm_accuracy
+from jssl.config.parse import parse
+from jssl.kernel_regime.classifiers import kernel_accuracy
 from jssl.kernel_regime.losses import Contrastive, NonContrastive
-from jssl.kernel_regime.optimum import closed_form, ridge_form, vanishing_alpha
-from jssl.kernel_regime.study import cases
-from jssl.kernel_regime.study.cases import Case
-from jssl.kernel_regime.study.points import Grams
-from jssl.kernel_regime.study.setting import Kernels, Loss
+from jssl.kernel_regime.solvers import (
+  alpha_max,
+  closed_form,
+  ridge_closed_form,
+  smoothest_eigenpairs,
+  solve,
+)
+from jssl.kernel_regime.study import evaluate, experiments
+from jssl.kernel_regime.study.config import KernelStudy
+from jssl.kernel_regime.study.dataset import GramMatrices
+from jssl.kernel_regime.study.experiments import Experiment
 from jssl.kernel_regime.targets import Eigenpairs
 
 IMAGES, VIEWS, TEST = 18, 3, 12
-KERNELS = Kernels(
-  images=IMAGES,
-  views=2,
-  test_images=TEST,
-  folds=3,
-  jitter=1e-3,
-  alpha=0.01,
-  sweep_views=(2, 3),
-  sweep_labels=(9,),
-  sweep_betas=(0.0, 0.5),
-  sweep_alphas=(0.0, 0.1),
-)
-LOSS = Loss("contrastive", 0.4)
+PROBLEM = {
+  "images": IMAGES,
+  "views": 2,
+  "test_images": TEST,
+  "folds": 3,
+  "jitter": 1e-3,
+  "alpha": 0.01,
+}
+SWEEP = {
+  "views": (2, 3),
+  "labels": (9,),
+  "betas": (0.0, 0.5),
+  "alphas": (0.0, 0.1),
+}
+
+
+def study(sweep=SWEEP, **problem):
+  return parse(
+    {
+      "data": {"name": "none", "batch_size": 1, "image_size_px": 1},
+      "augment": {"crop_size_px": 1, "crop_min_area": 1.0},
+      "kernel": {"name": "rbf"},
+      "problem": {**PROBLEM, **problem},
+      "sweep": sweep,
+    },
+    KernelStudy,
+  )
+
+
+CONFIG = study()
 
 
 def rbf(x, y):
@@ -49,7 +72,7 @@ def draw():
 def found():
   images, views, test, labels, labels_test = draw()
   points = np.concatenate([views.reshape(-1, 4), images])
-  return Grams(
+  return GramMatrices(
     rbf(points, points),
     rbf(test, points),
     labels,
@@ -60,25 +83,26 @@ def found():
   )
 
 
-# ---- The plan ----------------------------------------------------------------
+# ---- Experiments -------------------------------------------------------------
 
 
-def test_a_case_has_what_its_kernel_depends_on():
-  assert cases.case("raw", KERNELS, LOSS) == Case("raw", 18)
-  assert cases.case("raw_augmented", KERNELS, LOSS, alpha=0.5) == Case(
+def test_an_experiment_has_what_its_kernel_depends_on():
+  experiment = experiments.experiment
+  assert experiment("raw", CONFIG) == Experiment("raw", 18)
+  assert experiment("raw_augmented", CONFIG, {"alpha": 0.5}) == Experiment(
     "raw_augmented", 18, views=2
   )
-  assert cases.case("contrastive", KERNELS, LOSS, views=3) == Case(
+  assert experiment("contrastive", CONFIG, {"views": 3}) == Experiment(
     "contrastive", 18, views=3, alpha=0.01
   )
-  assert cases.case("non_contrastive", KERNELS, LOSS, labels=9) == Case(
+  assert experiment("non_contrastive", CONFIG, {"labels": 9}) == Experiment(
     "non_contrastive", 9, views=2, beta=0.4, alpha=0.01
   )
 
 
-def test_the_main_setting_has_all_kernels_and_those_without_a_ridge():
-  main = cases.main(KERNELS, LOSS)
-  assert [(c.features, c.alpha) for c in main] == [
+def test_main_experiments_are_all_kernels_and_those_without_a_ridge():
+  main = experiments.main_experiments(CONFIG)
+  assert [(e.features, e.alpha) for e in main] == [
     ("contrastive", 0.0),
     ("non_contrastive", 0.0),
     ("supervised", 0.0),
@@ -88,26 +112,30 @@ def test_the_main_setting_has_all_kernels_and_those_without_a_ridge():
     ("non_contrastive", 0.01),
     ("supervised", 0.01),
   ]
-  assert len(cases.main(Kernels(alpha=0.0), LOSS)) == 5
+  assert len(experiments.main_experiments(study(alpha=0.0))) == 5
 
 
 def test_a_sweep_has_the_kernels_that_it_changes():
-  swept = cases.swept(KERNELS, LOSS)
+  swept = experiments.sweep_experiments(CONFIG)
   features = {
-    axis: [c.features for c in next(iter(by_value.values()))]
+    axis: [e.features for e in next(iter(by_value.values()))]
     for axis, by_value in swept.items()
   }
-  trained = ["contrastive", "non_contrastive", "supervised"]
+  embedded = ["contrastive", "non_contrastive", "supervised"]
   assert features == {
-    "views": ["raw_augmented", *trained],
-    "labels": ["raw", "raw_augmented", *trained],
+    "views": ["raw_augmented", *embedded],
+    "labels": ["raw", "raw_augmented", *embedded],
     "beta": ["non_contrastive"],
-    "alpha": trained,
+    "alpha": embedded,
   }
   assert [*swept["views"]] == [2, 3]
-  assert {c.views for c in swept["views"][3]} == {3}
-  # The main setting is a part of a sweep, and isn't measured twice.
-  assert {*swept["views"][2]} < {*cases.main(KERNELS, LOSS)}
+  assert {e.views for e in swept["views"][3]} == {3}
+  # Experiments that a sweep shares with the main ones are not repeated.
+  main = experiments.main_experiments(CONFIG)
+  assert {*swept["views"][2]} < {*main}
+  everything = experiments.all_experiments(CONFIG)
+  assert len(everything) == len({*everything}) == 8 + 4 + 5 + 2 + 3
+  assert not experiments.sweep_experiments(study(sweep={}))
 
 
 # ---- The optimum -------------------------------------------------------------
@@ -120,20 +148,20 @@ def test_of_tied_optima_the_one_of_least_trace():
   ids = np.repeat(np.arange(6), 3)
   inverse = np.linalg.inv(k)
   loss = Contrastive()
-  m = cases.optimum(k, loss, ids, d_out=2, alpha=0.0)
+  m = solve(k, loss, ids, d_out=2, alpha=0.0)
   np.testing.assert_allclose(
-    loss.of_embedding(k @ m.T, ids), loss.minimum(ids, 2), atol=1e-9
+    loss.value(k @ m.T, ids), loss.minimum(ids, 2), atol=1e-9
   )
   trace = np.trace(m @ k @ m.T)
   # The images' means, turned: Tr(BK) = 3 tr(Q^T U^T K^-1 U Q).
   u = np.repeat(np.eye(6), 3, axis=0) / np.sqrt(3)
   values = np.linalg.eigvalsh(u.T @ inverse @ u)
   np.testing.assert_allclose(trace, 3 * values[:2].sum(), rtol=1e-9)
-  plain = closed_form(k, loss.eigenpairs(ids, 2))
+  plain = closed_form(k, loss.top_eigenpairs(ids, 2))
   assert trace < np.trace(plain @ k @ plain.T)
   # And what the ridge's optimum goes to.
-  alpha = 1e-7 * vanishing_alpha(k, loss, ids)
-  limit = ridge_form(k, loss, ids, alpha=alpha, d_out=2)
+  alpha = 1e-7 * alpha_max(k, loss, ids)
+  limit = ridge_closed_form(k, loss, ids, alpha=alpha, d_out=2)
   g, g_limit = ((k @ a.T) @ (k @ a.T).T for a in (m, limit))
   np.testing.assert_allclose(g, g_limit, atol=1e-5)
 
@@ -145,12 +173,12 @@ def test_without_invariance_all_directions_tie(d_out):
   x = views[:4].reshape(-1, 4)
   k, ids = rbf(x, x) + 0.01 * np.eye(12), np.repeat(np.arange(4), 3)
   loss = NonContrastive(0.0)
-  m = cases.optimum(k, loss, ids, d_out=d_out, alpha=0.0)
+  m = solve(k, loss, ids, d_out=d_out, alpha=0.0)
   np.testing.assert_allclose(
-    loss.of_embedding(k @ m.T, ids), loss.minimum(ids, d_out), atol=1e-9
+    loss.value(k @ m.T, ids), loss.minimum(ids, d_out), atol=1e-9
   )
-  alpha = 1e-7 * vanishing_alpha(k, loss, ids)
-  limit = ridge_form(k, loss, ids, alpha=alpha, d_out=d_out)
+  alpha = 1e-7 * alpha_max(k, loss, ids)
+  limit = ridge_closed_form(k, loss, ids, alpha=alpha, d_out=d_out)
   centre = np.eye(12) - 1 / 12
   z, z_limit = (centre @ k @ a.T for a in (m, limit))
   np.testing.assert_allclose(z @ z.T, z_limit @ z_limit.T, atol=1e-5)
@@ -159,7 +187,7 @@ def test_without_invariance_all_directions_tie(d_out):
 def test_only_eigenvalues_that_tie_at_the_end_are_turned():
   k = np.diag([1.0, 2.0, 4.0, 8.0])
   top = Eigenpairs(np.array([3.0, 3.0, 1.0, 1.0]), np.eye(4))
-  found = cases.smoothest(k, top, 3)
+  found = smoothest_eigenpairs(k, top, 3)
   np.testing.assert_allclose(found.values, [3, 3, 1])
   # Large directions of K cost least.
   np.testing.assert_allclose(
@@ -174,14 +202,14 @@ def test_every_dimension_reaches_the_minimum(loss, d_out):
   _, views, *_ = draw()
   x = views[:6, :2].reshape(-1, 4)
   k, ids = rbf(x, x) + 0.1 * np.eye(12), np.repeat(np.arange(6), 2)
-  m = cases.optimum(k, loss, ids, d_out=d_out, alpha=0.0)
+  m = solve(k, loss, ids, d_out=d_out, alpha=0.0)
   assert m.shape == (d_out, 12)
   np.testing.assert_allclose(
-    loss.of_embedding(k @ m.T, ids), loss.minimum(ids, d_out), atol=1e-9
+    loss.value(k @ m.T, ids), loss.minimum(ids, d_out), atol=1e-9
   )
 
 
-# ---- A row -------------------------------------------------------------------
+# ---- Results -----------------------------------------------------------------
 
 
 def by_hand(case):
@@ -199,13 +227,13 @@ def by_hand(case):
   x = views[:count, : case.views].reshape(-1, 4)
   of = np.repeat(labels[:n] if supervised else np.arange(IMAGES), case.views)
   k = rbf(x, x)
-  k += KERNELS.jitter * np.trace(k) / len(k) * np.eye(len(k))
+  k += CONFIG.problem.jitter * np.trace(k) / len(k) * np.eye(len(k))
   loss = Contrastive() if case.beta is None else NonContrastive(case.beta)
   # All directions between images, and none within.
   top = len({*of}) - loss.shift_invariant
   if case.alpha:
-    alpha = case.alpha * vanishing_alpha(k, loss, of)
-    m = ridge_form(k, loss, of, alpha=alpha, d_out=top)
+    alpha = case.alpha * alpha_max(k, loss, of)
+    m = ridge_closed_form(k, loss, of, alpha=alpha, d_out=top)
     b = m.T @ m
   else:
     values, vectors = np.linalg.eigh(loss.target(of))
@@ -218,28 +246,29 @@ def by_hand(case):
 @pytest.mark.parametrize(
   "case",
   [
-    Case("raw", 18),
-    Case("raw", 9),
-    Case("raw_augmented", 18, views=2),
-    Case("contrastive", 18, views=3, alpha=0.0),
-    Case("contrastive", 9, views=2, alpha=0.01),
-    Case("non_contrastive", 18, views=2, beta=0.4, alpha=0.0),
-    Case("non_contrastive", 18, views=2, beta=0.4, alpha=0.01),
-    Case("supervised", 9, views=2, alpha=0.0),
+    Experiment("raw", 18),
+    Experiment("raw", 9),
+    Experiment("raw_augmented", 18, views=2),
+    Experiment("contrastive", 18, views=3, alpha=0.0),
+    Experiment("contrastive", 9, views=2, alpha=0.01),
+    Experiment("non_contrastive", 18, views=2, beta=0.4, alpha=0.0),
+    Experiment("non_contrastive", 18, views=2, beta=0.4, alpha=0.01),
+    Experiment("supervised", 9, views=2, alpha=0.0),
   ],
   ids=lambda c: "-".join(map(str, c)),
 )
 def test_accuracies_are_those_of_the_kernel(found, case):
-  row = cases.row(found, case, KERNELS)
+  row = evaluate.evaluate(found, case, CONFIG)
   k, k_test, ids = by_hand(case)
   embedded = (
-    cases.embed(found, case, KERNELS) if "raw" not in case.features else None
+    evaluate.embed(found, case, CONFIG) if "raw" not in case.features else None
   )
-  got, got_test, _ = cases.on_images(found, case, embedded)
+  got, got_test, _ = evaluate.classifier_kernels(found, case, embedded)
   np.testing.assert_allclose(got, k, rtol=1e-6, atol=1e-8)
   np.testing.assert_allclose(got_test, k_test, rtol=1e-6, atol=1e-8)
-  for name, accuracy in (("svm", svm_accuracy), ("ridge", ridge_accuracy)):
-    expected = accuracy(
+  for name in ("svm", "ridge"):
+    expected = kernel_accuracy(
+      name,
       k,
       found.labels[ids],
       k_test,
@@ -253,18 +282,18 @@ def test_accuracies_are_those_of_the_kernel(found, case):
   same = (labels[:, None] == labels[None]).astype(float)
   aligned = np.sum(k * same) / np.linalg.norm(k) / np.linalg.norm(same)
   np.testing.assert_allclose(row["class_alignment"], aligned)
-  assert row["case"] == case._asdict()
+  assert row["experiment"] == case._asdict()
   assert row["seconds"] > 0
 
 
 @pytest.mark.parametrize("features", ["contrastive", "non_contrastive"])
 @pytest.mark.parametrize("alpha", [0.0, 0.05])
 def test_measures_of_an_embedding(found, features, alpha):
-  case = cases.case(features, KERNELS, LOSS, alpha=alpha)
-  row = cases.row(found, case, KERNELS)["embedding"]
-  induced = cases.embed(found, case, KERNELS)
-  k = found.k[np.ix_(induced.at, induced.at)]
-  k = k + KERNELS.jitter * np.trace(k) / len(k) * np.eye(len(k))
+  case = experiments.experiment(features, CONFIG, {"alpha": alpha})
+  row = evaluate.evaluate(found, case, CONFIG)["embedding"]
+  induced = evaluate.embed(found, case, CONFIG)
+  k = found.k[np.ix_(induced.rows, induced.rows)]
+  k = k + CONFIG.problem.jitter * np.trace(k) / len(k) * np.eye(len(k))
   b = induced.m.T @ induced.m
   g = k @ b @ k
   np.testing.assert_allclose(row["trace_bk"], np.trace(b @ k))
@@ -286,7 +315,7 @@ def test_measures_of_an_embedding(found, features, alpha):
   np.testing.assert_allclose(
     row["gap"], (loss - row["minimum"]) / scale, atol=1e-10
   )
-  z_test = found.k_test[:, induced.at] @ induced.m.T
+  z_test = found.k_test[:, induced.rows] @ induced.m.T
   if features == "non_contrastive":
     z_test = z_test - np.mean(k @ induced.m.T, axis=0)
     g = c @ g @ c
@@ -308,35 +337,35 @@ def test_measures_of_an_embedding(found, features, alpha):
     assert (row["rank"], row["alpha"]) == (row["d_out"], 0)
 
 
-def test_an_optimum_of_nothing_has_no_accuracy(found, monkeypatch):
+def test_an_embedding_of_zeros_has_no_accuracy(found, monkeypatch):
   monkeypatch.setattr(
-    cases, "optimum", lambda k, *a, d_out, **b: np.zeros((d_out, len(k)))
+    evaluate, "solve", lambda k, *a, d_out, **b: np.zeros((d_out, len(k)))
   )
-  case = cases.case("contrastive", KERNELS, LOSS)
-  row = cases.row(found, case, KERNELS)
-  assert row["svm"] is row["ridge"] is None
+  case = experiments.experiment("contrastive", CONFIG)
+  row = evaluate.evaluate(found, case, CONFIG)
+  assert row["failure"] is row["svm"] is row["ridge"] is None
+  assert row["class_alignment"] == 0
   assert row["embedding"]["rank"] == row["embedding"]["target_alignment"] == 0
 
 
-def test_a_case_that_cannot_be_done_leaves_its_reason(found):
-  case = cases.case("contrastive", KERNELS, LOSS)
-  done = cases.row_or_reason(found, case, KERNELS)
-  assert done["not_done"] is None
-  assert done["svm"] == cases.row(found, case, KERNELS)["svm"]
+def test_a_failed_experiment_has_its_error(found):
+  case = experiments.experiment("contrastive", CONFIG)
+  done = evaluate.evaluate(found, case, CONFIG)
+  assert done["failure"] is None
   # The ridge takes 10 matrices of N x N, and raw kernels none.
-  tight = dataclasses.replace(KERNELS, memory_limit_gib=5 * 36**2 * 8 / 2**30)
-  row = cases.row_or_reason(found, case, tight)
-  assert re.match("the ridge of N=36 .* N=25 would fit", row["not_done"])
+  tight = study(memory_limit_gib=5 * 36**2 * 8 / 2**30)
+  row = evaluate.evaluate(found, case, tight)
+  assert re.match(r"The ridge of N=36 .* N=25 would fit", row["failure"])
   assert row.keys() == done.keys()
-  assert row["case"] == case._asdict()
+  assert row["experiment"] == case._asdict()
   assert row["svm"] is row["ridge"] is row["embedding"] is None
-  raw = cases.case("raw", KERNELS, LOSS)
-  assert cases.row_or_reason(found, raw, tight)["not_done"] is None
+  raw = experiments.experiment("raw", CONFIG)
+  assert evaluate.evaluate(found, raw, tight)["failure"] is None
 
 
 def test_folds_are_fewer_where_labels_are(found):
-  kernels = Kernels(images=IMAGES, folds=5)
-  assert cases.folds_of(found, 18, kernels) == 5
-  assert cases.folds_of(found, 9, kernels) == 3
-  with pytest.raises(ValueError, match=r"kernels\.sweep_labels: of 4 labelled"):
-    cases.folds_of(found, 4, kernels)
+  config = study(folds=5)
+  assert evaluate.num_folds(found, 18, config) == 5
+  assert evaluate.num_folds(found, 9, config) == 3
+  with pytest.raises(ValueError, match=r"sweep\.labels: a class has 1 of 4"):
+    evaluate.num_folds(found, 4, config)

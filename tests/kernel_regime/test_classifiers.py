@@ -1,11 +1,15 @@
+import functools
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import SVC
 
-from jssl.kernel_regime.downstream import ridge_accuracy, svm_accuracy
+from jssl.kernel_regime.classifiers import kernel_accuracy
 
+svm_accuracy = functools.partial(kernel_accuracy, "svm")
+ridge_accuracy = functools.partial(kernel_accuracy, "ridge")
 ACCURACIES = [svm_accuracy, ridge_accuracy]
 
 
@@ -26,7 +30,7 @@ def problem():
 def test_svm_is_that_of_the_features(problem):
   x, labels = draw(60, 0)
   test, labels_test = draw(45, 1)
-  found = svm_accuracy(*problem, c_values=(3.0,), folds=4, seed=2)
+  found = svm_accuracy(*problem, values=(3.0,), folds=4, seed=2)
   scale = np.sqrt(np.mean(np.sum(x**2, 1)))
   linear = SVC(C=3.0, kernel="linear").fit(x / scale, labels)
   expected = linear.score(test / scale, labels_test)
@@ -50,7 +54,7 @@ def test_svm_is_that_of_the_features(problem):
 def test_ridge_is_that_of_the_features_with_an_intercept(problem, weight):
   x, labels = draw(60, 0)
   test, labels_test = draw(45, 1)
-  found = ridge_accuracy(*problem, ridge_values=(weight,))
+  found = ridge_accuracy(*problem, values=(weight,))
   scale = np.mean(np.sum(x**2, 1))
   model = Ridge(alpha=weight * 60 * scale).fit(x, np.eye(3)[labels])
   expected = np.mean(model.predict(test).argmax(1) == labels_test)
@@ -76,8 +80,8 @@ def test_the_test_set_has_no_say_in_the_choice(accuracy, problem):
 
 def test_best_of_validation_is_chosen_and_the_first_of_equals(problem):
   values = (1e-9, 1.0, 1.0 + 1e-12)
-  each = [svm_accuracy(*problem, c_values=(c,)) for c in values]
-  found = svm_accuracy(*problem, c_values=values)
+  each = [svm_accuracy(*problem, values=(c,)) for c in values]
+  found = svm_accuracy(*problem, values=values)
   assert each[0].validation_accuracy < each[1].validation_accuracy
   assert found == each[1]
 
@@ -91,9 +95,9 @@ def test_views_of_an_image_stay_in_one_fold():
   squares = np.sum((x[:, None] - x[None]) ** 2, axis=2)
   k = np.exp(-squares * 20)
   problem = (k, labels, k, labels)
-  apart = svm_accuracy(*problem, c_values=(100.0,))
+  apart = svm_accuracy(*problem, values=(100.0,))
   groups = np.repeat(np.arange(40), 2)
-  together = svm_accuracy(*problem, c_values=(100.0,), groups=groups)
+  together = svm_accuracy(*problem, values=(100.0,), groups=groups)
   assert apart.validation_accuracy > 0.8
   assert together.validation_accuracy < 0.7
 
@@ -113,7 +117,7 @@ def test_some_points_are_only_fitted(accuracy, problem):
   own = accuracy(more, both, wide, labels_test, scored=scored)
   every = accuracy(more, both, wide, labels_test)
   assert own.validation_accuracy > every.validation_accuracy
-  with pytest.raises(ValueError, match="a fold holds 0 points to score"):
+  with pytest.raises(ValueError, match="a fold has 0 points to score"):
     accuracy(more, both, wide, labels_test, scored=np.zeros(n + extra, bool))
 
 
@@ -126,7 +130,7 @@ def test_bad_input_is_refused(accuracy, problem):
     accuracy(k, 0 * labels, k_test, labels_test)
   with pytest.raises(ValueError, match="20 of 105 points have no label"):
     accuracy(k, labels - (labels == 0), k_test, labels_test)
-  with pytest.raises(ValueError, match=r"kernels\.folds=21"):
+  with pytest.raises(ValueError, match=r"folds=21"):
     accuracy(*problem, folds=21)
-  with pytest.raises(ValueError, match="k_test has values"):
+  with pytest.raises(ValueError, match="k_test has non-finite"):
     accuracy(k, labels, np.full_like(k_test, np.nan), labels_test)
