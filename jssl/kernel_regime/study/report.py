@@ -30,10 +30,10 @@ _ACCURACY_CAPTION = (
   "Test accuracy in % of an SVM and of ridge regression on one-hot classes; C "
   "and the ridge weight are chosen within train. All classifiers see the same "
   "labelled images without augmentation; “views added” sees their views as "
-  "well. “Supervised-augmented” is the contrastive kernel with classes in place of "
-  "images, so its cross-validation uses labels that the kernel was fitted to. "
-  "Points: training points of the classifier, or of the embedding. Class "
-  "alignment: of the kernel with that of the classes."
+  "well. “Supervised-augmented” is the contrastive kernel with classes in "
+  "place of images, so its cross-validation uses labels that the kernel was "
+  "fitted to. Points: training points of the classifier, or of the embedding. "
+  "Class alignment: of the kernel with that of the classes."
 )
 _EMBEDDING_CAPTION = (
   "At the views that the embeddings were fitted to. Gap: loss minus its "
