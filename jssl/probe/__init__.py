@@ -1,1 +1,1 @@
-"""Judging a run from its checkpoints: frozen features and small classifiers."""
+"""Probes of checkpoints: frozen features and small classifiers."""

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # What follows takes seconds to import; --help shouldn't.
   from jssl.checkpoint import CheckpointError
-  from jssl.probe.loop import run
+  from jssl.probe.runner import run
   from jssl.runtime import compilation, distributed, exit_codes, files
   from jssl.runtime.workdir import check_workdir
 

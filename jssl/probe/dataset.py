@@ -1,56 +1,59 @@
-"""The set that a run is judged on."""
+"""The data set of a probe, and the features of its images."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
-from jssl.config.schema import Config, Probe
+from jssl.config.schema import Config
 from jssl.data.source import Source
 from jssl.diagnostics import SecondMoment, second_moment
 from jssl.probe import features
-from jssl.probe.encoders import Subject
+from jssl.probe.encoders import Encoder
 from jssl.probe.features import Features
 from jssl.runtime import distributed
 
 
-class Seen(NamedTuple):
-  """A subject and its features.
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+  """Features of one encoder on train and test.
 
   Attributes:
-    subject: what is probed.
-    train: its features,
-    test: and those of test.
-    moment: of train; summed when it is first asked for, and once.
+    encoder: the encoder.
+    train: features of the training images.
+    test: features of the test images.
+    mesh: local devices.
   """
 
-  subject: Subject
+  encoder: Encoder
   train: Features
   test: Features
-  moment: Callable[[], SecondMoment]
+  mesh: Mesh
+
+  @functools.cached_property
+  def moment(self) -> SecondMoment:
+    """Second moment of the training features."""
+    return second_moment(self.train.h, mesh=self.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedSet:
-  """A set that runs are judged on, and where its features are kept.
+class ProbeDataset:
+  """A data set to probe on.
 
   Attributes:
-    name: of the set.
-    splits: what to fit on, and what to test on.
-    sources: the same, opened.
-    keys: a checksum of each.
-    workdir: of the run.
-    batch_size: images of a batch of the extraction.
-    workers: processes that decode them.
-    mesh: of all devices of this process, whatever the run was trained on.
-      Each process fits the same probes to the same features.
-    everywhere: of all devices of all processes, which make the features.
+    name: name of the set.
+    splits: names of the train and the test split.
+    sources: the opened splits.
+    keys: checksum of each split.
+    workdir: directory of the run, where features are cached.
+    batch_size: images per batch of the extraction.
+    workers: processes that decode images.
+    mesh: local devices, which fit the probes. Every process fits the same.
+    global_mesh: devices of all processes, which extract the features.
   """
 
   name: str
@@ -61,79 +64,72 @@ class JudgedSet:
   batch_size: int
   workers: int
   mesh: Mesh
-  everywhere: Mesh
+  global_mesh: Mesh
 
-  def features(self, subject: Subject) -> tuple[Features, Features]:
-    """Returns the features of train and test, kept or made now."""
+  @property
+  def has_labels(self) -> bool:
+    """True if probes can be fitted."""
+    return bool(self.sources[0].num_classes)
+
+  def extract(self, encoder: Encoder) -> FeatureSet:
+    """Returns the features of an encoder, from the cache if possible."""
     train, test = (
       features.extract(
         features.path(
           self.workdir,
           dataset=self.name,
           split=split,
-          name=subject.name,
-          key=features.digest(subject.key, key),
+          name=encoder.name,
+          key=features.digest(encoder.key, key),
         ),
-        subject.encode,
+        encoder.encode,
         source,
         batch_size=self.batch_size,
         workers=self.workers,
-        mesh=self.everywhere,
+        mesh=self.global_mesh,
       )
       for split, source, key in zip(
         self.splits, self.sources, self.keys, strict=True
       )
     )
-    return train, test
-
-  def look(self, subject: Subject) -> Seen:
-    """Returns a subject with its features, for all that reads them."""
-    train, test = self.features(subject)
-    moment = functools.cache(lambda: second_moment(train.h, mesh=self.mesh))
-    return Seen(subject, train, test, moment)
-
-  @property
-  def has_labels(self) -> bool:
-    """Whether a probe can be fitted."""
-    return bool(self.sources[0].num_classes)
+    return FeatureSet(encoder, train, test, self.mesh)
 
 
-def open_set(
+def open_dataset(
   workdir: str | os.PathLike,
   config: Config,
-  settings: Probe,
   *,
-  without_labels: bool = False,
-) -> JudgedSet:
-  """Opens the set of a config.
+  needs_labels: bool,
+) -> ProbeDataset:
+  """Opens the data set of a config.
 
   Args:
-    workdir: of the run.
-    config: of the run.
-    settings: of the probe.
-    without_labels: whether it may have none.
+    workdir: directory of the run.
+    config: config of the run.
+    needs_labels: True if a set without labels is an error.
 
   Raises:
-    ValueError: it has no labels, and must; or processes have different sets.
+    ValueError: if labels are needed and missing, or if processes have different
+      images.
   """
   data = config.data
   splits = (data.split, data.test_split)
   train, test = (open_split(data, split) for split in splits)
-  if not (train.num_classes or without_labels):
+  if needs_labels and not train.num_classes:
     raise ValueError(
-      f"{data.name} has no labels; a probe needs some: choose another set "
-      "with --dataset, or measure with --diagnostics what needs none"
+      f"{data.name} has no labels, which probes need: choose another set with "
+      "--dataset, or measure without labels by --diagnostics"
     )
   keys = (features.source_digest(train), features.source_digest(test))
   distributed.check_same("\n".join(keys), f"images of {data.name}")
-  return JudgedSet(
+  return ProbeDataset(
     name=data.name,
     splits=splits,
     sources=(train, test),
     keys=keys,
     workdir=workdir,
-    batch_size=settings.batch_size,
+    batch_size=config.probe.batch_size,
     workers=data.workers,
     mesh=mesh_lib.make_mesh(-1, 1, jax.local_devices()),
-    everywhere=mesh_lib.make_mesh(-1, 1),
+    global_mesh=mesh_lib.make_mesh(-1, 1),
   )

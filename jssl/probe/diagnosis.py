@@ -1,12 +1,9 @@
-"""What the features of a checkpoint are like: rows of `probe.jsonl`.
-
-Of the backbone, and of each head that reads its features.
-"""
+"""Diagnostics of checkpoints: of the backbone and of each head's outputs."""
 
 import functools
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,33 +15,18 @@ from jssl.config.schema import Probe
 from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Objective
-from jssl.probe.dataset import JudgedSet, Seen
-from jssl.probe.measures import Rows, measure
-from jssl.probe.records import Row
-from jssl.probe.sample import (
-  Sample,
-  Surroundings,
-  draw_sample,
-  spread_rows,
-  survey,
-)
-from jssl.typing import Variables
+from jssl.probe.dataset import FeatureSet, ProbeDataset
+from jssl.probe.measures import Matrix, measure
+from jssl.probe.records import ConcentrationRecord, DiagnosticsRecord
+from jssl.probe.sample import balanced_rows, draw_sample, measure_views
 
 Head = Callable[[Float[np.ndarray, "*n d"]], Float[Array, "*n z"]]
 
 
-def _curve_of(surroundings: Surroundings) -> Row:
-  curve = surroundings.curve
-  if curve is None:
-    return {"not_measured": {"concentration": surroundings.why_not}}
-  return {name: values.tolist() for name, values in curve._asdict().items()}
-
-
-class _Projected:
-  """A head's outputs of features, made when rows are asked for."""
+class _HeadOutputs:
+  """Outputs of a head, computed for the rows that are indexed."""
 
   def __init__(self, h: Float[np.ndarray, "n d"], head: Head):
-    """Looks at one row to know the width."""
     self._h, self._head = h, head
     self.shape = (len(h), self[:1].shape[1])
     self.ndim, self.dtype = 2, np.dtype(np.float32)
@@ -56,105 +38,79 @@ class _Projected:
     return np.asarray(self._head(np.asarray(self._h[rows])), np.float32)
 
 
-class _Sight(NamedTuple):
-  """What is looked at, once it is known which images have which labels.
-
-  Attributes:
-    sample: the images.
-    see: `variables -> features of their views`, compiled.
-    surroundings: of the views.
-  """
-
-  sample: Sample
-  see: Callable[[Variables], Float[np.ndarray, "n v d"]]
-  surroundings: Surroundings
-
-
 class Diagnosis:
-  """Diagnoses what is probed, all on the same views of the same images."""
+  """Measures encoders of a run, all on the same views of the same images."""
 
   def __init__(
     self,
-    judge: JudgedSet,
+    dataset: ProbeDataset,
     backbone: Backbone,
     objective: Objective,
     augment: Augment,
     settings: Probe,
+    *,
     seed: int,
+    labels: Int[np.ndarray, "n"],
   ):
-    """Says what to look at; images and views are made when they are needed.
+    """Draws images and views.
 
     Args:
-      judge: the set that is probed, and its features.
-      backbone: of the run.
-      objective: of the run, whose heads read features.
-      augment: of the run, which makes the views.
-      settings: how many images and views.
-      seed: of the run.
+      dataset: the probed set.
+      backbone: backbone of the run.
+      objective: objective of the run, whose heads are measured too.
+      augment: augmentation of the run, which makes the views.
+      settings: numbers of images and views.
+      seed: seed of the run.
+      labels: label of each training image.
     """
-    self._judge, self._settings, self._seed = judge, settings, seed
-    self._backbone, self._objective = backbone, objective
-    self._augment = augment
-    self._heads_shape = jax.eval_shape(
+    self._dataset, self._objective = dataset, objective
+    self._head_shapes = jax.eval_shape(
       lambda: objective.init(jax.random.key(0), backbone.feature_dim)
     )
     self._outputs = jax.jit(objective.outputs)
-    self._sight: _Sight | None = None
-
-  def _look(self, labels: Int[np.ndarray, "n"]) -> _Sight:
-    """Returns what is looked at, chosen the first time by all labels."""
-    if self._sight is None:
-      settings, train = self._settings, self._judge.sources[0]
-      sample = draw_sample(
-        train,
-        labels,
-        spread_rows(labels, images=settings.diagnostic_images),
-        self._augment,
-        num_views=settings.diagnostic_views,
-        seed=self._seed,
-        mesh=self._judge.mesh,
-      )
-      see = sample.viewer(
-        lambda x, variables: self._backbone.apply(variables, x, train=False)[0],
-        batch_size=settings.batch_size,
-      )
-      around = survey(sample, batch_size=settings.batch_size)
-      self._sight = _Sight(sample, see, around)
-    return self._sight
-
-  @property
-  def settings(self) -> Row:
-    """What is asked for; rows that say something else are of other views."""
-    return {
-      "asked_images": self._settings.diagnostic_images,
-      "views": self._settings.diagnostic_views,
+    self._sample = draw_sample(
+      dataset.sources[0],
+      labels,
+      balanced_rows(labels, images=settings.diagnostic_images),
+      augment,
+      num_views=settings.diagnostic_views,
+      seed=seed,
+      mesh=dataset.mesh,
+    )
+    self._view_features = self._sample.map_views(
+      lambda x, variables: backbone.apply(variables, x, train=False)[0],
+      batch_size=settings.batch_size,
+    )
+    self._pixels = measure_views(self._sample, batch_size=settings.batch_size)
+    self._measure = functools.partial(
+      measure, sample=self._sample, pixels=self._pixels
+    )
+    self._sample_fields: dict[str, Any] = {
+      **sample_settings(settings),
+      "images": len(self._sample.labels),
+      "num_classes": len(
+        np.unique(self._sample.labels[self._sample.labels >= 0])
+      ),
     }
 
-  def _looked_at(self, sample: Sample) -> Row:
-    return {
-      **self.settings,
-      "images": len(sample.labels),
-      "num_classes": len(np.unique(sample.labels[sample.labels >= 0])),
-    }
-
-  def concentration(self, seen: Seen) -> Row:
-    """Returns the row of the augmentation, which no checkpoint changes.
-
-    Args:
-      seen: any backbone: labels are kept with features.
-    """
-    sight = self._look(seen.train.labels)
-    return {
-      "step": 0,
-      "dataset": self._judge.name,
-      "features": "views",
-      "measure": "concentration",
-      **self._looked_at(sight.sample),
-      **_curve_of(sight.surroundings),
-    }
+  def concentration(self) -> ConcentrationRecord:
+    """Returns the record of the augmentation, the same for all checkpoints."""
+    curve = self._pixels.curve
+    return ConcentrationRecord(
+      step=0,
+      dataset=self._dataset.name,
+      features="views",
+      **self._sample_fields,
+      **(
+        {name: values.tolist() for name, values in curve._asdict().items()}
+        if curve
+        else {}
+      ),
+      not_measured=self._pixels.no_curve,
+    )
 
   def _heads(self, workdir: str | os.PathLike, step: int) -> dict[str, Head]:
-    params, state = self._heads_shape
+    params, state = self._head_shapes
     saved = checkpoint.restore(
       workdir, step, {"objective": {"params": params, "state": state}}
     )["objective"]
@@ -164,62 +120,71 @@ class Diagnosis:
 
     return {name: head(name) for name in self._objective.heads}
 
-  def rows(self, seen: Seen, workdir: str | os.PathLike) -> list[Row]:
-    """Returns a row for the backbone, and one for each head that reads it.
+  def records(
+    self, features: FeatureSet, workdir: str | os.PathLike
+  ) -> list[DiagnosticsRecord]:
+    """Returns a record of the backbone and one of each head.
 
-    Where the heads can't be read any more their rows say why.
+    If the heads cannot be restored, their records give the reason.
 
     Args:
-      seen: a backbone; only one of a checkpoint has heads.
-      workdir: of the run, for the heads.
+      features: features of a backbone. Only checkpoints have heads.
+      workdir: directory of the run.
     """
-    subject, train, test, _ = seen
-    mesh = self._judge.mesh
-    sample, see, surroundings = self._look(train.labels)
-    if subject.variables is None:
-      raise ValueError(f"{subject.name} are no features of a backbone")
-    of_views = see(on_every_device(mesh, subject.variables))
+    encoder, train, test = features.encoder, features.train.h, features.test
+    mesh = self._dataset.mesh
+    if encoder.variables is None:
+      raise ValueError(f"{encoder.name} has no backbone to diagnose")
     heads: dict[str, Head] = {}
-    lost = ""
-    if subject.kind == "backbone":
+    lost: dict[str, dict] = {}
+    if encoder.kind == "backbone":
       try:
-        heads = self._heads(workdir, subject.step)
+        # First, because a running training may delete the checkpoint.
+        heads = self._heads(workdir, encoder.step)
       except checkpoint.CheckpointError as error:
-        lost = str(error)
-    places: dict[str, tuple[Rows, Rows, Float[np.ndarray, "n v z"]]] = {
-      "backbone": (train.h, test.h, of_views)
+        found = {
+          "values": {},
+          "curves": {},
+          "not_measured": {"head": str(error)},
+        }
+        lost = dict.fromkeys(self._objective.heads, found)
+    views = self._view_features(on_every_device(mesh, encoder.variables))
+    measured = {
+      "backbone": self._measure(
+        lambda: features.moment, test.h, test.labels, views
+      )
     }
-    for name, head in heads.items():
-      places[name] = (
-        _Projected(train.h, head),
-        _Projected(test.h, head),
-        np.asarray(head(of_views), np.float32),
-      )
-    found = {}
-    for place, (h, h_test, h_views) in places.items():
-      moment = seen.moment
-      if place != "backbone":
-        moment = functools.cache(
-          functools.partial(diagnostics.second_moment, h, mesh=mesh)
-        )
-      found[place] = measure(
-        moment, h_test, test.labels, h_views, sample, surroundings
-      )
-    # They stand in the row of the spectrum, which all subjects have.
+    # The spectrum record has them, for every encoder.
     for name in ("singular_values", "deviation"):
-      found["backbone"]["curves"].pop(name, None)
-    if lost:
-      nothing = {"values": {}, "curves": {}, "not_measured": {"head": lost}}
-      found |= dict.fromkeys(self._objective.heads, nothing)
+      measured["backbone"]["curves"].pop(name, None)
+    for name, head in heads.items():
+      outputs: Matrix = _HeadOutputs(train, head)
+      moment = functools.partial(diagnostics.second_moment, outputs, mesh=mesh)
+      measured[name] = self._measure(
+        functools.cache(moment),
+        _HeadOutputs(test.h, head),
+        test.labels,
+        np.asarray(head(views), np.float32),
+      )
     return [
-      {
-        "step": subject.step,
-        "dataset": self._judge.name,
-        "features": subject.kind,
-        "measure": "diagnostics",
-        "at": place,
-        **self._looked_at(sample),
+      DiagnosticsRecord(
+        step=encoder.step,
+        dataset=self._dataset.name,
+        features=encoder.kind,
+        at=at,
+        **self._sample_fields,
         **numbers,
-      }
-      for place, numbers in found.items()
+      )
+      for at, numbers in (measured | lost).items()
     ]
+
+
+def sample_settings(settings: Probe) -> dict[str, int]:
+  """Returns the record fields that say which images and views were asked for.
+
+  Records with other values are of other views.
+  """
+  return {
+    "images_requested": settings.diagnostic_images,
+    "views": settings.diagnostic_views,
+  }

@@ -1,8 +1,7 @@
-"""All that is measured of one kind of features, in order.
+"""All diagnostics of one matrix of features.
 
-Spectra are of all training images as the probes see them, the rest of views of
-some training images, made as the run makes its large ones. What can't be
-measured leaves its reason, and the rest is there.
+Spectra use all training images, other measures use augmented views of a sample
+of them. A measure that fails leaves its reason; the others are still there.
 """
 
 import functools
@@ -14,35 +13,35 @@ from jaxtyping import Float, Int
 
 from jssl import diagnostics
 from jssl.diagnostics import BoundTerms
-from jssl.probe.sample import NOT_MEASURED, Sample, Surroundings
+from jssl.probe.sample import NOT_MEASURED, PixelViews, Sample
 
-# Of unit features, between 0 and the diameter of the sphere.
+# Distances of unit vectors, up to the diameter of the sphere.
 _EPSILONS = np.linspace(0, 2, 41)
 
-# A matrix, or what makes its rows when asked.
-Rows = Any
+# An array, or an object that computes the rows that are indexed.
+Matrix = Any
 
 
-class _Found:
-  """Numbers by name; and where there is none, why."""
+class _Results:
+  """Numbers by name, and reasons by the name of what is missing."""
 
   def __init__(self) -> None:
     self.values: dict[str, Any] = {}
     self.not_measured: dict[str, str] = {}
 
   def put(
-    self, name: str, measure: Callable[[], Any], *, unless: str = ""
+    self, name: str, measure: Callable[[], Any], *, prevented: str = ""
   ) -> None:
-    """Keeps a number, or the fields of a tuple as `name/field`.
+    """Stores a number, or the fields of a tuple as `name/field`.
 
     Args:
-      name: of it.
-      measure: returns it.
-      unless: a reason not to; "" is none.
+      name: name of the number.
+      measure: returns the number.
+      prevented: reason not to measure; "" if there is none.
     """
     try:
-      if unless:
-        raise ValueError(unless)
+      if prevented:
+        raise ValueError(prevented)
       value = measure()
     except NOT_MEASURED as error:
       self.not_measured[name] = str(error)
@@ -58,31 +57,31 @@ class _Found:
 
 def measure(
   moment: Callable[[], diagnostics.SecondMoment],
-  test: Rows,
+  test: Matrix,
   test_labels: Int[np.ndarray, "m"],
-  of_views: Float[np.ndarray, "n v d"],
+  views: Float[np.ndarray, "n v d"],
   sample: Sample,
-  surroundings: Surroundings,
-) -> dict[str, Any]:
-  """Measures one kind of features.
+  pixels: PixelViews,
+) -> dict[str, dict]:
+  """Measures features.
 
   Args:
-    moment: of all training images, in the view of evaluation.
-    test: of all test images.
-    test_labels: their classes.
-    of_views: of the sample's views.
-    sample: what they are views of.
-    surroundings: of the same views.
+    moment: returns the second moment of all training features.
+    test: features of all test images.
+    test_labels: class of each test image.
+    views: features of the views of the sample.
+    sample: images of the views.
+    pixels: pixels of the same views.
 
   Returns:
-    `values` by name, `curves` by name, and `not_measured`, reasons by name.
+    "values", "curves" and "not_measured" (reasons), each by name.
   """
-  found, mesh = _Found(), sample.mesh
-  # A measure of how views differ says nothing where they don't.
-  put_views = functools.partial(found.put, unless=surroundings.copies)
-  n, v, dim = of_views.shape
+  found, mesh = _Results(), sample.mesh
+  # Measures that compare views are meaningless if all views are identical.
+  put_views = functools.partial(found.put, prevented=pixels.identical)
+  n, v, dim = views.shape
   labels, classes = sample.labels, sample.num_classes
-  unit = diagnostics.unit_rows(of_views).astype(np.float32)
+  unit = diagnostics.unit_rows(views).astype(np.float32)
 
   @functools.cache
   def spectrum() -> Float[np.ndarray, "d"]:
@@ -95,18 +94,16 @@ def measure(
   )
   found.put("alpha_req", lambda: diagnostics.alpha_req(spectrum()))
   found.put("stable_rank", lambda: diagnostics.stable_rank(spectrum()))
-  put_views("lidar", lambda: diagnostics.lidar(of_views, mesh=mesh))
-  put_views("alignment", lambda: diagnostics.alignment(of_views, mesh=mesh))
+  put_views("lidar", lambda: diagnostics.lidar(views, mesh=mesh))
+  put_views("alignment", lambda: diagnostics.alignment(views, mesh=mesh))
   found.put(
-    "uniformity", lambda: diagnostics.uniformity(of_views[:, 0], mesh=mesh)
+    "uniformity", lambda: diagnostics.uniformity(views[:, 0], mesh=mesh)
   )
 
   put_views(
     "info_nce", lambda: diagnostics.info_nce_split(unit[:, :2], mesh=mesh)
   )
-  put_views(
-    "barlow", lambda: diagnostics.barlow_split(of_views[:, :2], mesh=mesh)
-  )
+  put_views("barlow", lambda: diagnostics.barlow_split(views[:, :2], mesh=mesh))
 
   @functools.cache
   def means() -> diagnostics.ClassMeans:
@@ -124,44 +121,42 @@ def measure(
     ),
   )
 
-  # Section 1 is about images: M(x) is which one a view is of.
-  found.put("simplex", lambda: diagnostics.simplex_distance(of_views.mean(1)))
+  # In section 1 of the paper M(x) is the image that a view comes from.
+  found.put("simplex", lambda: diagnostics.simplex_distance(views.mean(1)))
   known = v // 2
   found.put("image_entropy", lambda: diagnostics.maximal_invariant_entropy(n))
   put_views(
     "image_entropy_given_features",
-    lambda: diagnostics.conditional_entropy(of_views, mesh=mesh),
+    lambda: diagnostics.conditional_entropy(views, mesh=mesh),
   )
   put_views(
     "linear_predictability",
     lambda: diagnostics.linear_predictability(
-      of_views[:, :known], of_views[:, known:], mesh=mesh
+      views[:, :known], views[:, known:], mesh=mesh
     ),
   )
 
   put_views(
     "lipschitz",
-    lambda: diagnostics.lipschitz_at_least(
-      surroundings.pixels, unit, mesh=mesh
-    ),
+    lambda: diagnostics.lipschitz_at_least(pixels.pixels, unit, mesh=mesh),
   )
 
   @functools.cache
   def divergence() -> Float[np.ndarray, "t"]:
-    # R_eps is of the set, and the sample has as many images of each class.
+    # Weighted, because R_eps is of the set and the sample is balanced.
     return diagnostics.divergence_curve(
       unit, _EPSILONS, weights=sample.weights, mesh=mesh
     )
 
   def bound() -> BoundTerms:
-    if surroundings.curve is None:
-      raise ValueError(surroundings.why_not)
+    if pixels.curve is None:
+      raise ValueError(pixels.no_curve)
     if "lipschitz" not in found.values:
       raise ValueError(found.not_measured["lipschitz"])
     shares = np.bincount(labels, sample.weights)
     return diagnostics.tightest_bound(
       means().seen,
-      surroundings.curve,
+      pixels.curve,
       _EPSILONS,
       divergence(),
       lipschitz=found.values["lipschitz"],
@@ -170,12 +165,12 @@ def measure(
     )
 
   found.put("bound", bound)
-  curves = _Found()
+  curves = _Results()
   curves.put("singular_values", lambda: spectrum().tolist())
   curves.put("deviation", lambda: np.sort(moment().std)[::-1].tolist())
   curves.put("epsilon", _EPSILONS.tolist)
   curves.put(
-    "divergence", lambda: divergence().tolist(), unless=surroundings.copies
+    "divergence", lambda: divergence().tolist(), prevented=pixels.identical
   )
   return {
     "values": found.values,

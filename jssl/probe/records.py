@@ -1,156 +1,315 @@
-"""What the probe leaves: rows in `probe.jsonl`, a table, TensorBoard events."""
+"""The schema of `probe.jsonl`: one record per line.
 
+The probe writes the records; the report and the studies read them.
+"""
+
+import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
 
 from jssl.runtime import files
 
-Row = Mapping[str, Any]
-# What is measured together, and put in the place of what was there.
+# Records of one part are measured together and replaced together.
 Part = Literal["spectrum", "probe", "diagnostics"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
-_PARTS: dict[str, Part] = {
-  "spectrum": "spectrum",
-  "diagnostics": "diagnostics",
-  "concentration": "diagnostics",
-}
-_BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
+BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
+PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 
-
-def _about(row: Row) -> tuple[str, int, str]:
-  return row["features"], row["step"], row["dataset"]
+_NAME = "probe.jsonl"
 
 
-def _part(row: Row) -> Part:
-  return _PARTS.get(row.get("measure", ""), "probe")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+  """Fields of every record.
+
+  Attributes:
+    part: the part of the probe that made the record.
+    step: training step of the checkpoint; 0 for baselines and views.
+    dataset: name of the probed data set.
+    features: "backbone" for a checkpoint, "random", "pixels", or "views" for
+      augmented images.
+  """
+
+  part: Part
+  step: int
+  dataset: str
+  features: str
+
+  def summary(self) -> str:
+    """Returns the record in a few words, for the log."""
+    raise NotImplementedError
+
+  def scalars(self) -> dict[str, float]:
+    """Returns the TensorBoard scalars by name."""
+    return {}
 
 
-class Log:
-  """`probe.jsonl`: rows are added once all of their subject are there."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeRecord(Record):
+  """Accuracy of one classifier.
 
-  def __init__(self, workdir: str | os.PathLike):
-    """Names the file, which need not be there."""
-    self._path = pathlib.Path(workdir) / "probe.jsonl"
+  Attributes:
+    probe: "linear", "mlp" or "knn".
+    label_fraction: fraction of the training labels asked for.
+    label_fraction_used: fraction of the training labels used. Larger than
+      `label_fraction` where classes have few images, because at least two
+      images of each class are labelled.
+    test_accuracy: mean over seeds, in [0, 1].
+    test_accuracy_std: standard deviation over seeds.
+    validation_accuracy: mean over seeds, on images held out of train.
+    seeds: number of seeds.
+    chosen: chosen hyper-parameters by name, one value per seed.
+    seconds: duration of all fits.
+    time: seconds since 1970.
+  """
 
-  def rows(self) -> list[Row]:
-    """Reads all rows."""
-    if not self._path.exists():
-      return []
-    return [json.loads(line) for line in self._path.read_text().splitlines()]
+  part: Part = "probe"
+  probe: str
+  label_fraction: float
+  label_fraction_used: float
+  test_accuracy: float
+  test_accuracy_std: float
+  validation_accuracy: float
+  seeds: int
+  chosen: dict[str, list[Any]]
+  seconds: float
+  time: float
 
-  def done(
-    self, part: Part = "probe", settings: Row | None = None
-  ) -> set[tuple[str, int, str]]:
-    """Returns what there are rows of: (features, step, dataset).
+  @property
+  def name(self) -> str:
+    """Name of the probe, with the percentage of labels if not all."""
+    name = PROBES[self.probe]
+    if self.label_fraction == 1:
+      return name
+    return f"{name} ({round(100 * self.label_fraction_used, 2):g}% of labels)"
 
-    Args:
-      part: of the rows.
-      settings: rows that say something else don't count; what an older version
-        wrote doesn't say.
-    """
-    wanted = (settings or {}).items()
-    return {
-      _about(row)
-      for row in self.rows()
-      if _part(row) == part
-      and all(row.get(name, value) == value for name, value in wanted)
-    }
+  def summary(self) -> str:
+    """Returns the record in a few words, for the log."""
+    return f"{self.name} {100 * self.test_accuracy:.1f}%"
 
-  def put(self, part: Part, rows: list[Row]) -> None:
-    """Adds a part's rows of one subject, instead of any that it had."""
-    about = _about(rows[0])
-    others = [
-      row for row in self.rows() if _about(row) != about or _part(row) != part
-    ]
-    files.write_text(
-      self._path, "".join(json.dumps(row) + "\n" for row in others + rows)
+  def scalars(self) -> dict[str, float]:
+    """Returns the TensorBoard scalars by name."""
+    name = f"probe/{self.dataset}/{self.features}/{self.name}"
+    return {name: self.test_accuracy}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpectrumRecord(Record):
+  """Spectrum of the centred training features.
+
+  Attributes:
+    singular_values: in descending order.
+    deviation: standard deviation of each dimension, in descending order.
+    collapse_auc: area under the cumulative sum of the singular values.
+  """
+
+  part: Part = "spectrum"
+  singular_values: list[float]
+  deviation: list[float]
+  collapse_auc: float
+
+  def summary(self) -> str:
+    """Returns the record in a few words, for the log."""
+    return f"collapse AUC {self.collapse_auc:.3f}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ViewsRecord(Record):
+  """Measures of augmented views.
+
+  Attributes:
+    images_requested: number of images that the config asked for.
+    images: number of images used.
+    views: number of views of each image.
+    num_classes: number of classes among these images.
+  """
+
+  part: Part = "diagnostics"
+  images_requested: int
+  images: int
+  views: int
+  num_classes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiagnosticsRecord(_ViewsRecord):
+  """Diagnostics of a backbone or of the outputs of one head.
+
+  Attributes:
+    at: "backbone", or the name of the head.
+    values: numbers by name.
+    curves: lists of numbers by name.
+    not_measured: reasons by the name of what is missing.
+  """
+
+  at: str
+  values: dict[str, float]
+  curves: dict[str, list[float]]
+  not_measured: dict[str, str]
+
+  def summary(self) -> str:
+    """Returns the record in a few words, for the log."""
+    missing = len(self.not_measured)
+    return f"{len(self.values)} diagnostics of {self.at}" + (
+      f" ({missing} not measured)" if missing else ""
     )
 
-
-def _what(row: Row) -> str:
-  share = row["label_fraction"]
-  return row["probe"] + ("" if share == 1 else f" {share:.0%}")
-
-
-def _source(row: Row) -> str:
-  return _BASELINES.get(row["features"]) or f"step {row['step']}"
+  def scalars(self) -> dict[str, float]:
+    """Returns the TensorBoard scalars by name."""
+    name = f"diagnostics/{self.dataset}/{self.features}/{self.at}"
+    return {f"{name}/{key}": float(x) for key, x in self.values.items()}
 
 
-def summary(rows: Iterable[Row]) -> str:
-  """Returns what the rows of one subject say, in a line."""
-  said = [
-    f"{_what(row)} {100 * row['test_accuracy']:.1f}%"
-    for row in rows
-    if "probe" in row
-  ]
-  for row in rows:
-    if row.get("measure") == "diagnostics":
-      measured, missing = len(row["values"]), len(row["not_measured"])
-      said.append(
-        f"{measured} diagnostics of {row['at']}"
-        + (f" ({missing} could not be measured)" if missing else "")
-      )
-    elif row.get("measure") == "concentration":
-      said.append("concentration of the classes")
-    elif "not_measured" in row:
-      said.append(f"no {row['measure']}: {row['not_measured']}")
-    elif row.get("measure") == "spectrum":
-      said.append(f"collapse AUC {row['collapse_auc']:.3f}")
-  return ", ".join(said)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConcentrationRecord(_ViewsRecord):
+  """Concentration of the classes under the augmentation.
+
+  Attributes:
+    deltas: diameters.
+    one_minus_sigma: upper bound of 1 - sigma at each diameter.
+    lower_bound: lower bound of the same.
+    per_class: upper bound of each class at each diameter.
+    classes: label of each row of `per_class`.
+    not_measured: reason if the curves are empty.
+  """
+
+  deltas: list[float] = dataclasses.field(default_factory=list)
+  one_minus_sigma: list[float] = dataclasses.field(default_factory=list)
+  lower_bound: list[float] = dataclasses.field(default_factory=list)
+  per_class: list[list[float]] = dataclasses.field(default_factory=list)
+  classes: list[int] = dataclasses.field(default_factory=list)
+  not_measured: str = ""
+
+  def summary(self) -> str:
+    """Returns the record in a few words, for the log."""
+    if self.not_measured:
+      return f"concentration not measured: {self.not_measured}"
+    return "concentration of the classes"
 
 
-def table(rows: Iterable[Row], dataset: str) -> str:
-  """Returns test accuracies in percent, with the deviation over the seeds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NotMeasuredRecord(Record):
+  """A part that could not be measured.
+
+  Attributes:
+    reason: why.
+  """
+
+  reason: str
+
+  def summary(self) -> str:
+    """Returns the record in a few words, for the log."""
+    return f"{self.part} not measured: {self.reason}"
+
+
+_TYPES: dict[str, type[Record]] = {
+  "probe": ProbeRecord,
+  "spectrum": SpectrumRecord,
+  "diagnostics": DiagnosticsRecord,
+  "concentration": ConcentrationRecord,
+  "not_measured": NotMeasuredRecord,
+}
+_TYPE_NAMES = {cls: name for name, cls in _TYPES.items()}
+
+
+def to_json(record: Record) -> str:
+  """Returns the line of a record in `probe.jsonl`."""
+  name = _TYPE_NAMES[type(record)]
+  return json.dumps({"record": name, **dataclasses.asdict(record)})
+
+
+def summary(records: Iterable[Record]) -> str:
+  """Returns records in one line, for the log."""
+  return ", ".join(record.summary() for record in records)
+
+
+class RecordFile:
+  """`probe.jsonl` in a workdir. Writes are atomic."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Names the file, which need not exist.
+
+    Args:
+      workdir: directory of the run.
+    """
+    self._path = pathlib.Path(workdir) / _NAME
+
+  def read(self) -> list[Record]:
+    """Reads all records; [] without a file.
+
+    Raises:
+      ValueError: if a line is not a record of this version.
+    """
+    if not self._path.exists():
+      return []
+    records = []
+    for number, line in enumerate(self._path.read_text().splitlines(), 1):
+      try:
+        fields = json.loads(line)
+        records.append(_TYPES[fields.pop("record")](**fields))
+      except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+          f"line {number} of {self._path} is not a record of this version of "
+          "jssl; delete the file and run the probe again"
+        ) from error
+    return records
+
+  def done(self, part: Part, **settings: Any) -> set[tuple[str, int, str]]:
+    """Returns (features, step, dataset) of everything that has records.
+
+    Args:
+      part: part of the records.
+      **settings: fields and values. Records with another value of such a field
+        do not count.
+    """
+    return {
+      _key(record)
+      for record in self.read()
+      if record.part == part
+      and all(getattr(record, k, v) == v for k, v in settings.items())
+    }
+
+  def replace(self, records: Sequence[Record]) -> None:
+    """Writes records in place of those of the same part and features.
+
+    Args:
+      records: all records of one part of (features, step, dataset).
+    """
+    first = records[0]
+    kept = [
+      record
+      for record in self.read()
+      if _key(record) != _key(first) or record.part != first.part
+    ]
+    text = "".join(f"{to_json(record)}\n" for record in (*kept, *records))
+    files.write_text(self._path, text)
+
+
+def _key(record: Record) -> tuple[str, int, str]:
+  return record.features, record.step, record.dataset
+
+
+def write_events(workdir: str | os.PathLike, records: Iterable[Record]) -> None:
+  """Writes TensorBoard scalars, if TensorBoard is installed.
 
   Args:
-    rows: of `probe.jsonl`.
-    dataset: rows of others are left out.
+    workdir: directory of the run.
+    records: records with a common writer.
   """
-  order = [*_BASELINES, "backbone"]
-  shown = [row for row in rows if "probe" in row and row["dataset"] == dataset]
-  shown.sort(key=lambda row: (order.index(row["features"]), row["step"]))
-  columns = list(dict.fromkeys(map(_what, shown)))
-  cells: dict[str, dict[str, str]] = {}
-  for row in shown:
-    mean, std = 100 * row["test_accuracy"], 100 * row["test_accuracy_std"]
-    cells.setdefault(_source(row), {})[_what(row)] = f"{mean:.1f} ± {std:.1f}"
-  lines = [
-    [f"{dataset}: test accuracy, %", *columns],
-    *(
-      [name, *(values.get(column, "") for column in columns)]
-      for name, values in cells.items()
-    ),
-  ]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  return "\n".join(
-    name.ljust(widths[0])
-    + "".join(f"  {c:>{w}}" for c, w in zip(values, widths[1:], strict=True))
-    for name, *values in lines
-  )
-
-
-def write_events(workdir: str | os.PathLike, rows: Iterable[Row]) -> None:
-  """Writes accuracies and diagnostics as scalars, with TensorBoard there."""
   if not all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
     return
-  # TensorFlow, which takes seconds to import.
+  # Imports TensorFlow, which takes seconds.
   from clu import metric_writers
 
   writer = metric_writers.create_default_writer(
     os.path.join(workdir, "probe"), just_logging=False, asynchronous=False
   )
-  for row in rows:
-    if "probe" in row:
-      name = f"probe/{row['dataset']}/{row['features']}/{_what(row)}"
-      writer.write_scalars(row["step"], {name: row["test_accuracy"]})
-    elif row.get("measure") == "diagnostics":
-      name = f"diagnostics/{row['dataset']}/{row['features']}/{row['at']}"
-      writer.write_scalars(
-        row["step"],
-        {f"{name}/{k}": float(v) for k, v in row["values"].items()},
-      )
+  for record in records:
+    if scalars := record.scalars():
+      writer.write_scalars(record.step, scalars)
   writer.close()

@@ -1,4 +1,4 @@
-"""Views of some training images: what diagnostics look at."""
+"""Augmented views of a sample of training images, for the diagnostics."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,9 +18,9 @@ from jssl.mesh import batch_sharding
 from jssl.probe.encoders import flat_pixels
 from jssl.typing import Keys, Pixels, PyTree
 
-_IMAGES_A_CLASS = 10
+_IMAGES_PER_CLASS = 10
 
-# What measuring raises where it can't be done: the reason goes into the row.
+# Exceptions of a measure that is impossible; its record gets the message.
 NOT_MEASURED = (
   ValueError,
   TypeError,
@@ -31,18 +31,18 @@ NOT_MEASURED = (
 
 
 class Sample(NamedTuple):
-  """Some training images, and the views of them that all checkpoints see.
+  """Training images and their views, the same for all checkpoints.
 
   Attributes:
-    images: [n, h, w, c].
-    labels: of each.
-    num_classes: k.
-    weights: of each, so that a class weighs what its share is of those images
-      of the whole set that are of a class looked at; the sum is 1.
-    keys: of each image's views, by its row in the set.
-    augment: of large views, as many as there are to be.
-    num_views: v.
-    mesh: batches are split over it.
+    images: [n, h, w, c] pixels.
+    labels: label of each image.
+    num_classes: number of classes of the whole set.
+    weights: weight of each image; they sum to 1. Each class of the sample
+      weighs as much as in the whole set.
+    keys: random key of each image's views, from its row in the set.
+    augment: augmentation that makes `num_views` large views.
+    num_views: number of views of each image.
+    mesh: devices to split batches over.
   """
 
   images: UInt8[np.ndarray, "n h w c"]
@@ -54,61 +54,60 @@ class Sample(NamedTuple):
   num_views: int
   mesh: Mesh
 
-  def viewer(
+  def map_views(
     self, function: Callable[..., Float[Array, "m d"]], *, batch_size: int
   ) -> Callable[..., Float[np.ndarray, "n v d"]]:
-    """Returns `(*arguments) -> what a function gives of all views`, compiled.
+    """Returns a compiled function from `*arguments` to outputs of all views.
 
     Args:
-      function: `(x, *arguments) -> [m, d]`, x being pixels in [0, 1], [m, crop,
-        crop, c]; traced.
-      batch_size: views on the devices at once, about.
+      function: `(x, *arguments) -> [m, d]`, traced. `x` holds pixels in [0, 1],
+        [m, crop, crop, c].
+      batch_size: approximate number of views at once.
     """
     v, devices = self.num_views, self.mesh.size
     rows = max(batch_size // v // devices, 1) * devices
 
     @jax.jit
-    def of_batch(
+    def apply(
       keys: Keys, images: Pixels, *arguments: PyTree
     ) -> Float[Array, "b v d"]:
       (x,) = views(self.augment, keys, images, v)
-      # Views of an image stay together, and so on their device.
+      # All views of an image stay on the device of the image.
       x = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
       return function(x, *arguments).reshape(len(images), v, -1)
 
-    def see(*arguments: PyTree) -> Float[np.ndarray, "n v d"]:
+    def apply_all(*arguments: PyTree) -> Float[np.ndarray, "n v d"]:
       parts = []
       for start in range(0, len(self.images), rows):
-        # What fills up the last batch are copies of the last image.
+        # Copies of the last image fill the last batch.
         chosen = np.minimum(start + np.arange(rows), len(self.images) - 1)
         batch = jax.device_put(
           (self.keys[chosen], self.images[chosen]), batch_sharding(self.mesh)
         )
-        seen = np.asarray(of_batch(*batch, *arguments), np.float32)
-        parts.append(seen[: len(self.images) - start])
+        outputs = np.asarray(apply(*batch, *arguments), np.float32)
+        parts.append(outputs[: len(self.images) - start])
       return np.concatenate(parts)
 
-    return see
+    return apply_all
 
 
-def spread_rows(
+def balanced_rows(
   labels: Int[np.ndarray, "n"], *, images: int
 ) -> Int[np.ndarray, "m"]:
-  """Returns rows of all over a set, by class, ascending; the same ones always.
+  """Returns rows spread over a set, ascending, equally many of each class.
 
-  As many of each class as of any other, as far as they go. Where that would be
-  less than 10 of each, only some classes are looked at: means and diameters of
-  classes of a few images say nothing of the classes.
+  Uses only some classes where each would have fewer than 10 images, too few
+  for class means and diameters. Deterministic.
 
   Args:
-    labels: of the set; negative ones are passed over, unless all are.
-    images: at most so many rows.
+    labels: labels of the set. Negative ones are skipped, unless all are.
+    images: maximum number of rows.
   """
   known = np.flatnonzero(labels >= 0)
   if not len(known):
     return np.linspace(0, len(labels) - 1, min(images, len(labels))).astype(int)
   classes = np.unique(labels[known])
-  most = max(images // _IMAGES_A_CLASS, 2)
+  most = max(images // _IMAGES_PER_CLASS, 2)
   if len(classes) > most:
     classes = classes[np.linspace(0, len(classes) - 1, most).astype(int)]
   share = max(images // len(classes), 1)
@@ -140,16 +139,16 @@ def draw_sample(
   seed: int,
   mesh: Mesh,
 ) -> Sample:
-  """Fetches images, and says how views of them are made.
+  """Fetches images and derives the random keys of their views.
 
   Args:
     train: the set.
-    labels: of all of it.
-    rows: of it, as of `spread_rows`.
-    augment: of the run.
-    num_views: of each.
-    seed: of the run; its stream "diagnostics" makes the views.
-    mesh: of the devices that will see them.
+    labels: label of each image of the set.
+    rows: rows of the sample, see `balanced_rows`.
+    augment: augmentation of the run.
+    num_views: number of views of each image.
+    seed: seed of the run; views use its stream "diagnostics".
+    mesh: devices to split batches over.
   """
   own = np.asarray(labels)[rows]
   key = rng.stream(jax.random.key(seed), "diagnostics")
@@ -165,41 +164,40 @@ def draw_sample(
   )
 
 
-class Surroundings(NamedTuple):
-  """What doesn't depend on the features.
+class PixelViews(NamedTuple):
+  """Pixels of the views, and their properties, which depend on no features.
 
   Attributes:
-    pixels: of all views, see `view_pixels`.
-    curve: 1 - sigma over delta of these views; None where it has no answer.
-    why_not: reason for that.
-    copies: why nothing can be said of views: they are the same. "" where they
-      differ.
+    pixels: pixels of all views, see `view_pixels`.
+    curve: 1 - sigma over delta; None if it cannot be measured.
+    no_curve: reason for that.
+    identical: message if all views of each image are the same, "" otherwise.
   """
 
   pixels: Float[np.ndarray, "n v p"]
   curve: ConcentrationCurve | None
-  why_not: str = ""
-  copies: str = ""
+  no_curve: str = ""
+  identical: str = ""
 
 
 def view_pixels(
   sample: Sample, *, batch_size: int
 ) -> Float[np.ndarray, "n v p"]:
-  """Returns the pixels of all views, at 32 px at most."""
-  return sample.viewer(flat_pixels, batch_size=batch_size)()
+  """Returns the pixels of all views, resized to at most 32 px."""
+  return sample.map_views(flat_pixels, batch_size=batch_size)()
 
 
-def survey(sample: Sample, *, batch_size: int) -> Surroundings:
-  """Measures how the augmentation concentrates the classes, once for a run."""
+def measure_views(sample: Sample, *, batch_size: int) -> PixelViews:
+  """Measures how the augmentation concentrates the classes."""
   pixels = view_pixels(sample, batch_size=batch_size)
   try:
     check_views_differ(pixels)
   except ValueError as error:
-    return Surroundings(pixels, None, str(error), str(error))
+    return PixelViews(pixels, None, str(error), str(error))
   try:
     curve = diagnostics.concentration_curve(
       pixels, sample.labels, mesh=sample.mesh
     )
   except NOT_MEASURED as error:
-    return Surroundings(pixels, None, str(error))
-  return Surroundings(pixels, curve)
+    return PixelViews(pixels, None, str(error))
+  return PixelViews(pixels, curve)

@@ -1,7 +1,7 @@
-"""How hyper-parameters are chosen: on rows held out of train, never on test.
+"""Splits of train that choose hyper-parameters, and small labelled subsets.
 
-A split is drawn from a seed, by class, and is a mask over the rows of train; so
-all members of a sweep share one feature matrix.
+A split is drawn by class from a seed. It is a mask over the rows of train, so
+that all members of a sweep share one matrix of features.
 """
 
 import zlib
@@ -17,16 +17,16 @@ Mask = Bool[np.ndarray, "n"]
 
 
 class LabelsError(ValueError):
-  """A probe can't be fitted to the labels of a set; other things can be."""
+  """The labels of a set do not allow a probe."""
 
 
 class Result(NamedTuple):
-  """What one kind of probe found, an entry for each seed.
+  """Result of one probe, one entry per seed.
 
   Attributes:
-    test_accuracy: in [0, 1], of the chosen hyper-parameters.
-    validation_accuracy: of the same, on the rows they were chosen on.
-    chosen: hyper-parameter by name.
+    test_accuracy: accuracy in [0, 1] of the chosen hyper-parameters.
+    validation_accuracy: their accuracy on the held-out rows.
+    chosen: hyper-parameters by name.
   """
 
   test_accuracy: Float[np.ndarray, "s"]
@@ -35,26 +35,26 @@ class Result(NamedTuple):
 
 
 def check_labels(train: Features, test: Features, dataset: str) -> None:
-  """Raises LabelsError where a probe can't be fitted to these labels."""
+  """Raises LabelsError if a probe cannot be fitted to these labels."""
   for split in (train, test):
     missing = int(np.sum(split.labels < 0))
     if missing:
       raise LabelsError(
-        f"{dataset}: {missing} of {len(split.labels)} images have no label; "
-        "a probe needs them all: choose another set with --dataset"
+        f"{dataset}: {missing} of {len(split.labels)} images have no label, "
+        "but probes need all labels; choose another set with --dataset"
       )
   counts = np.bincount(train.labels, minlength=train.num_classes)
-  seen = np.union1d(train.labels, test.labels)
-  few = seen[counts[seen] < 2]
-  if len(few):
+  labels = np.union1d(train.labels, test.labels)
+  rare = labels[counts[labels] < 2]
+  if len(rare):
     raise LabelsError(
-      f"class {few[0]} of {dataset} has {counts[few[0]]} training images; "
-      "a probe needs 2 of each class, one to fit and one to choose with"
+      f"class {rare[0]} of {dataset} has {counts[rare[0]]} training images, "
+      "but probes need 2 of each class, one to fit and one to validate"
     )
 
 
 def _rank_in_class(labels: Rows, purpose: str, seed: int) -> tuple[Rows, Rows]:
-  """Shuffles each class; returns each row's place in it, and its size."""
+  """Returns the rank of each row in its shuffled class, and the class size."""
   rng = np.random.default_rng((seed, zlib.crc32(purpose.encode())))
   shuffled = rng.permutation(len(labels))
   by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -66,12 +66,12 @@ def _rank_in_class(labels: Rows, purpose: str, seed: int) -> tuple[Rows, Rows]:
 
 
 def hold_out(labels: Rows, *, fraction: float, seed: int) -> Mask:
-  """Marks `fraction` of each class, at least one row but never all.
+  """Marks a fraction of each class, at least one row but never all.
 
   Args:
-    labels: of train; each class has two rows or more.
-    fraction: in (0, 1).
-    seed: of the split.
+    labels: labels of train, at least two rows of each class.
+    fraction: fraction in (0, 1).
+    seed: seed of the split.
   """
   rank, size = _rank_in_class(labels, "hold out", seed)
   return rank < np.clip(np.round(fraction * size), 1, size - 1)
@@ -80,21 +80,26 @@ def hold_out(labels: Rows, *, fraction: float, seed: int) -> Mask:
 def folds(
   labels: Rows, *, count: int, seed: int
 ) -> Bool[np.ndarray, "{count} n"]:
-  """Marks `count` disjoint parts that together are all rows, by class.
+  """Marks `count` disjoint folds of all rows, by class.
 
-  Where a class has fewer rows than there are folds some parts lack it, but as
-  each class has two rows or more none takes all of it.
+  Classes with fewer rows than folds are missing from some folds. No fold has
+  all rows of a class, because each class has at least two.
   """
   rank, _ = _rank_in_class(labels, "folds", seed)
   return rank % count == np.arange(count)[:, None]
 
 
 def subset(labels: Rows, *, fraction: float, seed: int) -> Rows:
-  """Draws `fraction` of each class, at least two rows, ascending."""
+  """Draws a fraction of each class, at least two rows; ascending."""
   rank, size = _rank_in_class(labels, "subset", seed)
   return np.flatnonzero(rank < np.clip(np.round(fraction * size), 2, size))
 
 
+def used_fraction(labels: Rows, fraction: float) -> float:
+  """Returns the fraction of rows in a `subset`; larger for rare classes."""
+  return len(subset(labels, fraction=fraction, seed=0)) / len(labels)
+
+
 def best(validation_accuracy: Float[np.ndarray, "s m"]) -> Rows:
-  """Returns the best member of each seed; the first of equals."""
+  """Returns the best member of each seed, the first one of ties."""
   return np.argmax(validation_accuracy, axis=1)

@@ -1,5 +1,6 @@
-"""All probes of one set of features, in order."""
+"""All probes of one feature set."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -7,22 +8,24 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jssl.config.schema import Probe
-from jssl.probe import knn, linear, mlp
+from jssl.probe import knn, linear, mlp, splits
+from jssl.probe.dataset import FeatureSet
 from jssl.probe.features import Features
+from jssl.probe.records import ProbeRecord
 from jssl.probe.splits import Result
 
-# Adam finds its way to the optimum of a convex loss from here, whatever l2.
+# Adam finds the optimum of the convex loss from this rate for any l2.
 _MINIBATCH_LINEAR_RATES = (3e-3,)
 
 
 def fits_in_memory(
   settings: Probe, train: Features, label_fraction: float
 ) -> bool:
-  """Whether the full-batch linear probe does: features and all logits."""
+  """True if the full-batch linear probe fits in `probe.memory_limit_gib`."""
   rows, dim = train.h.shape
   members = settings.seeds * len(settings.linear_l2_values)
   copies = 1
-  if label_fraction < 1:  # Then seeds have rows of their own, and folds.
+  if label_fraction < 1:  # Each seed has its own rows, and folds.
     members, copies = members * linear.FOLDS, settings.seeds
   # Logits, their exponentials and the residuals are alive at once.
   numbers = 2 * copies * dim + 3 * members * train.num_classes
@@ -33,7 +36,7 @@ def fits_in_memory(
 def fit_all(
   settings: Probe, train: Features, test: Features, mesh: Mesh
 ) -> Iterator[tuple[str, float, Result]]:
-  """Yields `(probe, label fraction, result)` of all that is asked for."""
+  """Yields (probe, label fraction, result) for each probe of the settings."""
   minibatch = partial(
     mlp.probe,
     schedule=mlp.Schedule(
@@ -73,13 +76,13 @@ def fit_all(
     l2_values=settings.mlp_l2_values,
     hidden_dims=settings.mlp_hidden_dims,
   )
-  wanted: list[tuple[str, float, Callable[..., Result]]] = [
+  probes: list[tuple[str, float, Callable[..., Result]]] = [
     ("linear", 1.0, linear_probe(1.0)),
     ("knn", 1.0, knn_probe),
     ("mlp", 1.0, mlp_probe),
     *(("linear", f, linear_probe(f)) for f in settings.label_fractions),
   ]
-  for name, share, probe in wanted:
+  for name, label_fraction, probe in probes:
     if name in settings.probes:
       result = probe(
         train,
@@ -88,4 +91,40 @@ def fit_all(
         seeds=settings.seeds,
         validation_fraction=settings.validation_fraction,
       )
-      yield name, share, result
+      yield name, label_fraction, result
+
+
+def probe_records(
+  settings: Probe, features: FeatureSet, dataset: str
+) -> list[ProbeRecord]:
+  """Fits all probes and returns their records.
+
+  Raises:
+    LabelsError: if images have no label, or classes too few images.
+  """
+  train, test = features.train, features.test
+  splits.check_labels(train, test, dataset)
+  records = []
+  started = time.perf_counter()
+  for probe, label_fraction, result in fit_all(
+    settings, train, test, features.mesh
+  ):
+    records.append(
+      ProbeRecord(
+        step=features.encoder.step,
+        dataset=dataset,
+        features=features.encoder.kind,
+        probe=probe,
+        label_fraction=label_fraction,
+        label_fraction_used=splits.used_fraction(train.labels, label_fraction),
+        test_accuracy=float(result.test_accuracy.mean()),
+        test_accuracy_std=float(result.test_accuracy.std()),
+        validation_accuracy=float(result.validation_accuracy.mean()),
+        seeds=settings.seeds,
+        chosen=result.chosen,
+        seconds=time.perf_counter() - started,
+        time=time.time(),
+      )
+    )
+    started = time.perf_counter()
+  return records

@@ -1,1 +1,1 @@
-"""What training and probes wrote, as one page that needs nothing else."""
+"""Writes the report of a run as one self-contained HTML page."""

@@ -1,7 +1,7 @@
 """`python -m jssl.report --workdir=DIR`: writes DIR/report.html.
 
-The page needs no network and nothing beside it. It can be written while the
-training or the probe go on.
+The report is one self-contained file. It can be written while the training or
+the probe are running.
 """
 
 import pathlib
@@ -10,7 +10,7 @@ import sys
 from absl import app, flags
 
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Of the run to report.", required=True
+  "workdir", None, "Directory of the run.", required=True
 )
 _OUTPUT = flags.DEFINE_string(
   "output", None, "The HTML file to write; report.html in the workdir if unset."
@@ -18,16 +18,17 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
-  """Writes the page and prints the table; returns the exit status."""
+  """Writes the report and prints the accuracies; returns the exit status."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  # What follows takes seconds to import; --help shouldn't.
+  # Imported late, so that --help is fast.
   import jax
 
-  from jssl.report import page, table
+  from jssl.probe.accuracy import accuracy_table
+  from jssl.report import page
   from jssl.report.read import read
 
-  # A training may hold the accelerator, and there is little to compute.
+  # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
   output = pathlib.Path(
     _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 1
   for dataset in run.datasets:
-    print(f"{dataset}\n{table.as_text(table.rows(run, dataset))}\n")
+    table = accuracy_table(run.records, dataset, step=run.step(dataset))
+    print(f"{table}\n")
   print(f"report: {output.absolute()}")
   return 0
 

@@ -19,13 +19,18 @@ from matplotlib.ticker import (
   StrMethodFormatter,
 )
 
+from jssl.probe.records import (
+  PROBES,
+  ConcentrationRecord,
+  DiagnosticsRecord,
+  ProbeRecord,
+  SpectrumRecord,
+)
 from jssl.report import charts
-from jssl.report.read import Concentration, Diagnostics, Score, Spectrum
 
 MAX_CLASSES = len(charts.CLASS_COLOURS) * len(charts.MARKERS)
 _TICKS = [1, 2, 2.5, 5, 10]
 
-_PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 _BASELINE = {"color": charts.MUTED, "lw": 1.2}
 _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
   "backbone": ("pretrained", {"color": charts.BLUE}),
@@ -77,40 +82,42 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
 
 
 @charts.styled
-def accuracy(scores: Sequence[Score]) -> Figure:
-  """Draws test accuracy over steps, the baselines of the linear probe beside.
+def accuracy(records: Sequence[ProbeRecord]) -> Figure:
+  """Draws test accuracy over steps beside the baselines, one panel per probe.
 
   Args:
-    scores: of one data set, with all labels.
+    records: records of one data set with all labels.
   """
-  figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
-  ax = figure.subplots()
-  for probe, name in _PROBES.items():
-    of_step = {
-      s.step: (100 * s.test_accuracy, 100 * s.test_accuracy_std)
-      for s in scores
-      if s.features == "backbone" and s.probe == probe
-    }
-    if of_step:
-      steps = sorted(of_step)
-      mean, std = np.array([of_step[step] for step in steps]).T
-      label = f"{name}, {mean[-1]:.1f} % at the end"
-      (line,) = ax.plot(steps, mean, marker="o", label=label)
-      ax.fill_between(
-        steps, mean - std, mean + std, color=line.get_color(), alpha=0.15, lw=0
-      )
-  for features in ("random", "pixels"):
-    name, style = _FEATURES[features]
-    found = [
-      100 * s.test_accuracy
-      for s in scores
-      if s.features == features and s.probe == "linear"
-    ]
-    if found:
-      label = f"{name}, linear, {found[-1]:.1f} %"
-      ax.axhline(found[-1], label=label, **style)
-  _over_steps(ax, "test accuracy", "{x:g} %")
-  figure.legend(loc="outside right center")
+  probes = [
+    name for name in PROBES if any(record.probe == name for record in records)
+  ]
+  figure = Figure(figsize=(charts.WIDTH_IN, 3.4))
+  panels = figure.subplots(1, len(probes), sharey=True, squeeze=False).flat
+  for ax, probe in zip(panels, probes, strict=True):
+    for features, (name, style) in _FEATURES.items():
+      points = {
+        record.step: (
+          100 * record.test_accuracy,
+          100 * record.test_accuracy_std,
+        )
+        for record in records
+        if (record.features, record.probe) == (features, probe)
+      }
+      if not points:
+        continue
+      steps = sorted(points)
+      mean, std = np.array([points[step] for step in steps]).T
+      label = f"{name}, {mean[-1]:.1f}%"
+      if features == "backbone":
+        ax.plot(steps, mean, marker="o", label=label, **style)
+        ax.fill_between(
+          steps, mean - std, mean + std, color=charts.BLUE, alpha=0.15, lw=0
+        )
+      else:
+        ax.axhline(mean[-1], label=label, **style)
+    _over_steps(ax, f"{PROBES[probe]} probe", "{x:g}%")
+    ax.yaxis.set_tick_params(labelleft=True)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
   return figure
 
 
@@ -128,7 +135,7 @@ def _by_number(ax: Axes, title: str) -> None:
 
 
 @charts.styled
-def spectrum(spectra: Sequence[Spectrum], step: int) -> Figure:
+def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   """Draws singular values on a log scale, and the collapse AUC over steps.
 
   Args:
@@ -190,7 +197,7 @@ def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
 
 @charts.styled
 def features_over_time(
-  spectra: Sequence[Spectrum], diagnostics: Sequence[Diagnostics]
+  spectra: Sequence[SpectrumRecord], diagnostics: Sequence[DiagnosticsRecord]
 ) -> Figure:
   """Draws the backbone's spectrum, and alignment and uniformity, over steps.
 
@@ -228,7 +235,7 @@ def features_over_time(
 
 @charts.styled
 def concentration(
-  curve: Concentration | None, diagnostics: Sequence[Diagnostics]
+  curve: ConcentrationRecord | None, diagnostics: Sequence[DiagnosticsRecord]
 ) -> Figure:
   """Draws 1 - sigma over delta, and R over epsilon.
 

@@ -1,7 +1,6 @@
-"""What a workdir holds, as small records.
+"""Reads the files of a workdir.
 
-Training and probes may be writing while this reads: a line that isn't whole
-yet is passed over.
+Training and probe may still be running: incomplete lines are skipped.
 """
 
 import dataclasses
@@ -9,7 +8,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,251 +17,125 @@ from jaxtyping import Float
 from jssl import checkpoint
 from jssl.config.parse import parse
 from jssl.config.schema import Config
+from jssl.probe.records import ProbeRecord, Record, RecordFile, SpectrumRecord
 from jssl.runtime.workdir import load_config
 
-T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+GoodputRow = Mapping[str, Any]
 
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """One row of `probe.jsonl`: the accuracy of a kind of probe.
-
-  Attributes:
-    step: of the checkpoint.
-    dataset: that was probed.
-    features: "backbone", "random" or "pixels".
-    probe: "linear", "mlp" or "knn".
-    label_fraction: of train whose labels were seen.
-    test_accuracy: mean over the seeds, in [0, 1].
-    test_accuracy_std: its deviation.
-  """
-
-  step: int
-  dataset: str
-  features: str
-  probe: str
-  label_fraction: float
-  test_accuracy: float
-  test_accuracy_std: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Spectrum:
-  """The spectrum of a set's features, see `diagnostics.spectrum`.
-
-  Attributes:
-    step: of the checkpoint.
-    dataset: that was looked at.
-    features: "backbone", "random" or "pixels".
-    singular_values: descending.
-    collapse_auc: of these.
-    deviation: of each dimension, descending; an older probe didn't write it.
-  """
-
-  step: int
-  dataset: str
-  features: str
-  singular_values: list[float]
-  collapse_auc: float
-  deviation: list[float] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class Unmeasured:
-  """What a probe could not measure, and why."""
-
-  step: int
-  dataset: str
-  features: str
-  measure: str
-  not_measured: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Life:
-  """Where the time of one life of a run went, see `jssl.runtime.goodput`.
-
-  Attributes:
-    from_step: step that it was taken up at.
-    to_step: of the last row.
-    began: seconds since 1970.
-    seconds: of all of it.
-    restore: seconds of these,
-    compile: of these,
-    step: of these,
-    input: of these,
-    checkpoint: of these,
-    other: and of none of them.
-    until_first_step: seconds until the first step was done; None before.
-    programs_found: that were compiled before,
-    programs_compiled: and that were not.
-  """
-
-  from_step: int
-  to_step: int
-  began: float
-  seconds: float
-  restore: float
-  compile: float
-  step: float
-  input: float
-  checkpoint: float
-  other: float
-  until_first_step: float | None
-  programs_found: int
-  programs_compiled: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeLife:
-  """Where the time of one start of the probe went, see `jssl.probe.loop`.
-
-  Attributes:
-    seconds: of all of it.
-    wait: seconds of these that it waited for a checkpoint,
-    restore: read them,
-    features: made or read features,
-    compile: compiled for any of it,
-    spectrum: and looked at spectra,
-    probe: fitted classifiers,
-    diagnostics: measured what features are like,
-    other: and did none of it.
-  """
-
-  seconds: float
-  wait: float
-  restore: float
-  features: float
-  compile: float
-  spectrum: float
-  probe: float
-  diagnostics: float
-  other: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Diagnostics:
-  """What one kind of features is like, see `jssl.probe.diagnosis`.
-
-  Attributes:
-    step: of the checkpoint.
-    dataset: that was looked at.
-    features: "backbone" or "random".
-    at: "backbone", or the name of the head whose outputs these are.
-    values: numbers by name.
-    curves: lists of numbers by name.
-    not_measured: why a number is lacking, by name.
-    images: that the views are of; None if an older probe didn't say,
-    views: of each,
-    num_classes: of these images.
-  """
-
-  step: int
-  dataset: str
-  features: str
-  at: str
-  values: dict[str, float]
-  curves: dict[str, list[float]]
-  not_measured: dict[str, str]
-  images: int | None = None
-  views: int | None = None
-  num_classes: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Concentration:
-  """How augmentation concentrates classes, see `diagnostics`."""
-
-  dataset: str
-  deltas: list[float]
-  one_minus_sigma: list[float]
-  lower_bound: list[float]
+# Seconds of a goodput row by activity.
+TRAINING_SECONDS = {
+  "step": "steps",
+  "input": "waiting for a batch",
+  "checkpoint": "saving checkpoints",
+  "compile": "tracing and compiling",
+  "restore": "restoring or initialising",
+  "other": "other",
+}
+PROBE_SECONDS = {
+  "features": "features",
+  "spectrum": "spectra",
+  "probe": "classifiers",
+  "diagnostics": "diagnostics",
+  "compile": "tracing and compiling",
+  "restore": "reading checkpoints",
+  "wait": "waiting for a checkpoint",
+  "other": "other",
+}
+_TRAINING_KEYS = {
+  *("from_step", "to_step", "began", "seconds", *TRAINING_SECONDS),
+  *("until_first_step", "programs_found", "programs_compiled"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A workdir.
+  """Contents of a workdir.
 
   Attributes:
-    workdir: where it is.
-    config: of the run.
-    metrics: columns of `metrics.jsonl` by name, `step` among them; NaN where
-      a row lacks the name.
-    scores: of all probes.
-    spectra: of all probes.
-    unmeasured: spectra and probes that could not be.
-    diagnostics: of all probes with `--diagnostics`,
-    concentrations: of the same.
-    lives: of the run, each time that it was started.
-    probe_lives: of its probe, each time that it was started.
-    checkpoints: steps of the finished ones.
-    best_step: the one that a probe chose, None before any did.
+    workdir: path of the directory.
+    config: config of the run.
+    metrics: columns of `metrics.jsonl` by name, including "step"; NaN where a
+      row lacks the name.
+    records: records of all probes.
+    goodput: one row per start of the training.
+    probe_goodput: one row per start of the probe.
+    checkpoints: steps of the finished checkpoints.
+    best_step: step that a probe pinned as the best; None before any did.
   """
 
   workdir: pathlib.Path
   config: Config
   metrics: Mapping[str, Float[np.ndarray, "n"]]
-  scores: tuple[Score, ...]
-  spectra: tuple[Spectrum, ...]
-  unmeasured: tuple[Unmeasured, ...]
-  diagnostics: tuple[Diagnostics, ...]
-  concentrations: tuple[Concentration, ...]
-  lives: tuple[Life, ...]
-  probe_lives: tuple[ProbeLife, ...]
-  checkpoints: tuple[int, ...]
+  records: Sequence[Record]
+  goodput: Sequence[GoodputRow]
+  probe_goodput: Sequence[GoodputRow]
+  checkpoints: Sequence[int]
   best_step: int | None
+
+  def select(self, cls: type[R], **fields: Any) -> list[R]:
+    """Returns the records of a type with these fields, by step."""
+    return sorted(
+      (
+        record
+        for record in self.records
+        if isinstance(record, cls)
+        and all(getattr(record, k) == v for k, v in fields.items())
+      ),
+      key=lambda record: record.step,
+    )
 
   @property
   def steps_done(self) -> int:
-    """Steps that are logged or saved."""
+    """Number of steps that are logged or saved."""
     return int(max([0, *self.checkpoints, *self.metrics.get("step", ())]))
 
   @property
   def seconds(self) -> float:
-    """Seconds of training until the last row, over all lives of the run."""
+    """Seconds of training until the last row, over all starts."""
     return float(self.metrics["seconds"][-1]) if self.metrics else 0.0
 
   @property
   def idle_seconds(self) -> float:
-    """Seconds between the lives of the run, in which nobody trained."""
+    """Seconds between the end of one start and the next start."""
     return sum(
-      max(after.began - before.began - before.seconds, 0.0)
-      for before, after in itertools.pairwise(self.lives)
+      max(after["began"] - before["began"] - before["seconds"], 0.0)
+      for before, after in itertools.pairwise(self.goodput)
     )
 
   @property
-  def steps_again(self) -> int:
-    """Steps that were lost with a life, and done again by the next."""
+  def steps_repeated(self) -> int:
+    """Number of steps that were lost by a restart and done again."""
     return sum(
-      max(before.to_step - after.from_step, 0)
-      for before, after in itertools.pairwise(self.lives)
+      max(before["to_step"] - after["from_step"], 0)
+      for before, after in itertools.pairwise(self.goodput)
     )
 
   @property
   def datasets(self) -> list[str]:
-    """The sets that were probed, the one pretrained on first."""
+    """Names of the probed sets, that of the pretraining first."""
     own = self.config.data.name
-    return sorted({s.dataset for s in self.scores}, key=lambda d: (d != own, d))
+    names = {record.dataset for record in self.select(ProbeRecord)}
+    return sorted(names, key=lambda name: (name != own, name))
 
   def step(self, dataset: str) -> int | None:
-    """Returns the step to show: the best one, else the last.
+    """Returns the step to show: the best checkpoint if probed, else the last.
 
-    Of those that were probed, or where none could be, have a spectrum.
+    Args:
+      dataset: name of the probed set.
     """
-    steps: set[int] = set()
-    for rows in (self.scores, self.spectra):
-      steps = steps or {
-        row.step
-        for row in rows
-        if row.dataset == dataset and row.features == "backbone"
+    for cls in (ProbeRecord, SpectrumRecord):
+      steps = {
+        record.step
+        for record in self.select(cls, dataset=dataset, features="backbone")
       }
-    return (
-      self.best_step if self.best_step in steps else max(steps, default=None)
-    )
+      if steps:
+        return self.best_step if self.best_step in steps else max(steps)
+    return None
 
 
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of a JSON-lines file that are whole; [] without one."""
+def _json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads the complete rows of a JSON-lines file; [] without a file."""
   rows = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
@@ -274,21 +147,8 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
   return rows
 
 
-def _records(cls: type[T], rows: Iterable[Mapping[str, Any]]) -> tuple[T, ...]:
-  """Returns a record for each row that has all fields without a default."""
-  fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-  needed = {
-    field.name
-    for field in fields
-    if field.default is field.default_factory is dataclasses.MISSING
-  }
-  return tuple(
-    cls(
-      **{field.name: row[field.name] for field in fields if field.name in row}
-    )
-    for row in rows
-    if row.keys() >= needed
-  )
+def _goodput(path: pathlib.Path, keys: Iterable[str]) -> list[GoodputRow]:
+  return [row for row in _json_lines(path) if row.keys() >= {*keys}]
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Float[np.ndarray, "n"]]:
@@ -301,11 +161,12 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Float[np.ndarray, "n"]]:
 
 
 def read(workdir: str | os.PathLike) -> Run:
-  """Reads a workdir; what isn't there yet is empty.
+  """Reads a workdir. Missing files give empty fields.
 
   Raises:
-    FileNotFoundError: it is not that of a run.
-    ValueError: its config is damaged, or that of something else.
+    FileNotFoundError: if it is not the workdir of a run.
+    ValueError: if the config is damaged or that of another program, or if the
+      records of the probe are of another version.
   """
   path = pathlib.Path(workdir)
   try:
@@ -315,22 +176,15 @@ def read(workdir: str | os.PathLike) -> Run:
       f"{path / 'config.json'} is damaged or not the config of a run made by "
       f"`python -m jssl.train`: {error}"
     ) from error
-  probed = _rows(path / "probe.jsonl")
   return Run(
     workdir=path,
     config=config,
-    metrics=_columns(_rows(path / "metrics.jsonl")),
-    scores=_records(Score, probed),
-    spectra=_records(Spectrum, probed),
-    unmeasured=tuple(
-      row
-      for row in _records(Unmeasured, probed)
-      if isinstance(row.not_measured, str)
+    metrics=_columns(_json_lines(path / "metrics.jsonl")),
+    records=RecordFile(path).read(),
+    goodput=_goodput(path / "goodput.jsonl", _TRAINING_KEYS),
+    probe_goodput=_goodput(
+      path / "probe_goodput.jsonl", ("seconds", *PROBE_SECONDS)
     ),
-    diagnostics=_records(Diagnostics, probed),
-    concentrations=_records(Concentration, probed),
-    lives=_records(Life, _rows(path / "goodput.jsonl")),
-    probe_lives=_records(ProbeLife, _rows(path / "probe_goodput.jsonl")),
-    checkpoints=tuple(checkpoint.steps(path)),
+    checkpoints=checkpoint.steps(path),
     best_step=checkpoint.best_step(path),
   )

@@ -1,4 +1,4 @@
-"""What the report computes itself: views of some images, a map of features."""
+"""Augmented views of some images, and a map of test features."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ from jssl.report.read import Run
 
 
 class Labelled(NamedTuple):
-  """Features of test images whose class has a name and a colour."""
+  """Test features and their classes."""
 
   h: Float[np.ndarray, "n d"]
   labels: Int[np.ndarray, "n"]
@@ -33,18 +33,18 @@ _PCA_DIM = 50
 _PERPLEXITY = 30
 _TSNE_STEPS = 500
 _SEED = 0
-# Larger than a page shows is only a larger file.
+# Larger images only make the file larger.
 _SHEET_PX = (1100, 1100)
 
 
 def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
-  """Draws at most `limit` rows, the same ones always."""
+  """Draws at most `limit` rows, deterministically."""
   generator = np.random.default_rng(_SEED)
   return generator.choice(rows, min(limit, len(rows)), replace=False)
 
 
 def _source(data: Data, name: str, split: str) -> Source:
-  """Opens a split without reading all of it, whatever `data.in_memory`."""
+  """Opens a split without reading it into memory."""
   return open_source(
     name,
     data_dir=data.data_dir,
@@ -56,22 +56,21 @@ def _source(data: Data, name: str, split: str) -> Source:
 def augmented(
   config: Config, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
-  """Returns images of the set and views of them, as step 0 would draw them.
+  """Returns training images and their large views, as drawn at step 0.
 
-  Views are the large ones. Where each of the run's has probabilities of its
-  own, further ones take these in turn.
+  If views have different probabilities, the requested ones cycle through them.
 
   Args:
-    config: of the run; its augmentation and its stream of keys are used.
-    images: number of them, drawn from all over the set.
-    num_views: of each image, as many as the run makes or not.
+    config: config of the run.
+    images: number of images.
+    num_views: number of views of each image.
 
   Returns:
     The images, [b, h, w, c], and their views, [v, b, crop, crop, c], uint8.
 
   Raises:
-    FileNotFoundError: the data set isn't on this machine.
-    ValueError, TypeError: the config can't be used.
+    FileNotFoundError: if the data set is not prepared.
+    ValueError, TypeError: if the config is invalid.
   """
   data = config.data
   source = _source(data, data.name, data.split)
@@ -82,30 +81,30 @@ def augmented(
   augment = config.augment.of_large_views(num_views)
   draw = jax.jit(
     lambda keys, pixels: views(augment, keys, pixels, num_views)[0],
-    # For a few images once; optimising takes longer than it saves.
+    # Optimising would take longer than it saves for a few images.
     compiler_options={"xla_backend_optimization_level": 0},
   )
-  seen = draw(keys, pixels)
-  return pixels, np.asarray(jnp.rint(255 * seen)).astype(np.uint8)
+  drawn = draw(keys, pixels)
+  return pixels, np.asarray(jnp.rint(255 * drawn)).astype(np.uint8)
 
 
-def kept_features(
+def cached_features(
   run: Run, dataset: str, *, step: int, limit: int, classes: int
 ) -> Labelled | None:
-  """Returns features that a probe has kept, of images from all over the set.
+  """Returns a random sample of the test features that a probe cached.
 
   Args:
-    run: what was read.
-    dataset: that was probed.
-    step: of the checkpoint.
-    limit: of images.
-    classes: images of later classes are left out.
+    run: contents of a workdir.
+    dataset: name of the probed set.
+    step: step of the checkpoint.
+    limit: maximum number of images.
+    classes: number of classes; images of later ones are left out.
 
   Returns:
-    None where nothing is kept, or of fewer than 4 images.
+    The features; None if fewer than 4 are cached.
   """
   data = run.config.data
-  # As the probe takes them: another set than that of the run has its own.
+  # The probe tests on "test" if the set is not that of the run.
   split = data.test_split if dataset == data.name else "test"
   pattern = features.path(
     run.workdir,
@@ -134,13 +133,11 @@ def kept_features(
   return Labelled(np.asarray(h[rows]), labels[rows], names)
 
 
-def map_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
-  """Lays features out in the plane: PCA, then t-SNE.
+def project_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
+  """Projects features of at least 4 images to the plane by PCA, then t-SNE.
 
-  van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
-
-  Args:
-    h: features, of 4 images at least.
+  Reference:
+    van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
   """
   n, d = h.shape
   reduced = PCA(min(_PCA_DIM, n, d), random_state=_SEED).fit_transform(h)
@@ -154,7 +151,7 @@ def map_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
 
 
 def data_uri(rows: UInt8[np.ndarray, "r b h w c"], *, gap_px: int = 2) -> str:
-  """Returns rows of images as one PNG that stands in its own address."""
+  """Returns a data URI of a PNG that shows rows of images."""
   gaps = ((0, 0), (0, 0), (0, gap_px), (0, gap_px), (0, 0))
   padded = np.pad(rows, gaps, constant_values=255)
   sheet = np.concatenate(np.concatenate(padded, axis=1), axis=1)

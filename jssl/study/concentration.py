@@ -23,7 +23,8 @@ from jssl.augment import Augment, includes
 from jssl.config.build import open_split
 from jssl.data.source import InMemory, load
 from jssl.diagnostics import ConcentrationCurve
-from jssl.probe.sample import draw_sample, spread_rows, view_pixels
+from jssl.probe.records import DiagnosticsRecord, ProbeRecord
+from jssl.probe.sample import balanced_rows, draw_sample, view_pixels
 from jssl.report import charts
 from jssl.report.diagnostics import BOUND_TERMS
 from jssl.report.read import Run, read
@@ -61,13 +62,15 @@ def _last(name: str, run: Run) -> tuple[dict[str, float], dict[str, float]]:
   own = run.config.data.name
   values = {
     d.step: d
-    for d in run.diagnostics
-    if (d.dataset, d.features, d.at) == (own, "backbone", "backbone")
+    for d in run.select(
+      DiagnosticsRecord, dataset=own, features="backbone", at="backbone"
+    )
   }
   accuracies: dict[int, dict[str, float]] = {}
-  for s in run.scores:
-    if (s.dataset, s.features, s.label_fraction) == (own, "backbone", 1):
-      accuracies.setdefault(s.step, {})[s.probe] = s.test_accuracy
+  for s in run.select(
+    ProbeRecord, dataset=own, features="backbone", label_fraction=1
+  ):
+    accuracies.setdefault(s.step, {})[s.probe] = s.test_accuracy
   if not values:
     raise ValueError(
       f"{name} was probed without --diagnostics; run `python -m jssl.probe "
@@ -107,7 +110,7 @@ def _pixels(
   sample = draw_sample(
     source,
     source.labels,
-    spread_rows(source.labels, images=settings.diagnostic_images),
+    balanced_rows(source.labels, images=settings.diagnostic_images),
     _augment(run),
     num_views=settings.diagnostic_views,
     seed=config.seed,

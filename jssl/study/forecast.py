@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jssl import diagnostics
+from jssl.probe.records import ProbeRecord, SpectrumRecord
 from jssl.report import charts
 from jssl.report.read import Run, read
 
@@ -42,9 +43,13 @@ def _points(name: str, run: Run) -> list[Point]:
   own = run.config.data.name
   accuracies = {
     s.step: s.test_accuracy
-    for s in run.scores
-    if (s.dataset, s.features, s.probe, s.label_fraction)
-    == (own, "backbone", "linear", 1)
+    for s in run.select(
+      ProbeRecord,
+      dataset=own,
+      features="backbone",
+      probe="linear",
+      label_fraction=1,
+    )
   }
   return [
     Point(
@@ -54,8 +59,8 @@ def _points(name: str, run: Run) -> list[Point]:
       s.collapse_auc,
       accuracies[s.step],
     )
-    for s in sorted(run.spectra, key=lambda s: s.step)
-    if (s.dataset, s.features) == (own, "backbone") and s.step in accuracies
+    for s in run.select(SpectrumRecord, dataset=own, features="backbone")
+    if s.step in accuracies
   ]
 
 

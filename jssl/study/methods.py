@@ -12,13 +12,18 @@ from matplotlib.figure import Figure
 
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
+from jssl.probe.records import (
+  BASELINES,
+  DiagnosticsRecord,
+  ProbeRecord,
+  SpectrumRecord,
+)
 from jssl.report import charts
 from jssl.report.diagnostics import COLUMNS
 from jssl.report.read import Run, read
 from jssl.runtime import files
 from jssl.study.trials import Environ, Trial, are_alike, has_baseline, shares
 
-_BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 # Kinds of probe, and what they are called in the table.
 _PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 _CLOSE_POINTS = 5.0
@@ -101,20 +106,21 @@ def _steps_per_second(run: Run) -> float | None:
 
 def _row(run: Run, name: str, features: str, step: int) -> Row:
   """Returns what a workdir has of one kind of features."""
-  about = (features, step, run.config.data.name)
+  about = {
+    "features": features,
+    "step": step,
+    "dataset": run.config.data.name,
+  }
   return Row(
     name,
     accuracies={
       score.probe: Accuracy(score.test_accuracy, score.test_accuracy_std)
-      for score in run.scores
-      if (score.features, score.step, score.dataset) == about
-      and score.label_fraction == 1
+      for score in run.select(ProbeRecord, label_fraction=1, **about)
     },
     collapse_auc=next(
       (
         spectrum.collapse_auc
-        for spectrum in run.spectra
-        if (spectrum.features, spectrum.step, spectrum.dataset) == about
+        for spectrum in run.select(SpectrumRecord, **about)
       ),
       None,
     ),
@@ -153,7 +159,7 @@ def _baseline(of: Trial, trials: Sequence[Trial], kind: str) -> Row | None:
   """Returns what a trial is to be compared with, whichever measured it."""
   for trial in trials:
     if shares(of, trial, kind) and has_baseline(trial, kind):
-      return _row(read(trial.workdir), _BASELINES[kind], kind, 0)
+      return _row(read(trial.workdir), BASELINES[kind], kind, 0)
   return None
 
 
@@ -171,7 +177,7 @@ def _baseline_over_seeds(
 def _baselines(trials: Sequence[Trial]) -> list[Row]:
   """Returns each once; where there are several, with whose they are."""
   rows = []
-  for kind in _BASELINES:
+  for kind in BASELINES:
     known: list[Trial] = []
     found = []
     for trial in trials:
@@ -316,11 +322,14 @@ def _diagnosed(trial: Trial) -> dict[str, dict[str, float]]:
   if not (trial.workdir / "config.json").exists():
     return {}
   run = read(trial.workdir)
-  about = (trial.dataset, "backbone", trial.steps)
   found = {
     d.at: dict(d.values)
-    for d in run.diagnostics
-    if (d.dataset, d.features, d.step) == about
+    for d in run.select(
+      DiagnosticsRecord,
+      dataset=trial.dataset,
+      features="backbone",
+      step=trial.steps,
+    )
   }
   gradient = _last_gradient(run)
   if gradient is not None:

@@ -16,7 +16,7 @@ from jssl import checkpoint
 from jssl.config import command_line
 from jssl.config.parse import parse, replace, to_dict
 from jssl.config.schema import Config
-from jssl.probe.records import Log, Part
+from jssl.probe.records import Part, RecordFile
 from jssl.runtime.workdir import claim_workdir, load_config
 
 Environ = Mapping[str, str]
@@ -165,11 +165,11 @@ def _is_trained(trial: Trial) -> bool:
 
 def _is_probed(trial: Trial) -> bool:
   about = ("backbone", trial.steps, trial.dataset)
-  log = Log(trial.workdir)
+  records = RecordFile(trial.workdir)
   parts: list[Part] = ["probe"]
   if trial.diagnostics:
     parts.append("diagnostics")
-  return all(about in log.done(part) for part in parts)
+  return all(about in records.done(part) for part in parts)
 
 
 def is_complete(trial: Trial) -> bool:
@@ -205,7 +205,7 @@ def shares(trial: Trial, other: Trial, kind: str) -> bool:
 
 def has_baseline(trial: Trial, kind: str) -> bool:
   """Whether a baseline was measured in the workdir of a trial."""
-  return (kind, 0, trial.dataset) in Log(trial.workdir).done()
+  return (kind, 0, trial.dataset) in RecordFile(trial.workdir).done("probe")
 
 
 def _missing_baselines(trial: Trial, trials: Sequence[Trial]) -> list[str]:

@@ -18,7 +18,7 @@ from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
 from jssl.objectives.cissl import CISSL
-from jssl.probe import dataset, loop, measures, sample
+from jssl.probe import dataset, measures, runner, sample
 from jssl.runtime.workdir import claim_workdir
 
 SHAPE, DIM = (4, 4, 1), 6
@@ -105,7 +105,7 @@ def save(workdir, step, *, scale=1.0):
 def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(dataset, "open_split", lambda data, split: tiny(split))
   monkeypatch.setattr(ViT, "backbone", lambda self: BACKBONE)
-  monkeypatch.setattr(loop, "build_objective", lambda config: OBJECTIVE)
+  monkeypatch.setattr(runner, "build_objective", lambda config: OBJECTIVE)
   # Eight devices of one processor wait for each other.
   monkeypatch.setattr(dataset.mesh_lib, "make_mesh", lambda *_: one_device)
   claim_workdir(to_dict(CONFIG), tmp_path)
@@ -121,14 +121,14 @@ def diagnosed(workdir):
   return {
     (r["features"], r["step"], r["at"]): r
     for r in rows(workdir)
-    if r.get("measure") == "diagnostics"
+    if r["record"] == "diagnostics"
   }
 
 
 def run(workdir, **options):
-  told = []
-  loop.run(workdir, tell=told.append, **options)
-  return told
+  lines = []
+  runner.run(workdir, log=lines.append, **options)
+  return lines
 
 
 def test_backbone_and_heads_are_diagnosed(workdir):
@@ -146,7 +146,7 @@ def test_backbone_and_heads_are_diagnosed(workdir):
     # Three directions are too few for a power law; nothing else is lacking.
     assert row["not_measured"].keys() <= {"alpha_req"}
   assert "33 diagnostics of backbone" in " ".join(told)
-  (curve,) = [r for r in rows(workdir) if r.get("measure") == "concentration"]
+  (curve,) = [r for r in rows(workdir) if r["record"] == "concentration"]
   assert len(curve["deltas"]) == len(curve["one_minus_sigma"])
 
   # The student's spectrum, by hand: all of train, by running statistics.
@@ -199,13 +199,13 @@ def test_a_set_without_labels_has_what_needs_none(workdir, monkeypatch):
 
   monkeypatch.setattr(dataset, "open_split", unlabelled)
   save(workdir, 10)
-  with pytest.raises(ValueError, match="--diagnostics what needs none"):
+  with pytest.raises(ValueError, match="without labels by --diag"):
     run(workdir)
   run(workdir, diagnostics=True)
   row = diagnosed(workdir)["backbone", 10, "backbone"]
   assert {"collapse_auc", "lidar", "simplex/distance"} <= row["values"].keys()
   assert "have no label" in row["not_measured"]["centres"]
-  assert not any("probe" in r for r in rows(workdir))
+  assert not any(r["record"] == "probe" for r in rows(workdir))
 
 
 def test_an_image_without_a_label_leaves_what_needs_none(workdir, monkeypatch):
@@ -223,9 +223,9 @@ def test_an_image_without_a_label_leaves_what_needs_none(workdir, monkeypatch):
   (probe,) = [
     r
     for r in rows(workdir)
-    if r.get("measure") == "probe" and r["features"] == "backbone"
+    if r["part"] == "probe" and r["features"] == "backbone"
   ]
-  assert "1 of 302 images have no label" in probe["not_measured"]
+  assert "1 of 302 images have no label" in probe["reason"]
   row = diagnosed(workdir)["backbone", 10, "backbone"]
   # Means are of images that have one; the error is of all of test.
   assert row["not_measured"].keys() <= {"alpha_req", "nearest_mean_error"}
@@ -237,12 +237,11 @@ def test_features_that_are_not_finite_are_told_of(workdir):
   for step, scale in ((5, 1.0), (10, np.nan), (20, 1.0)):
     save(workdir, step, scale=scale)
   run(workdir, diagnostics=True, follow=True)
-  found = diagnosed(workdir)
-  assert ("backbone", 20, "student") in found
-  lost = found["backbone", 10, "backbone"]
-  assert lost["values"] == lost["curves"] == {}
-  assert lost["not_measured"].keys() == {"features"}
-  assert "302 of 302 rows" in lost["not_measured"]["features"]
+  assert ("backbone", 20, "student") in diagnosed(workdir)
+  lost = {r["part"]: r for r in rows(workdir) if r["step"] == 10}
+  assert lost.keys() == {"spectrum", "probe", "diagnostics"}
+  for row in lost.values():
+    assert "302 of 302 rows" in row["reason"]
 
 
 def test_other_images_or_views_are_measured_anew(workdir):
@@ -250,7 +249,7 @@ def test_other_images_or_views_are_measured_anew(workdir):
   run(workdir, diagnostics=True)
   before = rows(workdir)
   found = diagnosed(workdir)["backbone", 10, "student"]
-  about = {"asked_images": 40, "images": 40, "views": 4, "num_classes": 4}
+  about = {"images_requested": 40, "images": 40, "views": 4, "num_classes": 4}
   assert about == {name: found[name] for name in about}
   changed = replace(
     CONFIG, {"probe.diagnostic_images": 30, "probe.diagnostic_views": 5}
@@ -260,18 +259,12 @@ def test_other_images_or_views_are_measured_anew(workdir):
   after = rows(workdir)
   assert len(after) == len(before)
   # 30 images are of 3 classes with 10 each.
-  about = {"asked_images": 30, "images": 30, "views": 5, "num_classes": 3}
+  about = {"images_requested": 30, "images": 30, "views": 5, "num_classes": 3}
   for row in after:
-    if row.get("measure") in ("diagnostics", "concentration"):
+    if row["record"] in ("diagnostics", "concentration"):
       assert about == {name: row[name] for name in about}
     else:
       assert row in before
-  # Rows of an older version don't say, and count.
-  old = [{k: v for k, v in r.items() if k not in about} for r in after]
-  text = "".join(json.dumps(row) + "\n" for row in old)
-  (workdir / "probe.jsonl").write_text(text)
-  run(workdir, diagnostics=True)
-  assert rows(workdir) == old
 
 
 def test_the_spectrum_is_kept_once_and_needs_no_labels(workdir, monkeypatch):
@@ -285,7 +278,7 @@ def test_the_spectrum_is_kept_once_and_needs_no_labels(workdir, monkeypatch):
   for step in (10, 20):
     save(workdir, step)
   told = run(workdir, diagnostics=True)
-  spectra = [r for r in rows(workdir) if r.get("measure") == "spectrum"]
+  spectra = [r for r in rows(workdir) if r["record"] == "spectrum"]
   assert [(r["features"], r["step"]) for r in spectra] == [
     *(("random", 0), ("backbone", 10), ("backbone", 20))
   ]
@@ -350,7 +343,7 @@ def measured(one_device):
       tiny("test").labels,
       scale * of_views,
       changed,
-      sample.survey(changed, batch_size=64),
+      sample.measure_views(changed, batch_size=64),
     )
 
   return measure
@@ -410,7 +403,7 @@ def of_twenty(one_device, monkeypatch):
   of = sample.draw_sample(
     source,
     labels,
-    sample.spread_rows(labels, images=60),
+    sample.balanced_rows(labels, images=60),
     AUGMENT,
     num_views=4,
     seed=0,
@@ -428,7 +421,7 @@ def of_twenty(one_device, monkeypatch):
     labels,
     views,
     of,
-    sample.survey(of, batch_size=64),
+    sample.measure_views(of, batch_size=64),
   )
   return of, views, found
 

@@ -1,5 +1,6 @@
 """Several real processes judge a run as one does."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from processes import ends, start
 from train.runs import run
 
 from jssl import checkpoint
-from jssl.probe import records
+from jssl.probe.records import RecordFile
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,14 @@ def judged(workdir, count):
     True,
     *[False] * (count - 1),
   ]
-  rows = records.Log(workdir).rows()
   clock = ("seconds", "time")
   return [
-    {name: value for name, value in row.items() if name not in clock}
-    for row in rows
+    {
+      name: value
+      for name, value in dataclasses.asdict(record).items()
+      if name not in clock
+    }
+    for record in RecordFile(workdir).read()
   ]
 
 
@@ -95,9 +99,9 @@ def test_several_processes_judge_as_one(trained, by_one, tmp_path, count):
   found = judged(together, count)
   assert_alike(found, expected)
   assert {row["features"] for row in found} == {"backbone", "random", "views"}
-  lost = [row["not_measured"] for row in found if row["step"] == 9]
+  lost = [row["reason"] for row in found if row["step"] == 9]
   assert len(lost) == 3
-  assert all("rows of features are not finite" in str(why) for why in lost)
+  assert all("rows of features are not finite" in why for why in lost)
   for workdir in (alone, together):
     assert json.loads((workdir / "best.json").read_text())["step"] in (4, 8)
   # Features are kept once, whole, however many made them.

@@ -1,87 +1,136 @@
 import importlib.util
-import json
 import sys
 import types
 
 import pytest
+from probe.made import (
+  CONCENTRATION,
+  diagnostics_record,
+  probe_record,
+  spectrum_record,
+)
 
 from jssl.probe import records
-from jssl.probe.records import Log
+from jssl.probe.accuracy import accuracy_table
+from jssl.probe.records import NotMeasuredRecord, RecordFile
+
+NOT_MEASURED = NotMeasuredRecord(
+  part="probe", step=20, dataset="digits", features="backbone", reason="gaps"
+)
 
 
-def row(kind="backbone", step=10, dataset="digits", **more):
-  return {
-    "step": step,
-    "dataset": dataset,
-    "features": kind,
-    "probe": "linear",
-    "label_fraction": 1.0,
-    "test_accuracy": 0.5,
-    "test_accuracy_std": 0.01,
-    "seeds": 3,
-    **more,
-  }
+def test_every_type_is_read_as_it_was_written(tmp_path):
+  file = RecordFile(tmp_path)
+  assert file.read() == []
+  everything = [
+    probe_record(probe="knn", chosen={"k": [1, 2]}),
+    spectrum_record(10, 0.75),
+    diagnostics_record(10, "projector", missing=("lidar",)),
+    CONCENTRATION,
+    NOT_MEASURED,
+  ]
+  for record in everything:
+    file.replace([record])
+  assert file.read() == everything
 
 
-def test_rows_are_added_and_replaced_by_subject(tmp_path):
-  log = Log(tmp_path)
-  assert log.rows() == []
-  log.put("probe", [row(step=10), row(step=10, probe="knn")])
-  log.put("probe", [row(step=20)])
-  log.put("probe", [row(step=20, dataset="birds")])
-  log.put("probe", [row(step=10, test_accuracy=0.7)])
-  assert log.done() == {
-    ("backbone", 10, "digits"),
-    ("backbone", 20, "digits"),
+def test_records_are_added_and_replaced_by_features(tmp_path):
+  file = RecordFile(tmp_path)
+  file.replace([probe_record(), probe_record(probe="knn")])
+  file.replace([probe_record(step=20)])
+  file.replace([probe_record(step=20, dataset="birds")])
+  file.replace([probe_record(test_accuracy=0.7)])
+  assert file.done("probe") == {
+    ("backbone", 10, "cluttered_digits"),
+    ("backbone", 20, "cluttered_digits"),
     ("backbone", 20, "birds"),
   }
-  lines = (tmp_path / "probe.jsonl").read_text().splitlines()
-  assert [json.loads(line) for line in lines] == log.rows()
-  assert len(lines) == 3
+  assert len((tmp_path / "probe.jsonl").read_text().splitlines()) == 3
   assert [p.name for p in tmp_path.iterdir()] == ["probe.jsonl"]
 
 
-def test_parts_of_a_subject_are_replaced_apart(tmp_path):
-  log = Log(tmp_path)
-  measured = {**row(), "measure": "diagnostics", "values": {}}
-  log.put("probe", [row()])
-  log.put("diagnostics", [measured])
-  log.put("probe", [row(test_accuracy=0.7)])
-  assert [r["test_accuracy"] for r in log.rows()] == [0.5, 0.7]
-  about = {("backbone", 10, "digits")}
-  assert log.done("probe") == log.done("diagnostics") == about
+def test_parts_are_replaced_apart(tmp_path):
+  file = RecordFile(tmp_path)
+  measured = diagnostics_record(10, "backbone")
+  for record in (probe_record(), measured, probe_record(test_accuracy=0.7)):
+    file.replace([record])
+  assert file.read() == [measured, probe_record(test_accuracy=0.7)]
+  key = {("backbone", 10, "cluttered_digits")}
+  assert file.done("probe") == file.done("diagnostics") == key
+  assert file.done("diagnostics", views=8) == key
+  assert file.done("diagnostics", views=9) == set()
 
 
-def test_two_probes_of_one_run_keep_each_others_rows(tmp_path):
-  one, two = Log(tmp_path), Log(tmp_path)
-  one.put("probe", [row(dataset="digits")])
-  two.put("probe", [row(dataset="birds")])
-  assert len(one.done()) == 2
+def test_two_probes_of_one_run_keep_each_others_records(tmp_path):
+  one, two = RecordFile(tmp_path), RecordFile(tmp_path)
+  one.replace([probe_record(dataset="digits")])
+  two.replace([probe_record(dataset="birds")])
+  assert len(one.done("probe")) == 2
+
+
+@pytest.mark.parametrize(
+  "line", ['{"step": 4', "7", '{"step": 4}', '{"record": "probe", "step": 4}']
+)
+def test_lines_of_another_version_are_an_error(tmp_path, line):
+  path = tmp_path / "probe.jsonl"
+  path.write_text(records.to_json(CONCENTRATION) + "\n" + line + "\n")
+  with pytest.raises(ValueError, match=r"line 2 of .*probe\.jsonl .* delete"):
+    RecordFile(tmp_path).read()
 
 
 def test_the_table_has_baselines_first_and_a_column_for_each_probe():
-  rows = [
-    row(step=20, test_accuracy=0.812),
-    row(step=20, label_fraction=0.01, test_accuracy=0.3),
-    row(step=20, probe="knn"),
-    row(kind="random", step=0, test_accuracy=0.2),
-    row(kind="pixels", step=0),
-    row(step=9),
-    row(dataset="birds"),
-    {"step": 20, "dataset": "digits", "features": "backbone", "measure": "s"},
+  table = accuracy_table(
+    [
+      probe_record(step=2000, test_accuracy=0.812),
+      probe_record(step=2000, label_fraction=0.05, label_fraction_used=0.0625),
+      probe_record(step=2000, label_fraction=0.01, test_accuracy=0.3),
+      probe_record(step=2000, probe="knn"),
+      probe_record("random", 0, test_accuracy=0.2),
+      probe_record("pixels", 0),
+      probe_record(step=9),
+      probe_record(dataset="birds", label_fraction=0.5),
+      spectrum_record(2000, 0.5),
+    ],
+    "cluttered_digits",
+  )
+  few = ["linear (1% of labels)", "linear (6.25% of labels)"]
+  assert table.headings[1:] == ["linear", "kNN", *few]
+  assert table.rows == [
+    ["raw pixels", "50.0 ± 1.0", "-", "-", "-"],
+    ["random backbone", "20.0 ± 1.0", "-", "-", "-"],
+    ["pretrained, step 9", "50.0 ± 1.0", "-", "-", "-"],
+    [
+      "pretrained, step 2,000",
+      *("81.2 ± 1.0", "50.0 ± 1.0", "30.0 ± 1.0", "50.0 ± 1.0"),
+    ],
   ]
-  lines = records.table(rows, "digits").splitlines()
-  assert lines[0].split("  ")[0] == "digits: test accuracy, %"
-  names = ["raw pixels", "random backbone", "step 9", "step 20"]
-  assert [line.split("  ")[0] for line in lines[1:]] == names
-  assert "linear 1%" in lines[0]
-  assert "81.2 ± 1.0" in lines[-1]
+  lines = str(table).splitlines()
+  assert lines[0].startswith("cluttered_digits: test accuracy in %  ")
+  assert lines[-1].startswith("pretrained, step 2,000  ")
   assert len({len(line) for line in lines}) == 1
 
 
+def test_the_table_of_one_checkpoint():
+  table = accuracy_table(
+    [probe_record(step=10), probe_record(step=20), probe_record("pixels", 0)],
+    "cluttered_digits",
+    step=10,
+  )
+  assert [row[0] for row in table.rows] == ["raw pixels", "pretrained, step 10"]
+
+
 def test_the_summary_is_one_line():
-  rows = [row(test_accuracy=0.876), row(probe="knn", test_accuracy=0.8)]
-  assert records.summary(rows) == "linear 87.6%, knn 80.0%"
+  found = [
+    probe_record(test_accuracy=0.876),
+    probe_record(probe="knn", test_accuracy=0.8),
+    spectrum_record(10, 0.75),
+    diagnostics_record(10, "projector", missing=("lidar",)),
+    NOT_MEASURED,
+  ]
+  assert records.summary(found) == (
+    "linear 87.6%, kNN 80.0%, collapse AUC 0.750, 9 diagnostics of projector "
+    "(1 not measured), probe not measured: gaps"
+  )
 
 
 EVENTS = all(map(importlib.util.find_spec, ("tensorboard", "tensorflow")))
@@ -150,41 +199,28 @@ def write(tmp_path, monkeypatch):
 
 
 def test_events_have_names_steps_and_values(write):
-  about = {"step": 20, "dataset": "digits", "features": "backbone"}
   rows = [
-    row(step=10, test_accuracy=0.75),
-    row(step=20, test_accuracy=0.5, probe="knn", label_fraction=0.01),
-    {
-      **about,
-      "measure": "diagnostics",
-      "at": "backbone",
-      "values": {"alignment": 0.25, "rank_me": 3, "uniformity": -2.5},
-      "not_measured": {"lidar": "one view"},
-    },
-    {
-      **about,
-      "measure": "diagnostics",
-      "at": "projector",
-      "values": {"alignment": 0.125},
-      "not_measured": {},
-    },
-    # Of these nothing is a scalar over steps.
-    {**about, "measure": "spectrum", "collapse_auc": 0.5},
-    {**about, "measure": "probe", "not_measured": "labels have gaps"},
+    probe_record(step=10, test_accuracy=0.75),
+    probe_record(step=20, test_accuracy=0.5, label_fraction=0.01),
+    diagnostics_record(20, "projector", values={"lidar": 3}),
+    # These have no scalars over steps.
+    spectrum_record(20, 0.5),
+    CONCENTRATION,
+    NOT_MEASURED,
   ]
-  assert sorted(write(rows)) == [
-    ("diagnostics/digits/backbone/backbone/alignment", 20, 0.25),
-    ("diagnostics/digits/backbone/backbone/rank_me", 20, 3.0),
-    ("diagnostics/digits/backbone/backbone/uniformity", 20, -2.5),
-    ("diagnostics/digits/backbone/projector/alignment", 20, 0.125),
-    ("probe/digits/backbone/knn 1%", 20, 0.5),
-    ("probe/digits/backbone/linear", 10, 0.75),
+  name = "cluttered_digits/backbone"
+  written = write(rows)
+  assert written[:2] == [
+    (f"probe/{name}/linear", 10, 0.75),
+    (f"probe/{name}/linear (1% of labels)", 20, 0.5),
   ]
+  assert (f"diagnostics/{name}/projector/lidar", 20, 3.0) in written
+  assert len(written) == 2 + 10
 
 
 @pytest.mark.skipif(
   importlib.util.find_spec("tensorboard") is not None, reason="installed"
 )
 def test_without_tensorboard_nothing_is_written(tmp_path):
-  records.write_events(tmp_path, [row()])
+  records.write_events(tmp_path, [probe_record()])
   assert not list(tmp_path.iterdir())

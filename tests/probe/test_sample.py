@@ -58,7 +58,7 @@ def test_views_are_those_of_the_images(source, one_device):
     solarize_probability=(0.0,),
   )
   (expected,) = views(augment, keys, source.images[ROWS], 4)
-  seen = of.viewer(flat, batch_size=100)()
+  seen = of.map_views(flat, batch_size=100)()
   assert seen.shape == (10, 4, 36)
   np.testing.assert_allclose(
     seen, np.swapaxes(expected, 0, 1).reshape(10, 4, 36), atol=1e-6
@@ -68,18 +68,18 @@ def test_views_are_those_of_the_images(source, one_device):
 def test_neither_batches_nor_devices_nor_more_views_change_them(
   source, one_device, eight_devices
 ):
-  seen = drawn(source, one_device).viewer(flat, batch_size=100)()
+  seen = drawn(source, one_device).map_views(flat, batch_size=100)()
   for of, size in [
     (drawn(source, one_device), 12),
     (drawn(source, eight_devices), 1),
     (drawn(source, one_device, num_views=6), 30),
   ]:
-    again = of.viewer(flat, batch_size=size)()
+    again = of.map_views(flat, batch_size=size)()
     np.testing.assert_allclose(again[:, :4], seen, atol=1e-6)
 
 
 def test_arguments_are_arguments(source, one_device):
-  see = drawn(source, one_device).viewer(
+  see = drawn(source, one_device).map_views(
     lambda x, scale: scale * flat(x), batch_size=16
   )
   np.testing.assert_allclose(see(2.0), 2 * see(1.0), rtol=1e-6)
@@ -87,7 +87,7 @@ def test_arguments_are_arguments(source, one_device):
 
 def test_rows_are_as_many_of_each_class():
   labels = np.random.default_rng(0).permutation(np.arange(1000) % 7)
-  rows = sample.spread_rows(labels, images=140)
+  rows = sample.balanced_rows(labels, images=140)
   assert np.all(np.diff(rows) > 0)
   np.testing.assert_array_equal(np.bincount(labels[rows]), 20)
   assert rows[-1] > 900
@@ -95,7 +95,7 @@ def test_rows_are_as_many_of_each_class():
 
 def test_of_many_classes_some_are_looked_at():
   labels = np.repeat(np.arange(500), 30)
-  rows = sample.spread_rows(labels, images=100)
+  rows = sample.balanced_rows(labels, images=100)
   classes, counts = np.unique(labels[rows], return_counts=True)
   assert len(classes) == 10
   assert classes[-1] == 499
@@ -122,18 +122,18 @@ def test_images_weigh_what_their_class_does(one_device):
 def test_a_small_set_is_taken_whole():
   labels = np.array([2, 0, 0, 1, 2, 1])
   np.testing.assert_array_equal(
-    sample.spread_rows(labels, images=1000), np.arange(6)
+    sample.balanced_rows(labels, images=1000), np.arange(6)
   )
 
 
 def test_without_labels_rows_are_even():
   np.testing.assert_array_equal(
-    sample.spread_rows(np.full(9, -1), images=3), [0, 4, 8]
+    sample.balanced_rows(np.full(9, -1), images=3), [0, 4, 8]
   )
   # Some without: those are passed over.
   labels = np.array([-1, 0, 1, -1, 0, 1])
   np.testing.assert_array_equal(
-    sample.spread_rows(labels, images=4), [1, 2, 4, 5]
+    sample.balanced_rows(labels, images=4), [1, 2, 4, 5]
   )
 
 
@@ -151,20 +151,20 @@ def test_large_views_are_looked_at_small(source, one_device):
     seed=0,
     mesh=one_device,
   )
-  surroundings = sample.survey(of, batch_size=16)
-  assert surroundings.pixels.shape == (4, 4, 32 * 32 * 3)
-  assert np.ptp(surroundings.pixels) > 0.5
-  assert surroundings.curve.one_minus_sigma[-1] == 0
+  pixels = sample.measure_views(of, batch_size=16)
+  assert pixels.pixels.shape == (4, 4, 32 * 32 * 3)
+  assert np.ptp(pixels.pixels) > 0.5
+  assert pixels.curve.one_minus_sigma[-1] == 0
 
 
 def test_what_has_no_concentration_says_why(one_device):
   images = np.zeros((3, 8, 8, 1), np.uint8)
   each = InMemory("each", tuple("abc"), images, np.arange(3, dtype=np.int32))
   of = drawn(each, one_device, rows=np.arange(3))
-  surroundings = sample.survey(of, batch_size=16)
-  assert surroundings.curve is None
-  assert "one image" in surroundings.why_not
-  assert jnp.shape(surroundings.pixels) == (3, 4, 36)
+  pixels = sample.measure_views(of, batch_size=16)
+  assert pixels.curve is None
+  assert "one image" in pixels.no_curve
+  assert jnp.shape(pixels.pixels) == (3, 4, 36)
 
 
 @pytest.mark.parametrize("error", [MemoryError, jax.errors.JaxRuntimeError])
@@ -173,10 +173,10 @@ def test_what_has_no_room_says_so(source, one_device, monkeypatch, error):
     raise error("out of memory")
 
   monkeypatch.setattr(sample.diagnostics, "concentration_curve", full)
-  surroundings = sample.survey(drawn(source, one_device), batch_size=16)
-  assert surroundings.curve is None
-  assert surroundings.why_not == "out of memory"
-  assert not surroundings.copies
+  pixels = sample.measure_views(drawn(source, one_device), batch_size=16)
+  assert pixels.curve is None
+  assert pixels.no_curve == "out of memory"
+  assert not pixels.identical
 
 
 def test_an_augmentation_that_does_nothing_is_told(source, one_device):
@@ -196,6 +196,6 @@ def test_an_augmentation_that_does_nothing_is_told(source, one_device):
     seed=0,
     mesh=one_device,
   )
-  surroundings = sample.survey(of, batch_size=16)
-  assert surroundings.copies == surroundings.why_not
-  assert "all 4 views of each of 10 images" in surroundings.copies
+  pixels = sample.measure_views(of, batch_size=16)
+  assert pixels.identical == pixels.no_curve
+  assert "all 4 views of each of 10 images" in pixels.identical

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from report.rows import ABOUT, CONCENTRATION, diagnostics_row, spectrum_row
+from probe import made
 
 CONFIG = {
   "seed": 3,
@@ -71,38 +71,27 @@ def probe_life_row(features):
   }
 
 
-def score_row(features, step, probe, fraction, accuracy, **changes):
-  return {
-    **ABOUT,
-    "features": features,
-    "step": step,
-    "probe": probe,
-    "label_fraction": fraction,
-    "test_accuracy": accuracy,
-    "test_accuracy_std": 0.0123,
-    "validation_accuracy": accuracy,
-    "seeds": 3,
-    "chosen": {},
-    "seconds": 1.0,
-    "time": 1e9,
-    **changes,
-  }
-
-
-def probe_rows():
-  rows = []
+def records():
+  found = []
   kinds = [("linear", 1.0), ("mlp", 1.0), ("knn", 1.0)]
   kinds += [("linear", 0.1), ("linear", 0.01)]
-  subjects = [("pixels", 0), ("random", 0), ("backbone", 20), ("backbone", 40)]
-  for i, (features, step) in enumerate(subjects):
+  encoders = [("pixels", 0), ("random", 0), ("backbone", 20), ("backbone", 40)]
+  for i, (features, step) in enumerate(encoders):
     auc = 0.789 if features == "backbone" else 0.876
-    rows.append(spectrum_row(step, auc, features=features))
-    rows += [
-      score_row(features, step, *kind, (10 * i + j + 0.25) / 100)
-      for j, kind in enumerate(kinds)
+    found.append(made.spectrum_record(step, auc, features=features))
+    found += [
+      made.probe_record(
+        features,
+        step,
+        probe,
+        label_fraction=fraction,
+        test_accuracy=(10 * i + j + 0.25) / 100,
+        test_accuracy_std=0.0123,
+      )
+      for j, (probe, fraction) in enumerate(kinds)
     ]
-  rows += [diagnostics_row(step, "backbone") for step in (20, 40)]
-  return [*rows, CONCENTRATION]
+  found += [made.diagnostics_record(step, "backbone") for step in (20, 40)]
+  return [*found, made.CONCENTRATION]
 
 
 def write_lines(path, rows):
@@ -134,7 +123,7 @@ def workdir(tmp_path, config):
   write_lines(
     tmp_path / "probe_goodput.jsonl", [probe_life_row(6.0), probe_life_row(8.0)]
   )
-  write_lines(tmp_path / "probe.jsonl", probe_rows())
+  made.write_records(tmp_path, records())
   (tmp_path / "best.json").write_text('{"step": 20, "score": 0.5}')
   write_features(tmp_path, 20)
   return tmp_path

@@ -3,9 +3,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from probe.made import probe_record, spectrum_record
 
+from jssl.probe.records import ProbeRecord
 from jssl.report import charts, figures
-from jssl.report.read import Score, Spectrum, read
+from jssl.report.read import read
 
 
 def texts(svg):
@@ -29,35 +31,37 @@ def test_curves_draw_every_metric(workdir):
   assert not {"time", "step", "seconds", "seconds per step"} & {*panels}
 
 
-def test_accuracy_draws_means_bands_and_baselines(workdir):
-  scores = [s for s in read(workdir).scores if s.label_fraction == 1]
-  (ax,) = figures.accuracy(scores).axes
-  drawn = lines(ax)
-  np.testing.assert_allclose(
-    drawn["linear, 30.2 % at the end"], [[20, 20.25], [40, 30.25]]
-  )
-  assert "MLP, 31.2 % at the end" in drawn
-  assert "kNN, 32.2 % at the end" in drawn
-  np.testing.assert_allclose(
-    drawn["random backbone, linear, 10.2 %"][:, 1], 10.25
-  )
-  np.testing.assert_allclose(drawn["raw pixels, linear, 0.2 %"][:, 1], 0.25)
-  band = ax.collections[0].get_paths()[0].get_extents()
+def test_accuracy_has_a_panel_for_each_probe_with_its_own_baselines(workdir):
+  records = read(workdir).select(ProbeRecord, label_fraction=1.0)
+  panels = figures.accuracy(records).axes
+  assert [ax.get_title(loc="left") for ax in panels] == [
+    *("linear probe", "MLP probe", "kNN probe")
+  ]
+  for j, ax in enumerate(panels):
+    drawn = lines(ax)
+    np.testing.assert_allclose(
+      drawn[f"pretrained, {30 + j}.2%"], [[20, 20.25 + j], [40, 30.25 + j]]
+    )
+    for name, accuracy in (("random backbone", 10), ("raw pixels", 0)):
+      line = drawn[f"{name}, {accuracy + j}.2%"]
+      np.testing.assert_allclose(line[:, 1], accuracy + j + 0.25)
+  band = panels[0].collections[0].get_paths()[0].get_extents()
   assert (band.y0, band.y1) == pytest.approx((20.25 - 1.23, 30.25 + 1.23))
 
 
 def test_accuracy_of_one_checkpoint_without_baselines():
-  score = Score(5, "d", "backbone", "knn", 1.0, 0.5, 0.0)
-  (ax,) = figures.accuracy([score]).axes
-  np.testing.assert_allclose(lines(ax)["kNN, 50.0 % at the end"], [[5, 50]])
+  (ax,) = figures.accuracy([probe_record(step=5, probe="knn")]).axes
+  np.testing.assert_allclose(lines(ax)["pretrained, 50.0%"], [[5, 50]])
 
 
 def test_spectrum_is_relative_and_of_the_step(workdir):
   spectra = [
-    Spectrum(20, "d", "backbone", [4.0, 2.0, 0.0], 0.7, [2.0, 1.5, 0.5]),
-    Spectrum(40, "d", "backbone", [9.0, 1.0, 1.0], 0.8),
-    Spectrum(0, "d", "random", [2.0, 1.0, 1.0], 0.9),
-    Spectrum(0, "d", "pixels", [1.0] * 50, 0.51),
+    spectrum_record(
+      20, 0.7, singular_values=[4.0, 2.0, 0.0], deviation=[2.0, 1.5, 0.5]
+    ),
+    spectrum_record(40, 0.8, singular_values=[9.0, 1.0, 1.0]),
+    spectrum_record(0, 0.9, features="random", singular_values=[2.0, 1.0, 1.0]),
+    spectrum_record(0, 0.51, features="pixels", singular_values=[1.0] * 50),
   ]
   values, auc = figures.spectrum(spectra, 20).axes
   drawn = lines(values)

@@ -1,9 +1,12 @@
+import dataclasses
 import html.parser
 import json
 
 import numpy as np
 import pytest
+from probe import made
 
+from jssl.probe.records import NotMeasuredRecord, ProbeRecord, RecordFile
 from jssl.report import page, samples
 from jssl.report.read import read
 
@@ -19,6 +22,8 @@ class Page(html.parser.HTMLParser):
     self.open, self.visible = [], ""
     self.feed(text)
     self.close()
+    # As a browser shows it.
+    self.visible = " ".join(self.visible.split())
     assert not self.open
 
   def handle_starttag(self, tag, attributes):
@@ -55,7 +60,7 @@ def cheap(monkeypatch):
   monkeypatch.setattr(
     samples, "augmented", lambda *_, **__: (images, np.stack([images] * 4))
   )
-  monkeypatch.setattr(samples, "map_2d", lambda h: h[:, :2])
+  monkeypatch.setattr(samples, "project_2d", lambda h: h[:, :2])
 
 
 def rendered(workdir):
@@ -64,27 +69,24 @@ def rendered(workdir):
 
 def test_whole_page(workdir, cheap):
   found = rendered(workdir)
-  assert ["raw pixels", *[f"{x} ± 1.2" for x in (0.2, 1.2, 2.2, 4.2, 3.2)]] in (
-    found.rows
-  )
-  assert [
-    "pretrained, step 20",
-    *[f"{x} ± 1.2" for x in (20.2, 21.2, 22.2, 24.2, 23.2)],
-  ] in found.rows
+  accuracies = [f"{x} ± 1.2" for x in (0.2, 1.2, 2.2, 4.2, 3.2)]
+  assert ["raw pixels", *accuracies] in found.rows
+  assert ["pretrained, step 20", *[f"2{x}" for x in accuracies]] in found.rows
   for text in (
     "simclr on cluttered_digits",
-    "20.2 %",
-    "20.0 points above raw pixels",
-    "10.0 points above the same backbone",
+    "At step 20, pretrained features classify 20.2% (linear), 21.2% (MLP), "
+    "22.2% (kNN) of the test images of cluttered_digits correctly.",
+    "Compared with raw pixels: better with linear (+20.0 points), MLP (+20.0",
+    "Compared with random backbone: better with linear (+10.0 points)",
     "30 of 40",
     "2,000",  # images/s, the median
-    "linear, 30.2 % at the end",
+    "pretrained, 30.2%",
     "pretrained, AUC 0.789",
     "random backbone, AUC 0.876",
     "60 test features of cluttered_digits at step 20",
-    "2 starts of the run, 20.0 s together",
-    "Between them 160.0 s passed, and 3 steps that were not saved",
-    "Until the first step: 3.2 s (programs compiled: 4, found compiled: 0), ",
+    "2 starts, 20.0 s in total",
+    "160.0 s passed between starts, and 3 steps were repeated.",
+    "Until the first step: 3.2 s (programs compiled: 4, from the cache: 0), ",
   ):
     assert text in found.visible
   assert ["steps", "12.0 s", "60.0%"] in found.rows
@@ -123,13 +125,13 @@ def test_page_needs_nothing_else(workdir, cheap):
 @pytest.mark.parametrize(
   ("lost", "sentence"),
   [
-    ("probe.jsonl", "No probe has read this run yet"),
-    ("probe.jsonl", "No probe has read a checkpoint yet"),
-    ("probe.jsonl", "No probe has measured a spectrum yet"),
+    ("probe.jsonl", "The run has not been probed yet"),
+    ("probe.jsonl", "No checkpoint has been probed yet"),
+    ("probe.jsonl", "No spectrum has been measured yet"),
     ("metrics.jsonl", "The training has not logged a step yet"),
-    ("features", "No probe has kept test features"),
-    ("goodput.jsonl", "No clock of the training is here"),
-    ("probe_goodput.jsonl", "No clock of a probe is here"),
+    ("features", "This workdir has no cached test features"),
+    ("goodput.jsonl", "No time of the training was recorded"),
+    ("probe_goodput.jsonl", "No time of the probe was recorded"),
   ],
 )
 def test_missing_piece_leaves_a_sentence(workdir, cheap, lost, sentence):
@@ -149,8 +151,8 @@ def test_baselines_alone(workdir, cheap):
   kept = [line for line in lines if '"backbone"' not in line]
   (workdir / "probe.jsonl").write_text("\n".join(kept))
   found = rendered(workdir)
-  assert ["pretrained", *"-----"] in found.rows
-  assert "No probe has read a checkpoint yet" in found.visible
+  assert [row[0] for row in found.rows].count("raw pixels") == 1
+  assert "No checkpoint has been probed yet" in found.visible
 
 
 def test_data_set_that_is_not_here(workdir, config):
@@ -158,7 +160,7 @@ def test_data_set_that_is_not_here(workdir, config):
   config["data"]["data_dir"] = str(workdir / "none")
   (workdir / "config.json").write_text(json.dumps(config))
   found = rendered(workdir)
-  assert "The views can't be drawn" in found.visible
+  assert "The views cannot be drawn" in found.visible
   assert "python -m jssl.data.prepare" in found.visible
 
 
@@ -173,7 +175,9 @@ def test_another_data_set_has_a_table_of_its_own(workdir, cheap):
   rows = path.read_text()
   path.write_text(rows + rows.replace("cluttered_digits", "fashion"))
   heads = [row[0] for row in rendered(workdir).rows if row[1:2] == ["linear"]]
-  assert heads == ["cluttered_digits", "fashion"]
+  assert heads == [
+    f"{name}: test accuracy in %" for name in ("cluttered_digits", "fashion")
+  ]
 
 
 def test_names_are_escaped(workdir, config, cheap):
@@ -188,31 +192,49 @@ def test_names_are_escaped(workdir, config, cheap):
   assert not {"b", "i", "script"} & {tag for tag, _ in found.tags}
   assert f"simclr on {name}" in found.visible
   assert ["data_dir", '"<script>alert(1)</script>"'] in found.rows
-  assert [name, "linear", "MLP", "kNN", "1 % labels", "10 % labels"] in (
-    found.rows
-  )
+  assert [f"{name}: test accuracy in %", "linear", "MLP", "kNN"] in [
+    row[:4] for row in found.rows
+  ]
 
 
 def test_what_could_not_be_probed_says_why(workdir, cheap):
-  path = workdir / "probe.jsonl"
-  lost = {
-    "dataset": "cluttered_digits",
-    "features": "backbone",
-    "step": 30,
-    "measure": "probe",
-    "not_measured": "2 of 9 rows of features are not <finite>",
-  }
-  path.write_text(path.read_text() + json.dumps(lost) + "\n")
+  lost = NotMeasuredRecord(
+    part="probe",
+    step=30,
+    dataset="cluttered_digits",
+    features="backbone",
+    reason="2 of 9 rows of features are not <finite>",
+  )
+  RecordFile(workdir).replace([lost])
   found = rendered(workdir)
-  why = "backbone, step 30: no probe: 2 of 9 rows of features are not <finite>"
+  why = "backbone, step 30: probe: 2 of 9 rows of features are not <finite>"
   assert why in found.visible
+
+
+def test_the_lead_says_where_pretraining_loses(workdir, cheap):
+  changed = {("pixels", "knn"): 0.5, ("pixels", "mlp"): 0.22}
+  made.write_records(
+    workdir,
+    [
+      dataclasses.replace(record, test_accuracy=changed[key])
+      if isinstance(record, ProbeRecord)
+      and (key := (record.features, record.probe)) in changed
+      else record
+      for record in read(workdir).records
+    ],
+  )
+  _, compared, *_ = rendered(workdir).visible.split("Compared with ")
+  assert compared == (
+    "raw pixels: better with linear (+20.0 points); not clearly different with "
+    "MLP (-0.8 points); worse with kNN (-27.7 points). "
+  )
 
 
 def test_a_set_without_labels_has_a_spectrum(workdir, cheap):
   path = workdir / "probe.jsonl"
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
-  kept = [json.dumps(row) for row in rows if "probe" not in row]
+  lines = path.read_text().splitlines()
+  kept = [line for line in lines if '"record": "probe"' not in line]
   path.write_text("\n".join(kept) + "\n")
   found = rendered(workdir)
-  assert "No probe has measured a spectrum yet" not in found.visible
+  assert "No spectrum has been measured yet" not in found.visible
   assert "The collapse AUC is 0.789 at step 40" in found.visible

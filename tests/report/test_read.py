@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from jssl.probe.records import ProbeRecord, SpectrumRecord
 from jssl.report.read import read
 
 
@@ -14,9 +15,9 @@ def test_reads_every_row(workdir):
   run = read(workdir)
   np.testing.assert_array_equal(run.metrics["step"], [10, 20, 30])
   np.testing.assert_array_equal(run.metrics["loss"], [4, 3, 2])
-  assert len(run.scores) == 4 * 5
-  assert [s.step for s in run.spectra] == [0, 0, 20, 40]
-  assert run.spectra[-1].singular_values == [4.0, 2.0, 1.0]
+  assert len(run.select(ProbeRecord)) == 4 * 5
+  assert [s.step for s in run.select(SpectrumRecord)] == [0, 0, 20, 40]
+  assert run.select(SpectrumRecord, features="pixels")[0].collapse_auc == 0.876
   assert run.steps_done == 30
   assert run.seconds == pytest.approx(15)
 
@@ -33,11 +34,8 @@ def test_finished_checkpoints_count_as_steps_done(workdir):
 def test_passes_over_what_is_not_a_whole_row(workdir, tail):
   before = read(workdir)
   append(workdir / "metrics.jsonl", tail)
-  append(workdir / "probe.jsonl", tail)
   after = read(workdir)
   np.testing.assert_equal(dict(after.metrics), dict(before.metrics))
-  assert after.scores == before.scores
-  assert after.spectra == before.spectra
 
 
 def test_metric_that_a_row_lacks_is_nan(workdir):
@@ -64,11 +62,17 @@ def test_own_data_set_comes_first(workdir):
   assert read(workdir).datasets == ["cluttered_digits", "another"]
 
 
+def test_records_of_another_version_are_an_error(workdir):
+  append(workdir / "probe.jsonl", '{"step": 20, "probe": "linear"}\n')
+  with pytest.raises(ValueError, match=r"line \d+ of .* delete the file"):
+    read(workdir)
+
+
 def test_what_is_not_there_is_empty(workdir):
   for name in ("metrics.jsonl", "probe.jsonl", "best.json"):
     (workdir / name).unlink()
   run = read(workdir)
-  assert (run.metrics, run.scores, run.spectra) == ({}, (), ())
+  assert (run.metrics, run.records) == ({}, [])
   assert (run.steps_done, run.seconds, run.datasets) == (0, 0, [])
 
 

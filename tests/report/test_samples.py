@@ -57,7 +57,7 @@ def test_augmented_without_the_data_set(config, tmp_path):
 
 def kept(workdir, **changes):
   settings = {"step": 20, "limit": 1000, "classes": 20, **changes}
-  return samples.kept_features(read(workdir), "cluttered_digits", **settings)
+  return samples.cached_features(read(workdir), "cluttered_digits", **settings)
 
 
 def test_finds_the_features_of_a_step(workdir):
@@ -90,7 +90,7 @@ def test_leaves_out_later_classes_and_images_without_a_label(workdir):
 def test_a_set_that_is_not_here_has_numbers_for_names(workdir):
   for path in [*(workdir / "features").iterdir()]:
     path.rename(path.with_name(path.name.replace("cluttered_digits", "gone")))
-  found = samples.kept_features(
+  found = samples.cached_features(
     read(workdir), "gone", step=20, limit=9, classes=20
   )
   assert found.class_names[:2] == ("0", "1")
@@ -100,7 +100,7 @@ def test_map_keeps_classes_that_lie_apart_apart():
   generator = np.random.default_rng(0)
   labels = np.arange(90) % 3
   h = 10 * np.eye(3, 60)[labels] + generator.normal(size=(90, 60))
-  xy = samples.map_2d(h.astype(np.float32))
+  xy = samples.project_2d(h.astype(np.float32))
   assert xy.shape == (90, 2)
   distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
   np.fill_diagonal(distance, np.inf)
@@ -110,7 +110,7 @@ def test_map_keeps_classes_that_lie_apart_apart():
 
 def test_map_of_four_images():
   h = np.random.default_rng(0).normal(size=(4, 3))
-  assert np.isfinite(samples.map_2d(h)).all()
+  assert np.isfinite(samples.project_2d(h)).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

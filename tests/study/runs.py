@@ -1,6 +1,9 @@
 """Workdirs of finished runs, as the probe leaves them."""
 
+import dataclasses
 import json
+
+from probe import made
 
 CONFIG = {
   "seed": 0,
@@ -19,7 +22,6 @@ CONFIG = {
   "checkpoint": {"every_steps": 20},
   "probe": {"diagnostic_images": 60, "diagnostic_views": 4},
 }
-ABOUT = {"dataset": "cluttered_digits", "features": "backbone"}
 
 
 def write_run(
@@ -29,26 +31,23 @@ def write_run(
   path = workdir / name / f"seed_{seed}"
   path.mkdir(parents=True)
   (path / "config.json").write_text(json.dumps(config))
-  rows = []
-  for step, (auc, accuracy) in enumerate(points, 1):
-    about = {**ABOUT, "step": 10 * step}
-    rows.append(
-      {
-        **about,
-        "measure": "spectrum",
-        "singular_values": [1.0] * dims,
-        "collapse_auc": auc,
-      }
-    )
-    score = {"test_accuracy": accuracy, "test_accuracy_std": 0.0}
-    rows += [
-      {**about, "probe": "linear", "label_fraction": 1.0, **score},
-      {**about, "probe": "linear", "label_fraction": 0.1, **score},
+  records = []
+  for number, (auc, accuracy) in enumerate(points, 1):
+    step = 10 * number
+    score = {"step": step, "test_accuracy": accuracy, "test_accuracy_std": 0.0}
+    records += [
+      made.spectrum_record(step, auc, singular_values=[1.0] * dims),
+      made.probe_record(**score),
+      made.probe_record(label_fraction=0.1, **score),
     ]
   if values:
-    row = {"measure": "diagnostics", "at": "backbone", "values": values}
-    empty = {"curves": {}, "not_measured": {}}
-    rows.append({**ABOUT, "step": 10 * len(points), **row, **empty})
-  (path / "probe.jsonl").write_text(
-    "".join(json.dumps(row) + "\n" for row in rows)
+    records.append(diagnosed(10 * len(points), values))
+  made.write_records(path, records)
+
+
+def diagnosed(step, values, **changes):
+  """Returns diagnostics of a backbone that have nothing but `values`."""
+  record = made.diagnostics_record(step, "backbone")
+  return dataclasses.replace(
+    record, **{"values": values, "curves": {}, "not_measured": {}, **changes}
   )

@@ -1,11 +1,11 @@
 """Augmentations compared, on workdirs as the probe leaves them."""
 
-import json
-
 import numpy as np
 import pytest
-from study.runs import ABOUT, CONFIG, write_run
+from probe import made
+from study.runs import CONFIG, diagnosed, write_run
 
+from jssl.probe.records import RecordFile
 from jssl.report.read import read
 from jssl.study import concentration
 
@@ -85,21 +85,13 @@ def test_augmentations_of_different_images_are_told(tmp_path):
     concentration.collect(tmp_path)
 
 
-def diagnosed(workdir, step, **row):
-  """Adds what a checkpoint is like to what a run has."""
-  path = workdir / "crop" / "seed_0" / "probe.jsonl"
-  rows = {
-    **ABOUT,
-    "step": step,
-    "measure": "diagnostics",
-    "at": "backbone",
-    "values": {"nearest_mean_error": step / 100},
-    "curves": {},
-    "not_measured": {},
-    **row,
-  }
-  path.write_text(path.read_text() + json.dumps(rows) + "\n")
-  return concentration._last("crop/seed_0", read(path.parent))
+def last(workdir, step, **changes):
+  """Adds diagnostics to a run, and returns what is shown of it."""
+  path = workdir / "crop" / "seed_0"
+  changes = {"values": {"nearest_mean_error": step / 100}, **changes}
+  added = diagnosed(step, **changes)
+  made.write_records(path, [*RecordFile(path).read(), added])
+  return concentration._last("crop/seed_0", read(path))
 
 
 POINTS = [(0.8, 0.5), (0.7, 0.6), (0.6, 0.7)]
@@ -108,22 +100,22 @@ POINTS = [(0.8, 0.5), (0.7, 0.6), (0.6, 0.7)]
 def test_diagnostics_and_accuracies_are_of_one_step(tmp_path):
   write_run(tmp_path, "crop", POINTS)
   expected = {"nearest_mean_error": 0.2}, {"linear": 0.6}
-  assert diagnosed(tmp_path, 20) == expected
+  assert last(tmp_path, 20) == expected
   # A later one has no accuracy yet, another no error.
-  assert diagnosed(tmp_path, 40) == expected
+  assert last(tmp_path, 40) == expected
   lost = {"values": {}, "not_measured": {"nearest_mean_error": "one class"}}
-  assert diagnosed(tmp_path, 30, **lost) == expected
+  assert last(tmp_path, 30, **lost) == expected
 
 
 def test_a_run_without_such_a_step_is_named(tmp_path):
   write_run(tmp_path, "crop", [])
   message = r"crop/seed_0 has no step .* diagnosed are \[20\], probed \[\]"
   with pytest.raises(ValueError, match=message):
-    diagnosed(tmp_path, 20)
+    last(tmp_path, 20)
 
 
 def test_an_error_that_was_not_measured_says_why(tmp_path):
   write_run(tmp_path, "crop", POINTS)
   lost = {"values": {}, "not_measured": {"nearest_mean_error": "one class"}}
   with pytest.raises(ValueError, match=r"crop/seed_0 .* step 20: one class"):
-    diagnosed(tmp_path, 20, **lost)
+    last(tmp_path, 20, **lost)

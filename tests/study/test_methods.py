@@ -13,12 +13,13 @@ import time
 import grain
 import numpy as np
 import pytest
+from probe import made
 
 from jssl import checkpoint
 from jssl.checkpoint import Checkpoints
 from jssl.config.parse import replace, to_dict
 from jssl.objectives import BYOL
-from jssl.probe.records import Log
+from jssl.probe.records import RecordFile
 from jssl.runtime.workdir import claim_workdir, load_config
 from jssl.study import methods
 from jssl.study import trials as trials_lib
@@ -113,27 +114,21 @@ def write_probe(trial, features, linear, step=None):
     ("mlp", 1.0, linear + 0.01),
     ("knn", 1.0, linear - 0.02),
   ]
-  rows = [
-    {
-      **about,
-      "measure": "spectrum",
-      "singular_values": [2.0, 1.0],
-      "collapse_auc": 0.5 + linear / 4,
-    }
-  ]
-  rows += [
-    {
-      **about,
-      "probe": probe,
-      "label_fraction": share,
-      "test_accuracy": accuracy,
-      "test_accuracy_std": 0.0123,
-      "validation_accuracy": accuracy,
-      "seeds": 2,
-    }
-    for probe, share, accuracy in scores
-  ]
-  Log(trial.workdir).put("probe", rows)
+  file = RecordFile(trial.workdir)
+  file.replace([made.spectrum_record(auc=0.5 + linear / 4, **about)])
+  file.replace(
+    [
+      made.probe_record(
+        probe=probe,
+        label_fraction=share,
+        test_accuracy=accuracy,
+        test_accuracy_std=0.0123,
+        seeds=2,
+        **about,
+      )
+      for probe, share, accuracy in scores
+    ]
+  )
 
 
 def silent(line):
@@ -303,7 +298,7 @@ def test_runs_what_is_not_complete_and_baselines_once(
     ("train", "simclr", both),
     ("probe", "simclr"),
   ]
-  assert {row["features"] for row in Log(trials[0].workdir).rows()} == {
+  assert {r.features for r in RecordFile(trials[0].workdir).read()} == {
     *("pixels", "random", "backbone")
   }
   # What is there belongs to its config.
@@ -505,10 +500,9 @@ def test_a_random_backbone_is_that_of_the_seed(config_file, tmp_path):
 
 
 def diagnose(trial, step, **values):
-  about = {"step": step, "dataset": trial.dataset, "features": "backbone"}
-  row = {**about, "measure": "diagnostics", "at": "projector"}
-  empty = {"curves": {}, "not_measured": {}}
-  Log(trial.workdir).put("diagnostics", [{**row, "values": values, **empty}])
+  record = made.diagnostics_record(step, "projector", dataset=trial.dataset)
+  record = dataclasses.replace(record, values=values)
+  RecordFile(trial.workdir).replace([record])
 
 
 def test_what_features_are_like_over_seeds(config_file, tmp_path):

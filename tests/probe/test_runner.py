@@ -20,7 +20,7 @@ from jssl.config.schema import Config
 from jssl.data.source import InMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
-from jssl.probe import dataset, loop
+from jssl.probe import dataset, runner
 from jssl.runtime.workdir import claim_workdir
 
 SHAPE = (4, 4, 1)
@@ -117,9 +117,9 @@ def subjects(workdir):
 
 
 def run(workdir, **options):
-  told = []
-  loop.run(workdir, tell=told.append, **options)
-  return told
+  lines = []
+  runner.run(workdir, log=lines.append, **options)
+  return lines
 
 
 def damage(workdir, step):
@@ -138,12 +138,12 @@ def test_rows_have_what_readers_need(workdir):
     ("backbone", 10, "tiny"),
     ("backbone", 20, "tiny"),
   }
-  spectra = [r for r in rows(workdir) if r.get("measure") == "spectrum"]
+  spectra = [r for r in rows(workdir) if r["record"] == "spectrum"]
   assert len(spectra) == 4
   for row in spectra:
     assert len(row["singular_values"]) == 6
     assert 0.5 < row["collapse_auc"] <= 1
-  fits = [r for r in rows(workdir) if "probe" in r]
+  fits = [r for r in rows(workdir) if r["record"] == "probe"]
   assert [(r["probe"], r["label_fraction"]) for r in fits] == 4 * [
     ("linear", 1.0),
     ("knn", 1.0),
@@ -158,11 +158,11 @@ def test_rows_have_what_readers_need(workdir):
     assert row["seconds"] > 0
     assert all(len(values) == 2 for values in row["chosen"].values())
   table = told[-1].splitlines()
-  assert [line.split("  ")[0] for line in table[1:]] == [
+  assert [line.split("  ")[0] for line in table[2:]] == [
     "raw pixels",
     "random backbone",
-    "step 10",
-    "step 20",
+    "pretrained, step 10",
+    "pretrained, step 20",
   ]
 
 
@@ -203,10 +203,16 @@ def test_features_that_are_not_finite_are_told_of_and_passed_over(workdir):
   told = run(workdir, follow=True)
   reason = "302 of 302 rows of features are not finite"
   assert sum(reason in line for line in told) == 2
-  found = {r["measure"]: r for r in rows(workdir) if r["step"] == 10}
+  found = {r["part"]: r for r in rows(workdir) if r["step"] == 10}
   assert found.keys() == {"spectrum", "probe"}
-  assert all(reason in row["not_measured"] for row in found.values())
-  assert {r["step"] for r in rows(workdir) if "probe" in r} == {0, 5, 20}
+  for row in found.values():
+    assert row["record"] == "not_measured"
+    assert reason in row["reason"]
+  assert {r["step"] for r in rows(workdir) if r["record"] == "probe"} == {
+    0,
+    5,
+    20,
+  }
   assert checkpoint.best_step(workdir) in (5, 20)
   # It stays so, and is not tried again.
   assert not any("step10" in line for line in run(workdir))
@@ -219,7 +225,8 @@ def test_the_best_by_validation_is_pinned(workdir):
     r["step"]: r["validation_accuracy"]
     for r in rows(workdir)
     if r["features"] == "backbone"
-    and r.get("probe") == "linear"
+    and r["record"] == "probe"
+    and r["probe"] == "linear"
     and r["label_fraction"] == 1
   }
   assert checkpoint.best_step(workdir) == max(scores, key=scores.get)
@@ -245,7 +252,7 @@ def test_another_set_may_have_another_test_split(workdir, monkeypatch):
   save(workdir, 10)
   run(workdir, dataset="other", test_split="validation")
   assert opened == ["train", "validation"]
-  with pytest.raises(ValueError, match="--test_split=validation goes with"):
+  with pytest.raises(ValueError, match="=validation needs a --dataset"):
     run(workdir, test_split="validation")
 
 
@@ -277,10 +284,10 @@ def test_where_the_time_went_is_written(workdir, monkeypatch):
     naps.append(sleep(0.2))
     save(workdir, 20)
 
-  monkeypatch.setattr(loop.time, "sleep", nap)
+  monkeypatch.setattr(runner.time, "sleep", nap)
   run(workdir, follow=True)
-  (row,) = map(json.loads, (workdir / loop.CLOCK).read_text().splitlines())
-  kinds = (*loop.KINDS, "compile", "other")
+  (row,) = map(json.loads, (workdir / runner.GOODPUT).read_text().splitlines())
+  kinds = (*runner.GOODPUT_KINDS, "compile", "other")
   assert sum(row[kind] for kind in kinds) == pytest.approx(row["seconds"])
   assert all(row[kind] > 0 for kind in kinds if kind != "diagnostics")
   assert row["diagnostics"] == 0
@@ -289,7 +296,7 @@ def test_where_the_time_went_is_written(workdir, monkeypatch):
 
 
 def test_following_ends_with_the_last_step(workdir, monkeypatch):
-  monkeypatch.setattr(loop.time, "sleep", lambda _: save(workdir, 20))
+  monkeypatch.setattr(runner.time, "sleep", lambda _: save(workdir, 20))
   save(workdir, 10)
   run(workdir, follow=True)
   assert {s for kind, s, _ in subjects(workdir) if kind == "backbone"} == {
@@ -308,7 +315,7 @@ def test_following_waits_for_the_run(workdir, monkeypatch):
     else:
       save(workdir, 20)
 
-  monkeypatch.setattr(loop.time, "sleep", wait)
+  monkeypatch.setattr(runner.time, "sleep", wait)
   run(workdir, follow=True)
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
@@ -324,7 +331,7 @@ def test_a_checkpoint_deleted_meanwhile_is_skipped(workdir, monkeypatch):
 
   monkeypatch.setattr(checkpoint, "restore_backbone", late)
   told = run(workdir)
-  assert "skipped step 10: it was deleted before it was probed" in told
+  assert "Skipped step 10: deleted before it was probed." in told
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
 
@@ -332,7 +339,7 @@ def test_a_damaged_checkpoint_is_told_and_skipped(workdir):
   save(workdir, 10, 20)
   damage(workdir, 10)
   told = run(workdir)
-  assert any("skipped a damaged checkpoint" in line for line in told)
+  assert any("Skipped a damaged checkpoint" in line for line in told)
   assert ("backbone", 10, "tiny") not in subjects(workdir)
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
@@ -368,7 +375,7 @@ def test_a_set_that_does_not_fit_is_told(workdir, dataset, message):
 
 
 def test_probing_does_not_import_the_training():
-  code = "import sys, jssl.probe.loop; print('jssl.train' in sys.modules)"
+  code = "import sys, jssl.probe.runner; print('jssl.train' in sys.modules)"
   found = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
@@ -403,7 +410,7 @@ def test_features_follow_the_config(workdir):
   save(workdir, 10)
   variables = {"params": {"w": jnp.ones((16, 6))}}
   keys = {
-    loop.Encoder(
+    runner.BackboneEncoders(
       BACKBONE,
       crop_size_px=4,
       channels=1,

@@ -1,0 +1,78 @@
+"""Tables of test accuracy, from the records of a probe."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import tabulate
+
+from jssl.probe.records import BASELINES, PROBES, ProbeRecord, Record
+
+
+class AccuracyTable(NamedTuple):
+  """Test accuracies in percent.
+
+  Attributes:
+    headings: the data set, then the name of each probe.
+    rows: name of the features, then "mean ± std" for each probe; "-" if it was
+      not fitted. Baselines come first.
+  """
+
+  headings: list[str]
+  rows: list[list[str]]
+
+  def __str__(self) -> str:
+    """Returns the table as plain text."""
+    return tabulate.tabulate(
+      self.rows,
+      self.headings,
+      disable_numparse=True,
+      colalign=("left", *["right"] * (len(self.headings) - 1)),
+    )
+
+
+def format_accuracy(mean: float, std: float) -> str:
+  """Returns mean and standard deviation in percent: "81.2 ± 1.0"."""
+  return f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def accuracy_table(
+  records: Iterable[Record], dataset: str, *, step: int | None = None
+) -> AccuracyTable:
+  """Tabulates test accuracy by features and probe.
+
+  Args:
+    records: all records; those of other parts and data sets are ignored.
+    dataset: name of the data set.
+    step: the only checkpoint to show; None shows all.
+  """
+  order = [*BASELINES, "backbone"]
+  shown = sorted(
+    (
+      record
+      for record in records
+      if isinstance(record, ProbeRecord) and record.dataset == dataset
+      if record.features != "backbone" or step in (None, record.step)
+    ),
+    key=lambda record: (order.index(record.features), record.step),
+  )
+
+  def column(record: ProbeRecord) -> tuple[bool, float, int]:
+    few = record.label_fraction < 1
+    return few, record.label_fraction, [*PROBES].index(record.probe)
+
+  columns = {
+    column(record): record.name for record in sorted(shown, key=column)
+  }
+  cells: dict[str, dict] = {}
+  for record in shown:
+    name = BASELINES.get(record.features, f"pretrained, step {record.step:,}")
+    cells.setdefault(name, {})[column(record)] = format_accuracy(
+      record.test_accuracy, record.test_accuracy_std
+    )
+  return AccuracyTable(
+    [f"{dataset}: test accuracy in %", *columns.values()],
+    [
+      [name, *(row.get(column, "-") for column in columns)]
+      for name, row in cells.items()
+    ],
+  )

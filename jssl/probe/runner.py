@@ -1,0 +1,408 @@
+"""Probes the checkpoints of a run: extract features, fit, write records.
+
+The probe and the training share files only; neither needs the other to run.
+With several processes all extract features together, each fits the same probes,
+and the first one writes the records.
+"""
+
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from jssl import checkpoint
+from jssl.config.build import build_objective
+from jssl.config.parse import parse, replace, to_dict
+from jssl.config.schema import Config
+from jssl.diagnostics import spectrum
+from jssl.probe import encoders, features
+from jssl.probe.accuracy import accuracy_table
+from jssl.probe.dataset import FeatureSet, open_dataset
+from jssl.probe.diagnosis import Diagnosis, sample_settings
+from jssl.probe.encoders import BackboneEncoders, Encoder
+from jssl.probe.records import (
+  PARTS,
+  NotMeasuredRecord,
+  Part,
+  ProbeRecord,
+  Record,
+  RecordFile,
+  SpectrumRecord,
+  summary,
+  write_events,
+)
+from jssl.probe.splits import LabelsError
+from jssl.probe.suite import probe_records
+from jssl.runtime import distributed
+from jssl.runtime.goodput import Clock
+from jssl.runtime.workdir import check_workdir_shared, load_config
+from jssl.typing import Variables
+
+# One row per start of the probe: how it spent its time.
+GOODPUT = "probe_goodput.jsonl"
+GOODPUT_KINDS = ("wait", "restore", "features", *PARTS)
+_POLL_SECONDS = 5.0
+
+
+def _change_dataset(
+  config: Config, name: str, data_dir: str, test_split: str
+) -> Config:
+  """Returns the config with another data set or another place of it."""
+  changes: dict[str, str] = {}
+  if name and name != config.data.name:
+    changes |= {
+      "data.name": name,
+      "data.split": "train",
+      "data.test_split": test_split or "test",
+    }
+  elif test_split:
+    raise ValueError(
+      f"--test_split={test_split} needs a --dataset other than the run's own "
+      f"{config.data.name}, whose test split is data.test_split"
+    )
+  if data_dir:
+    changes["data.data_dir"] = data_dir
+  return replace(config, changes)
+
+
+def new_steps(
+  workdir: str | os.PathLike,
+  *,
+  follow: bool,
+  last_step: int,
+  poll_seconds: float = _POLL_SECONDS,
+) -> Iterator[int]:
+  """Yields each checkpoint once, the oldest first: it is deleted first.
+
+  Args:
+    workdir: directory of the run.
+    follow: True to wait for new checkpoints until `last_step`.
+    last_step: last step of the run.
+    poll_seconds: time between looks.
+  """
+  done: set[int] = set()
+  while True:
+    steps = distributed.broadcast_from_first(checkpoint.steps(workdir))
+    new = [step for step in steps if step not in done]
+    if new:
+      done.add(new[0])
+      yield new[0]
+    elif not follow or last_step in done:
+      return
+    else:
+      time.sleep(poll_seconds)
+
+
+class Runner:
+  """Adds the missing records of a run's baselines and checkpoints."""
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    config: Config,
+    clock: Clock,
+    *,
+    overwrite: bool,
+    diagnostics: bool,
+    pin_best: bool,
+    log: Callable[[str], None],
+  ):
+    """Opens the data set and prepares the encoders.
+
+    Args:
+      workdir: directory of the run.
+      config: config of the run, with the data set to probe on.
+      clock: clock of the probe.
+      overwrite: True to replace existing records.
+      diagnostics: True to measure diagnostics too.
+      pin_best: True to pin the best checkpoint.
+      log: called with each line for the user.
+    """
+    self._workdir, self._config, self._clock = workdir, config, clock
+    self._overwrite, self._pin_best, self._log = overwrite, pin_best, log
+    self._settings = config.probe
+    self._backbone = config.model.backbone()
+    self._records = RecordFile(workdir)
+    self._dataset = open_dataset(workdir, config, needs_labels=not diagnostics)
+    self._parts: list[Part] = ["spectrum"]
+    if self._dataset.has_labels:
+      self._parts.append("probe")
+    if diagnostics:
+      self._parts.append("diagnostics")
+    crop_size_px = config.augment.crop_size_px
+    self._encoders = BackboneEncoders(
+      self._backbone,
+      crop_size_px=crop_size_px,
+      channels=self._dataset.sources[0].image_shape[-1],
+      mesh=self._dataset.global_mesh,
+      key=str((to_dict(config)["model"], crop_size_px)),
+    )
+    # Made with the first features, which have the labels.
+    self._diagnosis: Diagnosis | None = None
+    self._views_measured = False
+
+  def run(self, *, follow: bool) -> None:
+    """Probes baselines, then checkpoints.
+
+    Args:
+      follow: True to wait for new checkpoints until the last step of the run.
+
+    Raises:
+      CheckpointError: if no checkpoint could be read.
+    """
+    self._probe_baselines()
+    steps = new_steps(
+      self._workdir, follow=follow, last_step=self._config.train.steps
+    )
+    for step in self._clock.each("wait", steps):
+      parts = self._missing_parts("backbone", step)
+      if not parts:
+        continue
+      with self._clock.on("restore"):
+        encoder = self._restore(step)
+      if encoder is not None:
+        self._probe(encoder, parts)
+        if distributed.is_first():
+          features.forget_all_but(
+            self._workdir, checkpoint.steps(self._workdir)
+          )
+    probed = any(
+      (record.features, record.dataset) == ("backbone", self._dataset.name)
+      for record in self._records.read()
+    )
+    if not distributed.broadcast_from_first(probed):
+      raise checkpoint.CheckpointError(
+        f"no checkpoint of {self._workdir} can be read"
+      )
+    if self._dataset.has_labels and distributed.is_first():
+      table = accuracy_table(self._records.read(), self._dataset.name)
+      self._log(str(table))
+
+  def export(self, path: str | os.PathLike) -> None:
+    """Writes features and labels of the last checkpoint to an `.npz` file."""
+    step = checkpoint.steps(self._workdir)[-1]
+    variables = checkpoint.restore_backbone(self._workdir, step)
+    found = self._dataset.extract(self._encoders.checkpoint(step, variables))
+    if distributed.is_first():
+      features.export(path, found.train, found.test)
+    self._log(f"Wrote the features of step {step} to {path}.")
+
+  def _probe_baselines(self) -> None:
+    # Pixels have no views, and without labels only the collapse of a backbone
+    # is of interest.
+    parts: list[Part] = [
+      part
+      for part in self._missing_parts("pixels", 0)
+      if part != "diagnostics" and self._dataset.has_labels
+    ]
+    if "pixels" in self._settings.baselines and parts:
+      with self._clock.on("features"):
+        pixels = encoders.pixels(
+          self._dataset.sources[0],
+          crop_size_px=self._config.augment.crop_size_px,
+          max_dim=self._settings.pixel_dims,
+        )
+      self._probe(pixels, parts)
+    parts = self._missing_parts("random", 0)
+    if "random" in self._settings.baselines and parts:
+      self._probe(self._encoders.random(self._config.seed), parts)
+
+  def _missing_parts(self, kind: str, step: int) -> list[Part]:
+    """Returns the parts without records, the same on all processes."""
+
+    def has_records(part: Part) -> bool:
+      settings = (
+        sample_settings(self._settings) if part == "diagnostics" else {}
+      )
+      key = (kind, step, self._dataset.name)
+      return key in self._records.done(part, **settings)
+
+    return distributed.broadcast_from_first(
+      [p for p in self._parts if self._overwrite or not has_records(p)]
+    )
+
+  def _restore(self, step: int) -> Encoder | None:
+    """Returns a checkpoint's backbone; None, with a log line, on failure."""
+    variables: Variables = {}
+    error = ""
+    try:
+      variables = checkpoint.restore_backbone(self._workdir, step)
+    except checkpoint.CheckpointError as failure:
+      error = str(failure)
+    # All processes skip what one of them cannot read.
+    errors = [e for e in distributed.all_gather_text(error) if e]
+    if not errors:
+      return self._encoders.checkpoint(step, variables)
+    if step in checkpoint.steps(self._workdir):
+      self._log(f"Skipped a damaged checkpoint: {errors[0]}")
+    else:
+      self._log(f"Skipped step {step}: deleted before it was probed.")
+    return None
+
+  def _probe(self, encoder: Encoder, parts: Sequence[Part]) -> None:
+    """Measures parts of one encoder, and the augmentation if missing."""
+    try:
+      with self._clock.on("features"):
+        found = self._dataset.extract(encoder)
+    except features.NotFiniteError as error:
+      # Other checkpoints may be finite.
+      for part in parts:
+        self._write([self._not_measured(part, encoder, error)], encoder.name)
+      return
+    for part in parts:
+      with self._clock.on(part):
+        records = self._measure(part, found)
+      self._write(records, encoder.name)
+    if "diagnostics" in parts and not self._views_measured:
+      self._views_measured = True
+      if "diagnostics" in self._missing_parts("views", 0):
+        with self._clock.on("diagnostics"):
+          curve = self._diagnose(found.train.labels).concentration()
+        self._write([curve], "views")
+    self._clock.write()
+
+  def _measure(self, part: Part, found: FeatureSet) -> Sequence[Record]:
+    if part == "diagnostics":
+      diagnosis = self._diagnose(found.train.labels)
+      return diagnosis.records(found, self._workdir)
+    try:
+      if part == "probe":
+        return probe_records(self._settings, found, self._dataset.name)
+      return [self._spectrum(found)]
+    except LabelsError as error:
+      if "diagnostics" not in self._parts:
+        raise
+      return [self._not_measured(part, found.encoder, error)]
+
+  def _spectrum(self, found: FeatureSet) -> Record:
+    try:
+      values = spectrum.values_of(found.moment)
+    except ValueError as error:  # Too few images; probes may still be possible.
+      return self._not_measured("spectrum", found.encoder, error)
+    return SpectrumRecord(
+      step=found.encoder.step,
+      dataset=self._dataset.name,
+      features=found.encoder.kind,
+      singular_values=values.tolist(),
+      deviation=np.sort(found.moment.std)[::-1].tolist(),
+      collapse_auc=spectrum.collapse_auc(values),
+    )
+
+  def _diagnose(self, labels: Int[np.ndarray, "n"]) -> Diagnosis:
+    if self._diagnosis is None:
+      config = self._config
+      self._diagnosis = Diagnosis(
+        self._dataset,
+        self._backbone,
+        build_objective(config),
+        config.augment,
+        self._settings,
+        seed=config.seed,
+        labels=labels,
+      )
+    return self._diagnosis
+
+  def _not_measured(
+    self, part: Part, encoder: Encoder, error: Exception
+  ) -> NotMeasuredRecord:
+    return NotMeasuredRecord(
+      part=part,
+      step=encoder.step,
+      dataset=self._dataset.name,
+      features=encoder.kind,
+      reason=str(error),
+    )
+
+  def _write(self, records: Sequence[Record], name: str) -> None:
+    """Writes and logs records of one part; pins the best checkpoint."""
+    if distributed.is_first():
+      self._records.replace(records)
+      write_events(self._workdir, records)
+      for record in records if self._pin_best else ():
+        if (
+          isinstance(record, ProbeRecord)
+          and (record.probe, record.label_fraction) == ("linear", 1)
+          and record.features == "backbone"
+        ):
+          checkpoint.pin_best(
+            self._workdir, step=record.step, score=record.validation_accuracy
+          )
+    self._log(f"{name} on {self._dataset.name}: {summary(records)}")
+
+
+def _ignore(line: str) -> None:
+  del line
+
+
+def run(
+  workdir: str | os.PathLike,
+  *,
+  follow: bool = False,
+  dataset: str = "",
+  data_dir: str = "",
+  test_split: str = "",
+  export: str = "",
+  overwrite: bool = False,
+  diagnostics: bool = False,
+  log: Callable[[str], None] = print,
+) -> None:
+  """Probes the checkpoints of a run that have no records yet.
+
+  Args:
+    workdir: directory of the run.
+    follow: True to wait for new checkpoints until the last step of the run.
+    dataset: prepared set to probe on; "" for the run's own.
+    data_dir: directory of prepared sets; "" for the run's own.
+    test_split: split of `dataset` to test on; "" for "test".
+    export: `.npz` file to write with the features of the last checkpoint.
+    overwrite: True to replace existing records.
+    diagnostics: True to measure diagnostics too, also of checkpoints that have
+      only probes so far.
+    log: called with each line for the user, on the first process.
+
+  Raises:
+    FileNotFoundError: if there is no run, no checkpoint or no data set.
+    ValueError: if the config is invalid, or if the labels do not allow probes
+      and no diagnostics are asked for.
+    CheckpointError: if no checkpoint could be read.
+  """
+  if not distributed.is_first():
+    log = _ignore
+  clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
+  if follow:
+    with clock.on("wait"):
+      _wait_for_run(workdir, log)
+  elif not distributed.broadcast_from_first(checkpoint.steps(workdir)):
+    load_config(workdir)  # Raises if this is not a run.
+    raise FileNotFoundError(
+      f"{workdir} has no finished checkpoint; wait for one with --follow"
+    )
+  check_workdir_shared(workdir)
+  own = parse(load_config(workdir), Config)
+  config = _change_dataset(own, dataset, data_dir, test_split)
+  runner = Runner(
+    workdir,
+    config,
+    clock,
+    overwrite=overwrite,
+    diagnostics=diagnostics,
+    pin_best=config.data.name == own.data.name,
+    log=log,
+  )
+  with clock.running():
+    runner.run(follow=follow)
+  if export:
+    runner.export(export)
+
+
+def _wait_for_run(
+  workdir: str | os.PathLike, log: Callable[[str], None]
+) -> None:
+  config = pathlib.Path(workdir) / "config.json"
+  if not config.exists():
+    log(f"Waiting for {config}, which a training writes when it starts.")
+  while not distributed.broadcast_from_first(config.exists()):
+    time.sleep(_POLL_SECONDS)
