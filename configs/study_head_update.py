@@ -27,12 +27,12 @@ _SHARED = runpy.run_path(
 _INNER = {"optimizer": "adam", "learning_rate": 3e-3}
 METHODS = {
   "joint": {},
-  "alternating_1": {"update": "alternating", "steps": 1, **_INNER},
-  "alternating_5": {"update": "alternating", "steps": 5, **_INNER},
-  "unrolled_3": {"update": "unrolled", "steps": 3, **_INNER},
+  "alternating_1": {"strategy": "alternating", "steps": 1, **_INNER},
+  "alternating_5": {"strategy": "alternating", "steps": 5, **_INNER},
+  "unrolled_3": {"strategy": "unrolled", "steps": 3, **_INNER},
   # Without either its second derivative is indefinite.
   "implicit_5": {
-    "update": "implicit",
+    "strategy": "implicit",
     "steps": 5,
     "l2": 1e-3,
     "damping": 1.0,

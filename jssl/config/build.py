@@ -15,7 +15,7 @@ from jssl.data.source import Source
 from jssl.models import Backbone, init_variables
 from jssl.objectives import Objective
 from jssl.optim import Optim, make_optimizer
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 
 
 class Run(NamedTuple):
@@ -104,7 +104,7 @@ def build_optimizer(
   optim: Optim,
   backbone: Backbone,
   objective: Objective,
-  head: HeadUpdate,
+  head: HeadStrategy,
   image_shape: tuple[int, int, int],
   total_steps: int,
 ) -> optax.GradientTransformation:
@@ -120,10 +120,9 @@ def build_optimizer(
   def parameters() -> Any:
     head_params, _ = objective.init(jax.random.key(0), backbone.feature_dim)
     variables = init_variables(0, backbone, image_shape)
-    joint = head.update == "joint"
     return {
       "backbone": variables["params"],
-      "head": head_params if joint else {},
+      "head": head.outer_params(head_params),
     }
 
   shapes = jax.eval_shape(parameters)

@@ -74,10 +74,10 @@ def _check_objective(
       f"to one of {', '.join(others)}"
     )
   special = {*objective.schedules(), *objective.constant_rates()}
-  if config.head.update != "joint" and special:
+  if config.head.strategy != "joint" and special:
     raise ValueError(
-      f'head.update="{config.head.update}" has its own optimizer, but {name} '
-      f"has learning rates for {sorted(special)}: use "
+      f'head.strategy="{config.head.strategy}" has its own optimizer, but '
+      f"{name} has learning rates for {sorted(special)}: use "
       '"joint", or set objective.prototypes.freeze_steps=0 (SimSiam: '
       "objective.constant_predictor_rate=False)"
     )

@@ -12,7 +12,7 @@ from jssl.data.order import Order
 from jssl.models import MODELS, ResNet, ViT
 from jssl.objectives import OBJECTIVES, Objective
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 
 
 def _check_positive(**values: int) -> None:
@@ -265,7 +265,7 @@ class Config:
   augment: Augment
   model: ViT | ResNet = dataclasses.field(metadata={"classes": MODELS})
   objective: Objective = dataclasses.field(metadata={"classes": OBJECTIVES})
-  head: HeadUpdate = HeadUpdate()
+  head: HeadStrategy = HeadStrategy()
   optim: Optim
   order: Order = Order()
   train: Train

@@ -27,7 +27,7 @@ def order_cpu_collectives() -> None:
 
   By default, XLA starts independent operations in any order. With as few
   threads as devices, each thread can then wait in a different collective until
-  the run aborts; this happened with `head.update="implicit"` on two devices.
+  the run aborts; this happened with `head.strategy="implicit"` on two devices.
   The option belongs to the process, not to a program; XLA_FLAGS overrides it.
   """
   flags = os.environ.get("XLA_FLAGS", "")

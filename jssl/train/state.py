@@ -1,4 +1,4 @@
-"""Everything that training remembers, as one pytree."""
+"""The state of training, as one pytree."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from jssl import rng
 from jssl.models.backbone import Backbone, init_variables
 from jssl.objectives.base import Objective
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.typing import Key, PyTree, Variables
 
 
@@ -18,14 +18,14 @@ class TrainState(NamedTuple):
   """The state of a run between two steps.
 
   Attributes:
-    step: steps done.
-    rng: the root key, the same for the whole run.
-    backbone: parameters and batch statistics; what is probed and exported.
-    teacher: the averaged backbone; {} for objectives without one.
-    head_params: what the objective learns.
-    objective: what the objective remembers.
-    opt_state: the optimizer's moments.
-    head_opt_state: those of the head's own optimizer; () without one.
+    step: number of steps done.
+    rng: root key of the run, constant.
+    backbone: parameters and batch statistics.
+    teacher: variables of the averaged backbone; {} without one.
+    head_params: learned parameters of the objective.
+    objective: state of the objective, such as a queue or a centre.
+    opt_state: state of the optimizer.
+    head_opt_state: state of the head's own optimizer; () without one.
   """
 
   step: Int[Array, ""]
@@ -38,9 +38,14 @@ class TrainState(NamedTuple):
   head_opt_state: PyTree
 
 
-def trained(backbone: Variables, head_params: PyTree) -> PyTree:
-  """Returns the tree that the optimizer sees; no head where it has its own."""
-  return {"backbone": backbone["params"], "head": head_params}
+def outer_params(
+  backbone: Variables, head_params: PyTree, head: HeadStrategy
+) -> PyTree:
+  """Returns the parameters of the run's optimizer."""
+  return {
+    "backbone": backbone["params"],
+    "head": head.outer_params(head_params),
+  }
 
 
 def init_state(
@@ -49,15 +54,14 @@ def init_state(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   image_shape: tuple[int, int, int],
-  head: HeadUpdate = HeadUpdate(),
+  head: HeadStrategy = HeadStrategy(),
 ) -> TrainState:
-  """Returns the first state of a run; pure, to be jitted onto a mesh."""
+  """Returns the initial state of a run; pure, for the caller to jit."""
   root = jax.random.key(seed)
   variables = init_variables(seed, backbone, image_shape)
   head_params, state = objective.init(
     rng.stream(root, "head"), backbone.feature_dim
   )
-  joint = head.update == "joint"
   has_teacher = objective.teacher_momentum(0) is not None
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -66,6 +70,6 @@ def init_state(
     teacher=variables if has_teacher else {},
     head_params=head_params,
     objective=state,
-    opt_state=optimizer.init(trained(variables, head_params if joint else {})),
-    head_opt_state=() if joint else head.inner_optimizer().init(head_params),
+    opt_state=optimizer.init(outer_params(variables, head_params, head)),
+    head_opt_state=head.init(head_params),
   )

@@ -1,7 +1,6 @@
-"""One step of training, for every method: a pure function."""
+"""One training step of any objective: a pure function."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jssl.augment import Augment
 from jssl.diagnostics.batch import batch_measures
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux, Features, Objective
-from jssl.optim.bilevel import HeadUpdate, solve_inner
+from jssl.optim.bilevel import HeadStrategy
 from jssl.train.chunked import (
   Hidden,
   encode_with_pullback,
@@ -21,18 +20,10 @@ from jssl.train.chunked import (
   rows_of,
   split,
 )
-from jssl.train.state import TrainState, trained
+from jssl.train.state import TrainState, outer_params
 from jssl.typing import Batch, Metrics, PyTree, Scalar, Step
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-
-
-class _Head(NamedTuple):
-  """What a loss leaves of the head."""
-
-  params: PyTree
-  opt_state: PyTree
-  aux: Aux
 
 
 def make_train_step(
@@ -41,28 +32,27 @@ def make_train_step(
   augment: Augment,
   optimizer: optax.GradientTransformation,
   *,
-  head: HeadUpdate = HeadUpdate(),
+  head: HeadStrategy = HeadStrategy(),
   chunks: int = 1,
   shards: int = 1,
   measured: Callable[[Step], Array] | None = None,
 ) -> TrainStep:
-  """Returns `(state, batch) -> (state, metrics)`, to be jitted by the loop.
+  """Returns `(state, batch) -> (state, metrics)`, for the caller to jit.
 
-  Everything is on global arrays: the batch is the global batch, batch
-  statistics and losses are over all of it, and the compiler splits the work
-  as the shardings of the arguments say.
+  All arrays are global: batch statistics and losses are over the global batch,
+  and the compiler distributes the work by the shardings of the arguments.
 
   Args:
     backbone: the encoder.
     objective: the method.
-    augment: how views are made.
-    optimizer: of `trained(...)`.
-    head: how the objective's head is learned.
-    chunks: in which the backbone sees a batch, see `jssl.train.chunked`.
-    shards: devices that a batch lies on.
-    measured: steps, the first being 1, whose metrics have what
-      `jssl.diagnostics.batch` measures of the student's large views; at other
-      steps these are 0. None: no step's have them.
+    augment: the augmentation.
+    optimizer: optimizer of `outer_params(...)`.
+    head: strategy to train the objective's head.
+    chunks: number of chunks of a batch, see `jssl.train.chunked`.
+    shards: number of devices that a batch is split over.
+    measured: `step -> bool`, with steps counted from 1: True if the metrics
+      include `jssl.diagnostics.batch` of the student's large views. They are 0
+      at other steps. None never includes them.
   """
   encoder = make_encoder(backbone, augment, objective.num_views)
 
@@ -74,59 +64,41 @@ def make_train_step(
     )
     key = rng.stream(state.rng, "objective", step)
 
-    def objective_loss(
-      head_params: PyTree, features: Features
+    def loss_fn(
+      head_params: PyTree, student: Hidden, half: int | None = None
     ) -> tuple[Scalar, Aux]:
+      features = Features(student, encoded.teacher, batch["label"])
+      if half is not None:
+        features = _half(features, half, shards)
       return objective.loss(
         head_params, state.objective, features, key=key, step=step
       )
 
-    def total(h: Hidden, head_params: PyTree) -> tuple[Scalar, _Head]:
-      features = Features(h, encoded.teacher, batch["label"])
-      if head.update == "joint":
-        loss, aux = objective_loss(head_params, features)
-        return loss, _Head(head_params, (), aux)
-      inner = outer = features
-      if head.batch == "fresh":
-        inner, outer = _halves(features, shards)
-      response, opt_state, rest = solve_inner(
-        lambda phi, h: objective_loss(phi, inner._replace(student=h))[0],
-        head_params,
-        state.head_opt_state,
-        inner.student,
-        head,
-      )
-      loss, aux = objective_loss(response, outer)
-      metrics = {**aux.metrics, "head_gradient_norm": rest}
-      return loss, _Head(response, opt_state, aux._replace(metrics=metrics))
-
-    (loss, after), (h_grads, head_grads) = jax.value_and_grad(
-      total, argnums=(0, 1), has_aux=True
-    )(encoded.student, state.head_params)
-    joint = head.update == "joint"
-    grads = {
-      "backbone": pullback(h_grads),
-      "head": head_grads if joint else {},
-    }
-    params = trained(state.backbone, state.head_params if joint else {})
+    loss, feature_grads, updated = head.gradients(
+      loss_fn, state.head_params, state.head_opt_state, encoded.student
+    )
+    grads = {"backbone": pullback(feature_grads), "head": updated.gradients}
+    params = outer_params(state.backbone, state.head_params, head)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
 
-    momentum = objective.teacher_momentum(step)
     teacher = encoded.teacher_backbone
+    momentum = objective.teacher_momentum(step)
     if momentum is not None:
       average = tree.ema(teacher["params"], params["backbone"], momentum)
       teacher = {**teacher, "params": average}
-    head_params, remembered = objective.update(
-      params["head"] if joint else after.params,
+    # Either the backbone's optimizer or the head's own has all of the head.
+    head_params, objective_state = objective.update(
+      {**params["head"], **updated.params},
       state.objective,
-      after.aux.carry,
+      updated.aux.carry,
       step=step,
     )
     metrics = {
       "loss": loss,
       "gradient_norm": tree.norm(grads),
-      **after.aux.metrics,
+      **updated.aux.metrics,
+      **updated.metrics,
     }
     if measured is not None:
       metrics |= _measures(measured(step + 1), encoded.student[0])
@@ -136,32 +108,29 @@ def make_train_step(
       backbone={**encoded.backbone, "params": params["backbone"]},
       teacher=teacher,
       head_params=head_params,
-      objective=remembered,
+      objective=objective_state,
       opt_state=opt_state,
-      head_opt_state=after.opt_state,
+      head_opt_state=updated.opt_state,
     ), metrics
 
   return train_step
 
 
-def _measures(wanted: Array, h: Float[Array, "v b d"]) -> Metrics:
-  """Measures features if it is wanted; else it costs nothing, and all are 0."""
+def _measures(due: Array, h: Float[Array, "v b d"]) -> Metrics:
+  """Measures features if `due`; otherwise all values are 0, at no cost."""
   shapes = jax.eval_shape(batch_measures, h)
 
-  def nothing(h: Float[Array, "v b d"]) -> Metrics:
+  def zeros(h: Float[Array, "v b d"]) -> Metrics:
     del h
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-  return jax.lax.cond(wanted, batch_measures, nothing, h)
+  return jax.lax.cond(due, batch_measures, zeros, h)
 
 
-def _halves(features: Features, shards: int) -> list[Features]:
-  """Cuts a batch in two, each with half of every device's rows."""
+def _half(features: Features, half: int, shards: int) -> Features:
+  """Returns the first or second half of every device's rows."""
   student, teacher = split(
     (features.student, features.teacher), 2, shards, axis=1
   )
   labels = split(features.labels, 2, shards)
-  return [
-    Features(*jax.tree.map(lambda x, i=i: x[i], (student, teacher, labels)))
-    for i in range(2)
-  ]
+  return Features(*jax.tree.map(lambda x: x[half], (student, teacher, labels)))

@@ -77,9 +77,9 @@ def test_a_run_is_made_of_the_config():
       "objective.momentum_start=1.5",
     ),
     (
-      {"objective": {"name": "simsiam"}, "head.update": "unrolled"},
+      {"objective": {"name": "simsiam"}, "head.strategy": "unrolled"},
       ValueError,
-      'head.update="unrolled".*SimSiam.*predictor',
+      'head.strategy="unrolled".*SimSiam.*predictor',
     ),
     (
       {"order.name": "hybrid", "order.switch_epoch": 400},
@@ -88,7 +88,11 @@ def test_a_run_is_made_of_the_config():
     ),
     ({"train.chunks": 3}, ValueError, "train.chunks=3.*a multiple of 24"),
     (
-      {"head.batch": "fresh", "head.update": "alternating", "train.chunks": 64},
+      {
+        "head.batch": "fresh",
+        "head.strategy": "alternating",
+        "train.chunks": 64,
+      },
       ValueError,
       "train.chunks=64",
     ),
@@ -100,7 +104,7 @@ def test_a_run_is_made_of_the_config():
     ),
     (
       {
-        "head.update": "alternating",
+        "head.strategy": "alternating",
         "head.batch": "fresh",
         "objective": {"name": "w_mse", "projector": {"out_dim": 128}},
       },
@@ -108,7 +112,7 @@ def test_a_run_is_made_of_the_config():
       "data.batch_size=128 must be larger",
     ),
     (
-      {"head.update": "implicit"},
+      {"head.strategy": "implicit"},
       ValueError,
       "head.l2=0 and head.damping=0",
     ),

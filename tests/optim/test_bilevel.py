@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jssl import losses
-from jssl.optim.bilevel import HeadUpdate, solve_inner
+from jssl.optim.bilevel import HeadStrategy, solve_inner
 
 random = np.random.default_rng(0)
 # Inner and outer batch, inputs [n, 4] and targets [n, 3]; theta [4, 5].
@@ -17,7 +17,7 @@ X_IN, X_OUT = random.normal(size=(2, 24, 4))
 Y_IN, Y_OUT = random.normal(size=(2, 24, 3))
 THETA = random.normal(size=(4, 5)) / 2
 PHI = np.zeros((5, 3))
-RIDGE = HeadUpdate(
+RIDGE = HeadStrategy(
   "implicit",
   steps=800,
   learning_rate=0.3,
@@ -48,8 +48,8 @@ def answer(inner, phi, theta, how):
   return solve_inner(inner, phi, state, theta, how)
 
 
-def hypergradient(update, steps=RIDGE.steps):
-  how = dataclasses.replace(RIDGE, update=update, steps=steps)
+def hypergradient(strategy, steps=RIDGE.steps):
+  how = dataclasses.replace(RIDGE, strategy=strategy, steps=steps)
 
   @jax.jit
   @jax.grad
@@ -73,9 +73,9 @@ def test_the_inner_solution_is_the_closed_form(x64):
   assert rest < 1e-9
 
 
-@pytest.mark.parametrize("update", ["implicit", "unrolled"])
-def test_the_gradient_is_the_analytic_hypergradient(analytic, update):
-  np.testing.assert_allclose(hypergradient(update), analytic, atol=1e-6)
+@pytest.mark.parametrize("strategy", ["implicit", "unrolled"])
+def test_the_gradient_is_the_analytic_hypergradient(analytic, strategy):
+  np.testing.assert_allclose(hypergradient(strategy), analytic, atol=1e-6)
 
 
 def test_alternating_leaves_the_response_out(analytic):
@@ -96,14 +96,16 @@ def test_alternating_is_exact_where_both_losses_are_one(x64):
     return decayed(phi, theta)
 
   expected = jax.grad(lambda theta: decayed(ridge(theta), theta))(THETA)
-  how = dataclasses.replace(RIDGE, update="alternating")
+  how = dataclasses.replace(RIDGE, strategy="alternating")
   got = jax.grad(total)(jnp.asarray(THETA), how)
   np.testing.assert_allclose(got, expected, atol=1e-8)
 
 
 def test_a_truncated_loop_is_unrolled_as_it_ran(x64):
   """Two plain steps, written out."""
-  how = HeadUpdate("unrolled", steps=2, learning_rate=0.2, momentum=0.0, l2=0.1)
+  how = HeadStrategy(
+    "unrolled", steps=2, learning_rate=0.2, momentum=0.0, l2=0.1
+  )
 
   def by_hand(theta):
     phi = jnp.asarray(PHI)
@@ -143,7 +145,7 @@ def test_damping_is_added_to_the_second_derivative(x64):
 def test_momentum_and_moments_are_kept(x64):
   """Twice three steps are six."""
   for optimizer in ("sgd", "adam"):
-    how = HeadUpdate("alternating", steps=3, optimizer=optimizer)
+    how = HeadStrategy("alternating", steps=3, optimizer=optimizer)
     whole = dataclasses.replace(how, steps=6)
     theta, phi = jnp.asarray(THETA), jnp.asarray(PHI)
     expected, _, _ = answer(squares, phi, theta, whole)
@@ -164,9 +166,9 @@ def info_nce(views, phi, theta):
 
 
 @functools.cache
-def info_nce_total(update):
-  how = HeadUpdate(
-    update, steps=400, learning_rate=0.3, l2=0.3, solver_iterations=40
+def info_nce_total(strategy):
+  how = HeadStrategy(
+    strategy, steps=400, learning_rate=0.3, l2=0.3, solver_iterations=40
   )
 
   def total(theta):
@@ -178,10 +180,10 @@ def info_nce_total(update):
   return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
-@pytest.mark.parametrize("update", ["implicit", "unrolled"])
-def test_info_nce_by_finite_differences(x64, update):
+@pytest.mark.parametrize("strategy", ["implicit", "unrolled"])
+def test_info_nce_by_finite_differences(x64, strategy):
   """Of L(theta, phi*(theta)), both on batches of their own."""
-  total = info_nce_total(update)
+  total = info_nce_total(strategy)
   theta = jnp.asarray(THETA)
   (_, rest), gradient = total(theta)
   assert rest < 1e-8
@@ -202,9 +204,9 @@ def test_info_nce_by_finite_differences(x64, update):
     ({"learning_rate": -1.0}, "head.learning_rate=-1.0 must be positive"),
     ({"momentum": 1.5}, "head.momentum=1.5 must be in"),
     ({"l2": -1.0}, "head.l2=-1.0 must not be < 0"),
-    ({"batch": "fresh"}, 'head.batch="fresh" needs a head.update'),
+    ({"batch": "fresh"}, 'head.batch="fresh" needs a head.strategy'),
   ],
 )
 def test_says_what_is_wrong(values, message):
   with pytest.raises(ValueError, match=message):
-    HeadUpdate(**values)
+    HeadStrategy(**values)

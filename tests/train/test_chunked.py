@@ -16,7 +16,7 @@ from jssl.models.resnet import ResNet
 from jssl.models.vit import ViT
 from jssl.objectives.base import Features
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.preflight import cost
 from jssl.train.chunked import (
   encode,
@@ -297,7 +297,7 @@ def test_what_is_remembered_stays_on_the_device(name):
   objective, backbone = BY_NAME[name].objective, VIT.backbone()
   augment = MULTI if objective.multi_crop else LARGE
   optimizer = build_optimizer(
-    Optim("sgd", 0.1), backbone, objective, HeadUpdate(), (16, 16, 3), 10
+    Optim("sgd", 0.1), backbone, objective, HeadStrategy(), (16, 16, 3), 10
   )
   state = jax.eval_shape(
     lambda: init_state(0, backbone, objective, optimizer, (16, 16, 3))

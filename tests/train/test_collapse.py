@@ -21,7 +21,7 @@ from jssl.objectives.byol import BYOL
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.vicreg import VICReg
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
@@ -68,7 +68,7 @@ def auc_after_training(objective):
     Optim("adamw", 3e-3, weight_decay=1e-3),
     backbone,
     objective,
-    HeadUpdate(),
+    HeadStrategy(),
     shape,
     STEPS,
   )

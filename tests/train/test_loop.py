@@ -95,7 +95,7 @@ REMEMBERING = {
   """,
   "the_memory_of_the_head": """
     "objective": {"name": "simclr", "projector": {"out_dim": 8}},
-    "head": {"update": "alternating", "optimizer": "adam", "batch": "fresh"},
+    "head": {"strategy": "alternating", "optimizer": "adam", "batch": "fresh"},
     "order": {"name": "hybrid", "switch_epoch": 1, "epochs": 3},
     "train": {"steps": 1250},
     "checkpoint": {"every_steps": 250},

@@ -16,7 +16,7 @@ from jssl.models import ViT
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head, Prototypes
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.train.init import Program
 
 B, WIDTH, HIDDEN, SIZE_PX, PATCH_PX = 16, 256, 1536, 8, 4
@@ -97,7 +97,7 @@ def program(objective, data, fsdp):
     backbone=encoder,
     objective=objective,
     optimizer=build_optimizer(
-      optim, encoder, objective, HeadUpdate(), IMAGE, 10
+      optim, encoder, objective, HeadStrategy(), IMAGE, 10
     ),
     mesh=make_mesh(data, fsdp),
   )

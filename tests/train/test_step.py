@@ -15,7 +15,7 @@ from jssl.models.heads import Head
 from jssl.objectives import SimCLR
 from jssl.objectives.base import Aux, Objective
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.rng import per_row, stream
 from jssl.train.chunked import encode
 from jssl.train.init import Program, checkpoint_items, from_checkpoint_items
@@ -58,7 +58,7 @@ def make_run(model, optim, data=1, fsdp=1) -> Run:
     backbone=backbone,
     objective=objective,
     optimizer=build_optimizer(
-      optim, backbone, objective, HeadUpdate(), shape, 20
+      optim, backbone, objective, HeadStrategy(), shape, 20
     ),
     mesh=make_mesh(data, fsdp),
   )
@@ -179,7 +179,7 @@ def test_the_averaged_backbone_follows_with_its_momentum(batches):
   run = make_run(ViT(**VIT), Optim("sgd", 0.5))
   backbone, objective = run.backbone, Averaging()
   chain = build_optimizer(
-    run.config.optim, backbone, objective, HeadUpdate(), (16, 16, 3), 20
+    run.config.optim, backbone, objective, HeadStrategy(), (16, 16, 3), 20
   )
   state = init_state(0, backbone, objective, chain, (16, 16, 3))
   step = jax.jit(

@@ -41,7 +41,7 @@ from jssl.kernel_regime.study.dataset import GramMatrices
 from jssl.kernel_regime.targets import Ids
 from jssl.models.backbone import Backbone
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.report.charts import as_svg
 from jssl.report.tables import markdown_table
 from jssl.runtime import files
@@ -142,7 +142,7 @@ def train(
     Optim("adam", bridge.learning_rate),
     backbone,
     objective,
-    HeadUpdate(),
+    HeadStrategy(),
     shape,
     bridge.steps,
   )

@@ -18,7 +18,7 @@ from jssl.models.heads import Head
 from jssl.objectives.base import Features
 from jssl.objectives.simclr import SimCLR
 from jssl.optim import Optim
-from jssl.optim.bilevel import HeadUpdate
+from jssl.optim.bilevel import HeadStrategy
 from jssl.train.chunked import make_encoder, rows_of
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
@@ -26,7 +26,7 @@ from jssl.train.step import make_train_step
 B, D, RATE = 8, 6, 0.05
 AUGMENT = Augment(crop_size_px=4, crop_min_area=0.3)
 OBJECTIVE = SimCLR(temperature=0.5, projector=Head((), 4))
-HOW = HeadUpdate("alternating", steps=3, learning_rate=0.2, l2=0.01)
+HOW = HeadStrategy("alternating", steps=3, learning_rate=0.2, l2=0.01)
 BATCH = {
   "image": np.random.default_rng(0).integers(0, 256, (B, 4, 4, 1), np.uint8),
   "label": np.zeros(B, np.int32),
@@ -83,7 +83,7 @@ def expected(state, how):
   def total(params):
     (h,) = encoder({"params": params}, {}, rows).student
     answer = respond(h[:, :half])
-    if how.update == "alternating":
+    if how.strategy == "alternating":
       answer = jax.lax.stop_gradient(answer)
     return loss(answer, h[:, -half:])
 
@@ -100,7 +100,7 @@ def expected(state, how):
   [
     HOW,
     dataclasses.replace(HOW, batch="fresh"),
-    dataclasses.replace(HOW, update="unrolled", batch="fresh"),
+    dataclasses.replace(HOW, strategy="unrolled", batch="fresh"),
   ],
   ids=["alternating", "fresh", "unrolled"],
 )
@@ -121,8 +121,8 @@ def test_the_three_ways_part():
   """And the implicit one is the step's too."""
   fresh = dataclasses.replace(HOW, batch="fresh")
   steps = {
-    update: one_step(dataclasses.replace(fresh, update=update))[1]
-    for update in ("alternating", "unrolled", "implicit")
+    strategy: one_step(dataclasses.replace(fresh, strategy=strategy))[1]
+    for strategy in ("alternating", "unrolled", "implicit")
   }
   w = {name: after.backbone["params"]["w"] for name, after in steps.items()}
   for one, other in (
@@ -145,24 +145,24 @@ CONTRASTIVE = (
 
 
 @pytest.mark.parametrize(
-  ("name", "update"),
+  ("name", "strategy"),
   [
     pytest.param(
       name,
-      update,
+      strategy,
       marks=()
-      if (name, update) == ("moco_v3_queue", "implicit")
+      if (name, strategy) == ("moco_v3_queue", "implicit")
       else pytest.mark.slow,
     )
     for name in CONTRASTIVE
-    for update in ("alternating", "unrolled", "implicit")
+    for strategy in ("alternating", "unrolled", "implicit")
   ],
 )
-def test_every_contrastive_method_has_it(name, update):
+def test_every_contrastive_method_has_it(name, strategy):
   """Traced: shapes, dtypes and what is carried fit from step to step."""
   objective, backbone = BY_NAME[name].objective, linear()
-  how = HeadUpdate(
-    update, steps=2, optimizer="adam", batch="fresh", damping=1.0
+  how = HeadStrategy(
+    strategy, steps=2, optimizer="adam", batch="fresh", damping=1.0
   )
   optimizer = build_optimizer(
     Optim("sgd", RATE), backbone, objective, how, (4, 4, 1), 10
