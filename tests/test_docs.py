@@ -105,9 +105,8 @@ def test_a_library_imports_nothing_heavy(name):
 )
 def test_an_example_of_a_docstring_runs(library, name):
   function = getattr(library, name)
-  tests = doctest.DocTestFinder(recurse=False).find(
-    function, name, globs=vars(library).copy()
-  )
+  globs = {**vars(library), "np": np}
+  tests = doctest.DocTestFinder(recurse=False).find(function, name, globs=globs)
   runner = doctest.DocTestRunner(verbose=False)
   for test in tests:
     runner.run(test)

@@ -1,7 +1,14 @@
-"""Augmentation on device: `(keys, images) -> images`, batched, under jit.
+"""Augmentation on the accelerator: random views of a batch of images.
 
-Images are [b, h, w, c] in [0, 1]; each has its own key, and what happens to it
-depends on nothing else.
+`Augment` holds the hyper-parameters, and `views(augment, keys, images)` applies
+them under `jax.jit`. Images are uint8 [b, h, w, c]; views are floats in [0, 1].
+A view depends only on its image and the key of that image, so results do not
+change with batch size, device count or mesh. `center_view` is the deterministic
+view for evaluation; `includes` compares the supports of two augmentations.
+
+    >>> augment = Augment(crop_size_px=28, crop_min_area=0.2)
+    >>> keys = jax.random.split(jax.random.key(0), len(images))
+    >>> (large,) = views(augment, keys, images, num_views=2)
 """
 
 from jssl.augment.support import includes

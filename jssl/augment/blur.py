@@ -13,11 +13,11 @@ def blur_matrix(
 ) -> Float[Array, "size_px size_px"]:
   """Returns the matrix that blurs an axis.
 
-  Pixel j beyond a border is pixel -j, or 2 (n - 1) - j, within it; the border
-  pixel itself is not repeated.
+  Borders are reflected without repeating the border pixel: pixel -j is pixel j,
+  and pixel n - 1 + j is pixel n - 1 - j.
 
   Args:
-    sigma: standard deviation, px.
+    sigma: standard deviation, in pixels.
     size_px: length n of the axis, more than half of the kernel.
     kernel_px: odd length of the kernel.
   """
@@ -39,13 +39,7 @@ def blur_matrix(
 def blur(
   images: Images, sigmas: Float[Array, "b"], *, kernel_px: int
 ) -> Images:
-  """Blurs each image with its own standard deviation.
-
-  Args:
-    images: [b, h, w, c].
-    sigmas: standard deviations, px, [b].
-    kernel_px: odd length of the kernel.
-  """
+  """Blurs each image with its own standard deviation, in pixels."""
   over_height, over_width = (
     jax.vmap(lambda s, n=n: blur_matrix(s, size_px=n, kernel_px=kernel_px))(
       sigmas
@@ -64,15 +58,15 @@ def random_blur(
   min_sigma: float,
   max_sigma: float,
 ) -> Images:
-  """Blurs with `probability` and a uniform standard deviation.
+  """Blurs each image with `probability` and a uniform standard deviation.
 
   Args:
-    keys: one for each image, [b].
+    keys: one key per image, [b].
     images: [b, h, w, c].
-    probability: of changing an image.
+    probability: probability of blurring an image.
     kernel_px: odd length of the kernel.
-    min_sigma: smallest standard deviation, px.
-    max_sigma: largest, px.
+    min_sigma: smallest standard deviation, in pixels.
+    max_sigma: largest standard deviation, in pixels.
   """
   chance, place = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
   sigmas = min_sigma + (max_sigma - min_sigma) * place

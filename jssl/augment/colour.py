@@ -1,10 +1,10 @@
 """Colour jitter in random order, and grayscale.
 
-The operations are torchvision's, on pixels in [0, 1]. An image of one channel
-has brightness and contrast; saturation, hue and grayscale leave it as it is.
+The operations are torchvision's, on pixels in [0, 1]. Saturation, hue and
+grayscale do not change images of one channel.
 
-Inside, an image is a stack of planes [c, h, w]: colours then meet elementwise,
-which XLA vectorises on every backend.
+Inside, an image is [c, h, w]: operations between channels are then elementwise
+over planes, which XLA vectorises on every backend.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ Planes = Float[Array, "c h w"]
 
 
 def luminance(planes: Planes) -> Float[Array, "h w"]:
-  """Returns 0.2989 R + 0.587 G + 0.114 B, or the only plane."""
+  """Returns 0.2989 R + 0.587 G + 0.114 B, or the only channel."""
   if len(planes) == 1:
     return planes[0]
   red, green, blue = planes
@@ -31,22 +31,22 @@ def blend(
 ) -> Planes:
   """Returns `factor * planes + (1 - factor) * other`, clipped to [0, 1].
 
-  With `other` black this is brightness, with the mean luminance contrast, with
-  the luminance of each pixel saturation. A factor of 1 changes nothing.
+  With `other` = 0 this changes brightness, with the mean luminance contrast,
+  with the luminance of each pixel saturation.
   """
   return jnp.clip(factor * planes + ((1 - factor) * other)[None], 0, 1)
 
 
 def shift_hue(planes: Planes, shift: Scalar | float) -> Planes:
-  """Turns the hue of each pixel by `shift` turns; value and chroma stay.
+  """Rotates the hue of each pixel by `shift` turns; keeps value and chroma.
 
-  This is RGB -> HSV -> RGB, without the division by the value that saturation
-  would need, only to be multiplied by it again.
+  RGB -> HSV -> RGB with chroma instead of saturation, which saves a division
+  by the value and the multiplication that reverts it.
   """
   red, green, blue = planes
   value = planes.max(axis=0)
   chroma = value - planes.min(axis=0)
-  # In sixths of a turn: the side of the hexagon, and the place on it.
+  # Hue in sixths of a turn: side of the colour hexagon and position on it.
   side, place = (
     jnp.where(value == red, r, jnp.where(value == green, g, b))
     for r, g, b in (
@@ -56,7 +56,7 @@ def shift_hue(planes: Planes, shift: Scalar | float) -> Planes:
   )
   hue = side + place / jnp.where(chroma == 0, 1, chroma) + 6 * shift
   angle = hue[None] + jnp.array([5.0, 3.0, 1.0])[:, None, None]
-  # XLA's remainder is 20 times slower than this on a CPU.
+  # On CPU, XLA's remainder is 20 times slower.
   angle -= 6 * jnp.floor(angle / 6)
   fall = jnp.clip(jnp.minimum(angle, 4 - angle), 0, 1)
   return value[None] - chroma[None] * fall
@@ -67,17 +67,17 @@ def jitter_in_order(
   slots: dict[str, Scalar],
   factors: dict[str, Scalar],
 ) -> Planes:
-  """Applies each of `slots`' operations when its turn comes.
+  """Applies the operations in the order of their slots.
 
-  All but hue are one formula and share a loop. Hue costs more than the rest
-  together: it is computed once, between the blends that come before it and
-  those that come after it.
+  Brightness, contrast and saturation are blends and share a loop. Hue costs
+  more than all blends, so it runs once, between two loops over the blends
+  before and after it.
 
   Args:
     planes: [c, h, w].
-    slots: of "brightness", "contrast", "saturation" and "hue" those that are
-      on, with their places 0, 1, ... in the order.
-    factors: for the same names.
+    slots: position 0, 1, ... in the order of each enabled operation, by name:
+      "brightness", "contrast", "saturation", "hue".
+    factors: strength of each operation, by the same names.
   """
   hue_slot = slots.get("hue")
   slots = {name: slot for name, slot in slots.items() if name != "hue"}
@@ -110,13 +110,12 @@ def jitter_in_order(
 def _jitter(
   key: Key, planes: Planes, *, probability: float, ranges: dict
 ) -> Planes:
-  """`jitter` for one image."""
   low, high = jnp.array(list(ranges.values())).T
   drawn = jax.random.uniform(key, (3 * len(ranges),))
   chance, order, place = drawn.reshape(3, -1)
   jittered = jitter_in_order(
     planes,
-    # The ranks of independent draws: every order is as likely.
+    # Ranks of independent draws: all orders are equally likely.
     slots=dict(zip(ranges, jnp.argsort(order), strict=True)),
     factors=dict(zip(ranges, low + (high - low) * place, strict=True)),
   )
@@ -136,13 +135,13 @@ def jitter(
   """Changes brightness, contrast, saturation and hue in a random order.
 
   Args:
-    keys: one for each image, [b].
-    images: [b, h, w, c] in [0, 1], c being 1 or 3.
-    probability: of changing an image at all.
-    brightness: the factor is uniform in [max(0, 1 - it), 1 + it]; 0 is off.
-    contrast: likewise.
-    saturation: likewise.
-    hue: the shift is uniform in [-it, it] turns.
+    keys: one key per image, [b].
+    images: [b, h, w, c] in [0, 1], c = 1 or 3.
+    probability: probability of changing an image at all.
+    brightness: s for a factor uniform in [max(0, 1 - s), 1 + s]; 0: off.
+    contrast: as for brightness.
+    saturation: as for brightness.
+    hue: s for a shift uniform in [-s, s] turns; 0: off.
   """
   blends = {"brightness": brightness, "contrast": contrast}
   if images.shape[-1] == 3:
@@ -161,13 +160,7 @@ def jitter(
 def random_grayscale(
   keys: Keys, images: Images, *, probability: float
 ) -> Images:
-  """Replaces all channels by the luminance, with `probability`.
-
-  Args:
-    keys: one for each image, [b].
-    images: [b, h, w, c] in [0, 1], c being 1 or 3.
-    probability: of changing an image.
-  """
+  """Replaces all channels by the luminance, with `probability`."""
   planes = jax.vmap(
     lambda key, planes: jnp.where(
       jax.random.bernoulli(key, probability), luminance(planes)[None], planes

@@ -1,10 +1,10 @@
-"""Random resized crop with flip, and the crop that evaluation sees.
+"""Random resized crop with flip, and the centre crop for evaluation.
 
-The sampler and the antialiased bilinear filter are torchvision's.
+Box sampling and antialiased bilinear filter match torchvision.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from jssl.typing import Images, Key, Keys
 
 _TRIES = 10
 
-# The share of the resized image that evaluation keeps: 224 px of 256.
+# Share of the resized image that the centre crop keeps: 224 px of 256.
 _CENTER_SHARE = 0.875
 
 
 class Boxes(NamedTuple):
-  """Boxes of whole pixels, one for each image."""
+  """Boxes in whole pixels, one per image."""
 
   top: Int[Array, "b"]
   left: Int[Array, "b"]
@@ -31,7 +31,7 @@ class Boxes(NamedTuple):
 def _centered_box(
   height: int, width: int, min_ratio: float, max_ratio: float
 ) -> tuple[int, int, int, int]:
-  """Returns the largest centred box whose ratio is allowed."""
+  """Returns the largest centred box of an allowed ratio."""
   box_height, box_width = height, width
   if width < min_ratio * height:
     box_height = round(width / min_ratio)
@@ -51,9 +51,9 @@ def _random_box(
   min_ratio: float,
   max_ratio: float,
 ) -> Boxes:
-  """Draws one box; its fields are scalars."""
-  # One flat draw: several, or one of shape (4, tries), are the same numbers
-  # to us, but take XLA seconds longer to compile.
+  """Draws one box with scalar fields."""
+  # A single flat draw: several draws, or one of shape (4, tries), take XLA
+  # seconds longer to compile.
   drawn = jax.random.uniform(key, (4 * _TRIES,))
   area, ratio, top, left = drawn.reshape(4, _TRIES)
   area = height * width * (min_area + (max_area - min_area) * area)
@@ -68,7 +68,7 @@ def _random_box(
   )
   fits = (heights > 0) & (heights <= height)
   fits &= (widths > 0) & (widths <= width)
-  # The fallback comes last and always fits.
+  # The fallback is last and always fits.
   fallback = _centered_box(height, width, min_ratio, max_ratio)
   first = jnp.argmax(jnp.append(fits, True))
   return Boxes(
@@ -76,44 +76,23 @@ def _random_box(
   )
 
 
-def random_boxes(
-  keys: Keys,
-  *,
-  height: int,
-  width: int,
-  min_area: float,
-  max_area: float,
-  min_ratio: float,
-  max_ratio: float,
-) -> Boxes:
+def random_boxes(keys: Keys, **ranges: Any) -> Boxes:
   """Draws a crop box for each key, as torchvision's RandomResizedCrop does.
 
-  Of ten candidates the first that fits into the image is taken: its area is
-  uniform, the logarithm of its width / height is uniform, and so is its place.
-  If none fits, it is the largest centred box with an allowed ratio.
+  Takes the first of ten candidates that fits into the image. Area, logarithm
+  of width / height, and position are uniform. If no candidate fits, the box is
+  the largest centred box of an allowed ratio.
 
   Args:
-    keys: one for each image, [b].
-    height: of the images, px.
-    width: of the images, px.
-    min_area: smallest share of the image's area.
-    max_area: largest share of it.
-    min_ratio: smallest width / height.
-    max_ratio: largest width / height.
+    keys: one key per image, [b].
+    **ranges: `height` and `width` of the images in pixels, `min_area` and
+      `max_area` as shares of the image area, `min_ratio` and `max_ratio` of
+      width / height.
 
   Returns:
     Boxes with fields [b], inside the image.
   """
-  draw = partial(
-    _random_box,
-    height=height,
-    width=width,
-    min_area=min_area,
-    max_area=max_area,
-    min_ratio=min_ratio,
-    max_ratio=max_ratio,
-  )
-  return jax.vmap(draw)(keys)
+  return jax.vmap(lambda key: _random_box(key, **ranges))(keys)
 
 
 def resize_matrix(
@@ -126,16 +105,16 @@ def resize_matrix(
 ) -> Float[Array, "out_px in_px"]:
   """Returns the matrix that resizes a segment of an axis.
 
-  A triangle as wide as the shrink factor (but at least a pixel each way),
-  cut at the segment's ends and normalised: Pillow's BILINEAR, torchvision's
-  `antialias=True`.
+  A triangle filter as wide as the shrink factor (at least one pixel each way),
+  cut at the ends of the segment and normalised: BILINEAR in Pillow,
+  `antialias=True` in torchvision.
 
   Args:
     start: first pixel of the segment.
-    size: pixels of the segment.
+    size: length of the segment, in pixels.
     in_px: length of the whole axis.
     out_px: length of the result.
-    reverse: whether the result is mirrored.
+    reverse: True to mirror the result.
   """
   scale = size / out_px
   position = jnp.arange(out_px)
@@ -156,14 +135,7 @@ def crop_and_resize(
   size_px: int,
   flip: Bool[Array, "b"],
 ) -> Float[Array, "b size_px size_px c"]:
-  """Cuts a box out of each image, resizes it and mirrors it where `flip`.
-
-  Args:
-    boxes: one for each image, fields [b].
-    images: [b, h, w, c].
-    size_px: height and width of the result.
-    flip: left for right, [b].
-  """
+  """Crops a box from each image, resizes it and mirrors it where `flip`."""
   _, height, width, _ = images.shape
   over_height = jax.vmap(partial(resize_matrix, in_px=height, out_px=size_px))(
     boxes.top, boxes.height
@@ -179,15 +151,10 @@ def crop_and_resize(
 def center_crop(
   images: Images, *, size_px: int
 ) -> Float[Array, "b size_px size_px c"]:
-  """Resizes each image by its shorter side and cuts out the centre.
+  """Resizes each image by its shorter side and crops the centre.
 
-  The shorter side becomes `size_px / 0.875`, or stays if it is between the
-  two; a smaller image is enlarged to `size_px`. An image of `size_px` each way
-  comes back as it is.
-
-  Args:
-    images: [b, h, w, c].
-    size_px: height and width of the result.
+  The shorter side is clipped to [size_px, size_px / 0.875]. An image of
+  `size_px` each way is unchanged.
   """
   batch, height, width, _ = images.shape
   if height == width == size_px:

@@ -1,8 +1,7 @@
-"""Linear maps of an image that act on its rows and its columns apart.
+"""Linear maps of images that factor over rows and columns.
 
-Resizing and blurring are both of this kind, with matrices that differ from
-image to image. Two small batched matmuls need no gather over pixels, and every
-backend is good at them.
+Resizing and blurring are both of this kind, with one pair of matrices per
+image. Two batched matmuls are fast on every backend and need no gather.
 """
 
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jssl.typing import Images
 
-# One bfloat16 pass would cost the pixels half a grey level or more.
+# A single bfloat16 pass would be off by half a grey level or more.
 _PRECISION = jax.lax.Precision.HIGH
 
 

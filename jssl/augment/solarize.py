@@ -1,4 +1,4 @@
-"""Solarisation: bright pixels are inverted."""
+"""Solarisation: inverts bright pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ def random_solarize(
   """Replaces x by 1 - x where x >= `threshold`, with `probability`.
 
   Args:
-    keys: one for each image, [b].
+    keys: one key per image, [b].
     images: [b, h, w, c] in [0, 1].
-    probability: of changing an image.
-    threshold: from which value on pixels are inverted.
+    probability: probability of changing an image.
+    threshold: smallest pixel value to invert.
   """
   return jax.vmap(
     lambda key, image: jnp.where(

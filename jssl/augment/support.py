@@ -1,31 +1,26 @@
-"""Which views an augmentation can make at all, however rarely."""
+"""Comparison of the sets of views that two augmentations can make."""
 
 from jssl.augment.views import Augment
 
 _FACTORS = ("brightness", "contrast", "saturation", "hue")
-_RANGES = (
-  ("crop_min_area", "crop_max_area"),
-  ("crop_ratio_min", "crop_ratio_max"),
-)
-_BLURS = ("blur_sigma_min", "blur_sigma_max")
+_RANDOM = ("flip", "grayscale", "blur", "solarize")
 
 
-def _outcomes(*probabilities: float) -> set[bool]:
-  """Returns whether an operation can be done, and whether it can be left."""
+def _outcomes(augment: Augment, operation: str) -> set[bool]:
+  """Returns the possible values of "the operation is applied"."""
+  probability = getattr(augment, f"{operation}_probability")
+  values = probability if isinstance(probability, tuple) else (probability,)
   return {
-    done
-    for probability in probabilities
-    for done, chance in ((True, probability), (False, 1 - probability))
-    if chance
+    applied for p in values for applied in (True, False) if p != 1 - applied
   }
 
 
 def includes(augment: Augment, other: Augment) -> bool:
-  """Whether each large view that another section makes could be one of these.
+  """True if `augment` can make every large view that `other` can make.
 
-  Then augmented distances over all views can't be larger here. A factor of 1
-  and a turn of the hue by 0 are in their ranges, so a colour change that may be
-  done may also be none.
+  Augmented distances over all views are then at most those of `other`. Ranges
+  of colour factors contain the identity, so jitter that may be applied need not
+  change an image.
 
   Example:
     >>> from jssl.augment import Augment
@@ -37,9 +32,12 @@ def includes(augment: Augment, other: Augment) -> bool:
     (True, False)
 
   Args:
-    augment: whose views may be more.
-    other: whose views may be fewer.
+    augment: augmentation with the larger set of views.
+    other: augmentation with the smaller set of views.
   """
+
+  def same(name: str) -> bool:
+    return getattr(augment, name) == getattr(other, name)
 
   def within(low: str, high: str) -> bool:
     return getattr(augment, low) <= getattr(other, low) and getattr(
@@ -49,32 +47,15 @@ def includes(augment: Augment, other: Augment) -> bool:
   def strength(of: Augment, factor: str) -> float:
     return getattr(of, factor) if of.jitter_probability else 0.0
 
-  def can(name: str) -> bool:
-    outcomes = [
-      _outcomes(*(p if isinstance(p, tuple) else (p,)))
-      for p in (getattr(augment, name), getattr(other, name))
-    ]
-    return outcomes[0] >= outcomes[1]
-
-  blurs, solarizes = (
-    any(getattr(other, name))
-    for name in ("blur_probability", "solarize_probability")
-  )
   return (
-    augment.crop_size_px == other.crop_size_px
-    and all(within(*names) for names in _RANGES)
-    and all(
-      can(f"{operation}_probability")
-      for operation in ("flip", "grayscale", "blur", "solarize")
-    )
+    same("crop_size_px")
+    and within("crop_min_area", "crop_max_area")
+    and within("crop_ratio_min", "crop_ratio_max")
+    and all(_outcomes(augment, x) >= _outcomes(other, x) for x in _RANDOM)
     and all(strength(augment, f) >= strength(other, f) for f in _FACTORS)
-    and not (
-      blurs
-      and (
-        augment.blur_kernel_px != other.blur_kernel_px or not within(*_BLURS)
-      )
+    and (
+      not any(other.blur_probability)
+      or (same("blur_kernel_px") and within("blur_sigma_min", "blur_sigma_max"))
     )
-    and not (
-      solarizes and augment.solarize_threshold != other.solarize_threshold
-    )
+    and (not any(other.solarize_probability) or same("solarize_threshold"))
   )

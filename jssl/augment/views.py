@@ -1,8 +1,8 @@
-"""Views of a batch: all operations in SimCLR's order, by one set of numbers.
+"""Views of a batch of images: hyper-parameters and order of operations.
 
-SimCLR, arXiv 2002.05709, appendix A; solarisation, and views that differ in it
-and in blur, as in BYOL, 2006.07733; small crops as in SwAV, 2006.09882, and
-DINO, 2104.14294.
+Operations follow SimCLR, arXiv 2002.05709, appendix A. Solarisation, and
+probabilities that differ between views, follow BYOL, 2006.07733; small crops
+follow SwAV, 2006.09882, and DINO, 2104.14294.
 """
 
 import dataclasses
@@ -17,48 +17,48 @@ from jssl import rng
 from jssl.augment import blur, colour, crop, solarize
 from jssl.typing import Images, Keys, Pixels, Scalar, Views
 
-# One probability for each large view.
-_BY_VIEW = ("blur_probability", "solarize_probability")
+# Fields with one probability per large view.
+_PER_VIEW = ("blur_probability", "solarize_probability")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """How views are made; what has probability 0 is not computed.
+  """Hyper-parameters of random views; operations of probability 0 are skipped.
 
   BYOL's two views have `blur_probability=(1.0, 0.1)` and
-  `solarize_probability=(0.0, 0.2)`. Small crops, where there are any, have an
-  area, a size and a blur of their own, are never solarized, and share the rest.
+  `solarize_probability=(0.0, 0.2)`. Small crops have their own size, area and
+  blur probability, are never solarised, and share all other fields.
 
   Attributes:
-    crop_size_px: height and width of a view.
-    crop_min_area: smallest share of the image that a view shows.
-    crop_max_area: largest share.
-    crop_ratio_min: smallest width / height of the crop in the image.
-    crop_ratio_max: largest.
-    flip_probability: of swapping left and right.
-    jitter_probability: of the four colour changes together.
-    brightness: its factor is uniform in [max(0, 1 - it), 1 + it]; 0 is off.
-    contrast: likewise.
-    saturation: likewise.
-    hue: the hue turns by a uniform part in [-it, it] of the circle.
-    grayscale_probability: of dropping the colour.
-    blur_probability: of the Gaussian blur; one for all large views, or one
-      for each of them.
-    blur_kernel_px: odd length of its kernel.
-    blur_sigma_min: smallest standard deviation, px of the view.
-    blur_sigma_max: largest.
-    solarize_probability: of inverting bright pixels; likewise.
-    solarize_threshold: the value from which pixels are bright.
-    num_small: small crops of each image, beside the large views.
+    crop_size_px: height and width of a large view.
+    crop_min_area: smallest crop area, as a share of the image.
+    crop_max_area: largest crop area.
+    crop_ratio_min: smallest width / height of the crop.
+    crop_ratio_max: largest width / height of the crop.
+    flip_probability: probability of a horizontal flip.
+    jitter_probability: probability of colour jitter as a whole.
+    brightness: s for a factor uniform in [max(0, 1 - s), 1 + s]; 0: off.
+    contrast: as for brightness.
+    saturation: as for brightness.
+    hue: s for a hue shift uniform in [-s, s] turns; 0: off.
+    grayscale_probability: probability of dropping the colour.
+    blur_probability: probability of Gaussian blur; one for all large views, or
+      one for each.
+    blur_kernel_px: odd length of the blur kernel.
+    blur_sigma_min: smallest standard deviation, in pixels of the view.
+    blur_sigma_max: largest standard deviation.
+    solarize_probability: probability of inverting bright pixels; one for all
+      large views, or one for each.
+    solarize_threshold: smallest pixel value to invert.
+    num_small: number of small crops of each image.
     small_crop_size_px: height and width of a small crop.
-    small_crop_min_area: smallest share of the image that it shows.
-    small_crop_max_area: largest share.
-    small_blur_probability: of its blur, whose kernel and standard deviations
-      are those of large views, in pixels of the small crop.
+    small_crop_min_area: smallest area of a small crop.
+    small_crop_max_area: largest area of a small crop.
+    small_blur_probability: probability of blurring a small crop.
 
   Raises:
-    ValueError: a number is outside its range; the message names it.
-    TypeError: a probability of large views isn't a tuple.
+    ValueError: if a value is out of range; the message names its config key.
+    TypeError: if a probability per large view is not a tuple.
   """
 
   crop_size_px: int
@@ -87,8 +87,8 @@ class Augment:
 
   def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():
-      if name in _BY_VIEW:
-        _check_each_view(name, value)
+      if name in _PER_VIEW:
+        _check_per_view(name, value)
       elif name.endswith(("_probability", "_threshold")):
         self._check(name, 0 <= value <= 1, "in [0, 1]")
     for name in ("brightness", "contrast", "saturation", "num_small"):
@@ -116,19 +116,18 @@ class Augment:
         )
 
   def of_large_views(self, num_views: int) -> "Augment":
-    """Returns it for another number of large views, and no small crops.
+    """Returns a copy for `num_views` large views and no small crops.
 
-    Where each view has probabilities of its own, further ones take these in
-    turn.
+    Probabilities per view are repeated cyclically.
     """
 
-    def in_turn(values: tuple[float, ...]) -> tuple[float, ...]:
+    def repeated(values: tuple[float, ...]) -> tuple[float, ...]:
       return tuple(itertools.islice(itertools.cycle(values), num_views))
 
     return dataclasses.replace(
       self,
-      blur_probability=in_turn(self.blur_probability),
-      solarize_probability=in_turn(self.solarize_probability),
+      blur_probability=repeated(self.blur_probability),
+      solarize_probability=repeated(self.solarize_probability),
       num_small=0,
     )
 
@@ -154,11 +153,11 @@ class Augment:
     )
 
 
-def _check_each_view(name: str, value: object) -> None:
+def _check_per_view(name: str, value: object) -> None:
   if not isinstance(value, tuple):
     raise TypeError(
       f"augment.{name}={value!r} must be a tuple: one probability for all "
-      "large views, as (0.5,), or one for each"
+      "large views, such as (0.5,), or one for each"
     )
   if not value or not all(0 <= p <= 1 for p in value):
     raise ValueError(
@@ -173,7 +172,7 @@ def _unit_interval(pixels: Pixels) -> Images:
     or pixels.shape[-1] not in (1, 3)
   ):
     raise TypeError(
-      "images must be uint8 [b, h, w, c] with c 1 or 3, as data gives them, "
+      "images must be uint8 [b, h, w, c] with c = 1 or 3, "
       f"not {pixels.dtype} {list(pixels.shape)}"
     )
   return jnp.asarray(pixels).astype(float) / 255
@@ -189,11 +188,11 @@ def _view(
 ) -> Images:
   """Returns one view of each image.
 
-  The two probabilities are those of this view. Which operations there are is
-  the same for all views, so that they are one program.
+  All views run the same operations, so that they can be vmapped; only the two
+  probabilities differ.
   """
-  # Key i of a split does not depend on how many follow, so an operation that
-  # is added at the end leaves the draws of the others as they are.
+  # Key i of a split does not depend on the number of keys: an operation added
+  # at the end does not change the draws of the others.
   keys = jax.vmap(partial(jax.random.split, num=6))(keys)
   crop_keys, flip_keys, jitter_keys, gray_keys, blur_keys, solarize_keys = (
     keys[:, i] for i in range(6)
@@ -249,29 +248,29 @@ def _view(
   return images
 
 
-def _views_of_a_size(
-  augment: Augment, keys: Keys, images: Images, *, name: str, number: int
+def _views_of_one_size(
+  augment: Augment, keys: Keys, images: Images, *, stream: str, number: int
 ) -> Views:
-  """Returns `number` views of each image, from the key stream `name`."""
+  """Returns `number` views of each image, drawn from a named key stream."""
 
   def view(index: Array, blur: Scalar, solarize: Scalar) -> Images:
     return _view(
       augment,
-      jax.vmap(lambda key: rng.stream(key, name, index))(keys),
+      jax.vmap(lambda key: rng.stream(key, stream, index))(keys),
       images,
       blur_probability=blur,
       solarize_probability=solarize,
     )
 
-  by_view = (
+  per_view = (
     jnp.broadcast_to(jnp.array(getattr(augment, field), float), number)
-    for field in _BY_VIEW
+    for field in _PER_VIEW
   )
-  return jax.vmap(view)(jnp.arange(number), *by_view)
+  return jax.vmap(view)(jnp.arange(number), *per_view)
 
 
-def _of_small(augment: Augment) -> Augment:
-  """Returns the section whose large views are the small crops of `augment`."""
+def _for_small_crops(augment: Augment) -> Augment:
+  """Returns hyper-parameters whose large views are the small crops."""
   return dataclasses.replace(
     augment,
     crop_size_px=augment.small_crop_size_px,
@@ -286,42 +285,44 @@ def _of_small(augment: Augment) -> Augment:
 def views(
   augment: Augment, keys: Keys, images: Pixels, num_views: int = 2
 ) -> tuple[Views, ...]:
-  """Returns random views of each image: large ones, and small crops if any.
+  """Returns random views of each image: large views and small crops.
 
-  A view depends on its image, its key and its number among those of its size
-  only, not on the rest of the batch or on how many views there are.
+  A view depends only on its image, the key of the image and the index of the
+  view, not on the rest of the batch or the number of views.
 
   Args:
-    augment: the hyper-parameters, static under jit.
-    keys: one for each image, [b].
-    images: uint8 [b, h, w, c], c being 1 or 3.
-    num_views: v, of large views.
+    augment: hyper-parameters, static under `jax.jit`.
+    keys: one key per image, [b].
+    images: uint8 [b, h, w, c], c = 1 or 3.
+    num_views: number v of large views.
 
   Returns:
-    Pixels in [0, 1], one array for each size: `(large,)` of
-    [v, b, crop_size_px, crop_size_px, c], or `(large, small)` with small of
-    [num_small, b, small_crop_size_px, small_crop_size_px, c].
+    Pixels in [0, 1], one array per size: `(large,)` or `(large, small)`, with
+    large [v, b, crop_size_px, crop_size_px, c] and
+    small [num_small, b, small_crop_size_px, small_crop_size_px, c].
 
   Raises:
-    TypeError: the images are not uint8 [b, h, w, 1 or 3].
-    ValueError: there are probabilities for another number of large views.
+    TypeError: if the images are not uint8 [b, h, w, 1 or 3].
+    ValueError: if the number of probabilities is neither 1 nor `num_views`.
   """
-  for name in _BY_VIEW:
+  for name in _PER_VIEW:
     value = getattr(augment, name)
     if len(value) not in (1, num_views):
       raise ValueError(
         f"augment.{name}={value} must be 1 probability for all large views or "
-        f"num_views={num_views}, one for each, not {len(value)}"
+        f"num_views={num_views} probabilities, not {len(value)}"
       )
   pixels = _unit_interval(images)
-  large = _views_of_a_size(augment, keys, pixels, name="view", number=num_views)
+  large = _views_of_one_size(
+    augment, keys, pixels, stream="view", number=num_views
+  )
   if not augment.num_small:
     return (large,)
-  small = _views_of_a_size(
-    _of_small(augment),
+  small = _views_of_one_size(
+    _for_small_crops(augment),
     keys,
     pixels,
-    name="small view",
+    stream="small view",
     number=augment.num_small,
   )
   return large, small
@@ -330,13 +331,13 @@ def views(
 def center_view(
   images: Pixels, *, crop_size_px: int
 ) -> Float[Array, "b crop_size_px crop_size_px c"]:
-  """Returns the view that evaluation sees: no randomness.
+  """Returns the deterministic view for evaluation: a resized centre crop.
 
   Args:
-    images: uint8 [b, h, w, c].
+    images: uint8 [b, h, w, c], c = 1 or 3.
     crop_size_px: height and width of the result.
 
   Raises:
-    TypeError: the images are not uint8 [b, h, w, 1 or 3].
+    TypeError: if the images are not uint8 [b, h, w, 1 or 3].
   """
   return crop.center_crop(_unit_interval(images), size_px=crop_size_px)

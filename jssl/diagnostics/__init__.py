@@ -1,21 +1,24 @@
-"""What features are like: measures with and without labels.
+"""Measures of features of any model, with and without labels.
 
-Pure functions of matrices of features, NumPy in and numbers out, of any model:
+Pure functions from NumPy arrays to numbers, for evaluation and reports:
+spectrum and collapse, alignment and uniformity of views, class centres,
+information about the image, and terms of a generalisation bound. They need no
+config and no Flax; `batch_measures` alone runs inside of a compiled step.
 
     >>> import numpy as np
     >>> h = np.random.default_rng(0).normal(size=(1000, 8)).astype("float32")
     >>> auc = collapse_auc(singular_values(h))
 
-Features may be memory-mapped and larger than any device: they are read a block
-of rows at a time, once, and what is kept is O(d^2). Blocks are summed on the
-device in float32 (second moments in float64), and added up on the host in
-float64. What compares all pairs of rows works in tiles, and says so.
+Features are [n, d] with one row per image, or [n, v, d] with v views of each.
+They may be memory-mapped and larger than any device: each block of rows is
+summed on the device in float32 (second moments in float64), and blocks are
+added up on the host in float64. `mesh` splits the rows over its devices and
+changes results by rounding only.
 
-Shapes are [n, d] for one row an image, [n, v, d] for v views of each. `mesh`
-splits the rows over its devices, and never changes the result by more than
-rounding. What can't be measured (too few rows, no labels, one class, values
-that aren't finite, views that are copies) is a ValueError with the numbers; a
-dtype that is neither floating nor, for labels, integer is a TypeError.
+All functions raise ValueError for inputs that cannot be measured: wrong shapes,
+too few rows, missing labels, non-finite values, options out of range, or views
+that are copies of each other. They raise TypeError for features that are not
+floating, and labels that are not integers.
 """
 
 from jssl.diagnostics.batch import batch_measures

@@ -1,12 +1,12 @@
-"""Sums over the rows of big matrices: one pass, a block at a time.
+"""Sums over the rows of large matrices, one block of rows at a time.
 
-Features may be memory-mapped and larger than any device. A block goes to the
-device, or is split over a mesh, and is summed there in float32; blocks are
-added up on the host in float64, where a long sum doesn't stop growing.
+Features may be memory-mapped and larger than any device. Each block goes to
+the device, or is split over a mesh, and is summed there in float32. The host
+adds up the blocks in float64, so that long sums do not stop growing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,79 +17,70 @@ from jaxtyping import Array, Float, Shaped
 from jssl.mesh import batch_sharding, replicated
 from jssl.typing import PyTree
 
-# Rows of features that are on the device at once.
+# Rows of features on the device at once.
 BLOCK_ROWS = 8192
-# Entries of a matrix of pairs that are.
+# Entries of a tile of the matrix of all pairs of rows.
 TILE = 2**22
 
 Rows = Shaped[np.ndarray, "n ..."]
 
 
 def tile_rows(columns: int) -> int:
-  """Returns how many rows of so many columns a tile of pairs has."""
+  """Returns the number of rows of a tile with `columns` columns."""
   return max(1, TILE // columns)
 
 
 def tile_side() -> int:
-  """Returns the length of a square tile of pairs."""
+  """Returns the number of rows of a square tile."""
   return math.isqrt(TILE)
 
 
 def block_images(x: Shaped[np.ndarray, "n ... d"]) -> int:
-  """Returns how many images a block has: fewer of several views each."""
+  """Returns the number of images per block; a view counts as one row."""
   return max(1, BLOCK_ROWS // math.prod(x.shape[1:-1]))
 
 
-def rounded(rows: int, mesh: Mesh | None) -> int:
-  """Returns a number of rows, up to what divides over the mesh."""
+def round_up(rows: int, mesh: Mesh | None) -> int:
+  """Rounds a number of rows up to a multiple of the mesh size."""
   devices = mesh.size if mesh else 1
   return -(-rows // devices) * devices
 
 
-def filled(x: Rows, rows: int) -> Rows:
-  """Returns x and rows of zeros behind it, so many in all."""
+def pad(x: Rows, rows: int) -> Rows:
+  """Appends rows of zeros up to a total of `rows`."""
   return np.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
-def split(arrays: PyTree, mesh: Mesh | None) -> PyTree:
-  """Puts arrays onto the devices of a mesh, rows split over all of them."""
+def shard(arrays: PyTree, mesh: Mesh | None) -> PyTree:
+  """Puts arrays onto the device, or splits their rows over a mesh."""
   return jax.device_put(arrays, batch_sharding(mesh) if mesh else None)
 
 
-def everywhere(arrays: PyTree, mesh: Mesh | None) -> PyTree:
-  """Puts arrays onto the devices of a mesh, whole on each."""
+def replicate(arrays: PyTree, mesh: Mesh | None) -> PyTree:
+  """Puts whole arrays onto the device, or onto each device of a mesh."""
   return jax.device_put(arrays, replicated(mesh) if mesh else None)
 
 
 def put(
   x: Rows, rows: int, mesh: Mesh | None = None
 ) -> Float[Array, "{rows} ..."]:
-  """Puts rows onto the devices, in float32, filled up with zeros."""
-  return split(filled(np.asarray(x, np.float32), rows), mesh)
+  """Puts rows onto the devices in float32, padded with zeros to `rows`."""
+  return shard(pad(np.asarray(x, np.float32), rows), mesh)
 
 
-def sums(
-  function: Callable[..., PyTree],
-  *arrays: Rows,
-  block_rows: int | None = None,
-  mesh: Mesh | None = None,
-) -> Any:
-  """Adds up what `function` gives of each block, in float64.
+def device_blocks(
+  *arrays: Rows, block_rows: int | None = None, mesh: Mesh | None = None
+) -> Iterator[list[Shaped[Array, "b ..."]]]:
+  """Yields blocks of rows of all arrays, split over the devices of a mesh.
+
+  The first array of each block, bool [b], is False for the rows of zeros that
+  pad the last block.
 
   Args:
-    function: jitted, `(counted, *blocks) -> sums`, a pytree of arrays.
-      `counted` is bool [b], False where a row only fills up the last block
-      (with zeros).
-    arrays: [n, ...], the same n in all; anything that NumPy can slice.
-    block_rows: b, rows that go to the device at once, rounded up to what
-      divides over the mesh; None: `block_images` of the first array.
-    mesh: blocks are split over all its devices; None is one device.
-
-  Returns:
-    The pytree of `function` with float64 arrays.
-
-  Raises:
-    ValueError: the arrays have no row, or not the same number of rows.
+    *arrays: [n, ...] each; anything that NumPy can slice.
+    block_rows: b, rounded up to a multiple of the mesh size; None:
+      `block_images` of the first array.
+    mesh: mesh to split blocks over; None: one device.
   """
   lengths = {len(array) for array in arrays}
   if len(lengths) != 1 or not all(lengths):
@@ -99,12 +90,50 @@ def sums(
     )
   (length,) = lengths
   wanted = block_images(arrays[0]) if block_rows is None else block_rows
-  rows = rounded(min(wanted, length), mesh)
-  total = None
+  rows = round_up(min(wanted, length), mesh)
   for start in range(0, length, rows):
     part = [np.asarray(array[start : start + rows]) for array in arrays]
     counted = np.arange(rows) < len(part[0])
-    block = split([counted, *(filled(p, rows) for p in part)], mesh)
+    yield shard([counted, *(pad(p, rows) for p in part)], mesh)
+
+
+def sums(
+  function: Callable[..., PyTree],
+  *arrays: Rows,
+  name: str = "features",
+  block_rows: int | None = None,
+  mesh: Mesh | None = None,
+) -> Any:
+  """Adds up the pytrees `function(*block)` over `device_blocks`, in float64.
+
+  Raises ValueError if a sum is not finite; `name` is the argument of the caller
+  that holds the rows.
+  """
+  total = None
+  for block in device_blocks(*arrays, block_rows=block_rows, mesh=mesh):
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), function(*block))
     total = wide if total is None else jax.tree.map(np.add, total, wide)
+  check_finite(total, *arrays, name=name)
   return total
+
+
+def check_finite(total: PyTree, *arrays: Rows, name: str = "features") -> None:
+  """Raises ValueError with the number of bad rows if a sum is not finite.
+
+  The arrays [n, ...] are read only in that case.
+  """
+  if all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(total)):
+    return
+  length, bad = len(arrays[0]), 0
+  for start in range(0, length, BLOCK_ROWS):
+    finite = [
+      np.isfinite(x[start : start + BLOCK_ROWS]).all(tuple(range(1, x.ndim)))
+      for x in arrays
+    ]
+    bad += int(np.sum(~np.all(finite, axis=0)))
+  if not bad:
+    raise ValueError(
+      f"{name}: squares of {length} rows overflow float32, though all values "
+      "are finite; scale the values down"
+    )
+  raise ValueError(f"{name}: {bad} of {length} rows have non-finite values")

@@ -1,4 +1,4 @@
-"""The bound on the error of the nearest-mean classifier, and what it needs.
+"""The bound on the error of the nearest-mean classifier, term by term.
 
 Huang, Yi, Zhao and Jiang, "Towards the Generalization of Contrastive
 Self-Supervised Learning", ICLR 2023, arXiv 2111.00743.
@@ -9,28 +9,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jssl.diagnostics.checks import (
-  check_features,
-  check_finite,
-  check_not_negative,
-)
+from jssl.diagnostics.blocks import check_finite
+from jssl.diagnostics.checks import check_features, check_not_negative
 from jssl.diagnostics.concentration import ConcentrationCurve
 
 
 class BoundTerms(NamedTuple):
-  """The bound on the error of the nearest-mean classifier, term by term.
+  """Terms of `generalisation_bound`.
 
   Attributes:
-    outside: 2 (1 - sigma), the first term of rho.
-    diverging: R_eps / min_l p_l, the second.
-    diameter: sigma L delta / r, the third.
-    tolerance: 2 sigma eps / r, the fourth.
-    rho: their sum.
+    outside: 2 (1 - sigma), first term of rho.
+    diverging: R_eps / min_l p_l, second term of rho.
+    diameter: sigma L delta / r, third term of rho.
+    tolerance: 2 sigma eps / r, fourth term of rho.
+    rho: sum of the four terms.
     spread: Delta = 1 - min_k |mu_k|^2 / r^2.
     threshold: r^2 (1 - rho - sqrt(2 rho) - Delta / 2).
     max_inner: max mu_k . mu_l over classes k != l.
-    holds: whether max_inner < threshold, so the bound is proven.
-    bound: (1 - sigma) + R_eps, on the error; means nothing unless it holds.
+    holds: True if max_inner < threshold, so that the bound is proven.
+    bound: (1 - sigma) + R_eps, an upper bound on the error if `holds`.
   """
 
   outside: float
@@ -45,38 +42,23 @@ class BoundTerms(NamedTuple):
   bound: float
 
 
-def _check_share(**shares: float) -> None:
-  for name, share in shares.items():
-    if not 0 <= share <= 1:
-      raise ValueError(f"{name}={share} must be in [0, 1]")
-
-
-class _Rho(NamedTuple):
-  """The four terms of rho, numbers or arrays."""
-
-  outside: Any
-  diverging: Any
-  diameter: Any
-  tolerance: Any
-
-
-def _rho(
+def _rho_terms(
   one_minus_sigma: Any,
   delta: Any,
   divergence: Any,
   epsilon: Any,
-  *,
   lipschitz: float,
   radius: float,
   min_share: float,
-) -> _Rho:
+) -> dict[str, Any]:
+  """Returns the four terms of rho, numbers or arrays."""
   sigma = 1 - one_minus_sigma
-  return _Rho(
-    outside=2 * one_minus_sigma,
-    diverging=divergence / min_share,
-    diameter=sigma * lipschitz * delta / radius,
-    tolerance=2 * sigma * epsilon / radius,
-  )
+  return {
+    "outside": 2 * one_minus_sigma,
+    "diverging": divergence / min_share,
+    "diameter": sigma * lipschitz * delta / radius,
+    "tolerance": 2 * sigma * epsilon / radius,
+  }
 
 
 def tightest_bound(
@@ -89,14 +71,12 @@ def tightest_bound(
   radius: float,
   min_share: float,
 ) -> BoundTerms:
-  """Returns the bound at the delta and epsilon where rho is least.
+  """Evaluates `generalisation_bound` at the delta and epsilon of least rho.
 
   Example:
-    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> views, labels = rng.random((20, 4, 8)), np.arange(20) % 2
-    >>> h = rng.normal(size=(20, 4, 3))
-    >>> h = h / np.linalg.norm(h, axis=-1, keepdims=True)
+    >>> h = unit_rows(rng.normal(size=(20, 4, 3)))
     >>> epsilons = np.linspace(0, 2, 9)
     >>> bound = tightest_bound(
     ...   np.stack([h[labels == k].mean((0, 1)) for k in range(2)]),
@@ -109,27 +89,24 @@ def tightest_bound(
     ... )
 
   Args:
-    class_means: see `generalisation_bound`, as all others that aren't here.
-    curve: 1 - sigma over delta, of `concentration_curve`.
-    epsilons: in units of the features.
-    divergence: R_eps at each, of `divergence_curve`.
-    lipschitz: L of f.
-    radius: r.
-    min_share: min_l p_l.
-
-  Raises:
-    ValueError: as `generalisation_bound`.
+    class_means: see `generalisation_bound`.
+    curve: result of `concentration_curve`.
+    epsilons: distances in feature space.
+    divergence: R_eps at each epsilon, from `divergence_curve`.
+    lipschitz: see `generalisation_bound`.
+    radius: see `generalisation_bound`.
+    min_share: see `generalisation_bound`.
   """
-  terms = _rho(
+  terms = _rho_terms(
     curve.one_minus_sigma[:, None],
     curve.deltas[:, None],
     np.asarray(divergence)[None],
     np.asarray(epsilons)[None],
-    lipschitz=lipschitz,
-    radius=radius,
-    min_share=min_share,
+    lipschitz,
+    radius,
+    min_share,
   )
-  rho = sum(terms)
+  rho = sum(terms.values())
   i, j = np.unravel_index(np.argmin(rho), rho.shape)
   return generalisation_bound(
     class_means,
@@ -154,19 +131,18 @@ def generalisation_bound(
   radius: float,
   min_share: float,
 ) -> BoundTerms:
-  """Returns all terms of the bound and whether its condition holds.
+  """Bounds the error of the nearest-mean classifier, and says if it holds.
 
   If mu_k . mu_l < r^2 (1 - rho - sqrt(2 rho) - Delta / 2) for all k != l, the
-  nearest-mean classifier errs on at most (1 - sigma) + R_eps, with
+  error is at most (1 - sigma) + R_eps, with
 
       rho = 2 (1 - sigma) + R_eps / min p_l + sigma (L delta / r + 2 eps / r)
       Delta = 1 - min_k |mu_k|^2 / r^2
 
-  It rarely holds: the terms are the result. From estimates of this module
-  sigma is too low, R_eps and L are too low, so rho may err either way.
+  The condition rarely holds; the terms show why. The estimates of sigma, R_eps
+  and L in this package are lower bounds, so rho may err either way.
 
   Example:
-    >>> import numpy as np
     >>> bound = generalisation_bound(
     ...   np.eye(4),
     ...   one_minus_sigma=0.001,
@@ -181,34 +157,30 @@ def generalisation_bound(
     (True, 0.001)
 
   Args:
-    class_means: mu_k, mean feature of class k over its images and their views.
+    class_means: mu_k, mean feature over all views of all images of class k.
     one_minus_sigma: 1 - sigma at `delta`, in [0, 1].
-    delta: diameter of the main parts, as `lipschitz` in units of pixels.
+    delta: diameter of the main parts, in pixel space.
     divergence: R_eps at `epsilon`, in [0, 1].
-    epsilon: in units of the features.
-    lipschitz: L of f, features over pixels.
-    radius: r, the norm of all features.
-    min_share: min_l p_l, the share of the rarest class, in (0, 1 / k].
-
-  Raises:
-    ValueError: there are fewer than two classes, a number is outside of its
-      range or not finite, or a mean is longer than `radius`.
-
-  Reference:
-    Huang et al., ICLR 2023.
+    epsilon: distance in feature space.
+    lipschitz: Lipschitz constant L from pixels to features.
+    radius: norm r of all features.
+    min_share: min_l p_l, share of the rarest class, in (0, 1 / k].
   """
   means = np.asarray(class_means, np.float64)
-  check_features(means, name="class_means")
+  check_features(means, "class_means")
   check_finite(means, means, name="class_means")
-  _check_share(one_minus_sigma=one_minus_sigma, divergence=divergence)
+  shares = {"one_minus_sigma": one_minus_sigma, "divergence": divergence}
+  for name, share in shares.items():
+    if not 0 <= share <= 1:
+      raise ValueError(f"{name}={share} must be in [0, 1]")
   check_not_negative(
     "delta, epsilon, lipschitz and radius", [delta, epsilon, lipschitz, radius]
   )
-  # Shares and norms come from counts and from float32.
+  # The tolerances below allow for shares and norms in float32.
   if not 0 < min_share <= (1 + 1e-6) / len(means):
     raise ValueError(
-      f"min_share={min_share} must be in (0, 1/{len(means)}]: the rarest of "
-      f"{len(means)} classes has no more"
+      f"min_share={min_share} must be in (0, 1/{len(means)}], the largest "
+      f"possible share of the rarest of {len(means)} classes"
     )
   inner = means @ means.T
   longest = float(np.sqrt(inner.diagonal().max()))
@@ -217,21 +189,15 @@ def generalisation_bound(
       f"radius={radius} must be the norm of all features, but a class mean has "
       f"norm {longest:.6g}"
     )
-  terms = _rho(
-    one_minus_sigma,
-    delta,
-    divergence,
-    epsilon,
-    lipschitz=lipschitz,
-    radius=radius,
-    min_share=min_share,
+  terms = _rho_terms(
+    one_minus_sigma, delta, divergence, epsilon, lipschitz, radius, min_share
   )
-  rho = sum(terms)
+  rho = sum(terms.values())
   spread = 1 - float(inner.diagonal().min()) / radius**2
   threshold = radius**2 * (1 - rho - np.sqrt(2 * rho) - spread / 2)
   max_inner = float(inner[~np.eye(len(means), dtype=bool)].max())
   return BoundTerms(
-    **{name: float(term) for name, term in terms._asdict().items()},
+    **{name: float(term) for name, term in terms.items()},
     rho=float(rho),
     spread=spread,
     threshold=float(threshold),

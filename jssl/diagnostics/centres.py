@@ -1,9 +1,9 @@
-"""Where the centres of classes are, how far apart, and who is nearest to them.
+"""Class centres: how far apart they are, and the nearest-mean classifier.
 
-The measures of class centres are those of Huang, Yi, Zhao and Jiang, "Towards
-the Generalization of Contrastive Self-Supervised Learning", ICLR 2023 (arXiv
-2111.00743). The simplex is where the representations of Dubois et al. (NeurIPS
-2022, arXiv 2209.06235) go; how far it is, is measured our own way.
+Centre measures follow Huang, Yi, Zhao and Jiang, "Towards the Generalization
+of Contrastive Self-Supervised Learning", ICLR 2023 (arXiv 2111.00743). Ideal
+representations of Dubois et al. (NeurIPS 2022, arXiv 2209.06235) have centres
+on a simplex; the distance to it is our own measure.
 """
 
 from functools import partial
@@ -16,23 +16,24 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import check_features, check_finite, check_labels
+from jssl.diagnostics.checks import check_features, check_labels
 from jssl.diagnostics.rows import (
   ROUNDING,
-  not_finite,
+  float32_rows,
+  float64_mean,
+  nan_unless_finite,
   product,
   unit_rows,
-  wide_rows,
 )
 
 
 class ClassMeans(NamedTuple):
-  """Where the classes are, in float64.
+  """Means of classes, in float64.
 
   Attributes:
-    counts: rows of each class.
-    means: mu_k, the mean feature of each class; NaN for one without rows.
-    radius: r, root of the mean squared norm of all rows; 1 if normalised.
+    counts: number of rows of each class.
+    means: mean feature mu_k of each class; NaN for a class without rows.
+    radius: root mean square r of the norms of all rows; 1 if normalised.
   """
 
   counts: Int[np.ndarray, "k"]
@@ -41,18 +42,8 @@ class ClassMeans(NamedTuple):
 
   @property
   def seen(self) -> Float[np.ndarray, "c d"]:
-    """The means of the classes that have rows."""
+    """Means of the classes that have rows."""
     return self.means[self.counts > 0]
-
-
-def _shift(
-  features: Float[np.ndarray, "n d"], *, normalise: bool
-) -> Float[np.ndarray, "d"]:
-  """Returns a point near the mean, about which float32 sums lose little."""
-  first = np.asarray(features[: blocks.BLOCK_ROWS])
-  with np.errstate(invalid="ignore"):
-    mean = (unit_rows(first) if normalise else first).mean(0, dtype=np.float64)
-  return mean.astype(np.float32)
 
 
 @partial(jax.jit, static_argnames=("num_classes", "normalise"))
@@ -65,7 +56,7 @@ def _class_sums(
   num_classes: int,
   normalise: bool,
 ) -> tuple[Float[Array, "k d"], Float[Array, ""]]:
-  x = wide_rows(features, normalise=normalise)
+  x = float32_rows(features, normalise=normalise)
   x = jnp.where(counted[:, None], x, shift[None])
   of_class = jax.nn.one_hot(labels, num_classes)
   total = product(of_class.T, x - shift[None])
@@ -80,13 +71,11 @@ def class_means(
   normalise: bool = True,
   mesh: Mesh | None = None,
 ) -> ClassMeans:
-  """Returns the mean feature of each class, in one pass.
+  """Computes the mean feature of each class in one pass.
 
-  Huang et al. (ICLR 2023) take it over views too: give all views as rows, each
-  with its image's label.
+  For means over views, as in Huang et al. (2023), pass all views as rows.
 
   Example:
-    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> h = rng.normal(size=(100, 8)).astype("float32")
     >>> means = class_means(h, np.arange(100) % 10, 10)
@@ -94,14 +83,9 @@ def class_means(
   Args:
     features: [n, d], in memory or memory-mapped.
     labels: class of each row, [n].
-    num_classes: k; some may have no row, two must have.
-    normalise: take the features on the unit sphere.
-    mesh: rows are split over all its devices; None is one device.
-
-  Raises:
-    ValueError: `features` is not [n, d] with n >= 2, or not finite; a row has
-      no label, or one of num_classes or more; fewer than two classes have rows.
-    TypeError: features are not of a floating dtype, or labels not integers.
+    num_classes: number of classes k; at least two must have rows.
+    normalise: True to project features onto the unit sphere.
+    mesh: mesh to split rows over; None: one device.
   """
   check_features(features)
   labels = check_labels(labels, len(features), num_classes)
@@ -111,14 +95,16 @@ def class_means(
       f"all {len(labels)} rows are of class {labels[0]}; this measure needs at "
       "least 2 classes"
     )
-  shift = _shift(features, normalise=normalise)
+  # Float32 sums about a point near the mean lose few digits.
+  first = np.asarray(features[: blocks.BLOCK_ROWS])
+  shift = float64_mean(unit_rows(first) if normalise else first)
+  shift = shift.astype(np.float32)
   total, square = blocks.sums(
     partial(_class_sums, shift, num_classes=num_classes, normalise=normalise),
     features,
     labels.astype(np.int32),
     mesh=mesh,
   )
-  check_finite((total, square), features)
   means = np.full(total.shape, np.nan)
   seen = counts > 0
   means[seen] = shift + total[seen] / counts[seen, None]
@@ -126,11 +112,11 @@ def class_means(
 
 
 class CentreDivergence(NamedTuple):
-  """Products mu_k . mu_l of the means of different classes.
+  """Inner products mu_k . mu_l of the means of different classes.
 
   Attributes:
-    max: the largest: how far from divergent the nearest two classes are.
-    mean: over all pairs.
+    max: largest product, that of the nearest two classes.
+    mean: mean over all pairs.
   """
 
   max: float
@@ -138,23 +124,18 @@ class CentreDivergence(NamedTuple):
 
 
 def centre_divergence(means: ClassMeans) -> CentreDivergence:
-  """Returns how far from divergent the class centres are.
+  """Returns the largest and mean inner product of class centres.
 
-  The bound of `nearest_mean_error` wants every product below a number that is
-  smaller than r^2. For k unit centres as far apart as can be (a simplex), all
-  products are -1 / (k - 1); at collapse they are r^2.
+  `generalisation_bound` needs all products below a number smaller than r^2.
+  Products are -1 / (k - 1) for k unit centres on a simplex, r^2 at collapse.
 
   Example:
-    >>> import numpy as np
     >>> h = np.array([[1.0, 0.0], [0.6, 0.8]])
     >>> round(centre_divergence(class_means(h, [0, 1], 2)).max, 3)
     0.6
 
   Args:
-    means: of `class_means`; classes without rows are left out.
-
-  Reference:
-    Huang et al., ICLR 2023.
+    means: result of `class_means`; classes without rows are left out.
   """
   centres = means.seen
   products = centres @ centres.T
@@ -167,22 +148,16 @@ def centre_shrinkage(
 ) -> float:
   """Returns Delta = 1 - min_k ||mu_k||^2 / r^2 of Huang et al. (ICLR 2023).
 
-  How much the widest class has shrunk towards 0 on averaging: 0 where every
-  class is one point, 1 where one has its mean at 0.
+  0 if every class is one point, 1 if the mean of a class is 0.
 
   Example:
-    >>> import numpy as np
     >>> h = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     >>> round(centre_shrinkage(class_means(h, [0, 0, 1], 2)), 3)
     0.5
 
   Args:
-    means: of `class_means`; classes without rows are left out.
-    radius: r, the norm of all features; None takes their root mean square,
-      which is it where all norms are the same.
-
-  Raises:
-    ValueError: the radius isn't positive (all features are 0).
+    means: result of `class_means`; classes without rows are left out.
+    radius: norm r of all features; None: their root mean square.
   """
   r = means.radius if radius is None else radius
   if not r > 0:
@@ -191,7 +166,7 @@ def centre_shrinkage(
 
 
 @partial(jax.jit, static_argnames="normalise")
-def _wrong(
+def _count_wrong(
   shift: Float[Array, "d"],
   centres: Float[Array, "k d"],
   bias: Float[Array, "k"],
@@ -201,12 +176,12 @@ def _wrong(
   *,
   normalise: bool,
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-  x = wide_rows(features, normalise=normalise) - shift[None]
+  x = float32_rows(features, normalise=normalise) - shift[None]
   # |x - mu|^2 = |x|^2 - 2 (<x, mu> - |mu|^2 / 2)
   scores = product(x, centres.T) + bias[None]
   known = counted & (labels >= 0)
   wrong = jnp.sum(known & (jnp.argmax(scores, 1) != labels))
-  return wrong, not_finite(x)
+  return wrong, nan_unless_finite(x)
 
 
 def nearest_mean_error(
@@ -217,15 +192,14 @@ def nearest_mean_error(
   normalise: bool = True,
   mesh: Mesh | None = None,
 ) -> float:
-  """Returns the fraction of rows whose nearest class mean isn't their class's.
+  """Returns the error of the nearest-class-mean classifier.
 
-  Distances are Euclidean; of equal ones the lowest class wins, so it is
-  1 - (share of the lowest class) at collapse. Rows of a class without a mean
-  are left out: it is the error over the classes that have one. Huang et al.
-  bound it for one view of each image, with means over all views.
+  Distances are Euclidean; ties go to the lowest class, so the error at collapse
+  is 1 - (share of the lowest class). Rows of classes without a mean are left
+  out. Huang et al. bound the error for one view of each image, with means over
+  all views.
 
   Example:
-    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> h, y = rng.normal(size=(100, 8)).astype("float32"), np.arange(100) % 10
     >>> error = nearest_mean_error(h, y, class_means(h, y, 10))
@@ -233,19 +207,9 @@ def nearest_mean_error(
   Args:
     features: [n, d], in memory or memory-mapped.
     labels: class of each row, [n].
-    means: of `class_means`, of these or other rows; classes without rows are
-      nobody's nearest.
-    normalise: as it was for `means`.
-    mesh: rows are split over all its devices; None is one device.
-
-  Raises:
-    ValueError: `features` is not [n, d] with the d of `means`, or not finite; a
-      row has no label, or one of num_classes or more; no row is of a class that
-      has a mean.
-    TypeError: features are not of a floating dtype, or labels not integers.
-
-  Reference:
-    Huang et al., ICLR 2023: the classifier G_f.
+    means: result of `class_means`, on these or other rows.
+    normalise: same value as in `class_means`.
+    mesh: mesh to split rows over; None: one device.
   """
   check_features(features, rows=1)
   labels = check_labels(labels, len(features), len(means.counts))
@@ -263,24 +227,23 @@ def nearest_mean_error(
   centres = np.where(seen[:, None], means.means - shift, 0)
   bias = np.where(seen, -np.sum(centres**2, 1) / 2, -np.inf)
   constants = (shift, centres.astype(np.float32), bias.astype(np.float32))
-  wrong, total = blocks.sums(
-    partial(_wrong, *constants, normalise=normalise),
+  wrong, _ = blocks.sums(
+    partial(_count_wrong, *constants, normalise=normalise),
     features,
     np.where(known, labels, -1).astype(np.int32),
     mesh=mesh,
   )
-  check_finite(total, features)
   return float(wrong / known.sum())
 
 
 class SimplexDistance(NamedTuple):
-  """How far centres are from a simplex equiangular tight frame.
+  """Distance of centres to a simplex equiangular tight frame.
 
   Attributes:
-    distance: ||cosines - those of the simplex|| / ||those of the simplex||, in
-      Frobenius norm: 0 for a simplex, 1 where all centres are one point.
+    distance: Frobenius norm of the difference to the cosines of the simplex,
+      over the norm of those: 0 for a simplex, 1 if all centres are one point.
     norm_variation: standard deviation of the centres' norms over their mean: 0
-      for a simplex, and where all centres are one point.
+      for a simplex, and if all centres are one point.
   """
 
   distance: float
@@ -290,34 +253,27 @@ class SimplexDistance(NamedTuple):
 def simplex_distance(means: Float[np.ndarray, "k d"]) -> SimplexDistance:
   """Returns the distance of centres to the vertices of a regular simplex.
 
-  Centres are taken about their mean, and are one point where they differ from
-  it by no more than the rounding of float32; those of a simplex have cosines of
-  -1 / (k - 1) to each other and equal norms. It takes k - 1 dimensions: where d
-  < k - 1 the distance can't be 0, but is at least sqrt((k - 1) / d - 1), that
-  of a tight frame. Two centres are always a simplex. O(k^2 d) in float64 on the
-  host, some rows at a time.
+  Centres are taken about their mean. In a simplex they have equal norms and
+  cosines of -1 / (k - 1), which needs d >= k - 1 dimensions; with fewer the
+  distance is at least sqrt((k - 1) / d - 1). Two centres always form a
+  simplex. Centres that are equal up to float32 rounding count as one point.
 
   Example:
-    >>> import numpy as np
     >>> round(simplex_distance(np.eye(10)).distance, 6)
     0.0
 
   Args:
-    means: of classes of labels, `ClassMeans.seen`, or of images, [k, d].
-
-  Raises:
-    ValueError: it is not [k, d] with k >= 2, or not finite.
-    TypeError: it is not of a floating dtype.
+    means: centres of classes (`ClassMeans.seen`) or of images, [k, d].
   """
-  check_features(means, name="means")
-  check_finite(means, means, name="means")
+  check_features(means, "means")
+  blocks.check_finite(means, means, name="means")
   k = len(means)
-  # From the first, so that the mean of equal ones is exactly theirs.
+  # Relative to the first, so that equal centres have exactly that mean.
   wide = means.astype(np.float64)
   centres = wide - wide[0]
   centres -= centres.mean(0)
   if np.sum(centres**2) <= ROUNDING * np.sum(wide**2):
-    # One point: the directions of what rounding left would be random.
+    # Otherwise the directions of rounding errors would count.
     centres = np.zeros_like(centres)
   norms = np.linalg.norm(centres, axis=1)
   directions = unit_rows(centres)

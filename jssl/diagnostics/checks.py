@@ -1,42 +1,37 @@
-"""What every measure refuses, with the numbers: shapes, labels, non-finite."""
+"""Checks of the arguments of measures: shapes, dtypes, labels, views."""
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from jssl.diagnostics.blocks import BLOCK_ROWS, block_images
+from jssl.diagnostics.blocks import block_images
 from jssl.diagnostics.rows import ROUNDING
-from jssl.typing import PyTree
 
 
-def check_floating(
-  x: Shaped[np.ndarray, "..."], name: str, what: str = ""
-) -> None:
-  """Raises TypeError if an array is not floating; `what` says what it holds."""
-  # JAX knows bfloat16 as well.
+def check_floating(x: Shaped[np.ndarray, "..."], name: str) -> None:
+  """Raises TypeError unless the dtype is floating, bfloat16 included."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TypeError(f"{name} must be floating{what}, not {x.dtype}")
+    raise TypeError(f"{name} must be floating, not {x.dtype}")
 
 
 def check_features(
-  features: Shaped[np.ndarray, "n d"], *, name: str = "features", rows: int = 2
+  features: Shaped[np.ndarray, "n *v d"],
+  name: str = "features",
+  *,
+  rows: int = 2,
+  views: int | None = None,
 ) -> None:
-  """Checks a matrix of features before it is measured.
-
-  Args:
-    features: of one row an image.
-    name: of the argument, for the message.
-    rows: fewest that make sense.
-
-  Raises:
-    ValueError: it is not [n, d], or has fewer rows.
-    TypeError: it is not of a floating dtype.
-  """
-  if features.ndim != 2 or not features.shape[1]:
-    raise ValueError(f"{name} must be [n, d], not {features.shape}")
+  """Checks dtype, shape, least number of rows and, if given, of views."""
+  ndim, expected = (2, "[n, d]") if views is None else (3, "[n, v, d]")
+  if features.ndim != ndim or not features.shape[-1]:
+    raise ValueError(f"{name} must be {expected}, not {features.shape}")
+  if views is not None and features.shape[1] < views:
+    raise ValueError(
+      f"{name} has {features.shape[1]} views of each image; this measure needs "
+      f"at least {views}"
+    )
   if len(features) < rows:
     raise ValueError(
       f"{name} has {len(features)} rows; this measure needs at least {rows}"
@@ -46,31 +41,14 @@ def check_features(
 
 def check_views(
   views: Float[np.ndarray, "n v d"],
-  *,
   name: str = "views",
+  *,
   rows: int = 2,
   num_views: int = 2,
 ) -> None:
-  """Checks features of several views of each image before they are measured.
-
-  Args:
-    views: of one row an image.
-    name: of the argument, for the message.
-    rows: fewest images that make sense.
-    num_views: fewest views of each image that make sense.
-
-  Raises:
-    ValueError: it is not [n, v, d], or has fewer images or views.
-    TypeError: it is not of a floating dtype.
-  """
-  if views.ndim != 3 or not views.shape[2]:
-    raise ValueError(f"{name} must be [n, v, d], not {views.shape}")
-  if views.shape[1] < num_views:
-    raise ValueError(
-      f"{name} has {views.shape[1]} views of each image; this measure needs at "
-      f"least {num_views}"
-    )
-  check_features(views[:, 0], name=name, rows=rows)
+  """Checks views as `check_features` and `check_views_differ` do."""
+  check_features(views, name, rows=rows, views=num_views)
+  check_views_differ(views, name=name)
 
 
 def check_views_differ(
@@ -78,19 +56,10 @@ def check_views_differ(
   *others: Float[np.ndarray, "n w d"],
   name: str = "views",
 ) -> None:
-  """Checks that augmentation did something to some image.
+  """Raises ValueError if images differ, but no views of any image do.
 
-  Features that are one point are let through: they are collapsed, and views
-  may well have been different.
-
-  Args:
-    views: features or pixels of n images.
-    *others: other views of the same images.
-    name: of the argument, for the message.
-
-  Raises:
-    ValueError: images differ, but no view differs from another of its image by
-      more than rounding.
+  Collapsed features, where all images are one point, pass: their views may
+  well have been augmented. `others` are further views of the same images.
   """
   first = np.asarray(views[:1, :1], np.float64)
   collapsed = True
@@ -98,25 +67,24 @@ def check_views_differ(
   for start in range(0, len(views), images):
     block = slice(start, start + images)
     own = np.asarray(views[block, :1], np.float64)
-    for some in (views, *others):
-      if not _is_close(some[block], own):
-        return
+    if not all(_is_close(x[block], own) for x in (views, *others)):
+      return
     collapsed = collapsed and _is_close(own, first)
   if not collapsed:
     raise ValueError(
       f"{name}: all {sum(x.shape[1] for x in (views, *others))} views of each "
-      f"of {len(views)} images are the same to rounding; this measure needs "
-      "views that differ: were they augmented?"
+      f"of {len(views)} images are equal up to rounding; this measure needs "
+      "augmented views"
     )
 
 
 def _is_close(
   x: Float[np.ndarray, "b v d"], own: Float[np.ndarray, "*b 1 d"]
 ) -> bool:
-  """Whether rows differ by rounding only; NaN does, and is told of later."""
+  """True if `x` equals `own` up to rounding; False for NaN."""
   with np.errstate(invalid="ignore", over="ignore"):
     square = np.sum((x - own) ** 2)
-    # Of as many rows as x has, whichever of them it was compared with.
+    # `own` is broadcast over x: count its rows as often.
     rows = x.size / own.size
     return bool(square <= ROUNDING * rows * np.sum(own**2))
 
@@ -124,35 +92,19 @@ def _is_close(
 def flat_pixels(
   views: Float[np.ndarray, "n m *pixel"],
 ) -> Float[np.ndarray, "n m p"]:
-  """Returns views of images with their pixels in one dimension.
-
-  Raises:
-    ValueError: they are neither [n, m, p] nor [n, m, h, w, c], or empty.
-    TypeError: they are not of a floating dtype.
-  """
+  """Returns views with the pixels of each view in one dimension."""
   if views.ndim not in (3, 5) or not views.size:
     raise ValueError(
       f"views must be [n, m, p] or [n, m, h, w, c], not {views.shape}"
     )
-  check_floating(views, "views", ", pixels in [0, 1]")
+  check_floating(views, "views of pixels in [0, 1]")
   return views.reshape(*views.shape[:2], -1)
 
 
 def check_labels(
   labels: Int[np.ndarray, "n"], rows: int, num_classes: int | None = None
 ) -> Int[np.ndarray, "n"]:
-  """Returns labels as an array, once it is clear that there is one a row.
-
-  Args:
-    labels: class of each row, from 0.
-    rows: n.
-    num_classes: that there are; None doesn't say.
-
-  Raises:
-    ValueError: there are more or fewer, a row has none (a negative one), or one
-      of num_classes or more.
-    TypeError: they are not integers.
-  """
+  """Returns labels as an array, if each row has one below `num_classes`."""
   labels = np.asarray(labels)
   if labels.shape != (rows,):
     raise ValueError(f"labels must be [n] = ({rows},), not {labels.shape}")
@@ -162,7 +114,7 @@ def check_labels(
   if missing:
     raise ValueError(
       f"{missing} of {rows} rows have no label (labels < 0); this measure "
-      "needs them all"
+      "needs a label for each row"
     )
   if num_classes is not None and rows and labels.max() >= num_classes:
     raise ValueError(
@@ -171,38 +123,8 @@ def check_labels(
   return labels
 
 
-def check_finite(
-  total: PyTree,
-  features: Shaped[np.ndarray, "n ..."],
-  *,
-  name: str = "features",
-) -> None:
-  """Raises ValueError, with their number, if sums met non-finite rows.
-
-  Args:
-    total: a pytree of sums.
-    features: that they are of; looked at only if a sum isn't finite.
-    name: of the argument, for the message.
-  """
-  if all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(total)):
-    return
-  axes = tuple(range(1, features.ndim))
-  bad = sum(
-    int(np.sum(~np.isfinite(features[i : i + BLOCK_ROWS]).all(axes)))
-    for i in range(0, len(features), BLOCK_ROWS)
-  )
-  if not bad:
-    raise ValueError(
-      f"{name}: squares of {len(features)} rows overflow float32, though all "
-      "values are finite; scale them down"
-    )
-  raise ValueError(
-    f"{name}: {bad} of {len(features)} rows have values that are not finite"
-  )
-
-
 def check_positive(**values: float) -> None:
-  """Raises ValueError for a keyword that isn't positive, or NaN."""
+  """Raises ValueError for the first keyword that is not positive."""
   for name, value in values.items():
     if not value > 0:
       raise ValueError(f"{name} must be positive, not {value}")
@@ -211,7 +133,7 @@ def check_positive(**values: float) -> None:
 def check_not_negative(
   name: str, values: Sequence[float] | Float[np.ndarray, "t"]
 ) -> Float[np.ndarray, "t"]:
-  """Returns a list of finite numbers from 0 as an array, or ValueError."""
+  """Returns finite, non-negative numbers as a float64 array, or raises."""
   wide = np.asarray(values, np.float64)
   if wide.ndim != 1 or not len(wide):
     raise ValueError(f"{name} must be a list of numbers, not {wide.shape}")

@@ -1,8 +1,8 @@
-"""How augmentations concentrate classes: augmented distances, 1 - sigma(delta).
+"""Concentration of classes under augmentation: 1 - sigma(delta).
 
 Huang, Yi, Zhao and Jiang, "Towards the Generalization of Contrastive
-Self-Supervised Learning", ICLR 2023, arXiv 2111.00743. The definitions are the
-paper's; how 1 - sigma(delta) is estimated is our own recipe.
+Self-Supervised Learning", ICLR 2023, arXiv 2111.00743, for the definitions. The
+estimate of 1 - sigma(delta) is our own.
 """
 
 from collections.abc import Sequence
@@ -16,32 +16,30 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jssl.diagnostics import blocks
 from jssl.diagnostics.checks import (
-  check_finite,
   check_labels,
   check_not_negative,
   check_views_differ,
   flat_pixels,
 )
-from jssl.diagnostics.rows import product
+from jssl.diagnostics.rows import float64_mean, product
 from jssl.diagnostics.vertex_cover import cover_shares
 
 _QUANTILES = 33
-# Squared distances that are a smaller share of the squared norms than this
-# lose more than two digits in |a|^2 + |b|^2 - 2 <a, b>.
+# |a|^2 + |b|^2 - 2 <a, b> loses more than two digits if the squared distance is
+# below this share of |a|^2 + |b|^2.
 _CLOSE = 1e-2
 
 
 class ConcentrationCurve(NamedTuple):
-  """How much of the classes is left out of main parts of diameter delta.
+  """Share of each class outside of a main part of diameter delta.
 
   Attributes:
-    deltas: diameters, ascending, in units of pixels' Euclidean distance.
-    one_minus_sigma: upper bound on 1 - sigma at each: the largest of all
-      classes. Never rises with delta.
-    lower_bound: what no choice of main parts could be below, for the same
-      images and views: the truth is between the two.
-    per_class: upper bound on the share that is left out of each class.
-    classes: the label that each row of `per_class` is of, ascending.
+    deltas: diameters, ascending, as Euclidean distances of pixels.
+    one_minus_sigma: upper bound on 1 - sigma at each delta, the largest over
+      classes; never increases with delta.
+    lower_bound: lower bound on 1 - sigma for the same images and views.
+    per_class: upper bound of each class.
+    classes: label of each row of `per_class`, ascending.
   """
 
   deltas: Float[np.ndarray, "t"]
@@ -55,7 +53,7 @@ class ConcentrationCurve(NamedTuple):
 def _nearest(
   rows: Float[Array, "a m p"], columns: Float[Array, "b m p"]
 ) -> tuple[Float[Array, "a b"], Bool[Array, "a b"]]:
-  """Squared distance of the nearest views, and whether any are close."""
+  """Squared distances of nearest views; True where any pair is too close."""
   a, m, p = rows.shape
   x, y = rows.reshape(-1, p), columns.reshape(-1, p)
   sizes = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None]
@@ -71,7 +69,7 @@ def _nearest(
 def _nearest_by_differences(
   first: Float[Array, "a m p"], second: Float[Array, "a m p"]
 ) -> Float[Array, "a"]:
-  """Squared distance of the nearest views of each pair of images."""
+  """Squared distances of nearest views of pairs of images, exact when close."""
   squares = jax.lax.map(
     lambda view: jnp.sum((second - view[:, None]) ** 2, -1).min(1),
     first.swapaxes(0, 1),
@@ -99,9 +97,8 @@ def _distances(
   x: Float[np.ndarray, "n m p"], tile: int, mesh: Mesh | None
 ) -> Float[np.ndarray, "n n"]:
   n = len(x)
-  with np.errstate(invalid="ignore"):
-    centre = x.mean((0, 1), dtype=np.float64)
-  check_finite(centre, x, name="views")
+  centre = float64_mean(x, (0, 1))
+  blocks.check_finite(centre, x, name="views")
   squares = np.zeros((n, n), np.float32)
   for i in range(0, n, tile):
     rows = blocks.put(x[i : i + tile] - centre, tile, mesh)
@@ -116,15 +113,16 @@ def _distances(
         x, np.argwhere(close) + np.array([i, j]), tile, mesh
       )
       squares[i : i + tile, j : j + tile] = nearest
-  check_finite(squares, x, name="views")
+  blocks.check_finite(squares, x, name="views")
   for i in range(n):
     squares[i:, i] = squares[i, i:]
   return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
 
 
 def _tile(images: int, views: int, mesh: Mesh | None) -> int:
-  """Images along a side of a tile of distances of views."""
-  return blocks.rounded(max(min(blocks.tile_side() // views, images), 1), mesh)
+  """Returns the number of images along each side of a tile of view pairs."""
+  side = max(min(blocks.tile_side() // views, images), 1)
+  return blocks.round_up(side, mesh)
 
 
 def _check_memory(counts: list[int], max_bytes: int) -> None:
@@ -145,36 +143,26 @@ def augmented_distances(
 ) -> Float[np.ndarray, "n n"]:
   """Returns d_A(x1, x2) = min |x1' - x2'| over the views of two images.
 
-  With fewer views than the augmentation can make it is an upper bound; more
-  views of the same images never raise it. Time is O(n^2 m^2 p), the result
-  takes 4 n^2 bytes, a device holds tiles.
+  This is an upper bound of the distance over all possible views; more views
+  never increase it. Time O(n^2 m^2 p), result 4 n^2 bytes.
+
+  Squared distances come from float32 products, or from differences where views
+  are so close that products would cancel. The relative error is about 1e-5;
+  equal views have distance 0.
 
   Example:
-    >>> import numpy as np
     >>> views = np.random.default_rng(0).random((5, 8, 28, 28, 1))
     >>> augmented_distances(views).shape
     (5, 5)
 
   Args:
-    views: m views of n images as the backbone gets them, before it standardises
-      pixels: [n, m, p] or [n, m, h, w, c], in [0, 1]. The values are not
-      checked, but deltas are in their units.
-    mesh: rows of tiles are split over all its devices; None is one device.
-    max_bytes: that the result may take.
+    views: m views of n images, before standardisation: [n, m, p] or
+      [n, m, h, w, c], in [0, 1] (not checked, but the unit of the result).
+    mesh: mesh to split rows of tiles over; None: one device.
+    max_bytes: largest size of the result.
 
   Returns:
-    Symmetric, float32, 0 on the diagonal. Views are float32; squares come from
-    their products (float32, highest precision, mean removed), and from their
-    differences wherever images have views so close that products would cancel:
-    a relative error of about 1e-5, and 0 for equal views.
-
-  Raises:
-    ValueError: `views` has neither shape, has values that are not finite, or
-      n is too large for `max_bytes`.
-    TypeError: `views` are not floating.
-
-  Reference:
-    Huang et al., ICLR 2023.
+    Symmetric float32 matrix, 0 on the diagonal.
   """
   flat = flat_pixels(views)
   _check_memory([len(flat)], max_bytes)
@@ -204,47 +192,33 @@ def concentration_curve(
   mesh: Mesh | None = None,
   max_bytes: int = 2**32,
 ) -> ConcentrationCurve:
-  """Estimates 1 - sigma(delta): augmentations are (sigma, delta)-concentrated.
+  """Bounds 1 - sigma(delta) of a (sigma, delta)-concentrated augmentation.
 
-  That is, each class has a main part of at least the share sigma in which no
-  two images have an augmented distance above delta. In the graph that joins
-  images of a class with d_A > delta a main part is what a vertex cover leaves.
-  The smallest cover is hard to find; any cover is an upper bound. Here it is
-  the smallest of three: both ends of a greedy maximal matching (at most twice
-  the best), the most joined images one by one, and the cover of the next
-  smaller delta, which remains one; each without the images that it doesn't
-  need. The lower bound is the better of two: one end of each pair of the
-  matching, and all but one image of each clique of a greedy partition (a main
-  part has no two of a clique). All is deterministic.
+  Each class has a main part, at least a share sigma of it, in which no two
+  images have an augmented distance above delta. Join the images of a class
+  with d_A > delta in a graph: the complement of any vertex cover is a main
+  part. The upper bound is the smallest of three pruned covers: a greedy maximal
+  matching, a greedy cover by degree, and the cover of the next smaller delta.
+  The lower bound is the larger of half the matching and of n minus the number
+  of cliques in a greedy partition. All steps are deterministic.
 
-  Bounds are on the images and views that are given: few views make distances
-  too large and so 1 - sigma too high; few images say little of the class.
+  The bounds are for the given images and views. Few views overestimate
+  distances and so 1 - sigma; few images represent the class poorly.
 
   Example:
-    >>> import numpy as np
     >>> views = np.random.default_rng(0).random((20, 8, 6, 6, 1))
     >>> curve = concentration_curve(views, np.arange(20) % 2)
     >>> bool(curve.one_minus_sigma[-1] == 0)  # at the largest distance
     True
 
   Args:
-    views: see `augmented_distances`; 8 to 64 an image.
+    views: see `augmented_distances`; 8 to 64 views per image.
     labels: integer class of each image.
-    deltas: ascending, not negative; to compare stacks of augmentations give all
-      the same. None: quantiles of all distances within classes.
+    deltas: ascending, not negative; use the same values to compare
+      augmentations. None: quantiles of all distances within classes.
     mesh: see `augmented_distances`.
-    max_bytes: that the distances within all classes together may take, 4 bytes
-      each; at most about four times that is in use.
-
-  Raises:
-    ValueError: labels don't fit the views or are negative (no label), no class
-      has two images, the views of each image are the same, all distances
-      within classes are 0 (and no `deltas`), or `deltas` are not ascending; and
-      as `augmented_distances`.
-    TypeError: `labels` are not integers, or `views` not floating.
-
-  Reference:
-    Huang et al., ICLR 2023, the definition; the estimate is our own recipe.
+    max_bytes: largest size of the distances within all classes together, 4
+      bytes each; peak memory is about four times that.
   """
   flat = flat_pixels(views)
   if flat.shape[1] > 1:
@@ -263,13 +237,14 @@ def concentration_curve(
   tile = _tile(int(counts.max()), flat.shape[1], mesh)
   distances = [_distances(flat[labels == k], tile, mesh) for k in classes]
   diameters = _quantiles(distances) if given is None else given
-  covers = [cover_shares(within, diameters) for within in distances]
-  per_class = np.stack([upper for upper, _ in covers])
-  lower = np.stack([lower for _, lower in covers])
+  upper, lower = map(
+    np.stack,
+    zip(*(cover_shares(x, diameters) for x in distances), strict=True),
+  )
   return ConcentrationCurve(
     deltas=diameters,
-    one_minus_sigma=per_class.max(0),
+    one_minus_sigma=upper.max(0),
     lower_bound=lower.max(0),
-    per_class=per_class,
+    per_class=upper,
     classes=classes,
   )

@@ -1,8 +1,8 @@
-"""What a map does to views of an image: how far apart it leaves them.
+"""How far apart a feature map leaves the views of an image.
 
-R_eps and a Lipschitz constant of Huang, Yi, Zhao and Jiang, "Towards the
+R_eps and the Lipschitz constant of Huang, Yi, Zhao and Jiang, "Towards the
 Generalization of Contrastive Self-Supervised Learning", ICLR 2023, arXiv
-2111.00743; terms of their bound (`jssl.diagnostics.bound`).
+2111.00743; both are terms of `generalisation_bound`.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,15 @@ from jaxtyping import Array, Bool, Float
 
 from jssl.diagnostics import blocks
 from jssl.diagnostics.checks import (
-  check_finite,
+  check_features,
   check_not_negative,
   check_views,
-  check_views_differ,
   flat_pixels,
 )
 
 
-def _spans(x: Float[Array, "b v d"]) -> Float[Array, "v b v"]:
-  """Distances between all views of an image."""
+def _pair_distances(x: Float[Array, "b v d"]) -> Float[Array, "v b v"]:
+  """Returns the distances between all views of each image."""
   x = x.astype(jnp.float32)
   return jax.lax.map(
     lambda view: jnp.sqrt(jnp.sum((x - view[:, None]) ** 2, -1)),
@@ -40,7 +39,7 @@ def _count_wider(
   x: Float[Array, "b v d"],
   weights: Float[Array, "b"],
 ) -> tuple[Float[Array, "t"], Float[Array, ""]]:
-  width = _spans(x).max((0, 2))
+  width = _pair_distances(x).max((0, 2))
   wider = (width[:, None] > limits[None]) & counted[:, None]
   return jnp.where(wider, weights[:, None], 0).sum(0), width.sum()
 
@@ -52,56 +51,44 @@ def divergence_curve(
   weights: Float[np.ndarray, "n"] | None = None,
   mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "t"]:
-  """Returns R_eps: the share of images with views further apart than eps.
+  """Returns R_eps, the share of images with views further apart than eps.
 
-  R_eps = P[sup |f(x') - f(x'')| > eps], the supremum over the views that are
-  given: a lower bound of that over all views.
+      R_eps = P[ sup |f(x') - f(x'')| > eps ]
+
+  The supremum over the given views is a lower bound of that over all views.
 
   Example:
-    >>> import numpy as np
     >>> h = np.array([[[1.0, 0], [1, 0]], [[1, 0], [0, 1]]])
     >>> divergence_curve(h, [0.5, 1.5])
     array([0.5, 0. ])
 
   Args:
-    features: f of v views of n images.
-    epsilons: not negative, in any order.
-    weights: of the images, not negative; None: all count alike. A sample that
-      has as many images of each class says R_eps of the set where each counts
-      as much as its class has images there.
-    mesh: images are split over all its devices; None is one device.
+    features: features f of v >= 2 views of n images.
+    epsilons: distances, not negative, in any order.
+    weights: weight of each image, not negative; None: equal weights. Class
+      frequencies turn a class-balanced sample into an estimate for the set.
+    mesh: mesh to split images over; None: one device.
 
   Returns:
-    A share for each epsilon, from differences in float32.
-
-  Raises:
-    ValueError: `features` are not [n, v, d] with v >= 2, or not finite, or all
-      views of each image are the same; there is not one weight an image, or all
-      are 0; an epsilon or a weight is negative or not finite.
-    TypeError: `features` are not floating.
-
-  Reference:
-    Huang et al., ICLR 2023.
+    The share for each epsilon, from float32 differences.
   """
-  check_views(features, name="features", rows=1)
-  check_views_differ(features, name="features")
+  check_views(features, "features", rows=1)
   limits = check_not_negative("epsilons", epsilons)
   n = len(features)
   own = np.ones(n) if weights is None else weights
   own = check_not_negative("weights", own)
   if own.shape != (n,) or not own.any():
     raise ValueError(
-      f"weights must be [n] = ({n},), some of them positive, not {own.shape} "
-      f"with the sum {own.sum():g}"
+      f"weights must be [n] = ({n},) and not all zero, not {own.shape} with "
+      f"the sum {own.sum():g}"
     )
-  # Of mean 1: whole numbers, where all are alike, have no rounding.
-  wider, widths = blocks.sums(
+  # Scaled to mean 1: equal weights then add up to whole numbers exactly.
+  wider, _ = blocks.sums(
     partial(_count_wider, jnp.asarray(limits, jnp.float32)),
     features,
     own / own.mean(),
     mesh=mesh,
   )
-  check_finite(widths, features)
   return np.minimum(wider / n, 1)
 
 
@@ -109,7 +96,7 @@ def divergence_curve(
 def _steepest(
   x: Float[Array, "b v p"], f: Float[Array, "b v d"]
 ) -> tuple[Float[Array, ""], Float[Array, "2"]]:
-  of_x, of_f = _spans(x), _spans(f)
+  of_x, of_f = _pair_distances(x), _pair_distances(f)
   ratio = jnp.where(of_x > 0, of_f / jnp.where(of_x > 0, of_x, 1), 0)
   return ratio.max(), jnp.stack([of_x.sum(), of_f.sum()])
 
@@ -120,52 +107,40 @@ def lipschitz_at_least(
   *,
   mesh: Mesh | None = None,
 ) -> float:
-  """Returns max |f(x') - f(x'')| / |x' - x''| over the views of each image.
+  """Returns max |f(x') - f(x'')| / |x' - x''| over pairs of views of an image.
 
-  A lower bound of the Lipschitz constant L of f: what is built on it
-  (`diameter` and `rho` of `generalisation_bound`) is too small, so optimistic.
-  Views that differ by rounding only would show the rounding of f instead.
+  This is a lower bound of the Lipschitz constant L of f, so `diameter` and
+  `rho` of `generalisation_bound` come out too small. Views that differ only by
+  rounding measure the rounding of f instead.
 
   Example:
-    >>> import numpy as np
     >>> views = np.random.default_rng(0).random((5, 4, 8))
     >>> round(lipschitz_at_least(views, 3 * views), 3)
     3.0
 
   Args:
-    views: v views of n images, [n, v, p] or [n, v, h, w, c], pixels in [0, 1].
-    features: f of the same views.
-    mesh: images are split over all its devices; None is one device.
-
-  Raises:
-    ValueError: shapes don't fit, v < 2, values are not finite, or all views of
-      each image are identical.
-    TypeError: `views` or `features` are not floating.
+    views: v >= 2 views of n images, [n, v, p] or [n, v, h, w, c], in [0, 1].
+    features: features f of the same views.
+    mesh: mesh to split images over; None: one device.
   """
   pixels = flat_pixels(views)
-  check_views(features, name="features", rows=1)
+  check_features(features, rows=1, views=2)
   if pixels.shape[:2] != features.shape[:2]:
     raise ValueError(
       f"views {views.shape} and features {features.shape} must be of the same "
       "images and views: their first two dimensions differ"
     )
-  rows = min(blocks.block_images(pixels), len(pixels))
-  rows = blocks.rounded(rows, mesh)
   steepest, widths = 0.0, np.zeros(2)
-  for start in range(0, len(pixels), rows):
-    stop = start + rows
-    # Rows of zeros that fill up a block are identical views, so not counted.
-    ratio, block_widths = _steepest(
-      blocks.put(pixels[start:stop], rows, mesh),
-      blocks.put(features[start:stop], rows, mesh),
-    )
+  # Zero rows that pad a block are identical views, which do not count.
+  for _, *block in blocks.device_blocks(pixels, features, mesh=mesh):
+    ratio, block_widths = _steepest(*block)
     steepest = max(steepest, float(ratio))
     widths += np.asarray(block_widths, np.float64)
-  check_finite(widths[0], pixels, name="views")
-  check_finite(widths[1], features)
+  blocks.check_finite(widths[0], pixels, name="views")
+  blocks.check_finite(widths[1], features)
   if not widths[0]:
     raise ValueError(
       f"the {features.shape[1]} views of each of {len(features)} images are "
-      "identical: the Lipschitz constant needs views that differ"
+      "identical; the Lipschitz constant needs views that differ"
     )
   return steepest

@@ -1,14 +1,14 @@
-"""What features tell of the image that they are of, in nats.
+"""Information about the image that its features keep or lose, in nats.
 
-Augmentations say which images are equivalent; M(x) is the class of equivalence
-of x, the maximal invariant. Here that is the image which x is a view of. Linear
+Augmentations define which images are equivalent; M(x), the maximal invariant,
+is the equivalence class of x: here, the image of which x is a view. Linear
 probes can be perfect on every invariant task if and only if M is linearly
-predictable from the feature, the feature is invariant, and there are enough
-dimensions: one less than classes.
+predictable from the feature (`linear_predictability`), the feature is
+invariant, and d is at least the number of classes minus one.
 
 Dubois, Hashimoto, Ermon and Liang, "Improving Self-Supervised Learning by
-Characterizing Idealized Representations", NeurIPS 2022, arXiv 2209.06235. How
-H[M | Z] is estimated is this project's own, and said there.
+Characterizing Idealized Representations", NeurIPS 2022, arXiv 2209.06235. The
+estimate of H[M | Z] is our own.
 """
 
 from functools import partial
@@ -21,19 +21,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import (
-  check_finite,
-  check_views,
-  check_views_differ,
-)
-from jssl.diagnostics.rows import product, unit, unit_rows
+from jssl.diagnostics.checks import check_features, check_views
+from jssl.diagnostics.rows import float64_mean, product, unit, unit_rows
 
-# Of the logits, cosines: from the uniform distribution to one-hot. Beyond them
-# float32 cosines have no digits left.
+# Candidate scales of the logits, from a uniform to a one-hot softmax. Larger
+# scales would amplify the rounding of float32 cosines.
 _SCALES = np.array([0, *2.0 ** np.arange(11)], np.float32)
 
-# By which probabilities may miss a sum of 1, as bfloat16 ones do.
-_OFF_BY = 1e-2
+# Tolerated error of a sum of probabilities, for bfloat16.
+_SUM_TOLERANCE = 1e-2
 
 
 def _entropy(probabilities: Float[np.ndarray, "k"]) -> float:
@@ -44,19 +40,15 @@ def _entropy(probabilities: Float[np.ndarray, "k"]) -> float:
 def maximal_invariant_entropy(
   classes: int | Float[np.ndarray, "k"],
 ) -> float:
-  """Returns H[M], the entropy of which image a view is of.
+  """Returns H[M], the entropy of the image that a view comes from.
 
   Example:
     >>> round(maximal_invariant_entropy(50_000), 3)
     10.82
 
   Args:
-    classes: the number of images, equally likely and not equivalent to each
-      other: log n; or their probabilities, [k].
-
-  Raises:
-    ValueError: there is no image, or the probabilities aren't [k] of numbers
-      from 0 that sum to 1.
+    classes: number n of equally likely images, for log n, or their
+      probabilities [k].
   """
   if isinstance(classes, int | np.integer):
     if classes < 1:
@@ -74,11 +66,9 @@ def maximal_invariant_entropy(
 def image_means(
   views: Float[np.ndarray, "n v d"], name: str
 ) -> Float[np.ndarray, "n d"]:
-  """Returns the mean of each image's views, in float64, if it is finite."""
-  # What is not finite is told of right after.
-  with np.errstate(invalid="ignore"):
-    means = views.mean(1, dtype=np.float64)
-  check_finite(means, views, name=name)
+  """Returns the mean over the views of each image, in float64, if finite."""
+  means = float64_mean(views, 1)
+  blocks.check_finite(means, views, name=name)
   return means
 
 
@@ -91,10 +81,10 @@ def _cross_entropies(
   features: Float[Array, "b d"],
   images: Int[Array, "b"],
 ) -> Float[Array, "s"]:
-  """Returns sums of -log q(image | feature), one for each scale."""
+  """Returns the sum of -log q(image | feature) at each scale."""
   x = unit(features.astype(jnp.float32) - mean[None])
   cosines = product(x, centres.T)
-  # Less their own: nothing is lost where the sum is all but 1.
+  # Relative to the own image: the log of a sum close to 1 keeps its digits.
   cosines = cosines - jnp.take_along_axis(cosines, images[:, None], 1)
 
   def total(scale: Float[Array, ""]) -> Float[Array, ""]:
@@ -107,47 +97,38 @@ def _cross_entropies(
 def conditional_entropy(
   views: Float[np.ndarray, "n v d"], *, mesh: Mesh | None = None
 ) -> float:
-  """Estimates an upper bound of H[M | Z]: what features don't tell of M.
+  """Estimates an upper bound of H[M | Z], the information lost about the image.
 
-  Own recipe. The cross-entropy of any predictor q of the image from the feature
-  is at least H[M | Z], by Gibbs' inequality: E[-log q(M | Z)] = H[M | Z] + E
-  KL(p(. | Z) || q(. | Z)). The predictor here is
+  By Gibbs' inequality, the cross-entropy of any predictor q of the image from
+  the feature is at least H[M | Z]. The predictor is
 
       q(i | z) = softmax_i(scale cos(z, c_i)),
 
-  c_i the mean of the first half of image i's views, cosines about the mean of
-  the c_i. The scale (0, or a power of 2 up to 1024) is that with the smallest
-  cross-entropy on half of the other views; what is returned is the mean over
-  the rest, which chose nothing. So it is an estimate, on new views, of a bound;
-  how far above H[M | Z] it is depends on how good such a predictor can be.
+  with c_i the mean of the first half of image i's views, and cosines about the
+  mean of all c_i. Half of the other views select the scale (0 or a power of 2
+  up to 1024) of least cross-entropy. The result is the mean cross-entropy over
+  the remaining views.
 
-  0 where every view is nearest to its own image, by a margin. The limit is H[M]
-  = log n, that of a predictor that knows nothing, and of collapsed features.
-  Time O(n^2 v d), a tile at a time; memory O(n d) for the c_i.
+  0 if every view is nearest to its own image by a margin; log n = H[M] for an
+  uninformative predictor and for collapsed features. Time O(n^2 v d), memory
+  O(n d).
 
   Example:
-    >>> import numpy as np
     >>> h = np.random.default_rng(0).normal(size=(100, 4, 8)).astype("float32")
     >>> nats = conditional_entropy(h)
 
   Args:
-    views: features of v views of n distinct images, [n, v, d].
-    mesh: images are split over all its devices; None is one device.
-
-  Raises:
-    ValueError: `views` is not [n, v, d] with n >= 2 and v >= 3, or not finite;
-      all views of each image are the same: every view would have been seen.
-    TypeError: it is not of a floating dtype.
+    views: features of v >= 3 views of n distinct images, [n, v, d].
+    mesh: mesh to split images over; None: one device.
   """
   check_views(views, num_views=3)
-  check_views_differ(views)
   n, v = views.shape[:2]
   known = v // 2
   chosen = known + (v - known) // 2
   centres = image_means(views[:, :known], "views")
   mean = centres.mean(0)
   centres = unit_rows(centres - mean).astype(np.float32)
-  constants = blocks.everywhere((mean.astype(np.float32), centres), mesh)
+  constants = blocks.replicate((mean.astype(np.float32), centres), mesh)
   images = np.arange(n, dtype=np.int32)
 
   def cross_entropy(
@@ -158,29 +139,29 @@ def conditional_entropy(
         partial(_cross_entropies, scales, *constants),
         views[:, i],
         images,
+        name="views",
         block_rows=blocks.tile_rows(n),
         mesh=mesh,
       )
       for i in columns
     )
-    check_finite(total, views, name="views")
     return np.asarray(total) / (n * len(columns))
 
   best = int(np.argmin(cross_entropy(range(known, chosen), _SCALES)))
   measured = cross_entropy(range(chosen, v), _SCALES[best : best + 1])
-  # Chance can take it above, but log n is a bound too.
+  # log n is a bound too, which the estimate may exceed by chance.
   return float(min(measured[0], np.log(n)))
 
 
 class AssignmentEntropies(NamedTuple):
-  """How a soft assignment to k classes spreads, in nats.
+  """Entropies of soft assignments to k classes, in nats.
 
   Attributes:
-    marginal: H of the mean assignment; log k where all classes are used alike,
-      0 at collapse.
-    conditional: mean H of one view's assignment; 0 where it is sure.
-    invariance: mean KL of the assignments of two different views of an image,
-      0 where they agree.
+    marginal: entropy of the mean assignment; log k if all classes are used
+      equally, 0 at collapse.
+    conditional: mean entropy of the assignment of a view; 0 if one-hot.
+    invariance: mean KL divergence between the assignments of two views of an
+      image; 0 if they agree.
   """
 
   marginal: float
@@ -194,12 +175,12 @@ def _assignment_sums(
 ) -> tuple[
   Float[Array, "k"], Float[Array, ""], Float[Array, ""], Int[Array, ""]
 ]:
-  """Returns sums of p, p log p, KL times (v - 1), and how many rows are off."""
+  """Returns sums of p, p log p, KL times (v - 1), and the invalid rows."""
   p = probabilities.astype(jnp.float32)
-  off = (jnp.abs(p.sum(2) - 1) > _OFF_BY) | (p < 0).any(2)
+  invalid = (jnp.abs(p.sum(2) - 1) > _SUM_TOLERANCE) | (p < 0).any(2)
   log_p = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
   # sum_ab p_a (log p_a - log p_b) / v = sum_a (p_a - mean p) (log p_a - mean),
-  # where what would cancel is gone, and pairs never exist.
+  # which avoids cancellation and an array of all pairs.
   apart_p = p - p[:, :1]
   apart_log = log_p - log_p[:, :1]
   divergence = jnp.sum(
@@ -211,50 +192,38 @@ def _assignment_sums(
     jnp.sum(jnp.where(counted[:, None, None], p, 0), (0, 1)),
     jnp.sum(jnp.where(counted, jnp.sum(p * log_p, (1, 2)), 0)),
     jnp.sum(jnp.where(counted, divergence, 0)),
-    jnp.sum(counted[:, None] & off),
+    jnp.sum(counted[:, None] & invalid),
   )
 
 
 def assignment_entropies(
   probabilities: Float[np.ndarray, "n v k"], *, mesh: Mesh | None = None
 ) -> AssignmentEntropies:
-  """Returns entropies and invariance of a soft assignment of views.
+  """Returns entropies and invariance of soft assignments of views.
 
-  For the teacher of DISSL, whose loss has all three, or any other softmax over
+  For the teacher of DISSL, whose loss has all three terms, or any softmax over
   prototypes. marginal - conditional is the mutual information of view and
-  class; a perfect assignment has the marginal log min(n, k), and 0 otherwise.
+  class. A perfect assignment has marginal log min(n, k), and 0 otherwise.
 
   Example:
-    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> p = rng.dirichlet(np.ones(8), size=(100, 2)).astype("float32")
     >>> marginal, conditional, invariance = assignment_entropies(p)
 
   Args:
-    probabilities: p(. | x), of v views of n images, [n, v, k]. In logarithms 0
-      is the smallest normal float32, so that no KL is infinite; views that are
-      copies have an invariance of 0 whatever the model.
-    mesh: images are split over all its devices; None is one device.
-
-  Raises:
-    ValueError: it is not [n, v, k] with v >= 2, or not finite; rows are
-      negative somewhere, or don't sum to 1 within 0.01.
-    TypeError: it is not of a floating dtype.
-
-  Reference:
-    Dubois et al., 2022 (see the module); KL(p(. | x') || p(. | x'')) as their
-    measure of invariance.
+    probabilities: p(. | x) of v >= 2 views of n images, [n, v, k]. Logarithms
+      clip at the smallest normal float32, so that KL divergences are finite.
+    mesh: mesh to split images over; None: one device.
   """
-  check_views(probabilities, name="probabilities", rows=1)
+  check_features(probabilities, "probabilities", rows=1, views=2)
   n, v = probabilities.shape[:2]
-  total, negative, divergence, off = blocks.sums(
-    _assignment_sums, probabilities, mesh=mesh
+  total, negative, divergence, invalid = blocks.sums(
+    _assignment_sums, probabilities, name="probabilities", mesh=mesh
   )
-  check_finite((total, negative), probabilities, name="probabilities")
-  if off:
+  if invalid:
     raise ValueError(
-      f"probabilities: {int(off)} of {n * v} rows don't sum to 1, or have a "
-      "negative entry; are they logits? Take the softmax first"
+      f"probabilities: {int(invalid)} of {n * v} rows do not sum to 1 or have "
+      "negative entries; pass softmax outputs, not logits"
     )
   return AssignmentEntropies(
     marginal=_entropy(total / total.sum()),

@@ -1,9 +1,9 @@
-"""What the spectrum forecasts: accuracy, the best checkpoint, a collapse.
+"""Forecasts from the collapse AUC: accuracy, best checkpoint, collapse onset.
 
 Li, Efros and Pathak (ECCV 2022, arXiv 2209.15007) forecast the accuracy of a
-linear probe from the AUC of `spectrum.collapse_auc` by a linear fit over
-checkpoints and runs. That the fit is a line in the AUC is recalled, not read in
-a source, and so unverified. Ranks and the onset need no accuracies at all.
+linear probe from `collapse_auc`. That their fit is a line in the AUC has not
+been checked against the paper. `rank_checkpoints` and `collapse_onset` need no
+accuracies.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,12 @@ Numbers = Sequence[float] | Float[np.ndarray, "n"]
 
 
 class LinearFit(NamedTuple):
-  """accuracy = slope * AUC + intercept, by least squares.
+  """The line accuracy = slope * AUC + intercept, by least squares.
 
   Attributes:
-    slope: change in accuracy for a change of 1 in AUC; negative where collapse
-      costs accuracy.
-    intercept: accuracy at AUC 0 (which no features have).
-    r_squared: share of the variance of accuracy that the line explains; 0 where
+    slope: change in accuracy per unit of AUC.
+    intercept: accuracy at AUC 0, which no features have.
+    r_squared: share of the variance of accuracy that the line explains; 0 if
       all accuracies are equal.
   """
 
@@ -31,20 +30,21 @@ class LinearFit(NamedTuple):
   r_squared: float
 
   def predict(self, aucs: Numbers) -> Float[np.ndarray, "n"]:
-    """Returns the accuracy that the line gives for each AUC."""
+    """Returns the predicted accuracy at each AUC."""
     return self.slope * np.asarray(aucs, np.float64) + self.intercept
 
 
 class Forecast(NamedTuple):
-  """How well accuracy is forecast for runs that the fit hasn't seen.
+  """Forecasts of accuracy for held-out runs, and their errors.
+
+  The baseline predicts the mean accuracy of the other runs' checkpoints.
 
   Attributes:
-    predicted: accuracy of each checkpoint, by the line of all other runs.
-    mean_absolute_error: of `predicted`.
-    root_mean_square_error: of `predicted`.
-    baseline_mean_absolute_error: of predicting the mean accuracy of the other
-      runs' checkpoints; a forecast is of use if it is below this.
-    baseline_root_mean_square_error: of the same.
+    predicted: forecast for each checkpoint, by the line of all other runs.
+    mean_absolute_error: error of `predicted`.
+    root_mean_square_error: error of `predicted`.
+    baseline_mean_absolute_error: error of the baseline.
+    baseline_root_mean_square_error: error of the baseline.
   """
 
   predicted: Float[np.ndarray, "n"]
@@ -63,35 +63,30 @@ def fit_accuracy(aucs: Numbers, accuracies: Numbers) -> LinearFit:
     array([0.55])
 
   Args:
-    aucs: of each checkpoint, from `collapse_auc`.
-    accuracies: of a linear probe on the same checkpoints.
-
-  Raises:
-    ValueError: fewer than two points, not as many of one as of the other,
-      values that are not finite, or AUCs that are all equal.
+    aucs: `collapse_auc` of each checkpoint.
+    accuracies: linear probe accuracy of each checkpoint.
   """
-  x, y = _checked(least=2, aucs=aucs, accuracies=accuracies)
-  _check_differ("aucs", x)
+  x, y = _columns(2, aucs=aucs, accuracies=accuracies)
+  _check_vary("aucs", x)
   offset = x - x.mean()
   slope = offset @ (y - y.mean()) / (offset @ offset)
   intercept = y.mean() - slope * x.mean()
-  left = np.sum((y - slope * x - intercept) ** 2)
+  residual = np.sum((y - slope * x - intercept) ** 2)
   total = np.sum((y - y.mean()) ** 2)
   return LinearFit(
     slope=float(slope),
     intercept=float(intercept),
-    # Rounding may leave more than there was.
-    r_squared=max(float(1 - left / total), 0.0) if np.ptp(y) else 0.0,
+    # Rounding may make the residual larger than the total.
+    r_squared=max(float(1 - residual / total), 0.0) if np.ptp(y) else 0.0,
   )
 
 
 def leave_one_run_out(
   aucs: Numbers, accuracies: Numbers, runs: Sequence[object] | np.ndarray
 ) -> Forecast:
-  """Forecasts the checkpoints of each run by the line of all other runs.
+  """Forecasts the checkpoints of each run from the line of all other runs.
 
-  Checkpoints of one run resemble each other: leaving out single ones would
-  flatter the fit.
+  Whole runs are left out because checkpoints of one run resemble each other.
 
   Example:
     >>> runs = ["a", "a", "b", "b"]
@@ -102,15 +97,11 @@ def leave_one_run_out(
     array([0.6, 0.5, 0.6, 0.4])
 
   Args:
-    aucs: of each checkpoint.
-    accuracies: of each checkpoint.
-    runs: name or number of the run that each checkpoint is of.
-
-  Raises:
-    ValueError: fewer than two runs; and as `fit_accuracy`, of the checkpoints
-      that remain without a run.
+    aucs: `collapse_auc` of each checkpoint.
+    accuracies: linear probe accuracy of each checkpoint.
+    runs: name or number of the run of each checkpoint.
   """
-  x, y = _checked(least=2, aucs=aucs, accuracies=accuracies)
+  x, y = _columns(2, aucs=aucs, accuracies=accuracies)
   names, run = np.unique(np.asarray(runs), return_inverse=True)
   if run.shape != x.shape:
     raise ValueError(
@@ -123,57 +114,52 @@ def leave_one_run_out(
     )
   predicted, baseline = np.empty_like(y), np.empty_like(y)
   for i, name in enumerate(names):
-    left_out = run == i
+    held_out = run == i
     try:
-      fit = fit_accuracy(x[~left_out], y[~left_out])
+      fit = fit_accuracy(x[~held_out], y[~held_out])
     except ValueError as error:
       raise ValueError(f"without run {name}: {error}") from error
-    predicted[left_out] = fit.predict(x[left_out])
-    baseline[left_out] = y[~left_out].mean()
-  return Forecast(
-    predicted=predicted,
-    mean_absolute_error=float(np.mean(np.abs(predicted - y))),
-    root_mean_square_error=float(np.sqrt(np.mean((predicted - y) ** 2))),
-    baseline_mean_absolute_error=float(np.mean(np.abs(baseline - y))),
-    baseline_root_mean_square_error=float(
-      np.sqrt(np.mean((baseline - y) ** 2))
-    ),
-  )
+    predicted[held_out] = fit.predict(x[held_out])
+    baseline[held_out] = y[~held_out].mean()
+
+  def errors(forecast: Float[np.ndarray, "n"]) -> tuple[float, float]:
+    gap = forecast - y
+    return float(np.mean(np.abs(gap))), float(np.sqrt(np.mean(gap**2)))
+
+  return Forecast(predicted, *errors(predicted), *errors(baseline))
 
 
 def rank_checkpoints(aucs: Numbers) -> Int[np.ndarray, "n"]:
-  """Returns the indices of checkpoints, least collapsed first, without labels.
-
-  Of equal ones the earlier comes first.
+  """Returns indices of checkpoints, least collapsed first; ties: earlier first.
 
   Example:
     >>> rank_checkpoints([0.8, 0.6, 0.7])
     array([1, 2, 0])
 
-  Raises:
-    ValueError: there are none, or some are not finite.
+  Args:
+    aucs: `collapse_auc` of each checkpoint.
   """
-  (x,) = _checked(least=1, aucs=aucs)
+  (x,) = _columns(1, aucs=aucs)
   return np.argsort(x, kind="stable")
 
 
 def rank_correlation(aucs: Numbers, accuracies: Numbers) -> float:
-  """Returns Spearman's correlation of the order by AUC with accuracy.
+  """Returns Spearman's correlation of negative AUC and accuracy.
 
-  1 where the less collapsed of any two checkpoints is the more accurate one, -1
-  where it is the less accurate one; ties share their mean rank.
+  1 if the less collapsed of any two checkpoints is the more accurate. Ties
+  share their mean rank.
 
   Example:
     >>> round(rank_correlation([0.8, 0.6, 0.7], [0.5, 0.7, 0.6]), 6)
     1.0
 
-  Raises:
-    ValueError: fewer than two points, not as many of one as of the other,
-      values that are not finite, or all equal.
+  Args:
+    aucs: `collapse_auc` of each checkpoint.
+    accuracies: linear probe accuracy of each checkpoint.
   """
-  x, y = _checked(least=2, aucs=aucs, accuracies=accuracies)
-  _check_differ("aucs", x)
-  _check_differ("accuracies", y)
+  x, y = _columns(2, aucs=aucs, accuracies=accuracies)
+  _check_vary("aucs", x)
+  _check_vary("accuracies", y)
   return float(np.corrcoef(_ranks(-x), _ranks(y))[0, 1])
 
 
@@ -184,33 +170,26 @@ def collapse_onset(
   margin: float = 0.25,
   patience: int = 2,
 ) -> int | None:
-  """Returns the step at which a run began to collapse, None if it did not.
+  """Returns the step at which a run begins to collapse, or None.
 
-  That is the step of its lowest AUC (the last, if several are), if each of its
-  last `patience` or more checkpoints has gone more than `margin` of the way
-  from there to 1. Our own rule, in no paper: it knows neither the accuracy nor
-  where training began, so tell the AUC of the random backbone beside it. A run
-  that comes back down has not collapsed.
+  The onset is the step of the lowest AUC (the last of equal ones), if at least
+  `patience` checkpoints follow and the last `patience` have all covered more
+  than `margin` of the way from there to 1. The rule is our own. It ignores
+  accuracy and the AUC of the untrained backbone: report that AUC next to it.
 
   Example:
     >>> collapse_onset([10, 20, 30, 40], [0.8, 0.7, 0.8, 0.9])
     20
 
   Args:
-    steps: of the checkpoints of one run, ascending. An untrained backbone's
-      (step 0) AUC says nothing of training: the caller leaves it out.
-    aucs: of each checkpoint.
+    steps: steps of the checkpoints of one run, ascending, without step 0.
+    aucs: `collapse_auc` of each checkpoint.
     margin: share of the way from the lowest AUC to 1, in [0, 1).
-    patience: checkpoints, at least 1.
-
-  Raises:
-    ValueError: there are no checkpoints, not as many steps as AUCs, steps that
-      don't ascend, AUCs that are not finite, or `margin` or `patience` out of
-      range.
+    patience: number of checkpoints, at least 1.
   """
-  when, x = _checked(least=1, steps=steps, aucs=aucs)
+  when, x = _columns(1, steps=steps, aucs=aucs)
   if np.any(np.diff(when) <= 0):
-    raise ValueError(f"steps must ascend, each once, not {list(steps)}")
+    raise ValueError(f"steps must ascend strictly, not {list(steps)}")
   if not 0 <= margin < 1 or patience < 1:
     raise ValueError(
       f"margin={margin} must be in [0, 1), patience={patience} at least 1"
@@ -223,9 +202,10 @@ def collapse_onset(
   return int(steps[lowest])
 
 
-def _checked(
-  *, least: int, **columns: Sequence[float] | Sequence[int] | np.ndarray
+def _columns(
+  least: int, **columns: Sequence[float] | Sequence[int] | np.ndarray
 ) -> list[Float[np.ndarray, "n"]]:
+  """Returns finite float64 columns of equal length, at least `least`."""
   arrays = {
     name: np.asarray(values, np.float64) for name, values in columns.items()
   }
@@ -248,14 +228,14 @@ def _checked(
 
 
 def _ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-  """Ranks from 1; equal values share their mean rank."""
+  """Returns ranks from 1; equal values share their mean rank."""
   _, position, counts = np.unique(
     values, return_inverse=True, return_counts=True
   )
   return (np.cumsum(counts) - (counts - 1) / 2)[position]
 
 
-def _check_differ(name: str, values: Float[np.ndarray, "n"]) -> None:
+def _check_vary(name: str, values: Float[np.ndarray, "n"]) -> None:
   if not np.ptp(values):
     raise ValueError(
       f"all {len(values)} {name} are {values[0]:.6g}; they must differ"

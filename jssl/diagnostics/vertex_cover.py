@@ -1,9 +1,8 @@
-"""Vertex covers of the graph of images that are too far apart.
+"""Bounds on the smallest vertex cover of a graph, all deterministic.
 
-`far` is the symmetric matrix of its edges, False on the diagonal. A cover has
-an end of every edge, so that no two of what it leaves are far apart. The
-smallest one is hard to find; here are covers, and what none is below. All is
-deterministic.
+Vertices are images; `far` [n, n] is the symmetric adjacency matrix of pairs
+that are too far apart. A vertex cover contains an end of every edge, so the
+remaining images are pairwise close. The smallest cover is NP-hard to find.
 """
 
 import numpy as np
@@ -13,32 +12,36 @@ from jaxtyping import Bool, Float
 def cover_shares(
   distances: Float[np.ndarray, "n n"], deltas: Float[np.ndarray, "t"]
 ) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
-  """Bounds the share that a smallest cover has, at each distance.
+  """Bounds the share of vertices in the smallest cover at each distance.
 
   Args:
-    distances: symmetric, 0 on the diagonal; further apart than delta is far.
-    deltas: ascending.
+    distances: symmetric, 0 on the diagonal; pairs above delta are edges.
+    deltas: thresholds, ascending.
 
   Returns:
-    Upper bounds, of covers that were found, and lower bounds. Neither rises.
+    Upper bounds from covers found, and lower bounds; neither increases.
   """
   cover = np.ones(len(distances), bool)
   upper, lower = [], []
   for delta in deltas:
     far = distances > delta
     matched = matching(far)
+    # The cover of a smaller delta covers this graph too.
     cover = min(
       (pruned(far, c) for c in (cover, matched, by_degree(far))), key=np.sum
     )
     upper.append(cover.mean())
     cliques = clique_count(far) / len(far)
     lower.append(max(matched.mean() / 2, 1 - cliques))
-  # What a larger delta needs, all smaller ones do.
+  # A lower bound at a larger delta holds at all smaller ones.
   return np.array(upper), np.maximum.accumulate(lower[::-1])[::-1]
 
 
 def matching(far: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, "n"]:
-  """The ends of a maximal matching: each cover has one of every pair."""
+  """Returns the ends of a greedy maximal matching, at most twice the optimum.
+
+  Every cover contains at least one end of each matched pair.
+  """
   free = np.ones(len(far), bool)
   for vertex in range(len(far)):
     if free[vertex]:
@@ -50,7 +53,7 @@ def matching(far: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, "n"]:
 
 
 def by_degree(far: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, "n"]:
-  """Takes the vertex with most edges that are not covered, until all are."""
+  """Returns a greedy cover: repeatedly the vertex with most uncovered edges."""
   cover = np.zeros(len(far), bool)
   edges = far.sum(1)
   while edges[vertex := edges.argmax()] > 0:
@@ -61,7 +64,10 @@ def by_degree(far: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, "n"]:
 
 
 def clique_count(far: Bool[np.ndarray, "n n"]) -> int:
-  """Cliques of a greedy partition: each cover has all but one of every."""
+  """Returns the number of cliques of a greedy partition.
+
+  Every cover contains all but one vertex of each clique.
+  """
   free, count = np.ones(len(far), bool), 0
   while free.any():
     fits = free.copy()
@@ -75,7 +81,7 @@ def clique_count(far: Bool[np.ndarray, "n n"]) -> int:
 def pruned(
   far: Bool[np.ndarray, "n n"], cover: Bool[np.ndarray, "n"]
 ) -> Bool[np.ndarray, "n"]:
-  """Drops vertices, fewest edges first, all of whose neighbours it has."""
+  """Removes redundant vertices from a cover, those of lowest degree first."""
   cover = cover.copy()
   members = np.flatnonzero(cover)
   edges = far[members].sum(1)

@@ -1,11 +1,24 @@
-"""Image encoders and heads: ViT, ResNet, MLP heads and prototypes.
+"""Image encoders (backbones) and the heads that objectives put on them.
 
-`MODELS` maps the `model.name` of a config to the dataclass of its section; each
-has `.backbone()`, which returns pure `init` and `apply` functions.
+A backbone is a pair of pure functions, `init` and `apply`, from images [b, h,
+w, c] in [0, 1] to features [b, d]:
+
+    >>> import jax
+    >>> model = ViT(patch_size_px=4, width=64, depth=2, num_heads=2)
+    >>> backbone = model.backbone()
+    >>> variables = backbone.init(jax.random.key(0), (28, 28, 1))
+    >>> images = jax.numpy.zeros((8, 28, 28, 1))
+    >>> features, _ = backbone.apply(variables, images, train=False)
+
+`ViT` and `ResNet` are frozen dataclasses, usable with or without a config;
+`MODELS` maps the `model.name` of a config to them. `from_linen` makes a
+backbone from a Flax module. `Head` (projectors and predictors) and `Prototypes`
+map features to the inputs of a loss.
 """
 
 from jssl.models.backbone import Backbone, from_linen, init_variables
-from jssl.models.heads import Head, Prototypes
+from jssl.models.heads import Head, Prototypes, init_heads
+from jssl.models.norm import BatchNorm
 from jssl.models.resnet import ResNet
 from jssl.models.vit import ViT
 
@@ -14,10 +27,12 @@ MODELS: dict[str, type[ViT] | type[ResNet]] = {"resnet": ResNet, "vit": ViT}
 __all__ = [
   "MODELS",
   "Backbone",
+  "BatchNorm",
   "Head",
   "Prototypes",
   "ResNet",
   "ViT",
   "from_linen",
+  "init_heads",
   "init_variables",
 ]

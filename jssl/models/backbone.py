@@ -1,4 +1,4 @@
-"""What the rest of the package sees of a model: `init` and `apply`."""
+"""The interface of an image encoder: pure functions `init` and `apply`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,16 +17,14 @@ class Backbone(NamedTuple):
   """An image encoder as two pure functions.
 
   Attributes:
-    init: `(key, image_shape [3]) -> variables`.
+    init: `(key, image_shape) -> variables`, with image_shape (h, w, c).
     apply: `(variables, images [n, h, w, c] in [0, 1], *, train, keys=None) ->
-      (features [n, d], variables)`. The pixels are standardised inside. With
-      `train=True` the returned variables carry the updated batch statistics;
-      they are over all n images, wherever the images lie, unless the model
-      cuts them into groups. `keys` [n] are typed keys, one for each image;
-      what is drawn for an image depends on its key alone, so that neither
-      chunks nor meshes change it. Without keys, and with `train=False`,
-      nothing is drawn: what is random in training is off.
-    feature_dim: d.
+      (features [n, d], variables)`. Pixels are standardised inside. With
+      `train=True` the returned variables hold updated batch statistics, over
+      all n images of the global batch. `keys` [n] are typed keys, one per
+      image, so that random draws do not depend on chunks or meshes. Dropout
+      and its like are off without keys and with `train=False`.
+    feature_dim: feature dimension d.
   """
 
   init: Callable[[Key, tuple[int, int, int]], Variables]
@@ -41,22 +39,23 @@ def from_linen(
   mean: tuple[float, ...],
   std: tuple[float, ...],
 ) -> Backbone:
-  """Wraps a module called as `module(images, train=..., keys=...)`.
+  """Makes a backbone from a Flax Linen module.
 
   Args:
-    module: gives features [n, d]; draws, if it draws at all, from `keys` [n],
-      which are None where nothing is to be drawn.
-    feature_dim: d.
-    mean: of the pixels in [0, 1], for one channel or for each.
-    std: the same for the standard deviation.
+    module: module called as `module(images, train=..., keys=...)` that returns
+      features [n, d]. `keys` [n] is its only source of randomness; None: no
+      randomness.
+    feature_dim: feature dimension d.
+    mean: mean of the pixels in [0, 1], one value or one per channel.
+    std: standard deviation of the pixels, one value or one per channel.
   """
 
   def standardise(images: Images) -> Images:
     channels = images.shape[-1]
     if not {len(mean), len(std)} <= {1, channels}:
       raise ValueError(
-        f"model.mean={mean}, model.std={std} must have one value, or one for "
-        f"each of the {channels} channels of the images"
+        f"model.mean={mean} and model.std={std} must have one value, or one "
+        f"for each of the {channels} channels of the images"
       )
     shape = (1, 1, 1, -1)
     centre = jnp.asarray(mean, images.dtype).reshape(shape)
@@ -77,7 +76,7 @@ def from_linen(
     if keys is not None and keys.shape != images.shape[:1]:
       raise ValueError(
         f"keys of shape {keys.shape} for images of shape {images.shape}: "
-        "expected one typed key for each image, as of rng.per_row"
+        "expected one typed key per image, such as from rng.per_row"
       )
     features, updated = module.apply(
       variables,
@@ -96,6 +95,6 @@ def from_linen(
 def init_variables(
   seed: int, backbone: Backbone, image_shape: tuple[int, int, int]
 ) -> Variables:
-  """Returns the variables with which a run of this seed starts."""
+  """Returns the initial variables of a run with this seed."""
   key = rng.stream(jax.random.key(seed), "backbone")
   return backbone.init(key, image_shape)

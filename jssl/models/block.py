@@ -1,7 +1,7 @@
-"""The parts of a vision transformer: blocks, and an expansion at the end.
+"""Blocks of a vision transformer, and its expansion layer.
 
-Tokens come flat, [b * n, d]: products of matrices with one leading dimension
-are twice as fast on a CPU as with two, and the same elsewhere.
+Tokens are flat [b * n, d]: on CPU, matrix products are twice as fast with one
+leading dimension as with two. On other backends the speed is the same.
 """
 
 import functools
@@ -24,10 +24,10 @@ def attention(
   k: Float[Array, "b n k e"],
   v: Float[Array, "b n k e"],
 ) -> Float[Array, "b n k e"]:
-  """Scaled dot-product attention of all tokens; k heads of width e.
+  """Scaled dot-product attention with k heads of width e.
 
-  The softmax is in float32 or wider. `jax.nn.dot_product_attention` has it in
-  float32 even where the rest is float64.
+  The softmax is in float32 or wider; `jax.nn.dot_product_attention` would
+  reduce float64 inputs to float32.
   """
   wide = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.einsum("bqke,btke->bkqt", q, k, preferred_element_type=wide)
@@ -38,17 +38,17 @@ def attention(
 def drop_path_factors(
   keys: Keys, depth: int, rate: float
 ) -> Float[Array, "depth 2 b"]:
-  """Draws the factors of both branches of every block, for each image.
+  """Draws the stochastic-depth factors of both branches of every block.
 
-  Stochastic depth (Huang et al., ECCV 2016): a branch of block i is dropped
-  with probability p_i, growing linearly from 0 in the first block to `rate`
-  in the last, and else scaled by 1 / (1 - p_i), so that its mean stays. An
-  image's draw depends on its key, the block and the branch.
+  A branch of block i is dropped with probability p_i and otherwise scaled by
+  1 / (1 - p_i) (Huang et al., ECCV 2016). p_i grows linearly from 0 in the
+  first block to `rate` in the last. The draw for an image depends only on its
+  key, the block and the branch.
 
   Args:
-    keys: one for each image, shape [b].
-    depth: number of blocks; a single one has p = 0.
-    rate: p of the last block, in [0, 1).
+    keys: one key per image, [b].
+    depth: number of blocks; a single block has p = 0.
+    rate: drop probability of the last block, in [0, 1).
   """
   keep = 1 - jnp.linspace(0, rate, depth, dtype=jnp.float32)
 
@@ -67,19 +67,12 @@ def drop_path_factors(
 
 
 class Block(nn.Module):
-  """Attention and MLP, each on a normalised copy and added back.
+  """Pre-norm transformer block: an attention and an MLP branch.
 
-  x + factor * scale * branch(norm(x)), twice: the factors are those of
-  `drop_path_factors`, the scale that of LayerScale (Touvron et al., ICCV
-  2021), a parameter of each branch.
-
-  Attributes:
-    tokens: n.
-    num_heads: of attention.
-    mlp_dim: hidden width of the MLP.
-    zero_init_residual: whether the last layer of each branch starts at zero.
-    layer_scale: initial value of the scales; 0: there are none.
-    dtype: of activations.
+  Each branch computes x + factor * scale * branch(norm(x)), with factors from
+  `drop_path_factors` and the learned scale of LayerScale (Touvron et al., ICCV
+  2021). `tokens` is the number of tokens per image; `ViT` documents the other
+  attributes.
   """
 
   tokens: int
@@ -95,7 +88,7 @@ class Block(nn.Module):
     x: Float[Array, "bn d"],
     factors: Float[Array, "2 b"] | None = None,
   ) -> Float[Array, "bn d"]:
-    """Returns the tokens after attention and MLP."""
+    """Returns the tokens after both branches."""
     x = rows_on_all(x)
     d = x.shape[-1]
     last_init = (
@@ -129,11 +122,11 @@ class Block(nn.Module):
 
 
 class Expansion(nn.Module):
-  """Tokens [b * n, width] to features [b, d], through a bottleneck.
+  """Expands tokens [b * n, width] to features [b, d] through a bottleneck.
 
-  mean over tokens of f(x) + x tiled d/width times, where f is an MLP with two
-  hidden layers of 512, each with LayerNorm and GELU. This is our counterpart
-  of the expansion that Dubois et al. (NeurIPS 2022) have for ResNets.
+  Returns the mean over tokens of f(x) + x tiled d/width times, where f is an
+  MLP with two hidden layers of 512, each with LayerNorm and GELU. This is our
+  counterpart of the expansion of ResNets in Dubois et al. (NeurIPS 2022).
   """
 
   dim: int
@@ -142,14 +135,14 @@ class Expansion(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "bn w"]) -> Float[Array, "b d"]:
-    """Returns the pooled features."""
+    """Returns the pooled and expanded features."""
     y = x
     for i in range(2):
       y = nn.Dense(_EXPANSION_HIDDEN_DIM, dtype=self.dtype, name=f"dense_{i}")(
         y
       )
       y = nn.gelu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(y))
-    # The last layer is linear, so that it can follow the mean.
+    # The last layer is linear and commutes with the mean.
     x, y = pooled(x, self.tokens), pooled(y, self.tokens)
     y = nn.Dense(self.dim, dtype=self.dtype, name="out")(y)
     return y + jnp.tile(x, self.dim // x.shape[-1])

@@ -1,4 +1,4 @@
-"""Heads: small networks that objectives own, from h to z."""
+"""Heads of objectives: projectors, predictors and prototypes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,11 +19,10 @@ _ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
 
 
 class MLP(nn.Module):
-  """Linear layers with BatchNorm and an activation between them.
+  """Linear layers with BatchNorm and activations; fields as in `Head`.
 
-  Statistics are over all leading axes: the global batch and all views. (The
-  official code of BYOL, SimSiam, MoCo and VICReg runs each view by itself.)
-  The fields are those of `Head`.
+  Batch statistics are over all leading axes: the global batch and all views.
+  (The official code of BYOL, SimSiam, MoCo and VICReg runs views separately.)
   """
 
   hidden_dims: tuple[int, ...]
@@ -39,7 +38,7 @@ class MLP(nn.Module):
     """Returns the projections."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     for width in self.hidden_dims:
-      # A norm that follows has the bias.
+      # A norm that follows has its own bias.
       x = nn.Dense(width, use_bias=not self.norm, dtype=dtype)(x)
       if self.norm:
         x = nn.BatchNorm(use_running_average=not train, dtype=dtype)(x)
@@ -66,18 +65,24 @@ def unit(z: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-  """A projector or predictor: a section of an objective, and two functions.
+  """A projector or predictor MLP: hyper-parameters and pure functions.
 
-  Without hidden layers it is linear; with `activation="none"` a product of
-  low rank; with `out_dim=0` and nothing else no head at all.
+  Without hidden layers the head is linear; with `activation="none"` it is a
+  low-rank product; without hidden layers and `out_dim=0` it is the identity.
+
+  Example:
+    >>> import jax
+    >>> head = Head(hidden_dims=(32,), out_dim=8)
+    >>> params, state = head.init(jax.random.key(0), feature_dim=16)
+    >>> z, state = head.apply(params, state, jax.numpy.ones((4, 16)))
 
   Attributes:
     hidden_dims: widths of the hidden layers.
-    out_dim: width of the last layer; 0 leaves it out.
-    norm: whether hidden layers have a BatchNorm.
-    activation: of hidden layers; "gelu" in its tanh form, as in the ViT.
-    last_norm: a BatchNorm after the last layer: "plain" without scale and
-      bias, "affine" with both. "none": the last layer has a bias instead.
+    out_dim: width of the last layer; 0: no last layer.
+    norm: True for a BatchNorm in hidden layers.
+    activation: activation of hidden layers; "gelu" is the tanh approximation.
+    last_norm: BatchNorm after the last layer: "plain" without scale and bias,
+      "affine" with both, or "none", where the last layer has a bias instead.
   """
 
   hidden_dims: tuple[int, ...] = ()
@@ -90,18 +95,18 @@ class Head:
     if self.out_dim < 0 or min(self.hidden_dims, default=1) < 1:
       raise ValueError(
         f"a head of hidden_dims={self.hidden_dims}, out_dim={self.out_dim}: "
-        "widths must be positive (out_dim=0: no last layer)"
+        "widths must be positive, except out_dim=0 for no last layer"
       )
 
   def width(self, feature_dim: int) -> int:
-    """Returns the width of what comes out."""
+    """Returns the width of the output."""
     return self.out_dim or (feature_dim, *self.hidden_dims)[-1]
 
   def _module(self) -> MLP:
     return MLP(**{**vars(self), "hidden_dims": tuple(self.hidden_dims)})
 
   def init(self, key: Key, feature_dim: int) -> tuple[PyTree, PyTree]:
-    """Returns `(params, state)`: what is learned, and batch statistics."""
+    """Returns `(params, state)`: parameters and batch statistics."""
     x = jnp.zeros((1, feature_dim))
     state = dict(self._module().init(key, x, train=False))
     return state.pop("params", {}), state
@@ -109,34 +114,33 @@ class Head:
   def apply(
     self, params: PyTree, state: PyTree, x: Float[Array, "*n d"]
   ) -> tuple[Float[Array, "*n z"], PyTree]:
-    """Returns projections by the batch's own statistics, and the new state."""
-    z, moved = self._module().apply(
+    """Returns projections in training mode, and the updated state."""
+    z, updated = self._module().apply(
       {"params": params, **state}, x, train=True, mutable=[*state]
     )
-    # In its own dtypes: flax's averages take those of the features, and a state
-    # would be another after a step than before.
+    # Flax's running averages take the dtype of the features, but a step must
+    # not change the dtypes of the state.
     return z, jax.tree.map(
-      lambda new, old: new.astype(old.dtype), moved, dict(state)
+      lambda new, old: new.astype(old.dtype), updated, dict(state)
     )
 
   def evaluate(
     self, params: PyTree, state: PyTree, x: Float[Array, "*n d"]
   ) -> Float[Array, "*n z"]:
-    """Returns projections by the running statistics: each row for itself."""
+    """Returns projections in evaluation mode, by the running averages."""
     variables = {"params": params, **state}
     return jnp.asarray(self._module().apply(variables, x, train=False))
 
 
 @dataclasses.dataclass(frozen=True)
 class Prototypes:
-  """A layer of prototypes [k, d]: a section of an objective.
+  """A layer of prototypes [k, d]: hyper-parameters and pure functions.
 
   Attributes:
-    number: k.
-    norm: of the rows: "weight", they are divided by their lengths wherever they
-      are used (weight normalisation with lengths of 1, DINO's); "step", they
-      are brought back to length 1 after each step (SwAV's); "none".
-    freeze_steps: steps in which they don't learn.
+    number: number of prototypes k.
+    norm: normalisation of the rows: "weight" at each use (weight normalisation
+      as in DINO), "step" after each optimizer step (SwAV), or "none".
+    freeze_steps: number of initial steps without updates.
   """
 
   number: int
@@ -146,47 +150,34 @@ class Prototypes:
   def __post_init__(self) -> None:
     if self.number < 1 or self.freeze_steps < 0:
       raise ValueError(
-        f"objective.prototypes.number={self.number}, objective.prototypes."
-        f"freeze_steps={self.freeze_steps}: expected a positive number, and at "
-        "least 0 steps"
+        f"objective.prototypes.number={self.number} must be positive and "
+        f"objective.prototypes.freeze_steps={self.freeze_steps} at least 0"
       )
 
   def init(self, key: Key, width: int) -> Float[Array, "k d"]:
-    """Returns rows in random directions, of length 1 or about 1."""
+    """Returns rows in random directions, of norm 1 (about 1 for "none")."""
     rows = jax.random.normal(key, (self.number, width))
     return rows / width**0.5 if self.norm == "none" else unit(rows)
 
   def rows(self, params: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    """Returns what features are compared with."""
+    """Returns the prototypes to compare features with."""
     return unit(params) if self.norm == "weight" else params
 
   def after_step(self, params: Float[Array, "k d"]) -> Float[Array, "k d"]:
-    """Returns the parameters after the optimizer's step."""
+    """Returns the parameters to keep after an optimizer step."""
     return unit(params) if self.norm == "step" else params
 
   def schedules(self, group: str) -> dict[str, Schedule]:
-    """Returns the group's learning-rate multiplier, if it has one."""
-    if not self.freeze_steps:
-      return {}
-    return {group: frozen_until(self.freeze_steps)}
+    """Returns learning-rate multipliers by parameter group."""
+    return {group: frozen_until(self.freeze_steps)} if self.freeze_steps else {}
 
 
 def init_heads(
   key: Key, heads: Mapping[str, tuple[Head, int]]
 ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-  """Returns `(params, state)` of several heads, by their names.
-
-  Args:
-    key: a part of it for each head.
-    heads: each with the width of what goes in.
-  """
+  """Returns `(params, state)` of named heads, each with its input width."""
+  params, state = {}, {}
   keys = jax.random.split(key, len(heads))
-  pairs = [
-    head.init(k, width)
-    for k, (head, width) in zip(keys, heads.values(), strict=True)
-  ]
-  params, state = zip(*pairs, strict=True)
-  return (
-    dict(zip(heads, params, strict=True)),
-    dict(zip(heads, state, strict=True)),
-  )
+  for k, (name, (head, width)) in zip(keys, heads.items(), strict=True):
+    params[name], state[name] = head.init(k, width)
+  return params, state

@@ -1,7 +1,7 @@
-"""Batch normalisation (Ioffe & Szegedy, ICML 2015), over a batch or its parts.
+"""Batch normalisation (Ioffe & Szegedy, ICML 2015) over a batch or groups.
 
-The formulas, names and defaults are those of `flax.linen.BatchNorm`, so that
-either reads what the other has saved. Groups are the one thing more.
+Formulas, parameter names and defaults equal those of `flax.linen.BatchNorm`, so
+that each reads the variables of the other. Groups are the only addition.
 """
 
 import flax.linen as nn
@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from jssl.mesh import rows_on_all
 
-# What a part of a network that is computed anew need not sum, nor send, again:
-# see `jax.checkpoint_policies.save_only_these_names`.
+# Checkpoint name of the statistics: rematerialised layers save them instead of
+# repeating the sums and their communication.
 STATISTICS = "batch statistics"
 
 
@@ -22,11 +22,11 @@ def statistics(
 ) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
   """Returns mean and biased variance over all axes but the last, in `dtype`.
 
-  The variance is E[x²] - E[x]², clipped at 0: one pass over x.
+  The variance is E[x²] - E[x]², clipped at 0, in one pass over x.
   """
   x = x.astype(dtype)
   axes = tuple(range(x.ndim - 1))
-  # In flax's order, so that gradients are added up in the same one.
+  # The order of flax, so that gradients are summed in the same order.
   square = jnp.square(x)
   mean = checkpoint_name(x.mean(axes), STATISTICS)
   mean_square = checkpoint_name(square.mean(axes), STATISTICS)
@@ -36,26 +36,25 @@ def statistics(
 class BatchNorm(nn.Module):
   """y = scale (x - mean) / sqrt(variance + epsilon) + bias, for each channel.
 
-  With one group, mean and variance are over all n rows, wherever they lie:
-  under jit the mean over a sharded axis is the global mean. With G groups the
-  rows are cut into G contiguous parts of n/G, each with statistics of its own
-  (the "ghost" batches of Hoffer et al., NeurIPS 2017). Where G is a multiple of
-  the number of devices no part crosses devices, and normalising needs no
-  collective; the running averages, which take the mean over groups of means
-  and of variances, still need one, of [d], that nothing waits for.
+  With one group, mean and variance are over the global batch on any sharding.
+  With G groups, the rows are split into G contiguous parts with statistics of
+  their own ("ghost" batches, Hoffer et al., NeurIPS 2017). If G is a multiple
+  of the number of devices, normalisation needs no collective. The running
+  averages (of the means over groups) still need one of size [d], off the
+  critical path.
 
-  Statistics are in float32 or wider. In evaluation and in `init` groups have
-  no effect.
+  Statistics are in float32 or wider. Groups have no effect in evaluation and
+  `init`.
 
   Attributes:
-    use_running_average: whether the statistics are the saved ones.
-    groups: G.
-    momentum: weight of the old running average in the new one.
-    epsilon: added to the variance.
-    use_scale: whether there is a parameter `scale`.
-    use_bias: whether there is a parameter `bias`.
-    scale_init: of `scale`.
-    dtype: of the result; None: that of x and the parameters together.
+    use_running_average: True to normalise by the running averages.
+    groups: number of groups G.
+    momentum: decay of the running averages.
+    epsilon: constant added to the variance.
+    use_scale: True for a parameter `scale`.
+    use_bias: True for a parameter `bias`.
+    scale_init: initializer of `scale`.
+    dtype: dtype of the result; None: promoted from x and the parameters.
   """
 
   use_running_average: bool
@@ -69,11 +68,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "n *m d"]) -> Float[Array, "n *m d"]:
-    """Returns x normalised; in training it updates the running averages.
-
-    Raises:
-      ValueError: in training, where the rows do not divide into the groups.
-    """
+    """Returns x normalised; updates the running averages in training."""
     x = rows_on_all(x)
     d = x.shape[-1]
     of_channels = (d,), jnp.float32
@@ -112,7 +107,7 @@ class BatchNorm(nn.Module):
       if x.shape[0] % self.groups:
         raise ValueError(
           f"model.norm_groups={self.groups} must divide the {x.shape[0]} rows "
-          "that the model gets at once"
+          "of each call of the model"
         )
       parts = x.reshape(self.groups, -1, *x.shape[1:])
       y, means, variances = jax.vmap(standardised)(parts)
@@ -120,7 +115,7 @@ class BatchNorm(nn.Module):
       mean, var = means.mean(axis=0), variances.mean(axis=0)
     if not self.is_initializing():
       old, new = self.momentum, 1 - self.momentum
-      # In their own dtype: a state has the same dtypes after a step as before.
+      # A step must not change the dtypes of the state.
       for running, now in ((running_mean, mean), (running_var, var)):
         moved = old * running.value + new * now
         running.value = moved.astype(running.value.dtype)

@@ -1,4 +1,4 @@
-"""From images to the tokens of a vision transformer, and to one feature."""
+"""Patches, position embeddings and pooling of vision transformers."""
 
 import jax
 import numpy as np
@@ -8,10 +8,10 @@ from jssl.typing import Images
 
 
 def patches(images: Images, size: int) -> Float[Array, "b n p"]:
-  """Cuts images into squares of `size` px: [b, h/size * w/size, size² c].
+  """Cuts images into patches [b, h/size * w/size, size² c].
 
-  A reshape, so that the embedding is one matrix product; as a convolution the
-  same takes several times as long on a CPU.
+  With a reshape the embedding is one matrix product, which is several times
+  as fast as a convolution on CPU.
   """
   b, h, w, c = images.shape
   grid = images.reshape(b, h // size, size, w // size, size, c)
@@ -21,15 +21,14 @@ def patches(images: Images, size: int) -> Float[Array, "b n p"]:
 def sincos_positions(
   rows: int, columns: int, width: int
 ) -> Float[np.ndarray, "n d"]:
-  """Returns fixed positions of a grid of tokens, shape [rows * columns, d].
+  """Returns fixed position embeddings of a grid, [rows * columns, width].
 
-  A quarter of the dimensions each for sine and cosine of row and column, at
-  frequencies from 1 down to 1/10000 in equal ratios. Rows and columns are
-  counted in patches: a smaller grid has the first positions of a larger one,
-  and is not stretched to its extent.
+  Sine and cosine of row and column take a quarter of the dimensions each, at
+  geometric frequencies from 1 down to 1/10000. Positions count patches, so a
+  smaller grid has a subset of the positions of a larger one.
 
   Raises:
-    ValueError: `width` is not a multiple of 4.
+    ValueError: if `width` is not a multiple of 4.
   """
   if width % 4:
     raise ValueError(f"model.width={width} must be a multiple of 4")
@@ -41,12 +40,11 @@ def sincos_positions(
 def resized_positions(
   learned: Float[Array, "h w d"], rows: int, columns: int
 ) -> Float[Array, "n d"]:
-  """Returns learned positions for a grid of tokens, shape [rows * columns, d].
+  """Returns learned position embeddings for a grid, [rows * columns, d].
 
-  On the grid that they were learned on they are used as they are. Any other
-  grid is stretched over the extent of that one, by bicubic interpolation
-  (Keys' kernel, a = -1/2) between the centres of patches and without
-  antialiasing, as DINO does for its small crops (there a = -3/4).
+  Other grids than the learned one are interpolated bicubically between patch
+  centres (Keys' kernel, a = -1/2) without antialiasing, as DINO does for small
+  crops (there a = -3/4).
   """
   d = learned.shape[-1]
   if learned.shape[:2] != (rows, columns):
@@ -57,5 +55,5 @@ def resized_positions(
 
 
 def pooled(x: Float[Array, "bn d"], tokens: int) -> Float[Array, "b d"]:
-  """Returns the mean of the tokens of each image."""
+  """Returns the mean over the tokens of each image."""
   return x.reshape(-1, tokens, x.shape[-1]).mean(axis=1)

@@ -1,8 +1,8 @@
 """Vision transformers (Dosovitskiy et al., ICLR 2021), without classifier.
 
-Pre-norm blocks over patch tokens. Unless a config says otherwise, positions are
-fixed 2-D sines and cosines (MoCo v3, He et al. 2021 showed that they train as
-well as learned ones) and the feature is the mean of the normalised tokens.
+Pre-norm blocks over patch tokens. By default positions are fixed 2-D sines and
+cosines, as in MoCo v3 and MAE, and the feature is the mean of the normalised
+tokens.
 """
 
 import dataclasses
@@ -30,155 +30,47 @@ Positions = Literal["sincos", "learned"]
 Remat = Literal["none", "block", "dots"]
 
 
-class Encoder(nn.Module):
-  """Images [b, h, w, c] to features [b, d]; `ViT` says what the fields are."""
-
-  patch_size_px: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int
-  pooling: Pooling
-  positions: Positions
-  zero_init_residual: bool
-  layer_scale: float
-  drop_path: float
-  expand_dim: int
-  scan_layers: bool
-  remat: Remat
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(
-    self, images: Images, train: bool, keys: Keys | None = None
-  ) -> Float[Array, "b d"]:
-    """Returns the features; blocks are dropped in training, if there are keys.
-
-    Raises:
-      ValueError: the images do not divide into patches.
-    """
-    h, w = images.shape[1:3]
-    size = self.patch_size_px
-    if h % size or w % size:
-      raise ValueError(
-        f"images of {h} x {w} px do not divide into patches of "
-        f"model.patch_size_px={size}; change it or augment.crop_size_px "
-        "(augment.small_crop_size_px, of small crops)"
-      )
-    x = patches(images.astype(self.dtype), size)
-    x = nn.Dense(self.width, dtype=self.dtype, name="embed")(x)
-    x = x + self._positions(h // size, w // size)[None]
-    if self.pooling == "cls":
-      # A position of its own would only add to the token, which is a parameter.
-      init = nn.initializers.normal(0.02)
-      cls = self.param("cls", init, (self.width,), jnp.float32).astype(x.dtype)
-      cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
-      x = jnp.concatenate([cls, x], axis=1)
-    tokens = x.shape[1]
-
-    factors = None
-    if train and keys is not None and self.drop_path:
-      factors = drop_path_factors(keys, self.depth, self.drop_path)
-    x = self._blocks(x.reshape(-1, self.width), tokens, factors)
-
-    if self.pooling == "cls":
-      # What follows works token by token, and the others aren't needed.
-      x, tokens = x.reshape(-1, tokens, self.width)[:, 0], 1
-    x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-    if self.expand_dim:
-      expansion = Expansion(
-        self.expand_dim, tokens, self.dtype, name="expansion"
-      )
-      return expansion(x)
-    return pooled(x, tokens)
-
-  def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
-    if self.positions == "sincos":
-      fixed = sincos_positions(rows, columns, self.width)
-      return jnp.asarray(fixed, self.dtype)
-    # Linen's `param` would insist on the shape that these images ask for.
-    learned: Array | None = self.get_variable("params", "positions")
-    if learned is None:
-      learned = self.param(
-        "positions",
-        nn.initializers.normal(0.02),
-        (rows, columns, self.width),
-        jnp.float32,
-      )
-    return resized_positions(learned, rows, columns).astype(self.dtype)
-
-  def _blocks(
-    self,
-    x: Float[Array, "bn d"],
-    tokens: int,
-    factors: Float[Array, "depth 2 b"] | None,
-  ) -> Float[Array, "bn d"]:
-    kind = Block
-    if self.remat != "none":
-      policy = {
-        "block": None,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-      }[self.remat]
-      # Inside of a scan there is nothing that it could be merged with.
-      kind = nn.remat(Block, policy=policy, prevent_cse=not self.scan_layers)
-    block = functools.partial(
-      kind,
-      tokens,
-      self.num_heads,
-      self.mlp_dim,
-      self.zero_init_residual,
-      self.layer_scale,
-      self.dtype,
-    )
-    if self.scan_layers:
-      scan = nn.scan(
-        lambda block, x, factors: (block(x, factors), None),
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        length=self.depth,
-      )
-      return scan(block(name="blocks"), x, factors)[0]
-    for i in range(self.depth):
-      x = block(name=f"block_{i}")(x, None if factors is None else factors[i])
-    return x
-
-
 @dataclasses.dataclass(frozen=True)
 class ViT:
-  """The `model` section of a config, for `model.name="vit"`.
+  """Hyper-parameters of a vision transformer; the `model` section of a config.
 
-  Usual sizes, width / depth / num_heads: Ti 192/12/3, S 384/12/6 (MoCo v3:
+  Common sizes, width / depth / num_heads: Ti 192/12/3, S 384/12/6 (MoCo v3:
   12 heads), B 768/12/12, with patches of 16 px and mlp_ratio 4.
+
+  Example:
+    >>> model = ViT(patch_size_px=4, width=64, depth=2, num_heads=2)
+    >>> model.backbone().feature_dim
+    64
 
   Attributes:
     patch_size_px: side of a patch.
-    width: of a token; the feature dimension, unless it is expanded.
+    width: width of a token, and feature dimension unless expanded.
     depth: number of blocks.
-    num_heads: of attention, `width` is split over them.
-    mlp_ratio: hidden width of a block's MLP over `width`.
-    pooling: the feature is the mean of the normalised tokens ("mean"), or the
-      normalised class token ("cls"), which only this choice adds.
-    positions: fixed ones of the grid at hand ("sincos"), or "learned" for the
-      grid of the run's large crops, and interpolated for others.
-    zero_init_residual: the last layers of attention and MLP start at zero, so
-      that a block starts as the identity (Goyal et al. 2017, for ResNets).
+    num_heads: number of attention heads; must divide `width`.
+    mlp_ratio: hidden width of the MLPs over `width`.
+    pooling: the feature is the mean of the normalised patch tokens ("mean"), or
+      the normalised class token ("cls").
+    positions: fixed for the grid of the image ("sincos"), or "learned" for the
+      grid of the images of `init` and interpolated for other grids.
+    zero_init_residual: True to initialise the last layer of each branch with
+      zeros, so that a block starts as the identity (Goyal et al. 2017).
     layer_scale: initial value of LayerScale (Touvron et al., ICCV 2021: 0.1
       down to 1e-6 with growing depth); 0: none.
-    drop_path: probability with which the branches of the last block are
-      dropped in training, growing linearly from 0 in the first (stochastic
-      depth, Huang et al., ECCV 2016); in [0, 1).
+    drop_path: probability of dropping the branches of the last block in
+      training, growing linearly from 0 in the first (stochastic depth, Huang
+      et al., ECCV 2016); in [0, 1).
     expand_dim: feature dimension after a bottleneck expansion, a multiple of
       `width`; 0: none.
-    scan_layers: one compiled block instead of `depth` of them: parameters are
-      stacked under `blocks`, [depth, ...], instead of being in `block_i`.
-    remat: what of a block is computed anew in the backward pass: "none",
-      everything ("block"), or all but its matrix products ("dots").
-    dtype: of activations; parameters keep the default dtype.
-    mean: of the pixels, one value or one a channel.
-    std: the same for the standard deviation.
+    scan_layers: True to compile one block and scan over it. Parameters are
+      stacked under `blocks` [depth, ...] instead of `block_i`.
+    remat: parts of a block to recompute in the backward pass: "none", "block"
+      (everything), or "dots" (everything but matrix products).
+    dtype: dtype of activations; parameters keep the default dtype.
+    mean: mean of the pixels, one value or one per channel.
+    std: standard deviation of the pixels, one value or one per channel.
 
   Raises:
-    ValueError: a field is out of range; names it.
+    ValueError: if a field is out of range; the message names its config key.
   """
 
   patch_size_px: int
@@ -227,21 +119,100 @@ class ViT:
 
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""
-    module = Encoder(
-      patch_size_px=self.patch_size_px,
-      width=self.width,
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_ratio * self.width,
-      pooling=self.pooling,
-      positions=self.positions,
-      zero_init_residual=self.zero_init_residual,
-      layer_scale=self.layer_scale,
-      drop_path=self.drop_path,
-      expand_dim=self.expand_dim,
-      scan_layers=self.scan_layers,
-      remat=self.remat,
-      dtype=jnp.dtype(self.dtype),
-    )
     feature_dim = self.expand_dim or self.width
-    return from_linen(module, feature_dim, mean=self.mean, std=self.std)
+    return from_linen(Encoder(self), feature_dim, mean=self.mean, std=self.std)
+
+
+class Encoder(nn.Module):
+  """Vision transformer from images [b, h, w, c] to features [b, d]."""
+
+  config: ViT
+
+  @nn.compact
+  def __call__(
+    self, images: Images, train: bool, keys: Keys | None = None
+  ) -> Float[Array, "b d"]:
+    """Returns the features; drops blocks only in training and with `keys`."""
+    config, dtype = self.config, jnp.dtype(self.config.dtype)
+    h, w = images.shape[1:3]
+    size = config.patch_size_px
+    if h % size or w % size:
+      raise ValueError(
+        f"images of {h} x {w} px do not divide into patches of "
+        f"model.patch_size_px={size}; change it or augment.crop_size_px "
+        "(augment.small_crop_size_px, of small crops)"
+      )
+    x = patches(images.astype(dtype), size)
+    x = nn.Dense(config.width, dtype=dtype, name="embed")(x)
+    x = x + self._positions(h // size, w // size).astype(dtype)[None]
+    if config.pooling == "cls":
+      # The token is a parameter, so it needs no position embedding.
+      init = nn.initializers.normal(0.02)
+      cls = self.param("cls", init, (config.width,), jnp.float32)
+      cls = jnp.broadcast_to(cls.astype(dtype), (len(x), 1, config.width))
+      x = jnp.concatenate([cls, x], axis=1)
+    tokens = x.shape[1]
+
+    factors = None
+    if train and keys is not None and config.drop_path:
+      factors = drop_path_factors(keys, config.depth, config.drop_path)
+    x = self._blocks(x.reshape(-1, config.width), tokens, factors)
+
+    if config.pooling == "cls":
+      # The layers below act on each token alone: drop the patch tokens.
+      x, tokens = x.reshape(-1, tokens, config.width)[:, 0], 1
+    x = nn.LayerNorm(dtype=dtype, name="norm")(x)
+    if config.expand_dim:
+      return Expansion(config.expand_dim, tokens, dtype, name="expansion")(x)
+    return pooled(x, tokens)
+
+  def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
+    config = self.config
+    if config.positions == "sincos":
+      fixed = sincos_positions(rows, columns, config.width)
+      return jnp.asarray(fixed, config.dtype)
+    # `self.param` would require the shape for the grid of these images.
+    learned: Array | None = self.get_variable("params", "positions")
+    if learned is None:
+      learned = self.param(
+        "positions",
+        nn.initializers.normal(0.02),
+        (rows, columns, config.width),
+        jnp.float32,
+      )
+    return resized_positions(learned, rows, columns)
+
+  def _blocks(
+    self,
+    x: Float[Array, "bn d"],
+    tokens: int,
+    factors: Float[Array, "depth 2 b"] | None,
+  ) -> Float[Array, "bn d"]:
+    config, kind = self.config, Block
+    if config.remat != "none":
+      policy = {
+        "block": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+      }[config.remat]
+      # A scan already prevents common-subexpression elimination.
+      kind = nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+    block = functools.partial(
+      kind,
+      tokens,
+      config.num_heads,
+      config.mlp_ratio * config.width,
+      config.zero_init_residual,
+      config.layer_scale,
+      jnp.dtype(config.dtype),
+    )
+    if config.scan_layers:
+      scan = nn.scan(
+        lambda block, x, factors: (block(x, factors), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=config.depth,
+      )
+      return scan(block(name="blocks"), x, factors)[0]
+    for i in range(config.depth):
+      x = block(name=f"block_{i}")(x, None if factors is None else factors[i])
+    return x

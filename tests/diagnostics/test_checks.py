@@ -3,7 +3,7 @@ import pytest
 from diagnostics.cases import features, unit
 
 from jssl import diagnostics
-from jssl.diagnostics import checks
+from jssl.diagnostics import blocks, checks
 
 
 def test_labels_come_back_as_an_array():
@@ -29,11 +29,11 @@ def test_bad_labels_are_refused(labels, error, message):
 def test_rows_that_are_not_finite_are_counted_only_if_a_sum_is_not():
   x = np.ones((5, 2, 3), np.float32)
   x[[1, 4], 0, 1] = np.nan, np.inf
-  checks.check_finite((np.ones(3), 2.0), x)
+  blocks.check_finite((np.ones(3), 2.0), x)
   with pytest.raises(ValueError, match="views: 2 of 5 rows"):
-    checks.check_finite((np.ones(3), np.nan), x, name="views")
+    blocks.check_finite((np.ones(3), np.nan), x, name="views")
   with pytest.raises(ValueError, match="squares of 2 rows overflow float32"):
-    checks.check_finite(np.inf, x[2:4])
+    blocks.check_finite(np.inf, x[2:4])
 
 
 def test_views_must_differ_unless_features_are_one_point():
@@ -45,7 +45,7 @@ def test_views_must_differ_unless_features_are_one_point():
   checks.check_views_differ(np.ones((4, 2, 3)))
   # What one program gives of equal rows may differ by rounding.
   noise = np.random.default_rng(1).normal(size=copies.shape)
-  with pytest.raises(ValueError, match="are the same to rounding"):
+  with pytest.raises(ValueError, match="are equal up to rounding"):
     checks.check_views_differ(copies * (1 + 1e-7 * noise))
   checks.check_views_differ(copies * (1 + 1e-4 * noise))
   # Whatever the number of images.

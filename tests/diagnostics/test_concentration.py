@@ -184,7 +184,9 @@ def test_views_that_are_not_finite_are_counted(bad):
 
 
 def test_integers_are_refused_as_views_and_floats_as_labels():
-  with pytest.raises(TypeError, match=r"pixels in \[0, 1\], not uint8"):
+  with pytest.raises(
+    TypeError, match=r"pixels in \[0, 1\] must be floating, not uint8"
+  ):
     concentration.augmented_distances(np.zeros((3, 2, 4), np.uint8))
   with pytest.raises(TypeError, match="labels must be integers"):
     concentration.concentration_curve(images(), np.zeros(7))

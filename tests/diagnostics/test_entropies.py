@@ -146,7 +146,7 @@ def test_what_are_not_assignments_is_refused():
   logits = p.copy()
   logits[1, 2] *= 1.1
   logits[2, 0] += [1, -1, 0, 0]
-  with pytest.raises(ValueError, match="2 of 40 rows don't sum to 1"):
+  with pytest.raises(ValueError, match="2 of 40 rows do not sum to 1"):
     entropies.assignment_entropies(logits)
   p[1, 0, 0] = np.nan
   with pytest.raises(ValueError, match="probabilities: 1 of 8 rows"):

@@ -19,8 +19,8 @@ def test_rows_of_any_size_have_norm_1_and_rows_of_zeros_stay():
 
 def test_what_is_not_finite_shows_in_a_sum():
   x = np.ones((3, 2), np.float32)
-  assert rows.not_finite(x) == 0
+  assert rows.nan_unless_finite(x) == 0
   for bad in (np.nan, np.inf, -np.inf):
     x[1, 1] = bad
-    assert np.isnan(rows.not_finite(x))
+    assert np.isnan(rows.nan_unless_finite(x))
     assert np.isnan(rows.unit_rows(x)[1]).any()
