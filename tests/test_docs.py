@@ -16,12 +16,17 @@ import optax
 import pytest
 
 import jssl
-from jssl import diagnostics, losses
+from jssl import augment, diagnostics, losses, models
 from jssl.diagnostics.batch import NAMES
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 # Each page, and the library that it is about.
-LIBRARIES = {"losses.md": losses, "diagnostics.md": diagnostics}
+LIBRARIES = {
+  "losses.md": losses,
+  "diagnostics.md": diagnostics,
+  "augment.md": augment,
+  "models.md": models,
+}
 TEXTS = {name: (ROOT / "docs" / name).read_text() for name in LIBRARIES}
 BLOCKS = [
   (page, block)

@@ -7,7 +7,8 @@ change with batch size, device count or mesh. `center_view` is the deterministic
 view for evaluation; `includes` compares the supports of two augmentations.
 
     >>> augment = Augment(crop_size_px=28, crop_min_area=0.2)
-    >>> keys = jax.random.split(jax.random.key(0), len(images))
+    >>> images = np.zeros((8, 32, 32, 3), np.uint8)
+    >>> keys = jax.random.split(jax.random.key(0), 8)
     >>> (large,) = views(augment, keys, images, num_views=2)
 """
 

@@ -290,6 +290,14 @@ def views(
   A view depends only on its image, the key of the image and the index of the
   view, not on the rest of the batch or the number of views.
 
+  Example:
+    >>> import jax
+    >>> augment = Augment(crop_size_px=24, crop_min_area=0.2)
+    >>> keys = jax.random.split(jax.random.key(0), 8)
+    >>> (large,) = views(augment, keys, np.zeros((8, 32, 32, 3), np.uint8))
+    >>> large.shape
+    (2, 8, 24, 24, 3)
+
   Args:
     augment: hyper-parameters, static under `jax.jit`.
     keys: one key per image, [b].
@@ -332,6 +340,10 @@ def center_view(
   images: Pixels, *, crop_size_px: int
 ) -> Float[Array, "b crop_size_px crop_size_px c"]:
   """Returns the deterministic view for evaluation: a resized centre crop.
+
+  Example:
+    >>> center_view(np.zeros((8, 32, 32, 3), np.uint8), crop_size_px=24).shape
+    (8, 24, 24, 3)
 
   Args:
     images: uint8 [b, h, w, c], c = 1 or 3.

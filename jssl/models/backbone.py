@@ -41,6 +41,14 @@ def from_linen(
 ) -> Backbone:
   """Makes a backbone from a Flax Linen module.
 
+  Example:
+    >>> import flax.linen as nn
+    >>> class Linear(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, images, train, keys=None):
+    ...     return nn.Dense(16)(images.reshape(len(images), -1))
+    >>> backbone = from_linen(Linear(), 16, mean=(0.5,), std=(0.5,))
+
   Args:
     module: module called as `module(images, train=..., keys=...)` that returns
       features [n, d]. `keys` [n] is its only source of randomness; None: no
@@ -95,6 +103,13 @@ def from_linen(
 def init_variables(
   seed: int, backbone: Backbone, image_shape: tuple[int, int, int]
 ) -> Variables:
-  """Returns the initial variables of a run with this seed."""
+  """Returns the initial variables of a training run with this seed.
+
+  Example:
+    >>> model = ResNet(depth=18, small_images=True, width=8)
+    >>> variables = init_variables(0, model.backbone(), (28, 28, 1))
+    >>> sorted(variables)
+    ['batch_stats', 'params']
+  """
   key = rng.stream(jax.random.key(seed), "backbone")
   return backbone.init(key, image_shape)

@@ -175,7 +175,14 @@ class Prototypes:
 def init_heads(
   key: Key, heads: Mapping[str, tuple[Head, int]]
 ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-  """Returns `(params, state)` of named heads, each with its input width."""
+  """Returns `(params, state)` of named heads, each with its input width.
+
+  Example:
+    >>> import jax
+    >>> projector, predictor = Head((32,), 8), Head((16,), 8)
+    >>> heads = {"projector": (projector, 64), "predictor": (predictor, 8)}
+    >>> params, state = init_heads(jax.random.key(0), heads)
+  """
   params, state = {}, {}
   keys = jax.random.split(key, len(heads))
   for k, (name, (head, width)) in zip(keys, heads.items(), strict=True):
