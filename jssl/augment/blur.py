@@ -58,16 +58,7 @@ def random_blur(
   min_sigma: float,
   max_sigma: float,
 ) -> Images:
-  """Blurs each image with `probability` and a uniform standard deviation.
-
-  Args:
-    keys: one key per image, [b].
-    images: [b, h, w, c].
-    probability: probability of blurring an image.
-    kernel_px: odd length of the kernel.
-    min_sigma: smallest standard deviation, in pixels.
-    max_sigma: largest standard deviation, in pixels.
-  """
+  """Blurs each image with `probability` and a uniform standard deviation."""
   chance, place = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
   sigmas = min_sigma + (max_sigma - min_sigma) * place
   blurred = blur(images, sigmas, kernel_px=kernel_px)

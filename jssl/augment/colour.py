@@ -134,14 +134,9 @@ def jitter(
 ) -> Images:
   """Changes brightness, contrast, saturation and hue in a random order.
 
-  Args:
-    keys: one key per image, [b].
-    images: [b, h, w, c] in [0, 1], c = 1 or 3.
-    probability: probability of changing an image at all.
-    brightness: s for a factor uniform in [max(0, 1 - s), 1 + s]; 0: off.
-    contrast: as for brightness.
-    saturation: as for brightness.
-    hue: s for a shift uniform in [-s, s] turns; 0: off.
+  Factors are uniform in [max(0, 1 - s), 1 + s] for strength s, and the hue
+  shift is uniform in [-s, s] turns; strength 0 turns an operation off. An image
+  changes with `probability`.
   """
   blends = {"brightness": brightness, "contrast": contrast}
   if images.shape[-1] == 3:

@@ -7,6 +7,7 @@ follow SwAV, 2006.09882, and DINO, 2104.14294.
 
 import dataclasses
 import itertools
+import math
 from functools import partial
 
 import jax
@@ -86,34 +87,59 @@ class Augment:
   small_blur_probability: float = 0.5
 
   def __post_init__(self) -> None:
-    for name, value in dataclasses.asdict(self).items():
-      if name in _PER_VIEW:
-        _check_per_view(name, value)
-      elif name.endswith(("_probability", "_threshold")):
-        self._check(name, 0 <= value <= 1, "in [0, 1]")
+    values = dataclasses.asdict(self)
+
+    def check(name: str, valid: object, expected: str) -> None:
+      if not valid:
+        raise ValueError(f"augment.{name}={values[name]} must be {expected}")
+
+    def check_range(low: str, high: str, limit: float = math.inf) -> None:
+      check(
+        low,
+        0 < values[low] <= values[high],
+        f"in (0, augment.{high}={values[high]}]",
+      )
+      check(high, values[high] <= limit, f"at most {limit:g}")
+
+    def check_kernel(size: str, probability: str) -> None:
+      limit = f"less than twice augment.{size}={values[size]}"
+      expected = f"{limit}, or augment.{probability} zero"
+      check("blur_kernel_px", kernel < 2 * values[size], expected)
+
+    for name in _PER_VIEW:
+      if not isinstance(values[name], tuple):
+        raise TypeError(
+          f"augment.{name}={values[name]!r} must be a tuple: one probability "
+          "for all large views, such as (0.5,), or one for each"
+        )
+      valid = values[name] and all(0 <= p <= 1 for p in values[name])
+      check(name, valid, "one or more numbers in [0, 1]")
+    for name, value in values.items():
+      if (
+        name.endswith(("_probability", "_threshold")) and name not in _PER_VIEW
+      ):
+        check(name, 0 <= value <= 1, "in [0, 1]")
     for name in ("brightness", "contrast", "saturation", "num_small"):
-      self._check(name, getattr(self, name) >= 0, "at least 0")
-    self._check("hue", 0 <= self.hue <= 0.5, "in [0, 0.5]")
-    self._check("crop_size_px", self.crop_size_px > 0, "positive")
-    self._check_area("crop_min_area", "crop_max_area")
-    self._check_order("crop_ratio_min", "crop_ratio_max")
-    self._check_order("blur_sigma_min", "blur_sigma_max")
+      check(name, values[name] >= 0, "at least 0")
+    check("hue", 0 <= self.hue <= 0.5, "in [0, 0.5]")
+    check("crop_size_px", self.crop_size_px > 0, "positive")
+    check_range("crop_min_area", "crop_max_area", 1)
+    check_range("crop_ratio_min", "crop_ratio_max")
+    check_range("blur_sigma_min", "blur_sigma_max")
     kernel = self.blur_kernel_px
-    self._check("blur_kernel_px", kernel > 0 and kernel % 2, "odd and positive")
+    check("blur_kernel_px", kernel > 0 and kernel % 2, "odd and positive")
     if any(self.blur_probability):
-      self._check_kernel("crop_size_px", "augment.blur_probability (0,)")
+      check_kernel("crop_size_px", "blur_probability")
     if self.num_small:
-      self._check(
+      check(
         "small_crop_size_px",
         0 < self.small_crop_size_px <= self.crop_size_px,
         f"positive and at most augment.crop_size_px={self.crop_size_px}, as "
         f"augment.num_small={self.num_small}",
       )
-      self._check_area("small_crop_min_area", "small_crop_max_area")
+      check_range("small_crop_min_area", "small_crop_max_area", 1)
       if self.small_blur_probability:
-        self._check_kernel(
-          "small_crop_size_px", "augment.small_blur_probability 0"
-        )
+        check_kernel("small_crop_size_px", "small_blur_probability")
 
   def of_large_views(self, num_views: int) -> "Augment":
     """Returns a copy for `num_views` large views and no small crops.
@@ -129,39 +155,6 @@ class Augment:
       blur_probability=repeated(self.blur_probability),
       solarize_probability=repeated(self.solarize_probability),
       num_small=0,
-    )
-
-  def _check(self, name: str, valid: object, expected: str) -> None:
-    if not valid:
-      value = getattr(self, name)
-      raise ValueError(f"augment.{name}={value} must be {expected}")
-
-  def _check_order(self, low: str, high: str) -> None:
-    least, most = getattr(self, low), getattr(self, high)
-    self._check(low, 0 < least <= most, f"in (0, augment.{high}={most}]")
-
-  def _check_area(self, low: str, high: str) -> None:
-    self._check_order(low, high)
-    self._check(high, getattr(self, high) <= 1, "at most 1")
-
-  def _check_kernel(self, size: str, otherwise: str) -> None:
-    px = getattr(self, size)
-    self._check(
-      "blur_kernel_px",
-      self.blur_kernel_px < 2 * px,
-      f"less than twice augment.{size}={px}, or {otherwise}",
-    )
-
-
-def _check_per_view(name: str, value: object) -> None:
-  if not isinstance(value, tuple):
-    raise TypeError(
-      f"augment.{name}={value!r} must be a tuple: one probability for all "
-      "large views, such as (0.5,), or one for each"
-    )
-  if not value or not all(0 <= p <= 1 for p in value):
-    raise ValueError(
-      f"augment.{name}={value} must be one or more numbers in [0, 1]"
     )
 
 
@@ -269,19 +262,6 @@ def _views_of_one_size(
   return jax.vmap(view)(jnp.arange(number), *per_view)
 
 
-def _for_small_crops(augment: Augment) -> Augment:
-  """Returns hyper-parameters whose large views are the small crops."""
-  return dataclasses.replace(
-    augment,
-    crop_size_px=augment.small_crop_size_px,
-    crop_min_area=augment.small_crop_min_area,
-    crop_max_area=augment.small_crop_max_area,
-    blur_probability=(augment.small_blur_probability,),
-    solarize_probability=(0.0,),
-    num_small=0,
-  )
-
-
 def views(
   augment: Augment, keys: Keys, images: Pixels, num_views: int = 2
 ) -> tuple[Views, ...]:
@@ -326,14 +306,19 @@ def views(
   )
   if not augment.num_small:
     return (large,)
-  small = _views_of_one_size(
-    _for_small_crops(augment),
-    keys,
-    pixels,
-    stream="small view",
-    number=augment.num_small,
+  small_crops = dataclasses.replace(
+    augment,
+    crop_size_px=augment.small_crop_size_px,
+    crop_min_area=augment.small_crop_min_area,
+    crop_max_area=augment.small_crop_max_area,
+    blur_probability=(augment.small_blur_probability,),
+    solarize_probability=(0.0,),
+    num_small=0,
   )
-  return large, small
+  number = augment.num_small
+  return large, _views_of_one_size(
+    small_crops, keys, pixels, stream="small view", number=number
+  )
 
 
 def center_view(

@@ -24,7 +24,9 @@ floating, and labels that are not integers.
 from jssl.diagnostics.batch import batch_measures
 from jssl.diagnostics.bound import (
   BoundTerms,
+  divergence_curve,
   generalisation_bound,
+  lipschitz_at_least,
   tightest_bound,
 )
 from jssl.diagnostics.centres import (
@@ -42,11 +44,11 @@ from jssl.diagnostics.concentration import (
   augmented_distances,
   concentration_curve,
 )
-from jssl.diagnostics.divergence import divergence_curve, lipschitz_at_least
 from jssl.diagnostics.entropies import (
   AssignmentEntropies,
   assignment_entropies,
   conditional_entropy,
+  linear_predictability,
   maximal_invariant_entropy,
 )
 from jssl.diagnostics.forecast import (
@@ -58,7 +60,6 @@ from jssl.diagnostics.forecast import (
   rank_checkpoints,
   rank_correlation,
 )
-from jssl.diagnostics.predictability import linear_predictability
 from jssl.diagnostics.rows import unit_rows
 from jssl.diagnostics.spectrum import (
   SecondMoment,

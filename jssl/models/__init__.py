@@ -18,7 +18,6 @@ map features to the inputs of a loss.
 
 from jssl.models.backbone import Backbone, from_linen, init_variables
 from jssl.models.heads import Head, Prototypes, init_heads
-from jssl.models.norm import BatchNorm
 from jssl.models.resnet import ResNet
 from jssl.models.vit import ViT
 
@@ -27,7 +26,6 @@ MODELS: dict[str, type[ViT] | type[ResNet]] = {"resnet": ResNet, "vit": ViT}
 __all__ = [
   "MODELS",
   "Backbone",
-  "BatchNorm",
   "Head",
   "Prototypes",
   "ResNet",

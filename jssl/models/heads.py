@@ -1,6 +1,7 @@
 """Heads of objectives: projectors, predictors and prototypes."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,45 +17,6 @@ Activation = Literal["relu", "gelu", "none"]
 LastNorm = Literal["none", "plain", "affine"]
 
 _ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
-
-
-class MLP(nn.Module):
-  """Linear layers with BatchNorm and activations; fields as in `Head`.
-
-  Batch statistics are over all leading axes: the global batch and all views.
-  (The official code of BYOL, SimSiam, MoCo and VICReg runs views separately.)
-  """
-
-  hidden_dims: tuple[int, ...]
-  out_dim: int
-  norm: bool = True
-  activation: Activation = "relu"
-  last_norm: LastNorm = "none"
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "*n d"], train: bool
-  ) -> Float[Array, "*n z"]:
-    """Returns the projections."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    for width in self.hidden_dims:
-      # A norm that follows has its own bias.
-      x = nn.Dense(width, use_bias=not self.norm, dtype=dtype)(x)
-      if self.norm:
-        x = nn.BatchNorm(use_running_average=not train, dtype=dtype)(x)
-      x = _ACTIVATIONS[self.activation](x)
-    if self.out_dim:
-      biased = self.last_norm == "none"
-      x = nn.Dense(self.out_dim, use_bias=biased, dtype=dtype)(x)
-    if self.last_norm != "none":
-      affine = self.last_norm == "affine"
-      x = nn.BatchNorm(
-        use_running_average=not train,
-        use_scale=affine,
-        use_bias=affine,
-        dtype=dtype,
-      )(x)
-    return x
 
 
 def unit(z: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
@@ -102,20 +64,17 @@ class Head:
     """Returns the width of the output."""
     return self.out_dim or (feature_dim, *self.hidden_dims)[-1]
 
-  def _module(self) -> MLP:
-    return MLP(**{**vars(self), "hidden_dims": tuple(self.hidden_dims)})
-
   def init(self, key: Key, feature_dim: int) -> tuple[PyTree, PyTree]:
     """Returns `(params, state)`: parameters and batch statistics."""
     x = jnp.zeros((1, feature_dim))
-    state = dict(self._module().init(key, x, train=False))
+    state = dict(MLP(self).init(key, x, train=False))
     return state.pop("params", {}), state
 
   def apply(
     self, params: PyTree, state: PyTree, x: Float[Array, "*n d"]
   ) -> tuple[Float[Array, "*n z"], PyTree]:
     """Returns projections in training mode, and the updated state."""
-    z, updated = self._module().apply(
+    z, updated = MLP(self).apply(
       {"params": params, **state}, x, train=True, mutable=[*state]
     )
     # Flax's running averages take the dtype of the features, but a step must
@@ -129,7 +88,40 @@ class Head:
   ) -> Float[Array, "*n z"]:
     """Returns projections in evaluation mode, by the running averages."""
     variables = {"params": params, **state}
-    return jnp.asarray(self._module().apply(variables, x, train=False))
+    return jnp.asarray(MLP(self).apply(variables, x, train=False))
+
+
+class MLP(nn.Module):
+  """Linear layers with BatchNorm and activations, as `Head` describes them.
+
+  Batch statistics are over all leading axes: the global batch and all views.
+  (The official code of BYOL, SimSiam, MoCo and VICReg runs views separately.)
+  """
+
+  head: Head
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "*n d"], train: bool
+  ) -> Float[Array, "*n z"]:
+    """Returns the projections."""
+    head, dtype = self.head, jnp.promote_types(x.dtype, jnp.float32)
+    norm = functools.partial(
+      nn.BatchNorm, use_running_average=not train, dtype=dtype
+    )
+    for width in head.hidden_dims:
+      # A norm that follows has its own bias.
+      x = nn.Dense(width, use_bias=not head.norm, dtype=dtype)(x)
+      if head.norm:
+        x = norm()(x)
+      x = _ACTIVATIONS[head.activation](x)
+    if head.out_dim:
+      biased = head.last_norm == "none"
+      x = nn.Dense(head.out_dim, use_bias=biased, dtype=dtype)(x)
+    if head.last_norm != "none":
+      affine = head.last_norm == "affine"
+      x = norm(use_scale=affine, use_bias=affine)(x)
+    return x
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,8 +51,6 @@ class BatchNorm(nn.Module):
     groups: number of groups G.
     momentum: decay of the running averages.
     epsilon: constant added to the variance.
-    use_scale: True for a parameter `scale`.
-    use_bias: True for a parameter `bias`.
     scale_init: initializer of `scale`.
     dtype: dtype of the result; None: promoted from x and the parameters.
   """
@@ -61,8 +59,6 @@ class BatchNorm(nn.Module):
   groups: int = 1
   momentum: float = 0.99
   epsilon: float = 1e-5
-  use_scale: bool = True
-  use_bias: bool = True
   scale_init: nn.initializers.Initializer = nn.initializers.ones
   dtype: jnp.dtype | None = None
 
@@ -74,23 +70,15 @@ class BatchNorm(nn.Module):
     of_channels = (d,), jnp.float32
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, *of_channels)
     running_var = self.variable("batch_stats", "var", jnp.ones, *of_channels)
-    scale = bias = None
-    if self.use_scale:
-      scale = self.param("scale", self.scale_init, *of_channels)
-    if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, *of_channels)
-    given = [a for a in (x, scale, bias) if a is not None]
-    dtype = self.dtype or jnp.result_type(*given)
+    scale = self.param("scale", self.scale_init, *of_channels)
+    bias = self.param("bias", nn.initializers.zeros, *of_channels)
+    dtype = self.dtype or jnp.result_type(x, scale, bias)
 
     def normalise(x: Array, mean: Array, var: Array) -> Array:
       shape = (1,) * (x.ndim - 1) + (d,)
       y = x - mean.reshape(shape)
       factor = jax.lax.rsqrt(var.reshape(shape) + self.epsilon)
-      if scale is not None:
-        factor = factor * scale.reshape(shape)
-      y = y * factor
-      if bias is not None:
-        y = y + bias.reshape(shape)
+      y = y * (factor * scale.reshape(shape)) + bias.reshape(shape)
       return y.astype(dtype)
 
     if self.use_running_average:

@@ -102,17 +102,6 @@ def test_evaluation_and_init_know_no_groups():
   np.testing.assert_array_equal(started["batch_stats"]["mean"], np.zeros(3))
 
 
-def test_scale_and_bias_can_be_left_out():
-  x = images(6, 3).astype(np.float32)
-  norm = BatchNorm(False, groups=2, use_scale=False, use_bias=False)
-  started = norm.init(jax.random.key(0), x)
-  assert started.keys() == {"batch_stats"}
-  y, _ = norm.apply(started, x, mutable=["batch_stats"])
-  for part in np.split(np.asarray(y), 2):
-    np.testing.assert_allclose(part.mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(part.var(0), 1, atol=1e-3)
-
-
 @pytest.mark.parametrize(("groups", "alone"), [(1, False), (16, True)])
 def test_groups_within_devices_need_no_collective(groups, alone):
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
