@@ -15,13 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import (
-  check_features,
-  check_not_negative,
-  check_views,
-  flat_pixels,
-)
+from jssl.diagnostics import blocks, checks
 from jssl.diagnostics.concentration import ConcentrationCurve
 
 
@@ -74,11 +68,11 @@ def divergence_curve(
   Returns:
     The share for each epsilon, from float32 differences.
   """
-  check_views(features, "features", rows=1)
-  limits = check_not_negative("epsilons", epsilons)
+  checks.check_views(features, "features", rows=1)
+  limits = checks.check_not_negative("epsilons", epsilons)
   n = len(features)
   own = np.ones(n) if weights is None else weights
-  own = check_not_negative("weights", own)
+  own = checks.check_not_negative("weights", own)
   if own.shape != (n,) or not own.any():
     raise ValueError(
       f"weights must be [n] = ({n},) and not all zero, not {own.shape} with "
@@ -125,8 +119,8 @@ def lipschitz_at_least(
     features: features f of the same views.
     mesh: mesh to split images over; None: one device.
   """
-  pixels = flat_pixels(views)
-  check_features(features, rows=1, views=2)
+  pixels = checks.flat_pixels(views)
+  checks.check_features(features, rows=1, views=2)
   if pixels.shape[:2] != features.shape[:2]:
     raise ValueError(
       f"views {views.shape} and features {features.shape} must be of the same "
@@ -301,13 +295,13 @@ def generalisation_bound(
     min_share: min_l p_l, share of the rarest class, in (0, 1 / k].
   """
   means = np.asarray(class_means, np.float64)
-  check_features(means, "class_means")
+  checks.check_features(means, "class_means")
   blocks.check_finite(means, means, name="class_means")
   shares = {"one_minus_sigma": one_minus_sigma, "divergence": divergence}
   for name, share in shares.items():
     if not 0 <= share <= 1:
       raise ValueError(f"{name}={share} must be in [0, 1]")
-  check_not_negative(
+  checks.check_not_negative(
     "delta, epsilon, lipschitz and radius", [delta, epsilon, lipschitz, radius]
   )
   # The tolerances below allow for shares and norms in float32.

@@ -14,13 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import (
-  check_labels,
-  check_not_negative,
-  check_views_differ,
-  flat_pixels,
-)
+from jssl.diagnostics import blocks, checks
 from jssl.diagnostics.rows import float64_mean, product
 from jssl.diagnostics.vertex_cover import cover_shares
 
@@ -164,7 +158,7 @@ def augmented_distances(
   Returns:
     Symmetric float32 matrix, 0 on the diagonal.
   """
-  flat = flat_pixels(views)
+  flat = checks.flat_pixels(views)
   _check_memory([len(flat)], max_bytes)
   return _distances(flat, _tile(len(flat), flat.shape[1], mesh), mesh)
 
@@ -172,9 +166,7 @@ def augmented_distances(
 def _quantiles(
   distances: list[Float[np.ndarray, "n n"]],
 ) -> Float[np.ndarray, "t"]:
-  pairs = np.concatenate(
-    [within[np.triu(np.ones(within.shape, bool), 1)] for within in distances]
-  )
+  pairs = np.concatenate([x[np.triu_indices(len(x), 1)] for x in distances])
   if not pairs.any():
     raise ValueError(
       f"all {len(pairs)} augmented distances within classes are 0: images of a "
@@ -220,17 +212,19 @@ def concentration_curve(
     max_bytes: largest size of the distances within all classes together, 4
       bytes each; peak memory is about four times that.
   """
-  flat = flat_pixels(views)
+  flat = checks.flat_pixels(views)
   if flat.shape[1] > 1:
-    check_views_differ(flat)
-  labels = check_labels(labels, len(flat))
+    checks.check_views_differ(flat)
+  labels = checks.check_labels(labels, len(flat))
   classes, counts = np.unique(labels, return_counts=True)
   if counts.max() < 2:
     raise ValueError(
       f"each of the {len(classes)} classes has one image; distances within "
       "classes need at least 2 in one of them"
     )
-  given = None if deltas is None else check_not_negative("deltas", deltas)
+  given = (
+    None if deltas is None else checks.check_not_negative("deltas", deltas)
+  )
   if given is not None and np.any(np.diff(given) < 0):
     raise ValueError(f"deltas must be ascending, not {given}")
   _check_memory(counts.tolist(), max_bytes)

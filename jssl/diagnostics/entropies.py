@@ -20,13 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import (
-  check_features,
-  check_positive,
-  check_views,
-  check_views_differ,
-)
+from jssl.diagnostics import blocks, checks
 from jssl.diagnostics.rows import (
   float64_mean,
   nan_unless_finite,
@@ -133,7 +127,7 @@ def conditional_entropy(
     views: features of v >= 3 views of n distinct images, [n, v, d].
     mesh: mesh to split images over; None: one device.
   """
-  check_views(views, num_views=3)
+  checks.check_views(views, num_views=3)
   n, v = views.shape[:2]
   known = v // 2
   chosen = known + (v - known) // 2
@@ -207,8 +201,8 @@ def linear_predictability(
     l2: lambda relative to the mean eigenvalue of S.
     mesh: mesh to split images over; None: one device.
   """
-  check_features(train_views, "train_views", views=1)
-  check_features(test_views, "test_views", views=1)
+  checks.check_features(train_views, "train_views", views=1)
+  checks.check_features(test_views, "test_views", views=1)
   n, v, d = train_views.shape
   w = test_views.shape[1]
   if test_views.shape != (n, w, d):
@@ -216,8 +210,10 @@ def linear_predictability(
       f"train_views {train_views.shape} and test_views {test_views.shape} must "
       "be of the same images and the same model: equal n and d"
     )
-  check_positive(l2=l2)
-  check_views_differ(train_views, test_views, name="train_views and test_views")
+  checks.check_positive(l2=l2)
+  checks.check_views_differ(
+    train_views, test_views, name="train_views and test_views"
+  )
   centres = _image_means(train_views, "train_views")
   mean = centres.mean(0)
   # One view at a time: reshaping a slice of a memory-mapped array would read
@@ -309,7 +305,7 @@ def assignment_entropies(
       clip at the smallest normal float32, so that KL divergences are finite.
     mesh: mesh to split images over; None: one device.
   """
-  check_features(probabilities, "probabilities", rows=1, views=2)
+  checks.check_features(probabilities, "probabilities", rows=1, views=2)
   n, v = probabilities.shape[:2]
   total, negative, divergence, invalid = blocks.sums(
     _assignment_sums, probabilities, name="probabilities", mesh=mesh

@@ -12,12 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jssl.diagnostics import blocks
-from jssl.diagnostics.checks import (
-  check_features,
-  check_positive,
-  check_views,
-)
+from jssl.diagnostics import blocks, checks
 from jssl.diagnostics.rows import (
   ROUNDING,
   float32_rows,
@@ -64,7 +59,7 @@ def alignment(
     Wang and Isola, "Understanding Contrastive Representation Learning through
     Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
   """
-  check_views(views, rows=1)
+  checks.check_views(views, rows=1)
   n, v = views.shape[:2]
   total = blocks.sums(
     partial(_spread, normalise=normalise), views, name="views", mesh=mesh
@@ -121,8 +116,8 @@ def uniformity(
   Reference:
     Wang and Isola, 2020 (see `alignment`), eq. 7.
   """
-  check_features(features)
-  check_positive(t=t)
+  checks.check_features(features)
+  checks.check_positive(t=t)
   if max_rows < 2:
     raise ValueError(f"max_rows must be at least 2, not {max_rows}")
   n = min(len(features), max_rows)
@@ -193,8 +188,8 @@ def lidar(
     Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding
     SSL Architectures", 2023 (arXiv 2312.04000), section 4.
   """
-  check_views(views)
-  check_positive(delta=delta, epsilon=epsilon)
+  checks.check_views(views)
+  checks.check_positive(delta=delta, epsilon=epsilon)
   n, v, d = views.shape
   shift = float64_mean(views[: blocks.block_images(views)], (0, 1))
   with jax.enable_x64(True):

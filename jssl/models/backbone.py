@@ -107,7 +107,7 @@ def init_variables(
 
   Example:
     >>> model = ResNet(depth=18, small_images=True, width=8)
-    >>> variables = init_variables(0, model.backbone(), (28, 28, 1))
+    >>> variables = init_variables(0, model.backbone(), (32, 32, 3))
     >>> sorted(variables)
     ['batch_stats', 'params']
   """
