@@ -13,8 +13,9 @@ from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.moco_v3 import MoCoV3
-from jssl.objectives.momentum import MomentumObjective, PredictorObjective
+from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.nnclr import NNCLR
+from jssl.objectives.projector import PredictorObjective, ProjectorObjective
 from jssl.objectives.simclr import SimCLR
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
@@ -60,6 +61,7 @@ __all__ = [
   "MomentumObjective",
   "Objective",
   "PredictorObjective",
+  "ProjectorObjective",
   "SimCLR",
   "SimSiam",
   "Spectral",

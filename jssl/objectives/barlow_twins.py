@@ -1,9 +1,8 @@
 """Barlow Twins (Zbontar et al., ICML 2021): the cross-correlation is identity.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-a weight of 0.005 off the diagonal, a projector 8192-8192-8192, batch 2048,
-LARS, 1000 epochs; its code scales the loss (by 0.024) for LARS' sake, which
-`scale` does.
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: off-diagonal weight 0.005, projector 8192-8192-8192, batch 2048, LARS,
+1000 epochs. The authors' code scales the loss by 0.024 for LARS (`scale`).
 """
 
 import dataclasses
@@ -19,12 +18,12 @@ from jssl.typing import Labels, Metrics, Scalar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BarlowTwins(TwoViewObjective):
-  """The `objective` section of a config, for `objective.name="barlow_twins"`.
+  """Barlow Twins; `objective.name="barlow_twins"` in a config.
 
   Attributes:
-    off_diagonal_weight: of the terms that decorrelate.
-    scale: of the whole loss.
-    projector: without a last norm: the loss standardises.
+    off_diagonal_weight: weight of the off-diagonal (decorrelation) term.
+    scale: factor on the whole loss.
+    projector: head without a last norm, because the loss standardises.
   """
 
   off_diagonal_weight: float = 0.005
@@ -42,7 +41,7 @@ class BarlowTwins(TwoViewObjective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """The loss, and its two terms."""
+    """Returns the loss; its two terms are metrics."""
     terms = losses.barlow_terms(z1, z2)
     loss = terms.on_diagonal + self.off_diagonal_weight * terms.off_diagonal
     return self.scale * loss, terms._asdict()

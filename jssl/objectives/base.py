@@ -1,10 +1,9 @@
 """The protocol between a method and the train step.
 
-The backbone makes features; the objective turns them into a scalar and owns
-everything on the way: projectors, predictors, prototypes, teacher heads,
-queues, centres. What it learns is `head_params`, what it only remembers is
-`state`. Both are saved for whoever continues the training, and neither is part
-of what is probed and exported.
+The backbone maps images to features. The objective maps features to a scalar
+loss and owns all other parts: projectors, predictors, prototypes, teacher
+heads, queues, centres. The optimizer learns `head_params`; the objective
+updates `state` itself. Checkpoints hold both, exported backbones neither.
 """
 
 import abc
@@ -19,12 +18,13 @@ from jssl.typing import Key, Labels, Metrics, PyTree, Scalar, Step
 
 
 class Features(NamedTuple):
-  """What the step gives to an objective.
+  """Inputs of an objective: backbone features of a global batch.
 
   Attributes:
-    student: one [v, b, d] for each resolution of the views, large crops first.
-    teacher: the same of the averaged backbone, large crops only; () without.
-    labels: for objectives that use them; -1 where an image has none.
+    student: one array [v, b, d] per view resolution, large crops first.
+    teacher: features [v, b, d] of the large crops by the averaged backbone; ()
+      if the method has no teacher.
+    labels: labels [b], -1 for images without a label; None if not available.
   """
 
   student: tuple[Float[Array, "v b d"], ...]
@@ -33,11 +33,11 @@ class Features(NamedTuple):
 
 
 class Aux(NamedTuple):
-  """What a loss gives besides its value.
+  """Auxiliary outputs of a loss.
 
   Attributes:
-    metrics: scalars for the log.
-    carry: what `update` needs: batch statistics, keys for a queue, a centre.
+    metrics: scalars to log.
+    carry: input of `update`: batch statistics, queue, centre.
   """
 
   metrics: Metrics
@@ -45,16 +45,17 @@ class Aux(NamedTuple):
 
 
 class Objective(abc.ABC):
-  """A method: a frozen dataclass of hyper-parameters, static under jit.
+  """A pretraining method: a frozen dataclass of hyper-parameters.
 
-  A subclass is the `objective` section of a config. It has to say how it
-  begins (`init`) and what it minimises (`loss`); the rest has a default.
+  A subclass defines the `objective` section of a config. It must implement
+  `init` and `loss`; every other method has a default.
 
   Attributes:
-    num_views: large views that are made of each image.
-    multi_crop: whether small crops are welcome besides.
-    uses_labels: whether every image needs a label.
-    heads: names of the fields, parameters and states of the heads that read h.
+    num_views: number of large views per image.
+    multi_crop: True if the method also accepts small crops.
+    uses_labels: True if every image needs a label.
+    heads: names of the heads applied to backbone features; each name is a
+      field, a key of `head_params` and a key of `state`.
   """
 
   num_views: int = 2
@@ -78,35 +79,35 @@ class Objective(abc.ABC):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """Returns the loss of a global batch, and what comes with it."""
+    """Returns `(loss, aux)` of a global batch."""
 
   def update(
     self, head_params: Any, state: Any, carry: Any, *, step: Step
   ) -> tuple[PyTree, PyTree]:
-    """Returns head parameters and state after the optimizer's step.
+    """Returns `(head_params, state)` after the optimizer's update.
 
-    By default what was carried is the new state.
+    By default `carry` becomes the new state.
     """
     del state, step
     return head_params, carry
 
   def with_total_steps(self, total_steps: int) -> Self:
-    """Returns the objective of a run of `total_steps` steps.
+    """Returns the objective for a run of `total_steps` steps.
 
-    Methods whose schedules end with the run override it.
+    Overridden by methods with schedules that end with the run.
     """
     del total_steps
     return self
 
   def teacher_momentum(self, step: Step) -> Scalar | float | None:
-    """Returns the momentum of the averaged backbone; None: there is none."""
+    """Returns the momentum of the averaged backbone; None without a teacher."""
     del step
     return None
 
   def groups(self, head_params: Mapping[str, PyTree]) -> PyTree:
-    """Returns the optimizer group of each head parameter, a tree of str.
+    """Returns the optimizer group of each head parameter, as a tree of str.
 
-    By default each part is a group by its name: "projector", "prototypes".
+    By default the group is the top-level key: "projector", "prototypes".
     """
     return {
       name: jax.tree.map(lambda _, name=name: name, part)
@@ -114,19 +115,19 @@ class Objective(abc.ABC):
     }
 
   def schedules(self) -> Mapping[str, Schedule]:
-    """Returns the learning-rate multiplier by step of groups that have one.
+    """Returns learning-rate multipliers (step -> factor) by group.
 
-    A multiplier of 0 freezes: no update, no decay, no moments.
+    A factor of 0 freezes a group: no update, weight decay or moments.
     """
     return {}
 
   def outputs(
     self, head_params: Any, state: Any, h: Float[Array, "n d"]
   ) -> dict[str, Float[Array, "n z"]]:
-    """Returns what each head makes of features, for who looks at them.
+    """Returns the output of each head for features, for probes and diagnostics.
 
-    Rows do not depend on each other: statistics are the running ones. They are
-    as the head leaves them, before a loss normalises or compares anything.
+    Heads use running statistics, so rows are independent. Outputs are not
+    normalised.
     """
     return {
       name: getattr(self, name).evaluate(head_params[name], state[name], h)
@@ -134,7 +135,7 @@ class Objective(abc.ABC):
     }
 
   def constant_rates(self) -> frozenset[str]:
-    """Returns the groups whose learning rate stays at its peak."""
+    """Returns groups whose learning rate stays at its peak after warm-up."""
     return frozenset()
 
 
@@ -147,17 +148,17 @@ def check_range(
 
 
 def check_positive(**values: float) -> None:
-  """Raises ValueError for what isn't positive; names the config key."""
+  """Raises ValueError unless all values are positive; names the config key."""
   for key, value in values.items():
     if not value > 0:
       raise ValueError(f"objective.{key}={value} must be positive")
 
 
 def check_same_width(**widths: int) -> None:
-  """Raises ValueError unless two heads are as wide; names the config keys."""
+  """Raises ValueError unless two heads have equal output widths."""
   (one, width), (other, other_width) = widths.items()
   if width != other_width:
     raise ValueError(
-      f"objective.{one} is {width} wide and objective.{other} {other_width}: "
-      "their out_dim must be the same"
+      f"objective.{one} has width {width} and objective.{other} has width "
+      f"{other_width}: expected the same out_dim for both"
     )

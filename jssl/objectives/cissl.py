@@ -1,12 +1,12 @@
 """CISSL (Dubois et al., NeurIPS 2022): contrastive idealised representations.
 
 State: batch statistics of both heads. Nothing is stop-gradient: the teacher is
-a head, trained as the student is. In the paper: the head of the probe's family
-for the student, that is a linear one for linear probes, an MLP of hidden width
-1024 for the teacher, 128 out, a norm after each last layer; temperature 0.07
-(0.1 on ImageNet); TinyImageNet: Adam at 2e-3, decay 1e-6, batch 512, 10 epochs
-of warm-up. More dimensions (`model.expand_dim`) and coarser augmentations are
-the rest of its recipe.
+a second head on the same features, trained with the student. In the paper: a
+student head of the probe's family (linear for linear probes), an MLP teacher of
+hidden width 1024, output width 128, a norm after the last layers, temperature
+0.07 (0.1 on ImageNet). TinyImageNet: Adam at 2e-3, decay 1e-6, batch 512, 10
+warm-up epochs. The full recipe adds feature dimensions (`model.expand_dim`) and
+coarser augmentation.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from jssl.typing import Key, Scalar, Step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CISSL(Objective):
-  """The `objective` section of a config, for `objective.name="cissl"`.
+  """CISSL; `objective.name="cissl"` in a config.
 
   Attributes:
-    temperature: of the softmax over the teacher's 2b rows.
-    student: head of the family of the probe that will be used.
-    teacher: the other head, as wide.
+    temperature: temperature of the softmax over the teacher's 2b rows.
+    student: head of the same family as the probe.
+    teacher: head of the same output width as `student`.
   """
 
   temperature: float = 0.07
@@ -42,7 +42,7 @@ class CISSL(Objective):
     check_positive(temperature=self.temperature)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns both heads' parameters, and their batch statistics."""
+    """Returns parameters and batch statistics of both heads."""
     check_same_width(
       student=self.student.width(feature_dim),
       teacher=self.teacher.width(feature_dim),
@@ -64,7 +64,7 @@ class CISSL(Objective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """Each row of the student finds both views among the teacher's rows."""
+    """Cross-entropy of student rows with both views of the teacher."""
     del key, step
     (h,) = features.student
     u, student = self.student.apply(head_params["student"], state["student"], h)

@@ -1,8 +1,8 @@
-"""DCL (Yeh et al., ECCV 2022): NT-Xent without the positive below the line.
+"""DCL (Yeh et al., ECCV 2022): NT-Xent, positives not in the denominator.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-temperature 0.1, SimCLR's projector, batch 256 on ImageNet (the point is that
-small batches are enough).
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: temperature 0.1, SimCLR's projector, batch 256 on ImageNet (DCL aims at
+small batches).
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from jssl.typing import Labels, Metrics, Scalar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DCL(TwoViewObjective):
-  """The `objective` section of a config, for `objective.name="dcl"`.
+  """DCL; `objective.name="dcl"` in a config.
 
   Attributes:
-    temperature: of the loss.
-    projector: SimCLR's.
+    temperature: temperature of the loss.
+    projector: head that maps features to embeddings, as in SimCLR.
   """
 
   temperature: float = 0.1
@@ -37,5 +37,5 @@ class DCL(TwoViewObjective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """The decoupled contrastive loss between the two views."""
+    """Decoupled contrastive loss between two views."""
     return losses.dcl(z1, z2, temperature=self.temperature), {}

@@ -1,11 +1,11 @@
 """DINO (Caron et al., ICCV 2021): match an averaged encoder's softmax.
 
-State: the averaged head with its prototypes, the centre of its logits.
-Stop-gradient: the teacher's side. In the paper: head 2048-2048-256 with GELU
-and without norms, 65,536 prototypes as unit vectors, temperatures 0.1 and 0.04
-to 0.07 over 30 epochs, momentum 0.996 to 1 along a cosine, centre momentum 0.9,
-prototypes frozen for the first epoch, 2 crops of 224 px and 10 of 96, AdamW at
-5e-4 b/256, decay 0.04 to 0.4, batch 1024, clipping at 3.
+State: the averaged head and prototypes, the centre of the teacher's logits.
+Stop-gradient: the teacher. In the paper: head 2048-2048-256 with GELU and
+without norms, 65,536 unit-norm prototypes, student temperature 0.1, teacher
+temperature 0.04 to 0.07 over 30 epochs, cosine momentum 0.996 to 1, centre
+momentum 0.9, prototypes frozen for one epoch, 2 crops of 224 px and 10 of 96,
+AdamW at 5e-4 b/256, decay 0.04 to 0.4, batch 1024, gradient clipping at 3.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from jssl.typing import Key, PyTree, Scalar, Step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DINO(MomentumObjective):
-  """The `objective` section of a config, for `objective.name="dino"`.
+  """DINO; `objective.name="dino"` in a config.
 
   Attributes:
-    student_temperature: of the student's softmax.
-    teacher_temperature_start: of the teacher's, at step 0,
-    teacher_temperature: and after
-    temperature_warmup_steps: so many steps of linear growth.
-    center_momentum: of the centre's average.
-    projector: from h to what is normalised and meets the
-    prototypes: of the student and, averaged, of the teacher.
-    num_views: large crops; the teacher sees only those.
+    student_temperature: temperature of the student softmax.
+    teacher_temperature_start: temperature of the teacher softmax at step 0.
+    teacher_temperature: temperature of the teacher softmax after warm-up.
+    temperature_warmup_steps: number of steps of linear temperature warm-up.
+    center_momentum: momentum of the moving average of the centre.
+    projector: head that maps features to bottleneck vectors.
+    prototypes: prototypes of the student and, averaged, of the teacher.
+    num_views: number of large crops; the teacher sees only large crops.
   """
 
   student_temperature: float = 0.1
@@ -60,7 +60,7 @@ class DINO(MomentumObjective):
     check_range("temperature_warmup_steps", self.temperature_warmup_steps, 0)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns head and prototypes, and state with averages of both."""
+    """Returns head and prototypes; state with averages of both."""
     first, second = jax.random.split(key)
     params, state = super().init(first, feature_dim)
     width = self.projector.width(feature_dim)
@@ -70,7 +70,7 @@ class DINO(MomentumObjective):
     return params, state
 
   def schedules(self) -> Mapping[str, Schedule]:
-    """Prototypes are frozen at first."""
+    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
     return self.prototypes.schedules("prototypes")
 
   def loss(
@@ -82,19 +82,19 @@ class DINO(MomentumObjective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """Cross-entropies of the student's views with the teacher's others."""
+    """Cross-entropy of student and teacher over all pairs of unequal views."""
     del key
     z, state = self.project(
       head_params, state, jnp.concatenate(features.student)
     )
     target, state = self.targets(state, features)
     target = unit(target)
-    theirs = self.prototypes.rows(state["teacher"]["prototypes"])
+    teacher_prototypes = self.prototypes.rows(state["teacher"]["prototypes"])
     loss = losses.dino(
       unit(z),
       target,
       self.prototypes.rows(head_params["prototypes"]),
-      theirs,
+      teacher_prototypes,
       state["center"],
       student_temperature=self.student_temperature,
       teacher_temperature=schedules.warmup_constant(
@@ -104,14 +104,16 @@ class DINO(MomentumObjective):
       )(step),
     )
     center = tree.ema(
-      state["center"], losses.dino_center(target, theirs), self.center_momentum
+      state["center"],
+      losses.dino_center(target, teacher_prototypes),
+      self.center_momentum,
     )
     return loss, Aux({}, {**state, "center": center})
 
   def update(
     self, head_params: dict, state: dict, carry: dict, *, step: Step
   ) -> tuple[PyTree, PyTree]:
-    """Moves the averaged head and prototypes."""
+    """Updates the averages of head and prototypes."""
     prototypes = self.prototypes.after_step(head_params["prototypes"])
     head_params = {**head_params, "prototypes": prototypes}
     return super().update(head_params, state, carry, step=step)

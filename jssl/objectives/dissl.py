@@ -1,11 +1,11 @@
 """DISSL (Dubois et al., NeurIPS 2022): distilling idealised representations.
 
-State: batch statistics of both heads. Nothing is stop-gradient, and nothing is
-averaged, centred or balanced: the entropy of the batch's mean keeps the teacher
-from collapsing. In the paper: 16,384 prototypes, a linear student through 512
-dimensions and an MLP for the teacher, temperatures 1 and 0.5, weights 2.3 and
-0.8 (0.6 on ImageNet); TinyImageNet: Adam at 2e-3, decay 1e-6, batch 256. The
-last layers have a bias there, the prototypes here don't.
+State: batch statistics of both heads. Nothing is stop-gradient, averaged,
+centred or balanced: the entropy of the mean assignment prevents collapse. In
+the paper: 16,384 prototypes, a linear student of width 512, an MLP teacher,
+temperatures 1 and 0.5, weights 2.3 and 0.8 (0.6 on ImageNet). TinyImageNet:
+Adam at 2e-3, decay 1e-6, batch 256. The paper's prototype layers have a bias;
+`Prototypes` has none.
 """
 
 import dataclasses
@@ -32,17 +32,18 @@ _PROTOTYPES = ("student_prototypes", "teacher_prototypes")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DISSL(Objective):
-  """The `objective` section of a config, for `objective.name="dissl"`.
+  """DISSL; `objective.name="dissl"` in a config.
 
   Attributes:
-    student_temperature: of the student's softmax.
-    teacher_temperature: of the teacher's.
-    marginal_weight: of the entropy of the batch's mean; at least 1 more than
-    invariance_weight: of the teacher's agreement with itself.
-    student: head below the student's prototypes, linear for linear probes.
-    teacher: head below the teacher's prototypes.
-    prototypes: of each of them; as many as assumed classes of equivalence.
-    num_views: large crops; the teacher sees only those.
+    student_temperature: temperature of the student softmax.
+    teacher_temperature: temperature of the teacher softmax.
+    marginal_weight: weight of the entropy of the mean teacher assignment;
+      should be at least 1 + `invariance_weight`.
+    invariance_weight: weight of the cross-entropy between teacher views.
+    student: head before the student's prototypes, linear for linear probes.
+    teacher: head before the teacher's prototypes.
+    prototypes: prototypes of each head, one per assumed equivalence class.
+    num_views: number of large crops; the teacher sees only large crops.
   """
 
   student_temperature: float = 1.0
@@ -65,13 +66,13 @@ class DISSL(Objective):
     if self.marginal_weight < 1 + self.invariance_weight:
       warnings.warn(
         f"objective.marginal_weight={self.marginal_weight} is less than 1 + "
-        f"objective.invariance_weight={self.invariance_weight}: the teacher "
-        "gains by collapsing",
+        f"objective.invariance_weight={self.invariance_weight}: collapse of "
+        "the teacher lowers the loss",
         stacklevel=2,
       )
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns both heads with prototypes, and their batch statistics."""
+    """Returns both heads with prototypes; their batch statistics."""
     heads = {"student": self.student, "teacher": self.teacher}
     first, *keys = jax.random.split(key, 3)
     params, state = init_heads(
@@ -84,7 +85,7 @@ class DISSL(Objective):
     return params, state
 
   def schedules(self) -> Mapping[str, Schedule]:
-    """Prototypes may be frozen at first."""
+    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
     student, teacher = map(self.prototypes.schedules, _PROTOTYPES)
     return student | teacher
 
@@ -97,7 +98,7 @@ class DISSL(Objective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """The student's views match the teacher's others, which stay diverse."""
+    """Distillation and invariance minus the entropy of the mean assignment."""
     del key, step
     every, large = jnp.concatenate(features.student), features.student[0]
     s, student = self.student.apply(
@@ -124,7 +125,7 @@ class DISSL(Objective):
   def update(
     self, head_params: dict, state: dict, carry: dict, *, step: Step
   ) -> tuple[PyTree, PyTree]:
-    """Keeps what was carried, and the prototypes as they should be."""
+    """Normalises the prototypes if `prototypes.norm` is "step"."""
     del state, step
     prototypes = {
       name: self.prototypes.after_step(head_params[name])

@@ -1,8 +1,8 @@
 """LeJEPA (Balestriero & LeCun, 2025): views agree, features are Gaussian.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-weight 0.05 of SIGReg, 1024 slices (drawn anew each step), 2 large and 6 small
-crops, a projector of hidden layers of 2048, AdamW at 5e-4, decay 0.05.
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: SIGReg weight 0.05, 1024 slices (redrawn every step), 2 large and 6 small
+crops, a projector with hidden layers of 2048, AdamW at 5e-4, decay 0.05.
 """
 
 import dataclasses
@@ -11,26 +11,21 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import (
-  Aux,
-  Features,
-  Objective,
-  check_positive,
-  check_range,
-)
+from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.projector import ProjectorObjective
 from jssl.rng import stream
 from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LeJEPA(Objective):
-  """The `objective` section of a config, for `objective.name="lejepa"`.
+class LeJEPA(ProjectorObjective):
+  """LeJEPA; `objective.name="lejepa"` in a config.
 
   Attributes:
-    sigreg_weight: of SIGReg; the agreement of views has the rest of 1.
-    num_slices: random directions of SIGReg.
-    projector: from h to z.
-    num_views: large crops; their mean is what all views should agree with.
+    sigreg_weight: weight of SIGReg; the invariance has 1 - `sigreg_weight`.
+    num_slices: number of random directions of SIGReg.
+    projector: head that maps features to embeddings.
+    num_views: number of large crops; their mean is the target of all views.
   """
 
   sigreg_weight: float = 0.05
@@ -43,11 +38,6 @@ class LeJEPA(Objective):
     check_range("sigreg_weight", self.sigreg_weight, 0, 1)
     check_positive(num_slices=self.num_slices, num_views=self.num_views)
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns the projector's parameters, and its batch statistics."""
-    params, state = self.projector.init(key, feature_dim)
-    return {"projector": params}, {"projector": state}
-
   def loss(
     self,
     head_params: dict,
@@ -57,11 +47,10 @@ class LeJEPA(Objective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """The mean over views of SIGReg and of the distance to their mean."""
+    """SIGReg and squared distance to the mean large view, over all views."""
     del step
-    h = jnp.concatenate(features.student)
-    z, moved = self.projector.apply(
-      head_params["projector"], state["projector"], h
+    z, state = self.project(
+      head_params, state, jnp.concatenate(features.student)
     )
     mean = jnp.mean(z[: self.num_views], axis=0, keepdims=True)
     invariance = jnp.mean((z - mean) ** 2)
@@ -72,5 +61,4 @@ class LeJEPA(Objective):
     gaussian = jnp.mean(jnp.stack(of_views))
     weight = self.sigreg_weight
     loss = weight * gaussian + (1 - weight) * invariance
-    metrics = {"invariance": invariance, "sigreg": gaussian}
-    return loss, Aux(metrics, {"projector": moved})
+    return loss, Aux({"invariance": invariance, "sigreg": gaussian}, state)

@@ -1,15 +1,15 @@
 """MoCo v3 (Chen et al., ICCV 2021): InfoNCE against an averaged encoder.
 
-State: batch statistics, the averaged projector, and the queue if there is one.
+State: batch statistics, the averaged projector, the queue if `queue_size` > 0.
 Stop-gradient: the keys. In the paper (ViT-S): temperature 0.2, batch 4096,
-momentum 0.99 to 1 along a cosine, projector 4096-4096-256 and predictor
-4096-256, both ending in a norm without parameters, AdamW at 1.5e-4 b/256,
-decay 0.1; ResNet-50: one hidden layer less, temperature 1, momentum 0.99 (0.996
-for 1000 epochs).
+cosine momentum 0.99 to 1, projector 4096-4096-256 and predictor 4096-256, both
+with a last norm without parameters, AdamW at 1.5e-4 b/256, decay 0.1.
+ResNet-50: one hidden layer less in the projector, temperature 1, momentum 0.99
+(0.996 for 1000 epochs).
 
-With `queue_size` negatives are the keys of earlier batches, as in MoCo v2 (He
-et al., CVPR 2020; Chen et al., 2020: 65,536 keys, temperature 0.2, momentum
-0.999 constant, no predictor), in both directions.
+With a queue the negatives are keys of earlier batches, in both directions, as
+in MoCo v2 (He et al., CVPR 2020; Chen et al., 2020: 65,536 keys, temperature
+0.2, constant momentum 0.999, no predictor).
 """
 
 import dataclasses
@@ -21,20 +21,21 @@ from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features, check_positive, check_range
-from jssl.objectives.momentum import PredictorObjective
+from jssl.objectives.momentum import MomentumObjective
+from jssl.objectives.projector import PredictorObjective
 from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MoCoV3(PredictorObjective):
-  """The `objective` section of a config, for `objective.name="moco_v3"`.
+class MoCoV3(PredictorObjective, MomentumObjective):
+  """MoCo v3, or v2 with a queue; `objective.name="moco_v3"` in a config.
 
   Attributes:
-    temperature: T; the loss has MoCo v3's factor 2T.
-    projector: of queries and, averaged, of keys.
-    predictor: of queries; without layers there is none.
-    queue_size: keys that are kept, a multiple of the batch; 0: those of the
-      batch are the negatives.
+    temperature: temperature T; the loss has MoCo v3's factor 2T.
+    projector: head of the queries and, averaged, of the keys.
+    predictor: second head of the queries; identity without layers.
+    queue_size: number of keys in the queue, a multiple of the batch size; with
+      0 the other keys of the batch are the negatives.
   """
 
   temperature: float = 0.2
@@ -49,7 +50,7 @@ class MoCoV3(PredictorObjective):
     check_range("queue_size", self.queue_size, 0)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns both heads' parameters, and what is remembered."""
+    """Returns head parameters; state with averages and the queue."""
     first, second = jax.random.split(key)
     params, state = super().init(first, feature_dim)
     if self.queue_size:
@@ -66,9 +67,9 @@ class MoCoV3(PredictorObjective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """InfoNCE of each view's query with the other view's key, summed."""
+    """InfoNCE of queries with keys of the other view, summed over views."""
     del key, step
-    (q1, q2), state = self.predict(head_params, state, features)
+    (q1, q2), _, state = self.predict(head_params, state, features)
     (k1, k2), state = self.targets(state, features)
     negatives = None
     if self.queue_size:
@@ -78,6 +79,6 @@ class MoCoV3(PredictorObjective):
     )
     loss = info_nce(q1, k2) + info_nce(q2, k1)
     if self.queue_size:
-      # Of one view, as in MoCo v2: each image is in the queue once.
+      # Keys of one view, as in MoCo v2: the queue holds each image once.
       state = {**state, "queue": queue.push(state["queue"], k1)}
     return 2 * self.temperature * loss, Aux({}, state)

@@ -1,4 +1,4 @@
-"""A queue of projections, for methods that keep those of earlier batches."""
+"""Queue of projections of earlier batches."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from jssl.typing import Key
 
 
 class Queue(NamedTuple):
-  """The last q rows, unit vectors, as a ring.
+  """Ring buffer of the last q unit vectors.
 
   Attributes:
-    rows: [q, d].
-    cursor: of the oldest row.
+    rows: [q, d] unit vectors.
+    cursor: index of the oldest row.
   """
 
   rows: Float[Array, "q d"]
@@ -23,23 +23,22 @@ class Queue(NamedTuple):
 
 
 def full(key: Key, size: int, dim: int) -> Queue:
-  """Returns a queue of random directions, as MoCo's begins."""
+  """Returns a queue of random directions, as in MoCo."""
   return Queue(
     unit(jax.random.normal(key, (size, dim))), jnp.zeros((), jnp.int32)
   )
 
 
 def push(queue: Queue, z: Float[Array, "b d"]) -> Queue:
-  """Returns the queue with b rows in the place of its oldest.
+  """Returns the queue with its b oldest rows replaced by the rows of z.
 
   Raises:
-    ValueError: q is not a multiple of b.
+    ValueError: if q is not a multiple of b.
   """
   size, b = len(queue.rows), len(z)
   if size % b:
     raise ValueError(
-      f"objective.queue_size={size} must be a multiple of the {b} images of a "
-      "batch (data.batch_size)"
+      f"objective.queue_size={size} must be a multiple of data.batch_size={b}"
     )
   new = unit(z).astype(queue.rows.dtype)
   rows = jax.lax.dynamic_update_slice_in_dim(

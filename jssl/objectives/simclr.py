@@ -1,9 +1,8 @@
 """SimCLR (Chen et al., ICML 2020): NT-Xent on an MLP projector.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-temperature 0.1 (batch 4096, ImageNet; 0.5 on CIFAR-10), a projector of one
-hidden layer of 2048 and 128 out, batch statistics over the global batch and
-both views, LARS.
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: temperature 0.1 (batch 4096, ImageNet; 0.5 on CIFAR-10), projector
+2048-128, batch statistics over the global batch and both views, LARS.
 """
 
 import dataclasses
@@ -19,11 +18,12 @@ from jssl.typing import Labels, Metrics, Scalar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCLR(TwoViewObjective):
-  """The `objective` section of a config, for `objective.name="simclr"`.
+  """SimCLR; `objective.name="simclr"` in a config.
 
   Attributes:
-    temperature: of NT-Xent.
-    projector: ends in a norm without parameters in SimCLR's code.
+    temperature: temperature of NT-Xent.
+    projector: head that maps features to embeddings; its last norm has no
+      parameters in the authors' code.
   """
 
   temperature: float = 0.1
@@ -38,5 +38,5 @@ class SimCLR(TwoViewObjective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """NT-Xent between the two views."""
+    """NT-Xent between two views."""
     return losses.nt_xent(z1, z2, temperature=self.temperature), {}

@@ -1,9 +1,8 @@
-"""SupCon (Khosla et al., NeurIPS 2020): images of one label attract.
+"""SupCon (Khosla et al., NeurIPS 2020): positives share a label.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-temperature 0.1 (0.07 in its code), a projector of one hidden layer of 2048 and
-128 out without norms, batch 6144. It uses the labels of the training images:
-every image needs one.
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: temperature 0.1 (0.07 in the authors' code), projector 2048-128 without
+norms, batch 6144. Supervised: every training image needs a label.
 """
 
 import dataclasses
@@ -20,11 +19,11 @@ from jssl.typing import Labels, Metrics, Scalar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SupCon(TwoViewObjective):
-  """The `objective` section of a config, for `objective.name="supcon"`.
+  """SupCon; `objective.name="supcon"` in a config.
 
   Attributes:
-    temperature: of the loss.
-    projector: from h to z.
+    temperature: temperature of the loss.
+    projector: head that maps features to embeddings.
   """
 
   temperature: float = 0.1
@@ -40,10 +39,10 @@ class SupCon(TwoViewObjective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """L_out of all 2b rows, the views of an image side by side."""
+    """L_out over all 2b rows."""
     if labels is None:
-      raise ValueError('objective.name="supcon" needs a set with labels')
-    # Interleaved, and not stacked, so that rows stay on their devices.
+      raise ValueError('objective.name="supcon" needs a data set with labels')
+    # Interleaved instead of concatenated, so that no row changes its device.
     z = jnp.stack([z1, z2], axis=1).reshape(-1, z1.shape[1])
     twice = jnp.stack([labels, labels], axis=1).reshape(-1)
     loss = losses.supervised_contrastive(z, twice, temperature=self.temperature)

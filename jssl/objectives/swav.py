@@ -1,10 +1,10 @@
 """SwAV (Caron et al., NeurIPS 2020): predict the other view's assignment.
 
-State: batch statistics. Stop-gradient: the assignments, which are those of
-large crops, balanced over the global batch. In the paper: 3000 prototypes,
-temperature 0.1, epsilon 0.05, 3 iterations, projector 2048-128, 2 crops of 224
-px and 6 of 96, prototypes frozen for the first epoch, LARS at 0.3 b/256, decay
-1e-6, batch 4096, 800 epochs. Its queue for small batches is not here.
+State: batch statistics. Stop-gradient: the assignments of the large crops,
+balanced over the global batch. In the paper: 3000 prototypes, temperature 0.1,
+epsilon 0.05, 3 iterations, projector 2048-128, 2 crops of 224 px and 6 of 96,
+prototypes frozen for one epoch, LARS at 0.3 b/256, decay 1e-6, batch 4096, 800
+epochs. The paper's queue for small batches is not implemented.
 """
 
 import dataclasses
@@ -15,22 +15,23 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head, Prototypes, unit
-from jssl.objectives.base import Aux, Features, Objective, check_positive
+from jssl.objectives.base import Aux, Features, check_positive
+from jssl.objectives.projector import ProjectorObjective
 from jssl.schedules import Schedule
 from jssl.typing import Key, PyTree, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SwAV(Objective):
-  """The `objective` section of a config, for `objective.name="swav"`.
+class SwAV(ProjectorObjective):
+  """SwAV; `objective.name="swav"` in a config.
 
   Attributes:
-    temperature: of the predictions.
-    epsilon: of the assignments' entropy.
-    iterations: of Sinkhorn and Knopp.
-    projector: from h to z, which is then normalised.
-    prototypes: what views are assigned to.
-    num_views: large crops.
+    temperature: temperature of the predictions.
+    epsilon: entropy regularisation of the assignments.
+    iterations: number of Sinkhorn-Knopp iterations.
+    projector: head that maps features to z; z is then normalised.
+    prototypes: prototypes that views are assigned to.
+    num_views: number of large crops.
   """
 
   temperature: float = 0.1
@@ -50,15 +51,15 @@ class SwAV(Objective):
     )
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns projector and prototypes (unit rows), and batch statistics."""
+    """Returns projector and prototypes; batch statistics of the projector."""
     first, second = jax.random.split(key)
-    params, state = self.projector.init(first, feature_dim)
+    params, state = super().init(first, feature_dim)
     width = self.projector.width(feature_dim)
-    prototypes = self.prototypes.init(second, width)
-    return {"projector": params, "prototypes": prototypes}, {"projector": state}
+    params["prototypes"] = self.prototypes.init(second, width)
+    return params, state
 
   def schedules(self) -> Mapping[str, Schedule]:
-    """Prototypes are frozen at first."""
+    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
     return self.prototypes.schedules("prototypes")
 
   def loss(
@@ -70,11 +71,10 @@ class SwAV(Objective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """Swapped prediction of all views from the large ones."""
+    """Swapped prediction: all views predict assignments of large crops."""
     del key, step
-    h = jnp.concatenate(features.student)
-    z, moved = self.projector.apply(
-      head_params["projector"], state["projector"], h
+    z, state = self.project(
+      head_params, state, jnp.concatenate(features.student)
     )
     loss = losses.swav(
       unit(z),
@@ -84,12 +84,12 @@ class SwAV(Objective):
       iterations=self.iterations,
       num_large=self.num_views,
     )
-    return loss, Aux({}, {"projector": moved})
+    return loss, Aux({}, state)
 
   def update(
     self, head_params: dict, state: dict, carry: dict, *, step: Step
   ) -> tuple[PyTree, PyTree]:
-    """Brings the prototypes back to length 1."""
+    """Normalises the prototypes if `prototypes.norm` is "step"."""
     del state, step
     prototypes = self.prototypes.after_step(head_params["prototypes"])
     return {**head_params, "prototypes": prototypes}, carry

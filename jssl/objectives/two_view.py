@@ -1,26 +1,18 @@
-"""What most methods are: a projector, and a loss of two views of z."""
+"""Base of methods with a projector and a loss between two views."""
 
 import abc
 import dataclasses
 
 from jaxtyping import Array, Float
 
-from jssl.models.heads import Head
-from jssl.objectives.base import Aux, Features, Objective
-from jssl.typing import Key, Labels, Metrics, PyTree, Scalar, Step
+from jssl.objectives.base import Aux, Features
+from jssl.objectives.projector import ProjectorObjective
+from jssl.typing import Key, Labels, Metrics, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoViewObjective(Objective):
-  """A method that compares the projections of two views.
-
-  State: the projector's batch statistics, over the global batch and all views.
-
-  Attributes:
-    projector: from h to z.
-  """
-
-  projector: Head
+class TwoViewObjective(ProjectorObjective):
+  """Base of methods that compare the embeddings of two views."""
 
   @abc.abstractmethod
   def compare(
@@ -29,12 +21,7 @@ class TwoViewObjective(Objective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """Returns the loss, and scalars for the log."""
-
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, PyTree]:
-    """Returns the projector's parameters, and its batch statistics."""
-    params, state = self.projector.init(key, feature_dim)
-    return {"projector": params}, {"projector": state}
+    """Returns `(loss, metrics)`; metrics are scalars to log."""
 
   def loss(
     self,
@@ -45,11 +32,9 @@ class TwoViewObjective(Objective):
     key: Key,
     step: Step,
   ) -> tuple[Scalar, Aux]:
-    """Compares the two views."""
+    """Applies the projector and compares two views."""
     del key, step
     (h,) = features.student
-    (z1, z2), moved = self.projector.apply(
-      head_params["projector"], state["projector"], h
-    )
+    (z1, z2), state = self.project(head_params, state, h)
     loss, metrics = self.compare(z1, z2, features.labels)
-    return loss, Aux(metrics, {"projector": moved})
+    return loss, Aux(metrics, state)

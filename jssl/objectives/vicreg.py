@@ -1,7 +1,8 @@
 """VICReg (Bardes et al., ICLR 2022): invariance, variance, covariance.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-weights 25, 25 and 1, a projector 8192-8192-8192, batch 2048, LARS, 1000 epochs.
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: weights 25, 25 and 1, projector 8192-8192-8192, batch 2048, LARS, 1000
+epochs.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ from jssl.typing import Labels, Metrics, Scalar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VICReg(TwoViewObjective):
-  """The `objective` section of a config, for `objective.name="vicreg"`.
+  """VICReg; `objective.name="vicreg"` in a config.
 
   Attributes:
-    invariance_weight: of the mean squared distance of views.
-    variance_weight: of the hinge on deviations; 0 lets it collapse.
-    covariance_weight: of the squared covariances.
-    projector: without a last norm: the variance is the loss's concern.
+    invariance_weight: weight of the mean squared distance of views.
+    variance_weight: weight of the hinge on standard deviations; 0 collapses.
+    covariance_weight: weight of the squared covariances.
+    projector: head without a last norm, because the loss controls the variance.
   """
 
   invariance_weight: float = 25.0
@@ -42,7 +43,7 @@ class VICReg(TwoViewObjective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """The weighted sum of the terms, and the terms."""
+    """Returns the weighted sum of the terms; the terms are metrics."""
     terms = losses.vicreg_terms(z1, z2)
     loss = (
       self.invariance_weight * terms.invariance

@@ -1,9 +1,9 @@
-"""W-MSE (Ermolov et al., ICML 2021): views agree after whitening.
+"""W-MSE (Ermolov et al., ICML 2021): distance of whitened views.
 
-State: the projector's batch statistics. Nothing is stop-gradient. In the paper:
-a projector of one hidden layer of 1024 and 64 out (128 on ImageNet), Adam at
-2e-3, batch 512 on CIFAR. The batch must be larger than z is wide; it is
-whitened as a whole, in the paper in parts of 2 x the width.
+State: batch statistics of the projector. Nothing is stop-gradient. In the
+paper: projector 1024-64 (1024-128 on ImageNet), Adam at 2e-3, batch 512 on
+CIFAR. The batch size must exceed the embedding width. The batch is whitened as
+a whole; the paper whitens sub-batches of twice the width.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from jssl.typing import Labels, Metrics, Scalar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WMSE(TwoViewObjective):
-  """The `objective` section of a config, for `objective.name="w_mse"`.
+  """W-MSE; `objective.name="w_mse"` in a config.
 
   Attributes:
-    eps: weight of the identity in the covariance that is whitened by.
-    projector: from h to z; fewer dimensions than the batch has images.
+    eps: weight of the identity in the covariance that defines the whitening.
+    projector: head of output width below the batch size.
   """
 
   eps: float = 1e-3
@@ -38,11 +38,11 @@ class WMSE(TwoViewObjective):
     z2: Float[Array, "b z"],
     labels: Labels | None,
   ) -> tuple[Scalar, Metrics]:
-    """The distance of whitened views."""
+    """Squared distance of whitened views."""
     b, width = z1.shape
     if b <= width:
       raise ValueError(
-        f"data.batch_size={b} must be larger than the projector's width "
-        f"{width} (objective.projector.out_dim): whitening needs it"
+        f"data.batch_size={b} must exceed objective.projector.out_dim={width}: "
+        "whitening needs more rows than dimensions"
       )
     return losses.w_mse(z1, z2, eps=self.eps), {}

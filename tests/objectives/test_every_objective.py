@@ -30,7 +30,7 @@ from jssl.objectives.base import Objective
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 FOLDER = pathlib.Path(objectives.__file__).parent
-SHARED = {"__init__", "base", "momentum", "queue", "two_view"}
+SHARED = {"__init__", "base", "momentum", "projector", "queue", "two_view"}
 METHODS = sorted({path.stem for path in FOLDER.glob("*.py")} - SHARED)
 
 
@@ -295,7 +295,7 @@ def test_heads_that_are_compared_are_as_wide(name, one, other):
   objective = BY_NAME[name].objective
   head = dataclasses.replace(getattr(objective, other), out_dim=3)
   wrong = dataclasses.replace(objective, **{other: head})
-  message = f"objective.{one} is 4 wide and objective.{other} 3"
+  message = f"objective.{one} has width 4 and objective.{other} has width 3"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda key: wrong.init(key, D), jax.random.key(0))
 
@@ -317,7 +317,9 @@ def shape_of_loss(objective, **replaced):
 
 
 def test_supcon_needs_labels():
-  with pytest.raises(ValueError, match=r'objective.name="supcon" needs a set'):
+  with pytest.raises(
+    ValueError, match=r'objective.name="supcon" needs a data set'
+  ):
     shape_of_loss(BY_NAME["supcon"].objective, labels=None)
 
 
