@@ -1,18 +1,65 @@
-"""`python -m jssl.bench NAME`: runs one benchmark."""
+"""`python -m jssl.bench NAME`: times a part of the library.
 
-import pathlib
-import runpy
+Prints a Markdown table; --json=FILE writes it with every measurement.
+"""
+
+import argparse
+import importlib
+import shlex
 import sys
+
+BENCHES = {
+  "losses": "fused operations of the losses: time, memory, communication",
+  "augment": "views of a batch on the device",
+  "step": "one compiled training step",
+  "loop": "time of the training loop outside the compiled step",
+  "data": "images per second and core, from JPEG to device",
+  "probe": "linear probe, compared with scikit-learn",
+  "diagnostics": "streaming singular values, compared with a full SVD",
+  "kernel_regime": "Gram matrices and solvers of the kernel regime",
+}
 
 
 def main() -> None:
   """Runs the benchmark that the command line names."""
-  folder = pathlib.Path(__file__).parent
-  names = sorted(p.stem for p in folder.iterdir() if p.stem[0] != "_")
-  if len(sys.argv) < 2 or sys.argv[1] not in names:
-    sys.exit(f"usage: python -m jssl.bench {{{','.join(names)}}} ...")
-  name = sys.argv.pop(1)
-  runpy.run_module(f"jssl.bench.{name}", run_name="__main__", alter_sys=True)
+  formatter = argparse.RawDescriptionHelpFormatter
+  names = "\n".join(f"  {name:14} {text}" for name, text in BENCHES.items())
+  choice = argparse.ArgumentParser(
+    "jssl.bench",
+    description=f"{__doc__}\nbenchmarks:\n{names}",
+    formatter_class=formatter,
+  )
+  choice.add_argument("name", choices=BENCHES, metavar="NAME")
+  name = choice.parse_args(sys.argv[1:2]).name
+
+  bench = importlib.import_module(f"jssl.bench.{name}")
+  parser = argparse.ArgumentParser(
+    f"jssl.bench {name}",
+    description=bench.__doc__,
+    formatter_class=formatter,
+    allow_abbrev=False,
+  )
+  for flag, (default, text) in {**bench.FLAGS, "json": ("", "file")}.items():
+    parser.add_argument(
+      f"--{flag}",
+      type=type(default),
+      default=default,
+      help=f"{text} (default: {default!r})",
+    )
+  args, overrides = parser.parse_known_args(sys.argv[2:])
+  if hasattr(args, "config"):
+    args.overrides = overrides
+  elif overrides:
+    parser.error(f"unexpected arguments: {' '.join(overrides)}")
+
+  from jssl.bench import harness
+
+  try:
+    report = bench.run(args)
+  except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")
+  command = shlex.join(["python", "-m", "jssl.bench", *sys.argv[1:]])
+  harness.publish(report, command, args.json)
 
 
 if __name__ == "__main__":

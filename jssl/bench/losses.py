@@ -1,323 +1,201 @@
-"""`python -m jssl.bench.losses`: what each fused operation costs.
+"""Fused operations of the losses: value and gradients.
 
-Here, time and memory of value and gradients are measured; the kernels run
-interpreted, which says nothing of their speed. With `--target=v5e:2x4` (any TPU
-topology, or h100:8) the programs are compiled for devices that are not there:
-memory, products, bytes and collectives, but no times.
+Without --target, times and memory on this machine. Pallas kernels run in
+interpret mode here, so their times say nothing about an accelerator.
+
+With --target=v5e:2x4 (any TPU topology, or h100:8), programs are compiled for
+devices that need not be present: memory, matrix products, bytes and
+collectives, but no times.
 """
 
-import dataclasses
-import json
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from absl import app, flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from jssl.bench import harness
+from jssl.losses.ops import (
+  characteristic,
+  gram,
+  matmul,
+  nearest,
+  prototypes,
+  sigmoid,
+  similarity,
+)
+from jssl.losses.ops.gram import Factor, Pair
+from jssl.losses.ops.layout import run as run_with_layout
 from jssl.preflight import cost, targets
 
-_TARGET = flags.DEFINE_string(
-  "target", None, "Compile for it, and run nothing."
-)
-_JSON = flags.DEFINE_string(
-  "json", None, "File that the table goes to as well."
-)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Of which the median is told.")
-_ONLY = flags.DEFINE_list("only", None, "Operations; all if not given.")
+FLAGS = {
+  "rounds": (5, "measurements of each case"),
+  "target": ("", "compile for it, without running"),
+  "only": ("", "operations, separated by commas; all if empty"),
+}
+Shapes = Sequence[tuple[int, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-  """An operation in the loss that it was made for.
+def _normalized(x: Any, **options: Any) -> Any:
+  wide = x.astype(matmul.wide(x.dtype))
+  scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1) / 10)
+  return similarity.side(x, scale, **options)
 
-  Attributes:
-    name: of the operation, and what is special.
-    loss: `(layout, *arrays, implementation=) -> scalar`.
-    shapes: of the arrays, by size: "here", "target" and "small".
-    split: which of them are split over devices.
-    kernel: whether it has one.
-  """
+
+def _two_sets(layout: Any, x: Any, y: Any, **options: Any) -> Any:
+  rows, columns = similarity.log_sum_exps(
+    layout, _normalized(x, ids=0), _normalized(y, ids=1), **options
+  )
+  return layout.mean(rows) + layout.mean(columns)
+
+
+def _one_set(layout: Any, x: Any, **options: Any) -> Any:
+  rows = _normalized(x, ids=layout.positions(len(x)))
+  return layout.mean(similarity.log_sum_exp(layout, rows, None, **options))
+
+
+def _prototypes(layout: Any, x: Any, w: Any, **options: Any) -> Any:
+  rows, columns = _normalized(x, ids=0), similarity.side(w, 1.0, ids=1)
+  found = prototypes.attend(layout, rows, columns, w, **options)
+  return layout.mean(found.lse) + layout.mean(jnp.sum(found.mean**2, axis=1))
+
+
+def _gram(layout: Any, x: Any, **options: Any) -> Any:
+  mean = layout.mean(x.astype(matmul.wide(x.dtype)))
+  centred = Factor(x, mean, jnp.ones_like(mean))
+  return gram.inner(layout, Pair(centred), **options)
+
+
+def _sigmoid(layout: Any, x: Any, y: Any, **options: Any) -> Any:
+  one = jnp.ones((), matmul.wide(x.dtype))
+  ids = layout.positions(len(x))
+  return sigmoid.total(layout, x, y, one, -one, ids=(ids, ids), **options)
+
+
+def _nearest(layout: Any, x: Any, **options: Any) -> Any:
+  wide = x.astype(matmul.wide(x.dtype))
+  scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1))
+  other = nearest.neighbours(layout, x, scale, **options)
+  return layout.mean(jnp.sum((wide - other) ** 2, axis=1))
+
+
+def _characteristic(layout: Any, p: Any, **options: Any) -> Any:
+  wide = p.astype(matmul.wide(p.dtype))
+  sums = characteristic.sums(layout, wide, knots=17, step=3 / 16, **options)
+  return jnp.sum(sums.cosine**2) + jnp.sum(sums.sine**2)
+
+
+class Operation(NamedTuple):
+  """A fused operation inside a loss that uses it."""
 
   name: str
-  loss: Callable
-  shapes: dict[str, tuple[tuple[int, ...], ...]]
-  split: tuple[bool, ...]
-  kernel: bool = False
+  loss: Callable  # (layout, *arrays, implementation=) -> scalar
+  here: Shapes  # to run
+  target: Shapes  # to compile for a target
+  small: Shapes = ()  # to run the Pallas kernel with; () without a kernel
+  replicated: tuple[int, ...] = ()  # arrays that are not split over devices
 
 
-def subjects() -> list[Subject]:
-  """Returns what is measured."""
-  import jax
-  import jax.numpy as jnp
-
-  from jssl.losses.ops import (
-    characteristic,
-    gram,
-    matmul,
-    nearest,
-    prototypes,
-    sigmoid,
-    similarity,
-  )
-  from jssl.losses.ops.gram import Factor, Pair
-
-  def normed(x: Any, **options: Any) -> Any:
-    wide = x.astype(matmul.wide(x.dtype))
-    scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1) / 10)
-    return similarity.side(x, scale, **options)
-
-  def both(layout: Any, x: Any, y: Any, **options: Any) -> Any:
-    rows, columns = similarity.log_sum_exps(
-      layout, normed(x, ids=0), normed(y, ids=1), **options
-    )
-    return layout.mean(rows) + layout.mean(columns)
-
-  def alone(layout: Any, x: Any, **options: Any) -> Any:
-    rows = normed(x, ids=layout.positions(len(x)))
-    return layout.mean(similarity.log_sum_exp(layout, rows, None, **options))
-
-  def attend(layout: Any, x: Any, w: Any, **options: Any) -> Any:
-    columns = similarity.side(w, 1.0, ids=1)
-    seen = prototypes.attend(layout, normed(x, ids=0), columns, w, **options)
-    return layout.mean(seen.lse) + layout.mean(jnp.sum(seen.mean**2, axis=1))
-
-  def squares(layout: Any, x: Any, **options: Any) -> Any:
-    wide = x.astype(matmul.wide(x.dtype))
-    mean = layout.mean(wide)
-    centred = Factor(x, mean, jnp.ones_like(mean))
-    return gram.inner(layout, Pair(centred), **options)
-
-  def pairs(layout: Any, x: Any, y: Any, **options: Any) -> Any:
-    one = jnp.ones((), matmul.wide(x.dtype))
-    ids = layout.positions(len(x))
-    return sigmoid.total(layout, x, y, one, -one, ids=(ids, ids), **options)
-
-  def spread(layout: Any, x: Any, **options: Any) -> Any:
-    wide = x.astype(matmul.wide(x.dtype))
-    scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1))
-    other = nearest.neighbours(layout, x, scale, **options)
-    return layout.mean(jnp.sum((wide - other) ** 2, axis=1))
-
-  def waves(layout: Any, p: Any, **options: Any) -> Any:
-    wide = p.astype(matmul.wide(p.dtype))
-    sums = characteristic.sums(layout, wide, knots=17, step=3 / 16, **options)
-    return jnp.sum(sums.cosine**2) + jnp.sum(sums.sine**2)
-
-  def sizes(here: tuple, target: tuple, small: tuple = ()) -> dict[str, tuple]:
-    return {"here": here, "target": target, "small": small}
-
-  n, d = (4096, 128), (32768, 768)
-  return [
-    Subject(
-      "similarity, rows and columns",
-      both,
-      sizes((n, n), (d, d), ((256, 128), (256, 128))),
-      (True, True),
-      kernel=True,
-    ),
-    Subject(
-      "similarity, of one set",
-      alone,
-      sizes(((8192, 128),), (d,), ((256, 128),)),
-      (True,),
-      kernel=True,
-    ),
-    Subject(
-      "prototypes",
-      attend,
-      sizes(
-        ((2048, 128), (8192, 128)),
-        ((16384, 256), (65536, 256)),
-        ((256, 128), (512, 128)),
-      ),
-      (True, False),
-      kernel=True,
-    ),
-    Subject(
-      "gram, by rows",
-      squares,
-      sizes(((512, 4096),), ((2048, 8192),)),
-      (True,),
-    ),
-    Subject(
-      "gram, by features",
-      squares,
-      sizes(((8192, 2048),), ((32768, 4096),)),
-      (True,),
-    ),
-    Subject("sigmoid", pairs, sizes((n, n), (d, d)), (True, True)),
-    Subject("nearest", spread, sizes(((8192, 128),), (d,)), (True,)),
-    Subject(
-      "characteristic",
-      waves,
-      sizes(((8192, 256),), ((32768, 1024),)),
-      (True,),
-    ),
-  ]
+_A, _B, _C = (4096, 128), (32768, 768), (256, 128)
+OPERATIONS = [
+  Operation("similarity, two sets", _two_sets, [_A, _A], [_B, _B], [_C, _C]),
+  Operation("similarity, one set", _one_set, [(8192, 128)], [_B], [_C]),
+  Operation(
+    "prototypes",
+    _prototypes,
+    [(2048, 128), (8192, 128)],
+    [(16384, 256), (65536, 256)],
+    [_C, (512, 128)],
+    replicated=(1,),
+  ),
+  Operation("gram, by rows", _gram, [(512, 4096)], [(2048, 8192)]),
+  Operation("gram, by features", _gram, [(8192, 2048)], [(32768, 4096)]),
+  Operation("sigmoid", _sigmoid, [_A, _A], [_B, _B]),
+  Operation("nearest", _nearest, [(8192, 128)], [_B]),
+  Operation("characteristic", _characteristic, [(8192, 256)], [(32768, 1024)]),
+]
 
 
-def _function(subject: Subject, implementation: str | None) -> Callable:
-  import functools
-
-  import jax
-
-  from jssl.losses.ops.layout import run
-
+def _value_and_grad(operation: Operation, implementation: str) -> Callable:
   def value(*arrays: Any) -> Any:
-    loss = functools.partial(subject.loss, implementation=implementation)
-    return run(loss, *arrays, axis_name=None)
+    loss = functools.partial(operation.loss, implementation=implementation)
+    return run_with_layout(loss, *arrays, axis_name=None)
 
-  every = tuple(range(len(subject.split)))
-  return jax.value_and_grad(value, argnums=every)
-
-
-def here() -> Iterator[dict[str, Any]]:
-  """Yields a row for each operation and implementation, run on this machine."""
-  import jax
-
-  def measured(subject: Subject, size: str, variants: tuple) -> Iterator[dict]:
-    keys = jax.random.split(jax.random.key(0), 2)
-    shapes = subject.shapes[size]
-    arrays = [
-      jax.random.normal(key, shape)
-      for key, shape in zip(keys, shapes, strict=False)
-    ]
-    compiled = {}
-    costs = {}
-    for name in variants:
-      function = _function(subject, name)
-      costs[name] = cost.compile_cost(function, *arrays)
-      compiled[name] = jax.jit(function)
-      jax.block_until_ready(compiled[name](*arrays))
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    # In turns: what else the machine does then falls on all of them.
-    for _ in range(_ROUNDS.value):
-      for name, function in compiled.items():
-        started = time.perf_counter()
-        jax.block_until_ready(function(*arrays))
-        times[name].append(1e3 * (time.perf_counter() - started))
-    for name in variants:
-      yield {
-        "operation": subject.name,
-        "shapes": _told(shapes),
-        "implementation": name,
-        "milliseconds": statistics.median(times[name]),
-        "working MiB": costs[name].working_bytes / 2**20,
-      }
-
-  for subject in _chosen():
-    yield from measured(subject, "here", ("reference", "tiled"))
-    if subject.kernel:
-      yield from measured(
-        subject, "small", ("reference", "tiled", "pallas_tpu")
-      )
+  return jax.value_and_grad(value, argnums=tuple(range(len(operation.here))))
 
 
-_NEEDS = (
-  "working MiB",
-  "products TFLOP",
-  "accessed GB, loops once",
-  "collectives MiB",
-  "kinds",
-)
+def _about(operation: Operation, shapes: Shapes) -> harness.Row:
+  text = " ".join("x".join(map(str, shape)) for shape in shapes)
+  return {"operation": operation.name, "shapes": text}
 
 
-def elsewhere(target: str) -> Iterator[dict[str, Any]]:
-  """Yields a row for each operation and implementation, compiled for a target.
+def _measured(
+  operation: Operation, shapes: Shapes, names: Sequence[str], rounds: int
+) -> list[harness.Row]:
+  keys = jax.random.split(jax.random.key(0), 2)
+  arrays = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False)]
 
-  Args:
-    target: see `jssl.preflight.targets.target`.
-  """
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-  from jax.sharding import AxisType, Mesh, NamedSharding
-  from jax.sharding import PartitionSpec as P
+  def case(name: str) -> harness.Case:
+    function = _value_and_grad(operation, name)
+    compiled = jax.jit(function)
+    needs = cost.compile_cost(function, *arrays)
+    return harness.Case(
+      name,
+      lambda: harness.timed(lambda: jax.block_until_ready(compiled(*arrays))),
+      {"working MiB": needs.working_bytes / 2**20},
+    )
 
-  mesh = Mesh(
-    np.array(targets.target(target).devices()),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-  )
-  for subject in _chosen():
-    shapes = subject.shapes["target"]
-    arrays = [
-      jax.ShapeDtypeStruct(
-        shape,
-        jnp.bfloat16,
-        sharding=NamedSharding(mesh, P("data") if split else P()),
-      )
-      for shape, split in zip(shapes, subject.split, strict=True)
-    ]
-    names = ["reference", "tiled"]
-    if subject.kernel and targets.target(target).is_tpu:
-      names.append("pallas_tpu")
-    for name in names:
-      row = {
-        "operation": subject.name,
-        "shapes": _told(shapes),
-        "implementation": name,
-      }
-      try:
-        needs = cost.compile_cost(_function(subject, name), *arrays)
-      except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-          raise
-        yield {**row, **dict.fromkeys(_NEEDS, "-"), _NEEDS[0]: "doesn't fit"}
-        continue
-      accessed = needs.accessed_bytes
-      values = (
-        needs.working_bytes / 2**20,
-        needs.product_flops / 1e12,
-        "-" if accessed is None else accessed / 1e9,
-        sum(needs.collectives.values()) / 2**20,
-        ", ".join(sorted(needs.collectives)),
-      )
-      yield {**row, **dict(zip(_NEEDS, values, strict=True))}
+  rows = harness.measure(map(case, names), rounds=rounds)
+  return [{**_about(operation, shapes), **row} for row in rows]
 
 
-def _chosen() -> list[Subject]:
-  return [
-    subject
-    for subject in subjects()
-    if not _ONLY.value or subject.name.split(",")[0] in _ONLY.value
-  ]
+def _compiled(operation: Operation, mesh: Mesh, name: str) -> harness.Row:
+  row = {**_about(operation, operation.target), "case": name}
+  arrays = []
+  for i, shape in enumerate(operation.target):
+    spec = P() if i in operation.replicated else P("data")
+    sharding = NamedSharding(mesh, spec)
+    arrays.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding))
+  try:
+    needs = cost.compile_cost(_value_and_grad(operation, name), *arrays)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return {**row, "working MiB": "does not fit"}
+  accessed = needs.accessed_bytes
+  return {
+    **row,
+    "working MiB": needs.working_bytes / 2**20,
+    "products TFLOP": needs.product_flops / 1e12,
+    "accessed GB, loops once": None if accessed is None else accessed / 1e9,
+    "collectives MiB": sum(needs.collectives.values()) / 2**20,
+    "kinds": ", ".join(sorted(needs.collectives)),
+  }
 
 
-def _told(shapes: tuple[tuple[int, ...], ...]) -> str:
-  return " ".join("x".join(map(str, shape)) for shape in shapes)
-
-
-def _cell(value: Any) -> str:
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def main(argv: list[str]) -> None:
-  """Prints a table, and writes it."""
-  del argv
-  if _TARGET.value:
-    targets.target(_TARGET.value).prepare()
-  rows = elsewhere(_TARGET.value) if _TARGET.value else here()
-  table: list[dict[str, Any]] = []
-  for row in rows:
-    if not table:
-      print("| " + " | ".join(row) + " |")
-      print("|---" * len(row) + "|", flush=True)
-    print("| " + " | ".join(map(_cell, row.values())) + " |", flush=True)
-    table.append(row)
-  if _JSON.value:
-    about = {
-      "command": "python -m jssl.bench.losses " + " ".join(sys.argv[1:]),
-      "target": _TARGET.value or "this machine",
-      "machine": platform.processor() or platform.machine(),
-      "date": time.strftime("%Y-%m-%d"),
-    }
-    with open(_JSON.value, "w") as file:
-      json.dump({**about, "rows": table}, file, indent=2)
-
-
-if __name__ == "__main__":
-  app.run(main)
+def run(args: argparse.Namespace) -> harness.Report:
+  """Measures here, or compiles for a target."""
+  only = tuple(args.only.split(","))
+  chosen = [o for o in OPERATIONS if o.name.startswith(only)]
+  plain = ["reference", "tiled"]
+  rows: list[harness.Row] = []
+  if not args.target:
+    for operation in chosen:
+      rows += _measured(operation, operation.here, plain, args.rounds)
+      if operation.small:
+        names = [*plain, "pallas_tpu"]
+        rows += _measured(operation, operation.small, names, args.rounds)
+    return harness.Report(rows)
+  target = targets.target(args.target)
+  target.prepare()
+  devices = np.array(target.devices())
+  mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+  for operation in chosen:
+    kernel = ["pallas_tpu"] if operation.small and target.is_tpu else []
+    rows += [_compiled(operation, mesh, name) for name in plain + kernel]
+  return harness.Report(rows, {"target": args.target})

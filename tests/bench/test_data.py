@@ -1,24 +1,21 @@
-"""What the bench is made of; not how fast anything is."""
+"""Cases of the data benchmark; not how fast anything is."""
 
+import argparse
 import importlib.util
 import io
-import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jssl.bench.data import chain, comparison, rates
-from jssl.data import generated
-from jssl.data.array_record import open_prepared
+from jssl.bench import data, photos
 
 SIZE_PX = 32
 
 
 def test_sizes_are_those_of_imagenet():
-  sizes = np.array(generated.sizes_px(20_000))
+  sizes = np.array(photos.sizes_px(20_000))
   width, height = sizes.mean(axis=0)
   assert 400 < width < 500
   assert 350 < height < 400
@@ -28,18 +25,17 @@ def test_sizes_are_those_of_imagenet():
   # A long tail, on both sides.
   assert 0.005 < np.mean(sizes.max(axis=1) > 1000) < 0.05
   assert 0.005 < np.mean(sizes.max(axis=1) < 150) < 0.05
-  assert generated.sizes_px(50) == generated.sizes_px(50)
-  assert generated.sizes_px(50) != generated.sizes_px(50, seed=1)
+  assert photos.sizes_px(50) == photos.sizes_px(50)
 
 
-def test_a_jpeg_is_as_heavy_as_a_photograph():
-  data = generated.jpeg(np.random.default_rng(0), 500, 375)
-  assert 80e3 < len(data) < 140e3
-  assert data == generated.jpeg(np.random.default_rng(0), 500, 375)
-  with Image.open(io.BytesIO(data)) as image:
+def test_a_jpeg_is_as_large_as_a_photograph():
+  file = photos.jpeg(np.random.default_rng(0), 500, 375)
+  assert 80e3 < len(file) < 140e3
+  assert file == photos.jpeg(np.random.default_rng(0), 500, 375)
+  with Image.open(io.BytesIO(file)) as image:
     assert (image.size, image.mode) == ((500, 375), "RGB")
     pixels = np.asarray(image.convert("L"), np.float32)
-  # Smooth over some pixels, and all of the range over the image.
+  # Smooth over some pixels, with the full range over the image.
   neighbours = np.corrcoef(pixels[:, 1:].ravel(), pixels[:, :-1].ravel())[0, 1]
   far = np.corrcoef(pixels[:, 50:].ravel(), pixels[:, :-50].ravel())[0, 1]
   assert neighbours > 0.7 > far > 0
@@ -47,166 +43,112 @@ def test_a_jpeg_is_as_heavy_as_a_photograph():
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-  """A folder with `photos/all/*.jpg`, and the set made of them in `data`."""
-  root = tmp_path_factory.mktemp("bench")
-  sizes = generated.sizes_px
+def small_photos():
+  """Makes the drawn photographs an eighth as large in each direction."""
+  sizes = photos.sizes_px
   with pytest.MonkeyPatch.context() as patch:
-    # An eighth of them in each direction.
     patch.setattr(
-      generated,
+      photos,
       "sizes_px",
-      lambda number, seed: [(w // 8, h // 8) for w, h in sizes(number, seed)],
+      lambda number: [(w // 8, h // 8) for w, h in sizes(number)],
     )
-    chain.prepare_photos(root, 24, SIZE_PX)
-  return root
+    yield
 
 
-def test_rows_of_the_decoder(photos):
-  encoded = [p.read_bytes() for p in sorted((photos / "photos").rglob("*.jpg"))]
-  assert len(encoded) == 24
-  subjects = chain.decoders(encoded, SIZE_PX)
-  assert [s.name for s in subjects] == [
+@pytest.fixture(scope="module")
+def root(small_photos, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("bench")
+  photos.prepare_sets(folder, 24, SIZE_PX)
+  return folder
+
+
+def arguments(**others):
+  defaults = {flag: default for flag, (default, _) in data.FLAGS.items()}
+  small = {
+    "images": 24,
+    "image_size_px": SIZE_PX,
+    "view_size_px": 24,
+    "batch_size": 8,
+  }
+  return argparse.Namespace(**{**defaults, **small, **others})
+
+
+def test_cases(root):
+  cases = {case.name: case for case in data.cases(root, arguments())}
+  assert [*cases] == [
     "JPEG decoder",
-    "JPEG decoder, scaled as the reader does",
+    "JPEG decoder, scaled as in the reader",
     "decoded to 32 px",
-  ]
-  for subject in subjects:
-    rate = subject.run()
-    assert rate.images == 24
-    assert rate.seconds > 0
-
-
-def opened(photos, name="photos"):
-  return open_prepared(
-    name,
-    data_dir=str(photos / "data"),
-    split="train+test",
-    image_size_px=SIZE_PX,
-  )
-
-
-def test_rows_of_the_chain(photos):
-  source = opened(photos)
-  assert len(source) == 24
-  subjects = chain.pipelines(source, batch_size=8, view_px=24)
-  assert [s.name for s in subjects] == [
+    *(f"batches on the device, workers: {n}" for n in (0, 1, 2)),
     "read and decoded, one thread",
-    "batches that are there to the devices",
-    *(f"batches on the devices, workers: {n}" for n in (0, 1, 2)),
-    "two views of what is on the devices",
+    "transfer of batches to the device",
+    "two views on the device",
     "batches and two views, workers: 0",
-  ]
-  for subject in subjects:
-    if not subject.name.endswith(("1", "2")):
-      rate = subject.run()
-      # What takes next to no time is done more often.
-      there = subject.name.startswith("batches that are there")
-      assert rate.images == (8 * 24 if there else 24), subject.name
-      assert rate.cpu_seconds > 0
-
-
-def test_rows_of_a_set_that_is_stored_at_its_size(photos):
-  small = opened(photos, "photos_small")
-  encoded = chain.stored_files(small)
-  sizes = [Image.open(io.BytesIO(data)).size for data in encoded]
-  # Those that are no larger stay as they are.
-  assert 0 < sum(size == (SIZE_PX, SIZE_PX) for size in sizes) < 24
-  assert all(min(size) <= SIZE_PX for size in sizes)
-  subjects = chain.stored_small(small, encoded, batch_size=8)
-  assert [s.name for s in subjects] == [
     "stored at 32 px: JPEG decoder",
     *(
-      f"stored at 32 px: batches on the devices, workers: {n}"
-      for n in (0, 1, 2)
+      f"stored at 32 px: batches on the device, workers: {n}" for n in (0, 1, 2)
     ),
   ]
-  assert [s.run().images for s in subjects[:2]] == [24, 24]
+  for name, case in cases.items():
+    if not name.endswith(("1", "2")):
+      timing = case.run()
+      # Transfers take next to no time and are repeated.
+      repeats = 8 if name.startswith("transfer") else 1
+      assert timing.items == 24 * repeats, name
+      assert timing.cpu_s > 0
 
 
-def test_processors_of_a_child_are_counted():
-  busy = "import time\nwhile time.process_time() < 0.5: pass\ninput()"
-  before = rates.cpu_seconds()
-  with subprocess.Popen(
-    [sys.executable, "-c", "print(1, flush=True)\n" + busy + "\n"],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-  ) as child:
-    child.stdout.readline()
-    for _ in range(600):
-      if rates.cpu_seconds() - before >= 0.4:
-        break
-      importlib.util.find_spec("time")
-    grown = rates.cpu_seconds() - before
-    child.communicate(b"\n")
-  assert grown >= 0.4
-
-
-def test_ratios_are_of_the_same_round():
-  Rate = rates.Rate
-  told = {
-    "first": iter([Rate(100, 1.0, 1.0), Rate(100, 4.0, 2.0)]),
-    "second": iter([Rate(50, 1.0, 1.0), Rate(50, 4.0, 2.0)]),
-  }
-  subjects = [
-    rates.Subject(name, lambda own=own: next(own)) for name, own in told.items()
-  ]
-  (first, _), (second, own) = rates.table(subjects, rounds=2)
-  assert first["of the decoder's"] == 1
-  assert second["row"] == "second"
-  assert second["images/s"] == pytest.approx((50 + 12.5) / 2)
-  assert second["lowest"] == second["highest"] == 0.5
-  assert len(own) == 2
-
-
-def test_without_torch_it_is_told(tmp_path):
-  with pytest.raises(ValueError, match="can't be run"):
-    comparison.torch_versions(str(tmp_path / "python"))
+def test_an_interpreter_without_torch(tmp_path):
+  with pytest.raises(ValueError, match="cannot run"):
+    data.torch_versions(str(tmp_path / "python"))
   if importlib.util.find_spec("torch") is None:
-    with pytest.raises(ValueError, match="can't import torch and torchvision"):
-      comparison.torch_versions(sys.executable)
+    with pytest.raises(ValueError, match="cannot import torch and torchvision"):
+      data.torch_versions(sys.executable)
 
 
-def test_rows_of_torchvision(photos, tmp_path):
-  """By an interpreter that says what it was asked for."""
+def test_cases_of_torchvision(root, tmp_path):
+  """With an interpreter that returns the number of images it was asked for."""
   python = tmp_path / "python"
   python.write_text(
     f"#!{sys.executable}\n"
     "import json, sys\n"
-    "assert sys.argv[1].endswith('bench/loader.py')\n"
-    "images = int(sys.argv[-1])\n"
-    "print(json.dumps({'images': images, 'seconds': 1, 'cpu_seconds': 2}))\n"
+    "assert sys.argv[1].endswith('bench/torchvision_loader.py')\n"
+    "items = int(sys.argv[-1])\n"
+    "print(json.dumps({'wall_s': 1, 'cpu_s': 2, 'items': items}))\n"
   )
   python.chmod(0o755)
-  subjects = comparison.torchvision_loaders(
-    str(python), photos / "photos", batch_size=2, size_px=SIZE_PX, view_px=24
-  )
-  assert [s.name for s in subjects] == [
+  cases = [
+    *data.torchvision_cases(
+      str(python), root / "photos", arguments(batch_size=2)
+    )
+  ]
+  assert [case.name for case in cases] == [
     "torchvision, resized to 32 px, workers: 1",
     "torchvision, resized to 32 px, workers: 2",
     "torchvision, two views, workers: 1",
     "torchvision, two views, workers: 2",
   ]
-  assert [s.run().images for s in subjects] == [24, 24, 16, 16]
+  assert [case.run().items for case in cases] == [24, 24, 16, 16]
 
 
-def test_command(tmp_path):
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "jssl.bench.data", "--images=6", "--rounds=1"),
-      *("--only=decoded,read", "--batch_size=2"),
-      f"--json={tmp_path / 'bench.json'}",
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
+def test_the_harness_runs_without_other_packages():
+  """As torchvision_loader.py needs it."""
+  path = importlib.util.find_spec("jssl.bench.harness").origin
+  code = (
+    f"import sys; sys.path = [p for p in sys.path if 'site-packages' not in p];"
+    f"exec(compile(open({path!r}).read(), 'harness', 'exec'))"
   )
-  assert done.returncode == 0, done.stderr
-  names = ["JPEG decoder", "decoded to 256 px", "read and decoded, one thread"]
-  for name in names:
-    assert f"\n| {name} |" in done.stdout
-  told = json.loads((tmp_path / "bench.json").read_text())
-  assert [row["row"] for row in told["rows"]] == names
-  assert told["images"] == 6
-  assert told["mean kB"] > 10
-  assert told["rows"][0]["rounds"][0]["images"] == 6
+  import subprocess
+
+  subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+def test_run(small_photos):
+  report = data.run(arguments(rounds=1, only="decoded,read"))
+  assert [row["case"] for row in report.rows] == [
+    "JPEG decoder",
+    "decoded to 32 px",
+    "read and decoded, one thread",
+  ]
+  assert report.about["mean kB"] > 1
+  assert report.rows[0]["rounds"][0]["items"] == 24

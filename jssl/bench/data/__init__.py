@@ -1,1 +1,0 @@
-"""How fast images come from JPEGs to the devices."""

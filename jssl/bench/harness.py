@@ -1,0 +1,203 @@
+"""Shared parts of the benchmarks: timing, memory, tables and JSON."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+  """Time and memory of one measurement.
+
+  Attributes:
+    wall_s: elapsed seconds.
+    cpu_s: processor seconds of this process and its children.
+    items: number of results, such as images.
+    peak_rss_bytes: peak memory of this process since its start.
+    cells: further cells of the table, computed from the result.
+  """
+
+  wall_s: float
+  cpu_s: float
+  items: int = 1
+  peak_rss_bytes: int = 0
+  cells: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Columns = Mapping[str, Callable[[Timing], float]]
+MILLISECONDS: Columns = {
+  "ms": lambda timing: 1e3 * timing.wall_s,
+  "CPU ms": lambda timing: 1e3 * timing.cpu_s,
+}
+SECONDS: Columns = {
+  "s": lambda timing: timing.wall_s,
+  "CPU s": lambda timing: timing.cpu_s,
+}
+RATES: Columns = {
+  "images/s and core": lambda timing: timing.items / timing.cpu_s,
+  "images/s": lambda timing: timing.items / timing.wall_s,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One row of a benchmark: a name, a measurement and further cells."""
+
+  name: str
+  run: Callable[[], Timing]
+  cells: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Rows of the table, and settings and versions to show above it."""
+
+  rows: list[Row]
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def children_cpu_s() -> float:
+  """Returns processor seconds of running child processes, 0 without /proc."""
+  parents, ticks = {}, {}
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      text = path.read_text()
+    except OSError:  # The process has ended.
+      continue
+    # The name of the process is in brackets and may contain spaces.
+    values = text.rpartition(")")[2].split()
+    pid = int(path.parent.name)
+    parents[pid] = int(values[1])
+    ticks[pid] = int(values[11]) + int(values[12])
+  family = {os.getpid()}
+  while more := {p for p, of in parents.items() if of in family} - family:
+    family |= more
+  children = family - {os.getpid()}
+  return sum(ticks[pid] for pid in children) / os.sysconf("SC_CLK_TCK")
+
+
+def throughput(take: Callable[[], int], items: int, ahead: int = 0) -> Timing:
+  """Times calls of `take`, which returns a number of items, up to `items`.
+
+  The first `ahead` calls are not counted.
+  """
+  for _ in range(ahead):
+    take()
+  children, cpu = children_cpu_s(), time.process_time()
+  started, done = time.perf_counter(), 0
+  while done < items:
+    done += take()
+  wall_s = time.perf_counter() - started
+  cpu_s = time.process_time() - cpu + children_cpu_s() - children
+  # In KiB on Linux.
+  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return Timing(wall_s, cpu_s, done, peak)
+
+
+def timed(
+  function: Callable[[], Any],
+  describe: Callable[[Any], Mapping[str, Any]] = lambda _: {},
+) -> Timing:
+  """Times one call; `describe` computes further cells from its result."""
+  results: list[Any] = []
+
+  def take() -> int:
+    results.append(function())
+    return 1
+
+  timing = throughput(take, 1)
+  return dataclasses.replace(timing, cells=describe(results[0]))
+
+
+def spread(values: Sequence[float], unit: str) -> Row:
+  """Returns median and quartiles as cells."""
+  if len(values) == 1:
+    return {unit: values[0]}
+  low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+  return {unit: median, "quartiles": f"{low:.4g} to {high:.4g}"}
+
+
+def measure(
+  cases: Iterable[Case],
+  *,
+  rounds: int,
+  columns: Columns = MILLISECONDS,
+  warmup: int = 1,
+  compare: bool = True,
+) -> list[Row]:
+  """Measures cases in turns, so that other load slows all of them.
+
+  Args:
+    cases: cases to measure.
+    rounds: number of measurements of each case.
+    columns: values to show; quartiles and ratios are of the first.
+    warmup: number of rounds that are not counted.
+    compare: True to add ratios to the first case in the same round.
+  """
+  cases = list(cases)
+  timings: list[list[Timing]] = [[] for _ in cases]
+  for number in range(1 - warmup, rounds + 1):
+    for case, own in zip(cases, timings, strict=True):
+      timing = case.run()
+      if number > 0:
+        own.append(timing)
+        shown = ", ".join(f"{of(timing):.4g} {n}" for n, of in columns.items())
+        print(f"round {number}: {case.name}: {shown}", file=sys.stderr)
+  (unit, main), *others = columns.items()
+  rows: list[Row] = []
+  for case, own in zip(cases, timings, strict=True):
+    row = {"case": case.name, **spread([main(t) for t in own], unit)}
+    row |= {name: statistics.median(map(of, own)) for name, of in others}
+    if compare:
+      pairs = zip(own, timings[0], strict=True)
+      ratios = [main(a) / main(b) for a, b in pairs]
+      row["ratio"] = statistics.median(ratios)
+      row["ratios"] = f"{min(ratios):.3g} to {max(ratios):.3g}"
+    rows.append({**row, **case.cells, **own[-1].cells})
+    rows[-1]["rounds"] = [dataclasses.asdict(timing) for timing in own]
+  return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+  """Returns rows as a Markdown table, without their single measurements."""
+  # Imported on use, because torchvision_loader.py runs without it.
+  import tabulate
+
+  shown = [{k: v for k, v in row.items() if k != "rounds"} for row in rows]
+  return tabulate.tabulate(
+    shown, headers="keys", tablefmt="github", floatfmt=".4g", missingval="-"
+  )
+
+
+def publish(report: Report, command: str, json_file: str) -> None:
+  """Prints a report and, with a file name, writes it as JSON."""
+  import jax
+
+  about = {
+    "command": command,
+    "date": time.strftime("%Y-%m-%d"),
+    "machine": platform.processor() or platform.machine(),
+    "cores": os.cpu_count(),
+    "load": os.getloadavg()[0],
+    "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
+    "jax": jax.__version__,
+    **report.about,
+  }
+  for key, value in about.items():
+    print(
+      f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
+    )
+  print(f"\n{table(report.rows)}")
+  if json_file:
+    text = json.dumps({**about, "rows": report.rows}, indent=2)
+    pathlib.Path(json_file).write_text(text)
