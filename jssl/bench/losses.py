@@ -103,8 +103,10 @@ class Operation(NamedTuple):
 
 _A, _B, _C = (4096, 128), (32768, 768), (256, 128)
 OPERATIONS = [
-  Operation("similarity, two sets", _two_sets, [_A, _A], [_B, _B], [_C, _C]),
-  Operation("similarity, one set", _one_set, [(8192, 128)], [_B], [_C]),
+  Operation(
+    "similarity, rows and columns", _two_sets, [_A, _A], [_B, _B], [_C, _C]
+  ),
+  Operation("similarity, of one set", _one_set, [(8192, 128)], [_B], [_C]),
   Operation(
     "prototypes",
     _prototypes,
