@@ -1,17 +1,18 @@
-"""More and more augmentation (Huang et al., ICLR 2023), SimCLR on CIFAR-10.
+"""More and more augmentation (Huang et al., ICLR 2023): SimCLR on CIFAR-10.
 
     python -m jssl.data.prepare cifar10
     python -m jssl.train --config=configs/augmentations_cifar10.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants, with epochs after a comma, as in `:gray,200`. Each has what those
-before it have: `:crop`, `:blur`, `:gray`, `:colour`, `:flip` (the default).
-All else is as in configs/simclr_cifar10.py; how strong the operations are is
-SimCLR's, and the kernel of the blur ours, a tenth of the image.
+Variants: `:crop`, `:blur`, `:gray`, `:colour`, `:flip` (default). Each adds one
+operation to the variant before it. Epochs follow a comma, as in `:gray,200`.
 
-Cost: that of configs/simclr_cifar10.py, each. Expected: kNN of 62.7% for crop,
-then 63.2, 83.5, 88.5 and 89.8 for flip (in the paper): the order to look for;
-not measured here.
+Other settings: as in configs/simclr_cifar10.py. Operation strengths are
+SimCLR's; the blur kernel of a tenth of the image is our choice.
+
+Cost: as configs/simclr_cifar10.py, per variant.
+Expected: kNN accuracy 62.7% (crop), 63.2, 83.5, 88.5 and 89.8% (flip) in the
+paper. The order should reproduce. Not measured here.
 """
 
 from typing import Any

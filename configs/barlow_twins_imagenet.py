@@ -4,13 +4,16 @@
     python -m jssl.train --config=configs/barlow_twins_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:1000` epochs (the default), or any number over 10. The optimizer is
-that of the authors' code, which has a learning rate of its own for biases and
-norms, 0.024 of the other: LARS doesn't adapt those, so `scale` does the same.
+Variants: a number of epochs above 10, default `:1000`.
 
-Cost: batch 2048, 1000 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: 73.3% linear after 1000 epochs, 67.2% after 100
-(published); not measured here.
+Optimizer: from the authors' code, which trains biases and norms with 0.024
+times the learning rate. LARS does not adapt biases and norms, so `scale=0.024`
+on the loss is equivalent.
+
+Cost: 1000 epochs of ImageNet at batch 2048. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: linear accuracy 73.3% after 1000 epochs, 67.2% after 100 (published).
+Not measured here.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +40,7 @@ def get_config(arg: str = "1000") -> ConfigDict:
         "learning_rate": 0.2 * batch_size / 256,
         "warmup_steps": 10 * epoch,
         "end_fraction": 0.001,
-        # Of a loss that is scaled: 1e-6 in the code, whose loss isn't.
+        # 1e-6 in the authors' code, times `scale`.
         "weight_decay": 0.024 * 1e-6,
       },
     }

@@ -4,13 +4,15 @@
     python -m jssl.train --config=configs/byol_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:1000` epochs (the default), `:300`, or any number over 10; learning
-rate, weight decay and momentum are the code's for 1000, 300 and 100 epochs. The
-warm-up is from memory.
+Variants: `:1000` epochs (default), `:300`, or any number above 10.
 
-Cost: batch 4096, 1000 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: 74.3% linear after 1000 epochs (in the paper), 68.4%
-after 100 (published, elsewhere); not measured here.
+Learning rate, weight decay and momentum follow the authors' code for 1000, 300
+and 100 epochs. The warm-up length is from memory.
+
+Cost: 1000 epochs of ImageNet at batch 4096. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: linear accuracy 74.3% after 1000 epochs (paper), 68.4% after 100
+(published elsewhere). Not measured here.
 """
 
 from ml_collections import ConfigDict

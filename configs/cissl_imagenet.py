@@ -4,12 +4,14 @@
     python -m jssl.train --config=configs/cissl_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants, with epochs after a comma, as in `:dim,400`: `:dim` (the default), 100
-epochs and 8192 dimensions, and `:base`, without the expansion. Heads and
-optimizer are those of the authors' code; the batch is DISSL's.
+Variants: `:dim` (default) with 8192 feature dimensions, `:base` without the
+expansion, 100 epochs each. Epochs follow a comma, as in `:dim,400`.
 
-Cost: batch 2560, 100 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: not measured here.
+Heads and optimizer are from the authors' code; the batch size is DISSL's.
+
+Cost: 100 epochs of ImageNet at batch 2560. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

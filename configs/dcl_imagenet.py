@@ -4,12 +4,14 @@
     python -m jssl.train --config=configs/dcl_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:200` epochs (the default, from memory), or any number over 10.
-Temperature, heads and batch are the paper's; augmentation and optimizer are
-those of configs/simclr_imagenet.py, for a comparison with it.
+Variants: a number of epochs above 10, default `:200` (from memory).
 
-Cost: batch 256, 200 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: not measured here.
+Temperature, heads and batch size are the paper's. Augmentation and optimizer
+are those of configs/simclr_imagenet.py, so that both methods compare.
+
+Cost: 200 epochs of ImageNet at batch 256. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -4,21 +4,22 @@
     python -m jssl.train --config=configs/dino_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants, with epochs, more than 30, after a comma, as in `:vit_s,100`:
+Variants, with more than 30 epochs after a comma, as in `:vit_s,100`:
 
-- `:vit_s` (the default): 800 epochs and 10 small crops, as in the paper.
-- `:vit_l`: ViT-L/16, 250 epochs and 8 small crops, parameters split over 8
-  devices. A size to plan for: the paper has none so large, and but for more
-  dropped paths these are ViT-S's hyper-parameters, tuned for nothing.
+- `:vit_s` (default): 800 epochs and 10 small crops, as in the paper.
+- `:vit_l`: ViT-L/16, 250 epochs, 8 small crops, parameters sharded over 8
+  devices. A size for capacity planning: the paper has no ViT-L. It uses ViT-S
+  hyper-parameters with a higher drop path rate, and nothing was tuned.
 
-Prototypes are unit vectors; the authors' ViT-S learns their lengths too;
-clipping is of the whole gradient, theirs of each parameter's. What the paper
-doesn't say is as in the authors' code. `--config.model.scan_layers=True`
-compiles one block instead of all of them, as `:vit_l` does.
+Differences from the authors' code: prototypes of ViT-S have unit norm instead
+of learned norms; gradients are clipped globally instead of per parameter.
+Settings missing from the paper follow the code. `:vit_l` compiles one block for
+all layers; `--config.model.scan_layers=True` does so for ViT-S.
 
-Cost: batch 1024, 12 or 10 crops an image; not for a CPU; compile it for your
-slice first. Expected: 75.3% linear is what was published for a ResNet-50; not
-measured here.
+Cost: 12 or 10 crops per image at batch 1024. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: 75.3% linear accuracy was published for a ResNet-50. Not measured
+here.
 """
 
 from ml_collections import ConfigDict

@@ -4,15 +4,18 @@
     python -m jssl.train --config=configs/dissl_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants, with epochs after a comma, as in `:two_crops,400`: `:multi_crop` (the
-default), 400 epochs of 2x160 + 4x96 px, and `:two_crops`, 100 epochs of 2x224
-px. Both have 8192 dimensions; without, `--config.model.expand_dim=0`. All
-numbers are those of the authors' code, whose teacher has a residual connection
-between the two layers of 512, which isn't here.
+Variants: `:multi_crop` (default), 400 epochs with 2x160 + 4x96 px;
+`:two_crops`, 100 epochs with 2x224 px. Epochs follow a comma, as in
+`:two_crops,400`. Both have 8192 feature dimensions;
+`--config.model.expand_dim=0` removes the expansion.
 
-Cost: batch 2560, 400 epochs of ImageNet with 6 crops an image; not for a CPU;
-compile it for your slice first. Expected: 74.0% linear after 400 epochs of
-multi-crop (published); not measured here.
+All values are from the authors' code. Its teacher has a residual connection
+between the two layers of width 512, which is not implemented here.
+
+Cost: 400 epochs of ImageNet, 6 crops per image, batch 2560. Needs accelerators:
+check the fit with `python -m jssl.preflight` first.
+Expected: linear accuracy 74.0% after 400 epochs of multi-crop (published). Not
+measured here.
 """
 
 from ml_collections import ConfigDict

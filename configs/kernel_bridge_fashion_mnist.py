@@ -1,19 +1,19 @@
-r"""The bridge from the kernel regime to a training, on Fashion-MNIST.
+r"""Kernel regime by gradient descent on Fashion-MNIST, against closed forms.
 
-A linear map of fixed kernel features, trained by the train step with both
-losses of "Joint Embedding Self-Supervised Learning in the Kernel Regime"
-(Kiani et al., 2022, arXiv 2209.14884), against their closed forms: 60 images
-of 4 views, all dimensions or 8 of them, two bases of the same features.
+The train step fits a linear map of fixed kernel features with both losses of
+"Joint Embedding Self-Supervised Learning in the Kernel Regime" (Kiani et al.,
+2022, arXiv 2209.14884). The study compares it with the closed-form optima: 60
+images with 4 views, full rank or 8 dimensions, two bases of the same features.
 
     python -m jssl.data.prepare fashion_mnist
     python -m jssl.study bridge \
       --config=configs/kernel_bridge_fashion_mnist.py --workdir=W
 
-Variants: the kernels of configs/kernel_fashion_mnist.py, `:rbf` (the default),
+Variants: the kernels of configs/kernel_fashion_mnist.py: `:rbf` (default),
 `:arc_cosine`, `:mlp_ntk`, `:conv_gp`, `:conv_ntk`.
 
-Cost: a minute and a half on two CPU cores. Expected: see
-docs/studies/bridge.md (measured).
+Cost: 1.5 minutes on two CPU cores.
+Expected: docs/studies/bridge.md (measured).
 """
 
 import pathlib

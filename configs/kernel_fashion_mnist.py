@@ -1,19 +1,19 @@
-r"""The kernel regime on Fashion-MNIST: closed forms on a few hundred images.
+r"""Kernel regime on Fashion-MNIST: closed forms on a few hundred images.
 
-Kernels and losses as in "Joint Embedding Self-Supervised Learning in the Kernel
-Regime" (Kiani et al., 2022, arXiv 2209.14884), their forms recalled; data,
-views, sizes and sweeps are our own.
+Kernels and losses follow "Joint Embedding Self-Supervised Learning in the
+Kernel Regime" (Kiani et al., 2022, arXiv 2209.14884), from memory. Data, views,
+sizes and sweeps are our choice.
 
     python -m jssl.data.prepare fashion_mnist
     python -m jssl.study kernels --config=configs/kernel_fashion_mnist.py \
       --workdir=W
 
-Variants: a kernel, `:conv_gp` (the default, the infinite convolutional
-network), `:conv_ntk`, `:rbf`, `:arc_cosine`, `:mlp_ntk`.
+Variants: a kernel: `:conv_gp` (default, the infinite convolutional network),
+`:conv_ntk`, `:rbf`, `:arc_cosine`, `:mlp_ntk`.
 
-Cost: 220 seconds on two CPU cores. Expected: 76.1% (SVM) on the contrastive
-kernel, 75.7% on the raw one, which is within the noise; see
-docs/studies/kernels.md (measured).
+Cost: 220 seconds on two CPU cores.
+Expected: 76.1% (SVM) with the contrastive kernel and 75.7% with the raw kernel,
+a difference within the noise; see docs/studies/kernels.md (measured).
 """
 
 from typing import Any
@@ -51,8 +51,8 @@ def get_config(arg: str = "conv_gp") -> ConfigDict:
         "images": 300,
         "views": 4,
         "test_images": 1000,
-        # One for all kernels. Cross-validation within train prefers it for the
-        # non-contrastive loss, and 1e-5 for the contrastive one.
+        # Shared by all kernels. Cross-validation on train selects 1e-4 for the
+        # non-contrastive loss and 1e-5 for the contrastive loss.
         "alpha": 1e-4,
       },
       "sweep": {

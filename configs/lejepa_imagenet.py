@@ -4,14 +4,16 @@
     python -m jssl.train --config=configs/lejepa_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:100` epochs (the default), or any number over 5. Augmentation,
-epochs and AdamW are those of the authors' repository; of its sizes there is
-none with patches of 16 px, so the model is ours, and small crops have 96 px
-instead of 98 and the blur of large ones, but are never solarized. Batch,
-warm-up and projector are ours too.
+Variants: a number of epochs above 5, default `:100`.
 
-Cost: batch 1024, 100 epochs of ImageNet with 8 crops an image; not for a CPU;
-compile it for your slice first. Expected: not measured here.
+Augmentation, epochs and AdamW are from the authors' repository. Our choices:
+the model (the repository has no model with 16 px patches), batch size, warm-up,
+projector, and small crops of 96 px instead of 98. Small crops are blurred like
+large crops but never solarized.
+
+Cost: 100 epochs of ImageNet, 8 crops per image, batch 1024. Needs accelerators:
+check the fit with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

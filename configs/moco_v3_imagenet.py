@@ -6,17 +6,18 @@
 
 Variants, with epochs after a comma, as in `:resnet50,100`:
 
-- `:vit_s` (the default): 300 epochs. The paper's patch embedding stays at its
-  random start; here it learns.
-- `:resnet50`: 1000 epochs. For 300 the authors have
+- `:vit_s` (default): 300 epochs. The patch embedding is trained; the paper
+  freezes it at its random initialisation.
+- `:resnet50`: 1000 epochs. For 300 epochs the authors use
   `--config.objective.momentum_start=0.99 --config.optim.weight_decay=1e-6`.
 - `:v2`: MoCo v2 (Chen et al., 2020), ResNet-50, a queue, batch 256, 200 epochs.
-  Batch statistics are of the global batch instead of shuffled parts of it, and
-  the loss is MoCo v3's: both directions, times 2T. Its weight decay, width and
-  augmentation are from memory.
+  Batch statistics are global instead of over shuffled sub-batches. The loss is
+  MoCo v3's: both directions, times 2T. Weight decay, width and augmentation are
+  from memory.
 
-Cost: batch 4096, 300 or 1000 epochs of ImageNet; not for a CPU; compile it for
-your slice first. Expected: not measured here.
+Cost: 300 or 1000 epochs of ImageNet at batch 4096. Needs accelerators: check
+the fit with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -4,11 +4,13 @@
     python -m jssl.train --config=configs/nnclr_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:1000` epochs (the default), or any number over 10. Warm-up and
-augmentation (SimCLR's) are from memory.
+Variants: a number of epochs above 10, default `:1000`.
 
-Cost: batch 4096, 1000 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: not measured here.
+Warm-up and augmentation (SimCLR's) are from memory.
+
+Cost: 1000 epochs of ImageNet at batch 4096. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

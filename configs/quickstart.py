@@ -1,10 +1,10 @@
-"""SimCLR (Chen et al., ICML 2020) on embedded data, minutes on two CPU cores.
+"""SimCLR (Chen et al., ICML 2020) on generated digits, for CPUs.
 
     bash launch/quickstart.sh
 
-Cost: minutes on two CPU cores, probes and report included; the README has what
-was measured. Expected: linear probe 20 points above raw pixels and above the
-random backbone.
+Cost: minutes on two CPU cores, with probes and report; the README has timings.
+Expected: linear accuracy 20 points above raw pixels and above the random
+backbone.
 """
 
 from ml_collections import ConfigDict
@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
       "train": {"steps": steps},
       "checkpoint": {"every_steps": steps},
       "log": {"every_steps": 20},
-      # Small, so that the probes take less time than the training.
+      # Short, so that the probes take less time than the training.
       "probe": {
         "label_fractions": (0.1,),
         "minibatch_epochs": 3,

@@ -4,13 +4,13 @@
     python -m jssl.train --config=configs/simclr_cifar10.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:1000` epochs (the default), or any number over 10, as in
+Variants: a number of epochs above 10, default `:1000`, as in
 `--config=configs/simclr_cifar10.py:200`.
 
-Cost: 1000 epochs at 32 px are 3.3e17 FLOPs, some hours on one A100 or H100; not
-meant for a CPU. Expected: solo-learn reports a linear accuracy of 90.7% for
-SimCLR with ResNet-18 after 1000 epochs (online probe). Nothing was measured
-with this config here; that it builds and compiles is tested.
+Cost: 3.3e17 FLOPs for 1000 epochs at 32 px, some hours on one A100 or H100; too
+slow on a CPU.
+Expected: solo-learn reports 90.7% linear accuracy (online probe) for SimCLR
+with ResNet-18 after 1000 epochs. Not measured here; tests build and compile it.
 """
 
 from ml_collections import ConfigDict

@@ -4,13 +4,13 @@
     python -m jssl.train --config=configs/simclr_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:100` epochs (the default), or any number over 10, as in
+Variants: a number of epochs above 10, default `:100`, as in
 `--config=configs/simclr_imagenet.py:800`.
 
-Cost: a step is 791 GFLOP a chip on 256 TPU v5e chips. Expected: 64.4% linear
-after 100 epochs, 69.3% after 1000 (in the paper). Nothing was trained with this
-config here; what its step needs on `v5e:16x16` is measured by compiling it, see
-the README.
+Cost: 791 GFLOP per step and chip on 256 TPU v5e chips (compiled for
+`v5e:16x16`, not run).
+Expected: linear accuracy 64.4% after 100 epochs, 69.3% after 1000 (paper). Not
+measured here.
 """
 
 from ml_collections import ConfigDict

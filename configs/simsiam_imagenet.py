@@ -4,11 +4,11 @@
     python -m jssl.train --config=configs/simsiam_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:100` epochs (the default), or any other number.
+Variants: a number of epochs, default `:100`.
 
-Cost: batch 512, 100 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: 68.1% linear after 100 epochs (published); not measured
-here.
+Cost: 100 epochs of ImageNet at batch 512. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: linear accuracy 68.1% after 100 epochs (published). Not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -1,22 +1,25 @@
-"""SimSiam in other orders (Li et al., ECCV 2022) on ImageNet, ResNet-18.
+"""SimSiam with other data orders (Li et al., ECCV 2022), ImageNet, ResNet-18.
 
     python -m jssl.data.prepare imagenet2012
     python -m jssl.train --config=configs/simsiam_order_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants, with epochs after a comma; all cost the same, and the cosine goes on:
+Variants, with epochs after a comma. All have the same cost, and one cosine
+schedule over the whole run:
 
-- `:iid` (the default), 100 epochs of the whole set;
-- `:continual`, in each epoch another hundredth of it;
-- `:hybrid`, continual for 40 epochs, then iid;
-- `:accumulate`, in each epoch a hundredth more;
-- `:subset`, a fixed part; how large is ours, `--config.order.fraction=0.1`.
+- `:iid` (default): 100 epochs of the whole data set.
+- `:continual`: each epoch sees another hundredth of the data.
+- `:hybrid`: continual for 40 epochs, then iid.
+- `:accumulate`: each epoch adds a hundredth of the data.
+- `:subset`: a fixed subset. Its size is our choice,
+  `--config.order.fraction=0.1`.
 
-The batch is that of the authors' commands, the augmentation SimSiam's.
+The batch size is from the authors' commands, the augmentation is SimSiam's.
 
-Cost: batch 256, 100 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: hybrid is up to 18 points of the linear probe better than
-iid, which collapses in part (the paper's claim); not measured here.
+Cost: 100 epochs of ImageNet at batch 256. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: hybrid is up to 18 points (linear) better than iid, which partially
+collapses (paper). Not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -4,12 +4,14 @@
     python -m jssl.train --config=configs/spectral_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:100` epochs (the default), or any other number. Batch, epochs, head
-and SGD are the authors' code's, the augmentation SimSiam's. 384 images divide
-over 8 or 128 devices, not over 256.
+Variants: a number of epochs, default `:100`.
 
-Cost: batch 384, 100 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: not measured here.
+Batch size, epochs, head and SGD are from the authors' code, the augmentation is
+SimSiam's. The batch of 384 divides over 8 or 128 devices, but not over 256.
+
+Cost: 100 epochs of ImageNet at batch 384. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

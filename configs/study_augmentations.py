@@ -1,16 +1,16 @@
-"""Stacks and pairs of augmentations (Huang et al., ICLR 2023), Fashion-MNIST.
+r"""Stacks and pairs of augmentations (Huang et al., ICLR 2023), Fashion-MNIST.
 
     python -m jssl.study methods --config=configs/study_augmentations.py \
       --workdir=W --diagnostics
     python -m jssl.study concentration --workdir=W
 
-METHODS: the operations of each, joined. A growing stack (crop, flip, colour,
-blur) and all pairs of the four. SimCLR, half an epoch. The paper's claim: the
-more concentrated an augmentation makes the classes, the smaller the error of
-the nearest class mean.
+METHODS: a growing stack (crop, flip, colour, blur) and all pairs of the four
+operations. Names join the operations. SimCLR for half an epoch. The paper's
+claim: the more an augmentation concentrates the classes, the smaller the error
+of the nearest class mean.
 
-Cost: two to four minutes each on two CPU cores. Expected: see
-docs/studies/augmentations.md (measured).
+Cost: two to four minutes per method on two CPU cores.
+Expected: docs/studies/augmentations.md (measured).
 """
 
 from itertools import combinations
@@ -38,7 +38,7 @@ def get_config(arg: str = "crop_flip_colour_blur") -> ConfigDict:
   for operation in METHODS[name]:
     augment |= _OPERATIONS[operation]
   if "crop" not in METHODS[name]:
-    # The whole image, as it is.
+    # Without a crop, views show the whole image.
     augment |= {"crop_ratio_min": 1.0, "crop_ratio_max": 1.0}
   steps = run["train"]["steps"] // 2
   return ConfigDict(

@@ -1,16 +1,16 @@
-"""SimSiam that may collapse (Li et al., ECCV 2022), small ViTs, Fashion-MNIST.
+"""SimSiam and partial collapse (Li et al., ECCV 2022), on Fashion-MNIST.
 
     python -m jssl.study methods --config=configs/study_collapse.py --workdir=W
     python -m jssl.study forecast --workdir=W
 
-METHODS: the width of the backbone (32, 64, 128) with all data and with a tenth
-of it, and the narrowest and the widest in continual and hybrid order. All see
-15,000 images, 10 epochs of 58 steps; a checkpoint every 2 epochs. The paper's
-claim: features collapse in part where the model is small for the data, which
-the collapse AUC shows, and other orders help.
+METHODS: ViT widths 32, 64 and 128 with all data and with a tenth of it;
+widths 32 and 128 also in continual and hybrid order. All train on 15,000 images
+for 10 epochs of 58 steps, with a checkpoint every 2 epochs. The paper's claims:
+features partially collapse if the model is small for the data, collapse AUC
+shows it, and other data orders help.
 
-Cost: two to four minutes each on two CPU cores. Expected: see
-docs/studies/collapse.md (measured).
+Cost: two to four minutes per method on two CPU cores.
+Expected: docs/studies/collapse.md (measured).
 """
 
 from typing import Any

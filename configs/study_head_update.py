@@ -1,17 +1,18 @@
-"""The head as a parameter of the loss (Gupta et al., 2022), on Fashion-MNIST.
+r"""The head as a parameter of the loss (Gupta et al., 2022), on Fashion-MNIST.
 
     python -m jssl.study methods --config=configs/study_head_update.py \
       --workdir=W --diagnostics
 
-METHODS: SimCLR with its head learned jointly, or in inner steps before each
-step of the backbone (`alternating_1`, `alternating_5`), which the backbone's
-gradient knows of (`unrolled_3`) or of whose solution it does (`implicit_5`). An
-epoch, all else as in configs/fashion_mnist.py. Only the paper's abstract was at
-hand: it claims that an alternating optimisation is better.
+METHODS: SimCLR with a jointly trained head (`joint`), or a head trained in
+inner steps before each backbone step: treated as a constant (`alternating_1`,
+`alternating_5`), differentiated through the steps (`unrolled_3`), or through
+the inner solution (`implicit_5`). One epoch, other settings as in
+configs/fashion_mnist.py. The paper's claim, from its abstract alone:
+alternating optimisation is better.
 
-Cost: two to five minutes each on two CPU cores. Expected: 83.3% (linear)
-jointly, 83.5% with five inner steps; see docs/studies/head_update.md
-(measured).
+Cost: two to five minutes per method on two CPU cores.
+Expected: 83.3% (linear) for joint, 83.5% for five inner steps; see
+docs/studies/head_update.md (measured).
 """
 
 import pathlib
@@ -30,7 +31,7 @@ METHODS = {
   "alternating_1": {"strategy": "alternating", "steps": 1, **_INNER},
   "alternating_5": {"strategy": "alternating", "steps": 5, **_INNER},
   "unrolled_3": {"strategy": "unrolled", "steps": 3, **_INNER},
-  # Without either its second derivative is indefinite.
+  # Without `l2` and `damping` the Hessian of the head is indefinite.
   "implicit_5": {
     "strategy": "implicit",
     "steps": 5,

@@ -1,16 +1,17 @@
-"""CISSL and DISSL (Dubois et al., NeurIPS 2022) beside SimCLR and DINO.
+r"""CISSL and DISSL (Dubois et al., NeurIPS 2022) against SimCLR and DINO.
 
     python -m jssl.study methods --config=configs/study_idealised.py \
       --workdir=W --diagnostics
 
-METHODS: each at the width of the backbone, 128, and with features of 512
-(`model.expand_dim`), as in `cissl_512`. An epoch of Fashion-MNIST, all else as
-in configs/fashion_mnist.py. The paper's claims: with a student head of the
-probe's family a linear probe gains, and it gains by more dimensions.
+METHODS: each method with the backbone's 128 feature dimensions, and expanded to
+512 (`model.expand_dim`), as in `cissl_512`. One epoch of Fashion-MNIST, other
+settings as in configs/fashion_mnist.py. The paper's claims: a student head of
+the probe's family improves a linear probe, and so do more dimensions.
 
-Cost: two to five minutes each on two CPU cores. Expected: SimCLR 83.4%
-(linear), CISSL 83.2%, 512 dimensions 3 to 5 points more, and a random backbone
-15 points more; see docs/studies/idealised.md (measured).
+Cost: two to five minutes per method on two CPU cores.
+Expected: linear accuracy 83.4% for SimCLR and 83.2% for CISSL; 512 dimensions
+add 3 to 5 points to both and 15 points to a random backbone; see
+docs/studies/idealised.md (measured).
 """
 
 import pathlib

@@ -4,13 +4,17 @@
     python -m jssl.train --config=configs/supcon_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-It learns from the labels of the training images. Variants: `:350` epochs (the
-default, from memory), or any number over 10. Temperature, head and batch are
-the paper's; augmentation (in the paper AutoAugment, from memory) and optimizer
-are those of configs/simclr_imagenet.py, for a comparison with it.
+Supervised: uses the labels of the training images.
 
-Cost: batch 6144, 350 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: not measured here.
+Variants: a number of epochs above 10, default `:350` (from memory).
+
+Temperature, head and batch size are the paper's. Augmentation (AutoAugment in
+the paper, from memory) and optimizer are those of configs/simclr_imagenet.py,
+so that both methods compare.
+
+Cost: 350 epochs of ImageNet at batch 6144. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict

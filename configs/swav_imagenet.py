@@ -4,13 +4,15 @@
     python -m jssl.train --config=configs/swav_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:800` epochs (the default), or any number over 10. All numbers are
-those of the authors' script for 800 epochs, whose learning rate is 4.8; theirs
-decays and adapts biases and norms too.
+Variants: a number of epochs above 10, default `:800`.
 
-Cost: batch 4096, 800 epochs of ImageNet with 8 crops an image; not for a CPU;
-compile it for your slice first. Expected: 74.9% linear after 800 epochs
-(published); not measured here.
+All values are from the authors' script for 800 epochs, whose learning rate is
+4.8. The script also applies weight decay and LARS to biases and norms; jssl
+does not.
+
+Cost: 800 epochs of ImageNet, 8 crops per image, batch 4096. Needs accelerators:
+check the fit with `python -m jssl.preflight` first.
+Expected: linear accuracy 74.9% after 800 epochs (published). Not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -4,12 +4,14 @@
     python -m jssl.train --config=configs/vicreg_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:1000` epochs (the default), or any number over 10. The optimizer is
-that of the authors' code; the augmentation is BYOL's, from memory of it.
+Variants: a number of epochs above 10, default `:1000`.
 
-Cost: batch 2048, 1000 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: 73.2% linear after 1000 epochs (in the paper); not
-measured here.
+The optimizer is from the authors' code. The augmentation is BYOL's, from
+memory.
+
+Cost: 1000 epochs of ImageNet at batch 2048. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: linear accuracy 73.2% after 1000 epochs (paper). Not measured here.
 """
 
 from ml_collections import ConfigDict

@@ -4,12 +4,15 @@
     python -m jssl.train --config=configs/w_mse_imagenet.py --workdir=W
     python -m jssl.probe --workdir=W
 
-Variants: `:100` epochs (the default), or any other number. Width and epochs are
-the paper's for ImageNet, batch and Adam its for CIFAR-10; the batch is whitened
-as a whole. The augmentation is BYOL's, the cosine ours.
+Variants: a number of epochs, default `:100`.
 
-Cost: batch 512, 100 epochs of ImageNet; not for a CPU; compile it for your
-slice first. Expected: not measured here.
+Embedding width and epochs are the paper's for ImageNet; batch size and Adam are
+the paper's for CIFAR-10. The batch is whitened as a whole. The augmentation is
+BYOL's; the cosine schedule is our choice.
+
+Cost: 100 epochs of ImageNet at batch 512. Needs accelerators: check the fit
+with `python -m jssl.preflight` first.
+Expected: unknown. Not measured here.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +34,7 @@ def get_config(arg: str = "100") -> ConfigDict:
       "optim": {
         "name": "adam",
         "learning_rate": 2e-3,
-        # From memory: 500 in the authors' code, and this decay.
+        # Warm-up steps and decay are from memory of the authors' code.
         "warmup_steps": 500,
         "weight_decay": 1e-6,
       },

@@ -1,6 +1,6 @@
-"""Sections, or parts of them, that configs share, as plain dicts.
+"""Config sections shared by configs/*.py, as plain dicts.
 
-A config combines them with the settings of its method:
+A config combines them with the settings of a method:
 
     ConfigDict(
       {
@@ -12,7 +12,7 @@ A config combines them with the settings of its method:
       }
     )
 
-and overrides a part with `{**recipes.resnet(50), "expand_dim": 8192}`.
+and overrides single keys with `{**recipes.resnet(50), "expand_dim": 8192}`.
 """
 
 from collections.abc import Sequence
@@ -38,10 +38,10 @@ CIFAR10_PIXELS = {
 
 
 def epochs(arg: str) -> int:
-  """Reads the argument of a config that is a number of epochs.
+  """Parses a config argument that is a number of epochs.
 
   Raises:
-    ValueError: it is none.
+    ValueError: if `arg` is not a positive integer.
   """
   if not arg.isdecimal() or int(arg) < 1:
     raise ValueError(
@@ -54,18 +54,19 @@ def epochs(arg: str) -> int:
 def variant(
   arg: str, names: Sequence[str], default_epochs: int
 ) -> tuple[str, int]:
-  """Reads the argument of a config that has variants: `NAME` or `NAME,EPOCHS`.
+  """Parses a config argument `NAME` or `NAME,EPOCHS`.
 
   Args:
-    arg: what follows the colon in `--config=FILE:NAME,100`.
-    names: the variants that there are.
-    default_epochs: of an argument without epochs.
+    arg: text after the colon in `--config=FILE:NAME,100`.
+    names: known variants.
+    default_epochs: number of epochs if `arg` has none.
 
   Returns:
     (name, epochs).
 
   Raises:
-    ValueError: there is no such variant, or no number after the comma.
+    ValueError: if the variant is unknown or the epochs are not a positive
+      integer.
   """
   name, comma, number = arg.partition(",")
   if name not in names:
@@ -95,10 +96,9 @@ def _sections(
 
 
 def imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
-  """Returns data, train, checkpoint, log and probe of a run on ImageNet.
+  """Returns data, train, checkpoint, log and probe sections for ImageNet.
 
-  Images are decoded to squares of 256 px by processes of the host, and cropped
-  on the device.
+  Host processes decode images to 256 px squares; devices crop them.
   """
   data = {
     "name": "imagenet2012",
@@ -120,7 +120,7 @@ def imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
 
 
 def cifar10(*, epochs: int, batch_size: int) -> dict[str, Section]:
-  """Returns data, train, checkpoint and log of a run on CIFAR-10."""
+  """Returns data, train, checkpoint and log sections for CIFAR-10."""
   return _sections(
     {"name": "cifar10", "batch_size": batch_size, "image_size_px": 32},
     images=CIFAR10_IMAGES,
@@ -132,9 +132,9 @@ def cifar10(*, epochs: int, batch_size: int) -> dict[str, Section]:
 
 
 def tiny_imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
-  """Returns data, train, checkpoint and log of a run on Tiny ImageNet.
+  """Returns data, train, checkpoint and log sections for Tiny ImageNet.
 
-  The set is one of a folder, prepared with `--name tiny_imagenet`.
+  Prepare the data set from an image folder with `--name tiny_imagenet`.
   """
   return _sections(
     {"name": "tiny_imagenet", "batch_size": batch_size, "image_size_px": 64},
@@ -147,7 +147,7 @@ def tiny_imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
 
 
 def fashion_mnist(*, epochs: int, batch_size: int) -> dict[str, Section]:
-  """Returns data, views, a small ViT and train, for a CPU."""
+  """Returns data, augment, model and train sections: a small ViT, for CPUs."""
   return {
     "data": {
       "name": "fashion_mnist",
@@ -179,21 +179,21 @@ def fashion_mnist(*, epochs: int, batch_size: int) -> dict[str, Section]:
 def colour_strength(s: float) -> dict[str, float]:
   """Returns the ranges of SimCLR's colour jitter at strength `s`.
 
-  The probabilities are not among them: SimCLR jitters 0.8 of the images and
-  drops the colour of 0.2 at every strength.
+  Probabilities are not included: at every strength, SimCLR jitters with
+  probability 0.8 and converts to grayscale with probability 0.2.
 
   Example:
     >>> colour_strength(0.5)
     {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1}
 
   Args:
-    s: 1 in SimCLR on ImageNet, 0.5 on CIFAR-10, 0 for none.
+    s: non-negative strength; SimCLR uses 1 on ImageNet and 0.5 on CIFAR-10.
 
   Returns:
     brightness, contrast and saturation 0.8 s; hue 0.2 s turns, at most 0.5.
 
   Raises:
-    ValueError: `s` is negative.
+    ValueError: if `s` is negative.
 
   Reference:
     Chen et al., "A Simple Framework for Contrastive Learning of Visual
@@ -205,30 +205,29 @@ def colour_strength(s: float) -> dict[str, float]:
 
 
 def coarse(s: float) -> dict[str, float]:
-  """Returns crop, jitter and grayscale at strength `s`, of CISSL and DISSL.
+  """Returns crop, jitter and grayscale of CISSL and DISSL at strength `s`.
 
-  A coarser augmentation makes more images equivalent: the smaller the crops
-  and the stronger the colours change, the fewer features are left that all
-  views of an image share. 1 is what SimCLR takes on images of this size.
+  A coarser augmentation has smaller crops and stronger colour changes, so that
+  the views of an image share fewer features and more images are equivalent.
 
   Example:
     >>> coarse(2.0)["crop_min_area"]
     0.1
 
   Args:
-    s: positive; 1 is not coarser than usual.
+    s: positive strength; 1 is SimCLR's augmentation of small images.
 
   Returns:
     crop_min_area 0.2 / s and grayscale_probability 0.1 s, at most 1 each;
     brightness, contrast and saturation 0.4 s; hue 0.1 s turns, at most 0.5.
 
   Raises:
-    ValueError: `s` isn't positive.
+    ValueError: if `s` is not positive.
 
   Reference:
     Dubois et al., "Improving Self-Supervised Learning by Characterizing
-    Idealized Representations", NeurIPS 2022, arXiv 2209.06235; the numbers are
-    those of its code for TinyImageNet and STL-10.
+    Idealized Representations", NeurIPS 2022, arXiv 2209.06235. Values are from
+    the authors' code for TinyImageNet and STL-10.
   """
   if not s > 0:
     raise ValueError(f"s={s} must be positive")
@@ -244,13 +243,13 @@ def _jitter(blends: float, hue: float) -> dict[str, float]:
     "brightness": blends,
     "contrast": blends,
     "saturation": blends,
-    # Half a turn either way is every hue there is.
+    # Half a turn in both directions covers all hues.
     "hue": min(hue, _MAX_HUE),
   }
 
 
 def simclr_views(*, crop_min_area: float = 0.08) -> Section:
-  """Returns SimCLR's augmentation of ImageNet, at strength 1."""
+  """Returns SimCLR's augmentation for ImageNet at strength 1."""
   return {
     "crop_size_px": 224,
     "crop_min_area": crop_min_area,
@@ -259,7 +258,7 @@ def simclr_views(*, crop_min_area: float = 0.08) -> Section:
     **colour_strength(1.0),
     "grayscale_probability": 0.2,
     "blur_probability": (0.5,),
-    # A tenth of the view, in SimCLR.
+    # A tenth of the view, as in SimCLR.
     "blur_kernel_px": 23,
     "blur_sigma_min": 0.1,
     "blur_sigma_max": 2.0,
@@ -267,15 +266,15 @@ def simclr_views(*, crop_min_area: float = 0.08) -> Section:
 
 
 def moco_views() -> Section:
-  """Returns MoCo v2's augmentation, SimSiam's too: larger crops, half colour.
+  """Returns the augmentation of MoCo v2 and SimSiam, as in the authors' code.
 
-  As in the code of both.
+  Crops are larger and colour jitter is half as strong as in SimCLR.
   """
   return {**simclr_views(crop_min_area=0.2), **colour_strength(0.5)}
 
 
 def byol_views(*, crop_min_area: float = 0.08) -> Section:
-  """Returns BYOL's augmentation of ImageNet, whose two views differ."""
+  """Returns BYOL's augmentation for ImageNet, whose two views differ."""
   return {
     **simclr_views(crop_min_area=crop_min_area),
     **colour_strength(0.5),
@@ -286,12 +285,13 @@ def byol_views(*, crop_min_area: float = 0.08) -> Section:
 
 
 def small_crops(number: int, *, max_area: float, size_px: int = 96) -> Section:
-  """Returns small crops, to be added to an augmentation (SwAV's multi-crop).
+  """Returns the small-crop keys of an augment section (SwAV's multi-crop).
 
   Args:
-    number: of each image.
-    max_area: largest share of the image that one shows; the smallest is 0.05.
-    size_px: height and width.
+    number: number of small crops per image.
+    max_area: largest crop area as a fraction of the image; the smallest is
+      0.05.
+    size_px: height and width of a crop.
   """
   return {
     "num_small": number,
@@ -303,11 +303,11 @@ def small_crops(number: int, *, max_area: float, size_px: int = 96) -> Section:
 
 
 def coarse_views(strength: float) -> Section:
-  """Returns CISSL's and DISSL's views of Tiny ImageNet, 64 px.
+  """Returns the augmentation of CISSL and DISSL for Tiny ImageNet, 64 px.
 
   Args:
-    strength: of the augmentation; above 1 it is the paper's coarser one, which
-      has blur besides, by a tenth of the image, made odd.
+    strength: strength of the augmentation. Above 1 views are also blurred, with
+      a kernel of a tenth of the image, rounded to odd.
   """
   return {
     "crop_size_px": 64,
@@ -320,7 +320,7 @@ def coarse_views(strength: float) -> Section:
 
 
 def resnet(depth: int, *, small_images: bool = False) -> Section:
-  """Returns a ResNet in bfloat16, for pixels of ImageNet."""
+  """Returns a bfloat16 ResNet with ImageNet pixel statistics."""
   return {
     "name": "resnet",
     "depth": depth,
@@ -332,11 +332,11 @@ def resnet(depth: int, *, small_images: bool = False) -> Section:
 
 
 def vit(width: int, *, num_heads: int) -> Section:
-  """Returns a ViT of 12 blocks, patches of 16 px and bfloat16, for ImageNet.
+  """Returns a bfloat16 ViT of 12 blocks with 16 px patches, for ImageNet.
 
   Args:
-    width: 384 (ViT-S) or 768 (ViT-B).
-    num_heads: 12; DINO's ViT-S has 6.
+    width: token width, 384 (ViT-S) or 768 (ViT-B).
+    num_heads: number of attention heads; usually 12, 6 in DINO's ViT-S.
   """
   return {
     "name": "vit",
