@@ -73,11 +73,7 @@ def _balanced(labels: Int[np.ndarray, "n"], number: int) -> Indices:
 def _sample_images(
   source: Source, number: int, *, key: str, seed: tuple[int, int]
 ) -> HostBatch:
-  """Random images, balanced over classes.
-
-  Raises:
-    ValueError: if there are fewer images, or images without labels.
-  """
+  """Random images, balanced over classes."""
   if number > len(source):
     raise ValueError(
       f"problem.{key}={number}, but {source.name} has {len(source)} images."

@@ -93,8 +93,10 @@ class Embedding(NamedTuple):
 
 def embed(
   grams: GramMatrices, experiment: Experiment, config: KernelStudy
-) -> Embedding:
-  """Solves for the optimal embedding of an experiment's loss."""
+) -> Embedding | None:
+  """Optimal embedding of an experiment's loss; None for a raw kernel."""
+  if experiment.features in ("raw", "raw_augmented"):
+    return None
   views = experiment.views or 0
   # Only the supervised kernel is fitted to labelled images alone.
   supervised = experiment.features == "supervised"
@@ -147,18 +149,12 @@ def image_kernel(
   grams: GramMatrices, experiment: Experiment, config: KernelStudy
 ) -> Float[np.ndarray, "n n"]:
   """Kernel of the training points of the classifiers."""
-  embedding = (
-    embed(grams, experiment, config) if experiment.has_embedding else None
-  )
+  embedding = embed(grams, experiment, config)
   return classifier_kernels(grams, experiment, embedding)[0]
 
 
 def num_folds(grams: GramMatrices, labels: int, config: KernelStudy) -> int:
-  """Number of folds for the labels: fewer if a class has fewer images.
-
-  Raises:
-    ValueError: if a class has one labelled image.
-  """
+  """Number of folds: at most the smallest class, which must have two images."""
   fewest = int(np.unique(grams.labels[:labels], return_counts=True)[1].min())
   if fewest < 2:
     main = labels == config.problem.images
@@ -172,9 +168,7 @@ def num_folds(grams: GramMatrices, labels: int, config: KernelStudy) -> int:
 def _evaluate(
   grams: GramMatrices, experiment: Experiment, config: KernelStudy
 ) -> dict[str, Any]:
-  embedding = None
-  if experiment.has_embedding:
-    embedding = embed(grams, experiment, config)
+  embedding = embed(grams, experiment, config)
   k, k_test, ids = classifier_kernels(grams, experiment, embedding)
   labels = grams.labels[ids]
   folds = num_folds(grams, experiment.labels, config)

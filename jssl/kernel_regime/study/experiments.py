@@ -1,6 +1,6 @@
 """The experiments of the kernel study: the main ones and the sweeps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from jssl.kernel_regime.study.config import KernelStudy
@@ -53,24 +53,13 @@ class Experiment(NamedTuple):
   beta: float | None = None
   alpha: float | None = None
 
-  @property
-  def has_embedding(self) -> bool:
-    """True if the kernel is induced by an embedding."""
-    return self.features not in ("raw", "raw_augmented")
-
 
 def experiment(
   features: Features,
   config: KernelStudy,
   changed: Mapping[Axis, Any] | None = None,
 ) -> Experiment:
-  """Returns the main experiment of a kernel.
-
-  Args:
-    features: see `Experiment`.
-    config: of the study.
-    changed: numbers that replace those of the config.
-  """
+  """Returns the main experiment of a kernel, with some numbers changed."""
   values: dict[Axis, Any] = {
     "labels": config.problem.images,
     "views": config.problem.views,
@@ -91,31 +80,34 @@ def main_experiments(config: KernelStudy) -> list[Experiment]:
 
 def sweep_experiments(
   config: KernelStudy,
-) -> dict[Axis, dict[float, list[Experiment]]]:
-  """Experiments of each sweep by value, of the kernels that depend on it."""
+) -> dict[Axis, dict[Features, dict[float, Experiment]]]:
+  """Experiments of each sweep by features and value.
+
+  A sweep has the kernels that depend on its number.
+  """
   values: dict[Axis, tuple[float, ...]] = {
     "views": config.sweep.views,
     "labels": config.sweep.labels,
     "beta": config.sweep.betas,
     "alpha": config.sweep.alphas,
   }
-
-  def at(axis: Axis, value: float) -> Iterator[Experiment]:
-    for features, axes in _AXES.items():
-      if axis in axes:
-        yield experiment(features, config, {axis: value})
-
   return {
-    axis: {value: [*at(axis, value)] for value in values[axis]}
-    for axis in values
-    if values[axis]
+    axis: {
+      features: {x: experiment(features, config, {axis: x}) for x in swept}
+      for features, axes in _AXES.items()
+      if axis in axes
+    }
+    for axis, swept in values.items()
+    if swept
   }
 
 
 def all_experiments(config: KernelStudy) -> list[Experiment]:
   """All experiments, without duplicates."""
-  experiments = main_experiments(config)
-  for by_value in sweep_experiments(config).values():
-    for swept in by_value.values():
-      experiments += swept
-  return [*dict.fromkeys(experiments)]
+  swept = (
+    experiment
+    for by_features in sweep_experiments(config).values()
+    for by_value in by_features.values()
+    for experiment in by_value.values()
+  )
+  return [*dict.fromkeys([*main_experiments(config), *swept])]

@@ -12,9 +12,6 @@ from jssl.kernel_regime.study.experiments import FEATURE_NAMES, Features
 from jssl.kernel_regime.study.spirals import EXTENT, Spirals
 from jssl.report import charts
 
-# Test accuracy in [0, 1] by features; None if there is none.
-Accuracies = Mapping[Features, float | None]
-
 _DIVERGING = "RdBu_r"
 _COLOURS: Mapping[Features, str] = {
   "raw": charts.MUTED,
@@ -115,35 +112,33 @@ def spectra(curves: Mapping[Features, Sequence[float]]) -> Figure:
 
 @charts.styled
 def sweeps(
-  curves: Mapping[str, Mapping[float, Accuracies]], main: Accuracies
+  curves: Mapping[str, Mapping[Features, Mapping[float, float | None]]],
+  baselines: Mapping[Features, float | None],
 ) -> Figure:
   """Draws one panel per sweep, with evenly spaced values.
 
   Args:
-    curves: accuracies by sweep and value.
-    main: accuracies without a sweep; drawn as dashed lines for features that
-      are not in the sweep.
+    curves: accuracies in [0, 1] by title, features and value; None if missing.
+    baselines: accuracies of the main experiments; drawn as dashed lines for
+      features that are not in the sweep.
   """
   rows = -(-len(curves) // 2)
   figure = Figure(figsize=(charts.WIDTH_IN, 2.9 * rows))
   panels = figure.subplots(rows, 2, squeeze=False).flat
   handles: dict[Features, Artist] = {}
-  for ax, (title, by_value) in zip(panels, curves.items(), strict=False):
-    positions = np.arange(len(by_value))
-    for features, accuracy in main.items():
+  for ax, (title, by_features) in zip(panels, curves.items(), strict=False):
+    for features, baseline in baselines.items():
       color = _COLOURS[features]
-      swept = [by_features.get(features) for by_features in by_value.values()]
-      if any(features in by_features for by_features in by_value.values()):
-        percent = [np.nan if a is None else 100 * a for a in swept]
-        (line,) = ax.plot(positions, percent, marker="o", color=color)
-        handles[features] = line
-      elif accuracy is not None:
-        line = ax.axhline(100 * accuracy, color=color, ls="--", lw=1.2)
+      if by_value := by_features.get(features):
+        percent = [np.nan if a is None else 100 * a for a in by_value.values()]
+        (handles[features],) = ax.plot(percent, marker="o", color=color)
+        ax.set_xticks(range(len(percent)), [f"{x:g}" for x in by_value])
+        ax.set_xlim(-0.3, len(percent) - 0.7)
+      elif baseline is not None:
+        line = ax.axhline(100 * baseline, color=color, ls="--", lw=1.2)
         handles.setdefault(features, line)
     ax.set_title("test accuracy of the SVM")
     ax.set_xlabel(title)
-    ax.set_xticks(positions, [f"{value:g}" for value in by_value])
-    ax.set_xlim(-0.3, len(positions) - 0.7)
     ax.yaxis.set_major_formatter("{x:g} %")
   for ax in figure.axes[len(curves) :]:
     ax.set_axis_off()

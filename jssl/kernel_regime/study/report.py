@@ -27,21 +27,18 @@ from jssl.report.tables import markdown_table
 Result = Mapping[str, Any]
 
 _ACCURACY_CAPTION = (
-  "Test accuracy in % of an SVM and of ridge regression on one-hot classes; C "
-  "and the ridge weight are chosen within train. All classifiers see the same "
-  "labelled images without augmentation; “views added” sees their views as "
-  "well. “Supervised-augmented” is the contrastive kernel with classes in "
-  "place of images, so its cross-validation uses labels that the kernel was "
-  "fitted to. Points: training points of the classifier, or of the embedding. "
-  "Class alignment: of the kernel with that of the classes."
+  "Test accuracy in % of an SVM and of ridge regression; C and the ridge "
+  "weight are chosen within train. All see the same labelled images, “views "
+  "added” their views as well. “Supervised-augmented” is the contrastive "
+  "kernel with classes in place of images, so its cross-validation uses labels "
+  "that it was fitted to. Points: of the classifier, or of the embedding."
 )
 _EMBEDDING_CAPTION = (
   "At the views that the embeddings were fitted to. Gap: loss minus its "
-  "minimum over embeddings of the same dimension, relative to the larger of "
-  "|minimum| and ||T||^2; 0 up to rounding without a ridge, the cost of the "
-  "ridge with one. Within, between: mean k* of two views of one image, and of "
-  "different images (supervised: classes). Alignment: of k* with T. The "
-  "non-contrastive embedding is centred, since its loss is shift invariant."
+  "minimum for this dimension, over max(|minimum|, ||T||^2). Within, between: "
+  "mean k* of two views of one image, and of different images (supervised: "
+  "classes). Alignment: of k* with T. The non-contrastive embedding is "
+  "centred, since its loss is shift invariant."
 )
 _SPIRALS_CAPTION = (
   "Area under the ROC curve of the better of two dimensions as a classifier of "
@@ -89,14 +86,15 @@ class Results(NamedTuple):
       for e in experiments
     }
 
-  def sweeps(self) -> dict[Axis, dict[float, dict[Features, Result]]]:
-    """Results of each sweep, by value and features."""
+  def sweeps(self) -> dict[Axis, dict[Features, dict[float, Result]]]:
+    """Results of each sweep, by features and value."""
     return {
       axis: {
-        value: {e.features: self.by_experiment[e] for e in swept}
-        for value, swept in by_value.items()
+        f: {x: self.by_experiment[e] for x, e in by_features[f].items()}
+        for f in self.order()
+        if f in by_features
       }
-      for axis, by_value in sweep_experiments(self.config).items()
+      for axis, by_features in sweep_experiments(self.config).items()
     }
 
   def seconds(self) -> dict[str, float]:
@@ -115,6 +113,10 @@ class Table(NamedTuple):
   headings: Sequence[str]
   rows: Sequence[Sequence[str]]
   caption: str
+
+
+def _accuracy(result: Result) -> float | None:
+  return result["svm"] and result["svm"]["test_accuracy"]
 
 
 def _percent(result: Result, classifier: str) -> str:
@@ -193,21 +195,23 @@ def _embedding_table(results: Results) -> Table:
 
 
 def _sweep_tables(results: Results) -> list[Table]:
-  def cell(result: Result) -> str:
-    return f"{_percent(result, 'svm')} / {_percent(result, 'ridge')}"
-
-  return [
-    Table(
-      [AXIS_NAMES[axis], *(f"{value:g}" for value in by_value)],
+  tables = []
+  for axis, by_features in results.sweeps().items():
+    rows = [
       [
-        [FEATURE_NAMES[f], *(cell(found[f]) for found in by_value.values())]
-        for f in results.order()
-        if all(f in found for found in by_value.values())
-      ],
-      f"Test accuracy in %, SVM / ridge, over {AXIS_NAMES[axis]}.",
-    )
-    for axis, by_value in results.sweeps().items()
-  ]
+        FEATURE_NAMES[features],
+        *(
+          f"{_percent(r, 'svm')} / {_percent(r, 'ridge')}"
+          for r in found.values()
+        ),
+      ]
+      for features, found in by_features.items()
+    ]
+    values = next(iter(by_features.values()))
+    caption = f"Test accuracy in %, SVM / ridge, over {AXIS_NAMES[axis]}."
+    headings = [AXIS_NAMES[axis], *(f"{value:g}" for value in values)]
+    tables.append(Table(headings, rows, caption))
+  return tables
 
 
 def _spirals_table(results: Results) -> Table:
@@ -223,16 +227,6 @@ def _spirals_table(results: Results) -> Table:
     ],
     _SPIRALS_CAPTION,
   )
-
-
-def _tables(results: Results) -> dict[str, list[Table]]:
-  """Tables by the title of their section."""
-  return {
-    "Accuracy": [accuracy_table(results)],
-    "Embeddings": [_embedding_table(results)],
-    "Sweeps": _sweep_tables(results),
-    "Two spirals": [_spirals_table(results)],
-  }
 
 
 def draw_figures(results: Results) -> dict[str, Markup]:
@@ -261,21 +255,16 @@ def draw_figures(results: Results) -> dict[str, Markup]:
   if matrices:
     drawn["gram"] = figures.kernels(matrices, grams.labels, grams.class_names)
 
-  if sweeps := results.sweeps():
-
-    def accuracies(
-      by_features: Mapping[Features, Result],
-    ) -> figures.Accuracies:
-      return {
-        f: r["svm"]["test_accuracy"] if r["svm"] else None
-        for f, r in by_features.items()
-      }
-
-    curves = {
-      AXIS_NAMES[axis]: {x: accuracies(r) for x, r in by_value.items()}
-      for axis, by_value in sweeps.items()
+  curves = {
+    AXIS_NAMES[axis]: {
+      f: {x: _accuracy(r) for x, r in by_value.items()}
+      for f, by_value in by_features.items()
     }
-    drawn["sweeps"] = figures.sweeps(curves, accuracies(main))
+    for axis, by_features in results.sweeps().items()
+  }
+  if curves:
+    baselines = {f: _accuracy(r) for f, r in main.items()}
+    drawn["sweeps"] = figures.sweeps(curves, baselines)
   return {
     # The maps of the spirals are smooth; at 160 dpi the file is twice as large.
     name: as_svg(drawn[name], alt=alt, dpi=72 if name == "spirals" else 160)
@@ -284,19 +273,26 @@ def draw_figures(results: Results) -> dict[str, Markup]:
   }
 
 
-def _title(results: Results) -> str:
-  return f"The kernel regime: {results.config.data.name}"
-
-
-def _facts(results: Results) -> dict[str, str]:
+def _page(results: Results) -> dict[str, Any]:
+  """Contents that the Markdown and the HTML page share."""
   problem = results.config.problem
   return {
-    "data set": results.config.data.name,
-    "kernel": results.grams.kernel,
-    "images x views": f"{problem.images} x {problem.views}",
-    "test images": f"{problem.test_images:,}",
-    "seed": str(problem.seed),
-    "seconds": f"{sum(results.seconds().values()):,.0f}",
+    "title": f"The kernel regime: {results.config.data.name}",
+    "facts": {
+      "data set": results.config.data.name,
+      "kernel": results.grams.kernel,
+      "images x views": f"{problem.images} x {problem.views}",
+      "test images": f"{problem.test_images:,}",
+      "seed": str(problem.seed),
+      "seconds": f"{sum(results.seconds().values()):,.0f}",
+    },
+    "tables": {
+      "Accuracy": [accuracy_table(results)],
+      "Embeddings": [_embedding_table(results)],
+      "Sweeps": _sweep_tables(results),
+      "Two spirals": [_spirals_table(results)],
+    },
+    "failures": results.failures(),
   }
 
 
@@ -314,10 +310,10 @@ def to_json(results: Results) -> dict[str, Any]:
     "sweeps": {
       axis: [
         {"value": value, **result}
-        for value, by_features in by_value.items()
-        for result in by_features.values()
+        for by_value in by_features.values()
+        for value, result in by_value.items()
       ]
-      for axis, by_value in results.sweeps().items()
+      for axis, by_features in results.sweeps().items()
     },
     "spirals": [
       {key: getattr(toy, key) for key in spirals} for toy in results.spirals
@@ -327,18 +323,20 @@ def to_json(results: Results) -> dict[str, Any]:
 
 def to_markdown(results: Results) -> str:
   """Returns the tables as a Markdown page."""
-  facts = {**_facts(results), "machine": results.machine}
+  page = _page(results)
+  facts = {**page["facts"], "machine": results.machine}
   parts = [
-    f"# {_title(results)}\n",
+    f"# {page['title']}\n",
     f"    {results.command}\n",
     "".join(f"- {name}: {value}\n" for name, value in facts.items()),
   ]
-  for title, tables in _tables(results).items():
+  for title, tables in page["tables"].items():
     parts.append(f"## {title}\n")
     for headings, rows, caption in tables:
       parts += [f"{caption}\n", markdown_table(headings, rows)]
-  if failures := results.failures():
-    parts += ["## Failures\n", "".join(f"- {line}\n" for line in failures)]
+  if page["failures"]:
+    lines = (f"- {line}\n" for line in page["failures"])
+    parts += ["## Failures\n", "".join(lines)]
   return "\n".join(parts)
 
 
@@ -347,11 +345,8 @@ def to_html(results: Results, figures: Mapping[str, Markup]) -> str:
   return render(
     "jssl.kernel_regime",
     "study.html.j2",
-    title=_title(results),
-    facts=_facts(results),
-    tables=_tables(results),
+    **_page(results),
     figures=figures,
-    failures=results.failures(),
     config=to_dict(results.config),
     footer=f"{results.machine}; {results.command}",
   )

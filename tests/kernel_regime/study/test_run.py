@@ -126,16 +126,16 @@ def test_closed_forms_reach_their_minimum(found):
 
 def test_sweeps_have_a_row_each(found):
   sweeps = {
-    axis: [(row["value"], row["experiment"]["features"]) for row in rows]
+    axis: sorted((row["value"], row["experiment"]["features"]) for row in rows)
     for axis, rows in found["sweeps"].items()
   }
-  trained = ["contrastive", "non_contrastive", "supervised"]
-  every = ["raw", "raw_augmented", *trained]
+  embedded = ["contrastive", "non_contrastive", "supervised"]
+  every = ["raw", "raw_augmented", *embedded]
   assert sweeps == {
-    "views": [(2, features) for features in every[1:]],
-    "labels": [(labels, f) for labels in (20, 40) for f in every],
+    "views": sorted((2, features) for features in every[1:]),
+    "labels": sorted((labels, f) for labels in (20, 40) for f in every),
     "beta": [(beta, "non_contrastive") for beta in (0, 0.4)],
-    "alpha": [(alpha, f) for alpha in (0, 0.01) for f in trained],
+    "alpha": sorted((alpha, f) for alpha in (0, 0.01) for f in embedded),
   }
   for axis, rows in found["sweeps"].items():
     assert all(row["experiment"][axis] == row["value"] for row in rows)
