@@ -1,1 +1,1 @@
-"""Runs that answer a question, with a table at the end."""
+"""Studies: runs that answer a question, summarised in a table."""

@@ -71,7 +71,7 @@ def _log(line: str) -> None:
 def _methods(arguments: _Arguments) -> int:
   import jax
 
-  from jssl.study import methods, trials
+  from jssl.study import methods, methods_report, trials
 
   # Leaves accelerators to the processes of the trials.
   jax.config.update("jax_platforms", "cpu")
@@ -83,11 +83,12 @@ def _methods(arguments: _Arguments) -> int:
     overrides=arguments.overrides,
     diagnostics=_DIAGNOSTICS.value,
   )
-  failures = trials.run(planned, environ=os.environ, tell=_log)
-  about = methods.about(planned, command=arguments.command, environ=os.environ)
+  failures = trials.run(planned, environ=os.environ, log=_log)
+  about = methods_report.about(
+    planned, command=arguments.command, environ=os.environ
+  )
   rows = methods.collect(planned, failures)
-  methods.write(arguments.workdir, about, rows, planned)
-  print(methods.markdown(about, rows), end="")
+  print(methods_report.write(arguments.workdir, about, rows, planned), end="")
   return 1 if any(failures) else 0
 
 

@@ -1,13 +1,15 @@
-"""Whether augmentations that concentrate classes give better class means.
+"""The `concentration` study: compares the augmentations of several runs.
 
-Huang et al., ICLR 2023: for each run of a study, 1 - sigma(delta) of its
-augmentation, beside the error of the nearest class mean and the accuracy of its
-features. All are measured on the same images with the same deltas.
+Huang et al., ICLR 2023, bound the error of the nearest class mean by the
+concentration of the classes, 1 - sigma(delta). This study computes it for the
+augmentation of each run, and compares it with the measured error and the
+accuracy of the probes.
 
-An augmented distance is the smallest over all views that an augmentation can
-make, so one that includes another has no larger ones. Samples don't know that:
-each is looked at with as many views of its own, and once more with the views of
-all that it includes besides, which makes them nested.
+An augmented distance is the minimum over all views that an augmentation can
+make, so an augmentation that includes another has no larger distances. Samples
+do not respect this. Each augmentation is therefore evaluated twice: with an
+equal number of its own views, and nested, with the views of all augmentations
+that it includes.
 """
 
 import pathlib
@@ -19,34 +21,35 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from jssl import diagnostics, mesh
-from jssl.augment import Augment, includes
+from jssl.augment import includes
 from jssl.config.build import open_split
-from jssl.data.source import InMemory, load
+from jssl.data.source import load
 from jssl.diagnostics import ConcentrationCurve
 from jssl.probe.records import DiagnosticsRecord, ProbeRecord
 from jssl.probe.sample import balanced_rows, draw_sample, view_pixels
 from jssl.report import charts
 from jssl.report.diagnostics import BOUND_TERMS
 from jssl.report.read import Run, read
+from jssl.report.tables import markdown_table
 
 _DELTAS = 24
-# Of the deltas: where classes begin to be concentrated, half way, and late.
+# Quantiles of the deltas that the table shows.
 _SHOWN = (0.25, 0.5, 0.75)
 _ERROR = "nearest_mean_error"
 
 
-class Stack(NamedTuple):
-  """An augmentation, and the runs that used it, one for each seed.
+class Augmentation(NamedTuple):
+  """An augmentation, and the runs that used it, one per seed.
 
   Attributes:
     name: of the method.
-    curve: 1 - sigma over delta, of as many views as all others have.
-    nested: 1 - sigma at the same deltas, of these views and those of what it
-      includes. It is nowhere above that of what it includes: what covers all
-      pairs that are too far apart there covers the fewer ones here.
-    included: other augmentations whose views it could make.
-    values: of the backbone's diagnostics by name, means over the runs.
-    accuracies: on test by kind of probe, of the same checkpoint, likewise.
+    curve: 1 - sigma over delta, of its own views.
+    nested: 1 - sigma at the same deltas, of the views of `included` too. At
+      most that of an included augmentation: a vertex cover of the pairs that
+      are too far apart for the latter covers the fewer pairs of the former.
+    included: other augmentations whose views it can make.
+    values: diagnostics of the backbone by name, means over the runs.
+    accuracies: test accuracy by probe, of the same checkpoints, likewise.
   """
 
   name: str
@@ -57,119 +60,101 @@ class Stack(NamedTuple):
   accuracies: dict[str, float]
 
 
-def _last(name: str, run: Run) -> tuple[dict[str, float], dict[str, float]]:
-  """Returns diagnostics and accuracies of the last step that has both."""
-  own = run.config.data.name
-  values = {
-    d.step: d
-    for d in run.select(
-      DiagnosticsRecord, dataset=own, features="backbone", at="backbone"
-    )
+def _last_measured(
+  name: str, run: Run
+) -> tuple[dict[str, float], dict[str, float]]:
+  """Diagnostics and accuracies of the last step that has both."""
+  key = {"dataset": run.config.data.name, "features": "backbone"}
+  records = {
+    record.step: record
+    for record in run.select(DiagnosticsRecord, at="backbone", **key)
   }
-  accuracies: dict[int, dict[str, float]] = {}
-  for s in run.select(
-    ProbeRecord, dataset=own, features="backbone", label_fraction=1
-  ):
-    accuracies.setdefault(s.step, {})[s.probe] = s.test_accuracy
-  if not values:
+  if not records:
     raise ValueError(
       f"{name} was probed without --diagnostics; run `python -m jssl.probe "
-      f"--workdir={run.workdir} --diagnostics`"
+      f"--workdir={run.workdir} --diagnostics`."
     )
-  lacking = {
-    step: found.not_measured.get(_ERROR, f"no {_ERROR} was measured")
-    for step, found in values.items()
-    if _ERROR not in found.values
+  accuracies: dict[int, dict[str, float]] = {}
+  for record in run.select(ProbeRecord, label_fraction=1, **key):
+    accuracies.setdefault(record.step, {})[record.probe] = record.test_accuracy
+  reasons = {
+    step: record.not_measured.get(_ERROR, f"no {_ERROR} was measured")
+    for step, record in records.items()
+    if _ERROR not in record.values
   }
-  both = values.keys() & accuracies.keys() - lacking.keys()
+  both = records.keys() & accuracies.keys() - reasons.keys()
   if not both:
     raise ValueError(
-      f"{name} has no step with both {_ERROR} and an accuracy: diagnosed are "
-      f"{sorted(values)}, probed {sorted(accuracies)}"
-      + "".join(f"; step {step}: {why}" for step, why in lacking.items())
+      f"{name} has no step with both {_ERROR} and an accuracy: diagnostics at "
+      f"{sorted(records)}, accuracies at {sorted(accuracies)}"
+      + "".join(f"; step {step}: {why}" for step, why in reasons.items())
     )
-  return values[max(both)].values, accuracies[max(both)]
+  return records[max(both)].values, accuracies[max(both)]
 
 
 def _means(runs: Sequence[dict[str, float]]) -> dict[str, float]:
-  """Returns the means of what all runs have."""
+  """Means of the numbers that all runs have."""
   names = [name for name in runs[0] if all(name in run for run in runs)]
   return {name: float(np.mean([run[name] for run in runs])) for name in names}
 
 
-def _augment(run: Run) -> Augment:
-  return run.config.augment
-
-
-def _pixels(
-  run: Run, source: InMemory
-) -> tuple[Float[np.ndarray, "n v p"], np.ndarray]:
-  """Returns views as the run's diagnostics saw them, and their labels."""
-  config = run.config
-  settings = config.probe
-  sample = draw_sample(
-    source,
-    source.labels,
-    balanced_rows(source.labels, images=settings.diagnostic_images),
-    _augment(run),
-    num_views=settings.diagnostic_views,
-    seed=config.seed,
-    mesh=mesh.make_mesh(1, 1),
-  )
-  return view_pixels(sample, batch_size=settings.batch_size), sample.labels
-
-
-def _looked_at(run: Run) -> dict[str, Any]:
-  """Returns which images and how many views of each a run's views are of."""
-  data = run.config.data
-  settings = run.config.probe
+def _sample_settings(run: Run) -> dict[str, Any]:
+  """Settings that determine the images and the number of views."""
+  data, probe = run.config.data, run.config.probe
   return {
-    **{
-      f"data.{key}": getattr(data, key)
-      for key in ("name", "split", "data_dir", "image_size_px")
-    },
-    **{
-      f"probe.{key}": getattr(settings, key)
-      for key in ("diagnostic_images", "diagnostic_views")
-    },
+    "data.name": data.name,
+    "data.split": data.split,
+    "data.data_dir": data.data_dir,
+    "data.image_size_px": data.image_size_px,
+    "probe.diagnostic_images": probe.diagnostic_images,
+    "probe.diagnostic_views": probe.diagnostic_views,
   }
 
 
 def _views(
   runs: Mapping[str, Run],
 ) -> tuple[dict[str, Float[np.ndarray, "n v p"]], Int[np.ndarray, "n"]]:
-  """Returns views of the same images by each run's augmentation, and labels.
+  """Pixels of views of the same images by each augmentation, and labels.
 
   Raises:
-    ValueError: the runs are of different images, or of more or fewer views.
+    ValueError: if the runs use different images or numbers of views.
   """
-  source: InMemory | None = None
-  there: tuple[str, dict] | None = None
-  found: dict[str, Float[np.ndarray, "n v p"]] = {}
+  first, *_ = runs
+  expected = _sample_settings(runs[first])
+  data = runs[first].config.data
+  source = load(open_split(data, data.split))
+  pixels = {}
   labels = np.zeros(0, int)
   for name, run in runs.items():
-    own = _looked_at(run)
-    if source is None or there is None:
-      data = run.config.data
-      source, there = load(open_split(data, data.split)), (name, own)
-    elif own != there[1]:
+    settings, config = _sample_settings(run), run.config
+    if settings != expected:
       raise ValueError(
-        f"{name} looks at other images or views than {there[0]}, which can't "
-        f"be compared: {own} is not {there[1]}"
+        f"{name} and {first} use different images or views and cannot be "
+        f"compared: {settings} and {expected}"
       )
-    found[name], labels = _pixels(run, source)
-  return found, labels
+    sample = draw_sample(
+      source,
+      source.labels,
+      balanced_rows(source.labels, images=config.probe.diagnostic_images),
+      config.augment,
+      num_views=config.probe.diagnostic_views,
+      seed=config.seed,
+      mesh=mesh.make_mesh(1, 1),
+    )
+    pixels[name] = view_pixels(sample, batch_size=config.probe.batch_size)
+    labels = sample.labels
+  return pixels, labels
 
 
-def collect(workdir: pathlib.Path) -> list[Stack]:
-  """Returns the methods of a study.
+def collect(workdir: pathlib.Path) -> list[Augmentation]:
+  """Returns the augmentations of a study.
 
   Args:
     workdir: of `python -m jssl.study methods --diagnostics`.
 
   Raises:
-    ValueError: there are none, or one has no step that was diagnosed and
-      probed.
+    ValueError: if there are none, a run has no step with diagnostics and
+      accuracies, or runs use different images.
   """
   methods: dict[str, list[Run]] = {}
   for path in sorted(workdir.glob("*/seed_*/config.json")):
@@ -177,158 +162,168 @@ def collect(workdir: pathlib.Path) -> list[Stack]:
   if not methods:
     raise ValueError(
       f"{workdir} has no runs; --workdir must be that of `python -m jssl.study "
-      "methods --diagnostics`"
+      "methods --diagnostics`."
     )
-  last = {
-    name: [_last(name, run) for run in runs] for name, runs in methods.items()
+  measured = {
+    name: [_last_measured(name, run) for run in runs]
+    for name, runs in methods.items()
   }
-  first = {name: runs[0] for name, runs in methods.items()}
-  pixels, labels = _views(first)
-  # From what all of them have within classes.
-  found = np.concatenate(
+  augments = {name: runs[0].config.augment for name, runs in methods.items()}
+  pixels, labels = _views({name: runs[0] for name, runs in methods.items()})
+  # Common deltas, from the distances within classes of all augmentations.
+  distances = np.concatenate(
     [
       diagnostics.concentration_curve(own, labels).deltas
       for own in pixels.values()
     ]
   )
-  deltas = np.quantile(found, np.linspace(0.05, 0.95, _DELTAS))
+  deltas = np.quantile(distances, np.linspace(0.05, 0.95, _DELTAS))
 
   def curve(names: Sequence[str]) -> ConcentrationCurve:
     views = np.concatenate([pixels[name] for name in names], axis=1)
     return diagnostics.concentration_curve(views, labels, deltas=deltas)
 
-  own = {name: curve([name]) for name in first}
-  stacks = []
-  for name, run in first.items():
+  curves = {name: curve([name]) for name in methods}
+  augmentations = []
+  for name in methods:
     included = tuple(
       other
-      for other in first
-      if other != name and includes(_augment(run), _augment(first[other]))
+      for other in methods
+      if other != name and includes(augments[name], augments[other])
     )
-    together = [curve([name, *included])] if included else []
-    known = [own[one] for one in (name, *included)] + together
-    nested = np.min([one.per_class for one in known], axis=0).max(axis=0)
-    stacks.append(
-      Stack(
-        name,
-        own[name],
-        nested,
-        included,
-        _means([values for values, _ in last[name]]),
-        _means([accuracies for _, accuracies in last[name]]),
+    bounds = [curves[one] for one in (name, *included)]
+    if included:
+      bounds.append(curve([name, *included]))
+    # The least upper bound of each class holds.
+    nested = np.min([one.per_class for one in bounds], axis=0).max(axis=0)
+    values, accuracies = zip(*measured[name], strict=True)
+    augmentations.append(
+      Augmentation(
+        name, curves[name], nested, included, _means(values), _means(accuracies)
       )
     )
-  return stacks
+  return augmentations
 
 
-def _shown(stacks: Sequence[Stack]) -> list[int]:
-  return [round(share * (len(stacks[0].curve.deltas) - 1)) for share in _SHOWN]
-
-
-def markdown(stacks: Sequence[Stack]) -> str:
-  """Returns the table, and the rank correlations that the theory expects."""
-  deltas = stacks[0].curve.deltas
-  shown = _shown(stacks)
+def _table(augmentations: Sequence[Augmentation], shown: Sequence[int]) -> str:
+  deltas = augmentations[0].curve.deltas
   probes = [
-    p for p in ("linear", "knn") if all(p in s.accuracies for s in stacks)
+    probe
+    for probe in ("linear", "knn")
+    if all(probe in a.accuracies for a in augmentations)
   ]
-  at = " | ".join(f"1 - sigma({deltas[i]:.1f})" for i in shown)
-  names = "".join(f" {probe}, % |" for probe in probes)
-  stacks = sorted(stacks, key=lambda s: s.values[_ERROR])
-  lines = [
-    f"| augmentation | {at} | mean of the curve | mean, nested views "
-    f"| nearest-mean error, % | alignment |{names}",
-    "|---" + "|---:" * (len(shown) + 4 + len(probes)) + "|",
+  headings = [
+    "augmentation",
+    *(f"1 - sigma({deltas[i]:.1f})" for i in shown),
+    *("mean of the curve", "mean, nested views", "nearest-mean error, %"),
+    *("alignment", *(f"{probe}, %" for probe in probes)),
   ]
-  for s in stacks:
-    outside = [s.curve.one_minus_sigma[i] for i in shown]
-    cells = [
-      *(f"{value:.3f}" for value in outside),
-      f"{s.curve.one_minus_sigma.mean():.3f}",
-      f"{s.nested.mean():.3f}",
-      f"{100 * s.values[_ERROR]:.1f}",
-      f"{s.values['alignment']:.3f}" if "alignment" in s.values else "-",
-      *(f"{100 * s.accuracies[p]:.1f}" for p in probes),
+  rows = [
+    [
+      a.name,
+      *(f"{a.curve.one_minus_sigma[i]:.3f}" for i in shown),
+      f"{a.curve.one_minus_sigma.mean():.3f}",
+      f"{a.nested.mean():.3f}",
+      f"{100 * a.values[_ERROR]:.1f}",
+      f"{a.values['alignment']:.3f}" if "alignment" in a.values else "-",
+      *(f"{100 * a.accuracies[probe]:.1f}" for probe in probes),
     ]
-    lines.append(f"| {s.name} | {' | '.join(cells)} |")
-
-  errors = [s.values[_ERROR] for s in stacks]
-
-  def correlation(outside: Sequence[float]) -> str:
-    if len(set(outside)) < 2 or len(set(errors)) < 2:
-      return "not defined, all are equal"
-    # Positive: less concentrated, more errors, as the theory has it.
-    return f"{diagnostics.rank_correlation(outside, [-e for e in errors]):+.2f}"
-
-  lines += [
-    "",
-    "Rank correlation of 1 - sigma with the nearest-mean error (the theory "
-    "expects a positive one):",
-    "",
-    *(
-      f"- delta = {deltas[i]:.1f}: "
-      f"{correlation([s.curve.one_minus_sigma[i] for s in stacks])}"
-      for i in shown
-    ),
-    "- mean of the curve: "
-    f"{correlation([s.curve.one_minus_sigma.mean() for s in stacks])}",
-    "- mean of the curve, nested views: "
-    f"{correlation([s.nested.mean() for s in stacks])}",
-    "",
-    "Nested views: of an augmentation and of all others here whose views it "
-    "could make:",
-    "",
-    *(
-      f"- {s.name} includes {', '.join(s.included)}"
-      for s in stacks
-      if s.included
-    ),
-    *_terms(stacks),
+    for a in augmentations
   ]
-  return "\n".join(lines) + "\n"
+  return markdown_table(headings, rows)
 
 
-def _terms(stacks: Sequence[Stack]) -> list[str]:
-  """Returns the table of what the bound is made of; empty without one."""
-  columns = [
+def _bound_table(augmentations: Sequence[Augmentation]) -> str:
+  """Table of the terms of the bound; empty without any."""
+  terms = [
     *((heading, f"bound/{name}") for heading, name in BOUND_TERMS),
     ("share whose condition holds", "bound/holds"),
     ("InfoNCE L1", "info_nce/alignment"),
     ("L2", "info_nce/divergence"),
   ]
-  known = [(h, n) for h, n in columns if any(n in s.values for s in stacks)]
+  known = [
+    (heading, name)
+    for heading, name in terms
+    if any(name in a.values for a in augmentations)
+  ]
   if not known:
-    return []
+    return ""
   rows = [
-    " | ".join(f"{s.values[n]:.2f}" if n in s.values else "-" for _, n in known)
-    for s in stacks
+    [
+      a.name,
+      *(f"{a.values[n]:.2f}" if n in a.values else "-" for _, n in known),
+    ]
+    for a in augmentations
   ]
-  return [
-    "",
-    "Terms of the bound where rho is least, means over seeds:",
-    "",
-    f"| augmentation | {' | '.join(h for h, _ in known)} |",
-    "|---" + "|---:" * len(known) + "|",
-    *(f"| {s.name} | {row} |" for s, row in zip(stacks, rows, strict=True)),
-  ]
-
-
-def draw(stacks: Sequence[Stack]) -> Figure:
-  """Draws 1 - sigma over delta, a curve for each augmentation."""
-  return charts.paths(
-    {
-      s.name: list(zip(s.curve.deltas, s.curve.one_minus_sigma, strict=True))
-      for s in stacks
-    },
-    title="share of the worst class outside of its main part, 1 - sigma",
-    x_label="diameter delta of a main part, distance of pixels",
+  return "Terms of the bound at the least rho, means over seeds:\n\n" + (
+    markdown_table(["augmentation", *(heading for heading, _ in known)], rows)
   )
 
 
-def write(workdir: pathlib.Path, stacks: Sequence[Stack]) -> str:
+def markdown(augmentations: Sequence[Augmentation]) -> str:
+  """Returns the tables, and the rank correlations with the measured error."""
+  augmentations = sorted(augmentations, key=lambda a: a.values[_ERROR])
+  errors = [a.values[_ERROR] for a in augmentations]
+  deltas = augmentations[0].curve.deltas
+  shown = [round(quantile * (len(deltas) - 1)) for quantile in _SHOWN]
+  curves = [a.curve.one_minus_sigma for a in augmentations]
+
+  def correlation(name: str, values: Sequence[float]) -> str:
+    if len({*values}) < 2 or len({*errors}) < 2:
+      return f"- {name}: not defined, all are equal\n"
+    # `rank_correlation` is positive if smaller values go with larger ones.
+    rank = diagnostics.rank_correlation(values, [-error for error in errors])
+    return f"- {name}: {rank:+.2f}\n"
+
+  parts = [
+    _table(augmentations, shown),
+    "Rank correlation of 1 - sigma with the nearest-mean error (positive in "
+    "theory):\n",
+    "".join(
+      [
+        *(
+          correlation(f"delta = {deltas[i]:.1f}", [c[i] for c in curves])
+          for i in shown
+        ),
+        correlation("mean of the curve", [c.mean() for c in curves]),
+        correlation(
+          "mean of the curve, nested views",
+          [a.nested.mean() for a in augmentations],
+        ),
+      ]
+    ),
+  ]
+  included = [
+    f"- {a.name} includes {', '.join(a.included)}\n"
+    for a in augmentations
+    if a.included
+  ]
+  if included:
+    heading = (
+      "Nested views are those of an augmentation and of all it includes:\n"
+    )
+    parts += [heading, "".join(included)]
+  if bound := _bound_table(augmentations):
+    parts.append(bound)
+  return "\n".join(parts)
+
+
+def draw(augmentations: Sequence[Augmentation]) -> Figure:
+  """Draws 1 - sigma over delta, one curve per augmentation."""
+  return charts.paths(
+    {
+      a.name: list(zip(a.curve.deltas, a.curve.one_minus_sigma, strict=True))
+      for a in augmentations
+    },
+    title="share of the worst class outside its main part, 1 - sigma",
+    x_label="diameter delta of the main part, distance of pixels",
+  )
+
+
+def write(workdir: pathlib.Path, augmentations: Sequence[Augmentation]) -> str:
   """Writes concentration.md and concentration.svg; returns the text."""
-  text = markdown(stacks)
+  text = markdown(augmentations)
   (workdir / "concentration.md").write_text(text, encoding="utf-8")
-  svg = charts.as_svg(draw(stacks), alt="1 - sigma over delta")
+  svg = charts.as_svg(draw(augmentations), alt="1 - sigma over delta")
   (workdir / "concentration.svg").write_text(svg, encoding="utf-8")
   return text

@@ -1,11 +1,10 @@
-"""Whether the collapse AUC tells the accuracy of a run's checkpoints.
+"""The `forecast` study: predicts accuracy from the collapse AUC.
 
-Li, Efros and Pathak, ECCV 2022: a linear fit of accuracy on the collapse AUC of
-the backbone's features, which need no labels. Here methods are left out one by
-one, with all their seeds, and the fit to the others must tell their accuracies.
-
-The AUC is of as many dimensions as features have: runs are also compared with
-those alone that have as many.
+Li, Efros and Pathak, ECCV 2022, fit accuracy linearly to the collapse AUC of
+the backbone's features, which needs no labels. Here methods are left out one by
+one, with all their seeds, and the fit to the others predicts their accuracies.
+The AUC depends on the number of feature dimensions, so runs of equal dimensions
+are also fitted separately.
 """
 
 import pathlib
@@ -19,16 +18,17 @@ from jssl import diagnostics
 from jssl.probe.records import ProbeRecord, SpectrumRecord
 from jssl.report import charts
 from jssl.report.read import Run, read
+from jssl.report.tables import markdown_table
 
 
 class Point(NamedTuple):
   """A probed checkpoint.
 
   Attributes:
-    run: name of its run.
+    run: METHOD/seed_N.
     step: of the checkpoint.
-    dims: of the features.
-    collapse_auc: of the backbone's features of train.
+    dims: dimensions of the features.
+    collapse_auc: of the backbone's train features.
     accuracy: of the linear probe on test, in [0, 1].
   """
 
@@ -40,27 +40,23 @@ class Point(NamedTuple):
 
 
 def _points(name: str, run: Run) -> list[Point]:
-  own = run.config.data.name
+  key = {"dataset": run.config.data.name, "features": "backbone"}
   accuracies = {
-    s.step: s.test_accuracy
-    for s in run.select(
-      ProbeRecord,
-      dataset=own,
-      features="backbone",
-      probe="linear",
-      label_fraction=1,
+    record.step: record.test_accuracy
+    for record in run.select(
+      ProbeRecord, probe="linear", label_fraction=1, **key
     )
   }
   return [
     Point(
       name,
-      s.step,
-      len(s.singular_values),
-      s.collapse_auc,
-      accuracies[s.step],
+      record.step,
+      len(record.singular_values),
+      record.collapse_auc,
+      accuracies[record.step],
     )
-    for s in run.select(SpectrumRecord, dataset=own, features="backbone")
-    if s.step in accuracies
+    for record in run.select(SpectrumRecord, **key)
+    if record.step in accuracies
   ]
 
 
@@ -71,52 +67,42 @@ def collect(workdir: pathlib.Path) -> list[Point]:
     workdir: of `python -m jssl.study methods`.
 
   Raises:
-    ValueError: there are none.
+    ValueError: if there are none.
   """
-  points = [
-    point
-    for path in sorted(workdir.glob("*/seed_*/config.json"))
-    for point in _points(
-      str(path.parent.relative_to(workdir)), read(path.parent)
-    )
-  ]
+  points = []
+  for path in sorted(workdir.glob("*/seed_*/config.json")):
+    name = str(path.parent.relative_to(workdir))
+    points += _points(name, read(path.parent))
   if not points:
     raise ValueError(
       f"{workdir} has no run with a linear probe; --workdir must be that of "
-      "`python -m jssl.study methods`"
+      "`python -m jssl.study methods`."
     )
   return points
 
 
-def _runs(points: Sequence[Point]) -> dict[str, list[Point]]:
+def _by_run(points: Sequence[Point]) -> dict[str, list[Point]]:
   runs: dict[str, list[Point]] = {}
   for point in points:
     runs.setdefault(point.run, []).append(point)
   return runs
 
 
-def _collapse(points: Sequence[Point]) -> str:
-  onset = diagnostics.collapse_onset(
-    [p.step for p in points], [p.collapse_auc for p in points]
-  )
-  return "-" if onset is None else f"{onset:,}"
+def _arrays(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+  return [p.collapse_auc for p in points], [p.accuracy for p in points]
 
 
-def _or_reason(said: Callable[[], str]) -> str:
+def _or_reason(describe: Callable[[], str]) -> str:
+  """Text of a statistic, or why it is not defined."""
   try:
-    return said()
+    return describe()
   except ValueError as error:
     return f"not defined ({error})"
 
 
-def _fit(points: Sequence[Point]) -> list[str]:
-  """Returns lines on the fit, and how well it foretells what it didn't see.
-
-  What can't be done (all accuracies alike, a method left out leaves one point)
-  has its reason in its place.
-  """
-  aucs = [p.collapse_auc for p in points]
-  accuracies = [p.accuracy for p in points]
+def _fit(points: Sequence[Point]) -> str:
+  """Describes the linear fit and its leave-one-method-out error."""
+  aucs, accuracies = _arrays(points)
   methods = [p.run.split("/")[0] for p in points]
 
   def line() -> str:
@@ -126,79 +112,83 @@ def _fit(points: Sequence[Point]) -> list[str]:
       f"AUC (percent), R^2 = {fit.r_squared:.2f}"
     )
 
-  def order() -> str:
+  def rank_correlation() -> str:
     return f"{diagnostics.rank_correlation(aucs, accuracies):+.2f}"
 
-  def unseen() -> str:
+  def errors() -> str:
     left_out = diagnostics.leave_one_run_out(aucs, accuracies, methods)
     return (
-      f"mean absolute error {100 * left_out.mean_absolute_error:.1f} points; "
-      "that of the mean of the others "
-      f"{100 * left_out.baseline_mean_absolute_error:.1f}"
+      f"mean absolute error {100 * left_out.mean_absolute_error:.1f} points "
+      "(predicting the mean of the others: "
+      f"{100 * left_out.baseline_mean_absolute_error:.1f})"
     )
 
-  lines = [
-    f"{len(points)} checkpoints of {len(_runs(points))} runs: "
+  text = (
+    f"{len(points)} checkpoints of {len(_by_run(points))} runs: "
     f"{_or_reason(line)}; rank correlation of a smaller AUC with a higher "
-    f"accuracy {_or_reason(order)}.",
-  ]
+    f"accuracy {_or_reason(rank_correlation)}."
+  )
   if len(set(methods)) > 1:
-    lines += ["", f"Leaving one method out: {_or_reason(unseen)}."]
-  return lines
+    text += f"\n\nLeaving one method out: {_or_reason(errors)}."
+  return text
 
 
 def markdown(points: Sequence[Point]) -> str:
-  """Returns what was found: the runs, the fit, and how well it foretells."""
-  runs = _runs(points)
-  lines = [
-    "| run | first AUC | last AUC | last linear, % | AUC rises since step |",
-    "|---|---:|---:|---:|---:|",
-    *(
-      f"| {name} | {own[0].collapse_auc:.3f} | {own[-1].collapse_auc:.3f} "
-      f"| {100 * own[-1].accuracy:.1f} | {_collapse(own)} |"
-      for name, own in runs.items()
-    ),
-    "",
-    *_fit(points),
-  ]
-  by_dims: dict[int, list[Point]] = {}
-  for point in points:
-    by_dims.setdefault(point.dims, []).append(point)
-  if len(by_dims) > 1:
-    for dims, own in sorted(by_dims.items()):
-      lines += ["", f"Features of {dims} dimensions alone:", "", *_fit(own)]
-  within = [
-    diagnostics.rank_correlation(
-      [p.collapse_auc for p in own], [p.accuracy for p in own]
+  """Returns the table of runs, the fits and their errors."""
+  runs = _by_run(points)
+  rows = []
+  for name, own in runs.items():
+    onset = diagnostics.collapse_onset(
+      [p.step for p in own], [p.collapse_auc for p in own]
     )
+    rows.append(
+      [
+        name,
+        f"{own[0].collapse_auc:.3f}",
+        f"{own[-1].collapse_auc:.3f}",
+        f"{100 * own[-1].accuracy:.1f}",
+        "-" if onset is None else f"{onset:,}",
+      ]
+    )
+  headings = [
+    "run",
+    "first AUC",
+    "last AUC",
+    "last linear, %",
+    "AUC rises from",
+  ]
+  parts = [markdown_table(headings, rows), f"{_fit(points)}\n"]
+  dims = sorted({point.dims for point in points})
+  for number in dims if len(dims) > 1 else ():
+    own = [point for point in points if point.dims == number]
+    parts.append(f"Features of {number} dimensions alone:\n\n{_fit(own)}\n")
+  within = [
+    diagnostics.rank_correlation(*_arrays(own))
     for own in runs.values()
-    if len({p.collapse_auc for p in own}) > 1
-    and len({p.accuracy for p in own}) > 1
+    if all(len({*values}) > 1 for values in _arrays(own))
   ]
   if within:
-    lines += [
-      "",
+    parts.append(
       f"Within a run the rank correlation is {np.mean(within):+.2f} on average "
-      f"({min(within):+.2f} to {max(within):+.2f}, {len(within)} runs).",
-    ]
-  return "\n".join(lines) + "\n"
+      f"({min(within):+.2f} to {max(within):+.2f}, {len(within)} runs).\n"
+    )
+  return "\n".join(parts)
 
 
 def draw(points: Sequence[Point]) -> Figure:
-  """Draws accuracy over collapse AUC, a line for each run, and the fit."""
-  series = {
-    name: [(p.collapse_auc, 100 * p.accuracy) for p in own]
-    for name, own in _runs(points).items()
-  }
-  aucs = [p.collapse_auc for p in points]
+  """Draws accuracy over collapse AUC, one line per run, and the fit."""
+  aucs, accuracies = _arrays(points)
   ends = np.array([min(aucs), max(aucs)])
   line = None
   if np.ptp(ends):
-    fit = diagnostics.fit_accuracy(aucs, [p.accuracy for p in points])
+    fit = diagnostics.fit_accuracy(aucs, accuracies)
     line = (ends, 100 * fit.predict(ends))
   return charts.paths(
-    series,
-    title="accuracy of the linear probe, %; a run's last checkpoint is large",
+    {
+      name: [(p.collapse_auc, 100 * p.accuracy) for p in own]
+      for name, own in _by_run(points).items()
+    },
+    title="accuracy of the linear probe, %; the last checkpoint is large",
     x_label="collapse AUC",
     line=line,
   )

@@ -1,39 +1,20 @@
-"""Every method at one budget: what the trials gave, as one table."""
+"""Results of the `methods` study: all methods at one budget."""
 
 import dataclasses
-import os
-import pathlib
-import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import jax
 import numpy as np
-from matplotlib.figure import Figure
 
-from jssl.config.parse import to_dict
-from jssl.config.schema import Config
-from jssl.probe.records import (
-  BASELINES,
-  DiagnosticsRecord,
-  ProbeRecord,
-  SpectrumRecord,
-)
-from jssl.report import charts
-from jssl.report.diagnostics import COLUMNS
+from jssl.probe.records import BASELINES, ProbeRecord, SpectrumRecord
 from jssl.report.read import Run, read
-from jssl.runtime import files
-from jssl.study.trials import Environ, Trial, are_alike, has_baseline, shares
+from jssl.study.trials import Trial
 
-# Kinds of probe, and what they are called in the table.
-_PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
-_CLOSE_POINTS = 5.0
-_MARK = " †"
-_HEAD_GRADIENT = "head_gradient"
+CLOSE_POINTS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-  """On test, in [0, 1]: mean and (population) standard deviation."""
+  """Test accuracy in [0, 1]: mean and (population) standard deviation."""
 
   mean: float
   std: float
@@ -41,15 +22,16 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One kind of features.
+  """A row of the table.
 
   Attributes:
     name: a method, or a baseline.
-    accuracies: by kind of probe; a kind that wasn't fitted is not there.
-    above_random_points: of linear accuracy, in percent points.
+    accuracies: by probe, without probes that were not fitted.
+    above_random_points: linear accuracy minus that of the random backbone, in
+      percentage points.
     collapse_auc: see `diagnostics.spectrum`.
     steps_per_second: of the training.
-    failure: why a method has no numbers, "" where it has.
+    failure: why a method has no numbers, "" if it has.
   """
 
   name: str
@@ -62,68 +44,34 @@ class Row:
   @property
   def linear(self) -> float | None:
     """Mean accuracy of the linear probe."""
-    return (
-      self.accuracies["linear"].mean if "linear" in self.accuracies else None
-    )
+    linear = self.accuracies.get("linear")
+    return linear.mean if linear else None
 
   @property
   def is_close_to_random(self) -> bool:
-    """Whether the training hardly paid: something may be wrong."""
+    """True if training hardly improved on the random backbone."""
     points = self.above_random_points
-    return points is not None and points < _CLOSE_POINTS
-
-
-@dataclasses.dataclass(frozen=True)
-class About:
-  """What the table was measured on.
-
-  Attributes:
-    command: that makes it again.
-    machine: cores and system.
-    dataset: pretrained and probed on.
-    steps: of each pretraining.
-    batch_size: images of a batch.
-    backbone: the `model` section in words.
-    seeds: of the pretraining.
-    probe_seeds: of the probe.
-  """
-
-  command: str
-  machine: str
-  dataset: str
-  steps: str
-  batch_size: str
-  backbone: str
-  seeds: int
-  probe_seeds: int
+    return points is not None and points < CLOSE_POINTS
 
 
 def _steps_per_second(run: Run) -> float | None:
-  # The first row has the compilation in it.
+  # The first row includes compilation.
   seconds = run.metrics.get("seconds_per_step", np.zeros(0))[1:]
   return float(1 / np.median(seconds)) if seconds.size else None
 
 
-def _row(run: Run, name: str, features: str, step: int) -> Row:
-  """Returns what a workdir has of one kind of features."""
-  about = {
-    "features": features,
-    "step": step,
-    "dataset": run.config.data.name,
-  }
+def run_row(trial: Trial, name: str, features: str, step: int) -> Row:
+  """Numbers of one kind of features in a trial's workdir."""
+  run = read(trial.workdir)
+  key = {"features": features, "step": step, "dataset": trial.dataset}
+  spectra = run.select(SpectrumRecord, **key)
   return Row(
     name,
     accuracies={
-      score.probe: Accuracy(score.test_accuracy, score.test_accuracy_std)
-      for score in run.select(ProbeRecord, label_fraction=1, **about)
+      record.probe: Accuracy(record.test_accuracy, record.test_accuracy_std)
+      for record in run.select(ProbeRecord, label_fraction=1, **key)
     },
-    collapse_auc=next(
-      (
-        spectrum.collapse_auc
-        for spectrum in run.select(SpectrumRecord, **about)
-      ),
-      None,
-    ),
+    collapse_auc=spectra[0].collapse_auc if spectra else None,
     steps_per_second=_steps_per_second(run) if step else None,
   )
 
@@ -133,10 +81,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
   return float(np.mean(known)) if known else None
 
 
-def over_seeds(rows: Sequence[Row]) -> Row:
-  """Returns the row of a method, from those of its pretraining seeds.
+def _over_seeds(rows: Sequence[Row]) -> Row:
+  """Mean over pretraining seeds, and their standard deviation.
 
-  The deviation is over these seeds; that of a single one is its probe's.
+  With one seed, the standard deviation is that of the probe.
   """
   if len(rows) == 1:
     return rows[0]
@@ -155,303 +103,72 @@ def over_seeds(rows: Sequence[Row]) -> Row:
   )
 
 
-def _baseline(of: Trial, trials: Sequence[Trial], kind: str) -> Row | None:
-  """Returns what a trial is to be compared with, whichever measured it."""
-  for trial in trials:
-    if shares(of, trial, kind) and has_baseline(trial, kind):
-      return _row(read(trial.workdir), BASELINES[kind], kind, 0)
-  return None
-
-
-def _baseline_over_seeds(
+def _baseline(
   of: Sequence[Trial], trials: Sequence[Trial], kind: str
 ) -> Row | None:
-  """Returns what trials that differ in their seed are to be compared with."""
-  # Raw pixels have no seed: they are one row, however many trials there are.
-  of = of if kind == "random" else of[:1]
-  rows = [_baseline(trial, trials, kind) for trial in of]
-  known = [row for row in rows if row is not None]
-  return over_seeds(known) if known else None
+  """Baseline of a method's trials, measured by any trial that shares it."""
+  rows = []
+  # Raw pixels have no seed.
+  for trial in of if kind == "random" else of[:1]:
+    measured = (
+      other
+      for other in trials
+      if trial.shares_baseline(other, kind) and other.has_baseline(kind)
+    )
+    if other := next(measured, None):
+      rows.append(run_row(other, BASELINES[kind], kind, 0))
+  return _over_seeds(rows) if rows else None
+
+
+def _by_method(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+  methods: dict[str, list[Trial]] = {}
+  for trial in trials:
+    methods.setdefault(trial.method, []).append(trial)
+  return methods
 
 
 def _baselines(trials: Sequence[Trial]) -> list[Row]:
-  """Returns each once; where there are several, with whose they are."""
+  """Each baseline once; if there are several of a kind, with their method."""
   rows = []
   for kind in BASELINES:
-    known: list[Trial] = []
-    found = []
-    for trial in trials:
-      if any(are_alike(trial, other, kind) for other in known):
-        continue
-      own = [other for other in trials if other.method == trial.method]
-      row = _baseline_over_seeds(own, trials, kind)
-      if row:
-        known.append(trial)
-        found.append(row)
-    several = len(found) > 1
-    rows += [
-      dataclasses.replace(row, name=f"{row.name} (that of {trial.method})")
-      if several
-      else row
-      for trial, row in zip(known, found, strict=True)
-    ]
+    found: list[tuple[Trial, Row]] = []
+    for own in _by_method(trials).values():
+      if not any(own[0].equal_up_to_seed(known, kind) for known, _ in found):
+        row = _baseline(own, trials, kind)
+        if row:
+          found.append((own[0], row))
+    for trial, row in found:
+      suffix = f" (that of {trial.method})" if len(found) > 1 else ""
+      rows.append(dataclasses.replace(row, name=row.name + suffix))
   return rows
 
 
-def _method(trials: Sequence[Trial], failures: Sequence[str]) -> Row:
-  """Returns the row of one method, of all its seeds."""
-  name = trials[0].method
-  for trial, failure in zip(trials, failures, strict=True):
-    if failure:
-      which = f"seed {trial.seed}: " if len(trials) > 1 else ""
-      return Row(name, failure=which + failure)
-  return over_seeds(
-    [_row(read(t.workdir), name, "backbone", t.steps) for t in trials]
-  )
-
-
-def _above(row: Row, random: Row | None) -> Row:
-  if random is None or random.linear is None or row.linear is None:
-    return row
-  points = 100 * (row.linear - random.linear)
-  return dataclasses.replace(row, above_random_points=points)
-
-
 def collect(trials: Sequence[Trial], failures: Sequence[str]) -> list[Row]:
-  """Returns the baselines, then the methods: the best first, failed ones last.
+  """Returns the baselines, then methods by linear accuracy, failed ones last.
 
   Args:
     trials: the plan.
-    failures: what `run` returned.
+    failures: result of `trials.run`.
   """
+  failed = {
+    (trial.method, trial.seed): failure
+    for trial, failure in zip(trials, failures, strict=True)
+  }
   rows = []
-  for method in dict.fromkeys(trial.method for trial in trials):
-    own = [i for i, trial in enumerate(trials) if trial.method == method]
-    of = [trials[i] for i in own]
-    row = _method(of, [failures[i] for i in own])
-    rows.append(_above(row, _baseline_over_seeds(of, trials, "random")))
+  for method, own in _by_method(trials).items():
+    errors = [
+      (f"seed {trial.seed}: " if len(own) > 1 else "") + failure
+      for trial in own
+      if (failure := failed[method, trial.seed])
+    ]
+    if errors:
+      rows.append(Row(method, failure=errors[0]))
+      continue
+    row = _over_seeds([run_row(t, method, "backbone", t.steps) for t in own])
+    random = _baseline(own, trials, "random")
+    if random and random.linear is not None and row.linear is not None:
+      points = 100 * (row.linear - random.linear)
+      row = dataclasses.replace(row, above_random_points=points)
+    rows.append(row)
   rows.sort(key=lambda row: (bool(row.failure), -(row.linear or 0.0)))
   return _baselines(trials) + rows
-
-
-def _in_words(config: Config) -> str:
-  section = to_dict(config)["model"]
-  values = [f"{k}={v}" for k, v in section.items() if k != "name"]
-  return f"{section['name']} ({', '.join(values)})"
-
-
-def about(trials: Sequence[Trial], *, command: str, environ: Environ) -> About:
-  """Returns what the page says before the table.
-
-  Args:
-    trials: the plan.
-    command: of the study.
-    environ: that it ran in; what changes the speed is put before the command.
-  """
-
-  def all_of(value: Callable[[Config], object]) -> str:
-    found = dict.fromkeys(str(value(trial.config)) for trial in trials)
-    return " or ".join(found)
-
-  names = [n for n in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if n in environ]
-  system = f"{platform.system()} {platform.machine()}"
-  return About(
-    command=" ".join([*(f"{n}={environ[n]}" for n in names), command]),
-    machine=f"{os.cpu_count()} CPU cores, {system}, JAX {jax.__version__}",
-    dataset=all_of(lambda config: config.data.name),
-    steps=all_of(lambda config: config.train.steps),
-    batch_size=all_of(lambda config: config.data.batch_size),
-    backbone=all_of(lambda config: _in_words(config)),
-    seeds=len({trial.seed for trial in trials}),
-    probe_seeds=trials[0].config.probe.seeds,
-  )
-
-
-def _number(value: float | None, form: str) -> str:
-  return "-" if value is None else format(value, form)
-
-
-def _cells(row: Row) -> list[str]:
-  name = row.name + (_MARK if row.is_close_to_random else "")
-  if row.failure:
-    reason = row.failure.replace("|", "\\|")
-    return [name, f"failed: {reason}", *["-"] * (len(_PROBES) + 2)]
-  accuracies = []
-  for probe in _PROBES:
-    accuracy = row.accuracies.get(probe)
-    accuracies.append(
-      "-"
-      if accuracy is None
-      else f"{100 * accuracy.mean:.1f} ± {100 * accuracy.std:.1f}"
-    )
-  return [
-    name,
-    *accuracies,
-    _number(row.above_random_points, "+.1f"),
-    _number(row.collapse_auc, ".3f"),
-    _number(row.steps_per_second, ".2f"),
-  ]
-
-
-def _caption(about: About) -> str:
-  probe = f"the {about.probe_seeds} seeds of the probe"
-  over = (
-    f"{about.seeds} pretraining seeds (raw pixels: over {probe})"
-    if about.seeds > 1
-    else f"{probe}, of one pretraining seed"
-  )
-  return (
-    f"Test accuracy in %: mean ± standard deviation over {over}. Above random: "
-    "points of linear above the random backbone of the same model. Collapse "
-    "AUC: of the backbone's features of train, 1 where they are collapsed. "
-    "Steps/s: of the training, median over the logged rows without the first."
-  )
-
-
-def _last_gradient(run: Run) -> float | None:
-  found = run.metrics.get("head_gradient_norm", np.zeros(0))
-  return float(found[-1]) if found.size else None
-
-
-def _diagnosed(trial: Trial) -> dict[str, dict[str, float]]:
-  """Returns what a trial's last checkpoint is like, by place.
-
-  Where a head has an inner loop, the norm of its gradient after it is there
-  too.
-  """
-  if not (trial.workdir / "config.json").exists():
-    return {}
-  run = read(trial.workdir)
-  found = {
-    d.at: dict(d.values)
-    for d in run.select(
-      DiagnosticsRecord,
-      dataset=trial.dataset,
-      features="backbone",
-      step=trial.steps,
-    )
-  }
-  gradient = _last_gradient(run)
-  if gradient is not None:
-    for values in found.values():
-      values[_HEAD_GRADIENT] = gradient
-  return found
-
-
-def likeness(trials: Sequence[Trial]) -> str:
-  """Returns a table of what features are like, over each method's seeds.
-
-  Empty where no trial was diagnosed.
-  """
-  seen: dict[str, list[dict[str, float]]] = {}
-  for trial in trials:
-    for place, values in _diagnosed(trial).items():
-      seen.setdefault(f"{trial.method}, {place}", []).append(values)
-  if not seen:
-    return ""
-
-  def cell(of: Sequence[Mapping[str, float]], name: str, decimals: int) -> str:
-    known = [values[name] for values in of if name in values]
-    if not known:
-      return "-"
-    mean = f"{np.mean(known):.{decimals}f}"
-    return f"{mean} ± {np.std(known):.{decimals}f}" if len(known) > 1 else mean
-
-  columns = (*COLUMNS, ("head gradient", _HEAD_GRADIENT, 3))
-  headings = [heading for heading, _, _ in columns]
-  lines = [
-    f"| {name} | {' | '.join(cell(of, *column[1:]) for column in columns)} |"
-    for name, of in seen.items()
-  ]
-  return "\n".join(
-    [
-      "What the features are like (`--diagnostics`): mean, and deviation where "
-      "there are several pretraining seeds. Head gradient: its norm after an "
-      "inner loop, at the last row.",
-      "",
-      f"|  | {' | '.join(headings)} |",
-      "|---" + "|---:" * len(headings) + "|",
-      *lines,
-      "",
-    ]
-  )
-
-
-def markdown(about: About, rows: Sequence[Row]) -> str:
-  """Returns the page: what was run, and the table."""
-  headings = ["", *_PROBES.values(), "above random", "collapse AUC", "steps/s"]
-  lines = [
-    f"# Methods at one budget: {about.dataset}",
-    "",
-    f"    {about.command}",
-    "",
-    f"- machine: {about.machine}",
-    f"- pretraining: {about.steps} steps of {about.batch_size} images",
-    f"- backbone: {about.backbone}",
-    "",
-    _caption(about),
-    "",
-    f"| {' | '.join(headings)} |",
-    "|---" + "|---:" * (len(headings) - 1) + "|",
-    *(f"| {' | '.join(_cells(row))} |" for row in rows),
-  ]
-  if any(row.is_close_to_random for row in rows):
-    lines += [
-      "",
-      f"{_MARK.strip()} less than {_CLOSE_POINTS:g} points above the random "
-      "backbone.",
-    ]
-  return "\n".join(lines) + "\n"
-
-
-def draw(rows: Sequence[Row]) -> Figure:
-  """Draws accuracies, a line for each method, the best of linear on top."""
-  return charts.dots(
-    {
-      probe: {
-        row.name: (
-          100 * row.accuracies[kind].mean,
-          100 * row.accuracies[kind].std,
-        )
-        for row in sorted(rows, key=lambda row: row.linear or 0.0)
-        if kind in row.accuracies
-      }
-      for kind, probe in _PROBES.items()
-    },
-    title="test accuracy, %",
-  )
-
-
-def write(
-  workdir: pathlib.Path,
-  about: About,
-  rows: Sequence[Row],
-  trials: Sequence[Trial] = (),
-) -> None:
-  """Writes methods.md, with what features are like, .svg, and .json.
-
-  The last has each run by itself too.
-  """
-  runs = [
-    {
-      "method": trial.method,
-      "seed": trial.seed,
-      **dataclasses.asdict(
-        _row(read(trial.workdir), trial.method, "backbone", trial.steps)
-      ),
-      "diagnostics": _diagnosed(trial),
-    }
-    for trial in trials
-    if (trial.workdir / "config.json").exists()
-  ]
-  everything = {
-    **dataclasses.asdict(about),
-    "rows": [dataclasses.asdict(row) for row in rows],
-    "runs": runs,
-  }
-  workdir.mkdir(parents=True, exist_ok=True)
-  page = "\n".join(filter(None, (markdown(about, rows), likeness(trials))))
-  (workdir / "methods.md").write_text(page, encoding="utf-8")
-  svg = charts.as_svg(draw(rows), alt="accuracy of each method")
-  (workdir / "methods.svg").write_text(svg, encoding="utf-8")
-  files.write_json(workdir / "methods.json", everything)

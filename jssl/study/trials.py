@@ -1,7 +1,7 @@
-"""Trials of a study: planned, then trained and probed.
+"""Trials of the `methods` study: one training and one probe each.
 
-Each training and each probe is a process of its own, so that one leaves no
-memory behind for the next, and may fail for itself.
+Each runs in its own process, so that memory is released and a failure affects
+one trial only.
 """
 
 import dataclasses
@@ -20,19 +20,18 @@ from jssl.probe.records import Part, RecordFile
 from jssl.runtime.workdir import claim_workdir, load_config
 
 Environ = Mapping[str, str]
-Tell = Callable[[str], None]
 
 
 class Trial(NamedTuple):
   """One method, pretrained from one seed.
 
   Attributes:
-    method: its name in METHODS.
-    seed: of the pretraining.
-    workdir: of its run.
-    config: as the training reads it, but for `probe.baselines`.
-    flags: that say this config to the training.
-    diagnostics: whether the probe also measures what features are like.
+    method: name in METHODS.
+    seed: pretraining seed.
+    workdir: of the run.
+    config: of the run, before `probe.baselines` is set.
+    flags: flags of the training that give this config.
+    diagnostics: True if the probe measures diagnostics too.
   """
 
   method: str
@@ -44,30 +43,54 @@ class Trial(NamedTuple):
 
   @property
   def steps(self) -> int:
-    """Steps of the whole run."""
+    """Number of training steps."""
     return self.config.train.steps
 
   @property
   def dataset(self) -> str:
-    """The set that it is pretrained and probed on."""
+    """Name of the data set of training and probe."""
     return self.config.data.name
 
+  def is_trained(self) -> bool:
+    """True if the last checkpoint exists."""
+    return self.steps in checkpoint.steps(self.workdir)
 
-class Call(NamedTuple):
-  """A process: its command, and its environment."""
+  def is_probed(self) -> bool:
+    """True if the last checkpoint is probed."""
+    parts: list[Part] = ["probe"]
+    if self.diagnostics:
+      parts.append("diagnostics")
+    key = ("backbone", self.steps, self.dataset)
+    records = RecordFile(self.workdir)
+    return all(key in records.done(part) for part in parts)
 
-  command: tuple[str, ...]
-  environ: Environ
+  def has_baseline(self, kind: str) -> bool:
+    """True if a baseline is measured in the workdir."""
+    done = RecordFile(self.workdir).done("probe")
+    return (kind, 0, self.dataset) in done
 
+  def equal_up_to_seed(self, other: "Trial", kind: str) -> bool:
+    """True if a baseline of both trials differs by its seed only.
 
-def _known_methods(config_file: str) -> list[str]:
-  known = runpy.run_path(config_file).get("METHODS")
-  if not known:
-    raise ValueError(
-      f"--config={config_file} has no METHODS, a dict of the methods that its "
-      "get_config takes; configs/fashion_mnist.py is an example"
-    )
-  return [*known]
+    Raw pixels depend on the images; a random backbone also on the model.
+    """
+
+    def settings(config: Config) -> tuple:
+      data, model = config.data, config.model if kind == "random" else None
+      return (
+        *(data.name, data.split, data.test_split, data.image_size_px),
+        *(config.augment.crop_size_px, model),
+      )
+
+    return settings(self.config) == settings(other.config)
+
+  def shares_baseline(self, other: "Trial", kind: str) -> bool:
+    """True if a baseline of both trials is the same.
+
+    A random backbone is the initial one of a run, which depends on its seed.
+    """
+    same_seed = kind != "random" or self.seed == other.seed
+    return same_seed and self.equal_up_to_seed(other, kind)
 
 
 def plan(
@@ -79,245 +102,204 @@ def plan(
   overrides: Sequence[str] = (),
   diagnostics: bool = False,
 ) -> list[Trial]:
-  """Returns all trials; nothing is run or written.
+  """Returns all trials; runs and writes nothing.
 
   Args:
-    config: a file with METHODS; after a colon, what is added to each method.
+    config: `FILE` or `FILE:,ARG`; FILE has METHODS, and `,ARG` is appended to
+      each of them.
     workdir: of the study.
-    methods: some of them; all if empty.
-    seeds: of each method.
-    overrides: flags for all trials, as `--config.train.steps=100`.
-    diagnostics: whether the probes also measure what features are like.
+    methods: subset of METHODS; all if empty.
+    seeds: number of seeds of each method.
+    overrides: flags of all trials, such as `--config.train.steps=100`.
+    diagnostics: True if the probes measure diagnostics too.
 
   Raises:
-    FileNotFoundError: there is no such config file.
-    ValueError: a method or a key of the config is unknown.
+    FileNotFoundError: if there is no such config file.
+    ValueError: if a method or a key of the config is unknown.
   """
-  config_file, _, rest = config.partition(":")
-  known = _known_methods(config_file)
+  config_file, _, arg = config.partition(":")
+  known = runpy.run_path(config_file).get("METHODS")
+  if not known:
+    raise ValueError(
+      f"--config={config_file} has no METHODS, a dict of the methods that its "
+      "get_config takes; see configs/fashion_mnist.py."
+    )
   unknown = [method for method in methods if method not in known]
   if unknown:
     raise ValueError(
-      f"--methods={','.join(unknown)}: {config_file} has no such; known: "
+      f"--methods={','.join(unknown)}: not in METHODS of {config_file}; known: "
       f"{', '.join(known)}"
     )
-  if rest and not rest.startswith(","):
+  if arg and not arg.startswith(","):
     raise ValueError(
-      f"--config={config}: the methods are added here, choose some with "
-      "--methods; after a colon may stand a comma and what all have"
+      f"--config={config}: choose methods with --methods; the argument after "
+      "the colon must start with a comma and is appended to each method."
     )
   if any(flag.startswith("--config.seed=") for flag in overrides):
-    raise ValueError("--config.seed is set here; say how many with --seeds")
+    raise ValueError("--config.seed cannot be set; set the number with --seeds")
   trials = []
   for method in dict.fromkeys(methods or known):
     for seed in range(seeds):
-      spec = f"{config_file}:{method}{rest}"
-      overridden = (*overrides, f"--config.seed={seed}")
+      spec = f"{config_file}:{method}{arg}"
+      own = (*overrides, f"--config.seed={seed}")
       trials.append(
         Trial(
           method,
           seed,
           workdir / method / f"seed_{seed}",
-          command_line.load(spec, overridden, Config),
-          (f"--config={spec}", *overridden),
+          command_line.load(spec, own, Config),
+          (f"--config={spec}", *own),
           diagnostics,
         )
       )
   return trials
 
 
-def calls(
+class Process(NamedTuple):
+  """Command and environment of a process."""
+
+  command: tuple[str, ...]
+  environ: Environ
+
+
+def processes(
   trial: Trial, *, baselines: Sequence[str], environ: Environ
-) -> list[Call]:
+) -> tuple[Process, Process]:
   """Returns training and probe of a trial.
 
   Args:
     trial: one of the plan.
-    baselines: that the probe is to measure. It reads that from the config that
-      the training leaves in the workdir.
-    environ: that both start from.
+    baselines: baselines that the probe measures; it reads them from the config
+      that the training writes.
+    environ: environment of both.
   """
   workdir = f"--workdir={trial.workdir}"
   measured = f"--config.probe.baselines={tuple(baselines)!r}"
-  module = (sys.executable, "-m")
-  return [
-    # Two CPU devices of one core each are faster than one of two.
-    Call(
-      (*module, "jssl.train", *trial.flags, measured, workdir),
+  diagnostics = ("--diagnostics",) if trial.diagnostics else ()
+  python = (sys.executable, "-m")
+  return (
+    # Two CPU devices of one core each are faster than one device of two.
+    Process(
+      (*python, "jssl.train", *trial.flags, measured, workdir),
       {"JAX_NUM_CPU_DEVICES": "2", **environ},
     ),
-    # The probe's collectives can wait for each other without end on several.
-    Call(
-      (
-        *module,
-        "jssl.probe",
-        workdir,
-        *(("--diagnostics",) if trial.diagnostics else ()),
-      ),
+    # With several CPU devices the collectives of the probe can deadlock.
+    Process(
+      (*python, "jssl.probe", workdir, *diagnostics),
       {**environ, "JAX_NUM_CPU_DEVICES": "1"},
     ),
-  ]
-
-
-def _is_trained(trial: Trial) -> bool:
-  return trial.steps in checkpoint.steps(trial.workdir)
-
-
-def _is_probed(trial: Trial) -> bool:
-  about = ("backbone", trial.steps, trial.dataset)
-  records = RecordFile(trial.workdir)
-  parts: list[Part] = ["probe"]
-  if trial.diagnostics:
-    parts.append("diagnostics")
-  return all(about in records.done(part) for part in parts)
-
-
-def is_complete(trial: Trial) -> bool:
-  """Whether the last checkpoint of a trial is there and probed."""
-  return _is_trained(trial) and _is_probed(trial)
-
-
-def are_alike(trial: Trial, other: Trial, kind: str) -> bool:
-  """Whether a baseline of one trial is that of another, but for the seed.
-
-  Raw pixels are those of the same images; a random backbone must be of the same
-  model too.
-  """
-
-  def seen(config: Config) -> tuple:
-    data = config.data
-    images = (data.name, data.split, data.test_split, data.image_size_px)
-    pixels = (*images, config.augment.crop_size_px)
-    model = str(config.model)
-    return (pixels, model) if kind == "random" else (pixels,)
-
-  return seen(trial.config) == seen(other.config)
-
-
-def shares(trial: Trial, other: Trial, kind: str) -> bool:
-  """Whether a baseline of one trial is also that of another.
-
-  A random backbone is the one that a run starts from, so of its seed.
-  """
-  same_start = kind != "random" or trial.seed == other.seed
-  return same_start and are_alike(trial, other, kind)
-
-
-def has_baseline(trial: Trial, kind: str) -> bool:
-  """Whether a baseline was measured in the workdir of a trial."""
-  return (kind, 0, trial.dataset) in RecordFile(trial.workdir).done("probe")
+  )
 
 
 def _missing_baselines(trial: Trial, trials: Sequence[Trial]) -> list[str]:
-  """Returns those that a trial's config asks for and no trial has for it."""
-  probe = trial.config.probe
+  """Baselines in a trial's config that no trial has measured for it."""
   return [
     kind
-    for kind in probe.baselines
+    for kind in trial.config.probe.baselines
     if not any(
-      has_baseline(other, kind)
+      other.has_baseline(kind)
       for other in trials
-      if shares(trial, other, kind)
+      if trial.shares_baseline(other, kind)
     )
   ]
 
 
-def _check_used(trial: Trial) -> None:
+def _check_workdir(trial: Trial) -> None:
   """Raises ValueError if the workdir has a run of another config."""
   if not (trial.workdir / "config.json").exists():
     return
-  there = parse(load_config(trial.workdir), Config)
-  config = replace(trial.config, {"probe.baselines": there.probe.baselines})
-  # The probe may be set anew for the checkpoints to come; here none come.
-  old, new = (dataclasses.asdict(c.probe) for c in (there, config))
-  other = [
-    f"probe.{key}: there {old[key]!r}, now {new[key]!r}"
-    for key in sorted(old)
-    if old[key] != new[key]
-  ]
-  if other and _is_probed(trial):
-    raise ValueError(
-      f"{trial.workdir} was probed with other settings; choose another "
-      "--workdir, take back the difference or delete its probe.jsonl: "
-      + "; ".join(other)
-    )
+  old = parse(load_config(trial.workdir), Config)
+  config = replace(trial.config, {"probe.baselines": old.probe.baselines})
+  if trial.is_probed():
+    # Claiming a workdir allows other probe settings, for future checkpoints.
+    before, now = (dataclasses.asdict(c.probe) for c in (old, config))
+    changes = [
+      f"probe.{key}: there {before[key]!r}, now {now[key]!r}"
+      for key in sorted(before)
+      if before[key] != now[key]
+    ]
+    if changes:
+      raise ValueError(
+        f"{trial.workdir} was probed with other settings. Choose another "
+        "--workdir, undo the change, or delete its probe.jsonl: "
+        + "; ".join(changes)
+      )
   claim_workdir(to_dict(config), trial.workdir)
 
 
-def _run_process(call: Call, log: pathlib.Path) -> int:
-  """Runs a process, its output added to the log; returns its status."""
-  log.parent.mkdir(parents=True, exist_ok=True)
-  with log.open("a") as file:
-    print("$", *call.command, file=file, flush=True)
-    process = subprocess.Popen(
-      call.command,
-      env=dict(call.environ),
+def _run_process(process: Process, log_file: pathlib.Path) -> int:
+  """Runs a process, appends its output to a file, and returns its status."""
+  log_file.parent.mkdir(parents=True, exist_ok=True)
+  with log_file.open("a") as file:
+    print("$", *process.command, file=file, flush=True)
+    popen = subprocess.Popen(
+      process.command,
+      env=dict(process.environ),
       stdin=subprocess.DEVNULL,
       stdout=file,
       stderr=subprocess.STDOUT,
     )
     try:
-      status = process.wait()
+      status = popen.wait()
     except BaseException:
-      # A training that is terminated saves first.
-      process.terminate()
-      process.wait()
+      # A training saves a checkpoint on SIGTERM.
+      popen.terminate()
+      popen.wait()
       raise
     if status < 0:
       print(f"ended by signal {-status}", file=file)
   return status
 
 
-def _last_line(log: pathlib.Path) -> str:
-  lines = log.read_text(errors="replace").split("\n")
-  return next((line.strip() for line in lines[::-1] if line.strip()), "")
-
-
 def _run_trial(
   trial: Trial, *, baselines: Sequence[str], environ: Environ
 ) -> str:
-  """Trains and probes; returns the last line of what failed, else ""."""
-  log = trial.workdir / "log.txt"
-  training, probe = calls(trial, baselines=baselines, environ=environ)
-  fails = (
-    _run_process(training, log)
-    or not _is_trained(trial)
-    or _run_process(probe, log)
-    or not _is_probed(trial)
+  """Trains and probes; returns the last log line of a failure, else ""."""
+  log_file = trial.workdir / "log.txt"
+  training, probe = processes(trial, baselines=baselines, environ=environ)
+  succeeded = (
+    _run_process(training, log_file) == 0
+    and trial.is_trained()
+    and _run_process(probe, log_file) == 0
+    and trial.is_probed()
   )
-  return _last_line(log) if fails else ""
+  if succeeded:
+    return ""
+  lines = log_file.read_text(errors="replace").splitlines()
+  return next((line.strip() for line in lines[::-1] if line.strip()), "")
 
 
-def run(trials: Sequence[Trial], *, environ: Environ, tell: Tell) -> list[str]:
-  """Trains and probes what isn't complete.
+def run(
+  trials: Sequence[Trial], *, environ: Environ, log: Callable[[str], None]
+) -> list[str]:
+  """Trains and probes incomplete trials.
 
-  A baseline is measured once, by the first trials until one has it: for all,
-  or for all of the same model and seed.
+  Each baseline is measured once, by the first trial that shares it.
 
   Args:
     trials: the plan.
-    environ: of the processes.
-    tell: is called with each line that is for the user.
+    environ: environment of the processes.
+    log: called with lines of progress.
 
   Returns:
-    For each trial the last line of its failure, "" where it is complete.
+    For each trial the last log line of its failure, "" if it is complete.
 
   Raises:
-    ValueError: a workdir belongs to a run of another config; nothing was run.
+    ValueError: if a workdir has a run of another config; nothing is run.
   """
   for trial in trials:
-    _check_used(trial)
+    _check_workdir(trial)
   failures = []
   for number, trial in enumerate(trials, 1):
     name = f"[{number}/{len(trials)}] {trial.method}, seed {trial.seed}"
     baselines = _missing_baselines(trial, trials)
-    if is_complete(trial) and not baselines:
-      tell(f"{name}: complete")
-      failures.append("")
-      continue
-    tell(f"{name}: see {trial.workdir / 'log.txt'}")
-    failure = _run_trial(trial, baselines=baselines, environ=environ)
-    if failure:
-      tell(f"{name}: failed: {failure}")
+    failure = ""
+    if trial.is_trained() and trial.is_probed() and not baselines:
+      log(f"{name}: complete")
+    else:
+      log(f"{name}: see {trial.workdir / 'log.txt'}")
+      failure = _run_trial(trial, baselines=baselines, environ=environ)
+      if failure:
+        log(f"{name}: failed: {failure}")
     failures.append(failure)
   return failures

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 from probe import made
 
@@ -51,3 +52,8 @@ def diagnosed(step, values, **changes):
   return dataclasses.replace(
     record, **{"values": values, "curves": {}, "not_measured": {}, **changes}
   )
+
+
+def single_spaced(text):
+  """Tables without the spaces that align their columns."""
+  return re.sub(" +", " ", text)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from probe import made
-from study.runs import CONFIG, diagnosed, write_run
+from study.runs import CONFIG, diagnosed, single_spaced, write_run
 
 from jssl.probe.records import RecordFile
 from jssl.report.read import read
@@ -44,7 +44,7 @@ def test_augmentations_are_compared_at_the_same_deltas(tmp_path):
       )
   crop, flipped = concentration.collect(tmp_path)
   np.testing.assert_array_equal(crop.curve.deltas, flipped.curve.deltas)
-  text = concentration.write(tmp_path, [crop, flipped])
+  text = single_spaced(concentration.write(tmp_path, [crop, flipped]))
   lines = [line for line in text.splitlines() if line.startswith("| ")]
   assert [line.split(" | ")[0] for line in lines[1:]] == ["| crop", "| whole"]
   assert lines[1].endswith("| 20.0 | 0.500 | 60.0 |")
@@ -71,7 +71,7 @@ def test_what_includes_another_concentrates_no_less_on_nested_views(tmp_path):
   assert np.all(less <= crop.curve.one_minus_sigma)
   assert np.all(less <= crop_flip.curve.one_minus_sigma)
   assert less.sum() < crop_flip.curve.one_minus_sigma.sum()
-  text = concentration.markdown([crop, crop_flip])
+  text = single_spaced(concentration.markdown([crop, crop_flip]))
   assert "- crop_flip includes crop\n" in text
   assert "| augmentation | rho | InfoNCE L1 |" in text
   assert "| crop | 2.25 | -0.75 |" in text
@@ -81,7 +81,7 @@ def test_augmentations_of_different_images_are_told(tmp_path):
   for name, split in (("a", "train"), ("b", "train[:50%]")):
     config = {**CONFIG, "data": {**CONFIG["data"], "split": split}}
     write_run(tmp_path, name, [(0.7, 0.6)], config, nearest_mean_error=0.2)
-  with pytest.raises(ValueError, match=r"b looks at other images .* than a"):
+  with pytest.raises(ValueError, match=r"b and a use different images"):
     concentration.collect(tmp_path)
 
 
@@ -91,7 +91,7 @@ def last(workdir, step, **changes):
   changes = {"values": {"nearest_mean_error": step / 100}, **changes}
   added = diagnosed(step, **changes)
   made.write_records(path, [*RecordFile(path).read(), added])
-  return concentration._last("crop/seed_0", read(path))
+  return concentration._last_measured("crop/seed_0", read(path))
 
 
 POINTS = [(0.8, 0.5), (0.7, 0.6), (0.6, 0.7)]
@@ -109,7 +109,9 @@ def test_diagnostics_and_accuracies_are_of_one_step(tmp_path):
 
 def test_a_run_without_such_a_step_is_named(tmp_path):
   write_run(tmp_path, "crop", [])
-  message = r"crop/seed_0 has no step .* diagnosed are \[20\], probed \[\]"
+  message = (
+    r"crop/seed_0 has no step .* diagnostics at \[20\], accuracies at \[\]"
+  )
   with pytest.raises(ValueError, match=message):
     last(tmp_path, 20)
 

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 import pytest
 from probe import made
+from study.runs import single_spaced
 
 from jssl import checkpoint
 from jssl.checkpoint import Checkpoints
@@ -21,12 +22,12 @@ from jssl.config.parse import replace, to_dict
 from jssl.objectives import BYOL
 from jssl.probe.records import RecordFile
 from jssl.runtime.workdir import claim_workdir, load_config
-from jssl.study import methods
+from jssl.study import methods, methods_report
 from jssl.study import trials as trials_lib
 from jssl.train.writer import Writer
 
 W = pathlib.Path("W")
-ABOUT = methods.About(
+ABOUT = methods_report.About(
   command="python -m jssl.study methods --workdir=W",
   machine="2 CPU cores",
   dataset="cluttered_digits",
@@ -187,7 +188,7 @@ def test_plan_refuses_what_is_unknown(config_file, changes, message):
 
 
 def test_plan_refuses_other_config_files(config_file, tmp_path):
-  with pytest.raises(ValueError, match="choose some with --methods"):
+  with pytest.raises(ValueError, match="choose methods with --methods"):
     trials_lib.plan(f"{config_file}:byol", W)
   (tmp_path / "one.py").write_text("def get_config():\n  return None\n")
   with pytest.raises(ValueError, match="has no METHODS"):
@@ -198,7 +199,9 @@ def test_plan_refuses_other_config_files(config_file, tmp_path):
 
 def test_calls_and_their_environments(config_file):
   (trial,) = trials_lib.plan(config_file, W, methods=["byol"])
-  training, probe = trials_lib.calls(trial, baselines=(), environ={"A": "b"})
+  training, probe = trials_lib.processes(
+    trial, baselines=(), environ={"A": "b"}
+  )
   assert training == (
     (
       *(sys.executable, "-m", "jssl.train"),
@@ -214,7 +217,9 @@ def test_calls_and_their_environments(config_file):
     {"A": "b", "JAX_NUM_CPU_DEVICES": "1"},
   )
   given = {"JAX_NUM_CPU_DEVICES": "4"}
-  training, probe = trials_lib.calls(trial, baselines=["random"], environ=given)
+  training, probe = trials_lib.processes(
+    trial, baselines=["random"], environ=given
+  )
   assert "--config.probe.baselines=('random',)" in training.command
   assert training.environ["JAX_NUM_CPU_DEVICES"] == "4"
   assert probe.environ["JAX_NUM_CPU_DEVICES"] == "1"
@@ -270,7 +275,7 @@ def test_runs_what_is_not_complete_and_baselines_once(
   trials = trials_lib.plan(config_file, tmp_path)
   processes.trials = trials
   processes.broken = {("train", "simclr"), ("probe", "vicreg")}
-  failures = trials_lib.run(trials, environ={}, tell=silent)
+  failures = trials_lib.run(trials, environ={}, log=silent)
   assert failures == ["ValueError: a | b", "", "ValueError: a | b"]
   both = ("pixels", "random")
   assert processes.take() == [
@@ -282,18 +287,18 @@ def test_runs_what_is_not_complete_and_baselines_once(
   ]
   # A second time: byol is complete, and has the baselines.
   processes.broken = set()
-  assert trials_lib.run(trials, environ={}, tell=silent) == [""] * 3
+  assert trials_lib.run(trials, environ={}, log=silent) == [""] * 3
   assert processes.take() == [
     ("train", "simclr", ()),
     ("probe", "simclr"),
     ("train", "vicreg", ()),
     ("probe", "vicreg"),
   ]
-  assert trials_lib.run(trials, environ={}, tell=silent) == [""] * 3
+  assert trials_lib.run(trials, environ={}, log=silent) == [""] * 3
   assert processes.take() == []
   # Alone, a method without baselines has to measure them.
   alone = trials_lib.plan(config_file, tmp_path, methods=["simclr"])
-  assert trials_lib.run(alone, environ={}, tell=silent) == [""]
+  assert trials_lib.run(alone, environ={}, log=silent) == [""]
   assert processes.take() == [
     ("train", "simclr", both),
     ("probe", "simclr"),
@@ -309,7 +314,7 @@ def test_runs_what_is_not_complete_and_baselines_once(
   ]:
     other = trials_lib.plan(config_file, tmp_path, overrides=[flag])
     with pytest.raises(ValueError, match=message):
-      trials_lib.run(other, environ={}, tell=silent)
+      trials_lib.run(other, environ={}, log=silent)
   assert processes.take() == []
   assert (trials[1].workdir / "config.json").read_text() == before
 
@@ -323,7 +328,7 @@ def test_a_random_backbone_is_that_of_the_model(
   width = 2 * large.config.model.width
   large = large._replace(config=replace(large.config, {"model.width": width}))
   trials = processes.trials = [small, large]
-  assert trials_lib.run(trials, environ={}, tell=silent) == ["", ""]
+  assert trials_lib.run(trials, environ={}, log=silent) == ["", ""]
   assert processes.take() == [
     ("train", "simclr", ("pixels", "random")),
     ("probe", "simclr"),
@@ -354,26 +359,31 @@ def test_no_baselines_where_the_config_wants_none(
     overrides=["--config.probe.baselines=()"],
   )
   processes.trials = trials
-  assert trials_lib.run(trials, environ={}, tell=silent) == [""]
+  assert trials_lib.run(trials, environ={}, log=silent) == [""]
   (row,) = methods.collect(trials, [""])
   assert (row.name, row.above_random_points) == ("byol", None)
-  assert methods.markdown(ABOUT, [row]).splitlines()[-1] == (
+  page = single_spaced(methods_report.markdown(ABOUT, [row]))
+  assert page.splitlines()[-1] == (
     "| byol | 60.0 ± 1.2 | 61.0 ± 1.2 | 58.0 ± 1.2 | - | 0.650 | 4.00 |"
   )
 
 
+def is_complete(trial):
+  return trial.is_trained() and trial.is_probed()
+
+
 def test_complete_is_the_last_step_trained_and_probed(config_file, tmp_path):
   (trial,) = trials_lib.plan(config_file, tmp_path, methods=["byol"])
-  assert not trials_lib.is_complete(trial)
+  assert not is_complete(trial)
   write_training(trial, steps=1)
   write_probe(trial, "backbone", 0.5, step=1)
-  assert not trials_lib.is_complete(trial)
+  assert not is_complete(trial)
   write_training(trial)
-  assert not trials_lib.is_complete(trial)
+  assert not is_complete(trial)
   write_probe(trial, "random", 0.5)
-  assert not trials_lib.is_complete(trial)
+  assert not is_complete(trial)
   write_probe(trial, "backbone", 0.5)
-  assert trials_lib.is_complete(trial)
+  assert is_complete(trial)
 
 
 def test_a_training_that_stops_early_is_not_probed(
@@ -389,13 +399,13 @@ def test_a_training_that_stops_early_is_not_probed(
 
   monkeypatch.setattr(trials_lib, "_run_process", stops)
   trials = trials_lib.plan(config_file, tmp_path, methods=["byol"])
-  failures = trials_lib.run(trials, environ={}, tell=silent)
+  failures = trials_lib.run(trials, environ={}, log=silent)
   assert failures == ["stopped by SIGTERM"]
   assert ran == ["jssl.train"]
 
 
 def python(code, **environ):
-  return trials_lib.Call(
+  return trials_lib.Process(
     (sys.executable, "-c", code), {**os.environ, **environ}
   )
 
@@ -408,7 +418,7 @@ def test_output_and_environment_of_a_process(tmp_path):
   assert log.read_text().startswith(f"$ {sys.executable} -c import os")
   code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
   assert trials_lib._run_process(python(code), log) == -9
-  assert trials_lib._last_line(log) == "ended by signal 9"
+  assert log.read_text().splitlines()[-1] == "ended by signal 9"
   assert "told" in log.read_text()
 
 
@@ -432,7 +442,7 @@ def test_an_interrupted_study_ends_its_process(tmp_path, monkeypatch):
   monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
   with pytest.raises(KeyboardInterrupt):
     trials_lib._run_process(python(code), log)
-  assert trials_lib._last_line(log) == "saved"
+  assert log.read_text().splitlines()[-1] == "saved"
 
 
 # ---- Collect and table -------------------------------------------------------
@@ -517,7 +527,9 @@ def test_what_features_are_like_over_seeds(config_file, tmp_path):
   diagnose(trials[2], trials[2].steps, lidar=2.5)
   header, _, first, second = [
     line
-    for line in methods.likeness(trials).splitlines()
+    for line in single_spaced(
+      methods_report.diagnostics_table(trials)
+    ).splitlines()
     if line.startswith("|")
   ]
   headings = header.split(" | ")
@@ -528,7 +540,7 @@ def test_what_features_are_like_over_seeds(config_file, tmp_path):
   assert second[headings.index("LiDAR")] == "2.5"
   assert second[headings.index("RankMe")] == "-"
   # And each by itself.
-  methods.write(tmp_path, ABOUT, rows(), trials)
+  methods_report.write(tmp_path, ABOUT, rows(), trials)
   runs = json.loads((tmp_path / "methods.json").read_text())["runs"]
   assert [(run["method"], run["seed"]) for run in runs] == [
     ("simclr", 0),
@@ -540,7 +552,7 @@ def test_what_features_are_like_over_seeds(config_file, tmp_path):
 
 
 def test_the_picture_has_each_number_with_its_deviation():
-  (ax,) = methods.draw(rows()).axes
+  (ax,) = methods_report.draw(rows()).axes
   names = [label.get_text() for label in ax.get_yticklabels()]
   assert names == ["random backbone", "byol", "simclr"]
   linear, knn = ax.containers
@@ -564,7 +576,7 @@ def rows():
 
 
 def test_markdown():
-  page = methods.markdown(ABOUT, rows())
+  page = methods_report.markdown(ABOUT, rows())
   assert page.startswith(
     "# Methods at one budget: cluttered_digits\n"
     "\n"
@@ -574,11 +586,12 @@ def test_markdown():
     "- pretraining: 2 steps of 16 images\n"
     "- backbone: vit (width=16)\n"
   )
-  table = page[page.index("\n| ") + 1 :]
+  table = single_spaced(page[page.index("\n| ") + 1 :])
+  table = re.sub("-+", "-", table)
   shared = "50.0 ± 0.1 | - | 25.0 ± 0.2"
   assert table == (
-    "|  | linear | MLP | kNN | above random | collapse AUC | steps/s |\n"
-    "|---|---:|---:|---:|---:|---:|---:|\n"
+    "| | linear | MLP | kNN | above random | collapse AUC | steps/s |\n"
+    "|:-|-:|-:|-:|-:|-:|-:|\n"
     f"| random backbone | {shared} | - | 0.750 | - |\n"
     f"| byol | {shared} | +5.0 | 0.700 | 12.35 |\n"
     f"| simclr † | {shared} | +4.9 | 0.800 | 1.00 |\n"
@@ -586,19 +599,19 @@ def test_markdown():
     "\n"
     "† less than 5 points above the random backbone.\n"
   )
-  assert "†" not in methods.markdown(ABOUT, rows()[:2])
+  assert "†" not in methods_report.markdown(ABOUT, rows()[:2])
 
 
 def test_the_caption_says_over_which_seeds():
-  one = methods.markdown(ABOUT, [])
+  one = methods_report.markdown(ABOUT, [])
   assert "over the 3 seeds of the probe, of one pretraining seed" in one
-  two = methods.markdown(dataclasses.replace(ABOUT, seeds=2), [])
+  two = methods_report.markdown(dataclasses.replace(ABOUT, seeds=2), [])
   assert "over 2 pretraining seeds (raw pixels: over the 3 seeds" in two
 
 
 def test_about_says_what_ran_and_where(config_file):
   trials = trials_lib.plan(config_file, W, seeds=2)
-  about = methods.about(
+  about = methods_report.about(
     trials, command="study", environ={"JAX_PLATFORMS": "cpu", "HOME": "h"}
   )
   assert about.command == "JAX_PLATFORMS=cpu study"
@@ -610,9 +623,9 @@ def test_about_says_what_ran_and_where(config_file):
 
 
 def test_writes_its_files(tmp_path):
-  methods.write(tmp_path / "new", ABOUT, rows())
+  methods_report.write(tmp_path / "new", ABOUT, rows())
   page = (tmp_path / "new" / "methods.md").read_text()
-  assert page == methods.markdown(ABOUT, rows())
+  assert page == methods_report.markdown(ABOUT, rows())
   read = json.loads((tmp_path / "new" / "methods.json").read_text())
   assert read["machine"] == "2 CPU cores"
   assert [row["name"] for row in read["rows"]] == [r.name for r in rows()]
@@ -666,7 +679,8 @@ def test_trains_probes_and_tells(config_file, tmp_path):
   done = study(*arguments, "--methods=w_mse,simclr", "--", linear)
   assert done.returncode == 1, done.stderr
   assert done.stdout == (w / "methods.md").read_text()
-  table = done.stdout[done.stdout.index("| random backbone |") :].splitlines()
+  table = single_spaced(done.stdout)
+  table = table[table.index("| random backbone |") :].splitlines()
   accuracy = r"\d+\.\d ± \d\.\d"
   assert re.match(rf"\| random backbone \| {accuracy} \| - \| - \|", table[0])
   assert re.match(rf"\| simclr( †)? \| {accuracy} \| - \| - \|", table[1])
