@@ -81,13 +81,24 @@ class Log:
       too.
     diagnostics: True to add `jssl.diagnostics.batch` of the logged step's
       features to its row.
+    profile_steps: first and last step, counted from 1, that JAX's profiler
+      traces to `workdir/profile`; () for none.
   """
 
   every_steps: int = 50
   diagnostics: bool = True
+  profile_steps: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
     _check_positive(log__every_steps=self.every_steps)
+    if self.profile_steps and not (
+      len(self.profile_steps) == 2
+      and 1 <= self.profile_steps[0] <= self.profile_steps[1]
+    ):
+      raise ValueError(
+        f"log.profile_steps={self.profile_steps}: expected () or (first, last) "
+        "with 1 <= first <= last"
+      )
 
   def should_log(self, step: Any, total_steps: int) -> Any:
     """True at steps with a row, counted from 1; traceable."""

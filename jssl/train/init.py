@@ -1,79 +1,78 @@
-"""A run's compiled functions, and where its arrays lie."""
+"""The compiled functions of a run, its first state and its checkpoint items."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from clu import parameter_overview
 from jax.sharding import NamedSharding
 
 from jssl import checkpoint, mesh
-from jssl.config import schema
+from jssl.checkpoint import Checkpoints
 from jssl.config.build import Run
+from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
+from jssl.runtime import distributed
+from jssl.train.metrics import Progress, empty_window
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import make_train_step
 from jssl.typing import PyTree
 
 
-def _abstract(shapes: PyTree, shardings: PyTree) -> PyTree:
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
-
-
 class Program:
-  """What a run computes, compiled for its mesh; making it allocates nothing.
+  """The jitted functions of a run on its mesh; allocates no arrays.
 
   Attributes:
-    batch_sharding: of the images and labels of a batch.
+    batch_sharding: sharding of the images and labels of a batch.
     abstract_state: shapes, dtypes and shardings of the state.
-    init: `() -> state`, the first one of the run, born where it belongs.
-    step: `(state, batch) -> (state, metrics)`; the state is donated.
-    metrics: names of what `step` gives at each step.
-    measures: names of what it gives at steps that are logged only.
+    init: `() -> state`, the initial state, sharded.
+    step: `(state, batch) -> (state, metrics)`; donates the state.
+    metrics: names of the metrics of every step.
+    measures: names of the metrics of logged steps only.
   """
 
   def __init__(self, run: Run):
-    """Traces everything that has to fit together."""
-    backbone, objective = run.backbone, run.objective
+    """Traces the step, which checks that its parts fit together."""
+    config = run.config
 
     def init() -> TrainState:
       return init_state(
-        run.config.seed,
-        backbone,
-        objective,
+        config.seed,
+        run.backbone,
+        run.objective,
         run.optimizer,
         run.image_shape,
-        run.config.head,
+        config.head,
       )
 
     state = jax.eval_shape(init)
     shardings = mesh.state_sharding(run.mesh, state)
     self.batch_sharding: NamedSharding = mesh.batch_sharding(run.mesh)
-    self.abstract_state: TrainState = _abstract(state, shardings)
+    self.abstract_state: TrainState = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      state,
+      shardings,
+    )
     self.init = jax.jit(init, out_shardings=shardings)
     step = make_train_step(
-      backbone,
-      objective,
-      run.config.augment,
+      run.backbone,
+      run.objective,
+      config.augment,
       run.optimizer,
-      head=run.config.head,
-      chunks=run.config.train.chunks,
+      head=config.head,
+      chunks=config.train.chunks,
       shards=run.mesh.size,
       measured=(
-        partial(run.config.log.should_log, total_steps=run.config.train.steps)
-        if run.config.log.diagnostics
+        partial(config.log.should_log, total_steps=config.train.steps)
+        if config.log.diagnostics
         else None
       ),
     )
-    self.measures: tuple[str, ...] = NAMES if run.config.log.diagnostics else ()
-    b = run.config.data.batch_size
-    # Of the size that the backbone sees; the names don't depend on it.
+    self.measures: tuple[str, ...] = NAMES if config.log.diagnostics else ()
+    b = config.data.batch_size
     batch = {
       "image": jax.ShapeDtypeStruct((b, *run.image_shape), jnp.uint8),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
@@ -92,24 +91,21 @@ class Program:
 
 def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
   """Returns the batches of a run, see `jssl.data.pipeline.train_batches`."""
+  config = run.config
   return pipeline.train_batches(
     run.source,
-    seed=run.config.seed,
-    batch_size=run.config.data.batch_size,
+    seed=config.seed,
+    batch_size=config.data.batch_size,
     sharding=sharding,
-    workers=run.config.data.workers,
-    prefetch_batches=run.config.data.prefetch_batches,
-    order=run.config.order,
-    total_steps=run.config.train.steps,
+    workers=config.data.workers,
+    prefetch_batches=config.data.prefetch_batches,
+    order=config.order,
+    total_steps=config.train.steps,
   )
 
 
 def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
-  """Returns a state as the parts of a checkpoint.
-
-  The backbone is a part by itself, for who probes or exports it, and so is
-  the objective, for who continues with its heads.
-  """
+  """Returns the items of a checkpoint, each of which can be restored alone."""
   return {
     "backbone": state.backbone,
     "objective": {"params": state.head_params, "state": state.objective},
@@ -124,7 +120,7 @@ def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
-  """The inverse of `checkpoint_items`; what else is there is left."""
+  """Inverse of `checkpoint_items`; ignores other items."""
   return TrainState(
     backbone=items["backbone"],
     head_params=items["objective"]["params"],
@@ -133,12 +129,34 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
   )
 
 
-def first_state(program: Program, init_from: schema.InitFrom) -> TrainState:
-  """Returns the state in which a run begins.
+def restore_or_init(
+  run: Run,
+  program: Program,
+  checkpoints: Checkpoints,
+  batches: checkpoint.DataIterator,
+) -> tuple[int, TrainState, Progress]:
+  """Returns step, state and progress of the latest checkpoint, or of step 0."""
+  progress = Progress.create(0.0, 0, empty_window(program.metrics, run.mesh))
+  abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
+  restored = checkpoints.restore_latest(abstract, batches)
+  if restored is None:
+    state = _initial_state(program, run.config.init_from)
+    overview = parameter_overview.get_parameter_overview(
+      state.backbone["params"], include_stats=False
+    )
+    distributed.log_on_first(overview)
+    return 0, state, progress
+  step, items = restored
+  distributed.log_on_first(f"Resumed from checkpoint at step {step}.")
+  return step, from_checkpoint_items(items), items["progress"]
+
+
+def _initial_state(program: Program, init_from: InitFrom) -> TrainState:
+  """Returns the state at step 0, with parameters of another run if given.
 
   Raises:
-    ValueError: `init_from` names a checkpoint that isn't there.
-    CheckpointError: it is damaged, or of another model or objective.
+    ValueError: if `init_from` names a checkpoint that does not exist.
+    CheckpointError: if it is damaged, or of another model or objective.
   """
   state = program.init()
   if not init_from.workdir:
@@ -150,13 +168,13 @@ def first_state(program: Program, init_from: schema.InitFrom) -> TrainState:
       f"init_from.workdir={init_from.workdir} has no checkpoint of "
       f"init_from.step={init_from.step}; it has {steps}"
     )
-  wanted = ["backbone", "objective"] if init_from.heads else ["backbone"]
-  abstract = checkpoint_items(program.abstract_state)
+  items = checkpoint_items(program.abstract_state)
+  names = ["backbone", "objective"] if init_from.heads else ["backbone"]
   restored = checkpoint.restore(
-    init_from.workdir, step, {name: abstract[name] for name in wanted}
+    init_from.workdir, step, {name: items[name] for name in names}
   )
   if state.teacher:
-    # A copy: the step donates both.
+    # A copy, because the step donates both.
     teacher = jax.tree.map(jnp.copy, restored["backbone"])
     state = state._replace(teacher=teacher)
   return from_checkpoint_items({**checkpoint_items(state), **restored})

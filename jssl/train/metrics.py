@@ -1,64 +1,50 @@
-"""What a run measures of itself between two rows of its log."""
+"""Metrics between two log lines, and other progress that checkpoints hold."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from clu.metrics import Average
+from jax.sharding import Mesh
 
-from jssl.typing import Metrics, PyTree
+from jssl import mesh as mesh_lib
+from jssl.typing import Metrics
 
 Window = dict[str, Average]
+"""Averages of metrics over the steps since the last log line."""
 
 
 @jax.jit
 def add_to_window(window: Window, metrics: Metrics) -> Window:
-  """Adds a step's metrics to a window of steps, on the device.
-
-  What the window has no name for is left out.
-  """
+  """Adds those metrics of a step that the window has, on the device."""
   return {
     name: mean.merge(Average.from_model_output(metrics[name]))
     for name, mean in window.items()
   }
 
 
-def empty_window(names: tuple[str, ...]) -> Window:
-  """Returns a window without steps."""
-  return {name: Average.empty() for name in names}
+def empty_window(names: tuple[str, ...], mesh: Mesh) -> Window:
+  """Returns a window without steps, on all devices."""
+  return mesh_lib.on_every_device(
+    mesh, {name: Average.empty() for name in names}
+  )
 
 
-class Watch(NamedTuple):
-  """What a run knows about itself besides its state.
+class Progress(NamedTuple):
+  """Progress of a run besides its state; an item of its checkpoints.
 
   Attributes:
-    seconds: of training, over all its lives.
-    logged: step of the last row.
-    window: metrics of the steps since then; a run that is taken up logs the
-      row that the uninterrupted one would have logged.
+    seconds: seconds of training, over all starts of the run.
+    logged_step: step of the last row of metrics.
+    window: metrics since then, so that a resumed run writes the same rows as an
+      uninterrupted one.
   """
 
-  seconds: float
-  logged: int
+  seconds: np.ndarray
+  logged_step: np.ndarray
   window: Window
 
-  def to_arrays(self) -> dict[str, PyTree]:
-    """Returns it as parts of a checkpoint; waits for the window."""
-    window = {
-      name: {"total": np.asarray(mean.total), "count": np.asarray(mean.count)}
-      for name, mean in self.window.items()
-    }
-    timers = {
-      "seconds": np.asarray(self.seconds),
-      "logged": np.asarray(self.logged),
-      "window": window,
-    }
-    return {"timers": timers}
-
   @classmethod
-  def from_arrays(cls, parts: Mapping[str, PyTree]) -> "Watch":
-    """The inverse of `to_arrays`."""
-    timers = parts["timers"]
-    window = {name: Average(**mean) for name, mean in timers["window"].items()}
-    return cls(float(timers["seconds"]), int(timers["logged"]), window)
+  def create(cls, seconds: float, step: int, window: Window) -> "Progress":
+    """Returns progress with NumPy scalars, which checkpoints need."""
+    return cls(np.asarray(seconds), np.asarray(step), window)

@@ -19,62 +19,75 @@ def _format_duration(seconds: float) -> str:
   return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
-def _read_rows(path: pathlib.Path, last_step: int) -> list[str]:
-  """Returns the lines of complete rows up to `last_step`."""
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      if json.loads(line)["step"] <= last_step:
-        rows.append(line)
-    except (ValueError, KeyError):
-      logging.warning("Dropped an incomplete row of %s.", path)
-  return rows
-
-
 class Writer:
   """Writes `metrics.jsonl`, progress lines and, if installed, TensorBoard.
 
-  A row that cannot be written is logged and kept in memory; the next write
-  rewrites the whole file.
+  Only process 0 writes. A row that cannot be written is logged and kept in
+  memory; the next write rewrites the whole file.
   """
 
   def __init__(
-    self, workdir: str | os.PathLike, *, step: int, total_steps: int
+    self, workdir: str | os.PathLike, *, total_steps: int, batch_size: int
   ):
-    """Opens the files, and drops rows after `step` that will be written again.
+    """Writes nothing yet.
 
     Args:
       workdir: workdir of the run.
-      step: number of steps done.
       total_steps: steps of the run.
+      batch_size: images in a global batch.
     """
+    self._workdir = workdir
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
-    self._rows = _read_rows(self._path, step)
-    self._total_steps = total_steps
+    self._total_steps, self._batch_size = total_steps, batch_size
+    self._rows: list[str] = []
+    self._is_complete = True
+    self._events: Any = None
+
+  def start(self, step: int) -> None:
+    """Opens the files, and drops rows after `step` that will be written again.
+
+    Args:
+      step: number of steps done.
+    """
+    self._step, self._time = step, time.monotonic()
+    if not distributed.is_first():
+      return
+    text = self._path.read_text() if self._path.exists() else ""
+    for line in text.splitlines():
+      try:
+        if json.loads(line)["step"] <= step:
+          self._rows.append(line)
+      except (ValueError, KeyError):
+        logging.warning("Dropped an incomplete row of %s.", self._path)
     self._is_complete = False
-    self._write_rows()
-    self._events = None
+    self._write_row()
     if all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
       # Imports TensorFlow, which takes seconds.
       from clu import metric_writers
 
       self._events = metric_writers.create_default_writer(
-        str(workdir), just_logging=False, asynchronous=False
+        str(self._workdir), just_logging=False, asynchronous=False
       )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the scalars of a step.
+    """Writes scalars and the speed since the last call.
 
     Args:
       step: number of steps done.
-      values: scalars by name; `loss`, `learning_rate`, `images_per_second` and
-        `seconds_per_step` are among them.
+      values: scalars by name, `loss` and `learning_rate` among them.
     """
-    row = json.dumps({"step": step, **values, "time": time.time()})
-    self._rows.append(row)
-    self._write_rows(row)
-    self._write_events(lambda events: events.write_scalars(step, dict(values)))
-    remaining = (self._total_steps - step) * values["seconds_per_step"]
+    seconds_per_step = (time.monotonic() - self._time) / (step - self._step)
+    values = {
+      **values,
+      "images_per_second": self._batch_size / seconds_per_step,
+      "seconds_per_step": seconds_per_step,
+    }
+    if distributed.is_first():
+      row = {"step": step, **values, "time": time.time()}
+      self._rows.append(json.dumps(row))
+      self._write_row()
+      self._write_events(lambda events: events.write_scalars(step, values))
+    remaining = (self._total_steps - step) * seconds_per_step
     distributed.log_on_first(
       f"step {step}/{self._total_steps} ({step / self._total_steps:.0%})"
       f"  loss {values['loss']:.4f}"
@@ -82,13 +95,14 @@ class Writer:
       f"  {values['images_per_second']:,.0f} images/s"
       f"  ETA {_format_duration(remaining)}"
     )
+    self._step, self._time = step, time.monotonic()
 
-  def _write_rows(self, row: str = "") -> None:
-    """Appends a row, or rewrites the file if an earlier write failed."""
+  def _write_row(self) -> None:
+    """Appends the last row, or all rows if an earlier write failed."""
     try:
       if self._is_complete:
         with self._path.open("a") as file:
-          file.write(f"{row}\n")
+          file.write(f"{self._rows[-1]}\n")
       else:
         files.write_text(self._path, "".join(f"{r}\n" for r in self._rows))
       self._is_complete = True
@@ -114,4 +128,4 @@ class Writer:
   def __exit__(self, *_: Any) -> None:
     self._write_events(lambda events: events.close())
     if not self._is_complete:
-      self._write_rows()
+      self._write_row()

@@ -8,9 +8,10 @@ since the disk may be full.
 import hashlib
 import pathlib
 
-import numpy as np
+import jax
 from absl import app, flags
 
+from jssl.config import command_line
 from jssl.train import __main__, loop
 from jssl.train.init import Program
 
@@ -26,12 +27,12 @@ class Recording(Program):
 
     def step(state, batch):
       nonlocal done
-      done = int(state.step) if done is None else done + 1
+      done = int(jax.device_get(state.step)) if done is None else done + 1
       digest = hashlib.sha256()
       for name in sorted(batch):
         # Those of this process, in their order.
         for shard in batch[name].addressable_shards:
-          digest.update(np.asarray(shard.data).tobytes())
+          digest.update(jax.device_get(shard.data).tobytes())
       (seen / f"{done + 1}-{digest.hexdigest()}").touch()
       return compiled(state, batch)
 
@@ -40,5 +41,4 @@ class Recording(Program):
 
 if __name__ == "__main__":
   loop.Program = Recording
-  flags.mark_flag_as_required("config")
-  app.run(__main__.main)
+  app.run(__main__.main, flags_parser=command_line.parse_flags)

@@ -98,7 +98,9 @@ def test_killed_and_resumed_sees_the_same_images(options, skipping, tmp_path):
   process.kill()
   process.communicate()
   done = run(tmp_path, **options)
-  assert re.search(r"taken up at step [69]\n", done.stdout), done.stderr
+  assert re.search(r"Resumed from checkpoint at step [69]\.", done.stdout), (
+    done.stderr
+  )
   assert_same(outcome(tmp_path), outcome(skipping[0]))
 
 
@@ -125,7 +127,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_key(
   assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
   done = run(tmp_path, **{**options, "log.every_steps": 1})
   assert done.returncode == 0, done.stderr
-  assert re.search(r"taken up at step [23]\n", done.stdout)
+  assert re.search(r"Resumed from checkpoint at step [123]\.", done.stdout)
   assert re.search(LOGGED, done.stderr)
   assert [row["step"] for row in rows(tmp_path)] == [*range(1, STEPS + 1)]
 

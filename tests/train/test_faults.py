@@ -81,7 +81,7 @@ def test_killed_while_it_saves(uninterrupted, tmp_path):
   process.communicate()
   # Without its manifest it doesn't count.
   assert 8 not in checkpoint.steps(tmp_path)
-  assert "taken up at step 4" in finish(tmp_path)
+  assert "Resumed from checkpoint at step 4" in finish(tmp_path)
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path, damage):
   largest.write_bytes(content)
   said = finish(tmp_path)
   assert re.search(rf"{last}: 1 of \d+ files are damaged", said)
-  assert f"taken up at step {before}" in said
+  assert f"Resumed from checkpoint at step {before}" in said
   assert (tmp_path / "damaged" / str(last)).exists()
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_at_the_end(uninterrupted, tmp_path):
   assert "are free in" in told
   assert "run the same command to resume from the last checkpoint" in told
   assert not (tmp_path / "status.json").exists()
-  assert "taken up at step" in finish(tmp_path)
+  assert "Resumed from checkpoint at step" in finish(tmp_path)
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
 
@@ -204,5 +204,5 @@ def test_a_small_disk(uninterrupted, small_disk):
   assert process.returncode in (75, 120), said
   done = run(small_disk / "W")
   assert done.returncode == 0, done.stderr
-  assert "taken up at step" in done.stdout
+  assert "Resumed from checkpoint at step" in done.stdout
   assert_same(outcome(small_disk / "W"), outcome(uninterrupted))

@@ -282,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_two_processes(tmp_path):
   assert status == [1, 1], "\n".join(said)
   for own in said:
     assert re.search(r"^error: .*between step 0 and step 3", own, re.MULTILINE)
-    assert f"What it was like at step 3 is kept in {broken}" in own
+    assert f"the state at step 3 is in {broken}" in own
     assert "Traceback" not in own
   assert checkpoint.steps(broken) == [3]
   leaves = jax.tree.leaves(checkpoint.restore_backbone(broken, 3))

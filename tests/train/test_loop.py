@@ -42,6 +42,7 @@ def test_a_run_writes_what_others_read(uninterrupted):
     "time",
   }
   assert checkpoint.steps(uninterrupted) == [16, 20, 24]
+  assert [*(uninterrupted / "profile").rglob("*.xplane.pb")]
   load_config(uninterrupted)
   apply, variables = jssl.load_backbone(uninterrupted)
   assert apply(variables, np.zeros((2, 32, 32, 3), np.float32)).shape == (2, 16)
@@ -70,7 +71,9 @@ def test_rows_over_several_steps_survive_a_kill(tmp_path):
   process.kill()
   process.communicate()
   done = run(tmp_path / "killed", **apart)
-  assert re.search(r"taken up at step [48]\n", done.stdout), done.stderr
+  assert re.search(r"Resumed from checkpoint at step [48]\.", done.stdout), (
+    done.stderr
+  )
   assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 
@@ -158,7 +161,7 @@ def get_config(arg=""):
   wait_for_step(process, steps[-6])
   process.kill()
   process.communicate()
-  assert "taken up at step" in finish(tmp_path / "killed")
+  assert "Resumed from checkpoint at step" in finish(tmp_path / "killed")
   assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 
@@ -175,7 +178,7 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
   left = {"status": "restartable", "step": last}
   assert json.loads(status.read_text()) == left
   done = run(tmp_path)
-  assert f"taken up at step {last}" in done.stdout
+  assert f"Resumed from checkpoint at step {last}" in done.stdout
   assert json.loads(status.read_text()) == {"status": "complete", "step": 24}
   lives = (tmp_path / "goodput.jsonl").read_text().splitlines()
   steps = [(row["from_step"], row["to_step"]) for row in map(json.loads, lives)]
@@ -193,7 +196,7 @@ def test_a_complete_run_is_left_alone(uninterrupted):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   done = run(tmp_path, **{"optim.learning_rate": 1e30, "log.every_steps": 3})
   assert done.returncode == 1
-  assert "not finite any more" in done.stderr
+  assert "became NaN or infinite" in done.stderr
   assert "between step 0 and step 3" in done.stderr
   assert "optim.learning_rate" in done.stderr
   assert "Traceback" not in done.stderr
@@ -202,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   (life,) = (tmp_path / "goodput.jsonl").read_text().splitlines()
   assert json.loads(life)["to_step"] == 3
   # What broke can be looked at, as any checkpoint.
-  assert f"is kept in {tmp_path / 'broken'}, to inspect" in done.stderr
+  assert f"the state at step 3 is in {tmp_path / 'broken'}" in done.stderr
   apply, variables = jssl.load_backbone(tmp_path / "broken")
   leaves = jax.tree.leaves(variables)
   assert not all(np.all(np.isfinite(leaf)) for leaf in leaves)

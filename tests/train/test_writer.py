@@ -6,12 +6,7 @@ from runtime.test_files import file_size_limit
 
 from jssl.train.writer import Writer
 
-VALUES = {
-  "loss": 1.0,
-  "learning_rate": 0.1,
-  "images_per_second": 10.0,
-  "seconds_per_step": 1.0,
-}
+VALUES = {"loss": 1.0, "learning_rate": 0.1}
 
 
 def steps(workdir):
@@ -20,7 +15,8 @@ def steps(workdir):
 
 
 def test_rows_that_fail_are_written_with_the_next(tmp_path):
-  with Writer(tmp_path, step=0, total_steps=9) as writer:
+  with Writer(tmp_path, total_steps=9, batch_size=8) as writer:
+    writer.start(0)
     writer.write(1, VALUES)
     with file_size_limit((tmp_path / "metrics.jsonl").stat().st_size):
       writer.write(2, VALUES)
@@ -37,5 +33,6 @@ def test_rows_that_fail_are_written_with_the_next(tmp_path):
 def test_rows_after_the_resumed_step_and_incomplete_rows_are_dropped(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-  with Writer(tmp_path, step=2, total_steps=9):
+  with Writer(tmp_path, total_steps=9, batch_size=8) as writer:
+    writer.start(2)
     assert steps(tmp_path) == [1, 2]

@@ -1,0 +1,46 @@
+"""Profiles a window of steps with JAX's profiler."""
+
+import os
+from typing import Any
+
+import jax
+
+
+class StepProfiler:
+  """Traces some steps of a loop, for TensorBoard or xprof.
+
+  A context manager: a trace that is still open at the end is written too.
+  """
+
+  def __init__(self, folder: str | os.PathLike, steps: tuple[int, ...]):
+    """Configures the window; nothing is traced yet.
+
+    Args:
+      folder: folder of the trace.
+      steps: first and last step, counted from 1; () for none.
+    """
+    self._folder, self._steps = os.fspath(folder), steps
+    self._tracing = False
+
+  def before(self, step: int) -> None:
+    """Starts the trace if `step` is the first one; call it before the step."""
+    if self._steps and step == self._steps[0]:
+      jax.profiler.start_trace(self._folder)
+      self._tracing = True
+
+  def after(self, step: int, outputs: Any) -> None:
+    """Writes the trace if `step` is the last one, after waiting for outputs."""
+    if self._tracing and step == self._steps[1]:
+      jax.block_until_ready(outputs)
+      self._stop()
+
+  def _stop(self) -> None:
+    self._tracing = False
+    jax.profiler.stop_trace()
+
+  def __enter__(self) -> "StepProfiler":
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    if self._tracing:
+      self._stop()
