@@ -1,8 +1,8 @@
-"""`python -m jssl.probe --workdir=DIR`: judges the checkpoints of a run.
+"""`python -m jssl.probe --workdir=DIR`: evaluates the checkpoints of a run.
 
-Linear, MLP and nearest-neighbour probes of frozen features, beside raw pixels
-and a random backbone. It needs the files of the run only, so that it can go on
-beside the training (`--follow`), later, or on another machine.
+Fits linear, MLP and kNN probes to frozen features, raw pixels and a random
+backbone. Needs only the files of the run, so it can run during the training
+(`--follow`), later, or on another machine.
 """
 
 import sys
@@ -10,45 +10,43 @@ import sys
 from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "The directory of the run.", required=True
+  "workdir", None, "Directory of the run.", required=True
 )
 _FOLLOW = flags.DEFINE_bool(
   "follow", False, "Wait for new checkpoints until the last step of the run."
 )
 _DATASET = flags.DEFINE_string(
-  "dataset", "", "A prepared set to probe on; default: that of the run."
+  "dataset", "", "Prepared set to probe on; default: that of the run."
 )
 _DATA_DIR = flags.DEFINE_string(
-  "data_dir", "", "Where prepared sets are; default: as the run had it."
+  "data_dir", "", "Directory of prepared sets; default: that of the run."
 )
 _TEST_SPLIT = flags.DEFINE_string(
-  "test_split", "", "The split of --dataset to test on; default: test."
+  "test_split", "", "Split of --dataset to test on; default: test."
 )
 _EXPORT = flags.DEFINE_string(
   "export",
   "",
-  "An .npz to write: features and labels of train and test, last checkpoint.",
+  ".npz file to write with the features and labels of the last checkpoint.",
 )
-_OVERWRITE = flags.DEFINE_bool(
-  "overwrite", False, "Probe again what was probed before."
-)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing records.")
 _DIAGNOSTICS = flags.DEFINE_bool(
   "diagnostics",
   False,
-  "Measure also what features are like, of the backbone and its heads.",
+  "Measure diagnostics of the backbone and the heads too.",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
-  "Whether this is one of several processes, see `jssl.runtime.distributed`.",
+  "True for each of several processes, see `jssl.runtime.distributed`.",
 )
 
 
 def main(argv: list[str]) -> int:
-  """Probes; returns the exit status."""
+  """Runs the probe; returns the exit status."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  # What follows takes seconds to import; --help shouldn't.
+  # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
   from jssl.probe.runner import run
   from jssl.runtime import compilation, distributed, exit_codes, files

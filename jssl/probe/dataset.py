@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
+from jssl.config.parse import replace
 from jssl.config.schema import Config
 from jssl.data.source import Source
 from jssl.diagnostics import SecondMoment, second_moment
@@ -93,6 +94,31 @@ class ProbeDataset:
       )
     )
     return FeatureSet(encoder, train, test, self.mesh)
+
+
+def change_dataset(
+  config: Config, name: str, data_dir: str, test_split: str
+) -> Config:
+  """Returns the config with another data set, or another directory of it.
+
+  Raises:
+    ValueError: if there is a `test_split` but no other data set.
+  """
+  changes: dict[str, str] = {}
+  if name and name != config.data.name:
+    changes |= {
+      "data.name": name,
+      "data.split": "train",
+      "data.test_split": test_split or "test",
+    }
+  elif test_split:
+    raise ValueError(
+      f"--test_split={test_split} needs a --dataset other than the run's own "
+      f"{config.data.name}, whose test split is data.test_split"
+    )
+  if data_dir:
+    changes["data.data_dir"] = data_dir
+  return replace(config, changes)
 
 
 def open_dataset(

@@ -168,9 +168,7 @@ class Diagnosis:
       )
     return [
       DiagnosticsRecord(
-        step=encoder.step,
-        dataset=self._dataset.name,
-        features=encoder.kind,
+        **encoder.fields(self._dataset.name),
         at=at,
         **self._sample_fields,
         **numbers,

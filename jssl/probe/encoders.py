@@ -4,7 +4,7 @@ All encode the same centre crop.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,10 @@ class Encoder(NamedTuple):
   def name(self) -> str:
     """Name in logs and in the file names of cached features."""
     return f"step{self.step}" if self.kind == "backbone" else self.kind
+
+  def fields(self, dataset: str) -> dict[str, Any]:
+    """Returns the fields of a record of these features."""
+    return {"step": self.step, "dataset": dataset, "features": self.kind}
 
 
 def center_features(

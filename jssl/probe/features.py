@@ -1,4 +1,4 @@
-"""Frozen features: extracted once, kept on disk, read by every probe."""
+"""Frozen features, extracted once and cached in the workdir."""
 
 import collections
 import contextlib
@@ -26,16 +26,16 @@ Encode = Callable[[jax.Array], jax.Array]
 
 
 class NotFiniteError(ValueError):
-  """A subject's features are not finite; others may be."""
+  """The features of an encoder are not finite."""
 
 
 class Features(NamedTuple):
   """Frozen features of a labelled split.
 
   Attributes:
-    h: float32, in memory or memory-mapped.
+    h: float32 features, in memory or memory-mapped.
     labels: class of each row.
-    num_classes: k.
+    num_classes: number of classes.
   """
 
   h: Float[np.ndarray, "n d"]
@@ -44,7 +44,7 @@ class Features(NamedTuple):
 
 
 class Scaling(NamedTuple):
-  """What brings features to mean 0 and deviation 1."""
+  """Standardisation to mean 0 and standard deviation 1."""
 
   mean: Float[np.ndarray, "d"]
   inverse_std: Float[np.ndarray, "d"]
@@ -55,9 +55,9 @@ class Scaling(NamedTuple):
 
 
 def scaling(h: Float[np.ndarray, "n d"]) -> Scaling:
-  """Returns the standardisation of `h`; constant columns become 0."""
+  """Returns the standardisation by `h`; constant columns become 0."""
   moment = spectrum.second_moment(h)
-  # What float32 can't tell from a constant would be blown up to noise.
+  # Columns that are constant in float32 would be amplified to noise.
   noise = 1e-6 * np.maximum(np.abs(moment.mean), moment.std.max())
   varies = moment.std > noise
   inverse = np.divide(1, moment.std, out=np.zeros_like(noise), where=varies)
@@ -65,7 +65,7 @@ def scaling(h: Float[np.ndarray, "n d"]) -> Scaling:
 
 
 def digest(*parts: bytes | str) -> str:
-  """Returns a short checksum of everything that features depend on."""
+  """Returns a short checksum."""
   sha = hashlib.sha256()
   for part in parts:
     data = part.encode() if isinstance(part, str) else part
@@ -86,10 +86,7 @@ def variables_digest(variables: PyTree) -> str:
 
 
 def source_digest(source: Source) -> str:
-  """Returns a checksum of a data set: its name, size, and some of its images.
-
-  Not of all: that would read the set again each time.
-  """
+  """Returns a checksum of the name, size and up to 64 images of a data set."""
   rows = np.linspace(0, len(source) - 1, min(64, len(source))).astype(int)
   batch = source.fetch(rows)
   return digest(
@@ -103,7 +100,7 @@ def source_digest(source: Source) -> str:
 def path(
   workdir: str | os.PathLike, *, dataset: str, split: str, name: str, key: str
 ) -> pathlib.Path:
-  """Returns where features are kept: what a person reads, then the key."""
+  """Returns the path of cached features: a readable name and a key."""
   readable = re.sub(r"[^\w.-]", "_", f"{dataset}-{split}-{name}")
   return pathlib.Path(workdir) / "features" / f"{readable}-{key}.npy"
 
@@ -113,8 +110,8 @@ def _labels_path(path: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _renamed_when_done(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a file that gets its name only once it is whole."""
+def _open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file under a temporary name and renames it at the end."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
@@ -125,7 +122,7 @@ def _renamed_when_done(path: pathlib.Path) -> Iterator[BinaryIO]:
     temporary.unlink(missing_ok=True)
 
 
-def _made(
+def _encode(
   path: pathlib.Path,
   encode: Encode,
   source: Source,
@@ -133,7 +130,7 @@ def _made(
   mesh: Mesh,
   workers: int,
 ) -> Iterator[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]]:
-  """Yields features and labels, whole batches on every process."""
+  """Yields features and labels of each batch, complete on every process."""
   bad = 0
   for batch, real in pipeline.eval_batches(
     source,
@@ -144,7 +141,7 @@ def _made(
     h = distributed.to_host(encode(batch["image"]))[:real].astype(np.float32)
     bad += int(np.sum(~np.isfinite(h).all(1)))
     yield h, distributed.to_host(batch["label"])[:real]
-  if bad:  # Every process has counted all rows, so all of them raise.
+  if bad:  # All processes count all rows, so all of them raise.
     raise NotFiniteError(
       f"{path.stem}: {bad} of {len(source)} rows of features are not finite"
     )
@@ -156,8 +153,8 @@ def _write(
   batches: Iterable[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]],
 ) -> None:
   labels: list[np.ndarray] = []
-  # Written, not memory-mapped: a full disk is then an error, not a crash.
-  with _renamed_when_done(path) as file:
+  # Not memory-mapped, where a full disk would crash the process.
+  with _open_atomically(path) as file:
     for h, of_batch in batches:
       if not labels:
         header = np.lib.format.header_data_from_array_1_0(h)
@@ -165,12 +162,12 @@ def _write(
         np.lib.format.write_array_header_1_0(file, header)
       file.write(h.tobytes())
       labels.append(of_batch)
-    with _renamed_when_done(_labels_path(path)) as label_file:
+    with _open_atomically(_labels_path(path)) as label_file:
       np.save(label_file, np.concatenate(labels))
 
 
 def read(path: pathlib.Path, num_classes: int) -> Features:
-  """Opens features that were kept, without reading them."""
+  """Opens cached features, memory-mapped."""
   return Features(
     h=np.load(path, mmap_mode="r"),
     labels=np.load(_labels_path(path)),
@@ -187,38 +184,38 @@ def extract(
   mesh: Mesh,
   workers: int = 0,
 ) -> Features:
-  """Returns the features of a source: those kept at `path`, or made and kept.
+  """Returns the features of a source, from the cache or by encoding.
 
   Args:
-    path: of the features; whatever they depend on must be in its name.
-    encode: uint8 images on the mesh [b, h, w, c] to features [b, d], jitted.
+    path: path of the cached features; contains a key of their inputs.
+    encode: jitted function from uint8 images [b, h, w, c] to features [b, d].
     source: images and labels.
-    batch_size: images at once; rounded up to what divides over the mesh.
-    mesh: of the devices of all processes; batches are split over it.
-    workers: processes that decode; 0 does it in a thread.
+    batch_size: images per batch, rounded up to a multiple of the devices.
+    mesh: devices of all processes, to split batches over.
+    workers: processes that decode images; 0 for a thread.
 
   Raises:
-    NotFiniteError: features are not; none are kept.
-    ValueError: of several processes some don't see what the first wrote.
-    OSError: the disk is full.
+    NotFiniteError: if features are not finite; nothing is cached then.
+    ValueError: if the processes do not share the workdir.
+    OSError: if the disk is full.
   """
   if not distributed.broadcast_from_first(path.exists()):
-    batches = _made(path, encode, source, batch_size, mesh, workers)
+    batches = _encode(path, encode, source, batch_size, mesh, workers)
     if distributed.is_first():
       _write(path, len(source), batches)
     else:
-      collections.deque(batches, maxlen=0)  # It makes its part of each batch.
+      collections.deque(batches, maxlen=0)  # Encodes its part of each batch.
     distributed.barrier(f"wrote {path.name}")
   if not path.exists():
     raise ValueError(
-      f"{path} was written by process 0 and is not there for process "
-      f"{jax.process_index()}; all need one workdir: use a shared disk"
+      f"process {jax.process_index()} cannot see {path}, which process 0 "
+      "wrote; put the workdir on a disk that all processes share"
     )
   return read(path, source.num_classes)
 
 
 def forget_all_but(workdir: str | os.PathLike, steps: list[int]) -> None:
-  """Removes the kept features of checkpoints that are no longer there."""
+  """Removes the cached features of deleted checkpoints."""
   for found in (pathlib.Path(workdir) / "features").glob("*.npy"):
     step = re.search(r"-step(\d+)-[0-9a-f]+(\.labels)?\.npy$", found.name)
     if step and int(step[1]) not in steps:
@@ -226,8 +223,8 @@ def forget_all_but(workdir: str | os.PathLike, steps: list[int]) -> None:
 
 
 def export(file: str | os.PathLike, train: Features, test: Features) -> None:
-  """Writes features and labels of train and test to an `.npz`."""
-  with _renamed_when_done(pathlib.Path(file)) as out:
+  """Writes features and labels of train and test to an `.npz` file."""
+  with _open_atomically(pathlib.Path(file)) as out:
     np.savez(
       out,
       train_features=train.h,

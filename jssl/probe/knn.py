@@ -1,10 +1,9 @@
-"""The nearest-neighbour probe: cosine similarity and a vote, nothing fitted.
+"""The k-nearest-neighbour probe: cosine similarity and a vote.
 
 The vote weighted by exp(similarity / T) is that of Wu et al. (CVPR 2018,
-arXiv 1805.01978, section 3.4). Features are compared as they are, and as the
-linear probe sees them, standardised: a mean that all images share says nothing
-and can fill most of a cosine. Which of the two, how many neighbours and which
-vote is chosen on rows held out of train.
+arXiv 1805.01978, section 3.4). Features are compared raw and standardised,
+because a mean that all images share can dominate the cosine. The scaling, the
+number of neighbours and the vote are chosen on rows held out of train.
 """
 
 import itertools
@@ -31,8 +30,8 @@ class Neighbours(NamedTuple):
   """The nearest rows of the bank, nearest first.
 
   Attributes:
-    similarity: cosine; -inf where there are fewer than asked for.
-    labels: their classes.
+    similarity: cosine similarity; -inf if the bank has too few rows.
+    labels: class of each neighbour.
   """
 
   similarity: Float[Array, "q n"]
@@ -52,7 +51,7 @@ def _merge(
   labels: Int[Array, "n"],
   counted: Bool[Array, "n"],
 ) -> Neighbours:
-  """Returns the nearest among those known and the counted rows of a block."""
+  """Merges the counted rows of a block of the bank into the nearest."""
   count = nearest.labels.shape[1]
   similarity = jnp.matmul(
     _normalise(queries),
@@ -70,7 +69,7 @@ def _merge(
 def _blocks(
   h: Float[np.ndarray, "n d"], rows: int
 ) -> Iterator[tuple[slice, Float[np.ndarray, "{rows} d"]]]:
-  """Yields where each block comes from, and the block filled up with zeros."""
+  """Yields the range of each block, and the block padded with zeros."""
   for start in range(0, len(h), rows):
     block = h[start : start + rows]
     fill = ((0, rows - len(block)), (0, 0))
@@ -87,22 +86,22 @@ def nearest(
   scale: Scaling | None = None,
   bank_rows: int = _BANK_ROWS,
 ) -> list[Neighbours]:
-  """Finds the nearest counted rows of the bank, never [q, n] at once.
+  """Finds nearest neighbours block by block, never with [q, n] similarities.
 
   Args:
-    queries: split over the mesh.
-    bank: read once, in memory or memory-mapped.
-    counted: rows of the bank that may be neighbours.
-    count: neighbours of each query.
-    mesh: of devices.
-    scale: of the features before they are compared; None leaves them.
-    bank_rows: rows of the bank that are compared at once, at most.
+    queries: features of the queries.
+    bank: features to search, in memory or memory-mapped.
+    counted: True for rows of the bank that may be neighbours.
+    count: number of neighbours per query.
+    mesh: devices to split queries over.
+    scale: standardisation of the features; None for raw features.
+    bank_rows: maximum rows of the bank per block.
 
   Returns:
-    Blocks of equal size; the queries of the last are filled up with zeros.
+    Blocks of equal size; the last one is padded with queries of zeros.
   """
   query_rows = -(-_QUERY_ROWS // mesh.size) * mesh.size
-  # Blocks of one size, with as little to fill up as may be.
+  # Blocks of equal size with the least padding.
   bank_rows = -(-len(bank.h) // -(-len(bank.h) // bank_rows))
   by_row = batch_sharding(mesh)
 
@@ -136,16 +135,16 @@ def vote(
   temperatures: tuple[float, ...],
   num_classes: int,
 ) -> Int[Array, "m q"]:
-  """Returns the classes that win; of equals the first.
+  """Returns the winning classes, the first one of ties.
 
   Args:
-    nearest: at least max(neighbours) of each query.
-    neighbours: how many have a vote, ascending.
-    temperatures: T of each weighted vote.
-    num_classes: k.
+    nearest: at least max(neighbours) neighbours of each query.
+    neighbours: numbers of voting neighbours, ascending.
+    temperatures: temperature of each weighted vote.
+    num_classes: number of classes.
 
   Returns:
-    For each number of neighbours the plain majority, then the weighted ones.
+    For each number of neighbours the majority vote, then the weighted votes.
   """
   known = jnp.isfinite(nearest.similarity)
   weights = jnp.stack(
@@ -174,21 +173,20 @@ def probe(
   temperatures: tuple[float, ...],
   validation_fraction: float,
 ) -> Result:
-  """Chooses scale, k and vote on rows held out of train, reads test once.
+  """Chooses scaling, k and vote on held-out rows, evaluates test once.
 
   Args:
-    train: the bank.
-    test: the queries.
-    mesh: queries are split over it.
-    seeds: number of splits; nothing else is random.
-    neighbours: k to choose from; more than there are rows is all rows.
-    temperatures: of the weighted votes; there is a plain one besides.
-    validation_fraction: of train that is held out to choose.
+    train: features and labels of the bank.
+    test: features and labels of the queries.
+    mesh: devices to split queries over.
+    seeds: number of splits.
+    neighbours: values of k to choose from, clipped to the number of rows.
+    temperatures: temperatures of weighted votes, besides the majority vote.
+    validation_fraction: fraction of train to hold out.
   """
-  held_out = [
-    splits.hold_out(train.labels, fraction=validation_fraction, seed=seed)
-    for seed in range(seeds)
-  ]
+  held_out = splits.hold_out_each(
+    train.labels, fraction=validation_fraction, seeds=seeds
+  )
   rows = min(int((~held).sum()) for held in held_out)
   ks = tuple(sorted({min(k, rows) for k in neighbours}))
   scales = {"none": None, "standardised": scaling(train.h)}
@@ -201,8 +199,8 @@ def probe(
     found = nearest(
       queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
     )
-    # One after the other: on several CPU devices, programs with collectives
-    # that are under way at the same time can wait for each other for ever.
+    # Sequentially, because concurrent programs with collectives can deadlock
+    # on several CPU devices.
     winners = [
       np.asarray(
         vote(

@@ -1,8 +1,8 @@
 """The linear probe: multinomial logistic regression, a whole sweep at once.
 
-Matrices have one column per image: classes then lead, and sums over them run
-along contiguous images, which is what processors do well. All members of a
-sweep read one matrix, so that their logits are one matmul.
+Matrices have one column per image, so that sums over classes run along
+contiguous images. All members of a sweep read one matrix, so that their logits
+are one matmul.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from jssl.probe.features import Features, Scaling, scaling
 from jssl.probe.splits import Result
 from jssl.typing import Scalar
 
-# Too few rows to hold one split out of them are split so many times.
+# Cross-validation folds with few labels, where one held-out split is too small.
 FOLDS = 5
 
 
@@ -37,7 +37,7 @@ class Linear(NamedTuple):
 
 
 class _State(NamedTuple):
-  """Of Nesterov's method; `ahead` is where the next gradient is taken."""
+  """State of Nesterov's method; `ahead` is the point of the next gradient."""
 
   iteration: Int[Array, ""]
   current: Linear
@@ -62,23 +62,23 @@ def fit(
 ) -> Linear:
   """Minimises mean_i CE(w x_i + b, label_i) + l2 / 2 |w|^2.
 
-  The bias is free. Nesterov's method with the restart of O'Donoghue and Candès
-  (2015, eq. 13), preconditioned by Böhning's bound (1992): wherever it is
-  taken, the Hessian is at most (scatter / 2 + l2) in each class. So a whole
-  step always descends, and no step size has to be searched.
+  The bias is not penalised. Uses Nesterov's method with the restart of
+  O'Donoghue and Candès (2015, eq. 13), preconditioned by Böhning's bound
+  (1992): the Hessian is at most (scatter / 2 + l2) in each class everywhere. A
+  full step always descends, so there is no step size to search.
 
   Args:
-    x: one column per image.
+    x: features, one column per image.
     labels: class of each column.
-    weights: of the columns in the mean; 0 leaves one out.
-    l2: positive.
-    num_classes: k.
-    tolerance: of the gradient norm in the metric of the inverse bound; half
-      its square is what one more step would gain at least.
-    max_iterations: it stops there in any case.
+    weights: weight of each column in the mean; 0 leaves it out.
+    l2: positive penalty.
+    num_classes: number of classes k.
+    tolerance: gradient norm, in the metric of the inverse bound, to stop at.
+      One more step would gain at least half its square.
+    max_iterations: maximum number of iterations.
   """
   weights = weights / jnp.sum(weights)
-  # About the mean the bound has no cross terms between weights and bias.
+  # With centred columns the bound has no cross terms of weights and bias.
   mean = x @ weights
   scatter = (x * weights[None]) @ x.T - jnp.outer(mean, mean)
   eigenvalues, basis = jnp.linalg.eigh(scatter)
@@ -120,12 +120,12 @@ def fit(
 class _Columns(NamedTuple):
   """Standardised features on the mesh, one column per image.
 
-  All have a leading axis where each seed has images of its own.
+  Arrays have a leading axis if each seed has its own images.
 
   Attributes:
     x: features.
     labels: class of each column.
-    real: False for the columns that fill up the last device.
+    real: False for padding.
   """
 
   x: Float[Array, "*s d n"]
@@ -134,12 +134,12 @@ class _Columns(NamedTuple):
 
   @property
   def seed_axis(self) -> int | None:
-    """What to map over for a seed: None where all share the images."""
+    """Axis to map over for seeds; None if they share the images."""
     return 0 if self.x.ndim == 3 else None
 
 
 def _fill(a: np.ndarray, mesh: Mesh) -> jax.Array:
-  """Splits the last axis over the mesh, filled up with zeros."""
+  """Pads the last axis with zeros and shards it over the mesh."""
   widths = [(0, 0)] * (a.ndim - 1) + [(0, -a.shape[-1] % mesh.size)]
   spec = P(*[None] * (a.ndim - 1), AXES)
   return jax.device_put(np.pad(a, widths), NamedSharding(mesh, spec))
@@ -181,7 +181,7 @@ def _validate(
   l2_values: Float[Array, "m"],
   **settings: Any,
 ) -> Float[Array, "s m"]:
-  """Returns the accuracy of each member on the rows held out of its fit."""
+  """Returns the accuracy of each member on its held-out rows."""
 
   def member(train: _Columns, held_out: Array, l2: Array) -> Array:
     weights = (train.real & ~held_out).astype(train.x.dtype)
@@ -199,7 +199,7 @@ def _validate(
 def _test(
   train: _Columns, test: _Columns, l2: Float[Array, "s"], **settings: Any
 ) -> Float[Array, "s"]:
-  """Returns the test accuracy of each seed's l2, fitted to all of train."""
+  """Fits each seed's l2 to all of train; returns the test accuracies."""
 
   def member(train: _Columns, l2: Array) -> Array:
     weights = train.real.astype(train.x.dtype)
@@ -222,22 +222,22 @@ def probe(
   max_iterations: int,
   label_fraction: float = 1.0,
 ) -> Result:
-  """Chooses l2 on rows held out of train, fits all of train, reads test once.
+  """Chooses l2 on held-out rows, fits all of train, evaluates test once.
 
-  With few labels each seed draws its own labelled rows, and the choice is made
-  by cross-validation within them. Features are standardised by the whole of
-  train, which takes no labels.
+  With a label fraction below 1 each seed draws its own labelled rows and
+  chooses by cross-validation. Features are standardised with all of train,
+  which needs no labels.
 
   Args:
     train: features and labels to fit.
-    test: the same of the test set.
-    mesh: the rows are split over it.
+    test: features and labels to evaluate.
+    mesh: devices to split rows over.
     seeds: number of splits.
-    l2_values: penalties to choose from, each positive.
-    validation_fraction: of train that is held out to choose.
+    l2_values: positive penalties to choose from.
+    validation_fraction: fraction of train to hold out.
     tolerance: see `fit`.
     max_iterations: see `fit`.
-    label_fraction: of train whose labels may be seen.
+    label_fraction: fraction of train with labels.
   """
   rows: Int[np.ndarray, "s n"] | slice = slice(None)
   if label_fraction < 1:
@@ -249,16 +249,13 @@ def probe(
     )
     held_out = np.stack(
       [
-        splits.folds(train.labels[rows[seed]], count=FOLDS, seed=seed)
-        for seed in range(seeds)
+        splits.folds(train.labels[row], count=FOLDS, seed=seed)
+        for seed, row in enumerate(rows)
       ]
     )
   else:
-    held_out = np.stack(
-      [
-        splits.hold_out(train.labels, fraction=validation_fraction, seed=seed)
-        for seed in range(seeds)
-      ]
+    held_out = splits.hold_out_each(
+      train.labels, fraction=validation_fraction, seeds=seeds
     )[:, None]
   scale = scaling(train.h)
   data = _columns(train, scale, mesh, rows)

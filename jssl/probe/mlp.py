@@ -1,9 +1,8 @@
-"""Probes trained in minibatches: the MLP, and the linear one on huge sets.
+"""Probes trained in minibatches: the MLP, and the linear one on large sets.
 
-All members of the sweep, seeds and hyper-parameters, see the same minibatches,
-so that the first layer of all of them is one matmul. A row held out by a seed
-weighs nothing for its members. Batches are drawn on the host, from memory or a
-memory-mapped file alike: what is trained is small, and this way it is one code.
+All seeds and hyper-parameters of a sweep train on the same minibatches, so that
+their first layers are one matmul. Rows held out by a seed have weight zero.
+Batches are drawn on the host, from memory or a memory-mapped file.
 """
 
 import itertools
@@ -40,19 +39,19 @@ Network = tuple[Layer, ...]
 
 
 class Member(NamedTuple):
-  """Hyper-parameters of a member; [s, m] each in a sweep."""
+  """Hyper-parameters of one member, or [s, m] of a sweep."""
 
   learning_rate: Float[np.ndarray, "*m"]
   l2: Float[np.ndarray, "*m"]
 
 
 class Schedule(NamedTuple):
-  """How long to train.
+  """Length of the training.
 
   Attributes:
     batch_size: rows of a minibatch.
-    epochs: passes over train,
-    min_steps: but at least so many minibatches.
+    epochs: passes over train.
+    min_steps: minimum number of minibatches.
   """
 
   batch_size: int
@@ -61,7 +60,7 @@ class Schedule(NamedTuple):
 
 
 def init(key: Key, sizes: tuple[int, ...]) -> Network:
-  """Returns a network of these widths: He's (2015), but zeros in the output."""
+  """Initialises a network: He et al. (2015), with a zero output layer."""
   *hidden, output = itertools.pairwise(sizes)
   layers = [
     Layer(
@@ -75,7 +74,7 @@ def init(key: Key, sizes: tuple[int, ...]) -> Network:
 
 
 def logits(network: Network, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-  """Returns the outputs for standardised features."""
+  """Returns the logits of standardised features."""
   for i, layer in enumerate(network):
     x = (jax.nn.relu(x) if i else x) @ layer.w + layer.b[None]
   return x
@@ -84,18 +83,18 @@ def logits(network: Network, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
 def _loss(
   network: Network, member: Member, x: Array, labels: Array, weights: Array
 ) -> Scalar:
-  """Returns the weighted mean CE + l2 / 2 |w|^2, the biases free."""
+  """Returns the weighted mean CE + l2 / 2 |w|^2, biases not penalised."""
   losses = optax.softmax_cross_entropy_with_integer_labels(
     logits(network, x), labels
   )
-  # A seed may have held out the whole of a small batch.
+  # A seed may hold out all rows of a small batch.
   mean = jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1)
   squares = sum(jnp.sum(layer.w**2) for layer in network)
   return mean + member.l2 / 2 * squares
 
 
 def _over_sweep(function: Callable, in_axes: tuple) -> Callable:
-  """Maps over [s, m]; axes are "m" (both), "s" (seeds only) or None."""
+  """Maps over [s, m]; an axis is "m" (both), "s" (seeds only) or None."""
   members = tuple(0 if axis == "m" else None for axis in in_axes)
   seeds = tuple(None if axis is None else 0 for axis in in_axes)
   return jax.vmap(jax.vmap(function, members), seeds)
@@ -105,7 +104,7 @@ def _over_sweep(function: Callable, in_axes: tuple) -> Callable:
 def _start(
   seeds: int, members: int, sizes: tuple[int, ...]
 ) -> tuple[Network, PyTree]:
-  """Returns networks and moments [s, m]; members of a seed start alike."""
+  """Returns networks and moments [s, m], equal for all members of a seed."""
 
   def one(seed: Array) -> tuple[Network, PyTree]:
     network = init(rng.stream(jax.random.key(0), "probe", seed), sizes)
@@ -125,7 +124,7 @@ def _step(
   fitted: Bool[Array, "s b"],
   progress: Scalar,
 ) -> tuple[Network, PyTree]:
-  """Takes one Adam step; `progress` in [0, 1] is the place on the cosine."""
+  """Takes one Adam step; `progress` in [0, 1] sets the cosine schedule."""
 
   def one(
     network: Network, moment: PyTree, member: Member, weights: Array
@@ -163,30 +162,30 @@ def fit(
   schedule: Schedule,
   mesh: Mesh,
 ) -> Network:
-  """Trains a network for each seed and member, with Adam and a cosine.
+  """Trains a network for each seed and member, with Adam and a cosine decay.
 
   Args:
-    features: rows to draw from, in memory or memory-mapped.
-    scale: of the features.
-    fitted: which rows each seed trains on.
+    features: training features, in memory or memory-mapped.
+    scale: standardisation of the features.
+    fitted: True for the rows that each seed trains on.
     members: hyper-parameters [s, m].
-    hidden_dims: widths between features and logits; () is linear.
-    schedule: how long.
-    mesh: minibatches are split over it.
+    hidden_dims: widths of the hidden layers; () for a linear probe.
+    schedule: length of the training.
+    mesh: devices to split minibatches over.
 
   Returns:
-    Networks whose arrays lead with [s, m]. Seeds differ in their initial
-    weights and in their rows, not in the order of the minibatches.
+    Networks with leading axes [s, m]. Seeds have different initial weights and
+    rows, but the same order of minibatches.
 
   Raises:
-    ValueError: a minibatch would have fewer rows than there are devices.
+    ValueError: if a minibatch has fewer rows than there are devices.
   """
   rows = np.flatnonzero(fitted.any(0))
   batch = min(schedule.batch_size, len(rows)) // mesh.size * mesh.size
   if not batch:
     raise ValueError(
-      f"probe.minibatch_size={schedule.batch_size}, {len(rows)} training "
-      f"images: fewer than the {mesh.size} devices"
+      f"probe.minibatch_size={schedule.batch_size} or the number of training "
+      f"images, {len(rows)}, is smaller than the number of devices, {mesh.size}"
     )
   per_epoch = len(rows) // batch
   steps = max(schedule.min_steps, schedule.epochs * per_epoch)
@@ -199,7 +198,7 @@ def fit(
     if i % per_epoch == 0:
       shuffled = order.permutation(rows)
     start_row = i % per_epoch * batch
-    # Ascending, because a file is read faster so.
+    # Ascending rows are faster to read from a file.
     drawn = np.sort(shuffled[start_row : start_row + batch])
     state = _step(
       *state,
@@ -218,7 +217,7 @@ def accuracy(
   scale: Scaling,
   counted: Bool[np.ndarray, "s n"],
 ) -> Float[np.ndarray, "s m"]:
-  """Returns the share of the counted rows that each network gets right."""
+  """Returns the accuracy of each network on the counted rows."""
   right = np.zeros(())
   for start in range(0, len(features.labels), _EVAL_ROWS):
     rows = slice(start, start + _EVAL_ROWS)
@@ -246,28 +245,28 @@ def probe(
   schedule: Schedule,
   label_fraction: float = 1.0,
 ) -> Result:
-  """Chooses on rows held out of train, fits all of train, reads test once.
+  """Chooses on held-out rows, fits all of train, evaluates test once.
 
   Args:
     train: features and labels to fit.
-    test: the same of the test set.
-    mesh: minibatches are split over it.
-    seeds: number of splits and of initialisations.
-    learning_rates: to choose from,
-    l2_values: each with each of these penalties.
-    hidden_dims: (): the linear probe.
-    validation_fraction: of train that is held out to choose.
-    schedule: how long each network is trained.
-    label_fraction: of train whose labels may be seen.
+    test: features and labels to evaluate.
+    mesh: devices to split minibatches over.
+    seeds: number of splits and initialisations.
+    learning_rates: learning rates to choose from.
+    l2_values: penalties to choose from, in all combinations.
+    hidden_dims: widths of the hidden layers; () for a linear probe.
+    validation_fraction: fraction of train to hold out.
+    schedule: length of the training.
+    label_fraction: fraction of train with labels.
   """
   labelled, held_out = np.zeros((2, seeds, len(train.labels)), bool)
   for seed in range(seeds):
-    seen = np.arange(len(train.labels))
+    rows = np.arange(len(train.labels))
     if label_fraction < 1:
-      seen = splits.subset(train.labels, fraction=label_fraction, seed=seed)
-    labelled[seed, seen] = True
-    held_out[seed, seen] = splits.hold_out(
-      train.labels[seen], fraction=validation_fraction, seed=seed
+      rows = splits.subset(train.labels, fraction=label_fraction, seed=seed)
+    labelled[seed, rows] = True
+    held_out[seed, rows] = splits.hold_out(
+      train.labels[rows], fraction=validation_fraction, seed=seed
     )
   grid = list(itertools.product(learning_rates, l2_values))
   rates, penalties = np.array(grid, np.float32).T

@@ -40,14 +40,6 @@ class Record:
   dataset: str
   features: str
 
-  def summary(self) -> str:
-    """Returns the record in a few words, for the log."""
-    raise NotImplementedError
-
-  def scalars(self) -> dict[str, float]:
-    """Returns the TensorBoard scalars by name."""
-    return {}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeRecord(Record):
@@ -88,15 +80,6 @@ class ProbeRecord(Record):
       return name
     return f"{name} ({round(100 * self.label_fraction_used, 2):g}% of labels)"
 
-  def summary(self) -> str:
-    """Returns the record in a few words, for the log."""
-    return f"{self.name} {100 * self.test_accuracy:.1f}%"
-
-  def scalars(self) -> dict[str, float]:
-    """Returns the TensorBoard scalars by name."""
-    name = f"probe/{self.dataset}/{self.features}/{self.name}"
-    return {name: self.test_accuracy}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpectrumRecord(Record):
@@ -112,10 +95,6 @@ class SpectrumRecord(Record):
   singular_values: list[float]
   deviation: list[float]
   collapse_auc: float
-
-  def summary(self) -> str:
-    """Returns the record in a few words, for the log."""
-    return f"collapse AUC {self.collapse_auc:.3f}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,18 +131,6 @@ class DiagnosticsRecord(_ViewsRecord):
   curves: dict[str, list[float]]
   not_measured: dict[str, str]
 
-  def summary(self) -> str:
-    """Returns the record in a few words, for the log."""
-    missing = len(self.not_measured)
-    return f"{len(self.values)} diagnostics of {self.at}" + (
-      f" ({missing} not measured)" if missing else ""
-    )
-
-  def scalars(self) -> dict[str, float]:
-    """Returns the TensorBoard scalars by name."""
-    name = f"diagnostics/{self.dataset}/{self.features}/{self.at}"
-    return {f"{name}/{key}": float(x) for key, x in self.values.items()}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConcentrationRecord(_ViewsRecord):
@@ -185,12 +152,6 @@ class ConcentrationRecord(_ViewsRecord):
   classes: list[int] = dataclasses.field(default_factory=list)
   not_measured: str = ""
 
-  def summary(self) -> str:
-    """Returns the record in a few words, for the log."""
-    if self.not_measured:
-      return f"concentration not measured: {self.not_measured}"
-    return "concentration of the classes"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NotMeasuredRecord(Record):
@@ -201,10 +162,6 @@ class NotMeasuredRecord(Record):
   """
 
   reason: str
-
-  def summary(self) -> str:
-    """Returns the record in a few words, for the log."""
-    return f"{self.part} not measured: {self.reason}"
 
 
 _TYPES: dict[str, type[Record]] = {
@@ -225,7 +182,34 @@ def to_json(record: Record) -> str:
 
 def summary(records: Iterable[Record]) -> str:
   """Returns records in one line, for the log."""
-  return ", ".join(record.summary() for record in records)
+  return ", ".join(map(_summary, records))
+
+
+def _summary(record: Record) -> str:
+  match record:
+    case ProbeRecord():
+      return f"{record.name} {100 * record.test_accuracy:.1f}%"
+    case SpectrumRecord():
+      return f"collapse AUC {record.collapse_auc:.3f}"
+    case DiagnosticsRecord():
+      missing = len(record.not_measured)
+      suffix = f" ({missing} not measured)" if missing else ""
+      return f"{len(record.values)} diagnostics of {record.at}{suffix}"
+    case NotMeasuredRecord():
+      return f"{record.part} not measured: {record.reason}"
+  return "concentration of the classes"
+
+
+def _scalars(record: Record) -> dict[str, float]:
+  """Returns TensorBoard scalars by name."""
+  name = f"{record.dataset}/{record.features}"
+  match record:
+    case ProbeRecord():
+      return {f"probe/{name}/{record.name}": record.test_accuracy}
+    case DiagnosticsRecord():
+      name = f"diagnostics/{name}/{record.at}"
+      return {f"{name}/{k}": float(x) for k, x in record.values.items()}
+  return {}
 
 
 class RecordFile:
@@ -310,6 +294,6 @@ def write_events(workdir: str | os.PathLike, records: Iterable[Record]) -> None:
     os.path.join(workdir, "probe"), just_logging=False, asynchronous=False
   )
   for record in records:
-    if scalars := record.scalars():
+    if scalars := _scalars(record):
       writer.write_scalars(record.step, scalars)
   writer.close()

@@ -15,12 +15,12 @@ from jaxtyping import Int
 
 from jssl import checkpoint
 from jssl.config.build import build_objective
-from jssl.config.parse import parse, replace, to_dict
+from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
 from jssl.diagnostics import spectrum
 from jssl.probe import encoders, features
 from jssl.probe.accuracy import accuracy_table
-from jssl.probe.dataset import FeatureSet, open_dataset
+from jssl.probe.dataset import FeatureSet, change_dataset, open_dataset
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
 from jssl.probe.records import (
@@ -47,33 +47,8 @@ GOODPUT_KINDS = ("wait", "restore", "features", *PARTS)
 _POLL_SECONDS = 5.0
 
 
-def _change_dataset(
-  config: Config, name: str, data_dir: str, test_split: str
-) -> Config:
-  """Returns the config with another data set or another place of it."""
-  changes: dict[str, str] = {}
-  if name and name != config.data.name:
-    changes |= {
-      "data.name": name,
-      "data.split": "train",
-      "data.test_split": test_split or "test",
-    }
-  elif test_split:
-    raise ValueError(
-      f"--test_split={test_split} needs a --dataset other than the run's own "
-      f"{config.data.name}, whose test split is data.test_split"
-    )
-  if data_dir:
-    changes["data.data_dir"] = data_dir
-  return replace(config, changes)
-
-
 def new_steps(
-  workdir: str | os.PathLike,
-  *,
-  follow: bool,
-  last_step: int,
-  poll_seconds: float = _POLL_SECONDS,
+  workdir: str | os.PathLike, *, follow: bool, last_step: int
 ) -> Iterator[int]:
   """Yields each checkpoint once, the oldest first: it is deleted first.
 
@@ -81,7 +56,6 @@ def new_steps(
     workdir: directory of the run.
     follow: True to wait for new checkpoints until `last_step`.
     last_step: last step of the run.
-    poll_seconds: time between looks.
   """
   done: set[int] = set()
   while True:
@@ -93,11 +67,11 @@ def new_steps(
     elif not follow or last_step in done:
       return
     else:
-      time.sleep(poll_seconds)
+      time.sleep(_POLL_SECONDS)
 
 
 class Runner:
-  """Adds the missing records of a run's baselines and checkpoints."""
+  """Adds the missing records of baselines and checkpoints; see `run`."""
 
   def __init__(
     self,
@@ -110,17 +84,6 @@ class Runner:
     pin_best: bool,
     log: Callable[[str], None],
   ):
-    """Opens the data set and prepares the encoders.
-
-    Args:
-      workdir: directory of the run.
-      config: config of the run, with the data set to probe on.
-      clock: clock of the probe.
-      overwrite: True to replace existing records.
-      diagnostics: True to measure diagnostics too.
-      pin_best: True to pin the best checkpoint.
-      log: called with each line for the user.
-    """
     self._workdir, self._config, self._clock = workdir, config, clock
     self._overwrite, self._pin_best, self._log = overwrite, pin_best, log
     self._settings = config.probe
@@ -145,14 +108,7 @@ class Runner:
     self._views_measured = False
 
   def run(self, *, follow: bool) -> None:
-    """Probes baselines, then checkpoints.
-
-    Args:
-      follow: True to wait for new checkpoints until the last step of the run.
-
-    Raises:
-      CheckpointError: if no checkpoint could be read.
-    """
+    """Probes the baselines, then the checkpoints."""
     self._probe_baselines()
     steps = new_steps(
       self._workdir, follow=follow, last_step=self._config.train.steps
@@ -191,14 +147,11 @@ class Runner:
     self._log(f"Wrote the features of step {step} to {path}.")
 
   def _probe_baselines(self) -> None:
-    # Pixels have no views, and without labels only the collapse of a backbone
-    # is of interest.
-    parts: list[Part] = [
-      part
-      for part in self._missing_parts("pixels", 0)
-      if part != "diagnostics" and self._dataset.has_labels
-    ]
-    if "pixels" in self._settings.baselines and parts:
+    # Pixels have no views, and are of no interest without labels.
+    parts = self._missing_parts("pixels", 0)
+    parts = [part for part in parts if part != "diagnostics"]
+    wanted = "pixels" in self._settings.baselines and self._dataset.has_labels
+    if wanted and parts:
       with self._clock.on("features"):
         pixels = encoders.pixels(
           self._dataset.sources[0],
@@ -283,9 +236,7 @@ class Runner:
     except ValueError as error:  # Too few images; probes may still be possible.
       return self._not_measured("spectrum", found.encoder, error)
     return SpectrumRecord(
-      step=found.encoder.step,
-      dataset=self._dataset.name,
-      features=found.encoder.kind,
+      **found.encoder.fields(self._dataset.name),
       singular_values=values.tolist(),
       deviation=np.sort(found.moment.std)[::-1].tolist(),
       collapse_auc=spectrum.collapse_auc(values),
@@ -308,13 +259,8 @@ class Runner:
   def _not_measured(
     self, part: Part, encoder: Encoder, error: Exception
   ) -> NotMeasuredRecord:
-    return NotMeasuredRecord(
-      part=part,
-      step=encoder.step,
-      dataset=self._dataset.name,
-      features=encoder.kind,
-      reason=str(error),
-    )
+    fields = encoder.fields(self._dataset.name)
+    return NotMeasuredRecord(part=part, **fields, reason=str(error))
 
   def _write(self, records: Sequence[Record], name: str) -> None:
     """Writes and logs records of one part; pins the best checkpoint."""
@@ -333,10 +279,6 @@ class Runner:
     self._log(f"{name} on {self._dataset.name}: {summary(records)}")
 
 
-def _ignore(line: str) -> None:
-  del line
-
-
 def run(
   workdir: str | os.PathLike,
   *,
@@ -347,7 +289,7 @@ def run(
   export: str = "",
   overwrite: bool = False,
   diagnostics: bool = False,
-  log: Callable[[str], None] = print,
+  log: Callable[[str], None] = distributed.log_on_first,
 ) -> None:
   """Probes the checkpoints of a run that have no records yet.
 
@@ -361,7 +303,7 @@ def run(
     overwrite: True to replace existing records.
     diagnostics: True to measure diagnostics too, also of checkpoints that have
       only probes so far.
-    log: called with each line for the user, on the first process.
+    log: called with each line for the user.
 
   Raises:
     FileNotFoundError: if there is no run, no checkpoint or no data set.
@@ -369,8 +311,6 @@ def run(
       and no diagnostics are asked for.
     CheckpointError: if no checkpoint could be read.
   """
-  if not distributed.is_first():
-    log = _ignore
   clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
   if follow:
     with clock.on("wait"):
@@ -382,7 +322,7 @@ def run(
     )
   check_workdir_shared(workdir)
   own = parse(load_config(workdir), Config)
-  config = _change_dataset(own, dataset, data_dir, test_split)
+  config = change_dataset(own, dataset, data_dir, test_split)
   runner = Runner(
     workdir,
     config,

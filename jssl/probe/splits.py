@@ -77,6 +77,15 @@ def hold_out(labels: Rows, *, fraction: float, seed: int) -> Mask:
   return rank < np.clip(np.round(fraction * size), 1, size - 1)
 
 
+def hold_out_each(
+  labels: Rows, *, fraction: float, seeds: int
+) -> Bool[np.ndarray, "{seeds} n"]:
+  """Returns `hold_out` of each seed below `seeds`."""
+  return np.stack(
+    [hold_out(labels, fraction=fraction, seed=seed) for seed in range(seeds)]
+  )
+
+
 def folds(
   labels: Rows, *, count: int, seed: int
 ) -> Bool[np.ndarray, "{count} n"]:

@@ -111,9 +111,7 @@ def probe_records(
   ):
     records.append(
       ProbeRecord(
-        step=features.encoder.step,
-        dataset=dataset,
-        features=features.encoder.kind,
+        **features.encoder.fields(dataset),
         probe=probe,
         label_fraction=label_fraction,
         label_fraction_used=splits.used_fraction(train.labels, label_fraction),

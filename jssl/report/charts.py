@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 BLUE, RED, GREEN = "#2f64ad", "#c8502b", "#2b8a66"
 INK, MUTED, _LINE, _GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
-# After Tol's "bright" and "muted": told apart by colour-blind readers.
+# From Tol's "bright" and "muted" palettes, safe for colour-blind readers.
 CLASS_COLOURS = (
   "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
   "#aa3377", "#ee8833", "#332288", "#88cc88", "#777777",
@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
   "lines.linewidth": 1.6,
   "lines.markersize": 4,
   "text.color": INK,
-  # A dollar in the name of a class is a dollar.
+  # Class names may contain dollar signs.
   "text.parse_math": False,
   "xtick.color": _LINE,
   "xtick.labelcolor": MUTED,
@@ -60,13 +60,13 @@ def paths(
   x_label: str,
   line: tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]] | None = None,
 ) -> Figure:
-  """Draws points that follow each other, a colour for each series.
+  """Draws a path through points for each series.
 
   Args:
-    series: points (x, y) by name, the last one drawn large.
-    title: says what y is.
-    x_label: says what x is.
-    line: x and y of a straight line beside them.
+    series: points (x, y) by name; the last point is large.
+    title: title, which names y.
+    x_label: label of the x axis.
+    line: x and y of a linear fit to draw too.
   """
   figure = Figure(figsize=(WIDTH_IN, 4.2))
   ax = figure.subplots()
@@ -91,18 +91,18 @@ def paths(
 def dots(
   series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
 ) -> Figure:
-  """Draws numbers with their deviations, a line for each name.
+  """Draws means with error bars, one row per name.
 
   Args:
-    series: mean and deviation by name, for each kind of number; names are drawn
-      from the bottom up in the order of their first mention.
-    title: says what the numbers are.
+    series: (mean, standard deviation) by name, for each kind of number. Rows go
+      from the bottom up, in the order of first appearance.
+    title: title, which names the numbers.
   """
   names = [*dict.fromkeys(name for of in series.values() for name in of)]
   figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.3 * len(names)))
   ax = figure.subplots()
   kinds = [(kind, of) for kind, of in series.items() if of]
-  # Beside each other, so that none hides another.
+  # Offsets keep the kinds from hiding each other.
   offsets = 0.2 * (np.arange(len(kinds)) - (len(kinds) - 1) / 2)
   for (kind, of), offset, marker in zip(
     kinds, offsets, itertools.cycle(MARKERS), strict=False
@@ -131,14 +131,14 @@ def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> Markup:
     The element, marked as safe for templates.
   """
   file = io.StringIO()
-  # Text stays text: smaller, searchable, in the font of the page.
+  # Text as text is smaller, searchable, and in the font of the page.
   settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
   with matplotlib.rc_context(settings):
     figure.savefig(file, format="svg", metadata=nothing, dpi=dpi)
   svg = file.getvalue()
   svg = svg[svg.index("<svg") :]
-  # Groups are named alike in all figures, and nothing refers to them.
+  # Group ids repeat between figures, and nothing refers to them.
   svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
   label = f'role="img" aria-label="{escape(alt)}"'
   return Markup(svg.replace("<svg", f"<svg {label}", 1))

@@ -44,7 +44,7 @@ _CURVES = {
   "images_per_second": "images/s",
 }
 _NOT_CURVES = {"step", "time", "seconds", "seconds_per_step"}
-# Of the largest singular value: what is below is rounding of float64 sums.
+# Relative to the largest singular value; below is rounding of float64 sums.
 _ROUNDING = 1e-7
 
 
@@ -59,10 +59,10 @@ def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
 
 @charts.styled
 def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
-  """Draws every metric of the training over the steps, one panel each.
+  """Draws each training metric over steps, one panel each.
 
   Args:
-    metrics: columns by name, `step` among them.
+    metrics: columns by name, including "step".
   """
   names = [name for name in _CURVES if name in metrics]
   names += [n for n in metrics if n not in _CURVES and n not in _NOT_CURVES]
@@ -122,14 +122,14 @@ def accuracy(records: Sequence[ProbeRecord]) -> Figure:
 
 
 def _relative(values: Sequence[float]) -> Float[np.ndarray, "d"]:
-  """Returns descending values over the largest, none below rounding."""
+  """Returns descending values over the largest, clipped at rounding."""
   return np.maximum(np.array(values) / max(values[0], 1e-30), _ROUNDING)
 
 
-def _by_number(ax: Axes, title: str) -> None:
+def _by_index(ax: Axes, title: str) -> None:
   ax.set_yscale("log")
   ax.set_title(title)
-  ax.set_xlabel("number of the singular value")
+  ax.set_xlabel("index of the singular value")
   ax.yaxis.set_major_formatter("{x:g}")
   ax.yaxis.set_minor_formatter(NullFormatter())
 
@@ -139,10 +139,9 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   """Draws singular values on a log scale, and the collapse AUC over steps.
 
   Args:
-    spectra: of one data set; the backbone's beside that of the random one,
-      each relative to its largest value. Dotted beside its singular values are
-      the deviations of the backbone's dimensions, likewise.
-    step: of the backbone whose values are drawn.
+    spectra: spectra of one data set. Those of the random backbone are drawn
+      too, and standard deviations of the backbone's dimensions are dotted.
+    step: step of the checkpoint to draw.
   """
   of_step = {s.step: s for s in spectra if s.features == "backbone"}
   shown = {s.features: s for s in spectra if s.features == "random"}
@@ -157,10 +156,10 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
       ax.plot(np.arange(1, len(relative) + 1), relative, label=label, **style)
   if "backbone" in shown and shown["backbone"].deviation:
     relative = _relative(shown["backbone"].deviation)
-    label = "deviation of its dimensions"
+    label = "deviation of dimensions"
     number = np.arange(1, len(relative) + 1)
     ax.plot(number, relative, label=label, color=charts.BLUE, ls=":")
-  _by_number(ax, "singular values, the largest being 1")
+  _by_index(ax, "singular values, relative to the largest")
   ax.legend()
 
   steps = sorted(of_step)
@@ -173,9 +172,9 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   return figure
 
 
-def _colours(places: Iterable[str]) -> dict[str, str]:
-  """Returns a colour for each place: the backbone's is the same everywhere."""
-  heads = [place for place in dict.fromkeys(places) if place != "backbone"]
+def _colours(names: Iterable[str]) -> dict[str, str]:
+  """Returns a colour for the backbone, always the same, and each head."""
+  heads = [name for name in dict.fromkeys(names) if name != "backbone"]
   others = itertools.cycle(
     (charts.RED, charts.GREEN, *charts.CLASS_COLOURS[3:])
   )
@@ -183,7 +182,7 @@ def _colours(places: Iterable[str]) -> dict[str, str]:
 
 
 def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
-  """Returns a colour for each step, dark ones being late; says so beside."""
+  """Adds a colour bar of steps; returns the colour of each, late ones dark."""
   colours = matplotlib.colormaps["viridis_r"]
   scale = Normalize(min(*steps, max(steps) - 1), max(steps))
   bar = ax.figure.colorbar(ScalarMappable(scale, colours), ax=ax, pad=0.02)
@@ -202,8 +201,8 @@ def features_over_time(
   """Draws the backbone's spectrum, and alignment and uniformity, over steps.
 
   Args:
-    spectra: of one data set, of checkpoints; ascending steps.
-    diagnostics: of the same.
+    spectra: spectra of checkpoints on one data set, by step.
+    diagnostics: diagnostics of the same.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.6))
   ax, beside = figure.subplots(1, 2)
@@ -212,20 +211,19 @@ def features_over_time(
     for s, colour in zip(spectra, colours, strict=True):
       relative = _relative(s.singular_values)
       ax.plot(np.arange(1, len(relative) + 1), relative, color=colour, lw=1.2)
-  _by_number(ax, "singular values of the backbone, the largest being 1")
+  _by_index(ax, "backbone singular values, relative to the largest")
 
-  for place, own in _colours(d.at for d in diagnostics).items():
+  for name, own in _colours(d.at for d in diagnostics).items():
     path = [
       (d.values["uniformity"], d.values["alignment"])
       for d in diagnostics
-      if d.at == place and {"uniformity", "alignment"} <= d.values.keys()
+      if d.at == name and {"uniformity", "alignment"} <= d.values.keys()
     ]
     if path:
       x, y = np.array(path).T
-      beside.plot(x, y, color=own, marker="o", label=place, lw=1)
-      # Where it is now.
+      beside.plot(x, y, color=own, marker="o", label=name, lw=1)
       beside.plot(x[-1], y[-1], color=own, marker="o", markersize=9)
-  beside.set_title("alignment against uniformity, the last one large")
+  beside.set_title("alignment and uniformity (large: last step)")
   beside.set_xlabel("uniformity, lower is more uniform")
   beside.set_ylabel("alignment, lower is closer")
   if beside.lines:
@@ -240,8 +238,8 @@ def concentration(
   """Draws 1 - sigma over delta, and R over epsilon.
 
   Args:
-    curve: of the augmentation.
-    diagnostics: of one data set and step, a line for each place.
+    curve: concentration of the augmentation.
+    diagnostics: diagnostics of one step, one line each.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   ax, beside = figure.subplots(1, 2)
@@ -260,16 +258,16 @@ def concentration(
     )
     ax.legend()
   ax.set_ylim(-0.02, 1.02)
-  ax.set_title("share outside of the main parts, 1 - sigma")
-  ax.set_xlabel("diameter delta of a main part, distance of pixels")
+  ax.set_title("images outside the main part, 1 - sigma")
+  ax.set_xlabel("diameter delta of the main part, pixel distance")
   colours = _colours(d.at for d in diagnostics)
   for d in diagnostics:
     if {"epsilon", "divergence"} <= d.curves.keys():
       x, y = d.curves["epsilon"], d.curves["divergence"]
       beside.plot(x, y, color=colours[d.at], label=d.at)
   beside.set_ylim(-0.02, 1.02)
-  beside.set_title("share of images whose views lie further apart, R")
-  beside.set_xlabel("distance epsilon of unit features")
+  beside.set_title("images with views further apart than epsilon, R")
+  beside.set_xlabel("distance epsilon of normalised features")
   if beside.lines:
     beside.legend()
   return figure
@@ -278,7 +276,7 @@ def concentration(
 def _densest(
   xy: Float[np.ndarray, "n 2"], neighbours: int = 10
 ) -> Float[np.ndarray, "2"]:
-  """Returns the point whose nearest neighbours are closest."""
+  """Returns the point with the closest neighbours."""
   distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
   reach = np.sort(distance, axis=1)[:, min(neighbours, len(xy) - 1)]
   return xy[np.argmin(reach)]
@@ -290,12 +288,12 @@ def scatter(
   labels: Int[np.ndarray, "n"],
   class_names: Sequence[str],
 ) -> Figure:
-  """Draws points coloured by class, each class named where it is densest.
+  """Draws points coloured by class, with a name at the densest point of each.
 
   Args:
-    xy: positions; their scale means nothing.
-    labels: class of each point, less than `MAX_CLASSES`.
-    class_names: by label.
+    xy: positions.
+    labels: class of each point, below `MAX_CLASSES`.
+    class_names: name of each class.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 6.2))
   ax = figure.subplots()
@@ -311,7 +309,7 @@ def scatter(
       lw=0,
       alpha=0.75,
       label=class_names[label],
-      # Thousands of vector marks would be most of the page.
+      # Thousands of vector markers would make the page large.
       rasterized=True,
     )
     x, y = _densest(xy[labels == label])

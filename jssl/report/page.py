@@ -11,6 +11,7 @@ from jssl.config.parse import to_dict
 from jssl.probe.accuracy import accuracy_table
 from jssl.probe.records import (
   BASELINES,
+  PROBES,
   NotMeasuredRecord,
   ProbeRecord,
   SpectrumRecord,
@@ -133,7 +134,10 @@ def render(run: Run) -> str:
   probed = run.datasets or [r.dataset for r in run.select(SpectrumRecord)]
   dataset = probed[0] if probed else run.config.data.name
   step = run.step(dataset)
-  fitted = run.select(ProbeRecord, dataset=dataset, label_fraction=1)
+  fitted = sorted(
+    run.select(ProbeRecord, dataset=dataset, label_fraction=1),
+    key=lambda record: [*PROBES].index(record.probe),
+  )
   spectra = run.select(SpectrumRecord, dataset=dataset)
 
   drawings: dict[str, Markup | None] = dict.fromkeys(

@@ -192,5 +192,7 @@ def test_accuracy_counts_the_counted_rows_only(train):
 
 def test_fewer_rows_than_devices_are_refused(train, eight_devices):
   few = Features(train.h[:6], np.array([0, 0, 1, 1, 0, 1], np.int32), 2)
-  with pytest.raises(ValueError, match="fewer than the 8 devices"):
+  with pytest.raises(
+    ValueError, match="is smaller than the number of devices, 8"
+  ):
     mlp.probe(few, few, mesh=eight_devices, **SETTINGS)

@@ -68,10 +68,10 @@ def test_spectrum_is_relative_and_of_the_step(workdir):
   assert {*drawn} == {
     "pretrained, AUC 0.700",
     "random backbone, AUC 0.900",
-    "deviation of its dimensions",
+    "deviation of dimensions",
   }
   np.testing.assert_allclose(
-    drawn["deviation of its dimensions"], [[1, 1], [2, 0.75], [3, 0.25]]
+    drawn["deviation of dimensions"], [[1, 1], [2, 0.75], [3, 0.25]]
   )
   np.testing.assert_allclose(
     drawn["pretrained, AUC 0.700"], [[1, 1], [2, 0.5], [3, 1e-7]]
