@@ -11,7 +11,6 @@ from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
 from jssl.config.parse import replace
 from jssl.config.schema import Config
-from jssl.data.source import Source
 from jssl.diagnostics import SecondMoment, second_moment
 from jssl.probe import features
 from jssl.probe.encoders import Encoder
@@ -21,7 +20,7 @@ from jssl.runtime import distributed
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-  """Features of one encoder on train and test.
+  """Features of one encoder.
 
   Attributes:
     encoder: the encoder.
@@ -41,43 +40,49 @@ class FeatureSet:
     return second_moment(self.train.h, mesh=self.mesh)
 
 
-@dataclasses.dataclass(frozen=True)
 class ProbeDataset:
   """A data set to probe on.
 
   Attributes:
     name: name of the set.
-    splits: names of the train and the test split.
-    sources: the opened splits.
-    keys: checksum of each split.
-    workdir: directory of the run, where features are cached.
-    batch_size: images per batch of the extraction.
-    workers: processes that decode images.
+    train: training images.
+    test: test images.
     mesh: local devices, which fit the probes. Every process fits the same.
     global_mesh: devices of all processes, which extract the features.
   """
 
-  name: str
-  splits: tuple[str, str]
-  sources: tuple[Source, Source]
-  keys: tuple[str, str]
-  workdir: str | os.PathLike
-  batch_size: int
-  workers: int
-  mesh: Mesh
-  global_mesh: Mesh
+  def __init__(self, workdir: str | os.PathLike, config: Config):
+    """Opens both splits.
+
+    Args:
+      workdir: directory of the run, where features are cached.
+      config: config of the run.
+
+    Raises:
+      ValueError: if processes have different images.
+    """
+    data = config.data
+    self._workdir, self._config = workdir, config
+    self.name = data.name
+    self.train = open_split(data, data.split)
+    self.test = open_split(data, data.test_split)
+    self._keys = [features.source_digest(s) for s in (self.train, self.test)]
+    distributed.check_same("\n".join(self._keys), f"images of {data.name}")
+    self.mesh = mesh_lib.make_mesh(-1, 1, jax.local_devices())
+    self.global_mesh = mesh_lib.make_mesh(-1, 1)
 
   @property
   def has_labels(self) -> bool:
     """True if probes can be fitted."""
-    return bool(self.sources[0].num_classes)
+    return bool(self.train.num_classes)
 
   def extract(self, encoder: Encoder) -> FeatureSet:
     """Returns the features of an encoder, from the cache if possible."""
+    data = self._config.data
     train, test = (
       features.extract(
         features.path(
-          self.workdir,
+          self._workdir,
           dataset=self.name,
           split=split,
           name=encoder.name,
@@ -85,12 +90,15 @@ class ProbeDataset:
         ),
         encoder.encode,
         source,
-        batch_size=self.batch_size,
-        workers=self.workers,
+        batch_size=self._config.probe.batch_size,
+        workers=data.workers,
         mesh=self.global_mesh,
       )
       for split, source, key in zip(
-        self.splits, self.sources, self.keys, strict=True
+        (data.split, data.test_split),
+        (self.train, self.test),
+        self._keys,
+        strict=True,
       )
     )
     return FeatureSet(encoder, train, test, self.mesh)
@@ -119,43 +127,3 @@ def change_dataset(
   if data_dir:
     changes["data.data_dir"] = data_dir
   return replace(config, changes)
-
-
-def open_dataset(
-  workdir: str | os.PathLike,
-  config: Config,
-  *,
-  needs_labels: bool,
-) -> ProbeDataset:
-  """Opens the data set of a config.
-
-  Args:
-    workdir: directory of the run.
-    config: config of the run.
-    needs_labels: True if a set without labels is an error.
-
-  Raises:
-    ValueError: if labels are needed and missing, or if processes have different
-      images.
-  """
-  data = config.data
-  splits = (data.split, data.test_split)
-  train, test = (open_split(data, split) for split in splits)
-  if needs_labels and not train.num_classes:
-    raise ValueError(
-      f"{data.name} has no labels, which probes need: choose another set with "
-      "--dataset, or measure without labels by --diagnostics"
-    )
-  keys = (features.source_digest(train), features.source_digest(test))
-  distributed.check_same("\n".join(keys), f"images of {data.name}")
-  return ProbeDataset(
-    name=data.name,
-    splits=splits,
-    sources=(train, test),
-    keys=keys,
-    workdir=workdir,
-    batch_size=config.probe.batch_size,
-    workers=data.workers,
-    mesh=mesh_lib.make_mesh(-1, 1, jax.local_devices()),
-    global_mesh=mesh_lib.make_mesh(-1, 1),
-  )

@@ -69,7 +69,7 @@ class Diagnosis:
     )
     self._outputs = jax.jit(objective.outputs)
     self._sample = draw_sample(
-      dataset.sources[0],
+      dataset.train,
       labels,
       balanced_rows(labels, images=settings.diagnostic_images),
       augment,

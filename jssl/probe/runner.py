@@ -20,7 +20,7 @@ from jssl.config.schema import Config
 from jssl.diagnostics import spectrum
 from jssl.probe import encoders, features
 from jssl.probe.accuracy import accuracy_table
-from jssl.probe.dataset import FeatureSet, change_dataset, open_dataset
+from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
 from jssl.probe.records import (
@@ -47,16 +47,10 @@ GOODPUT_KINDS = ("wait", "restore", "features", *PARTS)
 _POLL_SECONDS = 5.0
 
 
-def new_steps(
+def _new_steps(
   workdir: str | os.PathLike, *, follow: bool, last_step: int
 ) -> Iterator[int]:
-  """Yields each checkpoint once, the oldest first: it is deleted first.
-
-  Args:
-    workdir: directory of the run.
-    follow: True to wait for new checkpoints until `last_step`.
-    last_step: last step of the run.
-  """
+  """Yields each checkpoint once, the oldest first: it is deleted first."""
   done: set[int] = set()
   while True:
     steps = distributed.broadcast_from_first(checkpoint.steps(workdir))
@@ -89,7 +83,12 @@ class Runner:
     self._settings = config.probe
     self._backbone = config.model.backbone()
     self._records = RecordFile(workdir)
-    self._dataset = open_dataset(workdir, config, needs_labels=not diagnostics)
+    self._dataset = ProbeDataset(workdir, config)
+    if not (self._dataset.has_labels or diagnostics):
+      raise ValueError(
+        f"{config.data.name} has no labels, which probes need: choose another "
+        "set with --dataset, or measure without labels by --diagnostics"
+      )
     self._parts: list[Part] = ["spectrum"]
     if self._dataset.has_labels:
       self._parts.append("probe")
@@ -99,7 +98,7 @@ class Runner:
     self._encoders = BackboneEncoders(
       self._backbone,
       crop_size_px=crop_size_px,
-      channels=self._dataset.sources[0].image_shape[-1],
+      channels=self._dataset.train.image_shape[-1],
       mesh=self._dataset.global_mesh,
       key=str((to_dict(config)["model"], crop_size_px)),
     )
@@ -110,7 +109,7 @@ class Runner:
   def run(self, *, follow: bool) -> None:
     """Probes the baselines, then the checkpoints."""
     self._probe_baselines()
-    steps = new_steps(
+    steps = _new_steps(
       self._workdir, follow=follow, last_step=self._config.train.steps
     )
     for step in self._clock.each("wait", steps):
@@ -154,7 +153,7 @@ class Runner:
     if wanted and parts:
       with self._clock.on("features"):
         pixels = encoders.pixels(
-          self._dataset.sources[0],
+          self._dataset.train,
           crop_size_px=self._config.augment.crop_size_px,
           max_dim=self._settings.pixel_dims,
         )

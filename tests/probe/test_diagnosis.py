@@ -378,7 +378,7 @@ def test_views_that_are_copies_leave_what_compares_none(measured):
     flip_probability=0.0,
   )
   found = measured(augment=nothing)
-  reason = "all 4 views of each of 40 images are the same"
+  reason = "all 4 views of each of 40 images are equal"
   assert found["not_measured"].keys() == {
     *("lidar", "alignment", "info_nce", "barlow", "lipschitz", "bound"),
     *("image_entropy_given_features", "linear_predictability", "divergence"),
