@@ -1,4 +1,4 @@
-"""These tests compile much and compute little."""
+"""Fixtures: compile quickly, as these tests compile much and compute little."""
 
 import jax
 import pytest

@@ -20,7 +20,7 @@ def _keys(n, seed=0):
 
 
 def _images(n, channels, seed=0):
-  """Random colours, and the corners where hue has no or many answers."""
+  """Random colours, and corner cases where hue is undefined or ambiguous."""
   images = np.random.default_rng(seed).random((n, 6, 7, channels))
   images[:, 0] = np.round(images[:, 0])
   images[:, 1] = images[:, 1, :, :1]
@@ -110,7 +110,7 @@ def test_grayscale_equals_the_loops(x64):
   ],
   ids=["grayscale", "saturation and hue", "probability 0"],
 )
-def test_gray_images_stay_as_they_are(function):
+def test_gray_images_do_not_change(function):
   images = jnp.asarray(_images(4, 1))
   np.testing.assert_array_equal(function(_keys(4), images), images)
 
@@ -126,7 +126,7 @@ def test_probabilities():
 
 
 def test_factors_are_uniform():
-  # Nothing clips at this brightness, so the mean tells the factor.
+  # Nothing clips at this brightness, so the mean determines the factor.
   images = jnp.full((3000, 1, 1, 1), 0.3)
   off = dict.fromkeys(NAMES[1:], 0.0)
   for strength, low, width in ((0.4, 0.6, 0.8), (1.5, 0.0, 2.5)):
@@ -146,7 +146,7 @@ def test_hue_shifts_are_uniform():
   assert stats.kstest(shift, stats.uniform(-0.1, 0.2).cdf).pvalue > 1e-3
 
 
-def test_each_of_24_orders_is_as_likely(monkeypatch):
+def test_all_24_orders_are_equally_likely(monkeypatch):
   slots_of_all = []
 
   def record(planes, slots, factors):
@@ -156,7 +156,7 @@ def test_each_of_24_orders_is_as_likely(monkeypatch):
   monkeypatch.setattr(colour, "jitter_in_order", record)
   n = 4800
   got = colour.jitter(_keys(n), jnp.zeros((n, 1, 1, 3)), probability=1.0, **ALL)
-  # The places of the first three operations tell that of the fourth.
+  # The positions of three operations determine that of the fourth.
   counts = Counter(map(tuple, np.asarray(got)[:, 0, 0].astype(int).tolist()))
   assert set(counts) == set(itertools.permutations(range(4), 3))
   assert stats.chisquare(list(counts.values())).pvalue > 1e-3

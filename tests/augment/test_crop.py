@@ -94,7 +94,7 @@ def test_boxes_are_inside_and_within_the_limits():
   [
     (28, 28, {}),
     (224, 224, {"min_area": 0.08}),
-    # Most tries fail, and often all ten.
+    # Most candidates fail, often all ten.
     (24, 60, {"min_area": 0.7}),
   ],
 )

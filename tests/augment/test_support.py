@@ -1,4 +1,4 @@
-"""Which augmentation could make the views of another."""
+"""Inclusion between the supports of augmentations."""
 
 import dataclasses
 
@@ -37,13 +37,13 @@ WIDE = Augment(
   ],
   ids=str,
 )
-def test_less_of_an_operation_is_included_and_not_the_other_way(fewer):
+def test_a_weaker_augmentation_is_included_but_not_the_reverse(fewer):
   narrow = dataclasses.replace(WIDE, **fewer)
   assert includes(WIDE, narrow)
   assert not includes(narrow, WIDE)
 
 
-def test_how_likely_it_is_changes_nothing():
+def test_inclusion_does_not_depend_on_positive_probabilities():
   likely = dataclasses.replace(WIDE, flip_probability=0.9)
   assert includes(WIDE, likely)
   assert includes(likely, WIDE)
@@ -58,7 +58,7 @@ def test_how_likely_it_is_changes_nothing():
   ],
   ids=str,
 )
-def test_other_views_include_each_other_neither_way(other):
+def test_incomparable_augmentations_do_not_include_each_other(other):
   changed = dataclasses.replace(WIDE, **other)
   assert not includes(WIDE, changed)
   assert not includes(changed, WIDE)

@@ -27,7 +27,7 @@ EVERYTHING = Augment(
   solarize_probability=(0.2,),
 )
 MULTI_CROP = dataclasses.replace(EVERYTHING, num_small=3, small_crop_size_px=6)
-# A view that shows the whole of a square image and changes nothing.
+# The view of a square image is the image itself.
 NOTHING = Augment(
   crop_size_px=16, crop_min_area=1.0, crop_ratio_min=1.0, crop_ratio_max=1.0
 )
@@ -60,7 +60,7 @@ def test_shape_dtype_and_range(channels):
     assert got.std() > 0.05
 
 
-def test_nothing_is_the_image():
+def test_without_operations_the_view_is_the_image():
   pixels = _pixels(3)
   got = make_large(NOTHING, _keys(3), pixels, 2)
   want = (pixels / 255).astype(np.float32)
@@ -101,7 +101,7 @@ def test_nothing_is_the_image():
   ],
   ids=["flip", "grayscale", "blur", "solarize", "order"],
 )
-def test_keys_of_the_config_reach_their_operation(x64, changes, want):
+def test_each_option_controls_its_operation(x64, changes, want):
   pixels = _pixels(2)
   augment = dataclasses.replace(NOTHING, **changes)
   got = make_large(augment, _keys(2), pixels, 1)
@@ -135,7 +135,7 @@ def test_small_crops_equal_the_loops(x64):
     np.testing.assert_allclose(small[0, i], want, rtol=0, atol=1e-9)
 
 
-def test_flips_half_of_them():
+def test_half_of_the_images_are_flipped():
   augment = dataclasses.replace(NOTHING, flip_probability=0.5)
   pixels = _pixels(1).repeat(400, axis=0)
   got = make_large(augment, _keys(400), pixels, 1)[0]
@@ -144,7 +144,7 @@ def test_flips_half_of_them():
 
 
 def test_each_view_has_its_own_probabilities():
-  # The first pixel tells an inverted image, the black one a blurred image.
+  # The first pixel reveals inversion, the black pixel reveals blur.
   n, pixels = 2000, np.full((1, 8, 8, 1), 153, np.uint8)
   pixels[:, 6, 6] = 0
   augment = Augment(
@@ -170,14 +170,14 @@ def test_each_view_has_its_own_probabilities():
     for changed, p in zip((blurred, inverted), probability, strict=True):
       count = int(changed[number].sum())
       assert stats.binomtest(count, n, p).pvalue > 1e-3, (number, p)
-  # The two are drawn apart, and so are the two small crops.
+  # Blur and solarisation are independent, and so are the two small crops.
   for one, two in ((blurred[1], inverted[1]), (blurred[2], blurred[3])):
     expected = n * one.mean() * two.mean()
     assert stats.poisson.sf((one & two).sum() - 1, expected) > 1e-3
 
 
 def test_small_crops_show_less():
-  # On a ramp the slope of a crop tells the box it was cut from.
+  # On a ramp, the slope of a crop determines its box.
   n, side, size = 300, 96, 8
   ramp = np.zeros((1, side, side, 3), np.uint8)
   ramp[..., 0], ramp[..., 1] = np.mgrid[:side, :side]
@@ -194,7 +194,7 @@ def test_small_crops_show_less():
     crops = 255 / side * np.asarray(crops, np.float64)
     inner = slice(2, size - 2)
     share = size / (size - 5)
-    # The ends are left out: there the filter is cut.
+    # Without the ends, where the filter is truncated.
     rows, columns = crops[..., inner, inner, 0], crops[..., inner, inner, 1]
     height = share * (rows[..., -1, 0] - rows[..., 0, 0])
     width = share * (columns[..., 0, -1] - columns[..., 0, 0])
@@ -217,17 +217,17 @@ def test_small_crops_show_less():
     assert min(top.min(), left.min()) > -0.02
     assert max((top + height).max(), (left + width).max()) < 1.02
     areas.extend(area)
-  # Draws of one number, large and small, have nothing to do with each other.
+  # Large and small views of the same index are independent.
   apart = np.corrcoef(areas)[np.triu_indices(4, 1)]
   assert (abs(apart) < 3.5 / np.sqrt(n)).all()
-  # All small boxes fit, so that none was drawn again.
+  # All small boxes fit, so the first candidate is used.
   for area, ratio in zip(height * width, width / height, strict=True):
     assert stats.kstest(area, stats.uniform(0.05, 0.25).cdf).pvalue > 1e-3
     log_ratio = np.log(ratio) / np.log(4 / 3)
     assert stats.kstest(log_ratio, stats.uniform(-1, 2).cdf).pvalue > 1e-3
 
 
-def test_large_views_stay_as_they_are_beside_small_ones():
+def test_small_crops_do_not_change_large_views():
   keys, pixels = _keys(16), _pixels(16)
   large, _ = make_views(MULTI_CROP, keys, pixels, 2)
   alone = make_large(EVERYTHING, keys, pixels, 2)
@@ -247,7 +247,7 @@ def test_equal_images_with_other_keys_differ():
     assert all(abs(first - other).max() > 0.02 for other in rest)
 
 
-def test_a_view_depends_on_its_image_key_and_number_only():
+def test_a_view_depends_only_on_its_image_key_and_index():
   keys, pixels = _keys(16), _pixels(16)
   whole = make_views(MULTI_CROP, keys, pixels, 2)
   order = np.random.default_rng(1).permutation(16)[:5]
@@ -257,7 +257,7 @@ def test_a_view_depends_on_its_image_key_and_number_only():
     np.testing.assert_allclose(some, every[:1, order], rtol=0, atol=1e-6)
 
 
-def test_switching_an_operation_on_leaves_the_others_as_they_were():
+def test_enabling_an_operation_does_not_change_the_others():
   flipped = dataclasses.replace(
     NOTHING, crop_min_area=0.2, flip_probability=0.5
   )
@@ -294,7 +294,7 @@ def _lines(augment):
   "name",
   [f.name for f in dataclasses.fields(Augment) if "probability" in f.name],
 )
-def test_what_is_off_is_not_in_the_program(name):
+def test_disabled_operations_are_not_compiled(name):
   zero = (
     (0.0, 0.0) if name in ("blur_probability", "solarize_probability") else 0.0
   )
@@ -302,12 +302,12 @@ def test_what_is_off_is_not_in_the_program(name):
   assert _lines(off) < _lines(MULTI_CROP)
 
 
-def test_an_operation_of_one_view_is_in_the_program():
+def test_an_operation_of_a_single_view_is_compiled():
   second = dataclasses.replace(NOTHING, blur_probability=(0.0, 0.1))
   assert _lines(second) > _lines(NOTHING)
 
 
-def test_strengths_do_not_matter_where_jitter_is_off():
+def test_strengths_have_no_effect_without_jitter():
   strong = dataclasses.replace(NOTHING, brightness=0.4, hue=0.1)
   assert _lines(strong) == _lines(NOTHING)
 
@@ -347,31 +347,31 @@ def test_strengths_do_not_matter_where_jitter_is_off():
     ({"blur_kernel_px": 13}, "blur_kernel_px"),
   ],
 )
-def test_a_number_out_of_range_is_named(changes, key):
+def test_errors_name_the_option_out_of_range(changes, key):
   with pytest.raises(ValueError, match=rf"^augment\.{key}=.* must be "):
     dataclasses.replace(MULTI_CROP, **changes)
 
 
-def test_what_small_crops_need_names_both_keys():
+def test_errors_of_small_crops_name_both_options():
   with pytest.raises(ValueError, match=r"at most augment\.crop_size_px=12"):
     dataclasses.replace(MULTI_CROP, small_crop_size_px=13)
   with pytest.raises(ValueError, match=r"twice augment\.small_crop_size_px=6"):
     dataclasses.replace(MULTI_CROP, blur_kernel_px=13)
-  # A blur that is off needs no room, nor do crops that nobody makes.
+  # Disabled blur and small crops are not checked.
   dataclasses.replace(MULTI_CROP, blur_kernel_px=13, small_blur_probability=0.0)
   dataclasses.replace(MULTI_CROP, num_small=0, small_crop_size_px=0)
   dataclasses.replace(EVERYTHING, blur_kernel_px=25, blur_probability=(0.0,))
 
 
 @pytest.mark.parametrize("value", [0.5, [0.5]])
-def test_one_number_is_no_tuple(value):
+def test_probabilities_per_view_must_be_tuples(value):
   message = r"^augment\.solarize_probability=.* must be a tuple.*\(0\.5,\)"
   with pytest.raises(TypeError, match=message):
     dataclasses.replace(EVERYTHING, solarize_probability=value)
 
 
 @pytest.mark.parametrize("name", ["blur_probability", "solarize_probability"])
-def test_probabilities_for_another_number_of_views(name):
+def test_wrong_number_of_probabilities_is_an_error(name):
   augment = dataclasses.replace(NOTHING, **{name: (0.1, 0.2)})
   message = rf"^augment\.{name}=\(0\.1, 0\.2\) must be .* num_views=3"
   with pytest.raises(ValueError, match=message):
@@ -386,7 +386,7 @@ def test_probabilities_for_another_number_of_views(name):
     np.zeros((2, 16, 16, 4), np.uint8),
   ],
 )
-def test_other_images_are_a_type_error(images):
+def test_images_of_other_dtypes_or_shapes_are_a_type_error(images):
   with pytest.raises(TypeError, match="uint8"):
     views(NOTHING, _keys(2), images)
   with pytest.raises(TypeError, match="uint8"):

@@ -1,4 +1,4 @@
-"""Views and features that several tests measure, and what they are by loops."""
+"""Shared views and features, and reference values by loops."""
 
 import itertools
 
@@ -11,7 +11,7 @@ def images(n=7, m=3, p=4, seed=0):
 
 
 def exact_distances(views):
-  """Augmented distances, a pair of views at a time."""
+  """Augmented distances, one pair of views at a time."""
   x = views.astype(np.float64).reshape(*views.shape[:2], -1)
   n = len(x)
   distances = np.zeros((n, n))
@@ -29,7 +29,7 @@ def features(n=7, v=2, d=4, noise=0.3, offset=0.0):
 
 
 def labelled(n=45, v=3, d=6, k=5, offset=0.0):
-  """The same, of k classes, with a width of its own for each column."""
+  """Features of views in k classes, with a different scale per column."""
   rng = np.random.default_rng(0)
   labels = rng.permutation(np.arange(n) % k)
   classes = rng.normal(size=(k, d))
@@ -44,7 +44,7 @@ def unit(x):
 
 
 def rows_of(x, normalise):
-  """Rows in float64, a list."""
+  """List of rows in float64."""
   x = x.astype(np.float64)
   return [row / np.linalg.norm(row) if normalise else row for row in x]
 

@@ -4,10 +4,10 @@ from jssl.diagnostics import blocks
 from jssl.mesh import make_mesh
 
 
-# The mesh's blocks have rows to fill up; small blocks a last part of one.
+# The mesh pads its blocks; small blocks end with a partial block.
 @pytest.fixture(params=["one block", "blocks", "mesh"])
 def mesh(request, monkeypatch):
-  """Where sums are made: all of them must give the same."""
+  """Devices and block sizes: results must not depend on them."""
   if request.param == "blocks":
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 25)
     monkeypatch.setattr(blocks, "TILE", 105)

@@ -1,4 +1,4 @@
-"""What the step measures, against loops over views, images and columns."""
+"""Batch measures compared with loops over views, images and columns."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import pytest
 
 from jssl.diagnostics import batch
 
-# As in a step, and quicker than each operation by itself.
+# Compiled as in a train step, which is also faster.
 batch_measures = jax.jit(batch.batch_measures)
 
 
@@ -35,7 +35,7 @@ def oracle(h):
   return alignment, deviation, values.sum() ** 2 / (values**2).sum()
 
 
-# More rows than columns, and fewer: the Gram matrix is the smaller one.
+# More rows than columns, and fewer, as the smaller Gram matrix is used.
 @pytest.mark.parametrize("shape", [(2, 30, 5), (3, 4, 40)])
 @pytest.mark.parametrize("scale", [1.0, 1e12])
 def test_equals_the_definitions(shape, scale):
@@ -57,7 +57,7 @@ def test_isotropic_features():
 @pytest.mark.parametrize("value", [0.0, 3.0])
 @pytest.mark.parametrize("rounding", [0, 1e-7])
 def test_collapsed_features(value, rounding):
-  """Also where a network gives equal rows up to their last digit."""
+  """Including rows that are equal up to rounding, as from a network."""
   h = value * (1 + rounding * draw(2, 16, 128))
   got = batch_measures(jnp.asarray(h, jnp.float32))
   np.testing.assert_allclose([*got.values()], 0, atol=1e-5)

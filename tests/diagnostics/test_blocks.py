@@ -27,7 +27,7 @@ def test_sums_are_those_of_all_rows(mesh):
 
 
 def test_a_long_sum_does_not_stop_growing():
-  # 2^24 + 1 isn't a float32.
+  # 2^24 + 1 is not representable in float32.
   sizes = np.array([2.0**24, 1.0, 1.0], np.float32)
   total = blocks.sums(
     jax.jit(lambda counted, x: x.sum()), sizes[:, None], block_rows=1
@@ -35,13 +35,13 @@ def test_a_long_sum_does_not_stop_growing():
   assert total == 2**24 + 2
 
 
-def test_as_many_rows_are_needed_of_all_arrays():
+def test_arrays_of_different_lengths_are_an_error():
   for arrays in ([np.ones((3, 1)), np.ones(2)], [np.ones((0, 2))]):
     with pytest.raises(ValueError, match="same number of rows, at least 1"):
       blocks.sums(summed, *arrays)
 
 
-def test_blocks_hold_fewer_images_of_several_views():
+def test_block_size_counts_views_as_rows():
   rows = blocks.BLOCK_ROWS
   for shape, images in (((3,), rows), ((3, 4), rows), ((3, 4, 2), rows // 4)):
     assert blocks.block_images(np.zeros(shape)) == images

@@ -28,7 +28,7 @@ def test_divergence_is_the_share_of_images_with_distant_views(
 
 
 def test_divergence_of_a_balanced_sample_is_weighted():
-  """Of a set with a class three times as large as the other."""
+  """The full set has one class three times as large as the other."""
   rare, common = features(n=5, v=3), 2 * features(n=5, v=3)
   balanced = np.concatenate([rare, common])
   whole = np.concatenate([rare, *[common] * 3])
@@ -41,7 +41,7 @@ def test_divergence_of_a_balanced_sample_is_weighted():
 
 
 @pytest.mark.parametrize("weights", [np.ones(6), np.zeros(7), -np.ones(7)])
-def test_weights_that_say_nothing_are_refused(weights):
+def test_invalid_weights_are_errors(weights):
   with pytest.raises(ValueError, match="weights must be"):
     bound.divergence_curve(features(), [0.1], weights=weights)
 
@@ -74,7 +74,7 @@ def test_lipschitz_is_the_steepest_pair_of_views(devices, monkeypatch):
   assert steepest <= np.linalg.norm(matrix, 2)
 
 
-def test_lipschitz_of_what_has_none_is_refused():
+def test_lipschitz_of_equal_views_is_an_error():
   x, f = images(), features(v=3)
   with pytest.raises(ValueError, match="3 views of each of 7 images are iden"):
     bound.lipschitz_at_least(np.repeat(x[:, :1], 3, 1), f)
@@ -136,7 +136,7 @@ def test_the_condition_holds_for_a_simplex_and_not_for_equal_means():
   assert terms.bound == 0
   equal = np.tile(simplex[:1], (4, 1))
   assert not bound.generalisation_bound(equal, **perfect).holds
-  # A threshold that is missed by the worst pair alone.
+  # Only the worst pair misses the threshold.
   near = simplex.copy()
   near[1] = unit(near[0] + 0.01 * near[1])
   terms = bound.generalisation_bound(
@@ -159,7 +159,7 @@ def test_the_condition_holds_for_a_simplex_and_not_for_equal_means():
     ({"radius": 0.5}, "radius=0.5 must be .* norm 1"),
   ],
 )
-def test_numbers_that_no_bound_has_are_refused(change, message):
+def test_numbers_out_of_range_are_errors(change, message):
   arguments = dict(
     class_means=np.eye(2),
     one_minus_sigma=0.1,
@@ -199,6 +199,6 @@ def test_the_tightest_bound_is_the_best_of_all():
   rhos = [terms.rho for terms in every]
   got = bound.tightest_bound(means, curve, epsilons, divergence, **others)
   assert got == every[int(np.argmin(rhos))]
-  # Neither at an end of what was tried.
+  # Both optima are inside of the grid.
   assert 0 < got.tolerance < 4 * (1 - got.outside / 2)
   assert got.rho < min(rhos[0], rhos[-1])

@@ -9,7 +9,7 @@ N, D, K = 45, 6, 5
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("normalise", [True, False])
-def test_class_means_and_all_that_is_read_off_them(mesh, normalise, offset):
+def test_class_means_and_measures_of_them(mesh, normalise, offset):
   views, labels = labelled(offset=offset)
   x = views[:, 0]
   wide = rows_of(x, normalise)
@@ -55,7 +55,7 @@ def test_class_means_and_all_that_is_read_off_them(mesh, normalise, offset):
     others, labels, means, normalise=normalise, mesh=mesh
   )
   assert isinstance(error, float)
-  # On the sphere, far from 0, float32 can't tell classes apart.
+  # With a large offset, float32 cannot separate classes on the sphere.
   if not (normalise and offset):
     assert error == wrong / N
 
@@ -88,7 +88,7 @@ def test_rows_of_classes_without_a_mean_are_left_out(mesh):
     centres.nearest_mean_error(x[~some], labels[~some], means)
 
 
-def test_bad_labels_are_refused():
+def test_bad_labels_are_errors():
   views, labels = labelled()
   x = views[:, 0]
   means = centres.class_means(x, labels, K)
@@ -115,7 +115,7 @@ def test_bad_labels_are_refused():
     centres.nearest_mean_error(x, labels, means)
 
 
-def test_features_that_are_all_0_have_no_shrinkage():
+def test_shrinkage_of_zero_features_is_an_error():
   means = centres.class_means(np.zeros((N, D), np.float32), np.arange(N) % K, K)
   with pytest.raises(ValueError, match="radius must be positive, not 0"):
     centres.centre_shrinkage(means)
@@ -150,21 +150,21 @@ def test_simplex_distance_of_simplices_tight_frames_and_a_point():
   np.testing.assert_allclose(
     centres.simplex_distance(longer), [0, 0], atol=1e-12
   )
-  # 2d points that can't be a simplex, as near as they come: a tight frame.
+  # More than d + 1 points: the closest to a simplex is a tight frame.
   frame = np.concatenate([np.eye(D), -np.eye(D)])
   np.testing.assert_allclose(
     centres.simplex_distance(frame), [np.sqrt((2 * D - 1) / D - 1), 0]
   )
   point = np.full((4, D), 1 / 3)
   np.testing.assert_allclose(centres.simplex_distance(point), [1, 0])
-  # A point up to the rounding of what made it; and centres that are near.
+  # One point up to rounding, and centres that are close but distinct.
   apart = np.random.default_rng(0).normal(size=(4, D))
   found = centres.simplex_distance(point * (1 + 1e-7 * apart))
   np.testing.assert_allclose(found, [1, 0])
   assert centres.simplex_distance(point * (1 + 1e-4 * apart)).distance < 1
 
 
-def test_bad_means_are_refused():
+def test_bad_means_are_errors():
   with pytest.raises(ValueError, match="means has 1 rows"):
     centres.simplex_distance(np.ones((1, D)))
   with pytest.raises(ValueError, match="means: 1 of 2 rows"):

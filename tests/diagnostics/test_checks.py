@@ -6,7 +6,7 @@ from jssl import diagnostics
 from jssl.diagnostics import blocks, checks
 
 
-def test_labels_come_back_as_an_array():
+def test_labels_are_returned_as_an_array():
   labels = checks.check_labels([0, 2, 1], 3)
   np.testing.assert_array_equal(labels, [0, 2, 1])
   assert checks.check_labels([0, 2, 1], 3, 3).dtype == np.int64
@@ -21,12 +21,12 @@ def test_labels_come_back_as_an_array():
     ([0, 1, 7], ValueError, "go up to 7, but num_classes=5"),
   ],
 )
-def test_bad_labels_are_refused(labels, error, message):
+def test_bad_labels_are_errors(labels, error, message):
   with pytest.raises(error, match=message):
     checks.check_labels(labels, 3, 5)
 
 
-def test_rows_that_are_not_finite_are_counted_only_if_a_sum_is_not():
+def test_non_finite_rows_are_counted_if_a_sum_is_not_finite():
   x = np.ones((5, 2, 3), np.float32)
   x[[1, 4], 0, 1] = np.nan, np.inf
   blocks.check_finite((np.ones(3), 2.0), x)
@@ -43,22 +43,22 @@ def test_views_must_differ_unless_features_are_one_point():
     checks.check_views_differ(copies, x, name="h")
   checks.check_views_differ(copies, x + 1)
   checks.check_views_differ(np.ones((4, 2, 3)))
-  # What one program gives of equal rows may differ by rounding.
+  # A program may return equal rows with different rounding.
   noise = np.random.default_rng(1).normal(size=copies.shape)
   with pytest.raises(ValueError, match="are equal up to rounding"):
     checks.check_views_differ(copies * (1 + 1e-7 * noise))
   checks.check_views_differ(copies * (1 + 1e-4 * noise))
-  # Whatever the number of images.
+  # For any number of images.
   for images in (4, 250):
     noise = np.random.default_rng(1).normal(size=(images, 10, 3))
     checks.check_views_differ(1 + 1e-7 * noise)
-  # Told of elsewhere.
+  # Non-finite values are reported elsewhere.
   broken = copies.copy()
   broken[1, 0, 2] = np.inf
   checks.check_views_differ(broken)
 
 
-def test_measures_of_views_refuse_copies():
+def test_equal_views_are_an_error_in_all_measures():
   copies = unit(features(n=7, v=2))[:, :1].repeat(2, 1)
   for measure in (
     diagnostics.alignment,
@@ -70,7 +70,7 @@ def test_measures_of_views_refuse_copies():
   ):
     with pytest.raises(ValueError, match="all 2 views of each of 7 images"):
       measure(copies)
-  # Images as they are, nobody having asked for views.
+  # Copies of the images, without augmentation.
   diagnostics.concentration_curve(copies[:, :1], np.arange(7) % 2)
 
 

@@ -64,7 +64,7 @@ def test_more_views_raise_neither_distances_nor_one_minus_sigma():
 
 
 def cluster(centre, n, diameter, m=3):
-  """Returns n images spread over a segment, each with equal views."""
+  """Returns n images evenly spaced on a segment, each with equal views."""
   offset = np.linspace(0, diameter, n)[:, None] * np.array([[1.0, 0, 0, 0]])
   return np.repeat((np.array([centre]) + offset)[:, None], m, 1)
 
@@ -169,7 +169,7 @@ def test_default_deltas_span_the_distances_within_classes():
     ({"views": np.ones((7, 3), np.float32)}, r"not \(7, 3\)"),
   ],
 )
-def test_what_has_no_curve_is_refused(change, message):
+def test_inputs_without_a_curve_are_errors(change, message):
   arguments = {"views": images(), "labels": np.array([0, 1, 0, 1, 0, 1, 0])}
   with pytest.raises(ValueError, match=message):
     concentration.concentration_curve(**arguments | change)

@@ -14,7 +14,7 @@ def draw(noise=0.6, offset=0.0):
   return cases.features(N, V, D, noise=noise, offset=offset)
 
 
-def test_entropy_of_which_image():
+def test_maximal_invariant_entropy():
   assert entropies.maximal_invariant_entropy(1) == 0
   assert entropies.maximal_invariant_entropy(np.int64(8)) == np.log(8)
   uniform = entropies.maximal_invariant_entropy(np.full(8, 1 / 8, np.float32))
@@ -35,13 +35,13 @@ def test_entropy_of_which_image():
     (np.ones((1, 1)), r"got \(1, 1\)"),
   ],
 )
-def test_what_are_not_probabilities_of_images_is_refused(classes, message):
+def test_invalid_probabilities_of_images_are_errors(classes, message):
   with pytest.raises(ValueError, match=message):
     entropies.maximal_invariant_entropy(classes)
 
 
 def cross_entropy(views, centres, mean, scale):
-  """-log q of the image of each view, one at a time, averaged."""
+  """Mean of -log q(image | view), one view at a time."""
   found = []
   for i, image in enumerate(views):
     for view in image:
@@ -51,7 +51,7 @@ def cross_entropy(views, centres, mean, scale):
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_conditional_entropy_is_that_of_a_predictor_chosen_on_others(
+def test_conditional_entropy_is_that_of_a_predictor_selected_on_other_views(
   mesh, offset
 ):
   views = draw(offset=offset)
@@ -69,7 +69,7 @@ def test_conditional_entropy_is_that_of_a_predictor_chosen_on_others(
   np.testing.assert_allclose(found, expected, rtol=3e-5 if offset else 1e-5)
 
 
-def test_conditional_entropy_of_invariant_of_useless_and_collapsed_features():
+def test_conditional_entropy_of_invariant_random_and_collapsed_features():
   invariant = entropies.conditional_entropy(draw(noise=1e-3))
   assert 0 <= invariant < 1e-6
   limit = np.log(N)
@@ -81,7 +81,7 @@ def test_conditional_entropy_of_invariant_of_useless_and_collapsed_features():
   )
 
 
-def test_conditional_entropy_bounds_what_is_known():
+def test_conditional_entropy_is_an_upper_bound():
   # Pairs of images share their features: one bit is lost, however good the
   # predictor.
   views = draw(noise=1e-3)[: N // 2 * 2]
@@ -132,7 +132,7 @@ def test_assignment_entropies_of_perfect_uniform_and_collapsed_ones():
   np.testing.assert_allclose(found, [np.log(K), np.log(K), 0], rtol=1e-6)
   collapsed = np.broadcast_to(one_hot[0], perfect.shape)
   assert entropies.assignment_entropies(collapsed) == (0, 0, 0)
-  # Views that contradict each other: much, but not infinity.
+  # Contradicting one-hot views: large but finite.
   apart = perfect.copy()
   apart[:, 0] = np.roll(apart[:, 0], 1, axis=1)
   expected = 2 / V * -np.log(np.finfo(np.float32).tiny)
@@ -141,7 +141,7 @@ def test_assignment_entropies_of_perfect_uniform_and_collapsed_ones():
   )
 
 
-def test_what_are_not_assignments_is_refused():
+def test_invalid_assignments_are_errors():
   p = softmax(np.random.default_rng(0).normal(size=(2 * K, V, K)))
   logits = p.copy()
   logits[1, 2] *= 1.1
@@ -155,7 +155,7 @@ def test_what_are_not_assignments_is_refused():
     entropies.assignment_entropies(p[:, :1])
 
 
-def test_bad_views_are_refused():
+def test_bad_views_are_errors():
   views = draw()
   copies = np.repeat(views[:, :1], V, axis=1)
   with pytest.raises(ValueError, match="all 5 views of each of 21 images"):
@@ -172,7 +172,7 @@ def test_bad_views_are_refused():
         entropies.conditional_entropy(x)
 
 
-def test_too_few_views_are_refused():
+def test_too_few_views_are_errors():
   views = draw()
   with pytest.raises(ValueError, match=r"views has 2 views .* at least 3"):
     entropies.conditional_entropy(views[:, :2])

@@ -89,18 +89,18 @@ def test_rank_correlation_is_that_of_ranks():
   [
     ([0.7, 0.65, 0.62, 0.6], None),
     ([0.7, 0.6, 0.65, 0.71, 0.75], 20),
-    # One checkpoint above is not two.
+    # One checkpoint above the limit, less than `patience`.
     ([0.7, 0.65, 0.6, 0.8], None),
-    # It came back.
+    # The AUC comes back down.
     ([0.7, 0.6, 0.8, 0.605], None),
     ([0.7, 0.6, 0.8, 0.8, 0.69, 0.8], None),
-    # Slow at first; exactly a quarter of the way is not more.
+    # Slow at first; exactly a quarter of the way is not above the limit.
     ([0.6, 0.605, 0.65, 0.71, 0.73], 10),
     ([0.5, 0.625, 0.75], None),
     ([0.5, 0.626, 0.75], 10),
-    # Of a run whose accuracy rose, and whose random backbone had 0.927.
+    # A run whose accuracy rose; its random backbone had an AUC of 0.927.
     ([0.914, 0.921, 0.925, 0.9241], None),
-    # The last of several lowest ones.
+    # The last of several minima.
     ([0.6, 0.6, 0.71, 0.71], 20),
     ([0.6], None),
   ],
@@ -174,6 +174,6 @@ def test_patience_and_margin_delay_the_onset():
     ),
   ],
 )
-def test_what_gives_no_forecast_is_refused(call, message):
+def test_inputs_without_a_forecast_are_errors(call, message):
   with pytest.raises(ValueError, match=message):
     call()

@@ -50,7 +50,7 @@ def test_linear_predictability_of_a_simplex_a_line_and_a_point():
     return linear_predictability(views[:, :2], views[:, 2:])
 
   assert predictability(np.eye(N)) == 1
-  # On a line only the two ends have a direction of their own.
+  # On a line, a linear map finds only the two ends.
   np.testing.assert_allclose(
     predictability(np.arange(N)[:, None] ** 2 * np.eye(D)[:1]), 2 / N, atol=1e-7
   )
@@ -63,7 +63,7 @@ def both(views):
   return linear_predictability(views[:, :2], views[:, 2:])
 
 
-def test_bad_views_are_refused():
+def test_bad_views_are_errors():
   views = draw()
   copies = np.repeat(views[:, :1], V, axis=1)
   with pytest.raises(ValueError, match="all 5 views of each of 21 images"):
@@ -80,7 +80,7 @@ def test_bad_views_are_refused():
         both(x)
 
 
-def test_views_of_other_images_are_refused():
+def test_views_of_other_images_are_errors():
   views = draw()
   with pytest.raises(ValueError, match="test_views has 0 views"):
     linear_predictability(views, views[:, :0])

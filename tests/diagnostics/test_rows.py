@@ -17,7 +17,7 @@ def test_rows_of_any_size_have_norm_1_and_rows_of_zeros_stay():
     np.testing.assert_array_equal(function(x)[1, 2], 0)
 
 
-def test_what_is_not_finite_shows_in_a_sum():
+def test_non_finite_entries_make_a_sum_nan():
   x = np.ones((3, 2), np.float32)
   assert rows.nan_unless_finite(x) == 0
   for bad in (np.nan, np.inf, -np.inf):

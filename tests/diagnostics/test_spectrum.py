@@ -77,7 +77,7 @@ def test_a_spectrum_needs_more_rows_than_columns(n):
   assert spectrum.singular_values(features(n=13, d=12)).shape == (12,)
 
 
-def test_what_differs_by_rounding_is_one_point():
+def test_rows_equal_up_to_rounding_are_one_point():
   rng = np.random.default_rng(0)
   towards = rng.choice(np.float32([0, 6]), (500, 64))
   x = np.nextafter(np.full((500, 64), 3, np.float32), towards)
@@ -118,7 +118,7 @@ def test_auc_of_rank_one_features_is_near_one():
 
 
 def oracle_rank_me(x, epsilon=1e-7):
-  """exp of the entropy, a term at a time, from the matrix itself."""
+  """Exponential of the entropy from the SVD of the matrix, term by term."""
   values = np.linalg.svd(x, compute_uv=False)
   entropy = 0.0
   for value in values:
@@ -136,7 +136,7 @@ def test_rank_me_is_that_of_the_paper():
 
 
 @pytest.mark.parametrize("rank", [1, 5, 16])
-def test_ranks_count_directions_that_are_alike(rank):
+def test_ranks_count_equal_directions(rank):
   values = np.where(np.arange(16) < rank, 3.0, 0.0)
   np.testing.assert_allclose(spectrum.rank_me(values), rank, rtol=1e-4)
   np.testing.assert_allclose(spectrum.stable_rank(values), rank)
@@ -173,7 +173,7 @@ def test_alpha_req_is_the_weighted_line_of_the_logarithms():
   )
 
 
-def test_alpha_req_leaves_out_what_is_rounding():
+def test_alpha_req_ignores_values_at_rounding_level():
   values = np.r_[np.arange(1, 21.0) ** -0.5, np.full(30, 1e-9)]
   np.testing.assert_allclose(spectrum.alpha_req(values), 1.0, rtol=1e-9)
   with pytest.raises(ValueError, match="only 20 of 50 are above rounding"):
@@ -181,7 +181,7 @@ def test_alpha_req_leaves_out_what_is_rounding():
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 0)])
-def test_what_is_not_a_matrix_with_rows_is_refused(shape):
+def test_non_matrices_are_errors(shape):
   with pytest.raises(ValueError, match="features"):
     spectrum.second_moment(np.zeros(shape, np.float32))
 
@@ -193,7 +193,7 @@ def test_rows_that_are_not_finite_are_counted():
     spectrum.singular_values(x)
 
 
-def test_whole_numbers_are_refused():
+def test_integer_features_are_errors():
   with pytest.raises(TypeError, match="must be floating, not int64"):
     spectrum.singular_values(np.zeros((4, 2), np.int64))
 
@@ -201,12 +201,12 @@ def test_whole_numbers_are_refused():
 @pytest.mark.parametrize(
   "values", [np.ones((2, 2)), np.array([1.0, 2.0]), np.array([np.nan]), []]
 )
-def test_what_are_not_singular_values_are_refused(values):
+def test_invalid_singular_values_are_errors(values):
   with pytest.raises(ValueError, match="singular_values must be"):
     spectrum.collapse_auc(np.asarray(values))
 
 
-def test_ranks_of_constant_features_are_refused():
+def test_ranks_of_constant_features_are_errors():
   for measure in (spectrum.rank_me, spectrum.stable_rank):
     with pytest.raises(ValueError, match="all singular values are 0"):
       measure(np.zeros(4))

@@ -25,12 +25,12 @@ def test_alignment_of_opposite_and_of_far_away_views():
   views, _ = labelled()
   opposite = views * np.array([1, -1, 1], np.float32)[:, None]
   opposite[:, 2] = 0
-  # A row of zeros is at distance 1 of all unit vectors.
+  # A zero row has distance 1 to all unit vectors.
   opposite[:, 1] = -opposite[:, 0]
   np.testing.assert_allclose(
     diagnostics.alignment(opposite), (4 + 1 + 1) / 3, rtol=1e-6
   )
-  # Neither their squares nor those of small ones are numbers in float32.
+  # Squares overflow, or underflow for small rows, in float32.
   for scale in (np.float32(1e25), np.float32(1e-25)):
     np.testing.assert_allclose(
       diagnostics.alignment(views * scale),
@@ -59,12 +59,12 @@ def test_uniformity_at_collapse_of_orthogonal_and_of_distant_rows():
   assert abs(diagnostics.uniformity(ones)) < 1e-6
   basis = np.eye(D, dtype=np.float32)
   np.testing.assert_allclose(diagnostics.uniformity(basis), -4, rtol=1e-6)
-  # exp(-t |x - y|^2) is 0 in float64 too.
+  # exp(-t |x - y|^2) underflows in float64.
   far = np.float32(100) * basis
   np.testing.assert_allclose(
     diagnostics.uniformity(far, normalise=False), -40_000, rtol=1e-6
   )
-  # A large mean leaves distances alone.
+  # A large mean does not change distances.
   np.testing.assert_allclose(
     diagnostics.uniformity(basis + 1000, normalise=False), -4, rtol=1e-6
   )
@@ -108,11 +108,11 @@ def test_lidar_equals_its_oracle(mesh, offset):
 
 
 def test_lidar_of_isotropic_of_rank_one_and_of_collapsed_features():
-  # Between images: all directions alike; within: alike too.
+  # Isotropic between and within images.
   signs = np.concatenate([np.eye(D), -np.eye(D)])
   views = signs[:, None] + 0.1 * signs[None]
   np.testing.assert_allclose(diagnostics.lidar(views), D, rtol=1e-4)
-  # What only views differ in is no rank.
+  # Directions in which only views differ do not count.
   rng = np.random.default_rng(0)
   views = 0.1 * np.stack([noise := rng.normal(size=(N, D)), -noise], axis=1)
   views[:, :, 0] += rng.normal(size=(N, 1))
@@ -132,7 +132,7 @@ def test_memory_mapped_and_half_precision_features(tmp_path):
 
 
 @pytest.mark.parametrize("measure", [diagnostics.alignment, diagnostics.lidar])
-def test_bad_views_are_refused(measure):
+def test_bad_views_are_errors(measure):
   views, _ = labelled()
   with pytest.raises(ValueError, match=r"views must be \[n, v, d\], not \(4"):
     measure(views[:4, 0])
@@ -148,7 +148,7 @@ def test_bad_views_are_refused(measure):
     measure(views)
 
 
-def test_views_that_are_copies_and_bad_constants_are_refused():
+def test_views_that_are_copies_and_bad_constants_are_errors():
   views, _ = labelled()
   copies = np.repeat(views[:, :1], V, axis=1)
   with pytest.raises(ValueError, match="all 3 views of each of 45 images"):

@@ -9,7 +9,7 @@ from jssl.models.backbone import from_linen
 
 
 class Noisy(nn.Module):
-  """The mean of an image and, where there are keys, a draw of its own."""
+  """Mean of each image, plus noise drawn from its key if there are keys."""
 
   @nn.compact
   def __call__(self, images, train, keys=None):
@@ -27,7 +27,7 @@ KEYS = rng.per_row(jax.random.key(0), 6)
 IMAGES = np.random.default_rng(0).random((6, 2, 2, 1), np.float32)
 
 
-def test_keys_go_with_their_images():
+def test_each_image_uses_its_own_key():
   h, _ = BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=KEYS)
   noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(KEYS)
   np.testing.assert_allclose(
@@ -40,12 +40,12 @@ def test_keys_go_with_their_images():
 @pytest.mark.parametrize(
   "how", [{"train": True}, {"train": False}, {"train": False, "keys": KEYS}]
 )
-def test_nothing_is_drawn_in_evaluation_or_without_keys(how):
+def test_no_randomness_in_evaluation_or_without_keys(how):
   h, _ = BACKBONE.apply(VARIABLES, IMAGES, **how)
   np.testing.assert_allclose(h, IMAGES.mean((1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("keys", [KEYS[0], KEYS[:3], jax.random.key_data(KEYS)])
-def test_keys_are_one_for_each_image(keys):
+def test_wrong_number_of_keys_is_an_error(keys):
   with pytest.raises(ValueError, match=r"keys of shape .* one typed key"):
     BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=keys)

@@ -1,4 +1,4 @@
-"""Heads, against layers written out in NumPy."""
+"""Heads compared with layers written out in NumPy."""
 
 import functools
 
@@ -22,7 +22,7 @@ def shapes(head):
 
 
 def filled(head):
-  """Random parameters: biases aren't 0, scales not 1."""
+  """Random parameters, with biases other than 0 and scales other than 1."""
   draw = np.random.default_rng(1)
   return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape), shapes(head))
 
@@ -33,7 +33,7 @@ def apply(head, params, state, h):
   return jax.tree.map(np.asarray, applied)
 
 
-# With the names of the parameters, which are the rows of a checkpoint.
+# With parameter names, which checkpoints depend on.
 HEADS = [
   (Head(), []),
   (Head((), 3), ["Dense_0/bias", "Dense_0/kernel"]),
@@ -77,8 +77,8 @@ HEADS = [
 
 
 @pytest.mark.parametrize(("head", "names"), HEADS)
-def test_is_what_its_fields_say(x64, head, names):
-  """Statistics are those of the batch, over images and views."""
+def test_heads_equal_their_definition(x64, head, names):
+  """Batch statistics are over images and views."""
   params, state = filled(head)
   assert sorted(tree.names(params)) == names
   z, moved = apply(head, params, state, H)
@@ -121,7 +121,7 @@ def test_without_layers_there_is_no_head():
 
 
 def test_without_activation_it_is_a_linear_map_of_low_rank(x64):
-  """Up to its biases."""
+  """The biases are removed first."""
   head = Head((2,), 4, norm=False, activation="none")
   rows = np.concatenate([np.zeros((1, D)), np.eye(D), H[0]])
   z, _ = apply(head, *filled(head), rows)
@@ -131,7 +131,7 @@ def test_without_activation_it_is_a_linear_map_of_low_rank(x64):
 
 
 def test_the_norm_of_a_low_rank_head_is_the_only_thing_not_linear(x64):
-  """Affine in h, by the statistics of the batch; so no rank is added."""
+  """Given batch statistics the map is affine in h, so the rank is the same."""
   head = Head((2,), 4, activation="none", last_norm="affine")
   rows = np.concatenate(H)
   z, _ = apply(head, *filled(head), rows)
@@ -159,7 +159,7 @@ def test_works_in_float32(dtype):
   assert kinds == {jnp.dtype("float32")}
 
 
-def test_lists_from_a_config_are_welcome():
+def test_hidden_dims_may_be_a_list():
   assert Head([6], 3).width(D) == 3
   params, _ = shapes(Head([6, 4], 3))
   assert params["Dense_1"]["kernel"].shape == (6, 4)
@@ -189,7 +189,7 @@ def lengths(rows):
   ("norm", "used", "stepped"),
   [("none", False, False), ("weight", True, False), ("step", False, True)],
 )
-def test_prototypes_have_length_1_where_the_norm_says(norm, used, stepped):
+def test_prototypes_have_norm_1_as_configured(norm, used, stepped):
   layer = Prototypes(7, norm)
   units = W / lengths(W)[:, None]
   np.testing.assert_allclose(layer.rows(W), units if used else W, rtol=1e-6)
@@ -208,7 +208,7 @@ def test_prototypes_are_frozen_for_some_steps():
 
 
 @pytest.mark.parametrize("wrong", [{"number": 0}, {"freeze_steps": -1}])
-def test_prototypes_say_what_is_wrong(wrong):
+def test_errors_of_prototypes_name_the_option(wrong):
   ((key, value),) = wrong.items()
   with pytest.raises(ValueError, match=f"objective.prototypes.{key}={value}"):
     Prototypes(**{"number": 3, **wrong})

@@ -1,4 +1,4 @@
-"""Where activations lie when parameters are split over `fsdp`."""
+"""Sharding of activations when parameters are split over `fsdp`."""
 
 import re
 
@@ -10,7 +10,7 @@ from jssl import mesh
 from jssl.models.resnet import ResNet
 from jssl.models.vit import ViT
 
-# Images of a batch, on 8 devices: 6 each, 24 for each 4 that share parameters.
+# Images per batch on 8 devices: 6 per device, 24 per group of 4 (`fsdp`).
 SHAPE = (48, 8, 8, 3)
 VIT = {"patch_size_px": 4, "width": 256, "depth": 2, "num_heads": 2}
 # Attention of 4 tokens; maps of 64 to 256 channels.
@@ -27,8 +27,8 @@ MAPS = ("8,8,64", "4,4,128", "2,2,256")
   ],
   ids=["vit", "scanned", "resnet"],
 )
-def test_a_device_has_the_rows_of_its_own_images_alone(model, shapes):
-  """And not those of all that share parameters with it, a part of each."""
+def test_each_device_holds_the_rows_of_its_own_images(model, shapes):
+  """Not parts of the rows of all devices that share its parameters."""
   backbone, devices = model.backbone(), mesh.make_mesh(2, 4)
   variables = jax.eval_shape(
     lambda: backbone.init(jax.random.key(0), SHAPE[1:])
@@ -58,7 +58,7 @@ def test_a_device_has_the_rows_of_its_own_images_alone(model, shapes):
     assert rows == {"6"}, shape
 
 
-def test_rows_that_do_not_divide_and_other_meshes_are_left():
+def test_indivisible_rows_and_other_meshes_are_unchanged():
   x = jnp.ones((8, 2))
   assert mesh.rows_on_all(x) is x
   devices = mesh.make_mesh(2, 4)

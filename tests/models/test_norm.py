@@ -25,7 +25,7 @@ def variables_for(x, seed=3):
 
 
 def oracle(x, variables, groups):
-  """The norm of each group by loops, and the running averages after it."""
+  """Normalised groups and updated running averages, by loops."""
   scale, bias = (variables["params"][k] for k in ("scale", "bias"))
   y, means, variances = [], [], []
   for part in np.split(np.asarray(x, np.float64), groups):
@@ -46,7 +46,7 @@ def oracle(x, variables, groups):
 @pytest.mark.parametrize(
   ("shape", "groups"), [((12, 3, 2, 5), 1), ((12, 3, 2, 5), 3), ((12, 5), 4)]
 )
-def test_groups_are_normalised_on_their_own(shape, groups):
+def test_groups_are_normalised_separately(shape, groups):
   x = images(*shape)
   variables = variables_for(x)
   norm = BatchNorm(False, groups)
@@ -92,7 +92,7 @@ def test_one_group_is_the_norm_of_flax_to_the_bit(dtype, x_dtype):
     np.testing.assert_array_equal(a, b)
 
 
-def test_evaluation_and_init_know_no_groups():
+def test_groups_have_no_effect_in_evaluation_and_init():
   x = images(5, 2, 2, 3).astype(np.float32)
   variables = jax.tree.map(jnp.float32, variables_for(x))
   y = BatchNorm(True, groups=4).apply(variables, x)
@@ -122,14 +122,14 @@ def test_groups_within_devices_need_no_collective(groups, alone):
   text = compiled.as_text()
   kinds = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
   assert any(kind in text for kind in kinds) != alone
-  # What every device makes of its rows is what one makes of all of them.
+  # The sharded result equals that of one device.
   for a, b in zip(
     compiled(jax.device_put(x, rows)), jax.jit(gradient)(x), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_rows_that_do_not_divide_are_refused():
+def test_rows_that_do_not_divide_are_errors():
   x = images(10, 3).astype(np.float32)
   variables = jax.tree.map(jnp.float32, variables_for(x))
   with pytest.raises(ValueError, match=r"model.norm_groups=4 .* 10 rows"):

@@ -9,7 +9,7 @@ import pytest
 from jssl.models import resnet
 from jssl.models.backbone import init_variables
 
-# Compiling is what these tests wait for.
+# Most of the time of these tests is compilation.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -24,7 +24,7 @@ def images(*shape, seed=0):
 
 
 def filled(backbone, image_shape, seed=1):
-  """Random variables, which cost no compilation of their start."""
+  """Random variables, without compiling the initialisers."""
   draw = np.random.default_rng(seed)
 
   def fill(path, leaf):
@@ -43,7 +43,7 @@ def filled(backbone, image_shape, seed=1):
 
 @pytest.mark.parametrize(
   ("depth", "feature_dim", "count"),
-  # torchvision's counts, less the 1000-way classifier.
+  # torchvision's counts without the classifier.
   [
     (18, 512, 11_689_512 - 513_000),
     (34, 512, 21_797_672 - 513_000),
@@ -65,13 +65,13 @@ def test_parameter_counts(depth, feature_dim, count):
 
 @pytest.fixture
 def shallow(monkeypatch):
-  """A ResNet with two blocks, which compiles in a quarter of the time."""
+  """A ResNet with two blocks, which compiles four times as fast."""
   monkeypatch.setitem(resnet._STAGES, 18, (1, 1))
   return TINY
 
 
-def test_the_largest_maps_are_kept_once(shallow, monkeypatch):
-  """The stem's, for the backward pass; the gradient is what it would be."""
+def test_stem_maps_are_saved_once(shallow, monkeypatch):
+  """Remat of the stem saves memory and does not change the gradient."""
   backbone = dataclasses.replace(shallow, small_images=False).backbone()
   variables = filled(backbone, (32, 32, 1))
   x = images(6, 32, 32, 1)
@@ -141,7 +141,7 @@ def test_expansions_of_the_paper(depth, narrow):
 
 
 def convolution(x, kernel):
-  """A sum over the window of each pixel, zeros beyond the edge."""
+  """Convolution as a sum over windows with zero padding."""
   size = len(kernel)
   padded = np.pad(x, [(0, 0), *[(size // 2, size // 2)] * 2, (0, 0)])
   out = np.zeros((*x.shape[:3], kernel.shape[-1]))
@@ -175,7 +175,7 @@ def test_expansion_is_its_formula():
 
 
 def test_groups_reach_every_norm(shallow):
-  """Two groups in one call are two calls, in a model with an expansion."""
+  """One call with two groups equals two calls, including the expansion."""
   model = dataclasses.replace(shallow, expand_dim=64)
   variables = filled(model.backbone(), (4, 4, 1))
   x = images(8, 4, 4, 1)
@@ -221,6 +221,6 @@ def test_blocks_start_as_the_identity():
     ({"depth": 50, "expand_dim": 64}, r"model.expand_dim=64 .* 128 features"),
   ],
 )
-def test_what_is_out_of_range_is_named(changed, match):
+def test_errors_name_the_option_out_of_range(changed, match):
   with pytest.raises(ValueError, match=match):
     dataclasses.replace(TINY, **changed)

@@ -12,13 +12,13 @@ from jssl import rng
 from jssl.models import block, tokens, vit
 from jssl.models.backbone import init_variables
 
-# Compiling is what these tests wait for.
+# Most of the time of these tests is compilation.
 jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 
 TINY = vit.ViT(patch_size_px=4, width=16, depth=2, num_heads=2)
-# Every option that adds parameters or draws, at once.
+# All options that add parameters or randomness.
 FULL = dataclasses.replace(
   TINY,
   depth=3,
@@ -35,7 +35,7 @@ def images(*shape, seed=0):
 
 
 def filled(model, image_shape=(8, 8, 1), seed=1):
-  """Random variables, which cost no compilation of their start."""
+  """Random variables, without compiling the initialisers."""
   draw = np.random.default_rng(seed)
 
   def fill(path, leaf):
@@ -102,7 +102,7 @@ def test_features_have_their_shape_and_dtype(channels, model, dtype):
   assert kinds == {jnp.dtype("float32")}
 
 
-def test_an_image_does_not_see_its_batch():
+def test_features_do_not_depend_on_the_batch():
   x, variables = images(4, 8, 8, 1), filled(TINY)
   h = evaluate(TINY, variables, x)
   among_others = evaluate(TINY, variables, np.stack([x[2], *(1 - x[:3])]))
@@ -143,7 +143,7 @@ def test_bfloat16_computes_with_float32_parameters():
   assert "bf16" in evaluate.lower(half, variables, x).as_text()
 
 
-def test_defaults_have_the_names_of_old_checkpoints():
+def test_default_parameter_names_are_stable():
   shapes = jax.eval_shape(lambda: init_variables(0, TINY.backbone(), (8, 8, 1)))
   assert shapes.keys() == {"params"}
   assert shapes["params"].keys() == {"embed", "block_0", "block_1", "norm"}
@@ -158,7 +158,7 @@ def test_defaults_have_the_names_of_old_checkpoints():
 
 
 def stacked(variables, depth):
-  """The parameters of an unrolled model as those of a scanned one."""
+  """Stacks the parameters of an unrolled model for a scanned one."""
   params = dict(variables["params"])
   blocks = [params.pop(f"block_{i}") for i in range(depth)]
   params["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
@@ -191,7 +191,7 @@ def test_scanned_and_recomputed_blocks_are_the_same_function():
 
 
 def test_remat_is_in_the_program():
-  """What the backward pass computes again: nothing, all, all but products."""
+  """Recomputed in the backward pass: nothing, everything, or all but dots."""
   x = images(2, 8, 8, 1)
   variables = jax.eval_shape(
     lambda: init_variables(0, TINY.backbone(), (8, 8, 1))
@@ -207,8 +207,8 @@ def test_remat_is_in_the_program():
     return text.count("dot_general")
 
   none, dots, everything = (products(r) for r in ("none", "dots", "block"))
-  # Of a block's six products two, those of attention, have batch dimensions;
-  # the last of all is not needed again.
+  # Two of the six products of a block, those of attention, have batch
+  # dimensions; the last product is not needed again.
   assert none < dots < everything
 
 
@@ -233,19 +233,19 @@ def test_drop_path_drops_at_its_rate_and_keeps_the_mean():
     np.testing.assert_allclose(
       np.unique(of_block), np.unique([0, 1 / (1 - dropped)])[-1 - (i > 0) :]
     )
-    # Five standard deviations of the mean of n draws.
+    # Five standard errors of the mean of n draws.
     tolerance = 5 * np.sqrt(dropped * (1 - dropped) / n) + 1e-6
     np.testing.assert_allclose((of_block == 0).mean(1), dropped, atol=tolerance)
     np.testing.assert_allclose(
       of_block.mean(1), 1, atol=tolerance / (1 - dropped)
     )
-  # Branches and blocks are drawn apart.
+  # Branches and blocks are independent.
   flat = (factors[1:].reshape(-1, n) == 0).astype(float)
   correlation = np.corrcoef(flat) - np.eye(len(flat))
   assert np.abs(correlation).max() < 5 / np.sqrt(n)
 
 
-def test_a_draw_is_of_the_key_and_not_of_its_place():
+def test_a_draw_depends_on_the_key_not_the_position():
   keys = keys_of(16)
   draw = jit(lambda keys: block.drop_path_factors(keys, 3, 0.5))
   factors = draw(keys)
@@ -256,7 +256,7 @@ def test_a_draw_is_of_the_key_and_not_of_its_place():
   np.testing.assert_array_equal(draw(jax.device_put(keys, rows)), factors)
 
 
-def test_factors_weigh_the_branches_of_their_image():
+def test_factors_scale_the_branches_of_their_image():
   part = block.Block(4, 2, 32, False, 0.0, jnp.dtype("float32"))
   x = images(3 * 4, 16)
   variables = jit(part.init)(jax.random.key(0), x)
@@ -272,13 +272,13 @@ def test_factors_weigh_the_branches_of_their_image():
   tokens_in = x.reshape(3, 4, 16)
   np.testing.assert_array_equal(mixed[0], tokens_in[0])
   np.testing.assert_allclose(mixed[1], whole[1], atol=1e-6)
-  # A branch counts as often as its factor says.
+  # Each branch is scaled by its factor.
   once = weighted([1, 0, 0], [0, 1, 0]) - tokens_in
   twice = weighted([2, 0, 0], [0, 2, 0]) - tokens_in
   np.testing.assert_allclose(twice, 2 * once, atol=1e-5)
 
 
-def test_drop_path_goes_with_the_keys_of_images():
+def test_drop_path_follows_the_keys_of_images():
   x, keys, variables = images(4, 8, 8, 1), keys_of(4), filled(FULL)
   h, _ = train(FULL, variables, x, keys)
   order = np.array([2, 0, 3, 1])
@@ -304,8 +304,8 @@ def test_only_training_with_keys_draws(scan):
   assert not draws(train=False, keys=keys_of(4))
 
 
-def test_layer_scale_weighs_both_branches():
-  """The same as folding the scales into the layers before them."""
+def test_layer_scale_scales_both_branches():
+  """Equals folding the scales into the preceding layers."""
   model = dataclasses.replace(TINY, layer_scale=0.1)
   params = filled(model)["params"]
   folded = {name: dict(part) for name, part in params.items()}
@@ -331,7 +331,7 @@ def test_layer_scale_starts_at_its_value():
 
 
 def keys_kernel(x, a=-0.5):
-  """Keys (1981), equation 4."""
+  """Cubic convolution kernel of Keys (1981), equation 4."""
   x = abs(x)
   if x <= 1:
     return (a + 2) * x**3 - (a + 3) * x**2 + 1
@@ -339,7 +339,7 @@ def keys_kernel(x, a=-0.5):
 
 
 def bicubic(old, new):
-  """Weights [new, old] of one axis; those beyond the edge are left out."""
+  """Interpolation weights [new, old] of one axis, renormalised at edges."""
   weights = np.zeros((new, old))
   for i, j in np.ndindex(new, old):
     weights[i, j] = keys_kernel((i + 0.5) * old / new - 0.5 - j)
@@ -347,7 +347,7 @@ def bicubic(old, new):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 3), (7, 4), (3, 5)])
-def test_learned_positions_are_stretched_over_other_grids(rows, columns):
+def test_learned_positions_are_interpolated_for_other_grids(rows, columns):
   learned = images(5, 4, 3)
   expected = np.einsum(
     "ih,jw,hwd->ijd", bicubic(5, rows), bicubic(4, columns), learned
@@ -360,7 +360,7 @@ def test_learned_positions_are_stretched_over_other_grids(rows, columns):
   )
 
 
-def test_learned_positions_are_used_as_they_are_on_their_grid():
+def test_learned_positions_are_unchanged_on_their_grid():
   model = dataclasses.replace(TINY, positions="learned")
   params = dict(filled(model)["params"])
   assert params["positions"].shape == (2, 2, 16)
@@ -391,7 +391,7 @@ def test_class_token_is_the_feature():
   unit = unit * params["norm"]["scale"] + params["norm"]["bias"]
   h = evaluate(model, {"params": params}, x)
   np.testing.assert_allclose(h, np.stack([unit] * 4), rtol=1e-4, atol=1e-5)
-  # It learns of the image from the blocks.
+  # The class token depends on the image only through the blocks.
   seeing = dataclasses.replace(model, depth=1)
   h = evaluate(seeing, filled(seeing), x)
   assert np.abs(h[0] - h[1]).max() > 1e-3
@@ -417,7 +417,7 @@ def test_expansion_is_its_formula():
     y = y - y.mean(1, keepdims=True)
     y = y / np.sqrt((y**2).mean(1, keepdims=True) + 1e-6)
     y = y * params[f"norm_{i}"]["scale"] + params[f"norm_{i}"]["bias"]
-    # GELU, in the approximation by tanh.
+    # The tanh approximation of GELU.
     y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
   y = dense(y, "out") + np.concatenate([x, x, x], axis=1)
   expected = y.reshape(2, 3, 12).mean(1)
@@ -440,19 +440,19 @@ def test_expansion_is_its_formula():
     ({"remat": "full"}, r"model.remat='full' .*'none', 'block', 'dots'"),
   ],
 )
-def test_what_is_out_of_range_is_named(changed, match):
+def test_errors_name_the_option_out_of_range(changed, match):
   with pytest.raises(ValueError, match=match):
     dataclasses.replace(TINY, **changed)
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_indivisible_sizes_are_errors():
   with pytest.raises(ValueError, match=r"10 x 10 px.*model.patch_size_px=4"):
     init_variables(0, TINY.backbone(), (10, 10, 1))
   with pytest.raises(ValueError, match=r"model.width=6"):
     tokens.sincos_positions(2, 2, 6)
 
 
-# Those of timm's vit_*_patch16_224, less the 1000-way classifier.
+# Counts of timm's vit_*_patch16_224 without the classifier.
 @pytest.mark.parametrize(
   ("width", "depth", "heads", "count"),
   [
@@ -468,6 +468,6 @@ def test_usual_sizes_have_their_parameter_counts(width, depth, heads, count):
     shapes = jax.eval_shape(lambda: init_variables(0, backbone, (224, 224, 3)))
     return sum(x.size for x in jax.tree.leaves(shapes))
 
-  # There the class token has a position too, which is one with it here.
+  # In timm the class token has a position embedding in addition.
   assert parameters(pooling="cls", positions="learned") == count - width
   assert parameters() == count - (1 + 1 + 14 * 14) * width

@@ -1,6 +1,6 @@
-"""Torchvision's definitions as float64 loops over pixels, one image at a time.
+"""Torchvision's operations as float64 loops over the pixels of one image.
 
-Images are lists of lists in spirit: [h, w, c], values in [0, 1].
+Images are [h, w, c] with values in [0, 1].
 """
 
 import colorsys
