@@ -4,14 +4,14 @@ Box sampling and antialiased bilinear filter match torchvision.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.augment import separable
-from jssl.typing import Images, Key, Keys
+from jssl.typing import Images, Key
 
 _TRIES = 10
 
@@ -20,12 +20,12 @@ _CENTER_SHARE = 0.875
 
 
 class Boxes(NamedTuple):
-  """Boxes in whole pixels, one per image."""
+  """Boxes in whole pixels, one per image; scalars for a single box."""
 
-  top: Int[Array, "b"]
-  left: Int[Array, "b"]
-  height: Int[Array, "b"]
-  width: Int[Array, "b"]
+  top: Int[Array, "*b"]
+  left: Int[Array, "*b"]
+  height: Int[Array, "*b"]
+  width: Int[Array, "*b"]
 
 
 def _centered_box(
@@ -41,7 +41,7 @@ def _centered_box(
   return top, left, box_height, box_width
 
 
-def _random_box(
+def random_box(
   key: Key,
   *,
   height: int,
@@ -51,7 +51,12 @@ def _random_box(
   min_ratio: float,
   max_ratio: float,
 ) -> Boxes:
-  """Draws one box with scalar fields."""
+  """Draws a crop box as torchvision's RandomResizedCrop does.
+
+  Takes the first of ten candidates that fits into the image. Area (as a share
+  of the image), logarithm of width / height, and position are uniform. If no
+  candidate fits, the box is the largest centred box of an allowed ratio.
+  """
   # A single flat draw: several draws, or one of shape (4, tries), take XLA
   # seconds longer to compile.
   drawn = jax.random.uniform(key, (4 * _TRIES,))
@@ -74,25 +79,6 @@ def _random_box(
   return Boxes(
     *(jnp.append(t, f)[first] for t, f in zip(tries, fallback, strict=True))
   )
-
-
-def random_boxes(keys: Keys, **ranges: Any) -> Boxes:
-  """Draws a crop box for each key, as torchvision's RandomResizedCrop does.
-
-  Takes the first of ten candidates that fits into the image. Area, logarithm
-  of width / height, and position are uniform. If no candidate fits, the box is
-  the largest centred box of an allowed ratio.
-
-  Args:
-    keys: one key per image, [b].
-    **ranges: `height` and `width` of the images in pixels, `min_area` and
-      `max_area` as shares of the image area, `min_ratio` and `max_ratio` of
-      width / height.
-
-  Returns:
-    Boxes with fields [b], inside the image.
-  """
-  return jax.vmap(lambda key: _random_box(key, **ranges))(keys)
 
 
 def resize_matrix(

@@ -191,8 +191,8 @@ def _view(
     keys[:, i] for i in range(6)
   )
   _, height, width, channels = images.shape
-  boxes = crop.random_boxes(
-    crop_keys,
+  random_box = partial(
+    crop.random_box,
     height=height,
     width=width,
     min_area=augment.crop_min_area,
@@ -200,6 +200,7 @@ def _view(
     min_ratio=augment.crop_ratio_min,
     max_ratio=augment.crop_ratio_max,
   )
+  boxes = jax.vmap(random_box)(crop_keys)
   flip = jnp.zeros(len(images), bool)
   if augment.flip_probability:
     flip = jax.vmap(

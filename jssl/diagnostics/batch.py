@@ -42,9 +42,9 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
   unit = h * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
   # The mean over ordered pairs of the squared distance is twice the variance;
   # pairs of a view with itself are taken out.
-  apart = unit - jnp.mean(unit, axis=0, keepdims=True)
+  centred = unit - jnp.mean(unit, axis=0, keepdims=True)
   pairs = 2 * views / max(views - 1, 1)
-  alignment = pairs * jnp.mean(jnp.sum(apart**2, axis=-1))
+  alignment = pairs * jnp.mean(jnp.sum(centred**2, axis=-1))
 
   rows = unit.reshape(views * images, dim)
   deviation = jnp.mean(jnp.std(rows, axis=0)) * dim**0.5

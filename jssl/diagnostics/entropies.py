@@ -129,9 +129,9 @@ def conditional_entropy(
   """
   checks.check_views(views, num_views=3)
   n, v = views.shape[:2]
-  known = v // 2
-  chosen = known + (v - known) // 2
-  centres = _image_means(views[:, :known], "views")
+  train_end = v // 2
+  select_end = train_end + (v - train_end) // 2
+  centres = _image_means(views[:, :train_end], "views")
   mean = centres.mean(0)
   centres = unit_rows(centres - mean).astype(np.float32)
   constants = blocks.replicate((mean.astype(np.float32), centres), mesh)
@@ -153,8 +153,8 @@ def conditional_entropy(
     )
     return np.asarray(total) / (n * len(columns))
 
-  best = int(np.argmin(cross_entropy(range(known, chosen), _SCALES)))
-  measured = cross_entropy(range(chosen, v), _SCALES[best : best + 1])
+  best = int(np.argmin(cross_entropy(range(train_end, select_end), _SCALES)))
+  measured = cross_entropy(range(select_end, v), _SCALES[best : best + 1])
   # log n is a bound too, which the estimate may exceed by chance.
   return float(min(measured[0], np.log(n)))
 
@@ -271,11 +271,11 @@ def _assignment_sums(
   log_p = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
   # sum_ab p_a (log p_a - log p_b) / v = sum_a (p_a - mean p) (log p_a - mean),
   # which avoids cancellation and an array of all pairs.
-  apart_p = p - p[:, :1]
-  apart_log = log_p - log_p[:, :1]
+  offset_p = p - p[:, :1]
+  offset_log = log_p - log_p[:, :1]
   divergence = jnp.sum(
-    (apart_p - apart_p.mean(1, keepdims=True))
-    * (apart_log - apart_log.mean(1, keepdims=True)),
+    (offset_p - offset_p.mean(1, keepdims=True))
+    * (offset_log - offset_log.mean(1, keepdims=True)),
     (1, 2),
   )
   return (

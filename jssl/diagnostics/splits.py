@@ -26,7 +26,7 @@ class LossSplit(NamedTuple):
 
   Attributes:
     alignment: L1, which aligns views.
-    divergence: L2, which drives class centres apart.
+    divergence: L2, which separates class centres.
   """
 
   alignment: float
@@ -47,10 +47,10 @@ def _positives(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
   first, second = first.astype(jnp.float32), second.astype(jnp.float32)
 
-  def off(x: Float[Array, "b d"]) -> Bool[Array, "b"]:
+  def is_off(x: Float[Array, "b d"]) -> Bool[Array, "b"]:
     return jnp.abs(jnp.linalg.norm(x, axis=1) - 1) > _UNIT_TOLERANCE
 
-  off_norm = (off(first) | off(second)) & counted
+  off_norm = (is_off(first) | is_off(second)) & counted
   return jnp.sum(first * second), off_norm.sum()
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +30,10 @@ def _boxes(*boxes):
 
 
 def _draw(n, height, width, **changes):
-  draw = jax.jit(
-    lambda keys: crop.random_boxes(
-      keys, height=height, width=width, **(USUAL | changes)
-    )
+  draw = functools.partial(
+    crop.random_box, height=height, width=width, **(USUAL | changes)
   )
+  draw = jax.jit(jax.vmap(draw))
   return jax.tree.map(np.asarray, draw(_keys(n)))
 
 
