@@ -166,7 +166,7 @@ def centre_shrinkage(
 
 
 @partial(jax.jit, static_argnames="normalise")
-def _count_wrong(
+def count_wrong(
   shift: Float[Array, "d"],
   centres: Float[Array, "k d"],
   bias: Float[Array, "k"],
@@ -176,8 +176,14 @@ def _count_wrong(
   *,
   normalise: bool,
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
+  """Counts rows whose label does not have the largest score.
+
+  Scores are <x - shift, centre> + bias; rows with a negative label do not
+  count. The second result is NaN if features are not finite.
+  """
   x = float32_rows(features, normalise=normalise) - shift[None]
-  # |x - mu|^2 = |x|^2 - 2 (<x, mu> - |mu|^2 / 2)
+  # With bias = -|mu|^2 / 2 the argmax is the nearest centre, because
+  # |x - mu|^2 = |x|^2 - 2 (<x, mu> - |mu|^2 / 2).
   scores = product(x, centres.T) + bias[None]
   known = counted & (labels >= 0)
   wrong = jnp.sum(known & (jnp.argmax(scores, 1) != labels))
@@ -228,7 +234,7 @@ def nearest_mean_error(
   bias = np.where(seen, -np.sum(centres**2, 1) / 2, -np.inf)
   constants = (shift, centres.astype(np.float32), bias.astype(np.float32))
   wrong, _ = blocks.sums(
-    partial(_count_wrong, *constants, normalise=normalise),
+    partial(count_wrong, *constants, normalise=normalise),
     features,
     np.where(known, labels, -1).astype(np.int32),
     mesh=mesh,

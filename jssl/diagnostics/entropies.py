@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.diagnostics import blocks, checks
+from jssl.diagnostics.centres import count_wrong
 from jssl.diagnostics.rows import (
   float64_mean,
-  nan_unless_finite,
   product,
   unit,
   unit_rows,
@@ -159,20 +159,6 @@ def conditional_entropy(
   return float(min(measured[0], np.log(n)))
 
 
-@jax.jit
-def _hits(
-  mean: Float[Array, "d"],
-  weights: Float[Array, "d n"],
-  counted: Bool[Array, "b"],
-  features: Float[Array, "b d"],
-  images: Int[Array, "b"],
-) -> tuple[Int[Array, ""], Float[Array, ""]]:
-  x = features.astype(jnp.float32) - mean[None]
-  scores = product(x, weights)
-  hits = jnp.sum(counted & (jnp.argmax(scores, 1) == images))
-  return hits, nan_unless_finite(x)
-
-
 def linear_predictability(
   train_views: Float[np.ndarray, "n v d"],
   test_views: Float[np.ndarray, "n w d"],
@@ -226,20 +212,20 @@ def linear_predictability(
   # The covariance of collapsed features is 0, and any ridge gives the same.
   ridge = l2 * np.trace(covariance) / d or 1.0
   weights = np.linalg.solve(covariance + ridge * np.eye(d), (centres - mean).T)
-  constants = blocks.replicate(
-    (mean.astype(np.float32), weights.astype(np.float32)), mesh
-  )
+  shift, directions = mean.astype(np.float32), weights.T.astype(np.float32)
+  bias = np.zeros(n, np.float32)
+  constants = blocks.replicate((shift, directions, bias), mesh)
   hits = 0.0
   for i in range(w):
-    correct, _ = blocks.sums(
-      partial(_hits, *constants),
+    wrong, _ = blocks.sums(
+      partial(count_wrong, *constants, normalise=False),
       test_views[:, i],
       np.arange(n, dtype=np.int32),
       name="test_views",
       block_rows=blocks.tile_rows(n),
       mesh=mesh,
     )
-    hits += float(correct)
+    hits += n - float(wrong)
   return hits / (n * w)
 
 

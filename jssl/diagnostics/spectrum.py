@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from jssl.diagnostics.blocks import BLOCK_ROWS, check_finite, sums
 from jssl.diagnostics.checks import check_features
-from jssl.diagnostics.rows import ROUNDING, float64_mean
+from jssl.diagnostics.rows import ROUNDING
 
 Values = Float[np.ndarray, "d"]
 
@@ -88,11 +88,10 @@ def second_moment(
   check_features(features, rows=1)
   # Any shift gives the same moments. A shift near the mean avoids cancellation
   # in the products.
-  with jax.enable_x64(True):
-    shift = float64_mean(np.asarray(features[:block_rows], np.float64))
+  with np.errstate(invalid="ignore"), jax.enable_x64(True):
+    shift = np.asarray(features[:block_rows], np.float64).mean(0)
     if mesh is None or mesh.size == 1:
-      with np.errstate(invalid="ignore"):
-        total, products = _host_sums(features, shift, block_rows)
+      total, products = _host_sums(features, shift, block_rows)
       check_finite((total, products), features)
     else:
       total, products = sums(

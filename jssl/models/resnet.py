@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.models.backbone import Backbone, from_linen
+from jssl.models.backbone import Backbone, check_field, from_linen
 from jssl.models.norm import STATISTICS, BatchNorm
 from jssl.typing import Images, Keys
 
@@ -56,20 +56,13 @@ class ResNet:
   std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
   def __post_init__(self) -> None:
-    if self.depth not in _STAGES:
-      raise ValueError(
-        f"model.depth={self.depth} is not a ResNet; use one of {[*_STAGES]}"
-      )
-    for key in ("width", "norm_groups"):
-      if getattr(self, key) < 1:
-        raise ValueError(f"model.{key}={getattr(self, key)} must be positive")
+    check_field(self, "depth", self.depth in _STAGES, f"one of {[*_STAGES]}")
+    for name in ("width", "norm_groups"):
+      check_field(self, name, getattr(self, name) >= 1, "positive")
     narrow = self._narrow_dim
-    if self.expand_dim < 0 or self.expand_dim % narrow:
-      raise ValueError(
-        f"model.expand_dim={self.expand_dim} must be 0 or a multiple of the "
-        f"{narrow} features of model.depth={self.depth} with "
-        f"model.width={self.width}"
-      )
+    expands = self.expand_dim >= 0 and not self.expand_dim % narrow
+    multiple = f"0 or a multiple of the {narrow} features without an expansion"
+    check_field(self, "expand_dim", expands, multiple)
 
   @property
   def _narrow_dim(self) -> int:

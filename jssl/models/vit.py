@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.models.backbone import Backbone, from_linen
+from jssl.models.backbone import Backbone, check_field, from_linen
 from jssl.models.block import Block, Expansion, drop_path_factors
 from jssl.models.tokens import (
   patches,
@@ -91,31 +91,20 @@ class ViT:
   std: tuple[float, ...] = (0.5,)
 
   def __post_init__(self) -> None:
-    for key in ("patch_size_px", "width", "num_heads", "mlp_ratio"):
-      if getattr(self, key) < 1:
-        raise ValueError(f"model.{key}={getattr(self, key)} must be positive")
-    for key in ("depth", "layer_scale"):
-      if getattr(self, key) < 0:
-        raise ValueError(f"model.{key}={getattr(self, key)} must not be < 0")
+    for name in ("patch_size_px", "width", "num_heads", "mlp_ratio"):
+      check_field(self, name, getattr(self, name) >= 1, "positive")
+    for name in ("depth", "layer_scale"):
+      check_field(self, name, getattr(self, name) >= 0, "at least 0")
     choices = {"pooling": Pooling, "positions": Positions, "remat": Remat}
-    for key, choice in choices.items():
+    for name, choice in choices.items():
       known = typing.get_args(choice)
-      if getattr(self, key) not in known:
-        raise ValueError(
-          f"model.{key}={getattr(self, key)!r} must be one of {known}"
-        )
-    if self.width % self.num_heads:
-      raise ValueError(
-        f"model.width={self.width} does not divide over "
-        f"model.num_heads={self.num_heads}"
-      )
-    if not 0 <= self.drop_path < 1:
-      raise ValueError(f"model.drop_path={self.drop_path} must be in [0, 1)")
-    if self.expand_dim < 0 or self.expand_dim % self.width:
-      raise ValueError(
-        f"model.expand_dim={self.expand_dim} must be 0 or a multiple of "
-        f"model.width={self.width}"
-      )
+      check_field(self, name, getattr(self, name) in known, f"one of {known}")
+    multiple = f"a multiple of model.num_heads={self.num_heads}"
+    check_field(self, "width", not self.width % self.num_heads, multiple)
+    check_field(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
+    expands = self.expand_dim >= 0 and not self.expand_dim % self.width
+    multiple = f"0 or a multiple of model.width={self.width}"
+    check_field(self, "expand_dim", expands, multiple)
 
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""

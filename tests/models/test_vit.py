@@ -430,8 +430,8 @@ def test_expansion_is_its_formula():
   [
     ({"width": 18, "num_heads": 4}, r"model.width=18.*model.num_heads=4"),
     ({"num_heads": 0}, r"model.num_heads=0 must be positive"),
-    ({"depth": -1}, r"model.depth=-1 must not be < 0"),
-    ({"layer_scale": -0.1}, r"model.layer_scale=-0.1 must not be < 0"),
+    ({"depth": -1}, r"model.depth=-1 must be at least 0"),
+    ({"layer_scale": -0.1}, r"model.layer_scale=-0.1 must be at least 0"),
     ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
     ({"drop_path": -0.1}, r"model.drop_path=-0.1 must be in \[0, 1\)"),
     ({"expand_dim": 24}, r"model.expand_dim=24 .* model.width=16"),
