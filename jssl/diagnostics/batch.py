@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.diagnostics.rows import ROUNDING, product
+from jssl.losses.rows import l2_normalize
 from jssl.typing import Metrics
 
 NAMES = ("view_alignment", "feature_deviation", "participation_ratio")
@@ -38,8 +39,7 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
   views, images, dim = h.shape
   wide = jnp.promote_types(h.dtype, jnp.float32)
   h = jax.lax.stop_gradient(h).astype(wide)
-  square = jnp.sum(h**2, axis=-1, keepdims=True)
-  unit = h * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
+  unit = l2_normalize(h)
   # The mean over ordered pairs of the squared distance is twice the variance;
   # pairs of a view with itself are taken out.
   centred = unit - jnp.mean(unit, axis=0, keepdims=True)

@@ -1,11 +1,11 @@
 """Operations on rows of features that several measures share."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from jssl.losses.rows import l2_normalize
 
 # Rows count as one point if their variance is below this share of their mean
 # square: float32 cannot tell smaller differences from rounding.
@@ -22,10 +22,8 @@ def product(
 def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
   """Returns `x` with rows of norm 1; rows of zeros stay zero."""
   # Divides by the largest entry first, so that no square over- or underflows.
-  for norm in (partial(jnp.max, initial=0), jnp.linalg.norm):
-    length = norm(jnp.abs(x), axis=-1, keepdims=True)
-    x = x / jnp.where(length == 0, 1, length)
-  return x
+  largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0)
+  return l2_normalize(x / jnp.where(largest == 0, 1, largest))
 
 
 def float32_rows(

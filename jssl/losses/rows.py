@@ -30,6 +30,19 @@ def inverse_norms(z: Float[Array, "*n d"]) -> Float[Array, "*n"]:
   return jnp.where(zero, 0, lax.rsqrt(jnp.where(zero, 1, square)))
 
 
+def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+  """Scales rows to unit L2 norm; rows of zeros stay zero.
+
+  Args:
+    x: [..., d] array; the result has its dtype.
+
+  Returns:
+    The array x / |x|, normalised over the last dimension.
+  """
+  square = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * lax.rsqrt(jnp.where(square == 0, 1, square))
+
+
 def cosines(
   x: Float[Array, "*n d"], y: Float[Array, "*n d"]
 ) -> Float[Array, "*n"]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jssl.losses.rows import l2_normalize
 from jssl.schedules import Schedule, frozen_until
 from jssl.typing import Key, PyTree
 
@@ -17,12 +18,6 @@ Activation = Literal["relu", "gelu", "none"]
 LastNorm = Literal["none", "plain", "affine"]
 
 _ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
-
-
-def unit(z: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-  """Returns rows of length 1; zero rows stay."""
-  square = jnp.sum(z**2, axis=-1, keepdims=True)
-  return z * jax.lax.rsqrt(jnp.where(square == 0, 1, square))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,15 +144,15 @@ class Prototypes:
   def init(self, key: Key, width: int) -> Float[Array, "k d"]:
     """Returns rows in random directions, of norm 1 (about 1 for "none")."""
     rows = jax.random.normal(key, (self.number, width))
-    return rows / width**0.5 if self.norm == "none" else unit(rows)
+    return rows / width**0.5 if self.norm == "none" else l2_normalize(rows)
 
   def rows(self, params: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Returns the prototypes to compare features with."""
-    return unit(params) if self.norm == "weight" else params
+    return l2_normalize(params) if self.norm == "weight" else params
 
   def after_step(self, params: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Returns the parameters to keep after an optimizer step."""
-    return unit(params) if self.norm == "step" else params
+    return l2_normalize(params) if self.norm == "step" else params
 
   def schedules(self, group: str) -> dict[str, Schedule]:
     """Returns learning-rate multipliers by parameter group."""

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses, schedules, tree
-from jssl.models.heads import Head, Prototypes, unit
+from jssl.losses.rows import l2_normalize
+from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features, check_positive, check_range
 from jssl.objectives.momentum import MomentumObjective
 from jssl.schedules import Schedule
@@ -88,10 +89,10 @@ class DINO(MomentumObjective):
       head_params, state, jnp.concatenate(features.student)
     )
     target, state = self.targets(state, features)
-    target = unit(target)
+    target = l2_normalize(target)
     teacher_prototypes = self.prototypes.rows(state["teacher"]["prototypes"])
     loss = losses.dino(
-      unit(z),
+      l2_normalize(z),
       target,
       self.prototypes.rows(head_params["prototypes"]),
       teacher_prototypes,

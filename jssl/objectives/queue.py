@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.models.heads import unit
+from jssl.losses.rows import l2_normalize
 from jssl.typing import Key
 
 
@@ -25,7 +25,7 @@ class Queue(NamedTuple):
 def full(key: Key, size: int, dim: int) -> Queue:
   """Returns a queue of random directions, as in MoCo."""
   return Queue(
-    unit(jax.random.normal(key, (size, dim))), jnp.zeros((), jnp.int32)
+    l2_normalize(jax.random.normal(key, (size, dim))), jnp.zeros((), jnp.int32)
   )
 
 
@@ -40,7 +40,7 @@ def push(queue: Queue, z: Float[Array, "b d"]) -> Queue:
     raise ValueError(
       f"objective.queue_size={size} must be a multiple of data.batch_size={b}"
     )
-  new = unit(z).astype(queue.rows.dtype)
+  new = l2_normalize(z).astype(queue.rows.dtype)
   rows = jax.lax.dynamic_update_slice_in_dim(
     queue.rows, new, queue.cursor, axis=0
   )

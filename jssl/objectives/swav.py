@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jssl import losses
-from jssl.models.heads import Head, Prototypes, unit
+from jssl.losses.rows import l2_normalize
+from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features, check_positive
 from jssl.objectives.projector import ProjectorObjective
 from jssl.schedules import Schedule
@@ -77,7 +78,7 @@ class SwAV(ProjectorObjective):
       head_params, state, jnp.concatenate(features.student)
     )
     loss = losses.swav(
-      unit(z),
+      l2_normalize(z),
       self.prototypes.rows(head_params["prototypes"]),
       temperature=self.temperature,
       epsilon=self.epsilon,

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from jssl.losses.rows import l2_normalize
 from jssl.mesh import batch_sharding
 from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
@@ -38,11 +39,6 @@ class Neighbours(NamedTuple):
   labels: Int[Array, "q n"]
 
 
-def _normalise(h: Float[Array, "n d"]) -> Float[Array, "n d"]:
-  norms = jnp.linalg.norm(h, axis=1, keepdims=True)
-  return h / jnp.maximum(norms, jnp.finfo(h.dtype).tiny)
-
-
 @jax.jit
 def _merge(
   nearest: Neighbours,
@@ -54,8 +50,8 @@ def _merge(
   """Merges the counted rows of a block of the bank into the nearest."""
   count = nearest.labels.shape[1]
   similarity = jnp.matmul(
-    _normalise(queries),
-    _normalise(bank).T,
+    l2_normalize(queries),
+    l2_normalize(bank).T,
     precision=jax.lax.Precision.HIGHEST,
   )
   similarity = jnp.where(counted[None], similarity, -jnp.inf)

@@ -21,7 +21,8 @@ from objectives.cases import (
   random_key,
 )
 
-from jssl.models.heads import Head, Prototypes, unit
+from jssl.losses.rows import l2_normalize
+from jssl.models.heads import Head, Prototypes
 from jssl.objectives import queue
 
 AVERAGED = ["moco_v3_queue", "byol", "dino"]
@@ -134,7 +135,7 @@ def test_unit_rows():
   z = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-3]], np.float32)
 
   def unit_and_pulled(z):
-    y, pull = jax.vjp(unit, z)
+    y, pull = jax.vjp(l2_normalize, z)
     return y, *pull(z)
 
   y, pulled = jax.jit(unit_and_pulled, compiler_options=QUICK)(z)
