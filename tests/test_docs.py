@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import jssl
-from jssl import augment, diagnostics, losses, models
+from jssl import augment, diagnostics, losses, models, objectives
 from jssl.diagnostics.batch import NAMES
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
@@ -26,6 +26,7 @@ LIBRARIES = {
   "diagnostics.md": diagnostics,
   "augment.md": augment,
   "models.md": models,
+  "objectives.md": objectives,
 }
 TEXTS = {name: (ROOT / "docs" / name).read_text() for name in LIBRARIES}
 BLOCKS = [

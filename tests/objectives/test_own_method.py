@@ -1,4 +1,4 @@
-"""The README's own method works as it stands there."""
+"""The example method of docs/objectives.md computes its loss."""
 
 import pathlib
 import re
@@ -13,13 +13,13 @@ import jssl
 from jssl.models.heads import Head
 from jssl.objectives.base import Features
 
-README = pathlib.Path(jssl.__file__).parents[1] / "README.md"
+PAGE = pathlib.Path(jssl.__file__).parents[1] / "docs" / "objectives.md"
 
 
 def test_the_example_is_a_method():
-  blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+  blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
   (text,) = (block for block in blocks if "class AlignUniform" in block)
-  # Dataclasses look for the module that they are of.
+  # Dataclasses look up their module.
   module = types.ModuleType("align_uniform")
   sys.modules[module.__name__] = module
   exec(text, vars(module))
