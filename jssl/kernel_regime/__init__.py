@@ -57,14 +57,7 @@ from jssl.kernel_regime.solvers import (
   solve,
   solve_supervised,
 )
-from jssl.kernel_regime.targets import (
-  Eigenpairs,
-  adjacency,
-  centring,
-  check_views,
-  laplacian,
-  top_eigenpairs,
-)
+from jssl.kernel_regime.targets import check_views, top_eigenpairs
 
 __all__ = [
   "MLPNTK",
@@ -74,15 +67,12 @@ __all__ = [
   "Contrastive",
   "ConvGP",
   "ConvNTK",
-  "Eigenpairs",
   "Embedding",
   "Kernel",
   "Loss",
   "NonContrastive",
   "WithinBetween",
-  "adjacency",
   "alpha_max",
-  "centring",
   "check_views",
   "closed_form",
   "gram",
@@ -91,7 +81,6 @@ __all__ = [
   "induced_spectrum",
   "kernel_accuracy",
   "kernel_alignment",
-  "laplacian",
   "median_bandwidth",
   "ridge_closed_form",
   "ridge_loss",

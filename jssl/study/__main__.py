@@ -46,14 +46,7 @@ _DIAGNOSTICS = flags.DEFINE_bool(
 
 
 class _Arguments(NamedTuple):
-  """Command line of a study.
-
-  Attributes:
-    config: config file, "" without one.
-    workdir: of the study.
-    overrides: flags `--config.KEY=VALUE`.
-    command: the command line.
-  """
+  """Command line of a study."""
 
   config: str
   workdir: pathlib.Path
@@ -75,20 +68,19 @@ def _methods(arguments: _Arguments) -> int:
 
   # Leaves accelerators to the processes of the trials.
   jax.config.update("jax_platforms", "cpu")
+  config, workdir, overrides, command = arguments
   planned = trials.plan(
-    arguments.config,
-    arguments.workdir,
+    config,
+    workdir,
     methods=_METHODS.value,
     seeds=_SEEDS.value,
-    overrides=arguments.overrides,
+    overrides=overrides,
     diagnostics=_DIAGNOSTICS.value,
   )
   failures = trials.run(planned, environ=os.environ, log=_log)
-  about = methods_report.about(
-    planned, command=arguments.command, environ=os.environ
-  )
   rows = methods.collect(planned, failures)
-  print(methods_report.write(arguments.workdir, about, rows, planned), end="")
+  about = methods_report.about(planned, command=command, environ=os.environ)
+  print(methods_report.write(workdir, about, rows, planned), end="")
   return 1 if any(failures) else 0
 
 
@@ -109,30 +101,24 @@ def _concentration(arguments: _Arguments) -> int:
 
 
 def _kernels(arguments: _Arguments) -> int:
-  from jssl.kernel_regime.study import run
   from jssl.kernel_regime.study.config import KernelStudy
+  from jssl.kernel_regime.study.run import run
 
-  written = run.run(
-    command_line.load(arguments.config, arguments.overrides, KernelStudy),
-    arguments.workdir,
-    command=arguments.command,
-    log=_log,
+  config = command_line.load(arguments.config, arguments.overrides, KernelStudy)
+  table, failures, paths = run(
+    config, arguments.workdir, command=arguments.command, log=_log
   )
-  print(written.table, *written.failures, *written.paths, sep="\n")
-  return 1 if written.failures else 0
+  print(table, *failures, *paths, sep="\n")
+  return 1 if failures else 0
 
 
 def _bridge(arguments: _Arguments) -> int:
-  from jssl.kernel_regime.study import bridge
+  from jssl.kernel_regime.study.bridge import run
   from jssl.kernel_regime.study.config import KernelStudy
 
-  table = bridge.run(
-    command_line.load(arguments.config, arguments.overrides, KernelStudy),
-    arguments.workdir,
-    command=arguments.command,
-    log=_log,
-  )
-  print(table, end="")
+  config = command_line.load(arguments.config, arguments.overrides, KernelStudy)
+  text = run(config, arguments.workdir, command=arguments.command, log=_log)
+  print(text, end="")
   return 0
 
 

@@ -100,14 +100,10 @@ def _means(runs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def _sample_settings(run: Run) -> dict[str, Any]:
   """Settings that determine the images and the number of views."""
-  data, probe = run.config.data, run.config.probe
+  data, probe = vars(run.config.data), vars(run.config.probe)
   return {
-    "data.name": data.name,
-    "data.split": data.split,
-    "data.data_dir": data.data_dir,
-    "data.image_size_px": data.image_size_px,
-    "probe.diagnostic_images": probe.diagnostic_images,
-    "probe.diagnostic_views": probe.diagnostic_views,
+    **{k: data[k] for k in ("name", "split", "data_dir", "image_size_px")},
+    **{k: probe[k] for k in ("diagnostic_images", "diagnostic_views")},
   }
 
 
@@ -275,23 +271,17 @@ def markdown(augmentations: Sequence[Augmentation]) -> str:
     rank = diagnostics.rank_correlation(values, [-error for error in errors])
     return f"- {name}: {rank:+.2f}\n"
 
+  nested = [a.nested.mean() for a in augmentations]
+  compared = [
+    *((f"delta = {deltas[i]:.1f}", [c[i] for c in curves]) for i in shown),
+    ("mean of the curve", [c.mean() for c in curves]),
+    ("mean of the curve, nested views", nested),
+  ]
   parts = [
     _table(augmentations, shown),
     "Rank correlation of 1 - sigma with the nearest-mean error (positive in "
     "theory):\n",
-    "".join(
-      [
-        *(
-          correlation(f"delta = {deltas[i]:.1f}", [c[i] for c in curves])
-          for i in shown
-        ),
-        correlation("mean of the curve", [c.mean() for c in curves]),
-        correlation(
-          "mean of the curve, nested views",
-          [a.nested.mean() for a in augmentations],
-        ),
-      ]
-    ),
+    "".join(correlation(*item) for item in compared),
   ]
   included = [
     f"- {a.name} includes {', '.join(a.included)}\n"
@@ -299,10 +289,7 @@ def markdown(augmentations: Sequence[Augmentation]) -> str:
     if a.included
   ]
   if included:
-    heading = (
-      "Nested views are those of an augmentation and of all it includes:\n"
-    )
-    parts += [heading, "".join(included)]
+    parts += ["Nested views include those of others:\n", "".join(included)]
   if bound := _bound_table(augmentations):
     parts.append(bound)
   return "\n".join(parts)

@@ -167,11 +167,7 @@ def processes(
 ) -> tuple[Process, Process]:
   """Returns training and probe of a trial.
 
-  Args:
-    trial: one of the plan.
-    baselines: baselines that the probe measures; it reads them from the config
-      that the training writes.
-    environ: environment of both.
+  The probe reads the baselines from the config that the training writes.
   """
   workdir = f"--workdir={trial.workdir}"
   measured = f"--config.probe.baselines={tuple(baselines)!r}"
@@ -210,20 +206,18 @@ def _check_workdir(trial: Trial) -> None:
     return
   old = parse(load_config(trial.workdir), Config)
   config = replace(trial.config, {"probe.baselines": old.probe.baselines})
-  if trial.is_probed():
-    # Claiming a workdir allows other probe settings, for future checkpoints.
-    before, now = (dataclasses.asdict(c.probe) for c in (old, config))
-    changes = [
-      f"probe.{key}: there {before[key]!r}, now {now[key]!r}"
-      for key in sorted(before)
-      if before[key] != now[key]
-    ]
-    if changes:
-      raise ValueError(
-        f"{trial.workdir} was probed with other settings. Choose another "
-        "--workdir, undo the change, or delete its probe.jsonl: "
-        + "; ".join(changes)
-      )
+  # `claim_workdir` allows changes of `probe`, for checkpoints to come.
+  before, now = (dataclasses.asdict(c.probe) for c in (old, config))
+  changes = [
+    f"probe.{key}: there {before[key]!r}, now {now[key]!r}"
+    for key in before
+    if before[key] != now[key]
+  ]
+  if changes and trial.is_probed():
+    raise ValueError(
+      f"{trial.workdir} was probed with other settings ({'; '.join(changes)}). "
+      "Choose another --workdir, or delete its probe.jsonl."
+    )
   claim_workdir(to_dict(config), trial.workdir)
 
 
@@ -272,9 +266,7 @@ def _run_trial(
 def run(
   trials: Sequence[Trial], *, environ: Environ, log: Callable[[str], None]
 ) -> list[str]:
-  """Trains and probes incomplete trials.
-
-  Each baseline is measured once, by the first trial that shares it.
+  """Trains and probes incomplete trials, and measures each baseline once.
 
   Args:
     trials: the plan.

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jssl.kernel_regime.study.config import Basis
@@ -35,6 +36,13 @@ def _correlations(k: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
   return k * inverse[:, None] * inverse[None]
 
 
+def _hide_axes(ax: Axes) -> None:
+  ax.grid(False)
+  ax.spines[:].set_visible(False)
+  ax.set_xticks([])
+  ax.set_yticks([])
+
+
 @charts.styled
 def kernels(
   matrices: Mapping[str, Float[np.ndarray, "n n"]],
@@ -58,13 +66,10 @@ def kernels(
     shown = _correlations(k)[np.ix_(order, order)]
     ax.imshow(shown, cmap=_DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
     ax.set_title(title)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    _hide_axes(ax)
     for edge in edges[1:-1]:
       ax.axhline(edge - 0.5, color="white", lw=0.4)
       ax.axvline(edge - 0.5, color="white", lw=0.4)
-    ax.set_xticks([])
-    ax.set_yticks([])
   names = [class_names[label] for label in present]
   axes[0].set_yticks((edges[1:] + edges[:-1]) / 2 - 0.5, names)
   axes[0].tick_params(length=0)
@@ -206,7 +211,7 @@ def spirals(toys: Sequence[Spirals]) -> Figure:
       ax.imshow(
         values,
         origin="lower",
-        extent=(-EXTENT, EXTENT, -EXTENT, EXTENT),
+        extent=(-EXTENT, EXTENT) * 2,
         cmap=_DIVERGING,
         vmin=-largest,
         vmax=largest,
@@ -218,12 +223,8 @@ def spirals(toys: Sequence[Spirals]) -> Figure:
           x, y, s=5, color=colour, ec=charts.INK, lw=0.3, rasterized=True
         )
       # Isotropic noise moves some points out of the picture.
-      ax.set_xlim(-EXTENT, EXTENT)
-      ax.set_ylim(-EXTENT, EXTENT)
+      ax.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
       ax.set_title(title, fontsize=8)
-      ax.grid(False)
-      ax.spines[:].set_visible(False)
-      ax.set_xticks([])
-      ax.set_yticks([])
+      _hide_axes(ax)
     axes[0].set_ylabel(f"views: {toy.noise} noise")
   return figure

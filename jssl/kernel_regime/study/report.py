@@ -31,7 +31,8 @@ _ACCURACY_CAPTION = (
   "weight are chosen within train. All see the same labelled images, “views "
   "added” their views as well. “Supervised-augmented” is the contrastive "
   "kernel with classes in place of images, so its cross-validation uses labels "
-  "that it was fitted to. Points: of the classifier, or of the embedding."
+  "that it was fitted to. Points: of the classifier, or of the embedding. "
+  "Alignment: of the kernel with that of the classes."
 )
 _EMBEDDING_CAPTION = (
   "At the views that the embeddings were fitted to. Gap: loss minus its "
@@ -124,10 +125,6 @@ def _percent(result: Result, classifier: str) -> str:
   return f"{100 * found['test_accuracy']:.1f}" if found else "-"
 
 
-def _small(value: float) -> str:
-  return f"{value:.1e}" if value else "0"
-
-
 def log_line(result: Result) -> str:
   """Returns a result in one line."""
   numbers = dict(result["experiment"])
@@ -156,41 +153,38 @@ def accuracy_table(results: Results) -> Table:
     for name, r in results.main().items()
   ]
   return Table(
-    [
-      "kernel",
-      "SVM",
-      "ridge",
-      "C",
-      "ridge weight",
-      "points",
-      "class alignment",
-    ],
+    ["kernel", "SVM", "ridge", "C", "ridge weight", "points", "alignment"],
     rows,
     _ACCURACY_CAPTION,
   )
 
 
+# Heading, key of the measures, format.
+_EMBEDDING_COLUMNS = (
+  ("d_out", "d_out", "d"),
+  ("rank", "rank", "d"),
+  ("loss", "loss", ".4g"),
+  ("relative gap", "gap", ".1e"),
+  ("Tr(BK)", "trace_bk", ".4g"),
+  ("k* within", "within", ".4f"),
+  ("k* between", "between", ".1e"),
+  ("alignment", "target_alignment", ".3f"),
+)
+
+
 def _embedding_table(results: Results) -> Table:
-  headings = [
-    *("embedding", "d_out", "rank", "loss", "relative gap", "Tr(BK)"),
-    *("k* within", "k* between", "alignment"),
-  ]
-  rows = [
-    [
-      name,
-      str(e["d_out"]),
-      str(e["rank"]),
-      # Adding 0.0 turns a rounded -0 into 0.
-      f"{round(e['loss'], 6) + 0.0:.4g}",
-      _small(e["gap"]),
-      f"{e['trace_bk']:.4g}",
-      f"{e['within']:.4f}",
-      _small(e["between"]),
-      f"{e['target_alignment']:.3f}",
-    ]
-    for name, result in results.main().items()
-    if (e := result["embedding"])
-  ]
+  rows = []
+  for name, result in results.main().items():
+    if measures := result["embedding"]:
+      # Rounds losses of 1e-14 to 0; adding 0.0 turns -0 into 0.
+      shown = {**measures, "loss": round(measures["loss"], 6) + 0.0}
+      rows.append(
+        [
+          name,
+          *(format(shown[key], form) for _, key, form in _EMBEDDING_COLUMNS),
+        ]
+      )
+  headings = ["embedding", *(heading for heading, _, _ in _EMBEDDING_COLUMNS)]
   return Table(headings, rows, _EMBEDDING_CAPTION)
 
 
@@ -221,7 +215,7 @@ def _spirals_table(results: Results) -> Table:
       [
         f"noise {toy.noise}",
         *(f"{max(auc):.2f}" for auc in (toy.raw_auc, toy.embedding_auc)),
-        _small(toy.gap),
+        f"{toy.gap:.1e}",
       ]
       for toy in results.spirals
     ],

@@ -158,7 +158,7 @@ def test_variants_of_a_config_file(path):
     assert f":{arg}" in doc
   with pytest.raises(ValueError, match="unknown variant 'nonesuch'"):
     get_config("nonesuch")
-  assert re.search(r"\(.* et al\., \d{4}", doc)
+  assert re.search(r"\(.* et al\.,\s+\d{4}", doc)
   for words in (f"--config=configs/{path.name}", "Cost", "Expected"):
     assert words in doc
 
