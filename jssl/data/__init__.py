@@ -1,1 +1,1 @@
-"""Images in: sources, preparing them, and the one chain of batches."""
+"""Data sets: sources of images, preparation and the pipeline of batches."""

@@ -1,4 +1,4 @@
-"""Sets on disk as TFDS writes them, read by row and decoded with pillow."""
+"""Data sets in ArrayRecord files, as TFDS writes them; decoded with pillow."""
 
 import contextlib
 import dataclasses
@@ -16,81 +16,72 @@ from tensorflow_datasets.core import file_adapters, read_only_builder
 
 from jssl.data.source import HostBatch, Rows
 
-# So many in a row are no damage of some images: a file is gone, or all are.
-_MOST_SKIPPED = 100
-# Replaced images of this process, over all of its sources.
+# More damaged images in a row mean that a file is missing or all are damaged.
+_MAX_SKIPPED = 100
+# Counts the replaced images of this process, over all sources.
 _replacements = itertools.count(1)
 _LOG_SECONDS = 10
 
 
-def _square(image: Image.Image, size_px: int) -> Image.Image:
-  """Resizes the largest square in the middle to `size_px`, antialiased."""
-  if image.size == (size_px, size_px):
-    image.load()
-    return image
-  side = min(image.size)
-  left, top = ((length - side) / 2 for length in image.size)
-  # Resizing costs what decoding does. So it isn't done to what is cropped away,
-  # and by half of BICUBIC's taps where an image gets smaller: a little softer,
-  # and sharper than the usual BILINEAR.
-  shrinks = side > size_px
-  taps = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
-  box = (left, top, left + side, top + side)
-  return image.resize((size_px, size_px), taps, box=box)
-
-
 def scale(image: Image.Image, mode: str, size_px: int) -> None:
-  """Makes a large JPEG be decoded at a half, a quarter or an eighth.
+  """Makes libjpeg decode a large image at a half, a quarter or an eighth.
 
-  Twice what is wanted is left, which the filter can work on.
+  Leaves at least twice `size_px`, so that the resize filter has enough pixels.
   """
   image.draft(mode, (2 * size_px, 2 * size_px))
 
 
 def square(encoded: bytes, mode: str, size_px: int) -> Image.Image:
-  """Decodes a PNG or a JPEG, and makes the square of it that is trained on.
+  """Decodes a PNG or JPEG file and resizes its centre square, antialiased.
 
   Args:
-    encoded: the file.
-    mode: of its pixels, as pillow calls it.
-    size_px: height and width of what is returned.
+    encoded: content of the file.
+    mode: pixel mode of the result, in pillow's terms.
+    size_px: height and width of the result.
 
   Raises:
-    OSError: the file is damaged (as pillow says it; a SyntaxError for some).
+    OSError: if the file is damaged; pillow raises SyntaxError for some damage.
   """
-  with Image.open(io.BytesIO(encoded)) as image:
-    scale(image, mode, size_px)
-    # To convert to what it is already would copy it.
-    return _square(
-      image if image.mode == mode else image.convert(mode), size_px
-    )
+  with Image.open(io.BytesIO(encoded)) as file:
+    scale(file, mode, size_px)
+    # `convert` would copy an image that has the mode already.
+    image = file if file.mode == mode else file.convert(mode)
+    if image.size == (size_px, size_px):
+      image.load()
+      return image
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    box = (left, top, left + side, top + side)
+    # Resizing takes as long as decoding. HAMMING has half the taps of BICUBIC:
+    # a little softer, and sharper than the usual BILINEAR.
+    shrinks = side > size_px
+    taps = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
+    return image.resize((size_px, size_px), taps, box=box)
 
 
 def decode(
   encoded: bytes, *, size_px: int, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
-  """Decodes a PNG or a JPEG to an array.
+  """Decodes a PNG or JPEG file to an array; see `square`.
 
   Args:
-    encoded: the file.
-    size_px: height and width of what is returned.
+    encoded: content of the file.
+    size_px: height and width of the array.
     channels: 1 (grayscale) or 3 (RGB).
-
-  Raises:
-    OSError: as in `square`.
   """
   image = square(encoded, "L" if channels == 1 else "RGB", size_px)
   return np.asarray(image).reshape(size_px, size_px, channels)
 
 
 class DamagedImage(ValueError):
-  """An image that cannot be read, however often it is tried."""
+  """An image that cannot be decoded."""
 
 
 def _is_damage(error: Exception) -> bool:
-  """Whether an error is of the bytes, and not of the machine that reads them.
+  """True if the bytes are damaged, False if reading them failed.
 
-  pillow has no one error for a damaged file; ArrayRecord says it in words.
+  pillow has no single exception for damaged files; ArrayRecord raises
+  RuntimeError for everything.
   """
   if isinstance(error, RuntimeError):
     return "Corrupted" in str(error)
@@ -100,20 +91,20 @@ def _is_damage(error: Exception) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """A split of a set on disk.
+  """A split of a prepared data set; a `Source`.
 
   Attributes:
-    name: what the set is called.
-    split: which part of it.
-    class_names: in the order of the labels; empty if the set is unlabelled.
-    image_shape: (height, width, channels), in pixels.
+    name: name of the set.
+    split: name of the split, or a part of one as in `train[:10%]`.
+    class_names: names in label order; empty if the set is unlabelled.
+    image_shape: (height, width, channels) in pixels.
     image_key: name of the image feature.
     label_key: name of the label feature; None if the set is unlabelled.
-    records: a data source of TFDS whose images are still encoded.
-    skip_damaged: True if an image that cannot be read is replaced by the next
+    records: TFDS data source with encoded images.
+    skip_damaged: True to replace an image that cannot be decoded by the next
       one that can, with its label. The replacement depends on the files alone,
-      so all hosts and a resumed run see the same images. Each process counts
-      its replacements in the log, at most every ten seconds.
+      so all hosts and a resumed run see the same images. Each process logs the
+      number of its replacements, at most every ten seconds.
   """
 
   name: str
@@ -136,11 +127,7 @@ class Prepared:
   def _read(
     self, row: int, record: dict[str, Any] | None
   ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
-    """Returns an image and its label; a record of None is read first.
-
-    Raises:
-      DamagedImage: it cannot be read; names it.
-    """
+    """Returns an image and its label; reads the record if it is None."""
     size, _, channels = self.image_shape
     try:
       if record is None:
@@ -152,8 +139,8 @@ class Prepared:
         raise
       raise DamagedImage(
         f"image {row} of {self.name}, split {self.split}, cannot be decoded "
-        f"({error}); delete the set and prepare it again, or train with "
-        "data.skip_damaged=True, which takes the next image in its place"
+        f"({error}); delete the set and prepare it again, or set "
+        "data.skip_damaged=True to use the next image instead"
       ) from error
     return image, record[self.label_key] if self.label_key else -1
 
@@ -166,10 +153,10 @@ class Prepared:
     except DamagedImage:
       if not self.skip_damaged:
         raise
-    others = min(_MOST_SKIPPED, len(self) - 1)
-    for further in range(1, others + 1):
+    others = min(_MAX_SKIPPED, len(self) - 1)
+    for offset in range(1, others + 1):
       with contextlib.suppress(DamagedImage):
-        replacement = self._read((row + further) % len(self), None)
+        replacement = self._read((row + offset) % len(self), None)
         logging.log_every_n_seconds(
           logging.WARNING,
           "Replaced %d damaged images so far (data.skip_damaged); the last is "
@@ -182,27 +169,23 @@ class Prepared:
         )
         return replacement
     raise ValueError(
-      f"data.skip_damaged=True: image {row} of {self.name}, split "
-      f"{self.split}, cannot be read, nor can any of the {others} after it; "
+      f"image {row} of {self.name}, split {self.split}, and the {others} "
+      "images after it cannot be decoded, even with data.skip_damaged=True; "
       "delete the set and prepare it again"
     )
 
   def _records(self, rows: Rows) -> list[dict[str, Any] | None]:
-    """Returns the records of rows, or None for each if one is damaged."""
+    """Returns the records of rows, or only None if one is damaged."""
     try:
       return self.records.__getitems__(rows.tolist())
     except RuntimeError as error:
       if not _is_damage(error):
         raise
-      # The error names no row: they are read one by one.
+      # The error does not name the row, so rows are read one by one.
       return [None] * len(rows)
 
   def fetch(self, rows: Rows) -> HostBatch:
-    """Returns the images and labels of `rows`; see `Source.fetch`.
-
-    Raises:
-      ValueError: an image is damaged; names it.
-    """
+    """See `Source.fetch`; raises ValueError if an image is damaged."""
     images = np.empty((len(rows), *self.image_shape), np.uint8)
     labels = np.empty(len(rows), np.int32)
     for i, (row, record) in enumerate(
@@ -213,12 +196,10 @@ class Prepared:
 
 
 def _first_key(features: tfds.features.FeaturesDict, kind: type) -> str | None:
-  """Returns the name of the first feature of a kind, or None."""
   return next((k for k, f in features.items() if isinstance(f, kind)), None)
 
 
-def _command(name: str, data_dir: str | None) -> str:
-  """Returns the command that prepares a set."""
+def _prepare_command(name: str, data_dir: str | None) -> str:
   known = tfds.list_builders(with_community_datasets=False)
   if name.split("/")[0].split(":")[0] in known:
     words = [name]
@@ -237,20 +218,20 @@ def open_prepared(
   image_size_px: int,
   skip_damaged: bool = False,
 ) -> Prepared:
-  """Opens a split of a set on disk; see `jssl.data.open.open_source`.
+  """Opens a split of a prepared set; see `jssl.data.open.open_source`.
 
   Raises:
-    FileNotFoundError: the set is not there; says the command that makes it.
-    ValueError: it has no such split, no image, or cannot be read by row.
+    FileNotFoundError: if the set is not prepared; names the command to run.
+    ValueError: if the set lacks the split or images, or its file format has no
+      random access.
   """
   try:
-    # From the files alone: `tfds.builder` would load the code of the set and
-    # ask the network about one that is not there.
+    # `tfds.builder` would load the code of the set and query the network.
     builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as error:
     raise FileNotFoundError(
       f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"
-      f" (data.data_dir); make it with: {_command(name, data_dir)}"
+      f" (data.data_dir); run: {_prepare_command(name, data_dir)}"
     ) from error
   features = builder.info.features
   image_key = _first_key(features, tfds.features.Image)
@@ -262,9 +243,9 @@ def open_prepared(
   file_format = builder.info.file_format
   if file_format not in file_adapters.FileFormat.with_random_access():
     raise ValueError(
-      f"data.name={name!r} was prepared as {file_format.value}, which cannot "
-      f"be read by row; delete {builder.data_dir} and make it with: "
-      f"{_command(name, data_dir)}"
+      f"data.name={name!r} is stored as {file_format.value}, which has no "
+      f"random access; delete {builder.data_dir} and run: "
+      f"{_prepare_command(name, data_dir)}"
     )
   try:
     records = builder.as_data_source(

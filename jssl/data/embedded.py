@@ -1,10 +1,10 @@
-"""A set that needs no download: small digits over clutter.
+"""`cluttered_digits`: a data set that needs no download.
 
-scikit-learn's 1,797 handwritten digits (8 x 8 px), each placed many times on
-32 x 32 px at a random position, size and colour, over a smooth coloured
-background and fragments of other digits. Only the shape of the whole digit
-tells the class: position, size, colours, background and fragments are drawn
-without looking at it. No digit is in both splits, not even as a fragment.
+scikit-learn's 1,797 handwritten digits (8 x 8 px), placed many times on 32 x 32
+px at a random position, size and colour, over a smooth coloured background and
+fragments of other digits. Only the shape of the whole digit tells the class;
+everything else is independent of it. No digit is in both splits, not even as a
+fragment.
 """
 
 import functools
@@ -24,16 +24,16 @@ _TEST_FRACTION = 0.2
 _DIGIT_SIZE_PX = (14.0, 26.0)
 _FRAGMENT_SIZE_PX = (10.0, 20.0)
 _FRAGMENTS = 3
-# A fragment is a window of so many samples of the 8 x 8 of another digit.
+# A fragment is a window of 4 x 4 of the 8 x 8 samples of another digit.
 _FRAGMENT_SAMPLES = 4
 _BACKGROUND_SAMPLES = 4
-# Digits are brighter than the background, so that a person can read them.
+# Digits are brighter than the background and legible.
 _DIGIT_COLOUR = (0.6, 1.0)
 _FRAGMENT_COLOUR = (0.0, 1.0)
 _BACKGROUND_COLOUR = (0.0, 0.6)
-# Strokes of the scanned digits fade out; this makes their middle opaque.
+# Strokes of the scanned digits fade out; this makes their centre opaque.
 _OPACITY = 1.2
-# As many images at once as stay in the processor's cache.
+# Number of images that fit into the processor's cache.
 _CHUNK_SIZE = 100
 
 _Floats = Float[np.ndarray, "n"]
@@ -44,15 +44,10 @@ _Canvas = Float[np.ndarray, "n h w c"]
 def _interpolation(
   start_px: _Floats, size_px: _Floats, samples: int
 ) -> Float[np.ndarray, "n out in"]:
-  """Returns matrices that stretch a line of samples over a part of an image.
+  """Returns matrices that stretch `samples` over an interval of pixels.
 
-  Bilinear: sample j weighs max(0, 1 - |u - j|) in a pixel whose centre falls
-  on u, counted in samples. Pixels outside of the part get nothing.
-
-  Args:
-    start_px: where the part begins.
-    size_px: how long it is.
-    samples: number of samples in the line.
+  Bilinear: sample j has weight max(0, 1 - |u - j|) in a pixel whose centre is
+  at u, in samples. Pixels outside the interval get 0.
   """
   centre = np.arange(IMAGE_SIZE_PX) + 0.5
   u = (centre - start_px[:, None]) / size_px[:, None] * samples - 0.5
@@ -73,7 +68,7 @@ def _opacity(
 
 
 def _fragments(rng: np.random.Generator, glyphs: _Glyphs) -> _Glyphs:
-  """Leaves of each glyph only a square window at a random place."""
+  """Sets each glyph to 0 outside a random square window."""
   samples = glyphs.shape[1]
   start = rng.integers(0, samples - _FRAGMENT_SAMPLES + 1, (2, len(glyphs), 1))
   offset = np.arange(samples) - start
@@ -84,16 +79,15 @@ def _fragments(rng: np.random.Generator, glyphs: _Glyphs) -> _Glyphs:
 def _colours(
   rng: np.random.Generator, between: tuple[float, float], *shape: int
 ) -> _Canvas:
-  """Draws RGB in a range, shape [*shape, 3]."""
   low, high = between
   return low + (high - low) * rng.random((*shape, 3), np.float32)
 
 
 def _backgrounds(rng: np.random.Generator, number: int) -> _Canvas:
-  """Stretches a few random colours over each image."""
+  """Interpolates a few random colours over each image."""
   samples = _BACKGROUND_SAMPLES
   colours = _colours(rng, _BACKGROUND_COLOUR, number, samples, samples)
-  # The outermost samples lie on the edge, so that no side fades to black.
+  # The outermost samples are on the edge, so that no side fades to black.
   size = IMAGE_SIZE_PX * samples / (samples - 1)
   start = np.array([(IMAGE_SIZE_PX - size) / 2])
   stretch = _interpolation(start, np.array([size]), samples)
@@ -104,13 +98,7 @@ def _backgrounds(rng: np.random.Generator, number: int) -> _Canvas:
 def _render(
   rng: np.random.Generator, glyphs: _Glyphs, others: _Glyphs
 ) -> np.ndarray:
-  """Paints one image for each glyph, uint8 [n, h, w, 3].
-
-  Args:
-    rng: source of all that is random.
-    glyphs: opacity of the digits to place.
-    others: digits that fragments are taken from.
-  """
+  """Draws one image for each glyph, with fragments of `others`."""
   number = len(glyphs)
   image = _backgrounds(rng, number)
   for _ in range(_FRAGMENTS):
@@ -124,18 +112,18 @@ def _render(
 
 @functools.cache
 def cluttered_digits(split: str = "train") -> InMemory:
-  """Returns 20,000 train or 4,000 test images of ten classes, the same always.
+  """Returns 20,000 train or 4,000 test images of ten classes.
 
   Args:
     split: "train" or "test".
 
   Raises:
-    ValueError: there is no such split.
+    ValueError: if the split is another one.
   """
   if split not in ("train", "test"):
     raise ValueError(
       f"cluttered_digits has the splits train and test, not {split!r}; "
-      "see data.split"
+      "change data.split"
     )
   digits = datasets.load_digits()
   train, test = model_selection.train_test_split(
@@ -147,7 +135,7 @@ def cluttered_digits(split: str = "train") -> InMemory:
   rows, number = (
     (train, TRAIN_IMAGES) if split == "train" else (test, TEST_IMAGES)
   )
-  # Every digit of the split is placed equally often, give or take one.
+  # Each digit of the split is placed equally often, up to one.
   placed = np.resize(rows, number)
   glyphs = (digits.images / digits.images.max()).astype(np.float32)
   rng = np.random.default_rng([_SEED, len(rows)])

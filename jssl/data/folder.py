@@ -1,12 +1,9 @@
-"""A folder of PNG and JPEG files as a set of TFDS, without TensorFlow.
+"""A folder of PNG and JPEG files as a TFDS data set, without TensorFlow.
 
-A tree has a folder for each class, or only images, and then the set is
-unlabelled. Folders `train` and `test` or `val` at the top are the splits; with
-`train` alone or none of them, a tenth of each class becomes `test`, chosen by a
-hash of the file names. If all images are grayscale the set has one channel,
-otherwise three. A damaged image is an error, or is left out if that is asked
-for; the others stay in their splits. Files are kept as they are, or those that
-are larger than asked for become the square that is trained on.
+The folder has a subfolder for each class, or only images for an unlabelled set.
+Subfolders `train` and `test` or `val` at the top are splits. With `train` alone
+or none of them, a tenth of each class becomes `test`, chosen by a hash of the
+file names. The set has one channel if all images are grayscale, otherwise 3.
 """
 
 import concurrent.futures
@@ -15,7 +12,7 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import tensorflow_datasets as tfds
@@ -23,18 +20,33 @@ from absl import logging
 from PIL import Image
 
 from jssl.data.array_record import square
-from jssl.data.encode import Examples, jpeg, png
 
 T = TypeVar("T")
 Path = pathlib.Path
-# The files of each class; an unlabelled set has the one class "".
+# Files of each class; an unlabelled set has one class, "".
 Classes = dict[str, list[Path]]
+Examples = Iterator[tuple[int | str, dict[str, Any]]]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _GRAYSCALE_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
-# Images in flight at once; a folder may hold more than the memory.
+# Images in memory at once.
 _CHUNK_SIZE = 256
+# At 256 px, a synthetic photograph has 44 kB and 37 dB PSNR.
+_JPEG_QUALITY = 95
+
+
+def to_png(image: Image.Image) -> bytes:
+  """Returns an image as a PNG file."""
+  file = io.BytesIO()
+  image.save(file, "PNG")
+  return file.getvalue()
+
+
+def _to_jpeg(image: Image.Image) -> bytes:
+  file = io.BytesIO()
+  image.save(file, "JPEG", quality=_JPEG_QUALITY)
+  return file.getvalue()
 
 
 def _raise(error: OSError) -> NoReturn:
@@ -42,11 +54,7 @@ def _raise(error: OSError) -> NoReturn:
 
 
 def _list_images(folder: Path) -> list[Path]:
-  """Returns the PNG and JPEG files under a folder, sorted.
-
-  Raises:
-    OSError: a folder cannot be read; `Path.rglob` would pass it over.
-  """
+  # `Path.rglob` would skip folders that cannot be read.
   return sorted(
     Path(parent, name)
     for parent, _, names in os.walk(folder, onerror=_raise)
@@ -56,12 +64,7 @@ def _list_images(folder: Path) -> list[Path]:
 
 
 def _list_classes(folder: Path) -> Classes:
-  """Returns the images of each folder in a folder, or those in it.
-
-  Raises:
-    ValueError: there are no images, or some beside the folders, or only one
-      folder, or an empty one.
-  """
+  """Returns the images of each subfolder, or those directly in the folder."""
   children = [p for p in folder.iterdir() if not p.name.startswith(".")]
   folders = sorted(child for child in children if child.is_dir())
   loose = sorted(
@@ -70,28 +73,28 @@ def _list_classes(folder: Path) -> Classes:
   classes = {child.name: _list_images(child) for child in folders}
   if not loose and not any(classes.values()):
     raise ValueError(
-      f"{folder} holds no image; expected files that end in "
-      f"{', '.join(_SUFFIXES)}, in a folder for each class or in none"
+      f"{folder} has no images; expected {', '.join(_SUFFIXES)} files, in a "
+      "folder for each class or without folders"
     )
   if not folders:
     return {"": loose}
   if loose:
     raise ValueError(
-      f"{folder} holds both folders and images ({loose[0].name}, ...); "
+      f"{folder} has both folders and images ({loose[0].name}, ...); "
       "expected a folder for each class, or only images"
     )
   if empty := [name for name, paths in classes.items() if not paths]:
-    raise ValueError(f"{folder} has classes without an image: {empty}")
+    raise ValueError(f"{folder} has classes without images: {empty}")
   if len(classes) == 1:
     raise ValueError(
-      f"{folder} has the one class {folders[0].name}; for an unlabelled set "
+      f"{folder} has a single class, {folders[0].name}; for an unlabelled set "
       f"use --source {folders[0]}"
     )
   return classes
 
 
 def _hold_out(classes: Classes, root: Path) -> tuple[Classes, Classes]:
-  """Splits each class into nine tenths and one, by a hash of the names."""
+  """Splits each class 9:1 by a hash of the file names."""
 
   def by_hash(path: Path) -> bytes:
     name = path.relative_to(root).as_posix()
@@ -109,15 +112,14 @@ def list_splits(source: Path) -> dict[str, Classes]:
   """Returns the images of each class of each split of a folder.
 
   Args:
-    source: the folder; see the docstring of this module.
+    source: a folder as described at the top of this module.
 
   Returns:
-    At least `train` and `test`, with the same classes; `val` if there are
-    folders for all three.
+    `train` and `test`, and `val` if there are folders for all three.
 
   Raises:
-    ValueError: a folder is empty, a class has too few images to train,
-      validate and test on, or a split has classes that `train` has not.
+    ValueError: if a folder is empty, a class has too few images to train,
+      validate and test on, or a split has a class that `train` does not have.
   """
   if not (source / "train").is_dir():
     splits = {"train": _list_classes(source)}
@@ -133,7 +135,7 @@ def list_splits(source: Path) -> dict[str, Classes]:
       raise ValueError(
         f"{f'class {name}' if name else source} has {len(paths)} image(s) to "
         f"train on, {paths[0]}; expected at least {needed}, because some are "
-        "held out to choose and to test by; add images or remove the class"
+        "held out for validation and test; add images or remove the class"
       )
   if "test" not in splits:
     splits["train"], splits["test"] = _hold_out(classes, source)
@@ -150,14 +152,14 @@ class _DamagedFile(ValueError):
 def _damaged(path: Path, error: Exception) -> _DamagedFile:
   return _DamagedFile(
     f"{path}: truncated or damaged image ({error}); repair or remove it, or "
-    "leave out all that are damaged with --skip_damaged"
+    "omit damaged images with --skip_damaged"
   )
 
 
 def _unless_damaged(
   read: Callable[[Path], T], path: Path, *, skip: bool
 ) -> T | None:
-  """Returns what is read from a file, or None if it is to be skipped."""
+  """Returns `read(path)`, or None if the file is damaged and `skip` is True."""
   try:
     return read(path)
   except _DamagedFile:
@@ -173,37 +175,34 @@ def _read_header(path: Path) -> tuple[str, tuple[int, int]]:
       mode, size = image.mode, image.size
   except PermissionError:
     raise
-  except Exception as error:  # pillow has no one error for a damaged file.
+  except Exception as error:  # pillow has no one exception for damaged files.
     raise _damaged(path, error) from error
   if mode not in _GRAYSCALE_MODES + _COLOUR_MODES:
     raise ValueError(
-      f"{path}: pixels of mode {mode}; expected 8 bits a channel: convert it"
+      f"{path}: pixels of mode {mode}; expected 8 bits per channel; convert it"
     )
   return mode, size
 
 
 def _encode(path: Path, *, mode: str, size_px: int | None = None) -> bytes:
-  """Returns an image file as it is, or as PNG where the mode differs.
+  """Returns the content of an image file, or as PNG if its mode differs.
 
   Args:
     path: the file.
-    mode: of the set's pixels.
-    size_px: height and width of the square that a larger image becomes, in the
-      format that it has.
-
-  Raises:
-    ValueError: it cannot be decoded to its end.
+    mode: pixel mode of the set.
+    size_px: height and width of the square that replaces a larger image, in the
+      same file format.
   """
   data = path.read_bytes()
   try:
     with Image.open(io.BytesIO(data)) as image:
       if size_px and min(image.size) > size_px:
-        encode = jpeg if image.format == "JPEG" else png
+        encode = _to_jpeg if image.format == "JPEG" else to_png
         return encode(square(data, mode, size_px))
       image.load()
       if image.format in ("PNG", "JPEG") and image.mode == mode:
         return data
-      return png(image.convert(mode))
+      return to_png(image.convert(mode))
   except Exception as error:
     raise _damaged(path, error) from error
 
@@ -211,7 +210,7 @@ def _encode(path: Path, *, mode: str, size_px: int | None = None) -> bytes:
 class Folder(  # type: ignore[call-arg]
   tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-  """A folder of images as a set of TFDS."""
+  """TFDS builder of a folder of images."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -236,11 +235,11 @@ class Folder(  # type: ignore[call-arg]
       for path in paths
       if (header := _unless_damaged(_read_header, path, skip=skip_damaged))
     }
-    modes, sizes = ({h[0] for h in headers}, {h[1] for h in headers})
+    modes, sizes = {mode for mode, _ in headers}, {size for _, size in headers}
     grayscale = modes <= set(_GRAYSCALE_MODES)
     self._mode = "L" if grayscale else "RGB"
-    alike = len(sizes) == 1 and stored_size_px is None
-    width, height = sizes.pop() if alike else (None, None)
+    same_size = len(sizes) == 1 and stored_size_px is None
+    width, height = sizes.pop() if same_size else (None, None)
     self._image_shape = (height, width, 1 if grayscale else 3)
     super().__init__(**kwargs)
 
@@ -280,7 +279,7 @@ class Folder(  # type: ignore[call-arg]
         encoded = pool.map(encode, (path for path, _ in chunk))
         for (path, name), image in zip(chunk, encoded, strict=True):
           if image is None:
-            logging.warning("left out, since it is damaged: %s", path)
+            logging.warning("Omitted damaged image %s.", path)
             continue
           example = (
             {"image": image, "label": name} if name else {"image": image}

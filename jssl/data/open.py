@@ -1,4 +1,4 @@
-"""Opens a data set by name."""
+"""Opens data sets by name."""
 
 from jssl.data.source import Source, load
 
@@ -12,38 +12,37 @@ def open_source(
   in_memory: bool = False,
   skip_damaged: bool = False,
 ) -> Source:
-  """Opens a split of a set: the embedded one, or one that was prepared.
+  """Opens a split of the embedded set or of a prepared one.
 
   Args:
-    name: `cluttered_digits`, or what `python -m jssl.data.prepare` made: a
-      TFDS name, with `/config` and `:version` if wanted, or the name of a
-      prepared folder.
-    data_dir: where prepared sets are; None or "" is the default of TFDS.
-    split: a split, or a part of one, as TFDS writes it: `train[:10%]`. The
+    name: `cluttered_digits`, or a prepared set: a TFDS name, with optional
+      `/config` and `:version`, or the name of a prepared folder.
+    data_dir: folder of prepared sets; None or "" for TFDS's default.
+    split: a split or a part of one in TFDS's syntax, as in `train[:10%]`. The
       embedded set has `train` and `test`.
-    image_size_px: height and width of the images. Where the stored ones
-      differ, the shorter side is resized to it and the centre is taken.
-    in_memory: read the whole split now, and serve it from memory.
-    skip_damaged: take the next image that can be read for one that can't;
-      otherwise fetching it raises.
+    image_size_px: height and width of the images. Stored images of another
+      size are resized by their shorter side and cropped to the centre.
+    in_memory: True to read the whole split now.
+    skip_damaged: True to replace a damaged image by the next one that can be
+      decoded; otherwise `fetch` raises.
 
   Raises:
-    FileNotFoundError: the set was not prepared.
-    ValueError: the split or the image size is not there, or the set has no
-      image feature or cannot be read by row.
+    FileNotFoundError: if the set is not prepared.
+    ValueError: if the split or image size is not available, or the set has no
+      images or no random access.
   """
   if image_size_px < 1:
     raise ValueError(
       f"data.image_size_px={image_size_px}: expected a positive number"
     )
-  # Imported on use: the embedded set needs scikit-learn, others TFDS.
+  # Imported on use: the embedded set needs scikit-learn, prepared sets TFDS.
   if name == "cluttered_digits":
     from jssl.data import embedded
 
     if image_size_px != embedded.IMAGE_SIZE_PX:
       raise ValueError(
-        f"data.image_size_px={image_size_px}: the images of {name} have "
-        f"{embedded.IMAGE_SIZE_PX}"
+        f"data.image_size_px={image_size_px}: expected "
+        f"{embedded.IMAGE_SIZE_PX} for {name}"
       )
     return embedded.cluttered_digits(split)
   from jssl.data import array_record

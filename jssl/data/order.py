@@ -1,31 +1,31 @@
-"""The order of examples: from the number of a step to rows of the set.
+"""Order of examples: the rows of the data set at each training step.
 
 Li, Efros and Pathak, "Understanding Collapse in Non-Contrastive Siamese
-Representation Learning" (ECCV 2022, arXiv 2209.15007): what a method learns
-from a set that it sees again and again, and from one that passes by once.
-Whatever the order, an epoch has `images // batch_size` steps: all cost the
-same.
+Representation Learning" (ECCV 2022, arXiv 2209.15007) compare training on a set
+that is seen again and again with a set that is seen once.
 
-The rows of a step are a function of the seed and the step alone. All but `iid`
-take a part of one fixed permutation of the set in each epoch. A pass over the
-part is a permutation of it, cut into batches, less the remainder; passes, each
-shuffled anew, follow each other until the epoch is full, and the last is cut
-short. So no batch is of two epochs or of two passes, and none holds an image
-twice, which a contrastive loss would push apart from itself. This is the rule
-of the authors' code, too.
+Every order has `images // batch_size` steps per epoch, so all cost the same.
+The rows of a step depend on the seed and the step alone. All orders but `iid`
+use a part of one fixed permutation of the set in each epoch. Passes over the
+part, each shuffled anew and cut into whole batches, follow each other until the
+epoch is full. A batch thus never spans two epochs or passes and never holds an
+image twice, which a contrastive loss would push apart from itself. The authors'
+code follows the same rule.
 """
 
 import dataclasses
 import functools
+import typing
 from typing import Literal
 
 import numpy as np
 
 from jssl.data.source import Rows
 
-# Follows the seed in the key of the fixed permutation. No pass has that key:
-# theirs are (seed, epoch, pass), and NumPy fills them up with zeros.
+# Follows the seed in the key of the fixed permutation. The keys of passes,
+# (seed, epoch, pass), are padded with zeros by NumPy and differ from it.
 _FIXED = (0, 0, 1)
+Name = Literal["iid", "continual", "accumulate", "subset", "hybrid"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,32 +34,31 @@ class Order:
 
   Attributes:
     name: "iid" shuffles the whole set in each epoch. "continual" cuts the fixed
-      permutation into chunks, and each epoch sees the next of them alone.
+      permutation into chunks, and each epoch sees the next chunk only.
       "accumulate" sees all chunks up to that one. "subset" sees the first part
-      of the fixed permutation in every epoch (the authors' code the last).
-      "hybrid" is continual at first and iid later.
-    fraction: share of the set that subset sees.
-    switch_epoch: of hybrid, the first epoch that is iid, from 0; the paper has
-      40 of 100.
-    epochs: number of chunks; 0 is the number of epochs of the run, of which the
-      last may be cut short by `train.steps`. A run of fewer epochs ends before
-      it has come to the last chunk; one of more stays with each for about
-      as many epochs as with any other, before it goes on to the next.
+      of the fixed permutation in every epoch (the authors' code: the last).
+      "hybrid" is continual first and iid later.
+    fraction: share of the set that "subset" sees.
+    switch_epoch: first iid epoch of "hybrid", from 0; 40 of 100 in the paper.
+    epochs: number of chunks; 0 for the number of epochs of the run, the last of
+      which may be cut short by `train.steps`. A run of fewer epochs does not
+      reach the last chunk; one of more stays with each chunk for about the
+      same number of epochs.
 
   Raises:
-    ValueError: a number is outside its range; the message names it.
+    ValueError: if a value is out of range.
   """
 
-  name: Literal["iid", "continual", "accumulate", "subset", "hybrid"] = "iid"
+  name: Name = "iid"
   fraction: float = 1.0
   switch_epoch: int = 0
   epochs: int = 0
 
   def __post_init__(self) -> None:
-    names = ("iid", "continual", "accumulate", "subset", "hybrid")
+    names = typing.get_args(Name)
     if self.name not in names:
       raise ValueError(
-        f"order.name={self.name!r} is not known; use one of {', '.join(names)}"
+        f"order.name={self.name!r}: expected one of {', '.join(names)}"
       )
     if not 0 < self.fraction <= 1:
       raise ValueError(f"order.fraction={self.fraction} must be in (0, 1]")
@@ -68,16 +67,16 @@ class Order:
         raise ValueError(f"order.{key}={getattr(self, key)} must not be < 0")
 
   def check(self, *, images: int, batch_size: int, steps: int) -> None:
-    """Checks the order against a run; iid goes with every one.
+    """Checks the order against a run.
 
     Args:
-      images: in the set.
+      images: number of images in the set.
       batch_size: images in a global batch.
-      steps: of the whole run.
+      steps: steps of the whole run.
 
     Raises:
-      ValueError: a part of the set is smaller than a batch, or hybrid switches
-        at the start of the run or past its end; says which keys to change.
+      ValueError: if a part of the set is smaller than a batch, or "hybrid" does
+        not switch within the run.
     """
     if self.name == "iid":
       return
@@ -103,15 +102,16 @@ class Order:
     if part.stop >= batch_size:
       return
     if self.name == "subset":
-      what = f"order.fraction={self.fraction} of {images} images"
+      subject = f"order.fraction={self.fraction} of {images} images"
       remedy = f"an order.fraction of at least {batch_size}/{images}"
     else:
-      chunks = self.epochs or epochs
       source = "order.epochs" if self.epochs else f"train.steps={steps}"
-      what = f"one of {chunks} chunks ({source}) of {images} images"
+      subject = (
+        f"one of {self.epochs or epochs} chunks ({source}) of {images} images"
+      )
       remedy = f"an order.epochs of 1 to {images // batch_size}"
     raise ValueError(
-      f"data.batch_size={batch_size} is larger than {what}, which has "
+      f"data.batch_size={batch_size} is larger than {subject}, which has "
       f"{part.stop}: a batch would hold an image twice; use {remedy}, or a "
       "smaller data.batch_size"
     )
@@ -122,16 +122,12 @@ def run_epochs(steps: int, *, images: int, batch_size: int) -> int:
   return -(-steps // (images // batch_size))
 
 
-# Three: the fixed permutation, and two because the batches ahead may be of the
-# next pass.
+# Three: the fixed permutation and two passes, because prefetched batches may
+# belong to the next pass.
 @functools.lru_cache(maxsize=3)
 def _permutation(key: tuple[int, ...], images: int) -> Rows:
-  """Returns the permutation of a key.
-
-  All at once: grain's shuffle works index by index, 20 us for each image of
-  the global batch, and every host would pay it at every step. Raw bits are
-  what NumPy promises never to change; its own `permutation` may.
-  """
+  # Grain's shuffle takes 20 us for each image of the global batch, on every
+  # host. NumPy guarantees that raw bits never change; `permutation` may.
   bits = np.random.Philox(key).random_raw(images)
   return np.argsort(bits, kind="stable")
 
@@ -139,25 +135,18 @@ def _permutation(key: tuple[int, ...], images: int) -> Rows:
 def shuffled_rows(
   step: int, *, seed: int, images: int, batch_size: int
 ) -> Rows:
-  """Returns the rows of the global batch of a step of iid.
-
-  Args:
-    step: from 0.
-    seed: of the order, not negative.
-    images: in the set.
-    batch_size: images in a global batch.
-  """
+  """Returns the rows of a step in the order "iid"; see `rows`."""
   epoch, batch = divmod(step, images // batch_size)
   start = batch * batch_size
   return _permutation((seed, epoch), images)[start : start + batch_size]
 
 
 def _part(order: Order, epoch: int, *, images: int, epochs: int) -> slice:
-  """Returns which part of the fixed permutation an epoch sees, if not iid."""
+  """Returns the part of the fixed permutation that an epoch sees."""
   if order.name == "subset":
     return slice(0, round(order.fraction * images))
   chunks = order.epochs or epochs
-  # Batches are made ahead of the end of the run: they are of the last chunk.
+  # Batches prefetched past the end of the run are of the last chunk.
   chunk = min(epoch * chunks // max(chunks, epochs), chunks - 1)
   start = 0 if order.name == "accumulate" else images * chunk // chunks
   return slice(start, images * (chunk + 1) // chunks)
@@ -175,12 +164,12 @@ def rows(
   """Returns the rows of the global batch of a step.
 
   Args:
-    order: one that goes with the run, see `Order.check`.
-    step: from 0; there is a batch for those after the run, too.
-    seed: of the order, not negative.
-    images: in the set.
+    order: an order that fits the run, see `Order.check`.
+    step: step number from 0; may be past the end of the run.
+    seed: seed of the order, not negative.
+    images: number of images in the set.
     batch_size: images in a global batch.
-    epochs: of the run, see `run_epochs`; iid doesn't look at it.
+    epochs: number of epochs of the run, see `run_epochs`; unused by "iid".
   """
   epoch, batch = divmod(step, images // batch_size)
   if order.name == "iid" or (

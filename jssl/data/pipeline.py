@@ -1,11 +1,11 @@
-"""The one chain of batches, from step numbers to arrays on the devices.
+"""The pipeline of batches, from step numbers to arrays on the devices.
 
     step -> rows of the global batch -> rows of this host
          -> fetch and decode -> onto the devices -> prefetch
 
-The rows of a step are a pure function of the seed and the step; which, `order`
-says. A host takes its rows out of a batch that all hosts agree on, so neither
-the examples nor their order depend on the number of hosts.
+The rows of a step are a pure function of the seed and the step, see `order`.
+Each host takes its rows of the global batch, so the number of hosts changes
+neither the examples nor their order.
 """
 
 import atexit
@@ -32,7 +32,7 @@ _IID = Order()
 
 
 def local_rows(sharding: Sharding, batch_size: int) -> Rows:
-  """Returns which rows of a global batch lie on the devices of this host."""
+  """Returns the rows of a global batch that this host's devices hold."""
   parts = sharding.addressable_devices_indices_map((batch_size,)).values()
   return np.unique(np.concatenate([np.arange(batch_size)[p] for p in parts]))
 
@@ -40,8 +40,8 @@ def local_rows(sharding: Sharding, batch_size: int) -> Rows:
 def _fetched(
   rows: grain.MapDataset, source: Source, workers: int
 ) -> grain.IterDataset:
-  """Fetches each element of `rows`, in `workers` processes."""
-  # Not the default of 500 elements ahead: these are whole batches.
+  """Fetches each element of `rows` in `workers` processes."""
+  # Grain's default is 500 elements ahead, and these are whole batches.
   no_read_ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
   return (
     rows.map(source.fetch)
@@ -51,10 +51,7 @@ def _fetched(
 
 
 def _close_at_exit(iterator: grain.DatasetIterator) -> None:
-  """Stops the thread of an iterator that nobody closed.
-
-  The interpreter aborts if a thread is inside JAX when it ends.
-  """
+  # The interpreter aborts if a thread is inside JAX when it exits.
   reference = weakref.ref(iterator)
 
   def close() -> None:
@@ -65,16 +62,16 @@ def _close_at_exit(iterator: grain.DatasetIterator) -> None:
 
 
 def to_devices(sharding: Sharding, batch: HostBatch) -> Batch:
-  """Returns a batch on the devices, of the rows that lie on this host."""
-  # Not `grain.experimental.device_put`: with several hosts it takes the rows
-  # of this one for the whole batch.
+  """Returns a global batch on the devices, from the rows of this host."""
+  # `grain.experimental.device_put` takes the rows of one host for the whole
+  # batch.
   return jax.make_array_from_process_local_data(sharding, batch)
 
 
 def _on_devices(
   batches: grain.IterDataset, sharding: Sharding, prefetch_batches: int
 ) -> grain.DatasetIterator:
-  """Puts batches on the devices in a thread, ahead of their use."""
+  """Prefetches batches onto the devices in a thread."""
   put = functools.partial(to_devices, sharding)
   iterator = iter(
     grain.experimental.ThreadPrefetchIterDataset(
@@ -95,19 +92,16 @@ def host_batches(
   total_steps: int = 0,
   workers: int = 0,
 ) -> grain.IterDataset:
-  """Returns one host's part of an endless, shuffled run over a source.
+  """Returns endless shuffled batches on the host; see `train_batches`.
 
   Args:
-    source: where the images are.
-    seed: of the order, not negative.
+    source: source of images.
+    seed: seed of the order, not negative.
     batch_size: images in a global batch.
-    rows: the rows of each global batch that are wanted.
-    order: which images a step sees.
-    total_steps: of the run; every order but iid needs it.
-    workers: processes that fetch and decode; 0 does it in this one.
-
-  Raises:
-    ValueError: the order doesn't go with the run, see `Order.check`.
+    rows: rows of each global batch to fetch.
+    order: order of examples.
+    total_steps: steps of the run; every order but "iid" needs it.
+    workers: processes that fetch and decode; 0 for this process.
   """
   images = len(source)
   order.check(images=images, batch_size=batch_size, steps=total_steps)
@@ -140,30 +134,29 @@ def train_batches(
 ) -> Batches:
   """Returns an endless iterator of shuffled batches on the devices.
 
-  `get_state` is the position after the batch that was handed out last, however
-  many are prepared ahead; it is plain JSON, the same on every host, and
-  `set_state` needs the same set, `seed`, `batch_size`, `order`, `total_steps`
-  and `workers`. The iterator itself is a checkpointable of Orbax; `close` stops
-  its thread.
+  `get_state` returns the position after the last batch that was taken, without
+  prefetched ones: plain JSON, equal on all hosts. `set_state` needs the same
+  set, `seed`, `batch_size`, `order`, `total_steps` and `workers`. The iterator
+  is an Orbax checkpointable. `close` stops its thread.
 
   Args:
-    source: where the images are.
-    seed: of the order, not negative.
+    source: source of images.
+    seed: seed of the order, not negative.
     batch_size: images in a global batch.
-    sharding: how the batch dimension lies on the devices of all hosts.
-    order: which images a step sees.
-    total_steps: of the run; every order but iid needs it.
-    workers: processes that fetch and decode; 0 does it in a thread of this
-      one, which is best for a set in memory.
-    prefetch_batches: batches kept ready on the devices; 0 makes each batch
-      when it is asked for.
+    sharding: sharding of the batch dimension over the devices of all hosts.
+    order: order of examples.
+    total_steps: steps of the run; every order but "iid" needs it.
+    workers: processes that fetch and decode; 0 for a thread of this process,
+      which is best for a set in memory.
+    prefetch_batches: batches to keep ready on the devices; 0 for none.
 
   Returns:
-    `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
+    Batches: `image`, uint8 [b, h, w, c], and `label`, int32 [b], -1 without a
+    label.
 
   Raises:
-    ValueError: the batch is larger than the set, or not positive, or the order
-      doesn't go with the run, see `Order.check`.
+    ValueError: if the batch size is not 1 to the size of the set, or the order
+      does not fit the run, see `Order.check`.
   """
   if not 1 <= batch_size <= len(source):
     raise ValueError(
@@ -190,18 +183,18 @@ def eval_batches(
   workers: int = 0,
   prefetch_batches: int = 2,
 ) -> Iterator[tuple[Batch, int]]:
-  """Yields the whole source in order, once, in batches of one size.
+  """Yields the source once, in row order, in batches of one size.
 
   Args:
-    source: where the images are.
+    source: source of images.
     batch_size: images in a global batch; may be larger than the set.
-    sharding: how the batch dimension lies on the devices of all hosts.
-    workers: processes that fetch and decode; 0 does it in a thread.
-    prefetch_batches: batches kept ready on the devices.
+    sharding: sharding of the batch dimension over the devices of all hosts.
+    workers: processes that fetch and decode; 0 for a thread.
+    prefetch_batches: batches to keep ready on the devices.
 
   Yields:
     A batch on the devices and its number of real rows. The last batch is
-    filled up with copies of the last image.
+    padded with copies of the last image.
   """
   rows, last = local_rows(sharding, batch_size), len(source) - 1
   starts = range(0, len(source), batch_size)

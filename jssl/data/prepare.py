@@ -1,124 +1,179 @@
-"""Writes a set to disk as TFDS does, in ArrayRecord, readable by row.
+"""Writes a data set to disk in TFDS's format, as ArrayRecord files.
 
     python -m jssl.data.prepare fashion_mnist [--source DIR]
     python -m jssl.data.prepare folder --source DIR [--name NAME]
-    python -m jssl.data.prepare NAME        # any other set of TFDS
+    python -m jssl.data.prepare NAME        # any other TFDS data set
 
-What is written opens with plain `tfds.data_source(NAME, data_dir=...)`, and is
-there whole or not at all. Only the other sets of TFDS need TensorFlow.
+The set opens with plain `tfds.data_source(NAME, data_dir=...)`. It is written
+whole or not at all. Only other TFDS data sets need TensorFlow.
 
-`fashion_mnist` takes the four IDX files, plain or .gz, from --source; else
-from Debian's package dataset-fashion-mnist if that is installed; else TFDS
-downloads them. All give the same records in the same order.
+`fashion_mnist` takes the four IDX files, plain or .gz, from --source, or from
+Debian's package dataset-fashion-mnist if installed; otherwise TFDS downloads
+them. All give the same records in the same order.
 
-`folder` takes a tree of PNG and JPEG files, see `jssl/data/folder.py`. One that
-is damaged is an error; with --skip_damaged it is left out. With
---stored_size_px=256 larger images are stored as the squares of 256 px that the
-reader would make of them, JPEGs as JPEGs: reading them takes a third of the
-time. At a larger size than that they would be enlarged.
+`folder` takes a tree of PNG and JPEG files, see `jssl/data/folder.py`. A
+damaged image is an error; --skip_damaged omits it. --stored_size_px=256 stores
+larger images as the 256 px squares that training reads, JPEGs as JPEGs, which
+takes a third of the time to read. Training at a larger size would enlarge them.
 """
 
 import difflib
+import gzip
 import importlib.util
+import math
 import pathlib
 import re
 import sys
+import zlib
+from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags
+from jaxtyping import UInt8
+from PIL import Image
 
-from jssl.data.folder import Folder
-from jssl.data.idx import FashionMnist
+from jssl.data.folder import Examples, Folder, to_png
 
 _SOURCE = flags.DEFINE_string(
-  "source", None, "Folder of the images, or of the IDX files."
+  "source", None, "Folder of the images or of the IDX files."
 )
 _NAME = flags.DEFINE_string(
-  "name", None, "What the set of a folder is called; default: as the folder."
+  "name", None, "Name of the set of a folder; default: name of the folder."
 )
 _DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "Where sets are written; default: where TFDS looks."
+  "data_dir", None, "Folder of the data sets; default: that of TFDS."
 )
-
 _SKIP_DAMAGED = flags.DEFINE_bool(
-  "skip_damaged",
-  False,
-  "Whether damaged images of a folder are left out; otherwise they are errors.",
+  "skip_damaged", False, "Omit damaged images of a folder."
 )
 _STORED_SIZE_PX = flags.DEFINE_integer(
   "stored_size_px",
   None,
-  "Height and width that larger images of a folder are stored at, cropped to "
-  "the square in their middle; kept as they are if not given.",
+  "Store larger images of a folder as centre squares of this size.",
   lower_bound=1,
 )
 
 Path = pathlib.Path
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_IDX_FILES = {
+  "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+  "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
 
 
-def _folder(
-  source: Path | None,
-  name: str | None,
-  data_dir: str | None,
-  skip_damaged: bool,
-  stored_size_px: int | None,
-) -> Folder:
-  """Returns the builder of a folder."""
-  if source is None:
-    raise ValueError("folder needs --source, the folder with the images")
+def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+  """Reads an IDX file of bytes, plain or compressed with gzip.
+
+  Args:
+    path: the file.
+    dimensions: expected number of dimensions.
+
+  Raises:
+    ValueError: if the file is not IDX, not of bytes or has the wrong length.
+
+  Reference: "The IDX file format" of the MNIST database: two zero bytes, 8 for
+    unsigned bytes, the number of dimensions, each of them as a big-endian
+    uint32, then the data in C order.
+  """
+  data = path.read_bytes()
+  if data[:2] == b"\x1f\x8b":
+    try:
+      data = gzip.decompress(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+      raise ValueError(
+        f"{path}: truncated or damaged after {len(data)} bytes ({error}); get "
+        "the file again"
+      ) from error
+  magic = bytes([0, 0, 8, dimensions])
+  start = 4 + 4 * dimensions
+  if data[:4] != magic or len(data) < start:
+    raise ValueError(
+      f"{path}: expected an IDX file of bytes with {dimensions} dimensions, "
+      f"{magic.hex()} and at least {start} bytes; got {data[:4].hex()} and "
+      f"{len(data)} bytes"
+    )
+  shape = np.frombuffer(data[4:start], ">u4").tolist()
+  expected = start + math.prod(shape)
+  if len(data) != expected:
+    raise ValueError(
+      f"{path}: expected {expected} bytes for shape {shape}, got {len(data)}; "
+      "get the file again"
+    )
+  return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+class FashionMnist(  # type: ignore[call-arg]
+  tfds.image_classification.FashionMNIST, skip_registration=True
+):
+  """TFDS's Fashion-MNIST, written without TensorFlow."""
+
+  name = "fashion_mnist"
+  # TFDS would look for the checksums of downloads beside this file.
+  url_infos = tfds.image_classification.FashionMNIST.url_infos
+
+  def __init__(self, *, source: Path | None, **kwargs: Any):
+    self._source = source
+    super().__init__(**kwargs)
+
+  def _idx_file(
+    self, downloads: tfds.download.DownloadManager, name: str
+  ) -> Path:
+    if self._source is None:
+      return Path(downloads.download(f"{self.URL}{name}.gz"))
+    for path in (self._source / name, self._source / f"{name}.gz"):
+      if path.is_file():
+        return path
+    raise FileNotFoundError(
+      f"{self._source} has neither {name} nor {name}.gz; expected --source to "
+      "have the four IDX files of Fashion-MNIST"
+    )
+
+  def _split_generators(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, Examples]:
+    return {
+      split: self._generate_examples(
+        *(self._idx_file(dl_manager, name) for name in names)
+      )
+      for split, names in _IDX_FILES.items()
+    }
+
+  def _generate_examples(self, image_file: Path, label_file: Path) -> Examples:
+    images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+    features = self.info.features
+    shape = (len(labels), *features["image"].shape[:2])
+    classes = features["label"].num_classes
+    if images.shape != shape or labels.max() >= classes:
+      raise ValueError(
+        f"{image_file} has shape {images.shape}, {label_file} {labels.shape} "
+        f"with labels up to {labels.max()}; expected {shape} and labels below "
+        f"{classes}: these are not the files of one split of Fashion-MNIST"
+      )
+    # TFDS shuffles by key: its keys give its order.
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+      encoded = to_png(Image.fromarray(image))
+      yield row, {"image": encoded, "label": int(label)}
+
+
+def _folder_name(name: str | None, source: Path) -> str:
   name = name or re.sub(r"\W+", "_", source.resolve().name.lower())
   known = tfds.list_builders(with_community_datasets=False)
   if not re.fullmatch(r"[a-z]\w*", name, re.ASCII) or name in known:
     raise ValueError(
       f"the set cannot be called {name!r}: expected lower-case letters, digits "
-      "and underscores, and no name of a TFDS set; choose another --name"
+      "and underscores, and no name of a TFDS data set; choose another --name"
     )
-  return Folder(
-    name=name,
-    source=source,
-    data_dir=data_dir,
-    skip_damaged=skip_damaged,
-    stored_size_px=stored_size_px,
-  )
+  return name
 
 
-def _builder(
-  name: str,
-  *,
-  source: Path | None,
-  set_name: str | None,
-  data_dir: str | None,
-  skip_damaged: bool,
-  stored_size_px: int | None,
-) -> tfds.core.DatasetBuilder:
-  """Returns what writes a set.
-
-  Raises:
-    FileNotFoundError: the source is not a folder.
-    ValueError: the source is not as expected, or the name is not known.
-  """
-  if source is not None and not source.is_dir():
-    raise FileNotFoundError(f"--source {source} is not a folder")
-  if name == "folder":
-    return _folder(source, set_name, data_dir, skip_damaged, stored_size_px)
-  if stored_size_px is not None:
-    raise ValueError(
-      f"--stored_size_px={stored_size_px}: only images of a folder are stored "
-      f"at another size, those of {name} as TFDS has them; leave it away"
-    )
-  if name == "fashion_mnist":
-    if source is None and _DEBIAN_FASHION_MNIST.is_dir():
-      source = _DEBIAN_FASHION_MNIST
-    return FashionMnist(source=source, data_dir=data_dir)
+def _tfds_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
   known = tfds.list_builders(with_community_datasets=False)
   if re.split("[/:]", name)[0] not in known:
     close = difflib.get_close_matches(name, ["folder", *known])
-    raise ValueError(
-      f"{name!r} is no set of TFDS, nor is it `folder`"
-      + (f"; did you mean {' or '.join(close)}?" if close else "")
-    )
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ValueError(f"{name!r} is neither a TFDS data set nor `folder`{hint}")
   if importlib.util.find_spec("tensorflow") is None:
     raise ValueError(
       f"TFDS prepares {name} with TensorFlow: pip install 'jssl[prepare]'"
@@ -135,45 +190,64 @@ def prepare(
   skip_damaged: bool = False,
   stored_size_px: int | None = None,
 ) -> str:
-  """Writes a set to disk; see the docstring of this module.
+  """Writes a data set to disk, as described at the top of this module.
 
   Args:
-    name: `fashion_mnist`, `folder`, or another name of TFDS.
+    name: `fashion_mnist`, `folder` or another TFDS name.
     source: folder of the images or of the IDX files.
-    set_name: what the set of a folder is called.
-    data_dir: where sets are written; None or "" is the default of TFDS.
-    skip_damaged: whether damaged images of a folder are left out, with a
-      warning; otherwise they are errors. Other sets are written by TFDS,
-      which looks into no image: see `data.skip_damaged` of a config.
-    stored_size_px: height and width that larger images of a folder are stored
-      at; None keeps them as they are.
+    set_name: name of the set of a folder.
+    data_dir: folder of the data sets; None or "" for TFDS's default.
+    skip_damaged: True to omit damaged images of a folder, with a warning. TFDS
+      does not check the images of other sets, see `data.skip_damaged` of a
+      config.
+    stored_size_px: height and width at which larger images of a folder are
+      stored; None to keep them.
 
   Returns:
-    The directory of the set. If it was there already, it is left as it is.
+    The directory of the set. An existing set is kept.
 
   Raises:
-    FileExistsError: the set of a folder was there already.
-    OSError: something cannot be read or written.
-    ValueError: the source is damaged or not as expected; says what to do.
+    FileExistsError: if the set of a folder exists.
+    OSError: if a file cannot be read or written.
+    ValueError: if the source is damaged or has an unexpected structure, or the
+      name is unknown.
   """
-  builder = _builder(
-    name,
-    source=Path(source) if source else None,
-    set_name=set_name,
-    data_dir=data_dir or None,
-    skip_damaged=skip_damaged,
-    stored_size_px=stored_size_px,
-  )
+  folder = Path(source) if source else None
+  data_dir = data_dir or None
+  if folder is not None and not folder.is_dir():
+    raise FileNotFoundError(f"--source {folder} is not a folder")
+  if name == "folder":
+    if folder is None:
+      raise ValueError("folder needs --source, the folder with the images")
+    builder = Folder(
+      name=_folder_name(set_name, folder),
+      source=folder,
+      data_dir=data_dir,
+      skip_damaged=skip_damaged,
+      stored_size_px=stored_size_px,
+    )
+  elif stored_size_px is not None:
+    raise ValueError(
+      f"--stored_size_px={stored_size_px}: only images of a folder can be "
+      f"stored at another size, not those of {name}; omit the flag"
+    )
+  elif name == "fashion_mnist":
+    if folder is None and _DEBIAN_FASHION_MNIST.is_dir():
+      folder = _DEBIAN_FASHION_MNIST
+    builder = FashionMnist(source=folder, data_dir=data_dir)
+  else:
+    builder = _tfds_builder(name, data_dir)
+
   prepared = builder.is_prepared()
-  # Nothing tells whether a folder is still what was written from it, and what
-  # TFDS itself prepared may be in another format.
+  # The source folder may have changed since, and TFDS may have used another
+  # file format.
   if prepared and (
-    isinstance(builder, Folder)
+    name == "folder"
     or builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD
   ):
     raise FileExistsError(
-      f"{builder.data_dir} is there already; delete it to write it again, or "
-      "choose another --data_dir"
+      f"{builder.data_dir} exists; delete it to write it again, or choose "
+      "another --data_dir"
     )
   if not prepared:
     builder.download_and_prepare(file_format="array_record")
@@ -181,9 +255,9 @@ def prepare(
 
 
 def main(argv: list[str]) -> None:
-  """Prepares the set that the command line names."""
+  """Prepares the data set that the command line names."""
   if len(argv) != 2:
-    raise app.UsageError("expected one set: fashion_mnist, folder or of TFDS")
+    raise app.UsageError("expected one of fashion_mnist, folder or a TFDS name")
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   try:
@@ -195,7 +269,7 @@ def main(argv: list[str]) -> None:
       skip_damaged=_SKIP_DAMAGED.value,
       stored_size_px=_STORED_SIZE_PX.value,
     )
-  # TFDS says by an assertion where a set must be put by hand.
+  # TFDS raises AssertionError for sets that must be downloaded by hand.
   except (OSError, ValueError, AssertionError) as error:
     sys.exit(f"error: {error}")
   print(f"{argv[1]} is in {directory}")

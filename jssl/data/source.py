@@ -1,4 +1,4 @@
-"""Sources of images: random access to uint8 pixels and their labels."""
+"""Sources of images: random access to uint8 pixels and labels."""
 
 import concurrent.futures
 import dataclasses
@@ -16,11 +16,11 @@ class Source(Protocol):
 
   @property
   def name(self) -> str:
-    """What the set is called."""
+    """Name of the set."""
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """In the order of the labels; empty if the set is unlabelled."""
+    """Names in label order; empty if the set is unlabelled."""
 
   @property
   def num_classes(self) -> int:
@@ -28,30 +28,30 @@ class Source(Protocol):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels), in pixels."""
+    """(height, width, channels) in pixels."""
 
   def __len__(self) -> int: ...
 
   def fetch(self, rows: Rows) -> HostBatch:
-    """Returns the images and labels of `rows`, in their order.
+    """Returns the images and labels of `rows`, in the order of `rows`.
 
     Args:
       rows: row numbers, 0 to len(self) - 1.
 
     Returns:
-      `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none.
+      `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 without a label.
     """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMemory:
-  """A whole set in memory.
+  """A data set in memory; a `Source`.
 
   Attributes:
-    name: what the set is called.
-    class_names: in the order of the labels; empty if the set is unlabelled.
-    images: pixels of the set.
-    labels: class of each image, -1 where there is none.
+    name: name of the set.
+    class_names: names in label order; empty if the set is unlabelled.
+    images: uint8 pixels.
+    labels: class of each image, -1 without a label.
   """
 
   name: str
@@ -66,7 +66,7 @@ class InMemory:
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(height, width, channels), in pixels."""
+    """(height, width, channels) in pixels."""
     height, width, channels = self.images.shape[1:]
     return height, width, channels
 
@@ -74,17 +74,12 @@ class InMemory:
     return len(self.images)
 
   def fetch(self, rows: Rows) -> HostBatch:
-    """Returns the images and labels of `rows`; see `Source.fetch`."""
+    """See `Source.fetch`."""
     return {"image": self.images[rows], "label": self.labels[rows]}
 
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
-  """Reads all of a source into memory.
-
-  Args:
-    source: what to read.
-    chunk_size: images fetched at once.
-  """
+  """Reads a source into memory, `chunk_size` images at a time."""
   images = np.empty((len(source), *source.image_shape), np.uint8)
   labels = np.empty(len(source), np.int32)
 
@@ -93,7 +88,7 @@ def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
     batch = source.fetch(rows)
     images[rows], labels[rows] = batch["image"], batch["label"]
 
-  # Decoders of images release the interpreter.
+  # Image decoders release the GIL.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     list(pool.map(read, range(0, len(source), chunk_size)))
   return InMemory(source.name, source.class_names, images, labels)

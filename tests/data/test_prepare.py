@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import array_record, folder, idx, prepare
+from jssl.data import array_record, folder, prepare
 from jssl.data.open import open_source
 from jssl.data.source import InMemory
 
@@ -35,7 +35,7 @@ def fashion(tmp_path):
   for split, number in (("train", 30), ("test", 10)):
     images = rng.integers(0, 256, (number, 28, 28), np.uint8)
     labels = np.resize(np.arange(10, dtype=np.uint8), number)
-    image_name, label_name = idx._IDX_FILES[split]
+    image_name, label_name = prepare._IDX_FILES[split]
     (folder / image_name).write_bytes(idx_bytes(images))
     (folder / f"{label_name}.gz").write_bytes(gzip.compress(idx_bytes(labels)))
     arrays[split] = images, labels
@@ -171,7 +171,7 @@ def test_other_files_are_not_idx(tmp_path, data):
   path = tmp_path / "file"
   path.write_bytes(data)
   with pytest.raises(ValueError, match="expected an IDX file"):
-    idx.read_idx(path, 3)
+    prepare.read_idx(path, 3)
 
 
 def test_labels_must_belong_to_the_images(fashion, tmp_path):
@@ -432,9 +432,9 @@ def make_unknown_class(folder):
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (make_empty, "holds no image"),
-    (make_empty_class, r"classes without an image: \['bare'\]"),
-    (make_one_class, "has the one class only"),
+    (make_empty, "has no images"),
+    (make_empty_class, r"classes without images: \['bare'\]"),
+    (make_one_class, "has a single class, only"),
     (make_mixed, "both folders and images"),
     (make_unknown_class, r"split test has classes not in train: \['c'\]"),
   ],
@@ -526,7 +526,7 @@ def test_command_fails_with_a_message_and_no_traceback(tmp_path):
   result = run("folder", "--source", tmp_path / "set", "--data_dir", tmp_path)
   assert result.returncode == 1
   assert "error: " in result.stderr
-  assert "holds no image" in result.stderr
+  assert "has no images" in result.stderr
   assert "Traceback" not in result.stderr
   assert run().returncode != 0
   # A file where the data directory should be: nothing can be written.
