@@ -49,16 +49,7 @@ def synthetic(train: int) -> dict[str, np.ndarray]:
 
 
 def _ours(train: Features, test: Features, settings: Probe) -> Any:
-  found = linear.probe(
-    train,
-    test,
-    mesh=mesh.make_mesh(-1, 1),
-    seeds=settings.seeds,
-    l2_values=settings.linear_l2_values,
-    validation_fraction=settings.validation_fraction,
-    tolerance=settings.linear_tolerance,
-    max_iterations=settings.linear_max_iterations,
-  )
+  found = linear.probe(train, test, settings, mesh=mesh.make_mesh(-1, 1))
   return found.test_accuracy, found.chosen["l2"]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from jssl.config.schema import Probe
 from jssl.losses.rows import l2_normalize
 from jssl.mesh import batch_sharding
 from jssl.probe import splits
@@ -160,31 +161,23 @@ def vote(
 
 
 def probe(
-  train: Features,
-  test: Features,
-  *,
-  mesh: Mesh,
-  seeds: int,
-  neighbours: tuple[int, ...],
-  temperatures: tuple[float, ...],
-  validation_fraction: float,
+  train: Features, test: Features, settings: Probe, *, mesh: Mesh
 ) -> Result:
   """Chooses scaling, k and vote on held-out rows, evaluates test once.
 
   Args:
     train: features and labels of the bank.
     test: features and labels of the queries.
+    settings: the `probe` section of a config. Numbers of neighbours are clipped
+      to the number of rows.
     mesh: devices to split queries over.
-    seeds: number of splits.
-    neighbours: values of k to choose from, clipped to the number of rows.
-    temperatures: temperatures of weighted votes, besides the majority vote.
-    validation_fraction: fraction of train to hold out.
   """
+  temperatures = settings.knn_temperatures
   held_out = splits.hold_out_each(
-    train.labels, fraction=validation_fraction, seeds=seeds
+    train.labels, fraction=settings.validation_fraction, seeds=settings.seeds
   )
   rows = min(int((~held).sum()) for held in held_out)
-  ks = tuple(sorted({min(k, rows) for k in neighbours}))
+  ks = tuple(sorted({min(k, rows) for k in settings.knn_neighbours}))
   scales = {"none": None, "standardised": scaling(train.h)}
   votes = ("majority", *(f"exp(s / {t})" for t in temperatures))
   grid = list(itertools.product(scales, ks, votes))

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from jssl.config.schema import Probe
 from jssl.mesh import AXES
 from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
@@ -213,13 +214,9 @@ def _test(
 def probe(
   train: Features,
   test: Features,
+  settings: Probe,
   *,
   mesh: Mesh,
-  seeds: int,
-  l2_values: tuple[float, ...],
-  validation_fraction: float,
-  tolerance: float,
-  max_iterations: int,
   label_fraction: float = 1.0,
 ) -> Result:
   """Chooses l2 on held-out rows, fits all of train, evaluates test once.
@@ -231,14 +228,11 @@ def probe(
   Args:
     train: features and labels to fit.
     test: features and labels to evaluate.
+    settings: the `probe` section of a config.
     mesh: devices to split rows over.
-    seeds: number of splits.
-    l2_values: positive penalties to choose from.
-    validation_fraction: fraction of train to hold out.
-    tolerance: see `fit`.
-    max_iterations: see `fit`.
     label_fraction: fraction of train with labels.
   """
+  seeds = settings.seeds
   rows: Int[np.ndarray, "s n"] | slice = slice(None)
   if label_fraction < 1:
     rows = np.stack(
@@ -255,26 +249,24 @@ def probe(
     )
   else:
     held_out = splits.hold_out_each(
-      train.labels, fraction=validation_fraction, seeds=seeds
+      train.labels, fraction=settings.validation_fraction, seeds=seeds
     )[:, None]
   scale = scaling(train.h)
   data = _columns(train, scale, mesh, rows)
-  values = np.asarray(l2_values, np.float32)
-  settings = {
+  values = np.asarray(settings.linear_l2_values, np.float32)
+  options = {
     "num_classes": train.num_classes,
-    "tolerance": tolerance,
-    "max_iterations": max_iterations,
+    "tolerance": settings.linear_tolerance,
+    "max_iterations": settings.linear_max_iterations,
   }
   with jax.default_matmul_precision("highest"):
     validation = np.asarray(
-      _validate(data, _fill(held_out, mesh), values, **settings)
+      _validate(data, _fill(held_out, mesh), values, **options)
     )
     best = splits.best(validation)
-    accuracy = _test(
-      data, _columns(test, scale, mesh), values[best], **settings
-    )
+    accuracy = _test(data, _columns(test, scale, mesh), values[best], **options)
   return Result(
     test_accuracy=np.asarray(accuracy),
     validation_accuracy=validation.max(1),
-    chosen={"l2": [l2_values[i] for i in best]},
+    chosen={"l2": [settings.linear_l2_values[i] for i in best]},
   )

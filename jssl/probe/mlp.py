@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl import rng
+from jssl.config.schema import Probe
 from jssl.mesh import batch_sharding
 from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
@@ -43,20 +44,6 @@ class Member(NamedTuple):
 
   learning_rate: Float[np.ndarray, "*m"]
   l2: Float[np.ndarray, "*m"]
-
-
-class Schedule(NamedTuple):
-  """Length of the training.
-
-  Attributes:
-    batch_size: rows of a minibatch.
-    epochs: passes over train.
-    min_steps: minimum number of minibatches.
-  """
-
-  batch_size: int
-  epochs: int
-  min_steps: int
 
 
 def init(key: Key, sizes: tuple[int, ...]) -> Network:
@@ -159,7 +146,7 @@ def fit(
   members: Member,
   *,
   hidden_dims: tuple[int, ...],
-  schedule: Schedule,
+  settings: Probe,
   mesh: Mesh,
 ) -> Network:
   """Trains a network for each seed and member, with Adam and a cosine decay.
@@ -170,7 +157,7 @@ def fit(
     fitted: True for the rows that each seed trains on.
     members: hyper-parameters [s, m].
     hidden_dims: widths of the hidden layers; () for a linear probe.
-    schedule: length of the training.
+    settings: the `probe` section of a config; its `minibatch_*` keys apply.
     mesh: devices to split minibatches over.
 
   Returns:
@@ -181,14 +168,17 @@ def fit(
     ValueError: if a minibatch has fewer rows than there are devices.
   """
   rows = np.flatnonzero(fitted.any(0))
-  batch = min(schedule.batch_size, len(rows)) // mesh.size * mesh.size
+  batch = min(settings.minibatch_size, len(rows)) // mesh.size * mesh.size
   if not batch:
     raise ValueError(
-      f"probe.minibatch_size={schedule.batch_size} or the number of training "
-      f"images, {len(rows)}, is smaller than the number of devices, {mesh.size}"
+      f"probe.minibatch_size={settings.minibatch_size} or the number of "
+      f"training images, {len(rows)}, is smaller than the number of devices, "
+      f"{mesh.size}"
     )
   per_epoch = len(rows) // batch
-  steps = max(schedule.min_steps, schedule.epochs * per_epoch)
+  steps = max(
+    settings.minibatch_min_steps, settings.minibatch_epochs * per_epoch
+  )
   sizes = (features.h.shape[1], *hidden_dims, features.num_classes)
   state = _start(*members.l2.shape, sizes)
   order = np.random.default_rng(0)
@@ -235,14 +225,12 @@ def accuracy(
 def probe(
   train: Features,
   test: Features,
+  settings: Probe,
   *,
   mesh: Mesh,
-  seeds: int,
   learning_rates: tuple[float, ...],
   l2_values: tuple[float, ...],
   hidden_dims: tuple[int, ...],
-  validation_fraction: float,
-  schedule: Schedule,
   label_fraction: float = 1.0,
 ) -> Result:
   """Chooses on held-out rows, fits all of train, evaluates test once.
@@ -250,15 +238,14 @@ def probe(
   Args:
     train: features and labels to fit.
     test: features and labels to evaluate.
+    settings: the `probe` section of a config.
     mesh: devices to split minibatches over.
-    seeds: number of splits and initialisations.
     learning_rates: learning rates to choose from.
     l2_values: penalties to choose from, in all combinations.
     hidden_dims: widths of the hidden layers; () for a linear probe.
-    validation_fraction: fraction of train to hold out.
-    schedule: length of the training.
     label_fraction: fraction of train with labels.
   """
+  seeds = settings.seeds
   labelled, held_out = np.zeros((2, seeds, len(train.labels)), bool)
   for seed in range(seeds):
     rows = np.arange(len(train.labels))
@@ -266,7 +253,7 @@ def probe(
       rows = splits.subset(train.labels, fraction=label_fraction, seed=seed)
     labelled[seed, rows] = True
     held_out[seed, rows] = splits.hold_out(
-      train.labels[rows], fraction=validation_fraction, seed=seed
+      train.labels[rows], fraction=settings.validation_fraction, seed=seed
     )
   grid = list(itertools.product(learning_rates, l2_values))
   rates, penalties = np.array(grid, np.float32).T
@@ -276,7 +263,7 @@ def probe(
     train,
     scale,
     hidden_dims=hidden_dims,
-    schedule=schedule,
+    settings=settings,
     mesh=mesh,
   )
   with jax.default_matmul_precision("highest"):

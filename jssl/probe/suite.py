@@ -1,8 +1,7 @@
 """All probes of one feature set."""
 
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 from jax.sharding import Mesh
@@ -37,61 +36,39 @@ def fit_all(
   settings: Probe, train: Features, test: Features, mesh: Mesh
 ) -> Iterator[tuple[str, float, Result]]:
   """Yields (probe, label fraction, result) for each probe of the settings."""
-  minibatch = partial(
-    mlp.probe,
-    schedule=mlp.Schedule(
-      settings.minibatch_size,
-      settings.minibatch_epochs,
-      settings.minibatch_min_steps,
-    ),
-  )
 
-  def linear_probe(label_fraction: float) -> Callable[..., Result]:
-    shared: dict[str, Any] = {
-      "l2_values": settings.linear_l2_values,
-      "label_fraction": label_fraction,
-    }
+  def fit_linear(label_fraction: float) -> Result:
+    shared: Any = {"mesh": mesh, "label_fraction": label_fraction}
     if fits_in_memory(settings, train, label_fraction):
-      return partial(
-        linear.probe,
-        **shared,
-        tolerance=settings.linear_tolerance,
-        max_iterations=settings.linear_max_iterations,
-      )
-    return partial(
-      minibatch,
+      return linear.probe(train, test, settings, **shared)
+    return mlp.probe(
+      train,
+      test,
+      settings,
       **shared,
       learning_rates=_MINIBATCH_LINEAR_RATES,
+      l2_values=settings.linear_l2_values,
       hidden_dims=(),
     )
 
-  knn_probe = partial(
-    knn.probe,
-    neighbours=settings.knn_neighbours,
-    temperatures=settings.knn_temperatures,
-  )
-  mlp_probe = partial(
-    minibatch,
-    learning_rates=settings.mlp_learning_rates,
-    l2_values=settings.mlp_l2_values,
-    hidden_dims=settings.mlp_hidden_dims,
-  )
-  probes: list[tuple[str, float, Callable[..., Result]]] = [
-    ("linear", 1.0, linear_probe(1.0)),
-    ("knn", 1.0, knn_probe),
-    ("mlp", 1.0, mlp_probe),
-    *(("linear", f, linear_probe(f)) for f in settings.label_fractions),
-  ]
-  for name, label_fraction, probe in probes:
-    if name in settings.probes:
-      result = probe(
-        train,
-        test,
-        mesh=mesh,
-        seeds=settings.seeds,
-        validation_fraction=settings.validation_fraction,
-      )
-      yield name, label_fraction, result
+  if "linear" in settings.probes:
+    yield "linear", 1.0, fit_linear(1.0)
+  if "knn" in settings.probes:
+    yield "knn", 1.0, knn.probe(train, test, settings, mesh=mesh)
+  if "mlp" in settings.probes:
+    found = mlp.probe(
+      train,
+      test,
+      settings,
+      mesh=mesh,
+      learning_rates=settings.mlp_learning_rates,
+      l2_values=settings.mlp_l2_values,
+      hidden_dims=settings.mlp_hidden_dims,
+    )
+    yield "mlp", 1.0, found
+  if "linear" in settings.probes:
+    for label_fraction in settings.label_fractions:
+      yield "linear", label_fraction, fit_linear(label_fraction)
 
 
 def probe_records(

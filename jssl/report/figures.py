@@ -20,6 +20,7 @@ from matplotlib.ticker import (
 )
 
 from jssl.probe.records import (
+  BASELINES,
   PROBES,
   ConcentrationRecord,
   DiagnosticsRecord,
@@ -34,8 +35,8 @@ _TICKS = [1, 2, 2.5, 5, 10]
 _BASELINE = {"color": charts.MUTED, "lw": 1.2}
 _FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
   "backbone": ("pretrained", {"color": charts.BLUE}),
-  "random": ("random backbone", {**_BASELINE, "ls": ":"}),
-  "pixels": ("raw pixels", {**_BASELINE, "ls": "--"}),
+  "random": (BASELINES["random"], {**_BASELINE, "ls": ":"}),
+  "pixels": (BASELINES["pixels"], {**_BASELINE, "ls": "--"}),
 }
 _CURVES = {
   "loss": "loss",

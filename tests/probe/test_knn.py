@@ -1,18 +1,21 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import probe as oracle
 
+from jssl.config.schema import Probe
 from jssl.probe import knn, splits
 from jssl.probe.features import Features
 from jssl.probe.knn import Neighbours
 
-SETTINGS = {
-  "seeds": 2,
-  "neighbours": (1, 5, 20),
-  "temperatures": (0.02, 0.07),
-  "validation_fraction": 0.2,
-}
+SETTINGS = Probe(
+  seeds=2,
+  knn_neighbours=(1, 5, 20),
+  knn_temperatures=(0.02, 0.07),
+  validation_fraction=0.2,
+)
 
 
 def joined(blocks, queries):
@@ -115,7 +118,7 @@ def by_hand(train, test, seed):
 def test_probe_chooses_within_train_and_tests_with_all_of_it(
   train, test, one_device
 ):
-  found = knn.probe(train, test, mesh=one_device, **SETTINGS)
+  found = knn.probe(train, test, SETTINGS, mesh=one_device)
   for seed in range(2):
     validation, best, accuracy = by_hand(train, test, seed)
     np.testing.assert_allclose(found.validation_accuracy[seed], validation)
@@ -130,7 +133,7 @@ def test_probe_chooses_within_train_and_tests_with_all_of_it(
 def test_the_test_set_has_no_say_in_the_choice(train, test, one_device):
   labels = np.random.default_rng(0).permutation(test.labels)
   one, two = (
-    knn.probe(train, t, mesh=one_device, **SETTINGS)
+    knn.probe(train, t, SETTINGS, mesh=one_device)
     for t in (test, test._replace(labels=labels))
   )
   assert one.chosen == two.chosen
@@ -142,7 +145,7 @@ def test_the_test_set_has_no_say_in_the_choice(train, test, one_device):
 
 def test_eight_devices_equal_one(train, test, one_device, eight_devices):
   one, eight = (
-    knn.probe(train, test, mesh=mesh, **SETTINGS)
+    knn.probe(train, test, SETTINGS, mesh=mesh)
     for mesh in (one_device, eight_devices)
   )
   assert one.chosen == eight.chosen
@@ -153,7 +156,6 @@ def test_more_neighbours_than_rows_are_all_rows(one_device):
   y = np.array([0, 0, 1, 1, 0, 1], np.int32)
   h = np.stack([1.0 - 2 * y, np.arange(6) / 10], 1).astype(np.float32)
   few = Features(h, y, 2)
-  found = knn.probe(
-    few, few, mesh=one_device, **{**SETTINGS, "neighbours": (1, 200)}
-  )
+  settings = dataclasses.replace(SETTINGS, knn_neighbours=(1, 200))
+  found = knn.probe(few, few, settings, mesh=one_device)
   np.testing.assert_array_equal(found.test_accuracy, 1.0)

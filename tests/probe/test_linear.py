@@ -1,19 +1,22 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import probe as oracle
 
+from jssl.config.schema import Probe
 from jssl.probe import linear, splits
 from jssl.probe.features import Features, scaling
 
-SETTINGS = {
-  "seeds": 2,
-  "l2_values": (1e-4, 1e-2, 1e-1, 1.0),
-  "validation_fraction": 0.2,
-  "tolerance": 1e-4,
-  "max_iterations": 500,
-}
+SETTINGS = Probe(
+  seeds=2,
+  linear_l2_values=(1e-4, 1e-2, 1e-1, 1.0),
+  validation_fraction=0.2,
+  linear_tolerance=1e-4,
+  linear_max_iterations=500,
+)
 
 
 def fitted(x, labels, weights, l2, num_classes, **settings):
@@ -91,10 +94,10 @@ def test_eight_devices_equal_one(
   train, test, one_device, eight_devices, label_fraction
 ):
   # Few iterations: eight devices of one processor wait for each other.
-  settings = {**SETTINGS, "max_iterations": 20}
+  settings = dataclasses.replace(SETTINGS, linear_max_iterations=20)
   results = [
     linear.probe(
-      train, test, mesh=mesh, label_fraction=label_fraction, **settings
+      train, test, settings, mesh=mesh, label_fraction=label_fraction
     )
     for mesh in (one_device, eight_devices)
   ]
@@ -116,17 +119,17 @@ def by_hand(train, test, seed):
 
   scores = [
     accuracy(l2, ~held, x[held], train.labels[held])
-    for l2 in SETTINGS["l2_values"]
+    for l2 in SETTINGS.linear_l2_values
   ]
   best = int(np.argmax(scores))
-  l2 = SETTINGS["l2_values"][best]
+  l2 = SETTINGS.linear_l2_values[best]
   return scores[best], l2, accuracy(l2, np.ones(len(x)), x_test, test.labels)
 
 
 def test_probe_chooses_within_train_and_refits_all_of_it(
   train, test, one_device
 ):
-  found = linear.probe(train, test, mesh=one_device, **SETTINGS)
+  found = linear.probe(train, test, SETTINGS, mesh=one_device)
   for seed in range(2):
     validation, l2, accuracy = by_hand(train, test, seed)
     assert found.chosen["l2"][seed] == l2
@@ -144,7 +147,7 @@ def test_the_test_set_has_no_say_in_the_choice(
   other = Features(rng.permutation(test.h) * 3, rng.permutation(test.labels), 4)
   one, two = (
     linear.probe(
-      train, t, mesh=one_device, label_fraction=label_fraction, **SETTINGS
+      train, t, SETTINGS, mesh=one_device, label_fraction=label_fraction
     )
     for t in (test, other)
   )
@@ -165,27 +168,27 @@ def test_few_labels_see_only_their_subset(train, test, one_device):
   h = train.h.copy()
   h[[i, j]] = h[[j, i]]
   results = [
-    linear.probe(t, test, mesh=one_device, label_fraction=0.2, **SETTINGS)
+    linear.probe(t, test, SETTINGS, mesh=one_device, label_fraction=0.2)
     for t in (train, train._replace(h=h))
   ]
   np.testing.assert_allclose(
     results[0].test_accuracy, results[1].test_accuracy, atol=1e-6
   )
-  full = linear.probe(train, test, mesh=one_device, **SETTINGS)
+  full = linear.probe(train, test, SETTINGS, mesh=one_device)
   assert results[0].test_accuracy.mean() < full.test_accuracy.mean()
 
 
 def test_the_random_part_is_the_split(train, test, one_device):
-  found = linear.probe(train, test, mesh=one_device, **SETTINGS)
+  found = linear.probe(train, test, SETTINGS, mesh=one_device)
   assert len(set(found.validation_accuracy.tolist())) > 1
-  again = linear.probe(train, test, mesh=one_device, **SETTINGS)
+  again = linear.probe(train, test, SETTINGS, mesh=one_device)
   np.testing.assert_array_equal(found.test_accuracy, again.test_accuracy)
 
 
 def test_constant_features_give_chance(one_device):
   y = (np.arange(80) % 4).astype(np.int32)
   same = Features(np.full((80, 6), 0.1, np.float32), y, 4)
-  found = linear.probe(same, same, mesh=one_device, **SETTINGS)
+  found = linear.probe(same, same, SETTINGS, mesh=one_device)
   np.testing.assert_allclose(found.test_accuracy, 0.25)
 
 

@@ -1,21 +1,31 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import probe as oracle
 
+from jssl.config.schema import Probe
 from jssl.probe import linear, mlp, splits
 from jssl.probe.features import Features, scaling
-from jssl.probe.mlp import Layer, Member, Schedule
+from jssl.probe.mlp import Layer, Member
 
-SETTINGS = {
-  "seeds": 2,
+SWEEP = {
   "learning_rates": (1e-3, 1e-2),
   "l2_values": (1e-4, 1.0),
   "hidden_dims": (16,),
-  "validation_fraction": 0.2,
-  "schedule": Schedule(batch_size=64, epochs=10, min_steps=0),
 }
+
+
+def settings(batch_size=64, epochs=10, min_steps=0):
+  return Probe(
+    seeds=2,
+    validation_fraction=0.2,
+    minibatch_size=batch_size,
+    minibatch_epochs=epochs,
+    minibatch_min_steps=min_steps,
+  )
 
 
 def test_loss_equals_a_loop(x64, train):
@@ -56,7 +66,7 @@ def test_held_out_rows_are_not_learned_from(train, one_device):
       fitted,
       members,
       hidden_dims=(16,),
-      schedule=Schedule(64, 3, 0),
+      settings=settings(64, 3, 0),
       mesh=one_device,
     )
     for y in (train.labels, labels)
@@ -76,7 +86,7 @@ def test_each_member_is_trained_as_if_alone(train, one_device):
       everything,
       Member(np.array([rates] * 2, "f"), np.full((2, len(rates)), 1e-3, "f")),
       hidden_dims=(16,),
-      schedule=Schedule(64, 3, 0),
+      settings=settings(64, 3, 0),
       mesh=one_device,
     )
 
@@ -101,7 +111,7 @@ def test_an_mlp_learns_what_no_linear_probe_can(one_device):
     everything,
     Member(np.full((1, 1), 1e-2, "f"), np.full((1, 1), 1e-4, "f")),
     hidden_dims=(16,),
-    schedule=Schedule(64, 60, 0),
+    settings=settings(64, 60, 0),
     mesh=one_device,
   )
   assert mlp.accuracy(networks, test, scale, everything).item() > 0.95
@@ -110,20 +120,26 @@ def test_an_mlp_learns_what_no_linear_probe_can(one_device):
 def test_linear_in_minibatches_is_as_good_as_in_full_batch(
   train, test, one_device
 ):
-  shared = {
-    "mesh": one_device,
-    "seeds": 2,
-    "l2_values": (1e-4, 1e-2, 1e-1, 1.0),
-    "validation_fraction": 0.2,
-  }
-  full = linear.probe(train, test, **shared, tolerance=1e-4, max_iterations=500)
+  l2_values = (1e-4, 1e-2, 1e-1, 1.0)
+  full = linear.probe(
+    train,
+    test,
+    dataclasses.replace(
+      settings(),
+      linear_l2_values=l2_values,
+      linear_tolerance=1e-4,
+      linear_max_iterations=500,
+    ),
+    mesh=one_device,
+  )
   small = mlp.probe(
     train,
     test,
-    **shared,
+    settings(epochs=100),
+    mesh=one_device,
     learning_rates=(1e-2,),
+    l2_values=l2_values,
     hidden_dims=(),
-    schedule=Schedule(64, 100, 0),
   )
   np.testing.assert_allclose(small.test_accuracy, full.test_accuracy, atol=0.03)
 
@@ -131,7 +147,7 @@ def test_linear_in_minibatches_is_as_good_as_in_full_batch(
 def test_the_test_set_has_no_say_in_the_choice(train, test, one_device):
   labels = np.random.default_rng(0).permutation(test.labels)
   one, two = (
-    mlp.probe(train, t, mesh=one_device, **SETTINGS)
+    mlp.probe(train, t, settings(), mesh=one_device, **SWEEP)
     for t in (test, test._replace(labels=labels))
   )
   assert one.chosen == two.chosen
@@ -148,9 +164,8 @@ def test_eight_devices_equal_one_and_files_equal_memory(
   np.save(tmp_path / "h.npy", train.h)
   mapped = train._replace(h=np.load(tmp_path / "h.npy", mmap_mode="r"))
   # Few steps: eight devices of one processor wait for each other.
-  settings = {**SETTINGS, "schedule": Schedule(64, 1, 0)}
   one, eight = (
-    mlp.probe(t, test, mesh=mesh, **settings)
+    mlp.probe(t, test, settings(epochs=1), mesh=mesh, **SWEEP)
     for t, mesh in ((train, one_device), (mapped, eight_devices))
   )
   assert one.chosen == eight.chosen
@@ -167,7 +182,7 @@ def test_few_labels_see_only_their_subset(train, test, one_device):
   h = train.h.copy()
   h[[i, j]] = h[[j, i]]
   one, two = (
-    mlp.probe(t, test, mesh=one_device, label_fraction=0.2, **SETTINGS)
+    mlp.probe(t, test, settings(), mesh=one_device, label_fraction=0.2, **SWEEP)
     for t in (train, train._replace(h=h))
   )
   assert one.chosen == two.chosen
@@ -195,4 +210,4 @@ def test_fewer_rows_than_devices_are_refused(train, eight_devices):
   with pytest.raises(
     ValueError, match="is smaller than the number of devices, 8"
   ):
-    mlp.probe(few, few, mesh=eight_devices, **SETTINGS)
+    mlp.probe(few, few, settings(), mesh=eight_devices, **SWEEP)
