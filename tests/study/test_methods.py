@@ -683,9 +683,7 @@ def test_trains_probes_and_tells(config_file, tmp_path):
   accuracy = r"\d+\.\d ± \d\.\d"
   assert re.match(rf"\| random backbone \| {accuracy} \| - \| - \|", table[0])
   assert re.match(rf"\| simclr( †)? \| {accuracy} \| - \| - \|", table[1])
-  assert (
-    "| w_mse | failed: error: data.batch_size=16 must exceed" in table[2]
-  )
+  assert "| w_mse | failed: error: data.batch_size=16 must exceed" in table[2]
   assert not (w / "w_mse" / "seed_0" / "config.json").exists()
   log = (w / "simclr" / "seed_0" / "log.txt").read_text()
   assert "step 2/2 (100%)" in log
