@@ -31,9 +31,7 @@ _EXPORT = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing records.")
 _DIAGNOSTICS = flags.DEFINE_bool(
-  "diagnostics",
-  False,
-  "Measure diagnostics of the backbone and the heads too.",
+  "diagnostics", False, "Measure diagnostics of the backbone and the heads too."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",

@@ -259,12 +259,7 @@ def probe(
   rates, penalties = np.array(grid, np.float32).T
   scale = scaling(train.h)
   trained = partial(
-    fit,
-    train,
-    scale,
-    hidden_dims=hidden_dims,
-    settings=settings,
-    mesh=mesh,
+    fit, train, scale, hidden_dims=hidden_dims, settings=settings, mesh=mesh
   )
   with jax.default_matmul_precision("highest"):
     sweep = Member(np.tile(rates, (seeds, 1)), np.tile(penalties, (seeds, 1)))

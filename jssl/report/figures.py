@@ -13,11 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import (
-  MaxNLocator,
-  NullFormatter,
-  StrMethodFormatter,
-)
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from jssl.probe.records import (
   BASELINES,
@@ -149,27 +145,27 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   if step in of_step:
     shown["backbone"] = of_step[step]
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
-  ax, beside = figure.subplots(1, 2, width_ratios=(3, 2))
+  left, right = figure.subplots(1, 2, width_ratios=(3, 2))
   for features, (name, style) in _FEATURES.items():
     if features in shown:
       relative = _relative(shown[features].singular_values)
       label = f"{name}, AUC {shown[features].collapse_auc:.3f}"
-      ax.plot(np.arange(1, len(relative) + 1), relative, label=label, **style)
+      left.plot(np.arange(1, len(relative) + 1), relative, label=label, **style)
   if "backbone" in shown and shown["backbone"].deviation:
     relative = _relative(shown["backbone"].deviation)
     label = "deviation of dimensions"
     number = np.arange(1, len(relative) + 1)
-    ax.plot(number, relative, label=label, color=charts.BLUE, ls=":")
-  _by_index(ax, "singular values, relative to the largest")
-  ax.legend()
+    left.plot(number, relative, label=label, color=charts.BLUE, ls=":")
+  _by_index(left, "singular values, relative to the largest")
+  left.legend()
 
   steps = sorted(of_step)
   auc = [of_step[step].collapse_auc for step in steps]
-  beside.plot(steps, auc, marker="o")
+  right.plot(steps, auc, marker="o")
   if "random" in shown:
-    beside.axhline(shown["random"].collapse_auc, **_FEATURES["random"][1])
-  _over_steps(beside, "collapse AUC")
-  beside.set_ylim(0.5, 1.01)
+    right.axhline(shown["random"].collapse_auc, **_FEATURES["random"][1])
+  _over_steps(right, "collapse AUC")
+  right.set_ylim(0.5, 1.01)
   return figure
 
 
@@ -206,13 +202,13 @@ def features_over_time(
     diagnostics: diagnostics of the same.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.6))
-  ax, beside = figure.subplots(1, 2)
+  left, right = figure.subplots(1, 2)
   if spectra:
-    colours = _by_step(ax, [s.step for s in spectra])
+    colours = _by_step(left, [s.step for s in spectra])
     for s, colour in zip(spectra, colours, strict=True):
       relative = _relative(s.singular_values)
-      ax.plot(np.arange(1, len(relative) + 1), relative, color=colour, lw=1.2)
-  _by_index(ax, "backbone singular values, relative to the largest")
+      left.plot(np.arange(1, len(relative) + 1), relative, color=colour, lw=1.2)
+  _by_index(left, "backbone singular values, relative to the largest")
 
   for name, own in _colours(d.at for d in diagnostics).items():
     path = [
@@ -222,13 +218,13 @@ def features_over_time(
     ]
     if path:
       x, y = np.array(path).T
-      beside.plot(x, y, color=own, marker="o", label=name, lw=1)
-      beside.plot(x[-1], y[-1], color=own, marker="o", markersize=9)
-  beside.set_title("alignment and uniformity (large: last step)")
-  beside.set_xlabel("uniformity, lower is more uniform")
-  beside.set_ylabel("alignment, lower is closer")
-  if beside.lines:
-    beside.legend()
+      right.plot(x, y, color=own, marker="o", label=name, lw=1)
+      right.plot(x[-1], y[-1], color=own, marker="o", markersize=9)
+  right.set_title("alignment and uniformity (large: last step)")
+  right.set_xlabel("uniformity, lower is more uniform")
+  right.set_ylabel("alignment, lower is closer")
+  if right.lines:
+    right.legend()
   return figure
 
 
@@ -243,13 +239,13 @@ def concentration(
     diagnostics: diagnostics of one step, one line each.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
-  ax, beside = figure.subplots(1, 2)
+  left, right = figure.subplots(1, 2)
   if curve is not None:
-    ax.plot(curve.deltas, curve.one_minus_sigma, label="upper bound")
-    ax.plot(
+    left.plot(curve.deltas, curve.one_minus_sigma, label="upper bound")
+    left.plot(
       curve.deltas, curve.lower_bound, label="lower bound", **_BASELINE, ls=":"
     )
-    ax.fill_between(
+    left.fill_between(
       curve.deltas,
       curve.lower_bound,
       curve.one_minus_sigma,
@@ -257,20 +253,20 @@ def concentration(
       alpha=0.1,
       lw=0,
     )
-    ax.legend()
-  ax.set_ylim(-0.02, 1.02)
-  ax.set_title("images outside the main part, 1 - sigma")
-  ax.set_xlabel("diameter delta of the main part, pixel distance")
+    left.legend()
+  left.set_ylim(-0.02, 1.02)
+  left.set_title("images outside the main part, 1 - sigma")
+  left.set_xlabel("diameter delta of the main part, pixel distance")
   colours = _colours(d.at for d in diagnostics)
   for d in diagnostics:
     if {"epsilon", "divergence"} <= d.curves.keys():
       x, y = d.curves["epsilon"], d.curves["divergence"]
-      beside.plot(x, y, color=colours[d.at], label=d.at)
-  beside.set_ylim(-0.02, 1.02)
-  beside.set_title("images with views further apart than epsilon, R")
-  beside.set_xlabel("distance epsilon of normalised features")
-  if beside.lines:
-    beside.legend()
+      right.plot(x, y, color=colours[d.at], label=d.at)
+  right.set_ylim(-0.02, 1.02)
+  right.set_title("images with views further apart than epsilon, R")
+  right.set_xlabel("distance epsilon of normalised features")
+  if right.lines:
+    right.legend()
   return figure
 
 

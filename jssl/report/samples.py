@@ -46,10 +46,7 @@ def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
 def _source(data: Data, name: str, split: str) -> Source:
   """Opens a split without reading it into memory."""
   return open_source(
-    name,
-    data_dir=data.data_dir,
-    split=split,
-    image_size_px=data.image_size_px,
+    name, data_dir=data.data_dir, split=split, image_size_px=data.image_size_px
   )
 
 
@@ -107,20 +104,16 @@ def cached_features(
   # The probe tests on "test" if the set is not that of the run.
   split = data.test_split if dataset == data.name else "test"
   pattern = features.path(
-    run.workdir,
-    dataset=dataset,
-    split=split,
-    name=f"step{step}",
-    key="*",
+    run.workdir, dataset=dataset, split=split, name=f"step{step}", key="*"
   )
-  kept = [
+  cached = [
     path
     for path in pattern.parent.glob(pattern.name)
     if not path.name.endswith(".labels.npy")
   ]
-  if not kept:
+  if not cached:
     return None
-  newest = max(kept, key=lambda path: path.stat().st_mtime)
+  newest = max(cached, key=lambda path: path.stat().st_mtime)
   h, labels, _ = features.read(newest, num_classes=0)
   rows = np.flatnonzero((labels >= 0) & (labels < classes))
   if len(rows) < 4:
@@ -143,10 +136,7 @@ def project_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
   reduced = PCA(min(_PCA_DIM, n, d), random_state=_SEED).fit_transform(h)
   perplexity = min(_PERPLEXITY, (n - 1) / 3)
   return TSNE(
-    perplexity=perplexity,
-    init="pca",
-    max_iter=_TSNE_STEPS,
-    random_state=_SEED,
+    perplexity=perplexity, init="pca", max_iter=_TSNE_STEPS, random_state=_SEED
   ).fit_transform(reduced)
 
 
