@@ -100,9 +100,9 @@ class DISSL(Objective):
   ) -> tuple[Scalar, Aux]:
     """Distillation and invariance minus the entropy of the mean assignment."""
     del key, step
-    every, large = jnp.concatenate(features.student), features.student[0]
+    views, large = jnp.concatenate(features.student), features.student[0]
     s, student = self.student.apply(
-      head_params["student"], state["student"], every
+      head_params["student"], state["student"], views
     )
     t, teacher = self.teacher.apply(
       head_params["teacher"], state["teacher"], large

@@ -89,10 +89,10 @@ def _nearest(
   ) -> tuple[tuple[Array, Array], None]:
     similarity, row = best
     scores = jnp.matmul(z, tile.T, precision=jax.lax.Precision.HIGHEST)
-    found = scores.max(axis=1)
-    near = tile[jnp.argmax(scores, axis=1)]
-    row = jnp.where((found > similarity)[:, None], near, row)
-    return (jnp.maximum(found, similarity), row), None
+    highest = scores.max(axis=1)
+    candidate = tile[jnp.argmax(scores, axis=1)]
+    row = jnp.where((highest > similarity)[:, None], candidate, row)
+    return (jnp.maximum(highest, similarity), row), None
 
   start = jnp.full(b, -jnp.inf, z.dtype), jnp.zeros((b, d), bank.dtype)
   tiles = bank.reshape(-1, math.gcd(b, len(bank)), d)

@@ -44,6 +44,8 @@ class SupCon(TwoViewObjective):
       raise ValueError('objective.name="supcon" needs a data set with labels')
     # Interleaved instead of concatenated, so that no row changes its device.
     z = jnp.stack([z1, z2], axis=1).reshape(-1, z1.shape[1])
-    twice = jnp.stack([labels, labels], axis=1).reshape(-1)
-    loss = losses.supervised_contrastive(z, twice, temperature=self.temperature)
+    row_labels = jnp.stack([labels, labels], axis=1).reshape(-1)
+    loss = losses.supervised_contrastive(
+      z, row_labels, temperature=self.temperature
+    )
     return loss, {}

@@ -1,4 +1,4 @@
-"""Every method, small: what all tests of objectives go through."""
+"""Small cases of every method, shared by the tests of objectives."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ from jssl.objectives.swav import SwAV
 from jssl.objectives.vicreg import VICReg
 from jssl.objectives.w_mse import WMSE
 
-# Compiling is what takes time here.
+# Compilation dominates the time of these tests.
 QUICK = {"xla_backend_optimization_level": 0}
 B, D, STEP, TOTAL = 8, 5, 3, 10
 LABELS = np.array([0, 1, 0, 2, 1, 3, 0, 4], np.int32)
@@ -45,7 +45,7 @@ GELU = Head((6,), 4, norm=False, activation="gelu")
 
 
 class Point(NamedTuple):
-  """The arguments of a loss, of float64 NumPy arrays."""
+  """Arguments of a loss as float64 NumPy arrays."""
 
   params: Any
   state: Any
@@ -57,13 +57,13 @@ class Point(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What one loss and update of a case give, of NumPy arrays.
+  """Results of one loss and update of a case, as NumPy arrays.
 
   Attributes:
-    loss: of the point.
-    aux: what comes with it.
-    after: `(params, state)` from `update`, at parameters that have moved.
-    gradient: in the place of params, state, student and teacher.
+    loss: loss at the point.
+    aux: auxiliary outputs of the loss.
+    after: `(params, state)` from `update` at changed parameters.
+    gradient: gradients with respect to params, state, student and teacher.
   """
 
   loss: Any
@@ -77,12 +77,13 @@ class Case:
   """A method with its oracle.
 
   Attributes:
-    name: of the test; a method's own, and for a variant more.
-    objective: small.
-    oracle: of `(objective, point, held point)`.
-    ineffective: parameters whose gradient is 0 by an invariance: biases that
-      the norm of the next head, or the loss itself, takes out again.
-    derived: whether its gradient is tested in a fast test: where something is
+    name: name of the test: the method, with a suffix for a variant.
+    objective: small objective.
+    oracle: function of `(objective, point, held point)`; stop-gradient parts
+      are evaluated at the held point.
+    ineffective: parameters with zero gradient by an invariance: biases that the
+      norm of the next head, or the loss itself, removes.
+    derived: True if a fast test checks the gradient, for methods with
       stop-gradient.
   """
 
@@ -96,19 +97,19 @@ class Case:
     return self.name
 
   def shapes(self):
-    """Head parameters and state, abstract."""
+    """Returns shapes of head parameters and state."""
     return initialised(self)[1]
 
 
 @functools.cache
 def initialised(case):
-  """The jaxpr of `init`, and the shapes of head parameters and state."""
+  """Returns the jaxpr of `init` and the shapes of parameters and state."""
   init = functools.partial(case.objective.init, feature_dim=D)
   return jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
 
 
 def leaves(structure):
-  """By their names."""
+  """Returns leaves by name."""
   return dict(
     zip(tree.names(structure), jax.tree.leaves(structure), strict=True)
   )
@@ -124,12 +125,12 @@ def assert_equal(got, expected, rtol=1e-12):
 
 
 def random_key(seed):
-  """Of a generator that compiles in no time."""
+  """Returns a key whose generator compiles fast."""
   return jax.random.key(seed, impl="unsafe_rbg")
 
 
 def features(objective, b=B, seed=0):
-  """Two large crops, a small one where it is welcome; the teacher's."""
+  """Returns student and teacher features, with a small crop if supported."""
   draw = np.random.default_rng(seed)
   views = (2, 1) if objective.multi_crop else (2,)
   student = tuple(draw.normal(size=(v, b, D)) for v in views)
@@ -139,7 +140,7 @@ def features(objective, b=B, seed=0):
 
 @functools.cache
 def point(case, *, b=B, step=STEP, seed=1):
-  """Random everything: nothing is the 0 or 1 that it is at first."""
+  """Returns random arguments, without the zeros and ones of `init`."""
   draw = np.random.default_rng(seed)
 
   def fill(path, leaf):
@@ -159,12 +160,12 @@ def point(case, *, b=B, step=STEP, seed=1):
 
 
 def moved(case):
-  """Head parameters after somebody's step."""
+  """Returns other random head parameters, as after an optimizer step."""
   return point(case, seed=7).params
 
 
 def answer(objective, derived, at, params_after):
-  """What a step asks of an objective."""
+  """Runs loss and update as the train step does."""
 
   def loss(params, state, student, teacher):
     return objective.loss(
@@ -196,7 +197,7 @@ def compiled(objective, derived):
 
 @functools.cache
 def outcome(case, *, derived=None, step=STEP):
-  """The objective's own answer, in float64."""
+  """Returns loss, gradients and update of the objective in float64."""
   derived = case.derived if derived is None else derived
   with jax.enable_x64(True):
     got = compiled(case.objective, derived)(point(case, step=step), moved(case))

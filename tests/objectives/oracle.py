@@ -1,8 +1,7 @@
-"""Every method in float64 NumPy: heads by loops, losses from the papers' sums.
+"""Float64 NumPy oracles of all methods, from the sums in the papers.
 
-A method's `held` are parameters, state and features at which whatever is
-stop-gradient is computed. So a finite difference of what remains is the
-gradient.
+Stop-gradient parts are evaluated at a separate point `held`, so that finite
+differences of an oracle give the gradient of the method.
 """
 
 import itertools
@@ -16,7 +15,7 @@ from jssl import rng
 
 
 def head(spec, params, x, stats=None, running=None):
-  """Layers one by one, by the batch's statistics or those that are `running`.
+  """Applies a head layer by layer, with batch or `running` statistics.
 
   `stats` collects the mean and variance of each norm.
   """

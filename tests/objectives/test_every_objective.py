@@ -1,4 +1,4 @@
-"""Every method: its value, its gradients, and what it promises to the step."""
+"""Tests of every method: values, gradients and the protocol of the step."""
 
 import dataclasses
 import inspect
@@ -34,7 +34,7 @@ SHARED = {"__init__", "base", "momentum", "projector", "queue", "two_view"}
 METHODS = sorted({path.stem for path in FOLDER.glob("*.py")} - SHARED)
 
 
-def test_there_is_a_case_of_each_method():
+def test_every_method_has_a_case():
   modules = {type(case.objective).__module__ for case in CASES}
   modules.remove("jssl.kernel_regime.objectives")
   assert modules == {f"jssl.objectives.{name}" for name in METHODS}
@@ -43,7 +43,7 @@ def test_there_is_a_case_of_each_method():
 
 
 @every_case
-def test_is_the_loss_of_the_paper(case):
+def test_loss_equals_oracle(case):
   at = point(case)
   np.testing.assert_allclose(
     outcome(case).loss, case.oracle(case.objective, at, at), rtol=1e-11
@@ -51,7 +51,7 @@ def test_is_the_loss_of_the_paper(case):
 
 
 @every_case
-def test_outputs_are_heads_by_running_statistics(case):
+def test_outputs_use_running_statistics(case):
   objective, at = case.objective, point(case)
   h = at.student[0][0]
   with jax.enable_x64(True):
@@ -65,7 +65,7 @@ def test_outputs_are_heads_by_running_statistics(case):
 
 
 def check_gradients(case):
-  """By finite differences with what is stop-gradient held."""
+  """Compares with finite differences; stop-gradient parts are held."""
   at = point(case)
   params, state, student, teacher = outcome(case, derived=True).gradient
   for name, g in leaves((state, teacher)).items():
@@ -79,8 +79,8 @@ def check_gradients(case):
   direction = jax.tree.map(lambda x: draw.normal(size=x.shape), learned)
 
   def along(distance):
-    there = jax.tree.map(lambda x, v: x + distance * v, learned, direction)
-    return case.oracle(case.objective, at._replace(**there), at)
+    shifted = jax.tree.map(lambda x, v: x + distance * v, learned, direction)
+    return case.oracle(case.objective, at._replace(**shifted), at)
 
   slope = (along(1e-6) - along(-1e-6)) / 2e-6
   gradient = {"params": params, "student": student}
@@ -91,17 +91,17 @@ def check_gradients(case):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.derived], ids=str)
-def test_gradients_stop_where_the_paper_says(case):
+def test_gradients_with_stop_gradient(case):
   check_gradients(case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if not c.derived], ids=str)
-def test_gradients_where_nothing_new_is_stopped(case):
+def test_gradients_without_stop_gradient(case):
   check_gradients(case)
 
 
-def test_simsiam_without_stopping_differs_in_gradient_alone():
+def test_simsiam_stop_gradient_changes_only_gradients():
   one, other = (
     outcome(BY_NAME[name]) for name in ("simsiam", "simsiam_unstopped")
   )
@@ -111,8 +111,8 @@ def test_simsiam_without_stopping_differs_in_gradient_alone():
 
 
 @every_case
-def test_step_and_update_keep_the_form_of_everything(case):
-  """Of bfloat16 features too: the state doesn't follow them."""
+def test_loss_and_update_keep_shapes_and_dtypes(case):
+  """Also for bfloat16 features: the state keeps its dtypes."""
   params, state = case.shapes()
   features = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16),
@@ -136,15 +136,15 @@ def test_step_and_update_keep_the_form_of_everything(case):
 
 
 @every_case
-def test_nothing_lies_in_two_places(case):
-  """The step donates parameters and state: no buffer may be there twice."""
+def test_init_shares_no_buffers(case):
+  """The step donates parameters and state, so buffers must be unique."""
   outputs = initialised(case)[0].jaxpr.outvars
   variables = [v for v in outputs if not hasattr(v, "val")]
   assert len(variables) == len(set(map(id, variables)))
 
 
 @every_case
-def test_groups_schedules_and_rates_fit(case):
+def test_groups_match_schedules_and_rates(case):
   params, _ = case.shapes()
   groups = case.objective.groups(params)
   assert jax.tree.structure(groups) == jax.tree.structure(params)
@@ -154,7 +154,7 @@ def test_groups_schedules_and_rates_fit(case):
   assert special <= params.keys()
 
 
-def test_which_groups_are_special():
+def test_scheduled_and_constant_groups():
   for case in CASES:
     expected = {"prototypes"} if case.name in ("swav", "dino") else set()
     schedules = case.objective.schedules()
@@ -175,8 +175,8 @@ def test_which_groups_are_special():
 
 
 @every_case
-def test_update_takes_what_was_carried(case):
-  """The averages are tested with those who have them."""
+def test_update_returns_the_carry(case):
+  """Averages are tested in test_state.py."""
   params, state = outcome(case).after
   params, expected = dict(params), dict(moved(case))
   if case.name == "swav":
@@ -193,7 +193,7 @@ def test_update_takes_what_was_carried(case):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_file_is_short_and_says_where_it_is_from(name):
+def test_files_are_short_and_cite_their_paper(name):
   text = (FOLDER / f"{name}.py").read_text()
   assert len(text.splitlines()) <= 150
   docstring = " ".join(text.split('"""')[1].split())
@@ -276,7 +276,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("name", "values", "message"), ERRORS)
-def test_says_which_key_is_wrong(name, values, message):
+def test_errors_name_the_key(name, values, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     dataclasses.replace(BY_NAME[name].objective, **values)
 
@@ -291,7 +291,7 @@ def test_says_which_key_is_wrong(name, values, message):
     ("cissl", "student", "teacher"),
   ],
 )
-def test_heads_that_are_compared_are_as_wide(name, one, other):
+def test_compared_heads_need_equal_widths(name, one, other):
   objective = BY_NAME[name].objective
   head = dataclasses.replace(getattr(objective, other), out_dim=3)
   wrong = dataclasses.replace(objective, **{other: head})
@@ -300,7 +300,7 @@ def test_heads_that_are_compared_are_as_wide(name, one, other):
     jax.eval_shape(lambda key: wrong.init(key, D), jax.random.key(0))
 
 
-def test_dissl_warns_where_collapse_gains():
+def test_dissl_warns_if_collapse_lowers_the_loss():
   objective = BY_NAME["dissl"].objective
   with pytest.warns(UserWarning, match=r"objective.marginal_weight=1.5 is les"):
     dataclasses.replace(objective, marginal_weight=1.5, invariance_weight=0.6)
@@ -323,7 +323,7 @@ def test_supcon_needs_labels():
     shape_of_loss(BY_NAME["supcon"].objective, labels=None)
 
 
-def test_w_mse_needs_more_images_than_dimensions():
+def test_w_mse_needs_more_rows_than_dimensions():
   at = point(BY_NAME["w_mse"]).student[0][:, :4]
   with pytest.raises(
     ValueError, match=r"data.batch_size=4 must .*objective.projector.out_dim"
@@ -332,7 +332,7 @@ def test_w_mse_needs_more_images_than_dimensions():
 
 
 @pytest.mark.parametrize("name", ["moco_v3", "nnclr"])
-def test_a_queue_is_a_multiple_of_the_batch(name):
+def test_queue_size_is_a_multiple_of_the_batch(name):
   objective = dataclasses.replace(BY_NAME[name].objective, queue_size=B + 2)
   with pytest.raises(
     ValueError, match=r"objective.queue_size=10 must .*data.batch_size"

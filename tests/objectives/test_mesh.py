@@ -1,4 +1,4 @@
-"""On eight devices, features split over the batch: nothing changes."""
+"""Objectives on eight devices equal those on one."""
 
 import jax
 import pytest
@@ -14,8 +14,8 @@ NAMES = ["byol", "moco_v3_queue", "swav", "dino", "dissl", "cissl"]
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_mesh_changes_nothing(name):
-  """Value, metrics, all gradients, and the state after the update."""
+def test_mesh_equals_one_device(name):
+  """Compares value, metrics, gradients and the state after the update."""
   case = BY_NAME[name]
   at, after = point(case), moved(case)
   assert jax.device_count() == B

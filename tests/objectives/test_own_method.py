@@ -16,7 +16,7 @@ from jssl.objectives.base import Features
 PAGE = pathlib.Path(jssl.__file__).parents[1] / "docs" / "objectives.md"
 
 
-def test_the_example_is_a_method():
+def test_example_method():
   blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
   (text,) = (block for block in blocks if "class AlignUniform" in block)
   # Dataclasses look up their module.

@@ -1,4 +1,4 @@
-"""The first method: what a projected method is, and what it isn't."""
+"""Defaults of the protocol, tested with SimCLR."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def test_a_linear_head_without_norm_has_no_state():
   assert params["projector"]["Dense_0"]["kernel"].shape == (D, 4)
 
 
-def test_one_group_no_schedule_no_teacher():
+def test_defaults_of_the_protocol():
   params, _ = BY_NAME["simclr"].shapes()
   assert set(jax.tree.leaves(OBJECTIVE.groups(params))) == {"projector"}
   assert OBJECTIVE.schedules() == {}
@@ -31,17 +31,17 @@ def test_one_group_no_schedule_no_teacher():
   assert not OBJECTIVE.multi_crop
 
 
-def test_small_crops_are_welcome_where_the_paper_has_them():
-  welcome = {
+def test_methods_with_multi_crop():
+  multi_crop = {
     case.name for case in BY_NAME.values() if case.objective.multi_crop
   }
-  assert welcome == {"swav", "dino", "lejepa", "dissl"}
+  assert multi_crop == {"swav", "dino", "lejepa", "dissl"}
 
 
-def test_the_default_head_is_the_papers():
+def test_default_head_is_the_papers():
   assert SimCLR().projector == Head((2048,), 128, last_norm="plain")
 
 
-def test_an_objective_says_how_it_begins_and_what_it_minimises():
+def test_init_and_loss_are_abstract():
   with pytest.raises(TypeError, match="abstract"):
     Objective()

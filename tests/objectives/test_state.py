@@ -1,4 +1,4 @@
-"""What methods remember: averages, a queue, a centre, batch statistics."""
+"""Tests of the state: averages, queues, the centre, batch statistics."""
 
 import dataclasses
 import math
@@ -29,11 +29,11 @@ AVERAGED = ["moco_v3_queue", "byol", "dino"]
 
 
 def momentum(step):
-  """From 0.9 to 0.99, as the cases have it."""
+  """Returns the momentum of the cases, from 0.9 to 0.99."""
   return 0.99 - 0.09 * (math.cos(math.pi * step / TOTAL) + 1) / 2
 
 
-def test_momentum_goes_along_half_a_cosine():
+def test_momentum_follows_a_half_cosine():
   objective = BY_NAME["byol"].objective
   for step in (0, 1, 5, 9, TOTAL, 99):
     np.testing.assert_allclose(
@@ -46,8 +46,7 @@ def test_momentum_goes_along_half_a_cosine():
 
 @pytest.mark.parametrize("step", [0, 3])
 @pytest.mark.parametrize("name", AVERAGED)
-def test_averages_move_by_the_momentum_of_the_step(name, step):
-  """From where they were to what the head became."""
+def test_averages_use_the_momentum_of_the_step(name, step):
   case = BY_NAME[name]
   average = point(case).state["teacher"]
   m = momentum(step)
@@ -65,8 +64,8 @@ def test_averages_move_by_the_momentum_of_the_step(name, step):
   assert_equal(got, expected, rtol=1e-12 if step == 0 else 1e-9)
 
 
-def test_the_centre_is_the_average_of_mean_logits():
-  """By the teacher as it was in the loss."""
+def test_centre_is_an_average_of_mean_logits():
+  """The logits are those of the teacher before its update."""
   case = BY_NAME["dino"]
   at = point(case)
   t = oracle.unit(oracle.targets(case.objective, at)).reshape(2 * B, -1)
@@ -78,7 +77,7 @@ def test_the_centre_is_the_average_of_mean_logits():
 
 
 @pytest.mark.parametrize("step", [0, 20])
-def test_the_teachers_temperature_goes_by_the_step(step):
+def test_teacher_temperature_depends_on_the_step(step):
   case = BY_NAME["dino"]
   at = point(case, step=step)
   np.testing.assert_allclose(
@@ -88,7 +87,7 @@ def test_the_teachers_temperature_goes_by_the_step(step):
   )
 
 
-def test_sigreg_has_new_slices_with_each_key():
+def test_sigreg_slices_depend_on_the_key():
   case = BY_NAME["lejepa"]
   at = point(case)._replace(key=random_key(3))
   other = case.oracle(case.objective, at, at)
@@ -96,8 +95,8 @@ def test_sigreg_has_new_slices_with_each_key():
 
 
 @pytest.mark.parametrize("name", ["moco_v3_queue", "nnclr"])
-def test_a_queue_takes_the_keys_of_one_view(name):
-  """At the end of the ring, after which the first are the oldest."""
+def test_queue_stores_keys_of_one_view(name):
+  """The rows are written at the end of the ring; the cursor wraps to 0."""
   case = BY_NAME[name]
   at = point(case)
   project = oracle.targets if name == "moco_v3_queue" else oracle.project
@@ -107,8 +106,8 @@ def test_a_queue_takes_the_keys_of_one_view(name):
   assert_equal(got, queue.Queue(rows, 0))
 
 
-def test_a_queue_is_a_ring():
-  """In the order of pushes, over the end, and whole at once."""
+def test_queue_is_a_ring_buffer():
+  """Pushes keep their order, wrap, and may replace the whole queue."""
   size, b = 6, 2
   draw = np.random.default_rng(0)
   rows = oracle.unit(draw.normal(size=(size, 3)))
@@ -134,13 +133,13 @@ def test_a_queue_is_a_ring():
 def test_unit_rows():
   z = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-3]], np.float32)
 
-  def unit_and_pulled(z):
+  def normalized_and_gradient(z):
     y, pull = jax.vjp(l2_normalize, z)
     return y, *pull(z)
 
-  y, pulled = jax.jit(unit_and_pulled, compiler_options=QUICK)(z)
+  y, pulled = jax.jit(normalized_and_gradient, compiler_options=QUICK)(z)
   np.testing.assert_allclose(y, [[0.6, 0.8], [0, 0], [0, -1]], rtol=1e-6)
-  # Length has no gradient, and a zero row no infinite one.
+  # No gradient along the row, and none at a zero row.
   np.testing.assert_allclose(pulled, np.zeros_like(z), atol=1e-6)
 
 
@@ -162,8 +161,8 @@ HEADS = [
 
 
 @pytest.mark.parametrize(("name", "heads"), HEADS)
-def test_batch_statistics_are_carried(name, heads):
-  """Over all views that a head sees; the teacher's are its own."""
+def test_batch_statistics_are_updated(name, heads):
+  """Statistics cover all views of a head; the teacher has its own."""
   case = BY_NAME[name]
   objective, at = case.objective, point(case)
   after = outcome(case).after[1]
@@ -193,7 +192,7 @@ def start(name, **replaced):
   return init(random_key(0))
 
 
-def test_dino_begins_with_its_teacher_as_it_is():
+def test_dino_teacher_starts_as_the_student():
   params, state = start("dino")
   assert_equal(state["teacher"], params, rtol=0)
   np.testing.assert_allclose(
@@ -202,7 +201,7 @@ def test_dino_begins_with_its_teacher_as_it_is():
   np.testing.assert_array_equal(state["center"], np.zeros(7))
 
 
-def test_moco_begins_with_random_directions():
+def test_moco_queue_starts_with_random_directions():
   params, state = start("moco_v3_queue")
   assert_equal(state["teacher"], {"projector": params["projector"]}, rtol=0)
   rows, cursor = state["queue"]
@@ -213,7 +212,7 @@ def test_moco_begins_with_random_directions():
   assert params["predictor"] == {}
 
 
-def test_prototypes_begin_as_long_as_methods_want():
+def test_initial_norms_of_prototypes():
   params, _ = start("swav", projector=Head())
   np.testing.assert_allclose(
     np.linalg.norm(params["prototypes"], axis=1), 1, rtol=1e-6
