@@ -30,7 +30,7 @@ from jssl.losses.ops import (
   similarity,
 )
 from jssl.losses.ops.gram import Factor, Pair
-from jssl.losses.ops.layout import run as run_with_layout
+from jssl.losses.ops.layout import with_layout as run_with_layout
 from jssl.preflight import cost, targets
 
 FLAGS = {
@@ -42,9 +42,9 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 def _normalized(x: Any, **options: Any) -> Any:
-  wide = x.astype(matmul.wide(x.dtype))
+  wide = x.astype(matmul.upcast_dtype(x.dtype))
   scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1) / 10)
-  return similarity.side(x, scale, **options)
+  return similarity.operand(x, scale, **options)
 
 
 def _two_sets(layout: Any, x: Any, y: Any, **options: Any) -> Any:
@@ -60,32 +60,32 @@ def _one_set(layout: Any, x: Any, **options: Any) -> Any:
 
 
 def _prototypes(layout: Any, x: Any, w: Any, **options: Any) -> Any:
-  rows, columns = _normalized(x, ids=0), similarity.side(w, 1.0, ids=1)
+  rows, columns = _normalized(x, ids=0), similarity.operand(w, 1.0, ids=1)
   found = prototypes.attend(layout, rows, columns, w, **options)
   return layout.mean(found.lse) + layout.mean(jnp.sum(found.mean**2, axis=1))
 
 
 def _gram(layout: Any, x: Any, **options: Any) -> Any:
-  mean = layout.mean(x.astype(matmul.wide(x.dtype)))
+  mean = layout.mean(x.astype(matmul.upcast_dtype(x.dtype)))
   centred = Factor(x, mean, jnp.ones_like(mean))
   return gram.inner(layout, Pair(centred), **options)
 
 
 def _sigmoid(layout: Any, x: Any, y: Any, **options: Any) -> Any:
-  one = jnp.ones((), matmul.wide(x.dtype))
+  one = jnp.ones((), matmul.upcast_dtype(x.dtype))
   ids = layout.positions(len(x))
   return sigmoid.total(layout, x, y, one, -one, ids=(ids, ids), **options)
 
 
 def _nearest(layout: Any, x: Any, **options: Any) -> Any:
-  wide = x.astype(matmul.wide(x.dtype))
+  wide = x.astype(matmul.upcast_dtype(x.dtype))
   scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1))
   other = nearest.neighbours(layout, x, scale, **options)
   return layout.mean(jnp.sum((wide - other) ** 2, axis=1))
 
 
 def _characteristic(layout: Any, p: Any, **options: Any) -> Any:
-  wide = p.astype(matmul.wide(p.dtype))
+  wide = p.astype(matmul.upcast_dtype(p.dtype))
   sums = characteristic.sums(layout, wide, knots=17, step=3 / 16, **options)
   return jnp.sum(sums.cosine**2) + jnp.sum(sums.sine**2)
 
@@ -126,7 +126,7 @@ OPERATIONS = [
 def _value_and_grad(operation: Operation, implementation: str) -> Callable:
   def value(*arrays: Any) -> Any:
     loss = functools.partial(operation.loss, implementation=implementation)
-    return run_with_layout(loss, *arrays, axis_name=None)
+    return run_with_layout(loss, arrays[:1], arrays[1:], None)
 
   return jax.value_and_grad(value, argnums=tuple(range(len(operation.here))))
 

@@ -1,35 +1,34 @@
-"""The losses of self-supervised learning, as pure functions of arrays.
+"""Losses of self-supervised learning, as pure functions of arrays.
 
-Arrays first, hyper-parameters by keyword, a scalar out, float32 or wider. They
-are written on global arrays: under `jax.jit` with sharded inputs, value and all
-gradients are those of one device holding everything. No array of all pairs, or
-of all rows and prototypes, exists on the way, but for second derivatives. Three
-keywords are common:
+Arrays are positional, hyper-parameters keyword-only; the result is a scalar in
+float32 or wider. Under `jax.jit` with sharded inputs, value and gradients equal
+those on one device. First derivatives need no array of all pairs, or of all
+rows and prototypes. Three keywords are common to most losses:
 
-`axis_name`: for callers inside of `jax.shard_map`, the mesh axes that split the
-  batch; parameters (temperatures, prototypes, a queue) are the same everywhere.
-  What is returned is the loss of the global batch, on every device; `()` is the
-  loss of the device's own rows. A gradient that is taken outside of `shard_map`
-  is right as it is. One that is taken inside is
+`axis_name`: inside a caller's `jax.shard_map`, the mesh axes that shard the
+  batch. Parameters (temperatures, prototypes, a queue) are replicated. The
+  result is the loss of the global batch, on every device; `()` gives the loss
+  of the local rows. A gradient taken outside `shard_map` needs no correction. A
+  gradient taken inside is
 
-  - with `check_vma=True` that of the returned loss: for split arrays the part
-    of these rows, for parameters the whole;
-  - with `check_vma=False` that of the sum of all devices' (equal) losses, for
-    this device's copy: `jax.lax.pmean` those of parameters, as in any
-    data-parallel training. Those of split arrays are too large by the number
-    of devices.
+  - with `check_vma=True` the gradient of the returned loss: of the local rows
+    for sharded arrays, complete for parameters;
+  - with `check_vma=False` the gradient of the sum of all devices' (equal)
+    losses by this device's copy: apply `jax.lax.pmean` to those of parameters,
+    as in any data-parallel training. Those of sharded arrays are too large by
+    the number of devices.
 
-  Second derivatives are for global arrays only.
+  Second derivatives are supported for global arrays only.
 
-`batch_axes`: on a mesh of `Auto` axes, where shardings can't be seen while
-  tracing, the axes that split the batch; None stands for all of them. It says
-  where the work is done, and never changes the result.
+`batch_axes`: on a mesh of `Auto` axes, whose shardings are unknown while
+  tracing, the axes that shard the batch; None for all axes. Affects where the
+  work is done, never the result.
 
 `implementation`: how the fused operations are computed: "reference" on whole
-  matrices, "tiled", "pallas_tpu" (the two that have a kernel); None chooses by
-  platform and shape, and a TPU that gets no kernel says why in the log.
-  "pallas_tpu" by name has no second derivatives, and only "reference" can be
-  differentiated forwards (`jax.jvp`).
+  matrices, "tiled", or "pallas_tpu" (two operations have a kernel). None
+  chooses by platform and shape; the log says why a TPU does not use a kernel.
+  "pallas_tpu" has no second derivatives. Only "reference" supports forward-mode
+  differentiation (`jax.jvp`).
 """
 
 from jssl.losses.clustering import sinkhorn, swav

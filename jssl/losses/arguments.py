@@ -1,6 +1,6 @@
-"""What every loss asks of its arguments, at trace time.
+"""Validation of arguments, at trace time.
 
-Each function takes arrays by the name that messages will use.
+Functions take arrays by name; error messages use these names.
 """
 
 from collections.abc import Mapping
@@ -11,33 +11,33 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jssl.losses.ops.layout import Layout
-from jssl.losses.ops.matmul import wide
+from jssl.losses.ops.matmul import upcast_dtype
 from jssl.typing import Scalar
 
-# Other halves lack the range that gradients need.
+# float16 lacks the range that gradients need.
 _HALF = jnp.bfloat16
 
 
 def floats(arrays: Mapping[str, Array], shape: str) -> tuple[Array, ...]:
-  """Returns arrays of one dtype: bfloat16, float32 or float64.
+  """Validates floating-point arrays and casts them to one dtype.
 
   Args:
-    arrays: by name.
-    shape: that all of them have, in letters: "b d".
+    arrays: arrays by name.
+    shape: expected dimensions as letters, such as "b d".
 
   Raises:
-    TypeError: one isn't an array, or not of a floating dtype.
-    ValueError: one hasn't as many dimensions.
+    TypeError: if one isn't a floating-point array.
+    ValueError: if one has another number of dimensions, or is empty.
   """
   letters = shape.split()
   for name, x in arrays.items():
     if not isinstance(x, jax.Array | np.ndarray):
       raise TypeError(f"{name} must be an array, got {type(x).__name__}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise TypeError(f"{name} must be of a floating dtype, got {x.dtype}")
+      raise TypeError(f"{name} must have a floating dtype, got {x.dtype}")
     if x.ndim != len(letters):
       raise ValueError(
-        f"{name} must be of shape [{', '.join(letters)}], got {x.shape}"
+        f"{name} must have shape [{', '.join(letters)}], got {x.shape}"
       )
     if 0 in x.shape:
       raise ValueError(f"{name} must not be empty, got {x.shape}")
@@ -45,31 +45,31 @@ def floats(arrays: Mapping[str, Array], shape: str) -> tuple[Array, ...]:
 
 
 def of_one_dtype(*arrays: Array) -> tuple[Array, ...]:
-  """Returns arrays as wide as the widest: bfloat16, float32 or float64."""
+  """Casts arrays to their widest dtype: bfloat16, float32 or float64."""
   dtype = jnp.result_type(*arrays)
   if dtype != _HALF:
-    dtype = wide(dtype)
+    dtype = upcast_dtype(dtype)
   return tuple(x.astype(dtype) for x in arrays)
 
 
 def same_shape(shape: str, **arrays: Array) -> tuple[Array, ...]:
-  """Returns arrays as `floats` does, all of one shape."""
+  """Validates arrays as `floats` does, and that their shapes are equal."""
   shapes = {name: np.shape(x) for name, x in arrays.items()}
   out = floats(arrays, shape)
   if len(set(shapes.values())) > 1:
-    told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    raise ValueError(f"{told}: must be of one shape")
+    got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    raise ValueError(f"{got}: must have the same shape")
   return out
 
 
 def prototypes(
   features: Mapping[str, Array], **matrices: Array
 ) -> tuple[Array, ...]:
-  """Returns prototype matrices [k, d] that fit the last dimension of features.
+  """Validates prototype matrices [k, d] against the features [..., d].
 
   Args:
-    features: one for each matrix, by name.
-    **matrices: by name.
+    features: features by name, one array for each matrix.
+    **matrices: prototype matrices by name.
   """
   out = floats(matrices, "k d")
   for (name, x), (other, w) in zip(
@@ -77,22 +77,22 @@ def prototypes(
   ):
     if w.shape[1] != x.shape[-1]:
       raise ValueError(
-        f"{other} {w.shape} must have rows as wide as {name} {x.shape}"
+        f"{other} {w.shape} must have the width of {name} {x.shape}"
       )
   sizes = {name: len(w) for name, w in matrices.items()}
   if len(set(sizes.values())) > 1:
-    raise ValueError(f"as many prototypes are expected on both sides: {sizes}")
+    raise ValueError(f"expected equal numbers of prototypes, got {sizes}")
   return out
 
 
 def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
-  """Returns scalars, at least float32, and as wide as an array.
+  """Validates real scalars and casts them to the dtype of `like` or float32.
 
   Raises:
-    TypeError: one isn't a real number.
-    ValueError: one has a shape.
+    TypeError: if one isn't a real number.
+    ValueError: if one isn't a scalar.
   """
-  dtype = wide(like.dtype)
+  dtype = upcast_dtype(like.dtype)
   for name, value in values.items():
     numeric = isinstance(
       value, int | float | np.generic | jax.Array | np.ndarray
@@ -108,7 +108,7 @@ def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
 
 
 def count(**values: int) -> None:
-  """Raises unless values are integers, and at least 1."""
+  """Raises unless all values are positive integers."""
   for name, value in values.items():
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
       raise TypeError(f"{name} must be an integer, got {value!r}")
@@ -117,14 +117,14 @@ def count(**values: int) -> None:
 
 
 def positive(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
-  """Returns scalars as `scalar` does, which are positive where that is known.
+  """Validates scalars as `scalar` does, and that they are positive.
 
   Raises:
-    ValueError: one isn't a scalar, or isn't positive.
+    ValueError: if one isn't a scalar, or isn't positive.
   """
   out = scalar(like, **values)
   for name, value in values.items():
-    # What is traced has no value yet.
+    # Traced values are unknown.
     if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
       raise ValueError(f"{name} must be positive, got {value}")
   return out
@@ -133,9 +133,8 @@ def positive(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
 def at_least(
   layout: Layout, rows: int, **arrays: Float[Array, "b ..."]
 ) -> None:
-  """Raises a ValueError unless arrays have `rows` rows on all devices."""
+  """Raises ValueError unless arrays have `rows` rows over all devices."""
   for name, x in arrays.items():
-    if layout.rows(len(x)) < rows:
-      raise ValueError(
-        f"{name} has {layout.rows(len(x))} rows in all, at least {rows} needed"
-      )
+    total = layout.num_rows(len(x))
+    if total < rows:
+      raise ValueError(f"{name} must have at least {rows} rows, got {total}")

@@ -1,8 +1,8 @@
-"""What losses of assignments to prototypes share.
+"""Cross-entropies between soft assignments to prototypes.
 
-Features and prototypes come in, never their products: a cross-entropy of two
-softmaxes over the same prototypes is a log-sum-exp and one product of features
-(see `ops.prototypes.reference`), however many pairs of views there are.
+The logits never exist as an array: a cross-entropy between two softmaxes over
+the same prototypes is a log-sum-exp minus a dot product of features (see
+`ops.prototypes.reference`), for any number of pairs of views.
 """
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jssl.losses.ops import similarity
-from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.base import Implementation
 from jssl.losses.ops.layout import Layout
 from jssl.losses.rows import dots
 from jssl.typing import Scalar
@@ -18,30 +18,19 @@ from jssl.typing import Scalar
 
 def columns_of(
   weights: Float[Array, "k d"], bias: Float[Array, "k"] | None = None
-) -> similarity.Side:
-  """Returns prototypes as what rows are compared with.
-
-  Args:
-    weights: the prototypes.
-    bias: of their logits.
-  """
-  return similarity.side(weights, 1.0, ids=1, bias=bias)
+) -> similarity.Operand:
+  """Returns prototypes as columns, with an optional bias of the logits."""
+  return similarity.operand(weights, 1.0, ids=1, bias=bias)
 
 
 def rows_of(
   z: Float[Array, "b v d"],
   temperature: Scalar,
   bias: Float[Array, "b v"] | None = None,
-) -> similarity.Side:
-  """Returns all views as rows, those of an image side by side.
-
-  Args:
-    z: features.
-    temperature: that logits are divided by.
-    bias: of their logits.
-  """
+) -> similarity.Operand:
+  """Returns all views as rows, grouped by image; bias is one of the logits."""
   flat = z.reshape(-1, z.shape[-1])
-  return similarity.side(
+  return similarity.operand(
     flat,
     1 / temperature,
     ids=0,
@@ -56,12 +45,12 @@ def log_sum_exp(
   temperature: Scalar,
   implementation: Implementation | None,
 ) -> Float[Array, "b v"]:
-  """Returns that of each view's logits, over all prototypes."""
+  """Returns the log-sum-exp of each view's logits."""
   lse = similarity.log_sum_exp(
     layout,
     rows_of(z, temperature),
     columns_of(weights),
-    shared=True,
+    replicated=True,
     implementation=implementation,
   )
   return lse.reshape(z.shape[:2])
@@ -74,14 +63,14 @@ def cross_entropy(
   lse: Float[Array, "b v"],
   temperature: Scalar,
 ) -> Scalar:
-  """Returns CE(a, c), the mean over images and pairs of views a != c.
+  """Returns the cross-entropy, averaged over images and views a != c.
 
   Args:
-    layout: of the images.
-    mean: of the prototypes of `z`, under the assignments of views a.
-    z: views c.
-    lse: of their logits.
-    temperature: of those.
+    layout: layout of the images.
+    mean: mean prototype under the assignment of each target view a.
+    z: features of the predicting views c.
+    lse: log-sum-exp of their logits.
+    temperature: temperature of their logits.
   """
   pairs = _other_views(mean.shape[1], z.shape[1])
   products = dots(mean[:, :, None], z[:, None])
@@ -94,10 +83,10 @@ def _other_views(u: int, v: int) -> Bool[np.ndarray, "u v"]:
 
 
 def one_width(*arrays: Array) -> tuple[Array, ...]:
-  """Returns float64 arrays if any is, else arrays as they are.
+  """Casts all arrays to float64 if any is float64.
 
-  Features may be bfloat16 where prototypes are float32: what is summed is
-  float32 for both.
+  Otherwise dtypes stay: features may be bfloat16 and prototypes float32, since
+  products accumulate in float32.
   """
   if jnp.result_type(*arrays) == jnp.float64:
     return tuple(x.astype(jnp.float64) for x in arrays)

@@ -1,6 +1,5 @@
-"""Losses of assignments to prototypes as equal in size."""
+"""Losses on balanced cluster assignments."""
 
-import functools
 from typing import Any
 
 import jax
@@ -16,9 +15,9 @@ from jssl.losses.assignment import (
   rows_of,
 )
 from jssl.losses.ops import prototypes, similarity
-from jssl.losses.ops.autodiff import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, run
-from jssl.losses.rows import wide
+from jssl.losses.ops.base import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.rows import upcast
 from jssl.typing import Scalar
 
 
@@ -29,11 +28,11 @@ def sinkhorn(
   iterations: int,
   axis_name: AxisNames | None = None,
 ) -> Float[Array, "b k"]:
-  """The Sinkhorn-Knopp assignment of rows to prototypes, as equal in size.
+  """Sinkhorn-Knopp: balanced soft assignments of rows to prototypes.
 
-  Columns and rows of exp(scores / epsilon) are scaled in turns to sums of 1/k
-  and 1/b, rows last, in the domain of logarithms. `swav` does the same without
-  scores; this is for those who have them.
+  Alternately scales the columns and rows of exp(scores / epsilon) to sums of
+  1/k and 1/b, in the log domain. Rows come last. `swav` computes the same
+  assignments without materialising the scores.
 
   Example:
     >>> import jax
@@ -41,17 +40,17 @@ def sinkhorn(
     >>> q = sinkhorn(scores, epsilon=0.05, iterations=3)
 
   Args:
-    scores: of rows and prototypes, [b, k].
-    epsilon: of the entropy, positive; 0.05 in SwAV.
-    iterations: at least 1; 3 in SwAV.
-    axis_name: see `jssl.losses`; the prototypes are all on each device.
+    scores: similarities of rows and prototypes, [b, k].
+    epsilon: positive weight of the entropy; 0.05 in SwAV.
+    iterations: number of iterations, at least 1; 3 in SwAV.
+    axis_name: see `jssl.losses`; prototypes are not sharded.
 
   Returns:
-    Assignments, [b, k], float32 or wider; each row sums to 1.
+    The assignments, [b, k], float32 or wider; each row sums to 1.
 
   Raises:
-    ValueError: `scores` is not [b, k], epsilon <= 0, or iterations < 1.
-    TypeError: `scores` is not of a floating dtype.
+    ValueError: if `scores` is not [b, k], epsilon <= 0, or iterations < 1.
+    TypeError: if `scores` is not a floating-point array.
 
   Reference:
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting
@@ -60,8 +59,14 @@ def sinkhorn(
   (scores,) = arguments.floats({"scores": scores}, "b k")
   (epsilon,) = arguments.positive(scores, epsilon=epsilon)
   arguments.count(iterations=iterations)
-  assign = functools.partial(_sinkhorn, iterations=iterations)
-  return run(assign, scores, epsilon, axis_name=axis_name, rows_out=True)
+  return with_layout(
+    _sinkhorn,
+    (scores,),
+    (epsilon,),
+    axis_name,
+    rows_out=True,
+    iterations=iterations,
+  )
 
 
 def _sinkhorn(
@@ -70,7 +75,7 @@ def _sinkhorn(
   epsilon: Scalar,
   iterations: int,
 ) -> Float[Array, "b k"]:
-  logits = wide(scores) / epsilon
+  logits = upcast(scores) / epsilon
   by_row = jnp.zeros_like(logits[:, 0])
   by_column = logits[0]
   for _ in range(iterations):
@@ -91,14 +96,14 @@ def swav(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """SwAV: each view predicts the equal-sized assignments of the large crops.
+  """SwAV: each view predicts the balanced assignments of the large crops.
 
       mean over a < num_large, c != a of 1/b sum_i CE(q_a, softmax(s_c/T))
 
-  with logits s = features times prototypes, neither of which is normalised here
-  (SwAV normalises both beforehand), and q_a = sinkhorn(s_a) over the batch of
-  the view, stopped. log k where predictions are uniform, and no less where all
-  rows are equal.
+  with logits s = features times prototypes and q_a = sinkhorn(s_a) over the
+  batch, without gradient. Neither factor is normalised here; SwAV normalises
+  both beforehand. The loss is log k for uniform predictions, and at least log k
+  at collapse.
 
   Example:
     >>> import jax
@@ -110,22 +115,21 @@ def swav(
 
   Args:
     z: features, large crops first, [v, b, d].
-    prototypes: [k, d].
+    prototypes: prototypes, [k, d].
     temperature: T, positive; 0.1 in the paper.
-    epsilon: of the assignments, positive; 0.05 in the paper.
-    iterations: of the assignments, at least 1; 3 in the paper.
-    num_large: views that assignments are made of; 2 in the paper.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    epsilon: positive, see `sinkhorn`; 0.05 in the paper.
+    iterations: at least 1, see `sinkhorn`; 3 in the paper.
+    num_large: number of large crops, whose assignments are the targets; 2 in
+      the paper.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over images and pairs of views, float32 or wider.
 
   Raises:
-    ValueError: shapes don't fit, v < 2, num_large is not in 1 .. v,
+    ValueError: if shapes don't match, v < 2, num_large is not in [1, v],
       iterations < 1, or temperature or epsilon <= 0.
-    TypeError: an input is not of a floating dtype.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting
@@ -135,25 +139,21 @@ def swav(
   arguments.count(iterations=iterations, num_large=num_large)
   if len(z) < 2 or not 1 <= num_large <= len(z):
     raise ValueError(
-      f"z [v={len(z)}, b, d], num_large={num_large}: expected v >= 2 views, "
-      "of which 1 to v are large"
+      f"expected at least 2 views and 1 <= num_large <= views, got {len(z)} "
+      f"views and num_large={num_large}"
     )
   (weights,) = arguments.prototypes({"z": z}, prototypes=prototypes)
   z, weights = one_width(z, weights)
   temperatures = arguments.positive(z, temperature=temperature, epsilon=epsilon)
-  loss = functools.partial(
+  return with_layout(
     _swav,
+    (jnp.moveaxis(z, 0, 1),),
+    (weights, *temperatures),
+    axis_name,
+    batch_axes,
     iterations=iterations,
     num_large=num_large,
     implementation=implementation,
-  )
-  return run(
-    loss,
-    jnp.moveaxis(z, 0, 1),
-    weights,
-    *temperatures,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
   )
 
 
@@ -168,7 +168,7 @@ def _swav(
   num_large: int,
   implementation: Implementation | None,
 ) -> Scalar:
-  weights = layout.per_device(weights)
+  weights = layout.as_varying(weights)
   means = []
   for view in range(num_large):
     large, fixed, eps = jax.lax.stop_gradient(
@@ -180,7 +180,7 @@ def _swav(
     mean = prototypes.attend(
       layout,
       rows_of(large, eps),
-      columns_of(fixed, layout.per_device(bias)),
+      columns_of(fixed, layout.as_varying(bias)),
       weights,
       implementation=implementation,
     ).mean
@@ -198,9 +198,9 @@ def _sinkhorn_scales(
   iterations: int,
   implementation: Implementation | None,
 ) -> Float[Array, "k"]:
-  """Returns the logarithms g of column scales: q = softmax_k(S_ik + g_k)."""
+  """Returns log column scales g, for assignments softmax_k(S_ik + g_k)."""
   options: dict[str, Any] = {
-    "shared": True,
+    "replicated": True,
     "implementation": implementation,
   }
   by_row = None
@@ -208,7 +208,7 @@ def _sinkhorn_scales(
     _, columns = similarity.log_sum_exps(
       layout, rows_of(z, epsilon, by_row), columns_of(weights), **options
     )
-    scaled = columns_of(weights, layout.per_device(-columns))
+    scaled = columns_of(weights, layout.as_varying(-columns))
     by_row = -similarity.log_sum_exp(
       layout, rows_of(z, epsilon), scaled, **options
     )

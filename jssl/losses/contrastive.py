@@ -1,4 +1,4 @@
-"""Losses that tell the other view of an image from the views of all others."""
+"""Contrastive losses: a softmax over the similarities of all pairs."""
 
 import functools
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from jssl.losses import arguments
 from jssl.losses.ops import similarity
-from jssl.losses.ops.autodiff import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, run
-from jssl.losses.rows import cosines, dots, interleaved, inverse_norms, wide
+from jssl.losses.ops.base import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.rows import cosines, dots, interleaved, inverse_norms, upcast
 from jssl.typing import Scalar
 
 
@@ -23,10 +23,10 @@ def _within(
   ids: Int[Array, "n"],
   implementation: Implementation | None,
 ) -> Float[Array, "n"]:
-  """Returns log sum_k exp(c(i, k) / T), over the k of another id."""
-  # Half of the temperature on each side: the matrix is symmetric.
+  """Returns log sum_k exp(c(i, k) / T) over the rows k with another id."""
+  # The temperature is split between both factors: the matrix is symmetric.
   scale = inverse_norms(z) * jax.lax.rsqrt(temperature)
-  rows = similarity.side(z, scale, ids=ids)
+  rows = similarity.operand(z, scale, ids=ids)
   return similarity.log_sum_exp(
     layout, rows, None, implementation=implementation
   )
@@ -41,15 +41,16 @@ def nt_xent(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The normalised temperature-scaled cross-entropy of SimCLR.
+  """NT-Xent, the loss of SimCLR: cross-entropy over all other views.
 
-  Each of the 2b rows must find its image's other view among the 2b - 1 others:
+  Each of the 2b views is classified among the 2b - 1 other views:
 
       -1/2b sum_i log exp(c(i, i')/T) / sum_{k != i} exp(c(i, k)/T)
 
-  with c the cosine. Rows are normalised here. At collapse (all rows equal) it
-  is log(2b - 1); with positives at cosine 1 and orthogonal negatives,
-  log(1 + (2b - 2) exp(-1/T)), a little above the least.
+  with c the cosine similarity; i' is the other view of i's image. Rows are
+  normalised inside. At collapse (all rows equal) the loss is log(2b - 1). With
+  positives at cosine 1 and orthogonal negatives it is
+  log(1 + (2b - 2) exp(-1/T)), slightly above the minimum.
 
   Example:
     >>> import jax
@@ -60,16 +61,14 @@ def nt_xent(
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
     temperature: T, positive.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over 2b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], b < 2, or temperature <= 0.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], b < 2, or temperature <= 0.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Chen et al., "A Simple Framework for Contrastive Learning of Visual
@@ -77,9 +76,8 @@ def nt_xent(
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (t,) = arguments.positive(z1, temperature=temperature)
-  loss = functools.partial(_nt_xent, implementation=implementation)
-  return run(
-    loss, z1, z2, t, axis_name=axis_name, batch_axes=batch_axes, split=2
+  return with_layout(
+    _nt_xent, (z1, z2), (t,), axis_name, batch_axes, implementation
   )
 
 
@@ -89,9 +87,14 @@ def _nt_xent(
   z2: Float[Array, "b d"],
   temperature: Scalar,
   implementation: Implementation | None,
+  *,
+  decoupled: bool = False,
 ) -> Scalar:
   arguments.at_least(layout, 2, z1=z1)
   ids = layout.positions(2 * len(z1))
+  if decoupled:
+    # Views of an image share an id, and are masked for each other.
+    ids = ids // 2
   lse = _within(layout, interleaved(z1, z2), temperature, ids, implementation)
   return layout.mean(lse) - layout.mean(cosines(z1, z2)) / temperature
 
@@ -105,12 +108,12 @@ def dcl(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The decoupled contrastive loss: NT-Xent without the positive below.
+  """DCL: NT-Xent without the positive pair in the denominator.
 
       -1/2b sum_i [c(i, i')/T - log sum_{k != i, i'} exp(c(i, k)/T)]
 
-  Rows are normalised here. At collapse it is log(2b - 2); with positives at
-  cosine 1 and orthogonal negatives, log(2b - 2) - 1/T.
+  Rows are normalised inside. At collapse the loss is log(2b - 2). With
+  positives at cosine 1 and orthogonal negatives it is log(2b - 2) - 1/T.
 
   Example:
     >>> import jax
@@ -121,40 +124,29 @@ def dcl(
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
     temperature: T, positive.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over 2b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], b < 2, or temperature <= 0.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], b < 2, or temperature <= 0.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, eq. 6.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (t,) = arguments.positive(z1, temperature=temperature)
-  loss = functools.partial(_dcl, implementation=implementation)
-  return run(
-    loss, z1, z2, t, axis_name=axis_name, batch_axes=batch_axes, split=2
+  return with_layout(
+    _nt_xent,
+    (z1, z2),
+    (t,),
+    axis_name,
+    batch_axes,
+    implementation,
+    decoupled=True,
   )
-
-
-def _dcl(
-  layout: Layout,
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  temperature: Scalar,
-  implementation: Implementation | None,
-) -> Scalar:
-  arguments.at_least(layout, 2, z1=z1)
-  # Both views of an image have one id, and so are masked for each other.
-  ids = layout.positions(2 * len(z1)) // 2
-  lse = _within(layout, interleaved(z1, z2), temperature, ids, implementation)
-  return layout.mean(lse) - layout.mean(cosines(z1, z2)) / temperature
 
 
 def info_nce(
@@ -168,14 +160,14 @@ def info_nce(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """InfoNCE: each query must find its key among all keys, or in a queue.
+  """InfoNCE: cross-entropy of each query against all keys or a queue.
 
       -1/b sum_i log exp(c(q_i, k_i)/T) / sum_j exp(c(q_i, k_j)/T)
 
-  Rows are normalised here. With `negatives`, those and the positive alone make
-  up the sum (MoCo v2): other keys of the batch don't count. Gradients flow into
-  everything; a teacher's keys are the caller's to stop. At collapse it is
-  log b, or log(1 + q) with a queue.
+  Rows are normalised inside. With `negatives` (MoCo v2), the denominator sums
+  over the positive and the negatives only, not over other keys of the batch.
+  Gradients flow to all inputs: apply `jax.lax.stop_gradient` to the keys of a
+  teacher. At collapse the loss is log b, or log(1 + q) with a queue.
 
   Example:
     >>> import jax
@@ -188,17 +180,15 @@ def info_nce(
     temperature: T, positive.
     negatives: a queue, [q, d]; on a mesh, the same on all devices.
     symmetric: the mean of this and of the loss with queries and keys swapped.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over b rows, float32 or wider. MoCo v3 multiplies by 2T.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], b < 2 without a queue, a queue
-      of another width, or temperature <= 0.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], b < 2 without a queue, a
+      queue of another width, or temperature <= 0.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     van den Oord et al., "Representation Learning with Contrastive Predictive
@@ -215,18 +205,14 @@ def info_nce(
       )
     queries, keys, bank = arguments.of_one_dtype(queries, keys, bank)
     queue = (bank,)
-  loss = functools.partial(
-    _info_nce, symmetric=symmetric, implementation=implementation
-  )
-  return run(
-    loss,
-    queries,
-    keys,
-    t,
-    *queue,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    split=2,
+  return with_layout(
+    _info_nce,
+    (queries, keys),
+    (t, *queue),
+    axis_name,
+    batch_axes,
+    symmetric=symmetric,
+    implementation=implementation,
   )
 
 
@@ -242,20 +228,20 @@ def _info_nce(
 ) -> Scalar:
   positives = cosines(queries, keys) / temperature
 
-  def rows(x: Float[Array, "b d"]) -> similarity.Side:
-    return similarity.side(x, inverse_norms(x) / temperature, ids=0)
+  def rows(x: Float[Array, "b d"]) -> similarity.Operand:
+    return similarity.operand(x, inverse_norms(x) / temperature, ids=0)
 
-  def columns(x: Float[Array, "m d"]) -> similarity.Side:
-    return similarity.side(x, inverse_norms(x), ids=1)
+  def columns(x: Float[Array, "m d"]) -> similarity.Operand:
+    return similarity.operand(x, inverse_norms(x), ids=1)
 
   denominators: Sequence[Array]
   if negatives is not None:
-    queue = columns(layout.per_device(negatives))
+    queue = columns(layout.as_varying(negatives))
     lse = functools.partial(
       similarity.log_sum_exp,
       layout,
       columns=queue,
-      shared=True,
+      replicated=True,
       implementation=implementation,
     )
     askers = (queries, keys) if symmetric else (queries,)
@@ -284,15 +270,15 @@ def cissl(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """Contrastive idealised self-supervised learning.
+  """CISSL, contrastive idealised self-supervised learning.
 
-  Each row of the student must find both views of its image among all 2b rows
-  of the teacher, its own included:
+  Each row of the student is matched to both views of its image among all 2b
+  rows of the teacher, its own view included:
 
       -1/2b sum_i 1/2 [log q_i(i) + log q_i(i')],  q_i = softmax_k(c(i, k)/T)
 
-  Rows are normalised here. No stop-gradient: the teacher is a head. Collapse is
-  log 2b, and log 2 the limit of sharp features.
+  Rows are normalised inside. Gradients flow to the teacher, which is a second
+  head. At collapse the loss is log 2b; its infimum is log 2.
 
   Example:
     >>> import jax
@@ -300,20 +286,18 @@ def cissl(
     >>> loss = cissl(s, t, temperature=0.07)
 
   Args:
-    student: both views, stacked: rows i and i + b are one image, [2b, d].
-      Inside of `shard_map` each device has both views of its images.
-    teacher: the same rows through the other head, [2b, d].
+    student: both views, stacked: rows i and i + b show one image, [2b, d].
+      Inside `shard_map`, each device holds both views of its images.
+    teacher: outputs of the other head for the same rows, [2b, d].
     temperature: T, positive.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over 2b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [2b, d], or temperature <= 0.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [2b, d], or temperature <= 0.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Dubois et al., "Improving Self-Supervised Learning by Characterizing
@@ -324,18 +308,12 @@ def cissl(
   )
   if len(student) % 2:
     raise ValueError(
-      f"student, teacher: two views are stacked, got {len(student)} rows"
+      "student and teacher must stack two views (an even number of rows), got "
+      f"{len(student)} rows"
     )
   (t,) = arguments.positive(student, temperature=temperature)
-  loss = functools.partial(_cissl, implementation=implementation)
-  return run(
-    loss,
-    student,
-    teacher,
-    t,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    split=2,
+  return with_layout(
+    _cissl, (student, teacher), (t,), axis_name, batch_axes, implementation
   )
 
 
@@ -348,8 +326,8 @@ def _cissl(
 ) -> Scalar:
   lse = similarity.log_sum_exp(
     layout,
-    similarity.side(student, inverse_norms(student) / temperature, ids=0),
-    similarity.side(teacher, inverse_norms(teacher), ids=1),
+    similarity.operand(student, inverse_norms(student) / temperature, ids=0),
+    similarity.operand(teacher, inverse_norms(teacher), ids=1),
     implementation=implementation,
   )
   other = jnp.roll(teacher, len(teacher) // 2, axis=0)
@@ -366,17 +344,18 @@ def supervised_contrastive(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The supervised contrastive loss: all rows of a class are positives.
+  """SupCon, the supervised contrastive loss: rows of one class are positives.
 
       -1/n sum_i 1/|P(i)| sum_{p in P(i)} log exp(c(i, p)/T) /
                                               sum_{k != i} exp(c(i, k)/T)
 
-  with P(i) the other rows of i's label (the paper's L_out). Rows are normalised
-  here. A row without positives counts as 0, as in the official code. With the
-  image as label it is NT-Xent. At collapse it is log(n - 1).
+  with P(i) the other rows with i's label (the paper's L_out). Rows are
+  normalised inside. A row without positives counts as 0, as in the official
+  code. With one label per image the loss equals NT-Xent. At collapse it is
+  log(n - 1).
 
-  Positives are found through sums of the classes, which take as much memory on
-  each device as the features of the whole batch in float32.
+  Sums over classes take as much memory on each device as the features of the
+  whole batch in float32.
 
   Example:
     >>> import jax
@@ -386,18 +365,18 @@ def supervised_contrastive(
 
   Args:
     z: projections of all views, [n, d].
-    labels: of each row, any integers, [n].
+    labels: integer labels, [n].
     temperature: T, positive.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over n rows, float32 or wider.
 
   Raises:
-    ValueError: `z` is not [n, d], `labels` not [n], n < 2, or temperature <= 0.
-    TypeError: `z` is not of a floating dtype, `labels` not of an integer one.
+    ValueError: if `z` is not [n, d], `labels` not [n], n < 2, or temperature <=
+      0.
+    TypeError: if `z` is not of a floating dtype, `labels` not of an integer
+      one.
 
   Reference:
     Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2.
@@ -407,15 +386,17 @@ def supervised_contrastive(
     raise TypeError(f"labels must be an array, got {type(labels).__name__}")
   labels = jnp.asarray(labels)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise TypeError(f"labels must be of an integer dtype, got {labels.dtype}")
+    raise TypeError(f"labels must have an integer dtype, got {labels.dtype}")
   if labels.shape != z.shape[:1]:
-    raise ValueError(f"labels must be [n], z {z.shape}; got {labels.shape}")
+    raise ValueError(f"labels must be [n] for z {z.shape}, got {labels.shape}")
   (t,) = arguments.positive(z, temperature=temperature)
-  loss = functools.partial(
-    _supervised_contrastive, implementation=implementation
-  )
-  return run(
-    loss, z, labels, t, axis_name=axis_name, batch_axes=batch_axes, split=2
+  return with_layout(
+    _supervised_contrastive,
+    (z, labels),
+    (t,),
+    axis_name,
+    batch_axes,
+    implementation,
   )
 
 
@@ -430,16 +411,16 @@ def _supervised_contrastive(
   lse = _within(
     layout, z, temperature, layout.positions(len(z)), implementation
   )
-  # Of the labels there are, at most one a row: their number is static.
-  classes = layout.rows(len(z))
+  # At most one class per row: gives `jnp.unique` a static size.
+  classes = layout.num_rows(len(z))
   _, numbers = jnp.unique(
-    layout.gather(labels), return_inverse=True, size=classes
+    layout.all_gather(labels), return_inverse=True, size=classes
   )
   label = numbers.reshape(-1)[layout.positions(len(z))]
   sum_by_class = functools.partial(
     jax.ops.segment_sum, segment_ids=label, num_segments=classes
   )
-  normed = wide(z) * inverse_norms(z)[:, None]
+  normed = upcast(z) * inverse_norms(z)[:, None]
   members = layout.sum(sum_by_class(jnp.ones_like(lse)))[label]
   kin = layout.sum(sum_by_class(normed))[label] - normed
   others = jnp.maximum(members - 1, 1)

@@ -1,4 +1,4 @@
-"""Losses of the covariance of features, within a view or across two."""
+"""Losses on the covariance of features, within or across two views."""
 
 import functools
 from typing import NamedTuple
@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from jssl.losses import arguments
 from jssl.losses.ops import gram
-from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.base import Implementation
 from jssl.losses.ops.gram import Factor, Pair
-from jssl.losses.ops.layout import AxisNames, Layout, run
-from jssl.losses.rows import cosines, wide
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.rows import cosines, upcast
 from jssl.typing import Scalar
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -26,13 +26,13 @@ class Moments(NamedTuple):
 
 
 def _moments(layout: Layout, z: Float[Array, "b d"]) -> Moments:
-  mean = layout.mean(wide(z))
-  # In two passes: the mean square minus the square of the mean cancels.
-  return Moments(mean, layout.mean((wide(z) - mean[None]) ** 2))
+  mean = layout.mean(upcast(z))
+  # Two passes: mean square minus squared mean would cancel.
+  return Moments(mean, layout.mean((upcast(z) - mean[None]) ** 2))
 
 
 class BarlowTerms(NamedTuple):
-  """The two sums of Barlow Twins, of the cross-correlation F of two views.
+  """Terms of Barlow Twins, with F the cross-correlation of two views.
 
   Attributes:
     on_diagonal: sum_i (1 - F_ii)^2.
@@ -51,13 +51,14 @@ def barlow_terms(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> BarlowTerms:
-  """Returns the terms of `barlow_twins`, unweighted. See there."""
+  """Returns the unweighted terms of `barlow_twins`."""
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  loss = functools.partial(_barlow_terms, implementation=implementation)
-  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes, split=2)
+  return with_layout(
+    _barlow_terms, (z1, z2), (), axis_name, batch_axes, implementation
+  )
 
 
-# Under the root, as the BatchNorm of the official code has it.
+# Added to the variance, as in the BatchNorm of the official code.
 _BARLOW_EPSILON = 1e-5
 
 
@@ -72,7 +73,7 @@ def _barlow_terms(
   def standardised(z: Float[Array, "b d"]) -> Factor:
     mean, variance = _moments(layout, z)
     scale = jax.lax.rsqrt(variance + _BARLOW_EPSILON)
-    return Factor(z, *layout.per_device((mean, scale)))
+    return Factor(z, *layout.as_varying((mean, scale)))
 
   first, second = standardised(z1), standardised(z2)
   diagonal = layout.mean(first.rows() * second.rows())
@@ -82,7 +83,7 @@ def _barlow_terms(
     diagonal=False,
     implementation=implementation,
   )
-  b = float(layout.rows(len(z1)))
+  b = float(layout.num_rows(len(z1)))
   return BarlowTerms(jnp.sum((1 - diagonal) ** 2), squares / b**2)
 
 
@@ -95,14 +96,14 @@ def barlow_twins(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """Barlow Twins: the cross-correlation of two views should be the identity.
+  """Barlow Twins: moves the cross-correlation of two views to the identity.
 
       sum_i (1 - F_ii)^2 + off_diagonal_weight sum_{i != j} F_ij^2
 
-  with F = 1/b Z1^T Z2 of columns standardised over the batch, by the biased
-  deviation with 1e-5 under the root (the official code's BatchNorm). 0 at the
-  optimum, d at collapse (constant columns). With b < d no [d, d] array exists:
-  sum_ij F_ij^2 is summed over pairs of rows.
+  with F = 1/b Z1^T Z2 for columns standardised over the batch. The standard
+  deviation is sqrt(biased variance + 1e-5), as in the official code's
+  BatchNorm. The loss is 0 at the optimum and d at collapse (constant columns).
+  No [d, d] array exists for b < d: the sum runs over pairs of rows.
 
   Example:
     >>> import jax
@@ -112,17 +113,15 @@ def barlow_twins(
   Args:
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
-    off_diagonal_weight: lambda; 5e-3 in the paper.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    off_diagonal_weight: lambda in the paper, 5e-3 there.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
-    The loss, float32 or wider. Its terms: `barlow_terms`.
+    The loss, float32 or wider; its terms: `barlow_terms`.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], or b < 2.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], or b < 2.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2.
@@ -140,10 +139,10 @@ def barlow_twins(
 
 
 class VICRegTerms(NamedTuple):
-  """The three terms of VICReg, unweighted.
+  """Unweighted terms of VICReg.
 
   Attributes:
-    invariance: mean squared difference of the views, over all b d elements.
+    invariance: mean squared difference of the views, over all elements.
     variance: mean over dimensions and views of relu(1 - deviation).
     covariance: sum over views of sum_{i != j} C_ij^2 / d.
   """
@@ -161,13 +160,14 @@ def vicreg_terms(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> VICRegTerms:
-  """Returns the terms of `vicreg`, unweighted. See there."""
+  """Returns the unweighted terms of `vicreg`."""
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  loss = functools.partial(_vicreg_terms, implementation=implementation)
-  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes, split=2)
+  return with_layout(
+    _vicreg_terms, (z1, z2), (), axis_name, batch_axes, implementation
+  )
 
 
-# Under the root: at collapse the gradient of the deviation stays finite.
+# Added to the variance: keeps the gradient finite at collapse.
 _VICREG_EPSILON = 1e-4
 
 
@@ -178,13 +178,13 @@ def _vicreg_terms(
   implementation: Implementation | None,
 ) -> VICRegTerms:
   arguments.at_least(layout, 2, z1=z1)
-  b, d = layout.rows(len(z1)), z1.shape[1]
+  b, d = layout.num_rows(len(z1)), z1.shape[1]
 
   def of_view(z: Float[Array, "b d"]) -> tuple[Scalar, Scalar]:
     mean, biased = _moments(layout, z)
     variance = biased * (b / (b - 1))
     deviation = jnp.sqrt(variance + _VICREG_EPSILON)
-    centred = Factor(z, *layout.per_device((mean, jnp.ones_like(mean))))
+    centred = Factor(z, *layout.as_varying((mean, jnp.ones_like(mean))))
     squares = gram.inner(
       layout, Pair(centred), diagonal=False, implementation=implementation
     )
@@ -192,7 +192,7 @@ def _vicreg_terms(
     return jnp.mean(jax.nn.relu(1 - deviation)), covariance
 
   (variance1, covariance1), (variance2, covariance2) = map(of_view, (z1, z2))
-  gap = jnp.mean((wide(z1) - wide(z2)) ** 2, axis=1)
+  gap = jnp.mean((upcast(z1) - upcast(z2)) ** 2, axis=1)
   return VICRegTerms(
     layout.mean(gap),
     (variance1 + variance2) / 2,
@@ -211,16 +211,16 @@ def vicreg(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """VICReg: variance, invariance and covariance of two views.
+  """VICReg: variance-invariance-covariance regularisation of two views.
 
       invariance_weight  mean (z1 - z2)^2
       + variance_weight  1/2 sum over views of mean_j relu(1 - dev_j)
       + covariance_weight    sum over views of 1/d sum_{i != j} C_ij^2
 
-  with C and var over b - 1, dev = sqrt(var + 1e-4), and the variance term
-  halved as in the official code. Rows are taken as they are. At collapse it is
-  0.99 variance_weight. With b < d no [d, d] array exists: sum_ij C_ij^2 is
-  summed over pairs of rows.
+  with C and var divided by b - 1, dev = sqrt(var + 1e-4), and the variance term
+  halved as in the official code. Rows are not normalised. At collapse the loss
+  is 0.99 variance_weight. No [d, d] array exists for b < d: the sum runs over
+  pairs of rows.
 
   Example:
     >>> import jax
@@ -233,19 +233,17 @@ def vicreg(
   Args:
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
-    invariance_weight: lambda; 25 in the paper.
-    variance_weight: mu; 25 in the paper.
-    covariance_weight: nu; 1 in the paper.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    invariance_weight: lambda in the paper, 25 there.
+    variance_weight: mu in the paper, 25 there.
+    covariance_weight: nu in the paper, 1 there.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
-    The loss, float32 or wider. Its terms: `vicreg_terms`.
+    The loss, float32 or wider; its terms: `vicreg_terms`.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], or b < 2.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], or b < 2.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Bardes et al., "VICReg", ICLR 2022, eq. 1 to 6, and official code.
@@ -275,14 +273,15 @@ def w_mse(
   eps: float | Scalar,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
-  """Whitening MSE: the squared distance of whitened views, as unit vectors.
+  """W-MSE: squared distance of whitened and normalised views.
 
       1/b sum_i 2 - 2 cos(L1^-1 (z1_i - mean1), L2^-1 (z2_i - mean2))
 
-  with L L^T = (1 - eps) C + eps I the Cholesky factor of each view's shrunk
-  covariance (over b - 1). The whole batch is whitened at once: b > d is wanted.
-  0 where whitened views agree. It doesn't tell collapse: exactly equal rows
-  give 2, but those that are equal up to rounding are whitened as any others.
+  with L L^T = (1 - eps) C + eps I the Cholesky decomposition of each view's
+  shrunk covariance (divided by b - 1). The batch is whitened as a whole and
+  should have b > d. The loss is 0 for equal whitened views. It does not detect
+  collapse: exactly equal rows give 2, but rows equal up to rounding are
+  whitened too.
 
   Example:
     >>> import jax
@@ -292,15 +291,15 @@ def w_mse(
   Args:
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
-    eps: positive, the weight of the identity; 1e-3 is usual.
+    eps: weight of the identity, in (0, 1]; 1e-3 is usual.
     axis_name: see `jssl.losses`.
 
   Returns:
     The mean over b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], b < 2, or eps not in (0, 1].
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], b < 2, or eps not in (0, 1].
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Ermolov et al., "Whitening for Self-Supervised Representation Learning",
@@ -310,11 +309,11 @@ def w_mse(
   (shrinkage,) = arguments.positive(z1, eps=eps)
   if not isinstance(eps, jax.core.Tracer) and eps > 1:
     raise ValueError(f"eps must be at most 1, got {eps}")
-  return run(_w_mse, z1, z2, shrinkage, axis_name=axis_name, split=2)
+  return with_layout(_w_mse, (z1, z2), (shrinkage,), axis_name)
 
 
 def _inverse_factor(x: Float[Array, "d d"]) -> Float[Array, "d d"]:
-  """Returns the inverse of the Cholesky factor of a matrix."""
+  """Returns the inverse of a matrix's Cholesky factor."""
   identity = jnp.eye(len(x), dtype=x.dtype)
   factor = jnp.linalg.cholesky(x)
   return jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
@@ -331,21 +330,23 @@ def _w_mse(
   matmul = functools.partial(jnp.matmul, precision=_HIGHEST)
 
   def covariance_of(centred: Float[Array, "b d"]) -> Float[Array, "d d"]:
-    return layout.sum(matmul(centred.T, centred)) / (layout.rows(len(z1)) - 1)
+    return layout.sum(matmul(centred.T, centred)) / (
+      layout.num_rows(len(z1)) - 1
+    )
 
   def whitened(z: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    centred = wide(z) - layout.mean(wide(z))[None]
+    centred = upcast(z) - layout.mean(upcast(z))[None]
     covariance = covariance_of(centred)
     identity = jnp.eye(z.shape[1], dtype=covariance.dtype)
-    # In two steps, since float32 has no digits left for a factor of `shrunk`
-    # where variances differ much: the first is of something rounder, and what
-    # it makes of the rows is round. The product of both factors is the factor.
+    # Two steps, since the Cholesky factor of an ill-conditioned matrix loses
+    # all digits in float32. The first factors a better conditioned matrix, the
+    # second the covariance that remains; their product is the factor.
     shrunk = (1 - eps) * covariance + eps * identity
     shift = jax.lax.stop_gradient(1e-5 * jnp.trace(shrunk))
     first = _inverse_factor(shrunk + shift * identity)
     rounder = (1 - eps) * covariance_of(matmul(centred, first.T))
     second = _inverse_factor(rounder + eps * matmul(first, first.T))
-    # Small and everywhere, so that rows stay where they are.
+    # [d, d] and replicated: the rows need no communication.
     return matmul(centred, matmul(second, first).T)
 
   return 2 - 2 * layout.mean(cosines(whitened(z1), whitened(z2)))

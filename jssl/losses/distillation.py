@@ -1,6 +1,5 @@
-"""Losses of a student that predicts its teacher's prototypes."""
+"""Self-distillation losses: a student predicts its teacher's assignments."""
 
-import functools
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,25 +17,25 @@ from jssl.losses.assignment import (
   rows_of,
 )
 from jssl.losses.ops import prototypes, similarity
-from jssl.losses.ops.autodiff import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, run
-from jssl.losses.rows import wide
+from jssl.losses.ops.base import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.rows import upcast
 from jssl.typing import Scalar
 
 
 def _views(student: Array, teacher: Array, least: int) -> tuple[Array, Array]:
-  """Returns views of images, [b, v, d]: what is split comes first."""
+  """Validates views and moves the batch, which is sharded, to the front."""
   (student,) = arguments.floats({"student": student}, "v b d")
   (teacher,) = arguments.floats({"teacher": teacher}, "u b d")
   u, v = len(teacher), len(student)
   if student.shape[1] != teacher.shape[1]:
     raise ValueError(
       f"student {student.shape} [v, b, d] and teacher {teacher.shape} "
-      "[u, b, d] must be views of as many images"
+      "[u, b, d] must have the same number b of images"
     )
   if not least <= u <= v or v < 2:
     raise ValueError(
-      "the teacher's views are the student's first: expected "
+      "the teacher sees the first u of the student's v views: expected "
       f"{least} <= u <= v and v >= 2, got student [v={v}, ...] and teacher "
       f"[u={u}, ...]"
     )
@@ -56,15 +55,14 @@ def dino(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """DINO: the student's softmax should be the centred teacher's, across views.
+  """DINO: cross-entropy between the centred teacher and the student.
 
       mean over a < u, c < v, a != c of
       1/b sum_i CE(softmax((t_a - center)/T_t), softmax(s_c/T_s))
 
   with logits t, s = features times prototypes, neither of which is normalised
-  here. The teacher's side is stopped here: its features, its prototypes and the
-  centre. log k where the student is uniform, 0 where both agree on one
-  prototype.
+  here. No gradient flows to the teacher's features, prototypes and center. The
+  loss is log k for a uniform student and 0 if both agree on one prototype.
 
   Example:
     >>> import jax
@@ -77,22 +75,20 @@ def dino(
 
   Args:
     student: features before the last layer, large crops first, [v, b, d].
-    teacher: those of the teacher, of the student's first u views, [u, b, e].
-    student_prototypes: the student's last layer, [k, d].
-    teacher_prototypes: the teacher's, [k, e].
-    center: of the teacher's logits, [k]; its update: `dino_center`.
+    teacher: features of the teacher, of the first u views, [u, b, e].
+    student_prototypes: last layer of the student, [k, d].
+    teacher_prototypes: last layer of the teacher, [k, e].
+    center: center of the teacher's logits, [k]; see `dino_center`.
     student_temperature: T_s, positive; 0.1 in the paper.
     teacher_temperature: T_t, positive; 0.04 to 0.07 in the paper.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over images and pairs of views, float32 or wider.
 
   Raises:
-    ValueError: shapes don't fit, u > v, v < 2, or a temperature <= 0.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes don't match, u > v, v < 2, or a temperature <= 0.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers",
@@ -107,7 +103,8 @@ def dino(
   (center,) = arguments.floats({"center": center}, "k")
   if center.shape != weights[1].shape[:1]:
     raise ValueError(
-      f"center {center.shape} must be [k], k={len(weights[1])} prototypes"
+      f"center must be [k={len(weights[1])}], one entry per prototype, got "
+      f"{center.shape}"
     )
   student, teacher, center, *weights = one_width(
     student, teacher, center, *weights
@@ -117,17 +114,13 @@ def dino(
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
   )
-  loss = functools.partial(_dino, implementation=implementation)
-  return run(
-    loss,
-    student,
-    teacher,
-    *weights,
-    center,
-    *temperatures,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    split=2,
+  return with_layout(
+    _dino,
+    (student, teacher),
+    (*weights, center, *temperatures),
+    axis_name,
+    batch_axes,
+    implementation,
   )
 
 
@@ -147,7 +140,7 @@ def _dino(
       (teacher, teacher_prototypes, center, teacher_temperature)
     )
   )
-  ours, theirs, bias = layout.per_device(
+  ours, theirs, bias = layout.as_varying(
     (student_prototypes, teacher_prototypes, -center / teacher_temperature)
   )
   mean = prototypes.attend(
@@ -168,21 +161,20 @@ def dino_center(
   *,
   axis_name: AxisNames | None = None,
 ) -> Float[Array, "k"]:
-  """Returns the mean of the teacher's logits, which DINO's centre averages.
-
-  The mean of products is the product of the mean: no logits here either.
+  """Returns the mean of the teacher's logits, to update DINO's center.
 
   Args:
     teacher: features before the last layer, [u, b, e].
-    teacher_prototypes: the last layer, [k, e].
+    teacher_prototypes: last layer, [k, e].
     axis_name: see `jssl.losses`.
 
   Returns:
-    [k], float32 or wider; the caller averages: m center + (1 - m) of this.
+    The mean, [k], float32 or wider. DINO then updates
+    center <- m center + (1 - m) mean.
 
   Raises:
-    ValueError: shapes don't fit.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes don't match.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers",
@@ -193,7 +185,7 @@ def dino_center(
     {"teacher": teacher}, teacher_prototypes=teacher_prototypes
   )
   by_image = jnp.moveaxis(teacher, 0, 1)
-  return run(_dino_center, by_image, weights, axis_name=axis_name)
+  return with_layout(_dino_center, (by_image,), (weights,), axis_name)
 
 
 def _dino_center(
@@ -201,17 +193,17 @@ def _dino_center(
   teacher: Float[Array, "b u e"],
   weights: Float[Array, "k e"],
 ) -> Float[Array, "k"]:
-  mean = layout.mean(jnp.mean(wide(teacher), axis=1))
-  return jnp.matmul(wide(weights), mean, precision=jax.lax.Precision.HIGHEST)
+  mean = layout.mean(jnp.mean(upcast(teacher), axis=1))
+  return jnp.matmul(upcast(weights), mean, precision=jax.lax.Precision.HIGHEST)
 
 
 class DISSLTerms(NamedTuple):
-  """The three terms of DISSL, unweighted.
+  """Unweighted terms of DISSL, with cross-entropy CE and entropy H.
 
   Attributes:
-    distillation: CE(t_a, s_c), the mean over pairs of different views.
-    marginal_entropy: H[batch mean of t_a], the mean over the teacher's views.
-    invariance: CE(t_a, t_c), the mean over pairs of different teacher views.
+    distillation: CE(t_a, s_c), averaged over pairs of different views.
+    marginal_entropy: H[batch mean of t_a], averaged over teacher views.
+    invariance: CE(t_a, t_c), averaged over pairs of different teacher views.
   """
 
   distillation: Scalar
@@ -231,7 +223,7 @@ def dissl_terms(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> DISSLTerms:
-  """Returns the terms of `dissl`, unweighted. See there."""
+  """Returns the unweighted terms of `dissl`."""
   student, teacher = _views(student, teacher, 2)
   weights: Sequence[Array] = arguments.prototypes(
     {"student": student, "teacher": teacher},
@@ -244,16 +236,13 @@ def dissl_terms(
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
   )
-  loss = functools.partial(_dissl_terms, implementation=implementation)
-  return run(
-    loss,
-    student,
-    teacher,
-    *weights,
-    *temperatures,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    split=2,
+  return with_layout(
+    _dissl_terms,
+    (student, teacher),
+    (*weights, *temperatures),
+    axis_name,
+    batch_axes,
+    implementation,
   )
 
 
@@ -267,7 +256,7 @@ def _dissl_terms(
   teacher_temperature: Scalar,
   implementation: Implementation | None,
 ) -> DISSLTerms:
-  ours, theirs = layout.per_device((student_prototypes, teacher_prototypes))
+  ours, theirs = layout.as_varying((student_prototypes, teacher_prototypes))
   seen = prototypes.attend(
     layout,
     rows_of(teacher, teacher_temperature),
@@ -280,7 +269,7 @@ def _dissl_terms(
   mean = seen.mean.reshape(b, u, -1)
   entropies = []
   for view in range(u):
-    # log p_k = log 1/b sum_i exp(t_ik - lse_i): the columns' log-sum-exp.
+    # log p_k = log 1/b sum_i exp(t_ik - lse_i), a column log-sum-exp.
     _, columns = similarity.log_sum_exps(
       layout,
       rows_of(
@@ -289,10 +278,10 @@ def _dissl_terms(
         -lse[:, view : view + 1],
       ),
       columns_of(theirs),
-      shared=True,
+      replicated=True,
       implementation=implementation,
     )
-    log_p = columns - jnp.log(layout.rows(b))
+    log_p = columns - jnp.log(layout.num_rows(b))
     entropies.append(-jnp.sum(jnp.exp(log_p) * log_p))
   student_lse = log_sum_exp(
     layout, student, ours, student_temperature, implementation
@@ -321,17 +310,17 @@ def dissl(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """Distilled idealised self-supervised learning.
+  """DISSL, distilled idealised self-supervised learning.
 
       CE(t_a, s_c) - marginal_weight H[batch mean of t_a]
                    + invariance_weight CE(t_a, t_c)
 
-  means over pairs of different views, with t = softmax(teacher's logits / T_t),
-  s = softmax(student's logits / T_s), and logits features times prototypes.
-  Nothing is stopped: the teacher learns from every term, and the marginal has
-  to outweigh the others. Uniform predictions give (1 + invariance_weight -
-  marginal_weight) log k, collapse 0, the optimum -marginal_weight
-  log min(b, k).
+  averaged over pairs of different views, with t = softmax(teacher logits /
+  T_t), s = softmax(student logits / T_s), and logits = features times
+  prototypes. Gradients flow to student and teacher; the marginal entropy must
+  outweigh the other terms. The loss is (1 + invariance_weight -
+  marginal_weight) log k for uniform predictions, 0 at collapse, and
+  -marginal_weight log min(b, k) at the optimum.
 
   Example:
     >>> import jax
@@ -344,26 +333,26 @@ def dissl(
 
   Args:
     student: features before the last layer, large crops first, [v, b, d].
-    teacher: those of the teacher's head, of the first u views, [u, b, e].
-    student_prototypes: the student's last layer, [k, d].
-    teacher_prototypes: the teacher's, [k, e].
+    teacher: features of the teacher's head, of the first u views, [u, b, e].
+    student_prototypes: last layer of the student, [k, d].
+    teacher_prototypes: last layer of the teacher, [k, e].
     student_temperature: T_s, positive; 1 in the official code.
     teacher_temperature: T_t, positive; 0.5 in the official code.
-    marginal_weight: lambda; 2.3 in the official code.
-    invariance_weight: beta; 0.8 in the official code, 0.6 on ImageNet.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    marginal_weight: lambda in the paper; 2.3 in the official code.
+    invariance_weight: beta in the paper; 0.8 in the official code, 0.6 on
+      ImageNet.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
-    The loss, float32 or wider. Its terms: `dissl_terms`.
+    The loss, float32 or wider; its terms: `dissl_terms`.
 
   Raises:
-    ValueError: shapes don't fit, not 2 <= u <= v, or a temperature <= 0.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes don't match, not 2 <= u <= v, or a temperature <= 0.
+    TypeError: if an input is not a floating-point array.
 
   Warns:
-    UserWarning: marginal_weight < 1 + invariance_weight: collapse is optimal.
+    UserWarning: if marginal_weight < 1 + invariance_weight: collapse is then
+      optimal.
 
   Reference:
     Dubois et al., "Improving Self-Supervised Learning by Characterizing
@@ -380,7 +369,7 @@ def dissl(
   if not traced and marginal_weight < 1 + invariance_weight:
     warnings.warn(
       f"marginal_weight={marginal_weight} < 1 + invariance_weight="
-      f"{1 + invariance_weight}: the teacher gains by collapsing",
+      f"{1 + invariance_weight}: collapse is optimal; raise marginal_weight",
       stacklevel=2,
     )
   terms = dissl_terms(

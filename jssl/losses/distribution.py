@@ -1,6 +1,5 @@
-"""Losses of how features are spread, whatever they are of."""
+"""Losses on the distribution of features, without views or labels."""
 
-import functools
 import math
 
 import jax
@@ -9,9 +8,9 @@ from jaxtyping import Array, Float
 
 from jssl.losses import arguments
 from jssl.losses.ops import characteristic, nearest, similarity
-from jssl.losses.ops.autodiff import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, run
-from jssl.losses.rows import dots, inverse_norms, wide
+from jssl.losses.ops.base import Implementation
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.rows import dots, inverse_norms, upcast
 from jssl.typing import Key, Scalar
 
 _KNOTS, _LAST_KNOT = 17, 3.0
@@ -26,17 +25,17 @@ def sigreg(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """LeJEPA's sketched test of features against an isotropic Gaussian.
+  """SIGReg of LeJEPA: a sketched test against an isotropic Gaussian.
 
-  Along random unit directions, the empirical characteristic function is held
-  against that of a standard normal:
+  Compares the empirical characteristic function along random unit directions a
+  with that of a standard normal:
 
       mean over directions of
       n sum_t w_t e^{-t^2/2} |1/n sum_i e^{i t <a, z_i>} - e^{-t^2/2}|^2
 
-  at 17 knots t from 0 to 3, with the trapezoid weights w of the integral over
-  [-3, 3], as in the official code. It grows with n at collapse, and is of order
-  1 for a Gaussian sample. LeJEPA takes its mean over views.
+  at 17 knots t from 0 to 3, with trapezoid weights w of the integral over [-3,
+  3], as in the official code. The loss is of order 1 for a Gaussian sample and
+  grows with n at collapse. LeJEPA averages it over views.
 
   Example:
     >>> import jax
@@ -45,18 +44,17 @@ def sigreg(
 
   Args:
     z: features of one view, [n, d].
-    key: of the directions, a new one each step; the same on all devices.
-    num_slices: directions.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    key: random key of the directions: a new key each step, the same on all
+      devices.
+    num_slices: number of directions.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The mean over directions, float32 or wider.
 
   Raises:
-    ValueError: `z` is not [n, d], or num_slices < 1.
-    TypeError: `z` is not of a floating dtype.
+    ValueError: if `z` is not [n, d], or num_slices < 1.
+    TypeError: if `z` is not a floating-point array.
 
   Reference:
     Balestriero and LeCun, "LeJEPA", 2025, section 4 (the Epps-Pulley statistic)
@@ -64,10 +62,11 @@ def sigreg(
   """
   (z,) = arguments.floats({"z": z}, "n d")
   arguments.count(num_slices=num_slices)
-  normal = jax.random.normal(key, (z.shape[1], num_slices), wide(z).dtype)
+  normal = jax.random.normal(key, (z.shape[1], num_slices), upcast(z).dtype)
   slices = normal * inverse_norms(normal.T)[None]
-  loss = functools.partial(_sigreg, implementation=implementation)
-  return run(loss, z, slices, axis_name=axis_name, batch_axes=batch_axes)
+  return with_layout(
+    _sigreg, (z,), (slices,), axis_name, batch_axes, implementation
+  )
 
 
 def _sigreg(
@@ -76,10 +75,10 @@ def _sigreg(
   slices: Float[Array, "d s"],
   implementation: Implementation | None,
 ) -> Scalar:
-  n, step = layout.rows(len(z)), _LAST_KNOT / (_KNOTS - 1)
+  n, step = layout.num_rows(len(z)), _LAST_KNOT / (_KNOTS - 1)
   waves = characteristic.sums(
     layout,
-    jnp.matmul(wide(z), slices, precision=jax.lax.Precision.HIGHEST),
+    jnp.matmul(upcast(z), slices, precision=jax.lax.Precision.HIGHEST),
     knots=_KNOTS,
     step=step,
     implementation=implementation,
@@ -99,12 +98,12 @@ def uniformity(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The logarithm of the mean Gaussian potential of pairs, L_uniform.
+  """Uniformity (L_uniform): log of the mean Gaussian potential of pairs.
 
       log 1/(n (n - 1)) sum_{i != j} exp(-t |z_i - z_j|^2)
 
-  Rows are taken as they are; the paper's are unit vectors. 0 at collapse; for
-  orthogonal unit vectors -2t.
+  Rows are not normalised; the paper uses unit vectors. The loss is 0 at
+  collapse and -2t for orthogonal unit vectors.
 
   Example:
     >>> import jax
@@ -113,18 +112,16 @@ def uniformity(
 
   Args:
     z: features, [n, d].
-    t: positive; 2 in the paper.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    t: positive scale of the potential; 2 in the paper.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
-    The loss, float32 or wider. Distances are differences of products: rows much
-    longer than 1 cost accuracy.
+    The loss, float32 or wider. Rows much longer than 1 lose accuracy, since
+    distances are computed from dot products.
 
   Raises:
-    ValueError: `z` is not [n, d], n < 2, or t <= 0.
-    TypeError: `z` is not of a floating dtype.
+    ValueError: if `z` is not [n, d], n < 2, or t <= 0.
+    TypeError: if `z` is not a floating-point array.
 
   Reference:
     Wang and Isola, "Understanding Contrastive Representation Learning through
@@ -132,8 +129,9 @@ def uniformity(
   """
   (z,) = arguments.floats({"z": z}, "n d")
   (width,) = arguments.positive(z, t=t)
-  loss = functools.partial(_uniformity, implementation=implementation)
-  return run(loss, z, width, axis_name=axis_name, batch_axes=batch_axes)
+  return with_layout(
+    _uniformity, (z,), (width,), axis_name, batch_axes, implementation
+  )
 
 
 def _uniformity(
@@ -143,9 +141,9 @@ def _uniformity(
   implementation: Implementation | None,
 ) -> Scalar:
   arguments.at_least(layout, 2, z=z)
-  n = layout.rows(len(z))
+  n = layout.num_rows(len(z))
   # -t |x - y|^2 = 2t <x, y> - t |x|^2 - t |y|^2
-  rows = similarity.side(
+  rows = similarity.operand(
     z,
     jnp.sqrt(2 * t),
     ids=layout.positions(len(z)),
@@ -157,7 +155,7 @@ def _uniformity(
   return layout.log_sum_exp(by_row) - math.log(n * (n - 1))
 
 
-# Added to distances: duplicates have a finite loss, and no gradient.
+# Keeps the loss of duplicates finite; they get no gradient.
 _KOLEO_EPSILON = 1e-8
 
 
@@ -168,12 +166,13 @@ def koleo(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The Kozachenko-Leonenko regulariser: rows should be far from each other.
+  """KoLeo, the Kozachenko-Leonenko regulariser: spreads rows apart.
 
       -1/n sum_i 1/2 log(|x_i - x_j(i)|^2 + 1e-16),  j(i) the nearest other row
 
-  with x the rows of z, normalised here as in DINOv2. The gradient flows into
-  both ends of a pair. About 18.4 at collapse; for orthogonal rows -log sqrt 2.
+  with x the normalised rows of z, as in DINOv2. The gradient flows to both rows
+  of a pair. The loss is about 18.4 at collapse and -log sqrt 2 for orthogonal
+  rows.
 
   Example:
     >>> import jax
@@ -181,25 +180,22 @@ def koleo(
 
   Args:
     z: features, [n, d].
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
-    The mean over n rows, float32 or wider. The official code adds 1e-8 to the
-    distance instead of squares of it to the square.
+    The mean over n rows, float32 or wider. (The official code adds 1e-8 to the
+    distance instead of 1e-16 to its square.)
 
   Raises:
-    ValueError: `z` is not [n, d], or n < 2.
-    TypeError: `z` is not of a floating dtype.
+    ValueError: if `z` is not [n, d], or n < 2.
+    TypeError: if `z` is not a floating-point array.
 
   Reference:
     Sablayrolles et al., "Spreading vectors for similarity search", ICLR 2019,
     eq. 2; Oquab et al., "DINOv2", 2023.
   """
   (z,) = arguments.floats({"z": z}, "n d")
-  loss = functools.partial(_koleo, implementation=implementation)
-  return run(loss, z, axis_name=axis_name, batch_axes=batch_axes)
+  return with_layout(_koleo, (z,), (), axis_name, batch_axes, implementation)
 
 
 def _koleo(
@@ -210,7 +206,9 @@ def _koleo(
   arguments.at_least(layout, 2, z=z)
   scale = inverse_norms(z)
   other = nearest.neighbours(layout, z, scale, implementation=implementation)
-  # From the difference: 2 - 2 cos has no digits left for near rows.
-  gap = wide(z) * scale[:, None] - wide(other) * inverse_norms(other)[:, None]
+  # From differences, since 2 - 2 cos cancels for near rows.
+  gap = (
+    upcast(z) * scale[:, None] - upcast(other) * inverse_norms(other)[:, None]
+  )
   square = jnp.sum(gap**2, axis=1) + _KOLEO_EPSILON**2
   return layout.mean(jnp.log(square)) / -2

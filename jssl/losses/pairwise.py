@@ -1,14 +1,12 @@
-"""Contrastive losses that are sums over pairs: no row competes with another."""
-
-import functools
+"""Contrastive losses that are sums over independent pairs."""
 
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
 from jssl.losses.ops import gram, sigmoid
-from jssl.losses.ops.autodiff import Implementation
+from jssl.losses.ops.base import Implementation
 from jssl.losses.ops.gram import Factor, Pair
-from jssl.losses.ops.layout import AxisNames, Layout, run
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
 from jssl.losses.rows import dots
 from jssl.typing import Scalar
 
@@ -23,12 +21,12 @@ def sigmoid_contrastive(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The pairwise sigmoid loss of SigLIP.
+  """SigLIP: the pairwise sigmoid loss.
 
       -1/b sum_ij log sigmoid(l_ij (scale <x_i, y_j> + bias))
 
-  with l_ij = 1 for i = j, else -1. Rows are taken as they are: SigLIP's are
-  normalised by its model. Zero features and bias 0 give b log 2.
+  with l_ij = 1 for i = j, else -1. Rows are not normalised here; SigLIP
+  normalises them in its model. Zero features and bias 0 give b log 2.
 
   Example:
     >>> import jax
@@ -36,21 +34,20 @@ def sigmoid_contrastive(
     >>> loss = sigmoid_contrastive(x, y, scale=10.0, bias=-10.0)
 
   Args:
-    x: features of the one side, [b, d].
-    y: features of the other side of the same pairs, [b, d].
-    scale: positive; SigLIP's exp(t').
-    bias: SigLIP's b, negative against the many negatives at the start.
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    x: features of the first modality or view, [b, d].
+    y: features of the second, paired with `x`, [b, d].
+    scale: positive factor of the dot products, exp(t') in the paper.
+    bias: summand of the logits, initially -10 in the paper: most pairs are
+      negative.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
-    The sum over pairs by b, float32 or wider.
+    The sum over pairs divided by b, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], scale <= 0, or one of scale and
-      bias is no scalar.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], scale <= 0, or scale or
+      bias is not a scalar.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023,
@@ -59,9 +56,13 @@ def sigmoid_contrastive(
   x, y = arguments.same_shape("b d", x=x, y=y)
   (scale,) = arguments.positive(x, scale=scale)
   (bias,) = arguments.scalar(x, bias=bias)
-  loss = functools.partial(_sigmoid_contrastive, implementation=implementation)
-  return run(
-    loss, x, y, scale, bias, axis_name=axis_name, batch_axes=batch_axes, split=2
+  return with_layout(
+    _sigmoid_contrastive,
+    (x, y),
+    (scale, bias),
+    axis_name,
+    batch_axes,
+    implementation,
   )
 
 
@@ -73,12 +74,12 @@ def _sigmoid_contrastive(
   bias: Scalar,
   implementation: Implementation | None,
 ) -> Scalar:
-  scale, bias = layout.per_device((scale, bias))
+  scale, bias = layout.as_varying((scale, bias))
   ids = layout.positions(len(x))
   total = sigmoid.total(
     layout, x, y, scale, bias, ids=(ids, ids), implementation=implementation
   )
-  return total / layout.rows(len(x))
+  return total / layout.num_rows(len(x))
 
 
 def spectral_contrastive(
@@ -89,12 +90,12 @@ def spectral_contrastive(
   batch_axes: AxisNames | None = None,
   implementation: Implementation | None = None,
 ) -> Scalar:
-  """The spectral contrastive loss.
+  """Spectral contrastive loss.
 
       -2/b sum_i <z1_i, z2_i> + 1/(b (b - 1)) sum_{i != j} <z1_i, z2_j>^2
 
-  Rows are taken as they are. Zero features have loss 0, equal unit rows -1; the
-  least, in expectation, is -d where d directions are used.
+  Rows are not normalised. Zero features have loss 0, equal unit rows -1. The
+  minimum, in expectation, is -d for features of rank d.
 
   Example:
     >>> import jax
@@ -104,24 +105,23 @@ def spectral_contrastive(
   Args:
     z1: features of the first view, [b, d].
     z2: features of the second view of the same images, [b, d].
-    axis_name: see `jssl.losses`.
-    batch_axes: see `jssl.losses`.
-    implementation: see `jssl.losses`.
+    axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
     The loss, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d], or b < 2.
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d], or b < 2.
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     HaoChen et al., "Provable Guarantees for Self-Supervised Deep Learning with
     Spectral Contrastive Loss", NeurIPS 2021, eq. 6.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  loss = functools.partial(_spectral_contrastive, implementation=implementation)
-  return run(loss, z1, z2, axis_name=axis_name, batch_axes=batch_axes, split=2)
+  return with_layout(
+    _spectral_contrastive, (z1, z2), (), axis_name, batch_axes, implementation
+  )
 
 
 def _spectral_contrastive(
@@ -131,9 +131,9 @@ def _spectral_contrastive(
   implementation: Implementation | None,
 ) -> Scalar:
   arguments.at_least(layout, 2, z1=z1)
-  b = layout.rows(len(z1))
+  b = layout.num_rows(len(z1))
   positives = dots(z1, z2)
-  # sum_ij <z1_i, z2_j>^2, of which the positives are no negatives.
+  # sum_ij <z1_i, z2_j>^2, positives included.
   squares = gram.inner(
     layout, Pair(Factor(z1)), Pair(Factor(z2)), implementation=implementation
   )

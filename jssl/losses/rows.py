@@ -1,4 +1,4 @@
-"""Norms and products of rows, in float32 or wider."""
+"""Norms and dot products of rows."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -6,27 +6,27 @@ from jaxtyping import Array, Float
 
 from jssl.losses.ops import matmul
 
-# A shorter row is a zero row: similar to nothing, and without a gradient.
+# Shorter rows count as zero rows: cosine 0 to everything, and no gradient.
 _MIN_NORM = 1e-12
 
 
-def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Returns the array in float32, or as it is if that is wider."""
-  return x.astype(matmul.wide(x.dtype))
+def upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Casts an array to float32, unless its dtype is wider."""
+  return x.astype(matmul.upcast_dtype(x.dtype))
 
 
 def dots(
   x: Float[Array, "*n d"], y: Float[Array, "*n d"]
 ) -> Float[Array, "*n"]:
-  """Returns the product of each row with its counterpart."""
-  return jnp.sum(wide(x) * wide(y), axis=-1)
+  """Returns the dot product of each row with its counterpart."""
+  return jnp.sum(upcast(x) * upcast(y), axis=-1)
 
 
 def inverse_norms(z: Float[Array, "*n d"]) -> Float[Array, "*n"]:
-  """Returns 1 / |z| of each row, 0 where a row is zero."""
+  """Returns 1 / |z| of each row, 0 for zero rows."""
   square = dots(z, z)
   zero = square < _MIN_NORM**2
-  # Twice, so that no gradient is 0 * inf.
+  # Two `where`s, so that no gradient is 0 * inf.
   return jnp.where(zero, 0, lax.rsqrt(jnp.where(zero, 1, square)))
 
 
@@ -46,12 +46,12 @@ def l2_normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 def cosines(
   x: Float[Array, "*n d"], y: Float[Array, "*n d"]
 ) -> Float[Array, "*n"]:
-  """Returns the cosine of each row with its counterpart."""
+  """Returns the cosine similarity of each row with its counterpart."""
   return dots(x, y) * inverse_norms(x) * inverse_norms(y)
 
 
 def interleaved(
   x: Float[Array, "b *d"], y: Float[Array, "b *d"]
 ) -> Float[Array, "2b *d"]:
-  """Returns x_0, y_0, x_1, y_1, ...: views of an image stay on their device."""
+  """Returns x_0, y_0, x_1, y_1, ...: views of an image share a device."""
   return jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:])

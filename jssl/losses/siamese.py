@@ -1,12 +1,12 @@
-"""Losses that only pull views together: no negatives, and so a stopped side."""
+"""Losses that align two views, without negatives."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
-from jssl.losses.ops.layout import AxisNames, Layout, run
-from jssl.losses.rows import cosines, wide
+from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.rows import cosines, upcast
 from jssl.typing import Scalar
 
 
@@ -16,11 +16,11 @@ def negative_cosine(
   *,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
-  """The negative mean cosine of rows: from 1 down to -1 where they agree.
+  """Negative mean cosine similarity, from 1 to -1 (equal directions).
 
       -1/b sum_i <p_i, z_i> / (|p_i| |z_i|)
 
-  Nothing is stopped here: `simsiam` and `byol` say what is.
+  Gradients flow to both inputs; `simsiam` and `byol` stop the targets.
 
   Example:
     >>> import jax
@@ -29,22 +29,22 @@ def negative_cosine(
 
   Args:
     p: predictions, [b, d].
-    z: what they should be, [b, d].
+    z: targets, [b, d].
     axis_name: see `jssl.losses`.
 
   Returns:
     The mean over b rows, float32 or wider; a zero row counts as cosine 0.
 
   Raises:
-    ValueError: shapes differ or are not [b, d].
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d].
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
     eq. 1.
   """
   p, z = arguments.same_shape("b d", p=p, z=z)
-  return run(_negative_cosine, p, z, axis_name=axis_name, split=2)
+  return with_layout(_negative_cosine, (p, z), (), axis_name)
 
 
 def _negative_cosine(
@@ -61,11 +61,11 @@ def simsiam(
   *,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
-  """SimSiam's symmetric negative cosine, with targets stopped here.
+  """SimSiam: symmetric negative cosine with stopped targets (sg).
 
       -1/2 [cos(p1, sg z2) + cos(p2, sg z1)]
 
-  The mean of the two directions, from 1 to -1; collapse is -1 as well.
+  The mean of both directions, from 1 to -1; at collapse it is -1 as well.
 
   Example:
     >>> import jax
@@ -83,15 +83,15 @@ def simsiam(
     The mean over b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d].
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d].
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
     eq. 4.
   """
   p1, p2, z1, z2 = arguments.same_shape("b d", p1=p1, p2=p2, z1=z1, z2=z2)
-  total = run(_both_ways, p1, p2, z2, z1, axis_name=axis_name, split=4)
+  total = with_layout(_both_ways, (p1, p2, z2, z1), (), axis_name)
   return total / -2
 
 
@@ -103,11 +103,11 @@ def byol(
   *,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
-  """BYOL's squared distance of unit vectors, with targets stopped here.
+  """BYOL: squared distance of unit vectors, with stopped targets (sg).
 
       2 - 2 cos(p1, sg target2) + 2 - 2 cos(p2, sg target1)
 
-  The sum of the two directions, as in the paper, from 8 to 0; collapse is 0.
+  The sum of both directions, as in the paper, from 8 to 0; at collapse it is 0.
 
   Example:
     >>> import jax
@@ -115,18 +115,18 @@ def byol(
     >>> loss = byol(p1, p2, t1, t2)
 
   Args:
-    p1: the online network's predictions from the first view, [b, d].
-    p2: those from the second view, [b, d].
-    target1: the target network's projections of the first view, [b, d].
-    target2: those of the second view, [b, d].
+    p1: predictions of the online network from the first view, [b, d].
+    p2: predictions from the second view, [b, d].
+    target1: projections of the target network of the first view, [b, d].
+    target2: projections of the second view, [b, d].
     axis_name: see `jssl.losses`.
 
   Returns:
     The mean over b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d].
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d].
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, eq. 2 and the
@@ -135,9 +135,7 @@ def byol(
   p1, p2, target1, target2 = arguments.same_shape(
     "b d", p1=p1, p2=p2, target1=target1, target2=target2
   )
-  total = run(
-    _both_ways, p1, p2, target2, target1, axis_name=axis_name, split=4
-  )
+  total = with_layout(_both_ways, (p1, p2, target2, target1), (), axis_name)
   return 4 - 2 * total
 
 
@@ -148,7 +146,7 @@ def _both_ways(
   target1: Float[Array, "b d"],
   target2: Float[Array, "b d"],
 ) -> Scalar:
-  """Returns the sum of the mean cosines of predictions and their targets."""
+  """Returns the sum of both directions' mean cosines."""
   target1, target2 = jax.lax.stop_gradient((target1, target2))
   return layout.mean(cosines(p1, target1) + cosines(p2, target2))
 
@@ -159,11 +157,11 @@ def alignment(
   *,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
-  """The mean squared distance of two views, L_align: 0 where they agree.
+  """Alignment (L_align): mean squared distance of two views.
 
       1/b sum_i |z1_i - z2_i|^2
 
-  Rows are taken as they are; on unit vectors it is 2 - 2 cos.
+  Rows are not normalised; on unit vectors it is the mean of 2 - 2 cos.
 
   Example:
     >>> import jax
@@ -179,18 +177,18 @@ def alignment(
     The mean over b rows, float32 or wider.
 
   Raises:
-    ValueError: shapes differ or are not [b, d].
-    TypeError: an input is not of a floating dtype.
+    ValueError: if shapes differ or are not [b, d].
+    TypeError: if an input is not a floating-point array.
 
   Reference:
     Wang and Isola, "Understanding Contrastive Representation Learning through
     Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  return run(_alignment, z1, z2, axis_name=axis_name, split=2)
+  return with_layout(_alignment, (z1, z2), (), axis_name)
 
 
 def _alignment(
   layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
 ) -> Scalar:
-  return layout.mean(jnp.sum((wide(z1) - wide(z2)) ** 2, axis=1))
+  return layout.mean(jnp.sum((upcast(z1) - upcast(z2)) ** 2, axis=1))

@@ -11,6 +11,11 @@ from jax.sharding import PartitionSpec as P
 from losses.cases import BY_OPERATION, CASES, B, K
 
 from jssl import losses
+from jssl.losses.ops.characteristic import api as characteristic
+from jssl.losses.ops.nearest import api as nearest
+from jssl.losses.ops.prototypes import api as prototypes
+from jssl.losses.ops.sigmoid import api as sigmoid
+from jssl.losses.ops.similarity import api as similarity
 from jssl.preflight import cost
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=str)
@@ -20,13 +25,16 @@ every_loss = pytest.mark.parametrize("case", CASES, ids=str)
 def small_tiles(monkeypatch):
   """Several tiles a device, and a last one that isn't full."""
   # Doubled on a CPU.
-  monkeypatch.setattr("jssl.losses.ops.similarity.api._TILE", (4, 4))
-  for operation in ("prototypes", "sigmoid"):
-    monkeypatch.setattr(f"jssl.losses.ops.{operation}.api._TILE", (8, 8))
-  monkeypatch.setattr("jssl.losses.ops.nearest.api._TILE", 8)
-  monkeypatch.setattr("jssl.losses.ops.characteristic.api._TILE", 8)
+  monkeypatch.setattr(similarity.LogSumExp, "max_tile", (4, 4))
+  for operation in (
+    prototypes.Attend,
+    sigmoid.Total,
+    nearest.Take,
+    characteristic.Sums,
+  ):
+    monkeypatch.setattr(operation, "max_tile", (8, 8))
   monkeypatch.setattr("jssl.losses.ops.gram.api._TILE_BYTES", 8 * 40 * 8)
-  monkeypatch.setattr("jssl.losses.ops.gram.features._BLOCK", 4)
+  monkeypatch.setattr("jssl.losses.ops.gram.features._MAX_STRIP", 4)
 
 
 def learned(case):
@@ -344,13 +352,13 @@ def test_shard_map_needs_an_axis_name(case):
       *arrays,
     )
 
-  with pytest.raises(ValueError, match=r"say axis_name=\('a',\)"):
+  with pytest.raises(ValueError, match=r"pass axis_name=\('a',\)"):
     call(case.loss, arrays)
   if case.name == "supervised_contrastive":
     return  # Its case cuts labels by the axis, and would be told by JAX.
   with pytest.raises(ValueError, match=r"no axis 'z' is bound"):
     call(lambda *a: case.loss(*a, axis_name="z"), arrays)
-  with pytest.raises(ValueError, match=r"the same everywhere on \['a'\]"):
+  with pytest.raises(ValueError, match=r"are replicated over \['a'\]"):
     call(lambda *a: case.loss(*a, axis_name="a"), arrays, P())
   with pytest.raises(ValueError, match=r"no axis 'a' is bound"):
     case.loss(*arrays, axis_name="a")

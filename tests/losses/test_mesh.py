@@ -169,7 +169,7 @@ def test_sinkhorn_survives_scores_that_overflow():
   ["sigmoid_contrastive", "barlow_twins_wide", "koleo", "info_nce_symmetric"],
 )
 def test_several_tiles_and_parts_go_round(x64, name, monkeypatch):
-  monkeypatch.setattr("jssl.losses.ops.ring._PART_BYTES", 1)
+  monkeypatch.setattr("jssl.losses.ops.ring._BLOCK_BYTES", 1)
   case = next(c for c in CASES if c.name == name)
   # 25 rows a device are four tiles, and the last one isn't full.
   shapes = tuple(
@@ -274,18 +274,16 @@ def test_a_target_that_is_not_split_is_told():
     in_specs=(P("a"), P()),
     out_specs=P(),
   )
-  with pytest.raises(
-    ValueError, match=r"rows \(2, 6\) are the same everywhere"
-  ):
+  with pytest.raises(ValueError, match=r"rows \(2, 6\) are replicated"):
     function(jnp.ones((16, 6)), jnp.ones((2, 6)))
 
 
 def test_a_tpu_without_its_kernel_says_why(caplog, monkeypatch):
   monkeypatch.setattr("jssl.losses.ops.layout.Layout.platform", "tpu")
-  with caplog.at_level("INFO", "jssl.losses.ops.autodiff"):
+  with caplog.at_level("INFO", "jssl.losses.ops.base"):
     jax.eval_shape(lambda x: losses.koleo(x), jnp.ones((4, 3)))
     jax.eval_shape(
       lambda x: losses.info_nce(x, x, temperature=1.0), jnp.ones((4, 3))
     )
-  assert "nearest: tiled instead of pallas_tpu: it has none" in caplog.text
+  assert "nearest: tiled instead of pallas_tpu: it has no kernel" in caplog.text
   assert "similarity: tiled instead of pallas_tpu: with grad" in caplog.text

@@ -1,16 +1,18 @@
-"""How the rows of a batch lie on devices, found out where they are used.
+"""Infers how batch rows are sharded, and dispatches to `shard_map`.
 
-An operation is called in one of three ways. Outside of any mesh one device
-holds all rows. Under `jit` on a mesh arrays are global, and `shard_map` splits
-them here. Inside of somebody's `shard_map`, `axis_name` says so, and arrays are
-this device's rows.
+An operation is called in one of three ways:
+
+  no mesh: one device holds all rows.
+  global arrays: under `jit` on a mesh; the operation wraps its own `shard_map`.
+  manual: inside a caller's `shard_map` (`axis_name` is given); arrays hold the
+    rows of this device.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +30,12 @@ Out = TypeVar("Out")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Which mesh axes split the rows, and who does the splitting.
+  """Sharding of the batch rows.
 
   Attributes:
-    mesh: that `shard_map` is to split over; None where arrays are those of
-      one device, be it the only one or the one of a caller's `shard_map`.
-    axes: of the mesh, outermost first; () where nothing is split.
+    mesh: mesh of global arrays; None if arrays are those of one device, either
+      without a mesh or inside a caller's `shard_map`.
+    axes: mesh axes that shard the rows, outermost first; () for no sharding.
   """
 
   mesh: AbstractMesh | None
@@ -41,84 +43,94 @@ class Layout:
 
   @property
   def size(self) -> int:
-    """Devices that the rows are split over."""
+    """Number of devices that share the rows."""
     if self.mesh is not None:
       return math.prod(self.mesh.shape[axis] for axis in self.axes)
     return jax.lax.axis_size(self.axes) if self.axes else 1
 
   @property
   def shards(self) -> int:
-    """Parts that an array is to be split into: 1 where that has been done."""
+    """Number of shards of an array as it is here: 1 in manual mode."""
     return self.size if self.mesh is not None else 1
 
   @property
   def manual(self) -> bool:
-    """Whether a caller's `shard_map` has split the rows."""
+    """True inside a caller's `shard_map` that shards the rows."""
     return self.mesh is None and bool(self.axes)
 
   @property
   def platform(self) -> str:
-    """Of the devices: "cpu", "gpu" or "tpu"."""
+    """Platform of the devices: "cpu", "gpu" or "tpu"."""
     mesh = self.mesh or jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.abstract_device is None:
       return jax.default_backend()
     return mesh.abstract_device.platform
 
-  def split(
+  def shard_map(
     self,
     function: Callable[Args, Out],
     in_specs: PyTree,
     out_specs: PyTree,
   ) -> Callable[Args, Out]:
-    """Returns a function of global arrays from one of a device's rows.
+    """Maps a function of one device's arrays over the mesh, if there is one.
 
-    Its derivative is never taken through this: an operation brings its own.
+    Operations bring their own derivative: JAX never differentiates this map.
 
     Args:
-      function: of a device's part of the arrays.
-      in_specs: a prefix of its arguments; True where rows are split.
-      out_specs: the same of what it returns.
+      function: function of a device's shards.
+      in_specs: prefix of its arguments; True for arrays sharded by rows, False
+        for replicated arrays.
+      out_specs: the same for its results.
     """
     if self.mesh is None or not self.axes:
       return function
-    by_row = {True: P(self.axes), False: P()}
+    spec = {True: P(self.axes), False: P()}
     return jax.shard_map(
       function,
       mesh=self.mesh,
-      in_specs=jax.tree.map(by_row.get, in_specs),
-      out_specs=jax.tree.map(by_row.get, out_specs),
+      in_specs=jax.tree.map(spec.get, in_specs),
+      out_specs=jax.tree.map(spec.get, out_specs),
       check_vma=False,
     )
 
+  def all_reduce(self, tree: PyTree) -> PyTree:
+    """Sums over devices, inside `shard_map` (own or the caller's)."""
+    return jax.lax.psum(tree, self.axes) if self.axes else tree
+
+  def all_reduce_gradients(self, tree: PyTree) -> PyTree:
+    """Sums the gradients of replicated operands, inside the own `shard_map`.
+
+    In manual mode each device returns the gradient of its own copy.
+    """
+    return tree if self.manual else self.all_reduce(tree)
+
   def sum(self, x: Array) -> Array:
-    """Adds over the devices what each of them has of a global sum."""
-    if self.manual:
-      return jax.lax.psum(x, self.axes)
-    return x
+    """Sums the devices' parts of a global sum, outside the own `shard_map`."""
+    return jax.lax.psum(x, self.axes) if self.manual else x
 
-  def of_sum(self, g: Array) -> Array:
-    """Returns what is due to each summand, from what is due to a `sum`.
+  def sum_transpose(self, g: Array) -> Array:
+    """Returns the cotangent of each summand of a global sum.
 
-    For an operation that sums over devices inside of its own derivative. It is
-    what JAX does for `sum`: without `check_vma` every device has a value of its
-    own, and all of those depend on each summand.
+    For operations that sum over devices inside their own derivative. JAX does
+    the same for `psum`: without `check_vma` each device has its own copy of the
+    sum, and all copies depend on each summand.
     """
     if self.manual and not _checks_vma(self.axes):
       return jax.lax.psum(g, self.axes)
     return g
 
-  def rows(self, local: int) -> int:
-    """Returns the rows of all devices, from the length of what is here."""
+  def num_rows(self, local: int) -> int:
+    """Returns the global number of rows, from the length of an array here."""
     return local * self.size if self.manual else local
 
   def positions(self, local: int) -> Int[Array, "n"]:
-    """Returns where the rows that are here stand among all of them."""
-    first = self.index() * local if self.manual else 0
+    """Returns the global positions of the rows of an array here."""
+    first = self.device_index() * local if self.manual else 0
     return first + jnp.arange(local, dtype=jnp.int32)
 
   def mean(self, x: Float[Array, "n *more"]) -> Float[Array, "*more"]:
     """Returns the mean over the rows of all devices."""
-    return self.sum(jnp.sum(x, axis=0)) / self.rows(len(x))
+    return self.sum(jnp.sum(x, axis=0)) / self.num_rows(len(x))
 
   def log_sum_exp(self, x: Float[Array, "n *more"]) -> Float[Array, "*more"]:
     """Returns the log-sum-exp over the rows of all devices."""
@@ -127,21 +139,21 @@ class Layout:
       maximum = jax.lax.pmax(maximum, self.axes)
     return maximum + jnp.log(self.sum(jnp.exp(x - maximum[None]).sum(axis=0)))
 
-  def gather(self, x: Array) -> Array:
+  def all_gather(self, x: Array) -> Array:
     """Returns the rows of all devices, in order."""
     if self.manual:
       return jax.lax.all_gather(x, self.axes, tiled=True)
     return x
 
-  def index(self) -> Int[Array, ""] | int:
-    """Returns the number of this device, inside of `split` or a caller's."""
+  def device_index(self) -> Int[Array, ""] | int:
+    """Returns this device's position in the row order, inside `shard_map`."""
     return jax.lax.axis_index(self.axes) if self.axes else 0
 
-  def per_device(self, x: PyTree) -> PyTree:
-    """Marks what is the same everywhere as a device's own copy.
+  def as_varying(self, x: PyTree) -> PyTree:
+    """Marks replicated arrays as device-varying.
 
-    With `check_vma` the transpose of this adds the devices' gradients, which
-    is what a replicated parameter needs; without, it does nothing.
+    With `check_vma` the transpose sums the gradients of all devices, as a
+    replicated parameter needs; without `check_vma` this is the identity.
     """
     if self.manual and _checks_vma(self.axes):
       return jax.tree.map(functools.partial(_varying, axes=self.axes), x)
@@ -167,13 +179,13 @@ def _axes_of(
     if name not in mesh.axis_names:
       raise ValueError(
         f"{argument}={axis_name!r}: no axis {name!r} is bound here; the mesh "
-        f"has {mesh.axis_names}"
+        f"has axes {mesh.axis_names}"
       )
   return names
 
 
 def _split_axes(rows: Array) -> tuple[str, ...]:
-  """Returns the Explicit axes that the first dimension is split over."""
+  """Returns the Explicit axes that shard the first dimension."""
   spec = jax.typeof(rows).sharding.spec
   first = spec[0] if len(spec) else None
   if first is None:
@@ -181,93 +193,101 @@ def _split_axes(rows: Array) -> tuple[str, ...]:
   return first if isinstance(first, tuple) else (first,)
 
 
-def run(
+def with_layout(
   loss: Callable[..., Out],
-  rows: Array,
-  *arrays: PyTree,
+  sharded: tuple[Array, ...],
+  replicated: tuple[PyTree, ...],
   axis_name: AxisNames | None,
   batch_axes: AxisNames | None = None,
-  split: int = 1,
+  *static: Any,
   rows_out: bool = False,
+  **static_keywords: Any,
 ) -> Out:
-  """Calls `loss(layout, rows, *arrays)`, wherever those lie.
+  """Infers the layout of the rows and calls `loss` with it.
 
   Args:
-    loss: a function of a layout and of arrays that are global, or a device's.
-    rows: its first argument, whose first dimension is the batch.
-    *arrays: its others.
-    axis_name: mesh axes over which a caller's `shard_map` has split the batch;
-      () for a loss of this device's rows alone.
-    batch_axes: on an Auto mesh, where the sharding can't be seen while
-      tracing, the axes over which the batch is split; None means all of them.
-    split: how many of the arrays, `rows` among them, have rows of the batch.
-    rows_out: whether the result has the rows of the batch, and lies as they
-      do. Scalars are the same everywhere.
+    loss: function of a layout, of the arrays (global, or one device's), and of
+      the static arguments.
+    sharded: arrays whose first dimension is the batch.
+    replicated: all other arrays.
+    axis_name: mesh axes of a caller's `shard_map` that shard the batch; () for
+      the loss of this device's rows alone.
+    batch_axes: mesh axes that shard the batch on an Auto mesh, where shardings
+      are unknown while tracing; None for all axes.
+    *static: further positional arguments of `loss`.
+    rows_out: True if the result is sharded like the rows; else it is
+      replicated.
+    **static_keywords: keyword arguments of `loss`.
 
   Raises:
-    ValueError: an axis isn't bound, or isn't what splits the rows; or this is
-      inside of `shard_map`, and `axis_name` doesn't say what to do there.
+    ValueError: if an axis isn't bound or doesn't shard the rows, or if
+      `axis_name` is missing inside a `shard_map`.
   """
-  mesh = jax.typeof(rows).sharding.mesh
+  arrays = *sharded, *replicated
+
+  def call(layout: Layout, *arrays: PyTree) -> Out:
+    return loss(layout, *arrays, *static, **static_keywords)
+
+  mesh = jax.typeof(arrays[0]).sharding.mesh
   kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
   manual = {name for name, kind in kinds.items() if kind == AxisType.Manual}
   if axis_name is not None:
     names = _axes_of(axis_name, mesh, "axis_name")
-    _check_manual(names, manual, (rows, *arrays)[:split], batch_axes)
-    return loss(Layout(None, names), rows, *arrays)
+    _check_manual(names, manual, sharded, batch_axes)
+    return call(Layout(None, names), *arrays)
   if manual:
     bound = tuple(name for name in mesh.axis_names if name in manual)
     raise ValueError(
-      f"inside of `shard_map` over {bound}: say axis_name={bound} for the "
-      "loss of the global batch, axis_name=() for that of these rows alone"
+      f"inside `shard_map` over {bound}: pass axis_name={bound} for the loss "
+      "of the global batch, or axis_name=() for the loss of local rows alone"
     )
   if mesh.empty:
-    return loss(Layout(None, ()), rows, *arrays)
+    return call(Layout(None, ()), *arrays)
   axes = mesh.axis_names
   if batch_axes is not None:
     axes = _axes_of(batch_axes, mesh, "batch_axes")
   if AxisType.Explicit not in kinds.values():
-    return loss(Layout(mesh, axes), rows, *arrays)
-  own = _split_axes(rows)
+    return call(Layout(mesh, axes), *arrays)
+  own = _split_axes(arrays[0])
   if batch_axes is not None and axes != own:
     raise ValueError(
-      f"batch_axes={batch_axes!r}, but this array is split over {own}: "
-      "leave it out, an Explicit mesh says where rows lie"
+      f"batch_axes={batch_axes!r}, but the array is sharded over {own}: remove "
+      "batch_axes, an Explicit mesh already defines the sharding"
     )
 
   def on_auto(*arrays: PyTree) -> Out:
     mesh = jax.sharding.get_abstract_mesh()
-    return loss(Layout(mesh, own), *arrays)
+    return call(Layout(mesh, own), *arrays)
 
   out = P(own) if rows_out else P()
-  # Also for callers who have put arrays on a mesh without setting it.
+  # Arrays may be on a mesh that the caller has not set.
   with jax.sharding.use_abstract_mesh(mesh):
-    return jax.sharding.auto_axes(on_auto, out_sharding=out)(rows, *arrays)
+    return jax.sharding.auto_axes(on_auto, out_sharding=out)(*arrays)
 
 
 def _check_manual(
   names: tuple[str, ...],
   manual: set[str],
-  split: tuple[Array, ...],
+  sharded: tuple[Array, ...],
   batch_axes: AxisNames | None,
 ) -> None:
   if batch_axes is not None:
     raise ValueError(
-      f"axis_name={names} and batch_axes={batch_axes!r}: the first is for "
-      "callers inside of `shard_map`, the second for all others"
+      f"got both axis_name={names} and batch_axes={batch_axes!r}: pass "
+      "axis_name inside `shard_map`, batch_axes everywhere else"
     )
   if not set(names) <= manual:
     raise ValueError(
-      f"axis_name={names} is for callers inside of `shard_map`; here arrays "
-      "are global: leave it out"
+      f"axis_name={names} is for callers inside `shard_map`, but the arrays "
+      "here are global: remove axis_name"
     )
   if not names or not _checks_vma(names):
     return
-  for array in split:
+  for array in sharded:
     same = set(names) - jax.typeof(array).manual_axis_type.varying
     if same:
       raise ValueError(
-        f"axis_name={names}: the rows {array.shape} are the same everywhere on "
-        f"{sorted(same)}, and would count several times; split them there "
-        "(in_specs), or leave it out of axis_name"
+        f"axis_name={names}, but the rows {array.shape} are replicated over "
+        f"{sorted(same)} and would count several times: shard them (in_specs) "
+        "or remove the axis from axis_name"
       )

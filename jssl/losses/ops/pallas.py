@@ -1,10 +1,12 @@
-"""How a TPU kernel goes over pairs of rows: one side stays, the other sweeps.
+"""TPU kernels over pairs of rows: one operand resident, the other streamed.
 
-What is summed over a sweep never leaves the chip's vector memory. Blocks may
-hang over the end of an array; what lies there may be anything, NaN too.
+The grid is (resident blocks, streamed blocks), the streamed axis innermost. For
+each resident block the kernel visits all streamed blocks, and accumulates in
+VMEM: accumulators reach HBM once per resident block. The last block of an array
+may be partial; its padding holds arbitrary values, NaN included.
 
-Numbers of a row (a scale, a sum) lie beside those of the next one. As [n, 1]
-each of them would fill 128 lanes.
+Scalars of rows (scale, bias, log-sum-exp, ...) are stored as [count, n], with
+rows along the lanes: as [n, 1] each scalar would fill 128 lanes.
 """
 
 import dataclasses
@@ -21,100 +23,92 @@ from jaxtyping import Array, Float
 from jssl.losses.ops import tiles
 
 Ref = Any
-"""What a kernel reads a block from, and writes one to."""
+"""Reference to a block in VMEM."""
 
 LANES = 128
 
-# Rows of the largest blocks. With 512 that stay, each byte of the sweep is
-# worth 512 operations and more, twice what a v5e needs to be kept busy.
-_STAY, _SWEEP = 1024, 512
+# Rows of the largest blocks. With 512 resident rows, each streamed byte is used
+# for 512 operations or more, twice what keeps a v5e busy.
+_MAX_RESIDENT, _MAX_STREAMED = 1024, 512
 
-# A kernel has 16 MiB of vector memory. What is said here of the needs of one
-# agrees within a quarter with what the compiler takes for a v5e.
+# A kernel has 16 MiB of VMEM. The estimates below agree within a quarter with
+# what the compiler allocates on a v5e.
 _VMEM = 13 * 2**20
-# Of each pair: products, S and its exponential.
+# Bytes per pair: products, S and its exponential.
 _PAIR_BYTES = 3 * 4
-# Of each row that stays: its numbers, and two sums.
+# Bytes per resident row: its scalars, and two sums.
 _ROW_BYTES = 3 * 4 * LANES
 
-# How kernels run where there is no TPU.
+# The `interpret` argument of kernels on all platforms but TPU.
 _interpret: Any = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """How both sides are cut.
+  """Block sizes of both operands, and the block specs that follow from them.
 
   Attributes:
-    stay: rows of a block that stays.
-    sweep: rows of a block that sweeps.
-    grid: blocks of each.
+    resident: rows of a resident block.
+    streamed: rows of a streamed block.
+    grid: number of resident and of streamed blocks.
   """
 
-  stay: int
-  sweep: int
+  resident: int
+  streamed: int
   grid: tuple[int, int]
 
-  def stays(self, width: int) -> "Block":
-    """Returns that of features that stay."""
-    return Block((self.stay, width), lambda i, j: (i, 0))
+  def resident_rows(self, width: int) -> pl.BlockSpec:
+    """Returns the spec of resident features, [n, width]."""
+    return pl.BlockSpec((self.resident, width), lambda i, j: (i, 0))
 
-  def sweeps(self, width: int) -> "Block":
-    """Returns that of features that sweep."""
-    return Block((self.sweep, width), lambda i, j: (j, 0))
+  def streamed_rows(self, width: int) -> pl.BlockSpec:
+    """Returns the spec of streamed features, [m, width]."""
+    return pl.BlockSpec((self.streamed, width), lambda i, j: (j, 0))
 
-  def numbers_stay(self, count: int) -> "Block":
-    """Returns that of numbers of rows that stay, [count, n]."""
-    return Block((count, self.stay), lambda i, j: (0, i))
+  def resident_scalars(self, count: int) -> pl.BlockSpec:
+    """Returns the spec of scalars of resident rows, [count, n]."""
+    return pl.BlockSpec((count, self.resident), lambda i, j: (0, i))
 
-  def numbers_sweep(self, count: int) -> "Block":
-    """Returns that of numbers of rows that sweep, [count, m]."""
-    return Block((count, self.sweep), lambda i, j: (0, j))
+  def streamed_scalars(self, count: int) -> pl.BlockSpec:
+    """Returns the spec of scalars of streamed rows, [count, m]."""
+    return pl.BlockSpec((count, self.streamed), lambda i, j: (0, j))
 
-  def whole(self, shape: tuple[int, int]) -> "Block":
-    """Returns that of an array which is in vector memory all the time."""
-    return Block(shape, lambda i, j: (0, 0))
+  def whole(self, shape: tuple[int, int]) -> pl.BlockSpec:
+    """Returns the spec of an array that is in VMEM throughout."""
+    return pl.BlockSpec(shape, lambda i, j: (0, 0))
 
-  def upright(self, count: int, dtype: Any = jnp.float32) -> Any:
-    """Returns room in vector memory for numbers of rows that stay."""
-    return pltpu.VMEM((self.stay, count), dtype)
+  def scratch(self, count: int, dtype: Any = jnp.float32) -> Any:
+    """Allocates VMEM for scalars of resident rows, transposed: [n, count]."""
+    return pltpu.VMEM((self.resident, count), dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-  """Which part of an array a kernel sees: a shape, and where that lies."""
-
-  shape: tuple[int, int]
-  index: Callable[[Any, Any], tuple[Any, Any]]
-
-  def bytes_moved(self, grid: tuple[int, int], itemsize: int) -> int:
-    """Returns the bytes of all blocks that differ from the one before."""
-    corner = self.index(0, 0)
-    if self.index(0, 1) != corner:
-      times = math.prod(grid)
-    else:
-      times = grid[0] if self.index(1, 0) != corner else 1
-    return times * math.prod(self.shape) * itemsize
+def _bytes_moved(spec: Any, grid: tuple[int, int], itemsize: int) -> int:
+  """Returns the bytes of all blocks that differ from the previous block."""
+  corner = spec.index_map(0, 0)
+  if spec.index_map(0, 1) != corner:
+    times = math.prod(grid)
+  else:
+    times = grid[0] if spec.index_map(1, 0) != corner else 1
+  return times * math.prod(spec.block_shape) * itemsize
 
 
 def operand_bytes(width: int, dtype: Any) -> int:
-  """Returns the bytes in vector memory of a row that is multiplied.
+  """Returns the VMEM bytes of a row that enters a matmul.
 
-  That is two of it, one that comes while the other is in use; float32 is also
-  taken apart there, since it is multiplied as several bfloat16.
+  Rows are double-buffered. float32 also needs the bfloat16 parts into which the
+  matrix unit splits it.
   """
   copies = 2 if jnp.dtype(dtype).itemsize < 4 else 5
   return copies * _row_bytes(width, dtype)
 
 
 def sum_bytes(width: int, *, carried: bool) -> int:
-  """Returns the bytes in vector memory of a row that is summed into.
+  """Returns the VMEM bytes of an accumulator row, double-buffered.
 
   Args:
-    width: of the row.
-    carried: whether there is a sum to start with.
+    width: width of the row.
+    carried: True if the accumulator starts from an input.
   """
-  # One of each comes or goes while another is in use.
   return (4 if carried else 2) * _row_bytes(width, jnp.float32)
 
 
@@ -122,124 +116,125 @@ def _row_bytes(width: int, dtype: Any) -> int:
   return -(-width // LANES) * LANES * jnp.dtype(dtype).itemsize
 
 
-def _fit(stay: int, sweep: int, needed: tuple[int, int]) -> bool:
-  rows = stay * (needed[0] + _ROW_BYTES) + sweep * needed[1]
-  return rows + stay * sweep * _PAIR_BYTES <= _VMEM
+def _fits(resident: int, streamed: int, row_bytes: tuple[int, int]) -> bool:
+  rows = resident * (row_bytes[0] + _ROW_BYTES) + streamed * row_bytes[1]
+  return rows + resident * streamed * _PAIR_BYTES <= _VMEM
 
 
-def unfit(dtype: Any, needed: tuple[int, int]) -> str | None:
-  """Returns why a kernel can't run, None if it can.
+def unsupported(dtype: Any, row_bytes: tuple[int, int]) -> str | None:
+  """Returns the reason why a kernel cannot run, None if it can.
 
   Args:
-    dtype: of the features.
-    needed: bytes of vector memory for each row that stays, that sweeps.
+    dtype: dtype of the features.
+    row_bytes: VMEM bytes of each resident and of each streamed row.
   """
   if dtype not in (jnp.bfloat16, jnp.float32):
     name = jnp.dtype(dtype).name
-    return f"a TPU multiplies bfloat16 and float32, features are {name}"
-  if not _fit(LANES, LANES, needed):
+    return f"a TPU multiplies bfloat16 and float32, but the features are {name}"
+  if not _fits(LANES, LANES, row_bytes):
     return (
-      f"features are too wide: {LANES} rows of {sum(needed)} bytes don't fit "
-      f"into {_VMEM} bytes of vector memory"
+      f"the features are too wide: {LANES} rows of {sum(row_bytes)} bytes do "
+      f"not fit into {_VMEM} bytes of VMEM"
     )
   return None
 
 
-def blocks(
-  rows: tuple[int, int], needed: tuple[int, int], *, tile: tuple[int, int]
+def block_sizes(
+  rows: tuple[int, int],
+  row_bytes: tuple[int, int],
+  *,
+  tile: tuple[int, int],
 ) -> Blocks:
-  """Returns how both sides are cut.
+  """Chooses the largest blocks that fit into VMEM.
 
   Args:
-    rows: that stay, that sweep.
-    needed: bytes of vector memory for each of them.
-    tile: rows of a block are at most about as many, but 128 at least.
+    rows: number of resident and of streamed rows.
+    row_bytes: VMEM bytes of each of them.
+    tile: approximate upper bound of the rows of a block (at least 128).
   """
-  stay, sweep = (
+  resident, streamed = (
     max(LANES, min(most, 1 << (size.bit_length() - 1)))
-    for most, size in zip((_STAY, _SWEEP), tile, strict=True)
+    for most, size in zip((_MAX_RESIDENT, _MAX_STREAMED), tile, strict=True)
   )
-  # The more rows stay, the fewer bytes move: those that sweep go first.
-  while not _fit(stay, sweep, needed) and stay > LANES:
-    if sweep > max(LANES, stay // 4):
-      sweep //= 2
+  # More resident rows mean fewer bytes streamed: shrinks streamed blocks first.
+  while not _fits(resident, streamed, row_bytes) and resident > LANES:
+    if streamed > max(LANES, resident // 4):
+      streamed //= 2
     else:
-      stay //= 2
-  stay = tiles.fitting(rows[0], stay, align=LANES)
-  sweep = tiles.fitting(rows[1], sweep, align=LANES)
-  return Blocks(stay, sweep, (-(-rows[0] // stay), -(-rows[1] // sweep)))
+      resident //= 2
+  resident = tiles.tile_size(rows[0], resident, align=LANES)
+  streamed = tiles.tile_size(rows[1], streamed, align=LANES)
+  grid = -(-rows[0] // resident), -(-rows[1] // streamed)
+  return Blocks(resident, streamed, grid)
 
 
-def inside(ref: Ref, size: int) -> Array:
-  """Returns a block that sweeps, 0 where it hangs over the end of an array.
+def zero_padding(ref: Ref, size: int) -> Array:
+  """Reads a streamed block, with zeros beyond the end of its array.
 
-  A sum over the sweep needs it, since 0 times NaN is NaN.
+  Sums over streamed rows need this, since 0 times NaN is NaN.
 
   Args:
-    ref: to the block.
+    ref: reference to the block.
     size: rows of the array.
   """
   block = ref[...]
   if size % len(block) == 0:
     return block
   left = size - pl.program_id(1) * len(block)
-  here = jax.lax.broadcasted_iota(jnp.int32, block.shape, 0) < left
-  return jnp.where(here, block, jnp.zeros_like(block))
+  valid = jax.lax.broadcasted_iota(jnp.int32, block.shape, 0) < left
+  return jnp.where(valid, block, jnp.zeros_like(block))
 
 
-def sweep(
+def call_kernel(
   kernel: Callable[..., None],
-  *args: tuple[Array, Block],
+  *args: tuple[Array, pl.BlockSpec],
   name: str,
-  cut: Blocks,
-  out: Sequence[tuple[tuple[int, int], Block]],
+  blocks: Blocks,
+  out: Sequence[tuple[tuple[int, int], pl.BlockSpec]],
   scratch: Sequence[Any],
-  products: int,
+  contracted: int,
   exponentials: int,
   aliases: dict[int, int] | None = None,
-  in_order: bool = False,
+  sequential: bool = False,
 ) -> list[Float[Array, "_ _"]]:
-  """Runs a kernel on all pairs of blocks, the whole sweep for each that stays.
+  """Runs a kernel on all pairs of blocks.
 
   Args:
-    kernel: of references to the blocks of `args`, `out` and `scratch`.
-    *args: arrays, and how they are cut.
-    name: for profiles.
-    cut: how both sides are.
-    out: shapes of the results, float32, and how they are cut.
-    scratch: vector memory that is kept from step to step.
-    products: how wide in all is what is multiplied, for each pair.
-    exponentials: of each pair.
-    aliases: arguments whose memory is that of a result.
-    in_order: whether blocks that stay depend on those before.
+    kernel: function of references to the blocks of `args`, `out`, `scratch`.
+    *args: arrays and their block specs.
+    name: name of the kernel in profiles.
+    blocks: block sizes.
+    out: shapes of the float32 results, and their block specs.
+    scratch: VMEM that persists between grid steps.
+    contracted: total length of the dot products of a pair, for the cost.
+    exponentials: number of exponentials of a pair, for the cost.
+    aliases: arguments that share memory with a result.
+    sequential: True if resident blocks depend on earlier ones.
   """
   varying = frozenset[str]().union(
     *(jax.typeof(a).manual_axis_type.varying for a, _ in args)
   )
+  vma = jax.sharding.ManualAxisType(varying=varying)
   shapes = [
-    jax.ShapeDtypeStruct(
-      shape,
-      jnp.float32,
-      manual_axis_type=jax.sharding.ManualAxisType(varying=varying),
-    )
+    jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=vma)
     for shape, _ in out
   ]
-  pairs = math.prod(cut.grid) * cut.stay * cut.sweep
-  moved = [(block, a.dtype.itemsize) for a, block in args]
-  moved += [(block, 4) for _, block in out]
+  pairs = math.prod(blocks.grid) * blocks.resident * blocks.streamed
+  moved = [(spec, a.dtype.itemsize) for a, spec in args]
+  moved += [(spec, 4) for _, spec in out]
   cost = pl.CostEstimate(
-    flops=2 * pairs * products,
+    flops=2 * pairs * contracted,
     transcendentals=pairs * exponentials,
-    bytes_accessed=sum(b.bytes_moved(cut.grid, size) for b, size in moved),
+    bytes_accessed=sum(_bytes_moved(s, blocks.grid, size) for s, size in moved),
   )
 
-  def run(interpret: Any) -> Callable[..., list[Array]]:
+  def compiled(interpret: Any) -> Callable[..., list[Array]]:
     return pl.pallas_call(
       kernel,
       out_shape=shapes,
-      grid=cut.grid,
-      in_specs=[pl.BlockSpec(b.shape, b.index) for _, b in args],
-      out_specs=[pl.BlockSpec(b.shape, b.index) for _, b in out],
+      grid=blocks.grid,
+      in_specs=[spec for _, spec in args],
+      out_specs=[spec for _, spec in out],
       scratch_shapes=scratch,
       input_output_aliases=aliases or {},
       interpret=interpret,
@@ -247,13 +242,13 @@ def sweep(
       cost_estimate=cost,
       compiler_params=pltpu.CompilerParams(
         dimension_semantics=(
-          "arbitrary" if in_order else "parallel",
+          "arbitrary" if sequential else "parallel",
           "arbitrary",
         )
       ),
     )
 
-  # What is compiled for need not be what this process runs on.
+  # The target of ahead-of-time compilation may differ from the local platform.
   return jax.lax.platform_dependent(
-    *(a for a, _ in args), tpu=run(False), default=run(_interpret)
+    *(a for a, _ in args), tpu=compiled(False), default=compiled(_interpret)
   )

@@ -1,80 +1,77 @@
-"""Around a mesh: something travels, and everybody adds to it."""
+"""Ring exchange: shards rotate over the devices of a mesh."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 
-from jssl.losses.ops.layout import Layout
 from jssl.typing import PyTree
 
-Stay = TypeVar("Stay")
-Part = TypeVar("Part")
-Go = TypeVar("Go")
-Home = TypeVar("Home")
-
-# Of a part that travels. Two are in flight: one comes while one goes.
-_PART_BYTES = 16 * 2**20
+# Bytes of a rotating block. Two blocks exist at a time on each device: one is
+# received while the other is sent.
+_BLOCK_BYTES = 16 * 2**20
 
 
-def around(
-  layout: Layout,
-  body: Callable[[Stay, Part, Go], tuple[Stay, Go]],
-  finish: Callable[[Part, Go], Home],
-  travelling: Part,
-  stay: Stay,
-  go: Go,
+def ring_fold(
+  axes: tuple[str, ...],
+  body: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
+  resident: PyTree,
+  rotating: PyTree,
+  partial: PyTree,
   *,
   tile: int,
-) -> tuple[Stay, Home]:
-  """Folds `body` over the rows of all devices, this one's first.
+  finish: Callable[[PyTree, PyTree], PyTree] = lambda block, partial: partial,
+) -> tuple[PyTree, PyTree]:
+  """Applies `body` to each device's shard in ring order, local shard first.
 
-  Rows travel in parts of whole tiles, one part after the other, each with what
-  is added up for it: a device holds its own rows, and two parts of others'.
+  As in ring attention, a shard rotates together with its accumulators, by one
+  `ppermute` to the next device per step, and is home after as many steps as
+  there are devices. Large shards are cut into blocks of whole tiles that rotate
+  one after the other: a device holds its own shard and two foreign blocks.
 
   Args:
-    layout: says which devices; inside of `shard_map`.
-    body: `(stay, part, go) -> (stay, go)`.
-    finish: `(part, go) -> home`, when a part is back.
-    travelling: rows that go once around, whole tiles of them.
-    stay: what `body` keeps on this device.
-    go: what it adds to the travelling rows, and goes with them.
+    axes: mesh axes of the ring; () applies `body` to the local shard only.
+    body: `(resident, block, partial) -> (resident, partial)`.
+    resident: state that stays on this device.
+    rotating: this device's shard: arrays of whole tiles.
+    partial: accumulators of the shard's rows.
     tile: rows of a tile.
+    finish: `(block, partial) -> result`, when a block is home again.
 
   Returns:
-    What stayed, and what has come home with the rows of this device.
+    The resident state, and the result for this device's shard.
   """
-  size = layout.size
+  size = jax.lax.axis_size(axes) if axes else 1
   to_next = [(i, (i + 1) % size) for i in range(size)]
 
-  def move(tree: PyTree) -> PyTree:
-    return jax.tree.map(
-      lambda a: jax.lax.ppermute(a, layout.axes, to_next), tree
-    )
+  def rotate(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jax.lax.ppermute(a, axes, to_next), tree)
 
-  def step(_: int, carry: PyTree) -> PyTree:
-    stay, part, go = carry
-    stay, go = body(stay, part, go)
-    return stay, move(part), move(go)
+  def step(_: int, state: PyTree) -> PyTree:
+    resident, block, partial = state
+    resident, partial = body(resident, block, partial)
+    return resident, rotate(block), rotate(partial)
 
-  def once(stay: Stay, part: tuple[Part, Go]) -> tuple[Stay, Home]:
-    stay, *home = jax.lax.fori_loop(0, size, step, (stay, *part))
-    return stay, finish(*home)
+  def whole_turn(
+    resident: PyTree, shard: tuple[PyTree, PyTree]
+  ) -> tuple[PyTree, PyTree]:
+    if not axes:
+      resident, partial = body(resident, *shard)
+      return resident, finish(shard[0], partial)
+    resident, *home = jax.lax.fori_loop(0, size, step, (resident, *shard))
+    return resident, finish(*home)
 
-  parts = _parts((travelling, go), tile)
-  if parts == 1:
-    return once(stay, (travelling, go))
-
-  def cut(a: jax.Array) -> jax.Array:
-    return a.reshape(parts, -1, *a.shape[1:])
-
-  stay, home = jax.lax.scan(once, stay, jax.tree.map(cut, (travelling, go)))
-  return stay, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), home)
+  shard = rotating, partial
+  blocks = _number_of_blocks(shard, tile) if axes else 1
+  if blocks == 1:
+    return whole_turn(resident, shard)
+  cut = jax.tree.map(lambda a: a.reshape(blocks, -1, *a.shape[1:]), shard)
+  resident, result = jax.lax.scan(whole_turn, resident, cut)
+  return resident, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result)
 
 
-def _parts(tree: PyTree, tile: int) -> int:
+def _number_of_blocks(tree: PyTree, tile: int) -> int:
   leaves = jax.tree.leaves(tree)
   tiles = len(leaves[0]) // tile
-  bytes_ = sum(a.size * a.dtype.itemsize for a in leaves)
-  wanted = min(tiles, -(-bytes_ // _PART_BYTES))
+  total = sum(a.size * a.dtype.itemsize for a in leaves)
+  wanted = min(tiles, -(-total // _BLOCK_BYTES))
   return next(k for k in range(wanted, tiles + 1) if tiles % k == 0)

@@ -1,4 +1,4 @@
-"""Cutting long arrays into tiles, and reading and writing those in a loop."""
+"""Tiles of long arrays: sizes, padding, reads and writes in a loop."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -9,45 +9,43 @@ from jaxtyping import Array
 
 T = TypeVar("T")
 
-# Rows of a tile are a multiple of what every machine's vectors hold.
+# Tiles have a multiple of this number of rows: the vector width of any machine.
 _ALIGN = 8
 
 
-def fitting(size: int, tile: int, *, align: int = _ALIGN) -> int:
-  """Returns a tile of at most about `tile` rows that wastes few of `size`."""
-  tiles = -(-size // tile)
-  return -(-size // (tiles * align)) * align
+def tile_size(rows: int, maximum: int, *, align: int = _ALIGN) -> int:
+  """Returns a tile size near `maximum` at most, with little padding."""
+  count = -(-rows // maximum)
+  return -(-rows // (count * align)) * align
 
 
-def filled(tree: T, values: Sequence[float], *, tile: int, shards: int) -> T:
-  """Returns arrays with rows appended, so that each shard is whole tiles.
+def pad(tree: T, values: Sequence[float], *, multiple: int) -> T:
+  """Appends rows to all arrays, up to a multiple of a number of rows.
 
   Args:
-    tree: of arrays of as many rows.
-    values: what those are filled with, for each array.
-    tile: rows of a tile.
-    shards: that the rows will be split into.
+    tree: arrays with the same number of rows.
+    values: padding value of each array.
+    multiple: divisor of the padded number of rows.
   """
 
-  def fill(a: Array, value: float) -> Array:
-    step = tile * shards
-    missing = -len(a) % step
+  def pad_one(a: Array, value: float) -> Array:
+    missing = -len(a) % multiple
     widths = [(0, missing)] + [(0, 0)] * (a.ndim - 1)
     return jnp.pad(a, widths, constant_values=value) if missing else a
 
   leaves, structure = jax.tree.flatten(tree)
-  filled = [fill(*pair) for pair in zip(leaves, values, strict=True)]
-  return jax.tree.unflatten(structure, filled)
+  padded = [pad_one(*pair) for pair in zip(leaves, values, strict=True)]
+  return jax.tree.unflatten(structure, padded)
 
 
-def at(tree: T, tile: Array, size: int) -> T:
+def read(tree: T, tile: Array, size: int) -> T:
   """Returns tile number `tile`, `size` rows of each array."""
   return jax.tree.map(
     lambda a: jax.lax.dynamic_slice_in_dim(a, tile * size, size), tree
   )
 
 
-def put(tree: T, part: T, tile: Array, size: int) -> T:
+def write(tree: T, part: T, tile: Array, size: int) -> T:
   """Returns the arrays with tile number `tile` replaced."""
   return jax.tree.map(
     lambda a, p: jax.lax.dynamic_update_slice_in_dim(a, p, tile * size, 0),
@@ -56,10 +54,21 @@ def put(tree: T, part: T, tile: Array, size: int) -> T:
   )
 
 
-def fold(
-  body: Callable[[Array, Array, T], T], down: int, across: int, init: T
+def loop(
+  body: Callable[[Array, Array, T], T],
+  shape: tuple[int, int],
+  tile: tuple[int, int],
+  init: T,
 ) -> T:
-  """Folds `body(i, j, state)` over `down` times `across` tiles, row by row."""
+  """Folds `body(i, j, state)` over all tiles of a matrix, row by row.
+
+  Args:
+    body: function of a tile's row and column number, and of the state.
+    shape: shape of the matrix, whole tiles.
+    tile: rows and columns of a tile.
+    init: initial state.
+  """
+  down, across = shape[0] // tile[0], shape[1] // tile[1]
   return jax.lax.fori_loop(
     0,
     down * across,

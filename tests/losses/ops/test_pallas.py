@@ -31,8 +31,8 @@ KINDS = ["both", "rows", "self"]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
   """The smallest blocks that a kernel has."""
-  monkeypatch.setattr(api, "_TILE", (64, 64))
-  monkeypatch.setattr(prototypes_api, "_TILE", (128, 128))
+  monkeypatch.setattr(api.LogSumExp, "max_tile", (64, 64))
+  monkeypatch.setattr(prototypes_api.Attend, "max_tile", (128, 128))
 
 
 def arguments(n=N, m=M, d=D, dtype=jnp.float32, seed=0):
@@ -50,8 +50,10 @@ def arguments(n=N, m=M, d=D, dtype=jnp.float32, seed=0):
 def similarity_loss(layout, x, y, r, c, p, q, *, kind, ids=True, **options):
   """A scalar that depends on every log-sum-exp, and not linearly."""
   n, m = len(x), len(y)
-  rows = similarity.side(x, r, ids=jnp.arange(n) % 9 if ids else 0, bias=p)
-  columns = similarity.side(y, c, ids=jnp.arange(m) % 5 if ids else 1, bias=q)
+  rows = similarity.operand(x, r, ids=jnp.arange(n) % 9 if ids else 0, bias=p)
+  columns = similarity.operand(
+    y, c, ids=jnp.arange(m) % 5 if ids else 1, bias=q
+  )
   if kind == "self":
     rows, columns = rows._replace(ids=jnp.arange(n)), None
   if kind == "both":
@@ -65,8 +67,10 @@ def similarity_loss(layout, x, y, r, c, p, q, *, kind, ids=True, **options):
 
 def prototypes_loss(layout, x, y, r, c, p, q, values, *, ids=True, **options):
   """The same, of the means too."""
-  rows = similarity.side(x, r, ids=jnp.arange(len(x)) % 9 if ids else 0, bias=p)
-  columns = similarity.side(
+  rows = similarity.operand(
+    x, r, ids=jnp.arange(len(x)) % 9 if ids else 0, bias=p
+  )
+  columns = similarity.operand(
     y, c, ids=jnp.arange(len(y)) % 5 if ids else 1, bias=q
   )
   lse, mean = prototypes.attend(layout, rows, columns, values, **options)
@@ -75,11 +79,11 @@ def prototypes_loss(layout, x, y, r, c, p, q, values, *, ids=True, **options):
 
 def value_and_grads(loss, implementation, *args, **options):
   def run(*args):
-    return layouts.run(
+    return layouts.with_layout(
       functools.partial(loss, implementation=implementation, **options),
-      *args,
-      axis_name=None,
-      batch_axes=None,
+      args[:1],
+      args[1:],
+      None,
     )
 
   return once(jax.value_and_grad(run, argnums=range(len(args))), *args)
@@ -170,24 +174,24 @@ def test_prototypes_on_a_mesh_equal_one_device():
 def block(n, m):
   """Two sides with rows that only fill up, and all that is carried in."""
   x, y, r, c, p, q = arguments(n=n, m=m)
-  rows = similarity.side(x, r, ids=jnp.arange(n) % 9, bias=p)
-  columns = similarity.side(y, c, ids=jnp.arange(m) % 5, bias=q)
+  rows = similarity.operand(x, r, ids=jnp.arange(n) % 9, bias=p)
+  columns = similarity.operand(y, c, ids=jnp.arange(m) % 5, bias=q)
   rows = rows._replace(ids=rows.ids.at[-4:].set(-1))
   columns = columns._replace(ids=columns.ids.at[-2:].set(-1))
-  sums = tiled.Sums(p, r), tiled.Sums(q, c)
-  weights = tiled.Weights(3 + r, p), tiled.Weights(3 + c, q)
-  flows = tiled.Flow(x[::-1], p), tiled.Flow(y[::-1], q)
+  sums = tiled.RunningSum(p, r), tiled.RunningSum(q, c)
+  weights = tiled.Cotangent(3 + r, p), tiled.Cotangent(3 + c, q)
+  flows = tiled.GradientSum(x[::-1], p), tiled.GradientSum(y[::-1], q)
   return rows, columns, sums, weights, flows
 
 
 @pytest.mark.parametrize("most", [2**16, 1])
 def test_sums_go_on(monkeypatch, most):
-  """Also where those of columns are too many to be kept during a sweep."""
-  monkeypatch.setattr(pallas_tpu, "_COLUMNS", most)
+  """Also with more columns than VMEM can hold sums of."""
+  monkeypatch.setattr(pallas_tpu, "_MAX_COLUMNS", most)
   rows, columns, sums, _, _ = block(N, M)
   args = rows, columns, *sums
   got, expected = (
-    once(functools.partial(kind.add, tile=(N, M)), *args)
+    once(functools.partial(kind.forward, tile=(N, M)), *args)
     for kind in (pallas_tpu, tiled)
   )
   assert_equal(got, expected)
@@ -198,7 +202,7 @@ def test_flows_go_on(by_column):
   rows, columns, _, weights, flows = block(N, M)
   args = rows, columns, weights[0], weights[1] if by_column else None, *flows
   got, expected = (
-    once(functools.partial(kind.flow, tile=(N, M)), *args)
+    once(functools.partial(kind.backward, tile=(N, M)), *args)
     for kind in (pallas_tpu, tiled)
   )
   assert_equal(got, expected)
@@ -231,10 +235,14 @@ def test_float32_runs_beside_float64(x64):
 
 
 def test_features_that_are_too_wide_are_refused():
-  assert pallas_tpu.unfit(jnp.dtype("bfloat16"), 2048) is None
-  assert "too wide" in pallas_tpu.unfit(jnp.dtype("bfloat16"), 2**14)
-  assert prototypes_kernels.unfit(jnp.dtype("bfloat16"), 1024, 1024) is None
-  assert "too wide" in prototypes_kernels.unfit(jnp.dtype("float32"), 8, 2**14)
+  assert pallas_tpu.unsupported(jnp.dtype("bfloat16"), 2048) is None
+  assert "too wide" in pallas_tpu.unsupported(jnp.dtype("bfloat16"), 2**14)
+  assert (
+    prototypes_kernels.unsupported(jnp.dtype("bfloat16"), 1024, 1024) is None
+  )
+  assert "too wide" in prototypes_kernels.unsupported(
+    jnp.dtype("float32"), 8, 2**14
+  )
 
 
 def test_there_are_no_second_derivatives():
@@ -255,25 +263,26 @@ def test_there_are_no_second_derivatives():
 
 
 COMPILE = """
-from jssl import targets
+from jssl.preflight import targets
 of = targets.target("v5e:2x4")
 of.prepare()
 import json
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from jssl.ops import layout as layouts, prototypes, similarity
+from jssl.losses.ops import layout as layouts, prototypes, similarity
 
 def infonce(layout, x, y):
-  rows = similarity.side(x, 0.1, ids=0)
-  columns = similarity.side(y, 1.0, ids=1)
+  rows = similarity.operand(x, 0.1, ids=0)
+  columns = similarity.operand(y, 1.0, ids=1)
   by_row, by_column = similarity.log_sum_exps(
     layout, rows, columns, implementation="pallas_tpu"
   )
   return layout.sum(by_row.sum() + by_column.sum())
 
 def attended(layout, x, w):
-  w = layout.per_device(w)
-  rows, columns = similarity.side(x, 1.0, ids=0), similarity.side(w, 1.0, ids=1)
+  w = layout.as_varying(w)
+  rows = similarity.operand(x, 1.0, ids=0)
+  columns = similarity.operand(w, 1.0, ids=1)
   lse, mean = prototypes.attend(layout, rows, columns, w)
   return layout.sum(lse.sum() + jnp.sum(mean**2))
 
@@ -281,9 +290,8 @@ mesh = Mesh(of.devices(), ("data",), axis_types=(AxisType.Auto,))
 
 def compiled(loss, split, dtype, width, check_vma):
   def run(x, y):
-    return layouts.run(
-      loss, x, y, batch_axes=None,
-      axis_name=None if check_vma is None else "data",
+    return layouts.with_layout(
+      loss, (x,), (y,), None if check_vma is None else "data"
     )
   specs = P("data"), P("data") if split else P()
   args = [
@@ -317,5 +325,5 @@ def test_a_tpu_program_has_the_kernels():
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  # A forward sweep and two backward ones.
+  # One forward pass over the streamed blocks, and two backward.
   assert json.loads(done.stdout.splitlines()[-1]) == [3] * 8

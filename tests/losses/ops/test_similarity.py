@@ -20,7 +20,7 @@ AXES = ("a", "b")
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
   """Several tiles on each device, the last one not full."""
-  monkeypatch.setattr(api, "_TILE", (4, 8))
+  monkeypatch.setattr(api.LogSumExp, "max_tile", (4, 8))
 
 
 def arguments(n=N, m=M, seed=0):
@@ -34,17 +34,17 @@ def objective(layout, x, y, r, c, p, q, *, kind, ids, shared=False, **options):
   """A scalar that depends on every output, and not linearly."""
   n, m = len(x), len(y)
   # In manual mode arrays are a device's, ids are global all the same.
-  first = layout.index() * n if layout.mesh is None else 0
-  rows = similarity.side(
+  first = layout.device_index() * n if layout.mesh is None else 0
+  rows = similarity.operand(
     x, r, ids=(first + jnp.arange(n)) % 9 if ids else 0, bias=p
   )
   if kind == "self":
-    rows = similarity.side(x, r, ids=first + jnp.arange(n))
+    rows = similarity.operand(x, r, ids=first + jnp.arange(n))
     columns = None
   else:
     column_ids = jnp.arange(m) % 5 if ids else 1
-    columns = similarity.side(y, c, ids=column_ids, bias=q)
-  options = {"shared": shared, **options}
+    columns = similarity.operand(y, c, ids=column_ids, bias=q)
+  options = {"replicated": shared, **options}
   if kind == "both":
     by_row, by_column = similarity.log_sum_exps(
       layout, rows, columns, **options
@@ -55,11 +55,11 @@ def objective(layout, x, y, r, c, p, q, *, kind, ids, shared=False, **options):
 
 
 def run(*args, **options):
-  return layouts.run(
+  return layouts.with_layout(
     functools.partial(objective, **options),
-    *args,
-    axis_name=None,
-    batch_axes=None,
+    args[:1],
+    args[1:],
+    None,
   )
 
 
@@ -95,8 +95,8 @@ def on_mesh(axis_type, shared):
 @pytest.mark.parametrize("ids", [False, True])
 def test_reference_equals_a_loop(x64, ids):
   x, y, r, c, p, q = arguments()
-  rows = similarity.side(x, r, ids=np.arange(N) % 9 if ids else 0, bias=p)
-  columns = similarity.side(y, c, ids=np.arange(M) % 5 if ids else 1, bias=q)
+  rows = similarity.operand(x, r, ids=np.arange(N) % 9 if ids else 0, bias=p)
+  columns = similarity.operand(y, c, ids=np.arange(M) % 5 if ids else 1, bias=q)
   by_row, by_column = similarity.log_sum_exps(
     layouts.Layout(None, ()),
     rows,
@@ -152,8 +152,8 @@ def test_rows_that_do_not_divide_are_filled_up(x64):
 
 
 def test_columns_travel_in_parts(x64, monkeypatch):
-  monkeypatch.setattr("jssl.losses.ops.ring._PART_BYTES", 1)
-  monkeypatch.setattr(api, "_TILE", (4, 4))
+  monkeypatch.setattr("jssl.losses.ops.ring._BLOCK_BYTES", 1)
+  monkeypatch.setattr(api.LogSumExp, "max_tile", (4, 4))
   args = arguments(n=64, m=128)
   expected = value_and_grads(kind="both", ids=True)(*args)
   mesh = jax.make_mesh((4,), ("a",), axis_types=(AxisType.Auto,))
@@ -166,8 +166,8 @@ def test_what_has_no_pair_is_masked_and_sends_nothing_back():
   x = jnp.ones((3, 2))
 
   def by_row(x):
-    rows = similarity.side(x, 1.0, ids=jnp.array([0, 0, 1]))
-    columns = similarity.side(x, 1.0, ids=0)
+    rows = similarity.operand(x, 1.0, ids=jnp.array([0, 0, 1]))
+    columns = similarity.operand(x, 1.0, ids=0)
     one_device = layouts.Layout(None, ())
     return similarity.log_sum_exp(one_device, rows, columns)
 
@@ -194,9 +194,9 @@ def test_second_derivatives_inside_of_shard_map_are_refused():
 
   def local(x):
     def loss(x):
-      rows = similarity.side(x, 1.0, ids=0)
+      rows = similarity.operand(x, 1.0, ids=0)
       by_row = similarity.log_sum_exp(
-        layouts.Layout(None, ("a",)), rows, similarity.side(x, 1.0, ids=1)
+        layouts.Layout(None, ("a",)), rows, similarity.operand(x, 1.0, ids=1)
       )
       return by_row.sum()
 
@@ -205,7 +205,7 @@ def test_second_derivatives_inside_of_shard_map_are_refused():
   function = jax.shard_map(
     local, mesh=mesh, in_specs=P("a"), out_specs=P("a"), check_vma=False
   )
-  with pytest.raises(ValueError, match="inside of `shard_map`"):
+  with pytest.raises(ValueError, match="inside `shard_map`"):
     function(jnp.ones((16, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Chooses how the characteristic function is summed, and derives it."""
+"""Characteristic function: entry point, and the operation on a mesh."""
 
 import dataclasses
 
@@ -6,58 +6,63 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.losses.ops import autodiff, tiles
-from jssl.losses.ops.autodiff import Implementation, Plan
+from jssl.losses.ops.base import FusedOperation, Implementation
 from jssl.losses.ops.characteristic import reference, tiled
 from jssl.losses.ops.characteristic.reference import Waves
 from jssl.losses.ops.layout import Layout
 
-_TILE = 256
-
 
 @dataclasses.dataclass(frozen=True)
-class _Plan(Plan):
+class Sums(FusedOperation):
+  """Sums of waves. On a mesh, each device's sums are all-reduced.
+
+  Attributes:
+    knots: number of frequencies, from 0 on.
+    step: distance of two frequencies.
+  """
+
   knots: int
   step: float
-  tile: int
 
+  name = "characteristic"
+  max_tile = (256, 256)
 
-def _forward(
-  plan: _Plan, p: Float[Array, "n s"], real: Float[Array, "n"]
-) -> Waves:
-  def local(p: Array, real: Array) -> Waves:
-    waves = tiled.add(p, real, knots=plan.knots, step=plan.step, tile=plan.tile)
-    if plan.layout.axes:
-      return jax.lax.psum(waves, plan.layout.axes)
-    return waves
+  def reference(
+    self, operands: Float[Array, "n s"], constants: Float[Array, "n"]
+  ) -> Waves:
+    waves = reference.sums(
+      operands * constants[:, None], knots=self.knots, step=self.step
+    )
+    # Padding is 0, and its cosine 1.
+    return waves._replace(cosine=waves.cosine - jnp.sum(1 - constants))
 
-  return plan.layout.split(local, (True, True), False)(p, real)
+  def forward(
+    self, operands: Float[Array, "n s"], constants: Float[Array, "n"]
+  ) -> Waves:
+    def local(p: Array, mask: Array) -> Waves:
+      return self.layout.all_reduce(
+        tiled.forward(
+          p, mask, knots=self.knots, step=self.step, tile=self.tile[0]
+        )
+      )
 
+    function = self.layout.shard_map(local, (True, True), False)
+    return function(operands, constants)
 
-def _backward(
-  plan: _Plan,
-  p: Float[Array, "n s"],
-  real: Float[Array, "n"],
-  out: Waves,
-  g: Waves,
-) -> Float[Array, "n s"]:
-  del real, out  # What only fills up is cut off by the caller.
+  def backward(
+    self,
+    operands: Float[Array, "n s"],
+    constants: Float[Array, "n"],
+    out: Waves,
+    g: Waves,
+  ) -> Float[Array, "n s"]:
+    del constants, out  # The caller slices off the gradients of padding.
 
-  def local(p: Array, g: Waves) -> Array:
-    return tiled.back(p, g, step=plan.step, tile=plan.tile)
+    def local(p: Array, g: Waves) -> Array:
+      return tiled.backward(p, g, step=self.step, tile=self.tile[0])
 
-  g = jax.tree.map(plan.layout.of_sum, g)
-  return plan.layout.split(local, (True, False), True)(p, g)
-
-
-def _reference(
-  plan: _Plan, p: Float[Array, "n s"], real: Float[Array, "n"]
-) -> Waves:
-  waves = reference.sums(p * real[:, None], knots=plan.knots, step=plan.step)
-  return waves._replace(cosine=waves.cosine - jnp.sum(1 - real))
-
-
-_sums = autodiff.recomputing(_reference, _forward, _backward)
+    g = jax.tree.map(self.layout.sum_transpose, g)
+    return self.layout.shard_map(local, (True, False), True)(operands, g)
 
 
 def sums(
@@ -71,26 +76,20 @@ def sums(
   """Returns sums of cosines and sines over the rows of all devices.
 
   Args:
-    layout: how the rows lie on devices.
-    p: at least float32.
-    knots: multiples of `step`, from 0 on.
-    step: between two knots.
-    implementation: see `fused.choose`.
-
-  Raises:
-    ValueError: there is no such implementation, or not here.
+    layout: layout of the rows.
+    p: projections, at least float32.
+    knots: number of frequencies: multiples of `step`, from 0 on.
+    step: distance of two frequencies.
+    implementation: see `base.choose_implementation`.
   """
-  chosen = autodiff.choose(
-    implementation,
+  op = Sums.create(
     layout,
-    "characteristic",
-    no_kernel="it has none: it is bound by no matrix product",
+    implementation,
+    len(p),
+    no_kernel="it has no kernel, as it contains no matmul",
+    knots=knots,
+    step=step,
   )
-  if chosen == "reference":
+  if op.implementation == "reference":
     return reference.sums(p, knots=knots, step=step)
-  tile = tiles.fitting(-(-len(p) // layout.shards), _TILE)
-  plan = _Plan(layout, chosen, implementation is not None, knots, step, tile)
-  p, real = tiles.filled(
-    (p, jnp.ones_like(p[:, 0])), (0, 0), tile=tile, shards=layout.shards
-  )
-  return _sums(plan, p, real)
+  return op(*op.pad((p, jnp.ones_like(p[:, 0])), (0, 0)))

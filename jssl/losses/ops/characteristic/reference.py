@@ -1,9 +1,9 @@
-"""The formula, with an array of all knots.
+"""Characteristic function: the formula, with an array of all knots.
 
     C_ts = sum_n cos(t step p_ns)      S_ts = sum_n sin(t step p_ns)
 
-for t = 0, 1, ..., which is n times the empirical characteristic function of
-each column of p.
+for t = 0, 1, ...: n times the empirical characteristic function of each column
+of p.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 
 class Waves(NamedTuple):
-  """Sums of cosines and of sines."""
+  """Cosines and sines."""
 
   cosine: Float[Array, "t s"]
   sine: Float[Array, "t s"]

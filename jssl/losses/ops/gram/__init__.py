@@ -1,4 +1,4 @@
-"""Squared norms of products of features, without a [d, d] array."""
+"""Inner products of cross-moments, without a [d, d] or [n, n] array."""
 
 from jssl.losses.ops.gram.api import inner
 from jssl.losses.ops.gram.reference import Factor, Pair

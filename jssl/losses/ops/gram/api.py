@@ -1,172 +1,158 @@
-"""Chooses by which side an inner product of moments is summed, and derives it.
-
-Value and gradients come from one pass over the matrices.
-"""
+"""Inner products of moments: entry point, and the operation on a mesh."""
 
 import dataclasses
+import functools
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.losses.ops import autodiff, tiles
-from jssl.losses.ops.autodiff import Implementation, Plan
-from jssl.losses.ops.gram import features, reference, ring, tiled
+from jssl.losses.ops.base import FusedSum, Implementation
+from jssl.losses.ops.gram import features, reference, tiled
 from jssl.losses.ops.gram.reference import Factor, Pair
-from jssl.losses.ops.gram.tiled import Flow, Side
+from jssl.losses.ops.gram.tiled import Gradient, Operand
 from jssl.losses.ops.layout import Layout
-from jssl.losses.ops.matmul import wide
-from jssl.typing import Scalar
+from jssl.losses.ops.matmul import upcast_dtype
+from jssl.losses.ops.ring import ring_fold
+from jssl.typing import PyTree, Scalar
 
-# Of a tile of one factor, as wide as it is multiplied.
+# Bytes of a tile of one factor, in the dtype of its product.
 _TILE_BYTES = 4 * 2**20
 
-Pairs = tuple[Pair, Pair | None]
+Operands = tuple[Pair, Pair | None]
+Sums = tuple[Scalar, Gradient | None, Gradient | None]
+
+# Shard specs of a factor: rows are sharded, shift and scale replicated.
+_SPECS = Factor(True, False, False)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan(Plan):
-  """What is static about a call.
+class Inner(FusedSum):
+  """The inner product <A^T B, C^T E> of two cross-moments.
 
   Attributes:
-    by_rows: whether [n, n] matrices are smaller than [d, d] ones.
-    diagonal: whether the diagonals of both moments count.
-    tile: rows and columns of their tiles.
+    by_rows: True if [n, n] matrices are smaller than [d, d] matrices.
+    diagonal: True if the diagonals of A^T B and C^T E count.
   """
 
   by_rows: bool
   diagonal: bool
-  tile: tuple[int, int]
 
+  name = "gram"
 
-def _returned(pair: Pair, flow: Flow) -> Pair:
-  """Returns the gradients by features, shifts and scales."""
+  def reference(
+    self, operands: Operands, constants: Float[Array, "n"]
+  ) -> Scalar:
+    def masked(pair: Pair) -> Pair:
+      return Pair(*map(Factor, Operand(pair, constants).rows()))
 
-  def back(factor: Factor, flow: Float[Array, "n d"]) -> Factor:
-    x, shift, scale = factor
-    if shift is None or scale is None:
-      return Factor(flow.astype(x.dtype))
-    scaled = flow * scale[None]
-    centred = x.astype(shift.dtype) - shift[None]
-    return Factor(
-      scaled.astype(x.dtype), -scaled.sum(0), jnp.sum(flow * centred, axis=0)
+    rows, columns = operands
+    return reference.inner(
+      masked(rows),
+      None if columns is None else masked(columns),
+      diagonal=self.diagonal,
     )
 
-  second = None
-  if pair.second is not None and flow.second is not None:
-    second = back(pair.second, flow.second)
-  return Pair(back(pair.first, flow.first), second)
+  def value_and_gradients(
+    self, operands: Operands, constants: Float[Array, "n"], *, gradients: bool
+  ) -> tuple[Scalar, Operands | None]:
+    def local(
+      rows: Pair, columns: Pair | None, mask: Float[Array, "n"]
+    ) -> tuple[Scalar, Operands | None]:
+      row_operand = Operand(rows, mask)
+      column_operand = None if columns is None else Operand(columns, mask)
+      if self.by_rows:
+        value, by_rows, by_columns = self._sum_by_rows(
+          row_operand, column_operand, gradients=gradients
+        )
+      else:
+        value, by_rows, by_columns = features.inner(
+          self.layout,
+          row_operand,
+          column_operand,
+          diagonal=self.diagonal,
+          gradients=gradients,
+        )
+      if by_rows is None:
+        return value, None
+      if columns is None or by_columns is None:
+        return value, (self._factor_gradients(rows, by_rows), None)
+      return value, (
+        self._factor_gradients(rows, by_rows),
+        self._factor_gradients(columns, by_columns),
+      )
 
+    specs = tuple(p and p.map(lambda factor: _SPECS) for p in operands)
+    out_specs = (False, specs if gradients else None)
+    function = self.layout.shard_map(local, (*specs, True), out_specs)
+    return function(*operands, constants)
 
-# Which arrays of a factor are split by rows.
-_ROWS = Factor(True, False, False)  # type: ignore[arg-type]
+  def _sum_by_rows(
+    self, rows: Operand, columns: Operand | None, *, gradients: bool
+  ) -> Sums:
+    """Sums over pairs of rows: rows are resident, columns rotate."""
+    symmetric = columns is None
+    to_rows = tiled.zero_gradient(rows) if gradients else None
+    to_columns = tiled.zero_gradient(columns) if gradients and columns else None
+    columns = rows if columns is None else columns
+    first, second = columns.pair
 
+    def body(resident: PyTree, block: PyTree, partial: PyTree) -> PyTree:
+      (x, y), mask = block
+      # Only rows rotate: shifts and scales are replicated.
+      pair = Pair(
+        first._replace(x=x), None if second is None else second._replace(x=y)
+      )
+      sums, to_rows = resident
+      sums, to_rows, partial = tiled.add_block(
+        rows, Operand(pair, mask), sums, to_rows, partial, tile=self.tile
+      )
+      return (sums, to_rows), partial
 
-def _specs(pair: Pair | None) -> Pair | None:
-  """Returns which of its arrays are split by rows."""
-  if pair is None:
-    return None
-  return pair.map(lambda factor: _ROWS)
-
-
-def _summed(layout: Layout, pair: Pair) -> Pair:
-  """Adds the gradients by shifts and scales, if devices are ours."""
-  if layout.mesh is None or not layout.axes:
-    return pair
-
-  def back(factor: Factor) -> Factor:
-    x, *shared = factor
-    return Factor(x, *jax.lax.psum(shared, layout.axes))
-
-  return pair.map(back)
-
-
-def _by_rows(
-  plan: _Plan, rows: Side, columns: Side | None, *, gradients: bool
-) -> tuple[Scalar, Flow | None, Flow | None]:
-  def everywhere(x: Array) -> Array:
-    return jax.lax.psum(x, plan.layout.axes) if plan.layout.axes else x
-
-  into_rows = tiled.no_flow(rows) if gradients else None
-  into_columns = tiled.no_flow(columns) if gradients and columns else None
-  sides = rows, rows if columns is None else columns
-  parts = *sides, jnp.zeros_like(rows.real), into_rows, into_columns
-  if plan.layout.axes:
-    sums, into_rows, into_columns = ring.add(
-      plan.layout, *parts, tile=plan.tile
+    (sums, to_rows), to_columns = ring_fold(
+      self.layout.axes,
+      body,
+      (jnp.zeros_like(rows.mask), to_rows),
+      ((first.x, None if second is None else second.x), columns.mask),
+      to_columns,
+      tile=self.tile[1],
     )
-  else:
-    sums, into_rows, into_columns = tiled.add(*parts, tile=plan.tile)
-  value = everywhere(sums.sum())
-  if plan.diagonal:
-    return value, into_rows, into_columns
+    value = self.layout.all_reduce(sums.sum())
+    if self.diagonal:
+      return value, to_rows, to_columns
 
-  def of(side: Side) -> Float[Array, "d"]:
-    first, second = (x.astype(wide(x.dtype)) for x in side.rows())
-    return everywhere(jnp.sum(first * second, axis=0))
+    def diagonal_of(operand: Operand) -> Float[Array, "d"]:
+      first, second = (x.astype(upcast_dtype(x.dtype)) for x in operand.rows())
+      return self.layout.all_reduce(jnp.sum(first * second, axis=0))
 
-  of_rows = of(rows)
-  of_columns = of_rows if columns is None else of(columns)
-  less, into_rows, into_columns = tiled.less_diagonal(
-    *sides, (of_rows, of_columns), into_rows, into_columns
-  )
-  return value - less, into_rows, into_columns
+    # With fewer rows than features, the rest is no smaller than the diagonal:
+    # the difference keeps its digits.
+    of_rows = diagonal_of(rows)
+    of_columns = of_rows if symmetric else diagonal_of(columns)
+    less = functools.partial(tiled.subtract_diagonal, symmetric=symmetric)
+    return (
+      value - jnp.sum(of_rows * of_columns),
+      less(to_rows, rows, of_columns),
+      less(to_columns, columns, of_rows),
+    )
 
+  def _factor_gradients(self, pair: Pair, gradient: Gradient) -> Pair:
+    """Returns the gradients by features, shifts and scales."""
 
-def _run(
-  plan: _Plan, pairs: Pairs, real: tuple[Array, Array], *, gradients: bool
-) -> tuple[Scalar, Pairs | None]:
-  layout = plan.layout
-
-  def local(
-    rows: Pair, columns: Pair | None, real: tuple[Array, Array]
-  ) -> tuple[Scalar, Pairs | None]:
-    side = Side(rows, real[0])
-    other = None if columns is None else Side(columns, real[1])
-    if plan.by_rows:
-      value, into_rows, into_columns = _by_rows(
-        plan, side, other, gradients=gradients
+    def by_factor(factor: Factor, g: Float[Array, "n d"]) -> Factor:
+      x, shift, scale = factor
+      if shift is None or scale is None:
+        return Factor(g.astype(x.dtype))
+      scaled = g * scale[None]
+      centred = x.astype(shift.dtype) - shift[None]
+      shared = self.layout.all_reduce_gradients(
+        (-scaled.sum(0), jnp.sum(g * centred, axis=0))
       )
-    else:
-      value, into_rows, into_columns = features.add(
-        layout, side, other, diagonal=plan.diagonal, gradients=gradients
-      )
-    if into_rows is None:
-      return value, None
-    into = _summed(layout, _returned(rows, into_rows)), None
-    if columns is None or into_columns is None:
-      return value, into
-    return value, (into[0], _summed(layout, _returned(columns, into_columns)))
+      return Factor(scaled.astype(x.dtype), *shared)
 
-  specs = _specs(pairs[0]), _specs(pairs[1])
-  return layout.split(
-    local, (*specs, True), (False, specs if gradients else None)
-  )(*pairs, real)
-
-
-def _value(plan: _Plan, pairs: Pairs, real: tuple[Array, Array]) -> Scalar:
-  return _run(plan, pairs, real, gradients=False)[0]
-
-
-def _value_and_gradients(
-  plan: _Plan, pairs: Pairs, real: tuple[Array, Array]
-) -> tuple[Scalar, Pairs | None]:
-  return _run(plan, pairs, real, gradients=True)
-
-
-def _reference(plan: _Plan, pairs: Pairs, real: tuple[Array, Array]) -> Scalar:
-  def masked(pair: Pair, real: Array) -> Pair:
-    return Pair(*map(Factor, Side(pair, real).rows()))
-
-  rows, columns = pairs
-  return reference.inner(
-    masked(rows, real[0]),
-    None if columns is None else masked(columns, real[1]),
-    diagonal=plan.diagonal,
-  )
-
-
-_inner = autodiff.at_once(_reference, _value, _value_and_gradients)
+    second = None
+    if pair.second is not None and gradient.second is not None:
+      second = by_factor(pair.second, gradient.second)
+    return Pair(by_factor(pair.first, gradient.first), second)
 
 
 def inner(
@@ -180,45 +166,33 @@ def inner(
   """Returns <A^T B, C^T E> over the rows of all devices.
 
   Args:
-    layout: how the rows lie on devices.
+    layout: layout of the rows.
     rows: A and B.
-    columns: C and E, as many rows; None takes the rows, and is cheaper than
-      passing them twice.
-    diagonal: whether the diagonals of A^T B and C^T E count. Without, they
-      aren't subtracted from a sum that they may be most of.
-    implementation: see `fused.choose`.
-
-  Raises:
-    ValueError: there is no such implementation, or not here.
+    columns: C and E, with the same number of rows; None for A and B, which is
+      cheaper than passing them twice.
+    diagonal: True if the diagonals of A^T B and C^T E count. False excludes
+      them without cancellation, even if they dominate the sum.
+    implementation: see `base.choose_implementation`.
   """
-  chosen = autodiff.choose(
-    implementation,
-    layout,
-    "gram",
-    no_kernel="it has none: the compiler's own products are all there is",
-  )
-  if chosen == "reference":
-    return reference.inner(rows, columns, diagonal=diagonal)
   n, d = rows.first.x.shape
-  dtype = wide(rows.first.x.dtype)
-  by_rows = layout.rows(n) < d
-  most = max(8, _TILE_BYTES // (d * jnp.dtype(dtype).itemsize))
-  tile = tiles.fitting(-(-n // layout.shards), most)
-  plan = _Plan(
-    layout, chosen, implementation is not None, by_rows, diagonal, (tile, tile)
+  dtype = upcast_dtype(rows.first.x.dtype)
+  max_rows = max(8, _TILE_BYTES // (d * jnp.dtype(dtype).itemsize))
+  by_rows = layout.num_rows(n) < d
+  op = Inner.create(
+    layout,
+    implementation,
+    n,
+    no_kernel="it has no kernel, as XLA's matmuls suffice",
+    max_tile=(max_rows, max_rows),
+    by_rows=by_rows,
+    diagonal=diagonal,
   )
-  step = tile if by_rows else 1
+  if not by_rows:
+    # Whole rows enter each product: nothing to pad but for the mesh.
+    op = dataclasses.replace(op, tile=(1, 1))
 
-  def filled(pair: Pair | None) -> Pair | None:
-    def fill(factor: Factor) -> Factor:
-      return factor._replace(
-        x=tiles.filled(factor.x, (0,), tile=step, shards=layout.shards)
-      )
+  def pad(factor: Factor) -> Factor:
+    return factor._replace(x=op.pad(factor.x, (0,)))
 
-    return None if pair is None else pair.map(fill)
-
-  filled_rows = filled(rows)
-  real = layout.per_device(
-    tiles.filled(jnp.ones(n, dtype), (0,), tile=step, shards=layout.shards)
-  )
-  return _inner(plan, (filled_rows, filled(columns)), (real, real))
+  mask = layout.as_varying(op.pad(jnp.ones(n, dtype), (0,)))
+  return op((rows.map(pad), columns and columns.map(pad)), mask)

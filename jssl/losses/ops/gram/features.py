@@ -1,90 +1,93 @@
-"""The same by features, in blocks of the [d, d] matrices."""
+"""Inner products of moments by features, in strips of the [d, d] matrices.
+
+Used where there are at least as many rows as features.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.losses.ops.gram.tiled import Flow, Side, no_flow
+from jssl.losses.ops.gram.tiled import Gradient, Operand, zero_gradient
 from jssl.losses.ops.layout import Layout
-from jssl.losses.ops.matmul import product, weighted, wide
+from jssl.losses.ops.matmul import cast_matmul, matmul, upcast_dtype
 from jssl.typing import PyTree
 
-_BLOCK = 1024
-_LEAST = 128
+_MAX_STRIP = 1024
+_MIN_STRIP = 128
 
 
-def _block(d: int) -> int:
-  """Returns the most rows of a [d, d] matrix that divide it evenly."""
-  best = next(b for b in range(min(d, _BLOCK), 0, -1) if d % b == 0)
-  # Rather the whole of it than strips of a few rows, as for a prime d.
-  return best if best >= min(d, _BLOCK, _LEAST) else d
+def _strip_rows(d: int) -> int:
+  """Returns the largest number of rows that divides a [d, d] matrix evenly."""
+  largest = min(d, _MAX_STRIP)
+  best = next(b for b in range(largest, 0, -1) if d % b == 0)
+  # The whole matrix instead of very thin strips, as for a prime d.
+  return best if best >= min(largest, _MIN_STRIP) else d
 
 
-def add(
+def inner(
   layout: Layout,
-  rows: Side,
-  columns: Side | None,
+  rows: Operand,
+  columns: Operand | None,
   *,
   diagonal: bool,
   gradients: bool,
-) -> tuple[Float[Array, ""], Flow | None, Flow | None]:
-  """Returns <A^T B, C^T E> over all devices, and what flows back of it.
+) -> tuple[Float[Array, ""], Gradient | None, Gradient | None]:
+  """Returns <A^T B, C^T E> over all devices, and gradients by rows and columns.
+
+  Each device multiplies its own rows. Each [strip, d] strip of both moments is
+  all-reduced, multiplied, and dropped.
 
   Args:
-    layout: of the rows; inside of `shard_map`.
-    rows: of this device.
-    columns: the same; None takes the rows.
-    diagonal: whether the diagonals of both moments count.
-    gradients: whether they are wanted.
+    layout: layout of the rows, inside `shard_map`.
+    rows: rows of this device.
+    columns: columns of this device; None for the rows.
+    diagonal: True if the diagonals of both moments count.
+    gradients: True to compute gradients.
   """
-
-  def total(x: Array) -> Array:
-    return jax.lax.psum(x, layout.axes) if layout.axes else x
-
-  def kept(moment: Float[Array, "m d"], k: Array) -> Float[Array, "m d"]:
-    if diagonal:
-      return moment
-    row, column = (
-      jax.lax.broadcasted_iota(jnp.int32, moment.shape, axis) for axis in (0, 1)
-    )
-    return jnp.where(row + k * block == column, 0, moment)
-
   a, b = rows.rows()
   c, e = (rows if columns is None else columns).rows()
-  block = _block(a.shape[1])
-  # As in `tiled`: one flow stands for two where two factors are the same.
-  twice = 1 + (columns is None)
+  strip = _strip_rows(a.shape[1])
 
-  def onto(
-    flow: Flow, k: Array, first: Array, second: Array, moment: Array
-  ) -> Flow:
-    times = twice * (2 if flow.second is None else 1)
-    part = weighted(times * moment, second.T).T
-    to_first = jax.lax.dynamic_update_slice_in_dim(
-      flow.first, part, k * block, 1
+  def masked(part: Float[Array, "m d"], k: Array) -> Float[Array, "m d"]:
+    if diagonal:
+      return part
+    row, column = (
+      jax.lax.broadcasted_iota(jnp.int32, part.shape, axis) for axis in (0, 1)
     )
-    if flow.second is None:
-      return Flow(to_first, None)
-    step = product(first, (times * moment).astype(first.dtype))
-    return Flow(to_first, flow.second + step)
+    return jnp.where(row + k * strip == column, 0, part)
+
+  def add(
+    total: Gradient, k: Array, first: Array, second: Array, moment: Array
+  ) -> Gradient:
+    times = total.multiplicity(symmetric=columns is None)
+    part = cast_matmul(times * moment, second.T).T
+    by_first = jax.lax.dynamic_update_slice_in_dim(
+      total.first, part, k * strip, 1
+    )
+    if total.second is None:
+      return Gradient(by_first, None)
+    step = matmul(first, (times * moment).astype(first.dtype))
+    return Gradient(by_first, total.second + step)
 
   def body(k: Array, state: PyTree) -> PyTree:
-    value, to_rows, to_columns = state
+    value, by_rows, by_columns = state
 
     def cut(x: Array) -> Array:
-      return jax.lax.dynamic_slice_in_dim(x, k * block, block, 1)
+      return jax.lax.dynamic_slice_in_dim(x, k * strip, strip, 1)
 
-    f = kept(total(product(cut(a).T, b)), k)
-    m = f if columns is None else kept(total(product(cut(c).T, e)), k)
-    if to_rows is not None:
-      to_rows = onto(to_rows, k, cut(a), b, m)
-    if to_columns is not None:
-      to_columns = onto(to_columns, k, cut(c), e, f)
-    return value + jnp.sum(f * m), to_rows, to_columns
+    f = masked(layout.all_reduce(matmul(cut(a).T, b)), k)
+    m = f
+    if columns is not None:
+      m = masked(layout.all_reduce(matmul(cut(c).T, e)), k)
+    if by_rows is not None:
+      by_rows = add(by_rows, k, cut(a), b, m)
+    if by_columns is not None:
+      by_columns = add(by_columns, k, cut(c), e, f)
+    return value + jnp.sum(f * m), by_rows, by_columns
 
-  into_rows = no_flow(rows) if gradients else None
-  into_columns = no_flow(columns) if gradients and columns else None
-  zero = jnp.zeros((), wide(a.dtype))
-  return jax.lax.fori_loop(
-    0, a.shape[1] // block, body, (zero, into_rows, into_columns)
+  init = (
+    jnp.zeros((), upcast_dtype(a.dtype)),
+    zero_gradient(rows) if gradients else None,
+    zero_gradient(columns) if gradients and columns else None,
   )
+  return jax.lax.fori_loop(0, a.shape[1] // strip, body, init)

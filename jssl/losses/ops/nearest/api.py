@@ -1,84 +1,101 @@
-"""Chooses how neighbours are found, and derives what they are used for.
+"""Nearest rows: entry point, and the operation on a mesh.
 
-Which row is nearest is constant; its features are not, and what flows back to
-them goes to the device that has them.
+The index of the nearest row is constant; the gradient flows to its features, on
+whichever device holds them.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops import autodiff, tiles
-from jssl.losses.ops.autodiff import Implementation, Plan
+from jssl.losses.ops.base import FusedOperation, Implementation
 from jssl.losses.ops.layout import Layout
-from jssl.losses.ops.matmul import wide
-from jssl.losses.ops.nearest import reference, ring, tiled
-from jssl.losses.ops.similarity.api import side
-from jssl.losses.ops.similarity.reference import FILLING, Side
+from jssl.losses.ops.matmul import upcast_dtype
+from jssl.losses.ops.nearest import reference, tiled
+from jssl.losses.ops.ring import ring_fold
+from jssl.losses.ops.similarity.reference import PADDING, Operand, operand
 
-_TILE = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan(Plan):
-  tile: int
+# Positions of the rows, and the index of the row that each row takes.
+Indices = tuple[Int[Array, "n"], Int[Array, "n"]]
 
 
-Where = tuple[Int[Array, "n"], Int[Array, "n"]]
-"""Positions of the rows, and of those that are taken."""
+class Take(FusedOperation):
+  """Takes rows by index. On a mesh, the rows rotate past their takers."""
 
+  name = "nearest"
+  max_tile = (1024, 1024)
 
-def _index(
-  plan: _Plan, rows: Side, positions: Int[Array, "n"]
-) -> Int[Array, "n"]:
-  def local(rows: Side, positions: Int[Array, "n"]) -> Int[Array, "n"]:
-    best = tiled.none_yet(rows)
-    if plan.layout.axes:
-      return ring.add(
-        plan.layout, rows, positions, best, tile=plan.tile
-      ).position
-    return tiled.add(rows, rows, positions, best, tile=plan.tile).position
+  def index(self, rows: Operand, positions: Int[Array, "n"]) -> Int[Array, "n"]:
+    """Returns the position of each row's most similar other row."""
 
-  return plan.layout.split(local, (True, True), True)(rows, positions)
+    def local(rows: Operand, positions: Array) -> Array:
+      best, _ = ring_fold(
+        self.layout.axes,
+        lambda best, block, partial: (
+          tiled.argmax_block(rows, block[0], block[1], best, tile=self.tile),
+          partial,
+        ),
+        tiled.no_best(rows),
+        (rows, positions),
+        None,
+        tile=self.tile[1],
+      )
+      return best.position
 
+    function = self.layout.shard_map(local, (True, True), True)
+    return function(rows, positions)
 
-def _forward(plan: _Plan, x: Float[Array, "n d"], where: Where) -> Array:
-  def local(x: Array, positions: Array, index: Array) -> Array:
-    taken = jnp.zeros_like(x)
-    if plan.layout.axes:
-      return ring.take(plan.layout, x, positions, index, taken, tile=plan.tile)
-    return tiled.take(x, positions, index, taken)
+  def reference(
+    self, operands: Float[Array, "n d"], constants: Indices
+  ) -> Float[Array, "n d"]:
+    return reference.take(operands, constants[1])
 
-  return plan.layout.split(local, (True, True, True), True)(x, *where)
+  def forward(
+    self, operands: Float[Array, "n d"], constants: Indices
+  ) -> Float[Array, "n d"]:
+    def local(x: Array, positions: Array, index: Array) -> Array:
+      taken, _ = ring_fold(
+        self.layout.axes,
+        lambda taken, block, partial: (
+          tiled.take_block(block[0], block[1], index, taken),
+          partial,
+        ),
+        jnp.zeros_like(x),
+        (x, positions),
+        None,
+        tile=self.tile[1],
+      )
+      return taken
 
+    function = self.layout.shard_map(local, (True, True, True), True)
+    return function(operands, *constants)
 
-def _backward(
-  plan: _Plan,
-  x: Float[Array, "n d"],
-  where: Where,
-  out: Float[Array, "n d"],
-  g: Float[Array, "n d"],
-) -> Float[Array, "n d"]:
-  del out
+  def backward(
+    self,
+    operands: Float[Array, "n d"],
+    constants: Indices,
+    out: Float[Array, "n d"],
+    g: Float[Array, "n d"],
+  ) -> Float[Array, "n d"]:
+    del out
 
-  def local(g: Array, positions: Array, index: Array) -> Array:
-    into = jnp.zeros_like(g, wide(g.dtype))
-    if plan.layout.axes:
-      return ring.give(plan.layout, into, positions, index, g, tile=plan.tile)
-    return tiled.give(into, positions, index, g)
+    def local(g: Array, positions: Array, index: Array) -> Array:
+      # The gradient of a shard rotates, and collects from all takers.
+      _, total = ring_fold(
+        self.layout.axes,
+        lambda resident, block, total: (
+          resident,
+          tiled.scatter_block(total, block, index, g),
+        ),
+        (),
+        positions,
+        jnp.zeros_like(g, upcast_dtype(g.dtype)),
+        tile=self.tile[1],
+      )
+      return total
 
-  into = plan.layout.split(local, (True, True, True), True)(g, *where)
-  return into.astype(x.dtype)
-
-
-def _reference(plan: _Plan, x: Float[Array, "n d"], where: Where) -> Array:
-  del plan
-  return reference.take(x, where[1])
-
-
-_take = autodiff.recomputing(_reference, _forward, _backward)
+    function = self.layout.shard_map(local, (True, True, True), True)
+    return function(g, *constants).astype(operands.dtype)
 
 
 def neighbours(
@@ -91,28 +108,18 @@ def neighbours(
   """Returns each row's most similar other row, of all devices.
 
   Args:
-    layout: how the rows lie on devices.
-    x: features; what flows back goes through them alone.
-    scale: of the similarities.
-    implementation: see `fused.choose`.
-
-  Raises:
-    ValueError: there is no such implementation, or not here.
+    layout: layout of the rows.
+    x: features; the only argument with a gradient.
+    scale: factor of each row in the similarities.
+    implementation: see `base.choose_implementation`.
   """
-  chosen = autodiff.choose(
-    implementation, layout, "nearest", no_kernel="it has none yet"
-  )
   n = len(x)
+  op = Take.create(layout, implementation, n, no_kernel="it has no kernel yet")
   constant = jax.lax.stop_gradient((x, scale))
-  rows = side(*constant, ids=layout.positions(n))
-  if chosen == "reference":
-    return reference.take(x, reference.index(rows))
-  tile = tiles.fitting(-(-n // layout.shards), _TILE)
-  plan = _Plan(layout, chosen, implementation is not None, tile)
-  rows, x = tiles.filled(
-    (rows, x), (*FILLING, 0), tile=tile, shards=layout.shards
-  )
-  # In a caller's `shard_map` every device fills up its own rows.
+  rows = operand(*constant, ids=layout.positions(n))
+  if op.implementation == "reference":
+    return reference.take(x, reference.argmax(rows))
+  rows, x = op.pad((rows, x), (*PADDING, 0))
+  # Positions count padding: in manual mode, every device pads its own rows.
   positions = layout.positions(len(x))
-  index = _index(plan, rows, positions)
-  return _take(plan, x, (positions, index))[:n]
+  return op(x, (positions, op.index(rows, positions)))[:n]

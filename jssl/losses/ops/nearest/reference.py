@@ -1,13 +1,13 @@
-"""The formula, on whole matrices: x_j, j = argmax_{j != i} S_ij."""
+"""Nearest rows: the formula, x_j with j = argmax_{j != i} S_ij."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.similarity.reference import Side, similarities
+from jssl.losses.ops.similarity.reference import Operand, similarities
 
 
-def index(rows: Side) -> Int[Array, "n"]:
-  """Returns each row's most similar other row."""
+def argmax(rows: Operand) -> Int[Array, "n"]:
+  """Returns the index of each row's most similar other row."""
   return jnp.argmax(similarities(rows, rows), axis=1)
 
 

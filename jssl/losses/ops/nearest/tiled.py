@@ -1,4 +1,4 @@
-"""The same in tiles. Positions are those of rows in the whole array."""
+"""Nearest rows, tile by tile; positions are those in the global array."""
 
 from typing import NamedTuple
 
@@ -6,80 +6,73 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jssl.losses.ops import tiles
-from jssl.losses.ops.similarity.reference import MASKED, Side, similarities
+from jssl.losses.ops.similarity.reference import MASKED, Operand, similarities
 
 
 class Best(NamedTuple):
-  """The most similar row that was seen, and where it is."""
+  """The most similar row so far, and its position."""
 
   similarity: Float[Array, "n"]
   position: Int[Array, "n"]
 
 
-def none_yet(rows: Side) -> Best:
-  """Returns what nothing was seen for."""
+def no_best(rows: Operand) -> Best:
+  """Returns the initial state of `argmax_block`."""
   return Best(jnp.full_like(rows.scale, MASKED), jnp.zeros_like(rows.ids))
 
 
-def add(
-  rows: Side,
-  columns: Side,
+def argmax_block(
+  rows: Operand,
+  columns: Operand,
   positions: Int[Array, "m"],
   best: Best,
   *,
-  tile: int,
+  tile: tuple[int, int],
 ) -> Best:
-  """Looks at a block of the matrix.
-
-  Args:
-    rows: whole tiles.
-    columns: the same.
-    positions: of the columns.
-    best: so far.
-    tile: its rows, and its columns.
-  """
+  """Updates the best matches with a block of columns and their positions."""
 
   def body(i: Array, j: Array, best: Best) -> Best:
-    s = similarities(tiles.at(rows, i, tile), tiles.at(columns, j, tile))
-    old = tiles.at(best, i, tile)
-    nearest = tiles.at(positions, j, tile)[jnp.argmax(s, axis=1)]
+    s = similarities(
+      tiles.read(rows, i, tile[0]), tiles.read(columns, j, tile[1])
+    )
+    old = tiles.read(best, i, tile[0])
+    nearest = tiles.read(positions, j, tile[1])[jnp.argmax(s, axis=1)]
     closer = s.max(1) > old.similarity
     new = Best(
       jnp.maximum(old.similarity, s.max(1)),
       jnp.where(closer, nearest, old.position),
     )
-    return tiles.put(best, new, i, tile)
+    return tiles.write(best, new, i, tile[0])
 
-  across = len(columns.ids) // tile
-  return tiles.fold(body, len(rows.ids) // tile, across, best)
+  return tiles.loop(body, (len(rows.ids), len(columns.ids)), tile, best)
 
 
-def _within(
+def _local_index(
   index: Int[Array, "n"], positions: Int[Array, "m"]
 ) -> tuple[Array, Array]:
-  """Returns where rows are in a block, and whether they are."""
-  at = index - positions[0]
-  inside = (at >= 0) & (at < len(positions))
-  return jnp.where(inside, at, 0), inside[:, None]
+  """Returns indices into a block, and True where the row is in the block."""
+  local = index - positions[0]
+  inside = (local >= 0) & (local < len(positions))
+  return jnp.where(inside, local, 0), inside[:, None]
 
 
-def take(
+def take_block(
   x: Float[Array, "m d"],
   positions: Int[Array, "m"],
   index: Int[Array, "n"],
   taken: Float[Array, "n d"],
 ) -> Float[Array, "n d"]:
-  """Returns `taken` with the rows that are in this block."""
-  at, inside = _within(index, positions)
-  return jnp.where(inside, x[at], taken)
+  """Fills in the rows of `taken` that are in the block."""
+  local, inside = _local_index(index, positions)
+  return jnp.where(inside, x[local], taken)
 
 
-def give(
-  into: Float[Array, "m d"],
+def scatter_block(
+  total: Float[Array, "m d"],
   positions: Int[Array, "m"],
   index: Int[Array, "n"],
   g: Float[Array, "n d"],
 ) -> Float[Array, "m d"]:
-  """Adds to the rows of a block what is due to them: the transpose."""
-  at, inside = _within(index, positions)
-  return into.at[at].add(jnp.where(inside, g, 0).astype(into.dtype))
+  """Adds cotangents to the rows of a block: the transpose of `take_block`."""
+  local, inside = _local_index(index, positions)
+  return total.at[local].add(jnp.where(inside, g, 0).astype(total.dtype))

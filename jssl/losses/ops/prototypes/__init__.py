@@ -1,4 +1,4 @@
-"""The softmax over prototypes: its log-sum-exp, and means under it."""
+"""Softmax attention of rows to prototypes: log-sum-exp, and mean of values."""
 
 from jssl.losses.ops.prototypes.api import attend
 

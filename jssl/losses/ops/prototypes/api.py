@@ -1,148 +1,117 @@
-"""Chooses how prototypes are attended to, and derives it.
+"""Attention to prototypes: entry point, and the operation on a mesh."""
 
-Over a mesh the rows are split and the prototypes are everywhere: nothing
-travels but what is added up of the prototypes' gradients.
-"""
-
-import dataclasses
-from typing import NamedTuple
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops import autodiff, tiles
-from jssl.losses.ops.autodiff import Implementation, Plan
+from jssl.losses.ops.base import FusedOperation, Implementation
 from jssl.losses.ops.layout import Layout
 from jssl.losses.ops.prototypes import pallas_tpu, reference, tiled
-from jssl.losses.ops.prototypes.reference import Attended
-from jssl.losses.ops.similarity import tiled as similarity
-from jssl.losses.ops.similarity.reference import FILLING, Floats, Side
-from jssl.losses.ops.similarity.tiled import Tile
+from jssl.losses.ops.prototypes.reference import Attention
+from jssl.losses.ops.similarity.reference import (
+  PADDING,
+  Differentiable,
+  Operand,
+)
+from jssl.losses.ops.similarity.tiled import gradients
 
-_TILE: Tile = (1024, 1024)
-
+# Rows, columns, and the values of the columns.
+Operands = tuple[Differentiable, Differentiable, Array]
 Ids = tuple[Int[Array, "n"], Int[Array, "k"]]
 
 
-class _Inputs(NamedTuple):
-  rows: Floats
-  columns: Floats
-  values: Float[Array, "k e"]
+def _operands(floats: Operands, ids: Ids) -> tuple[Operand, Operand, Array]:
+  return Operand(*floats[0], ids[0]), Operand(*floats[1], ids[1]), floats[2]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan(Plan):
-  tile: Tile
+class Attend(FusedOperation):
+  """Log-sum-exp over prototypes, and mean of their values.
 
+  On a mesh the rows are sharded and the prototypes replicated. The only
+  communication is the all-reduce of the prototypes' gradients.
+  """
 
-def _sides(inputs: _Inputs, ids: Ids) -> tuple[Side, Side, Array]:
-  return (
-    Side(*inputs.rows, ids[0]),
-    Side(*inputs.columns, ids[1]),
-    inputs.values,
-  )
+  name = "prototypes"
+  max_tile = (1024, 1024)
 
+  @property
+  def _kernels(self) -> ModuleType:
+    return pallas_tpu if self.implementation == "pallas_tpu" else tiled
 
-def _reference(plan: _Plan, inputs: _Inputs, ids: Ids) -> Attended:
-  del plan
-  return reference.attend(*_sides(inputs, ids))
+  def reference(self, operands: Operands, constants: Ids) -> Attention:
+    return reference.attend(*_operands(operands, constants))
 
+  def forward(self, operands: Operands, constants: Ids) -> Attention:
+    def local(rows: Operand, columns: Operand, values: Array) -> Attention:
+      return self._kernels.forward(rows, columns, values, tile=self.tile)
 
-def _forward(plan: _Plan, inputs: _Inputs, ids: Ids) -> Attended:
-  kernel = pallas_tpu if plan.implementation == "pallas_tpu" else tiled
+    function = self.layout.shard_map(local, (True, False, False), True)
+    return function(*_operands(operands, constants))
 
-  def local(rows: Side, columns: Side, values: Float[Array, "k e"]) -> Attended:
-    return kernel.forward(rows, columns, values, tile=plan.tile)
-
-  return plan.layout.split(local, (True, False, False), True)(
-    *_sides(inputs, ids)
-  )
-
-
-def _backward(
-  plan: _Plan, inputs: _Inputs, ids: Ids, out: Attended, g: Attended
-) -> _Inputs:
-  kernel = pallas_tpu if plan.implementation == "pallas_tpu" else tiled
-
-  def local(
-    rows: Side,
-    columns: Side,
-    values: Float[Array, "k e"],
-    out: Attended,
-    g: Attended,
-  ) -> tuple[Floats, Floats, Array]:
-    g = g._replace(lse=g.lse - jnp.sum(g.mean * out.mean, axis=1))
-    ways = kernel.backward(rows, columns, values, out.lse, g, tile=plan.tile)
-    into_columns, into_values = ways.columns, ways.values
-    if plan.layout.mesh is not None and plan.layout.axes:
-      into_columns, into_values = jax.lax.psum(
-        (into_columns, into_values), plan.layout.axes
+  def backward(
+    self, operands: Operands, constants: Ids, out: Attention, g: Attention
+  ) -> Operands:
+    def local(
+      rows: Operand,
+      columns: Operand,
+      values: Float[Array, "k e"],
+      out: Attention,
+      g: Attention,
+    ) -> Operands:
+      g = g._replace(lse=g.lse - jnp.sum(g.mean * out.mean, axis=1))
+      by_rows, by_columns, by_values = self._kernels.backward(
+        rows, columns, values, out.lse, g, tile=self.tile
       )
-    return (
-      similarity.gradients(rows, ways.rows),
-      similarity.gradients(columns, into_columns),
-      into_values.astype(values.dtype),
-    )
+      by_columns, by_values = self.layout.all_reduce_gradients(
+        (by_columns, by_values)
+      )
+      return (
+        gradients(rows, by_rows),
+        gradients(columns, by_columns),
+        by_values.astype(values.dtype),
+      )
 
-  by_rows = (True, False, False)
-  return _Inputs(
-    *plan.layout.split(local, (*by_rows, True, True), by_rows)(
-      *_sides(inputs, ids), out, g
-    )
-  )
-
-
-_attend = autodiff.recomputing(_reference, _forward, _backward)
+    specs = (True, False, False)
+    function = self.layout.shard_map(local, (*specs, True, True), specs)
+    return function(*_operands(operands, constants), out, g)
 
 
 def attend(
   layout: Layout,
-  rows: Side,
-  columns: Side,
+  rows: Operand,
+  columns: Operand,
   values: Float[Array, "k e"],
   *,
   implementation: Implementation | None = None,
-) -> Attended:
+) -> Attention:
   """Returns each row's log-sum-exp over the columns, and its mean of `values`.
 
   Args:
-    layout: how the rows lie on devices; columns and values are on all of them.
-    rows: that attend.
-    columns: the prototypes; every row has one that counts.
-    values: [k, e], of the columns.
-    implementation: see `fused.choose`.
+    layout: layout of the rows; columns and values are replicated.
+    rows: rows that attend.
+    columns: prototypes; every row has an unmasked prototype.
+    values: [k, e] values of the prototypes.
+    implementation: see `base.choose_implementation`.
 
   Returns:
-    [n] and [n, e], float32 or wider.
-
-  Raises:
-    ValueError: there is no such implementation, or not here.
+    The log-sum-exps [n] and means [n, e], float32 or wider.
   """
-  n, k = len(rows.ids), len(columns.ids)
-  plan = _Plan(
+  n = len(rows.ids)
+  op = Attend.create(
     layout,
-    autodiff.choose(
-      implementation,
-      layout,
-      "prototypes",
-      no_kernel=pallas_tpu.unfit(
-        rows.x.dtype, rows.x.shape[1], values.shape[1]
-      ),
+    implementation,
+    n,
+    len(columns.ids),
+    no_kernel=pallas_tpu.unsupported(
+      rows.x.dtype, rows.x.shape[1], values.shape[1]
     ),
-    implementation is not None,
-    (
-      tiles.fitting(-(-n // layout.shards), _TILE[0]),
-      tiles.fitting(k, _TILE[1]),
-    ),
+    replicated_columns=True,
   )
-  if plan.implementation != "reference":
-    rows = tiles.filled(rows, FILLING, tile=plan.tile[0], shards=layout.shards)
-    columns, values = tiles.filled(
-      (columns, values), (*FILLING, 0), tile=plan.tile[1], shards=1
-    )
-  inputs = _Inputs(Floats(*rows[:3]), Floats(*columns[:3]), values)
-  ids = rows.ids, columns.ids
-  if plan.implementation == "reference":
-    return _reference(plan, inputs, ids)
-  return jax.tree.map(lambda a: a[:n], _attend(plan, inputs, ids))
+  rows = op.pad(rows, PADDING)
+  columns, values = op.pad(
+    (columns, values), (*PADDING, 0), axis=1, replicated=True
+  )
+  out = op((rows[:3], columns[:3], values), (rows.ids, columns.ids))
+  return jax.tree.map(lambda a: a[:n], out)

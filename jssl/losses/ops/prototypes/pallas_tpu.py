@@ -1,8 +1,8 @@
-"""The same as TPU kernels: nothing of the matrix is ever in HBM.
+"""Attention to prototypes as TPU kernels: S never reaches HBM.
 
-What flows back takes one sweep for the rows, and one for prototypes and their
-values, each with an S of its own. They are separate kernels, so that one whose
-result isn't used is dropped.
+The backward pass is two kernel calls, each recomputing S: one with the rows
+resident, and one with the prototypes and their values resident. As separate
+calls, XLA drops the one whose result is unused.
 """
 
 import functools
@@ -14,32 +14,32 @@ from jaxtyping import Array, Float
 
 from jssl.losses.ops import pallas
 from jssl.losses.ops.pallas import Ref
-from jssl.losses.ops.prototypes.reference import Attended
-from jssl.losses.ops.prototypes.tiled import Ways
+from jssl.losses.ops.prototypes.reference import Attention
+from jssl.losses.ops.prototypes.tiled import Gradients
 from jssl.losses.ops.similarity.pallas_tpu import (
-  NUMBERS,
   OWN,
-  across,
-  alike,
-  down,
-  packed,
-  product,
+  SCALARS,
+  as_column,
+  as_row,
+  contract,
+  kernel_inputs,
+  same_dtype,
   similarities,
 )
-from jssl.losses.ops.similarity.reference import MASKED, Side
-from jssl.losses.ops.similarity.tiled import Flow, Sums, Tile
+from jssl.losses.ops.similarity.reference import MASKED, Operand
+from jssl.losses.ops.similarity.tiled import GradientSum, RunningSum, Tile
 
 _LSE, _G = OWN, OWN + 1
 
 
-def _forward_needs(x: Array, values: Array) -> tuple[int, int]:
+def _forward_bytes(x: Array, values: Array) -> tuple[int, int]:
   features = pallas.operand_bytes(x.shape[1], x.dtype)
   value = pallas.operand_bytes(values.shape[1], values.dtype)
   mean = pallas.sum_bytes(values.shape[1], carried=False)
   return features + mean, features + value
 
 
-def _backward_needs(
+def _backward_bytes(
   width: int, dtype: Any, value_width: int, value_dtype: Any
 ) -> tuple[int, int]:
   both = pallas.operand_bytes(width, dtype)
@@ -49,37 +49,37 @@ def _backward_needs(
   return both + sums, both
 
 
-def unfit(dtype: Any, width: int, value_width: int) -> str | None:
-  """Returns why no kernel can run, None if they can.
+def unsupported(dtype: Any, width: int, value_width: int) -> str | None:
+  """Returns the reason why no kernel can run, or None.
 
   Args:
-    dtype: of the features.
-    width: of the features.
-    value_width: of the values, be they float32.
+    dtype: dtype of the features.
+    width: width of the features.
+    value_width: width of the values, which may be float32.
   """
-  return pallas.unfit(
-    dtype, _backward_needs(width, dtype, value_width, jnp.float32)
+  return pallas.unsupported(
+    dtype, _backward_bytes(width, dtype, value_width, jnp.float32)
   )
 
 
-def _multiplied(values: Float[Array, "k e"]) -> Float[Array, "k e"]:
-  """Returns them in what a TPU multiplies."""
+def _supported(values: Float[Array, "k e"]) -> Float[Array, "k e"]:
+  """Casts values to a dtype that a TPU multiplies."""
   return values.astype(
     jnp.bfloat16 if values.dtype == jnp.bfloat16 else jnp.float32
   )
 
 
 def _forward_kernel(
-  lying: Ref,
-  sweep: Ref,
-  x: Ref,
-  y: Ref,
-  values: Ref,
-  lse: Ref,
-  mean: Ref,
-  stay: Ref,
-  maximum: Ref,
-  total: Ref,
+  scalars: Ref,  # of the rows, [8, n]
+  streamed: Ref,  # scalars of the prototypes, [8, k]
+  x: Ref,  # rows, [n, d]
+  y: Ref,  # prototypes, [k, d]
+  values: Ref,  # [k, e]
+  lse: Ref,  # result, [1, n]
+  mean: Ref,  # result and accumulator, [n, e]
+  resident: Ref,  # scratch: transposed scalars, [n, 8]
+  maximum: Ref,  # scratch: running maximum, [n, 1]
+  total: Ref,  # scratch: running sum, [n, 1]
   *,
   size: int,
 ) -> None:
@@ -87,154 +87,162 @@ def _forward_kernel(
 
   @pl.when(j == 0)
   def _() -> None:
-    stay[...] = lying[...].T
+    resident[...] = scalars[...].T
     maximum[...] = jnp.full(maximum.shape, MASKED, maximum.dtype)
     total[...] = jnp.zeros(total.shape, total.dtype)
     mean[...] = jnp.zeros(mean.shape, mean.dtype)
 
-  s = similarities(x, y, stay, sweep)[0]
+  # Online softmax: sums are rescaled whenever the maximum grows.
+  s = similarities(x, y, resident, streamed)[0]
   new = jnp.maximum(maximum[...], s.max(1, keepdims=True))
-  kept = jnp.exp(maximum[...] - new)
+  rescale = jnp.exp(maximum[...] - new)
   weights = jnp.exp(s - new)
   maximum[...] = new
-  total[...] = total[...] * kept + weights.sum(1, keepdims=True)
-  v = pallas.inside(values, size)
-  mean[...] = mean[...] * kept + product(weights.astype(v.dtype), v, 0)
+  total[...] = total[...] * rescale + weights.sum(1, keepdims=True)
+  v = pallas.zero_padding(values, size)
+  mean[...] = mean[...] * rescale + contract(weights.astype(v.dtype), v, 0)
 
   @pl.when(j == pl.num_programs(1) - 1)
   def _() -> None:
-    lse[...] = Sums(maximum[...], total[...]).log().T
+    lse[...] = RunningSum(maximum[...], total[...]).log().T
     mean[...] = mean[...] / total[...]
 
 
 def forward(
-  rows: Side, columns: Side, values: Float[Array, "k e"], *, tile: Tile
-) -> Attended:
-  """Returns what `reference.attend` does; see `tiled.forward`."""
-  rows, columns = alike(rows, columns)
+  rows: Operand, columns: Operand, values: Float[Array, "k e"], *, tile: Tile
+) -> Attention:
+  """Computes `reference.attend`; see `tiled.forward`."""
+  rows, columns = same_dtype(rows, columns)
   (n, d), (k, e) = rows.x.shape, values.shape
-  values = _multiplied(values)
-  cut = pallas.blocks((n, k), _forward_needs(rows.x, values), tile=tile)
-  lse, mean = pallas.sweep(
+  values = _supported(values)
+  row_bytes = _forward_bytes(rows.x, values)
+  blocks = pallas.block_sizes((n, k), row_bytes, tile=tile)
+  lse, mean = pallas.call_kernel(
     functools.partial(_forward_kernel, size=k),
-    (packed(rows, block=cut.stay), cut.numbers_stay(NUMBERS)),
-    (packed(columns, block=cut.sweep), cut.numbers_sweep(NUMBERS)),
-    (rows.x, cut.stays(d)),
-    (columns.x, cut.sweeps(d)),
-    (values, cut.sweeps(e)),
+    *kernel_inputs(blocks, rows, columns),
+    (values, blocks.streamed_rows(e)),
     name="prototypes_forward",
-    cut=cut,
+    blocks=blocks,
     out=[
-      ((1, cut.grid[0] * cut.stay), cut.numbers_stay(1)),
-      ((n, e), cut.stays(e)),
+      ((1, blocks.grid[0] * blocks.resident), blocks.resident_scalars(1)),
+      ((n, e), blocks.resident_rows(e)),
     ],
     scratch=[
-      cut.upright(NUMBERS, jnp.int32),
-      cut.upright(1),
-      cut.upright(1),
+      blocks.scratch(SCALARS, jnp.int32),
+      blocks.scratch(1),
+      blocks.scratch(1),
     ],
-    products=d + e,
+    contracted=d + e,
     exponentials=1,
   )
   dtype = rows.scale.dtype
-  return Attended(lse[0, :n].astype(dtype), mean.astype(dtype))
+  return Attention(lse[0, :n].astype(dtype), mean.astype(dtype))
 
 
-def _backward_kernel(*refs: Ref, size: int, columns_stay: bool) -> None:
-  # Beside the columns lie the values; beside the rows, what their mean is due.
-  if columns_stay:
-    lying, sweep, x, a, y, b, into, into_s, into_a, stay, total = refs
+def _backward_kernel(*refs: Ref, size: int, resident_columns: bool) -> None:
+  # In: scalars [8, n] and [8, m]; features x [n, d] (resident) and y [m, d]
+  # (streamed), with a [n, e] and b [m, e]: the values of columns, and the
+  # cotangents of the means of rows. Out: gradients by x [n, d], by s [1, n]
+  # and, with resident columns, by the values [n, e].
+  if resident_columns:
+    scalars, streamed, x, y, a, b, to_x, to_s, to_a, resident, total = refs
   else:
-    lying, sweep, x, a, y, b, into, into_s, stay, total = refs
+    scalars, streamed, x, y, a, b, to_x, to_s, resident, total = refs
   j = pl.program_id(1)
 
   @pl.when(j == 0)
   def _() -> None:
-    stay[...] = lying[...].T
+    resident[...] = scalars[...].T
     total[...] = jnp.zeros(total.shape, total.dtype)
-    into[...] = jnp.zeros(into.shape, into.dtype)
-    if columns_stay:
-      into_a[...] = jnp.zeros(into_a.shape, into_a.dtype)
+    to_x[...] = jnp.zeros(to_x.shape, to_x.dtype)
+    if resident_columns:
+      to_a[...] = jnp.zeros(to_a.shape, to_a.dtype)
 
-  s, scale = similarities(x, y, stay, sweep)
+  s, scale = similarities(x, y, resident, streamed)
   lse, g = (
-    across(sweep, k) if columns_stay else down(stay, k) for k in (_LSE, _G)
+    as_row(streamed, k) if resident_columns else as_column(resident, k)
+    for k in (_LSE, _G)
   )
   p = jnp.exp(s - lse)
-  swept = pallas.inside(b, size)
-  d = p * (g + product(a[...], swept, 1))
+  streamed_b = pallas.zero_padding(b, size)
+  d = p * (g + contract(a[...], streamed_b, 1))
   scaled = (d * scale).astype(y.dtype)
-  into[...] += product(scaled, pallas.inside(y, size), 0)
+  to_x[...] += contract(scaled, pallas.zero_padding(y, size), 0)
   total[...] += d.sum(1, keepdims=True)
-  if columns_stay:
-    into_a[...] += product(p.astype(swept.dtype), swept, 0)
+  if resident_columns:
+    to_a[...] += contract(p.astype(streamed_b.dtype), streamed_b, 0)
 
   @pl.when(j == pl.num_programs(1) - 1)
   def _() -> None:
-    into_s[...] = total[...].T
+    to_s[...] = total[...].T
 
 
 def _backward(
-  stay: Side,
-  sweep: Side,
-  beside_stay: Float[Array, "n e"],
-  beside_sweep: Float[Array, "m e"],
-  weights: tuple[Array, Array],
+  resident: Operand,
+  streamed: Operand,
+  resident_values: Float[Array, "n e"],
+  streamed_values: Float[Array, "m e"],
+  lse_and_g: tuple[Array, Array],
   *,
-  columns_stay: bool,
+  resident_columns: bool,
   tile: Tile,
-) -> tuple[Flow, list[Float[Array, "n e"]]]:
-  """Returns what flows into the side that stays, and into its values."""
-  stay, sweep = alike(stay, sweep)
-  (n, d), (m, e) = stay.x.shape, beside_sweep.shape
-  needs = _backward_needs(d, stay.x.dtype, e, beside_sweep.dtype)
-  cut = pallas.blocks((n, m), needs, tile=tile)
-  own, others = ((), weights) if columns_stay else (weights, ())
+) -> tuple[GradientSum, list[Float[Array, "n e"]]]:
+  """Returns the gradients by the resident operand and by its values."""
+  resident, streamed = same_dtype(resident, streamed)
+  (n, d), (m, e) = resident.x.shape, streamed_values.shape
+  row_bytes = _backward_bytes(d, resident.x.dtype, e, streamed_values.dtype)
+  blocks = pallas.block_sizes((n, m), row_bytes, tile=tile)
+  own, others = ((), lse_and_g) if resident_columns else (lse_and_g, ())
   out = [
-    ((n, d), cut.stays(d)),
-    ((1, cut.grid[0] * cut.stay), cut.numbers_stay(1)),
+    ((n, d), blocks.resident_rows(d)),
+    ((1, blocks.grid[0] * blocks.resident), blocks.resident_scalars(1)),
   ]
-  if columns_stay:
-    out.append(((n, e), cut.stays(e)))
-  x, s, *into_values = pallas.sweep(
-    functools.partial(_backward_kernel, size=m, columns_stay=columns_stay),
-    (packed(stay, *own, block=cut.stay), cut.numbers_stay(NUMBERS)),
-    (packed(sweep, *others, block=cut.sweep), cut.numbers_sweep(NUMBERS)),
-    (stay.x, cut.stays(d)),
-    (beside_stay, cut.stays(e)),
-    (sweep.x, cut.sweeps(d)),
-    (beside_sweep, cut.sweeps(e)),
+  if resident_columns:
+    out.append(((n, e), blocks.resident_rows(e)))
+  x, s, *by_values = pallas.call_kernel(
+    functools.partial(
+      _backward_kernel, size=m, resident_columns=resident_columns
+    ),
+    *kernel_inputs(blocks, resident, streamed, own, others),
+    (resident_values, blocks.resident_rows(e)),
+    (streamed_values, blocks.streamed_rows(e)),
     name="prototypes_backward",
-    cut=cut,
+    blocks=blocks,
     out=out,
-    scratch=[cut.upright(NUMBERS, jnp.int32), cut.upright(1)],
-    products=2 * d + (2 * e if columns_stay else e),
+    scratch=[blocks.scratch(SCALARS, jnp.int32), blocks.scratch(1)],
+    contracted=2 * d + (2 * e if resident_columns else e),
     exponentials=1,
   )
-  dtype = stay.scale.dtype
+  dtype = resident.scale.dtype
   return (
-    Flow(x.astype(dtype), s[0, :n].astype(dtype)),
-    [v.astype(dtype) for v in into_values],
+    GradientSum(x.astype(dtype), s[0, :n].astype(dtype)),
+    [v.astype(dtype) for v in by_values],
   )
 
 
 def backward(
-  rows: Side,
-  columns: Side,
+  rows: Operand,
+  columns: Operand,
   values: Float[Array, "k e"],
   lse: Float[Array, "n"],
-  g: Attended,
+  g: Attention,
   *,
   tile: Tile,
-) -> Ways:
-  """Returns what flows back; see `tiled.backward`."""
-  values = _multiplied(values)
-  due = g.mean.astype(values.dtype)
-  weights = lse, g.lse
-  into_rows, _ = _backward(
-    rows, columns, due, values, weights, columns_stay=False, tile=tile
+) -> Gradients:
+  """Computes the gradients; see `tiled.backward`."""
+  values = _supported(values)
+  g_mean = g.mean.astype(values.dtype)
+  lse_and_g = lse, g.lse
+  by_rows, _ = _backward(
+    rows, columns, g_mean, values, lse_and_g, resident_columns=False, tile=tile
   )
-  into_columns, (into_values,) = _backward(
-    columns, rows, values, due, weights, columns_stay=True, tile=tile[::-1]
+  by_columns, (by_values,) = _backward(
+    columns,
+    rows,
+    values,
+    g_mean,
+    lse_and_g,
+    resident_columns=True,
+    tile=tile[::-1],
   )
-  return Ways(into_rows, into_columns, into_values)
+  return Gradients(by_rows, by_columns, by_values)

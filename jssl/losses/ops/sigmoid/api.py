@@ -1,80 +1,61 @@
-"""Chooses how sigmoid losses are summed over pairs, and derives the sum.
+"""Sum of sigmoid losses: entry point, and the operation on a mesh."""
 
-The sum is additive in pairs, so that value and gradients come from one pass.
-"""
-
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops import autodiff, tiles
-from jssl.losses.ops.autodiff import Implementation, Plan
+from jssl.losses.ops.base import FusedSum, Implementation
 from jssl.losses.ops.layout import Layout
-from jssl.losses.ops.sigmoid import reference, ring, tiled
-from jssl.losses.ops.sigmoid.reference import Floats, Ids
-from jssl.losses.ops.similarity.reference import FILL
+from jssl.losses.ops.ring import ring_fold
+from jssl.losses.ops.sigmoid import reference, tiled
+from jssl.losses.ops.sigmoid.reference import Ids, Operands
+from jssl.losses.ops.similarity.reference import PAD_ID
 from jssl.typing import PyTree, Scalar
 
-_TILE = (1024, 1024)
 
+class Total(FusedSum):
+  """The sum over all pairs. On a mesh, rows are resident and columns rotate."""
 
-@dataclasses.dataclass(frozen=True)
-class _Plan(Plan):
-  tile: tuple[int, int]
+  name = "sigmoid"
+  max_tile = (1024, 1024)
 
+  def reference(self, operands: Operands, constants: Ids) -> Scalar:
+    return reference.total(operands, constants)
 
-def _run(
-  plan: _Plan, floats: Floats, ids: Ids, *, gradients: bool
-) -> tuple[Scalar, Floats | None]:
-  layout = plan.layout
+  def value_and_gradients(
+    self, operands: Operands, constants: Ids, *, gradients: bool
+  ) -> tuple[Scalar, Operands | None]:
+    def local(*arrays: Array) -> tuple[Scalar, PyTree]:
+      operands, ids = Operands(*arrays[:4]), Ids(*arrays[4:])
+      x, y = operands.x, operands.y
+      sums = tiled.zero_sums(operands, gradients=gradients)
+      # Columns rotate with their ids and their gradient.
+      sums, by_y = ring_fold(
+        self.layout.axes,
+        lambda sums, block, partial: tiled.add_block(
+          operands._replace(y=block[0]),
+          Ids(ids.x, block[1]),
+          sums,
+          partial,
+          tile=self.tile,
+        ),
+        sums,
+        (y, ids.y),
+        jnp.zeros_like(y, sums.value.dtype) if gradients else None,
+        tile=self.tile[1],
+        finish=lambda _, by_y: None if by_y is None else by_y.astype(y.dtype),
+      )
+      value = self.layout.all_reduce(sums.value.sum())
+      if sums.gradients is None:
+        return value, None
+      by_x, *shared = sums.gradients
+      shared = self.layout.all_reduce_gradients([g.sum() for g in shared])
+      return value, (by_x.astype(x.dtype), by_y, *shared)
 
-  def everywhere(x: Array) -> Array:
-    return jax.lax.psum(x, layout.axes) if layout.axes else x
-
-  def local(
-    x: Array, y: Array, scale: Scalar, bias: Scalar, x_ids: Array, y_ids: Array
-  ) -> tuple[Scalar, PyTree]:
-    floats, ids = Floats(x, y, scale, bias), Ids(x_ids, y_ids)
-    sums = tiled.nothing(floats, gradients=gradients)
-    into_y = jnp.zeros_like(y, sums.value.dtype) if gradients else None
-    if layout.axes:
-      sums, into_y = ring.add(layout, floats, ids, sums, into_y, tile=plan.tile)
-    else:
-      sums, into_y = tiled.add(floats, ids, sums, into_y, tile=plan.tile)
-    value = everywhere(sums.value.sum())
-    if sums.flow is None or into_y is None:
-      return value, None
-    into_x, *shared = sums.flow
-    shared = [part.sum() for part in shared]
-    if not layout.manual:
-      shared = [everywhere(part) for part in shared]
-    return value, (into_x.astype(x.dtype), into_y.astype(y.dtype), *shared)
-
-  specs = (True, True, False, False)
-  value, by_floats = layout.split(
-    local, (*specs, True, True), (False, specs if gradients else None)
-  )(*floats, *ids)
-  return value, None if by_floats is None else Floats(*by_floats)
-
-
-def _value(plan: _Plan, floats: Floats, ids: Ids) -> Scalar:
-  return _run(plan, floats, ids, gradients=False)[0]
-
-
-def _value_and_gradients(
-  plan: _Plan, floats: Floats, ids: Ids
-) -> tuple[Scalar, Floats | None]:
-  return _run(plan, floats, ids, gradients=True)
-
-
-def _reference(plan: _Plan, floats: Floats, ids: Ids) -> Scalar:
-  del plan
-  return reference.total(floats, ids)
-
-
-_total = autodiff.at_once(_reference, _value, _value_and_gradients)
+    specs = (True, True, False, False)
+    out_specs = (False, specs if gradients else None)
+    function = self.layout.shard_map(local, (*specs, True, True), out_specs)
+    value, by_operands = function(*operands, *constants)
+    return value, None if by_operands is None else Operands(*by_operands)
 
 
 def total(
@@ -90,36 +71,17 @@ def total(
   """Returns the sum of sigmoid losses over all pairs, of all devices.
 
   Args:
-    layout: how rows and columns lie on devices.
+    layout: layout of rows and columns.
     x: rows.
     y: columns, of the same dtype.
-    scale: of their products, at least float32.
-    bias: added to them, the same dtype.
-    ids: of rows and columns, not negative; equal ones are positive pairs.
-    implementation: see `fused.choose`.
-
-  Raises:
-    ValueError: there is no such implementation, or not here.
+    scale: factor of the dot products, at least float32.
+    bias: summand of the logits, of the dtype of the scale.
+    ids: nonnegative ids of rows and columns; equal ids are positive pairs.
+    implementation: see `base.choose_implementation`.
   """
-  chosen = autodiff.choose(
-    implementation,
-    layout,
-    "sigmoid",
-    no_kernel="it has none yet",
+  op = Total.create(
+    layout, implementation, len(x), len(y), no_kernel="it has no kernel yet"
   )
-  floats, which = Floats(x, y, scale, bias), Ids(*ids)
-  tile = (
-    tiles.fitting(-(-len(x) // layout.shards), _TILE[0]),
-    tiles.fitting(-(-len(y) // layout.shards), _TILE[1]),
-  )
-  plan = _Plan(layout, chosen, implementation is not None, tile)
-  if chosen == "reference":
-    return _reference(plan, floats, which)
-  filled_x, x_ids = tiles.filled(
-    (x, which.x), (0, FILL), tile=tile[0], shards=layout.shards
-  )
-  filled_y, y_ids = tiles.filled(
-    (y, which.y), (0, FILL), tile=tile[1], shards=layout.shards
-  )
-  floats = Floats(filled_x, filled_y, scale, bias)
-  return _total(plan, floats, Ids(x_ids, y_ids))
+  x, x_ids = op.pad((x, ids[0]), (0, PAD_ID))
+  y, y_ids = op.pad((y, ids[1]), (0, PAD_ID), axis=1)
+  return op(Operands(x, y, scale, bias), Ids(x_ids, y_ids))

@@ -1,4 +1,4 @@
-"""The formula, on whole matrices.
+"""Sum of sigmoid losses: the formula, on whole matrices.
 
     sum_ij -log sigmoid(l_ij S_ij),   S_ij = scale <x_i, y_j> + bias
 
@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.matmul import product
-from jssl.losses.ops.similarity.reference import FILL
+from jssl.losses.ops.matmul import matmul
+from jssl.losses.ops.similarity.reference import PAD_ID
 from jssl.typing import Scalar
 
 
-class Floats(NamedTuple):
-  """What the sum can be differentiated by, or its gradients."""
+class Operands(NamedTuple):
+  """Differentiable arguments of the sum, or the gradients by them."""
 
   x: Float[Array, "n d"]
   y: Float[Array, "m d"]
@@ -26,31 +26,32 @@ class Floats(NamedTuple):
 
 
 class Ids(NamedTuple):
-  """Of rows and of columns; `FILL` where they only fill up a tile."""
+  """Ids of rows and of columns; `PAD_ID` for padding."""
 
   x: Int[Array, "n"]
   y: Int[Array, "m"]
 
 
 def pairs(
-  floats: Floats, ids: Ids
+  operands: Operands, ids: Ids
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"], Float[Array, "n m"]]:
-  """Returns <x_i, y_j>, l_ij, and l_ij S_ij; l is 0 where a pair is filling."""
-  products = product(floats.x, floats.y.T)
+  """Returns <x_i, y_j>, l_ij (0 for padding), and l_ij S_ij."""
+  products = matmul(operands.x, operands.y.T)
   same = ids.x[:, None] == ids.y[None]
-  real = (ids.x != FILL)[:, None] & (ids.y != FILL)[None]
-  label = jnp.where(real, jnp.where(same, 1, -1), 0).astype(products.dtype)
-  return products, label, label * (floats.scale * products + floats.bias)
+  valid = (ids.x != PAD_ID)[:, None] & (ids.y != PAD_ID)[None]
+  label = jnp.where(valid, jnp.where(same, 1, -1), 0).astype(products.dtype)
+  logits = operands.scale * products + operands.bias
+  return products, label, label * logits
 
 
 def losses(
   label: Float[Array, "n m"], logits: Float[Array, "n m"]
 ) -> Float[Array, "n m"]:
-  """Returns -log sigmoid of each pair, 0 for filling."""
+  """Returns -log sigmoid of each pair, 0 for padding."""
   return jnp.where(label == 0, 0, jax.nn.softplus(-logits))
 
 
-def total(floats: Floats, ids: Ids) -> Scalar:
+def total(operands: Operands, ids: Ids) -> Scalar:
   """Returns the sum over all pairs."""
-  _, label, logits = pairs(floats, ids)
+  _, label, logits = pairs(operands, ids)
   return jnp.sum(losses(label, logits))

@@ -1,4 +1,4 @@
-"""The same in tiles: rows and columns are whole numbers of tiles long."""
+"""Sum of sigmoid losses, tile by tile; arrays are padded to whole tiles."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses.ops import tiles
-from jssl.losses.ops.matmul import weighted
-from jssl.losses.ops.sigmoid.reference import Floats, Ids, losses, pairs
+from jssl.losses.ops.matmul import cast_matmul
+from jssl.losses.ops.sigmoid.reference import Ids, Operands, losses, pairs
 from jssl.typing import PyTree
 
 
-class Flow(NamedTuple):
-  """Gradients by a row, and its part of those by scale and bias."""
+class RowGradients(NamedTuple):
+  """Gradients by the rows, and each row's share of those by scale and bias."""
 
   x: Float[Array, "n d"]
   scale: Float[Array, "n"]
@@ -21,63 +21,63 @@ class Flow(NamedTuple):
 
 
 class Sums(NamedTuple):
-  """What is summed for each row. By row, since long sums of floats drift.
+  """Sums of each row: one long sum over all pairs would lose digits.
 
   Attributes:
-    value: of the losses.
-    flow: None where no gradient is wanted.
+    value: sum of losses.
+    gradients: sums of gradients; None if not needed.
   """
 
   value: Float[Array, "n"]
-  flow: Flow | None
+  gradients: RowGradients | None
 
 
-def nothing(floats: Floats, *, gradients: bool) -> Sums:
+def zero_sums(operands: Operands, *, gradients: bool) -> Sums:
   """Returns sums of zeros."""
-  zero = jnp.zeros_like(floats.x[:, 0], floats.scale.dtype)
+  zero = jnp.zeros_like(operands.x[:, 0], operands.scale.dtype)
   if not gradients:
     return Sums(zero, None)
-  return Sums(zero, Flow(jnp.zeros_like(floats.x, zero.dtype), zero, zero))
+  by_x = jnp.zeros_like(operands.x, zero.dtype)
+  return Sums(zero, RowGradients(by_x, zero, zero))
 
 
-def add(
-  floats: Floats,
+def add_block(
+  operands: Operands,
   ids: Ids,
   sums: Sums,
-  into_y: Float[Array, "m d"] | None,
+  y_gradient: Float[Array, "m d"] | None,
   *,
   tile: tuple[int, int],
 ) -> tuple[Sums, Float[Array, "m d"] | None]:
   """Adds a block of pairs.
 
   Args:
-    floats: whole tiles of rows and columns.
-    ids: of them.
-    sums: of each row, so far.
-    into_y: gradient by the columns so far; None where it isn't wanted.
-    tile: its rows and columns.
+    operands: rows and columns of the block, scale and bias.
+    ids: ids of rows and columns.
+    sums: accumulated sums of each row.
+    y_gradient: accumulated gradient by the columns; None if not needed.
+    tile: rows and columns of a tile.
   """
 
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
-    sums, into_y = state
-    x, row_ids = tiles.at((floats.x, ids.x), i, tile[0])
-    y, column_ids = tiles.at((floats.y, ids.y), j, tile[1])
-    block = floats._replace(x=x, y=y)
+    sums, by_y = state
+    x, row_ids = tiles.read((operands.x, ids.x), i, tile[0])
+    y, column_ids = tiles.read((operands.y, ids.y), j, tile[1])
+    block = operands._replace(x=x, y=y)
     products, label, logits = pairs(block, Ids(row_ids, column_ids))
-    old = tiles.at(sums, i, tile[0])
-    value, flow = old.value + losses(label, logits).sum(1), old.flow
-    if flow is not None:
+    value, gradients = tiles.read(sums, i, tile[0])
+    value = value + losses(label, logits).sum(1)
+    if gradients is not None:
       d = -label * jax.nn.sigmoid(-logits)
-      scaled = d * floats.scale
-      flow = Flow(
-        flow.x + weighted(scaled, y),
-        flow.scale + jnp.sum(d * products, axis=1),
-        flow.bias + d.sum(1),
+      scaled = d * operands.scale
+      gradients = RowGradients(
+        gradients.x + cast_matmul(scaled, y),
+        gradients.scale + jnp.sum(d * products, axis=1),
+        gradients.bias + d.sum(1),
       )
-      to_y = tiles.at(into_y, j, tile[1]) + weighted(scaled.T, x)
-      into_y = tiles.put(into_y, to_y, j, tile[1])
-    return tiles.put(sums, Sums(value, flow), i, tile[0]), into_y
+      new = tiles.read(by_y, j, tile[1]) + cast_matmul(scaled.T, x)
+      by_y = tiles.write(by_y, new, j, tile[1])
+    return tiles.write(sums, Sums(value, gradients), i, tile[0]), by_y
 
-  return tiles.fold(
-    body, len(ids.x) // tile[0], len(ids.y) // tile[1], (sums, into_y)
-  )
+  shape = len(ids.x), len(ids.y)
+  return tiles.loop(body, shape, tile, (sums, y_gradient))

@@ -1,6 +1,6 @@
-"""Row and column log-sum-exp of a matrix of scaled similarities."""
+"""Row and column log-sum-exps of a matrix of scaled similarities."""
 
-from jssl.losses.ops.similarity.api import log_sum_exp, log_sum_exps, side
-from jssl.losses.ops.similarity.reference import MASKED, Side
+from jssl.losses.ops.similarity.api import log_sum_exp, log_sum_exps
+from jssl.losses.ops.similarity.reference import MASKED, Operand, operand
 
-__all__ = ["MASKED", "Side", "log_sum_exp", "log_sum_exps", "side"]
+__all__ = ["MASKED", "Operand", "log_sum_exp", "log_sum_exps", "operand"]

@@ -1,268 +1,246 @@
-"""Chooses how the log-sum-exp of similarities is computed, and derives it."""
+"""Log-sum-exps of similarities: entry points, and the operation on a mesh."""
 
 import dataclasses
-import functools
+from types import ModuleType
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops import autodiff, tiles
-from jssl.losses.ops.autodiff import Implementation, Plan
+from jssl.losses.ops.base import FusedOperation, Implementation
 from jssl.losses.ops.layout import Layout
-from jssl.losses.ops.matmul import wide
-from jssl.losses.ops.similarity import pallas_tpu, reference, ring, tiled
-from jssl.losses.ops.similarity.reference import FILLING, MASKED, Floats, Side
-from jssl.losses.ops.similarity.tiled import Block, Sums, Tile, Weights
+from jssl.losses.ops.ring import ring_fold
+from jssl.losses.ops.similarity import pallas_tpu, reference, tiled
+from jssl.losses.ops.similarity.reference import (
+  MASKED,
+  PADDING,
+  Differentiable,
+  Operand,
+)
+from jssl.losses.ops.similarity.tiled import Cotangent, GradientSum, RunningSum
+from jssl.typing import PyTree
 
 Kind = Literal["both", "rows", "self"]
-Pair = tuple[Float[Array, "n"], Float[Array, "m"] | None]
-Sides = tuple[Floats, Floats | None]
+# Of the columns there is None where they are the rows, or are not needed.
+Outputs = tuple[Float[Array, "n"], Float[Array, "m"] | None]
+Operands = tuple[Differentiable, Differentiable | None]
 Ids = tuple[Int[Array, "n"], Int[Array, "m"] | None]
 
-_TILE: Tile = (1024, 1024)
-# On a CPU threads start and stop with each tile, and larger ones pay.
-_CPU_TIMES = 2
+# XLA starts and stops CPU threads for each tile: larger tiles are faster.
+_CPU_FACTOR = 2
+
+
+def _operands(floats: Operands, ids: Ids) -> tuple[Operand, Operand | None]:
+  rows = Operand(*floats[0], ids[0])
+  if floats[1] is None or ids[1] is None:
+    return rows, None
+  return rows, Operand(*floats[1], ids[1])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan(Plan):
-  """What is static about a call.
+class LogSumExp(FusedOperation):
+  """Row and column log-sum-exps.
+
+  On a mesh the rows are resident and the columns rotate, with their running
+  sums (forward) or their gradients (backward). Replicated columns stay: their
+  sums and gradients are all-reduced.
 
   Attributes:
-    kind: which log-sum-exp is wanted: both; that of the rows; or that of the
-      rows where the columns are the same features.
-    shared: every device has all columns, instead of a part of them.
-    tile: its rows and columns.
+    kind: "both" log-sum-exps; that of the "rows"; or that of the rows where the
+      columns are the same array ("self").
+    replicated: True if every device holds all columns.
   """
 
   kind: Kind
-  shared: bool
-  tile: Tile
+  replicated: bool
+
+  name = "similarity"
+  max_tile = (1024, 1024)
 
   @property
-  def travels(self) -> bool:
-    """Whether columns go round."""
-    return bool(self.layout.axes) and not self.shared
-
-  @property
-  def block(self) -> Block:
-    """The module that computes a block."""
+  def _kernels(self) -> ModuleType:
     return pallas_tpu if self.implementation == "pallas_tpu" else tiled
 
+  @property
+  def _ring(self) -> tuple[str, ...]:
+    return () if self.replicated else self.layout.axes
 
-def side(
-  x: Float[Array, "n d"],
-  scale: Float[Array, "n"] | Float[Array, ""] | float,
-  *,
-  ids: Int[Array, "n"] | int,
-  bias: Float[Array, "n"] | None = None,
-) -> Side:
-  """Returns the rows or columns of a similarity matrix.
-
-  Args:
-    x: features.
-    scale: of the similarities; 0 only where `x` is 0.
-    ids: not negative; pairs with equal ids don't count. All do where the one
-      side has 0 and the other 1.
-    bias: added to the similarities.
-  """
-  zero = jnp.zeros_like(x[:, 0], wide(x.dtype))
-  return Side(
-    x,
-    zero + scale,
-    zero if bias is None else zero + bias,
-    zero.astype(jnp.int32) + ids,
-  )
-
-
-def _sides(floats: Sides, ids: Ids) -> tuple[Side, Side | None]:
-  rows = Side(*floats[0], ids[0])
-  if floats[1] is None or ids[1] is None:
-    return rows, None
-  return rows, Side(*floats[1], ids[1])
-
-
-def _merged(sums: Sums, axes: tuple[str, ...]) -> Sums:
-  """Merges what each device has summed for the columns that all share."""
-  if not axes:
-    return sums
-  maximum = jax.lax.pmax(sums.maximum, axes)
-  rescaled = sums.sum * jnp.exp(sums.maximum - maximum)
-  return Sums(maximum, jax.lax.psum(rescaled, axes))
-
-
-def _forward(plan: _Plan, floats: Sides, ids: Ids) -> Pair:
-  def local(rows: Side, columns: Side | None) -> Pair:
-    columns = rows if columns is None else columns
-    by_column = tiled.no_sums(columns) if plan.kind == "both" else None
-    add = (
-      functools.partial(ring.add, plan.block, plan.layout)
-      if plan.travels
-      else plan.block.add
+  def reference(self, operands: Operands, constants: Ids) -> Outputs:
+    rows, columns = _operands(operands, constants)
+    by_row, by_column = reference.log_sum_exps(
+      rows, rows if columns is None else columns
     )
-    by_row, by_column = add(
-      rows, columns, tiled.no_sums(rows), by_column, tile=plan.tile
-    )
-    if by_column is not None and plan.shared:
-      by_column = _merged(by_column, plan.layout.axes)
-    return by_row.log(), None if by_column is None else by_column.log()
+    return by_row, by_column if self.kind == "both" else None
 
-  specs = (True, not plan.shared)
-  return plan.layout.split(local, specs, specs)(*_sides(floats, ids))
+  def forward(self, operands: Operands, constants: Ids) -> Outputs:
+    kernels = self._kernels
 
-
-def _backward(
-  plan: _Plan, floats: Sides, ids: Ids, lse: Pair, g: Pair
-) -> Sides:
-  def local(
-    rows: Side,
-    columns: Side | None,
-    by_row: Weights,
-    by_column: Weights | None,
-  ) -> Sides:
-    into_columns = None if columns is None else tiled.no_flow(columns)
-    if columns is None:
-      # S is symmetric, so all that a row gets as a column it gets as a row.
-      columns, by_column = rows, by_row
-    parts = rows, columns, by_row, by_column
-    into_rows = tiled.no_flow(rows)
-    if plan.travels:
-      into_rows, to_columns = ring.flow(
-        plan.block, plan.layout, *parts, into_rows, into_columns, tile=plan.tile
+    def local(rows: Operand, columns: Operand | None) -> Outputs:
+      columns = rows if columns is None else columns
+      # Columns rotate with their running sums: all devices add to them.
+      by_row, by_column = ring_fold(
+        self._ring,
+        lambda by_row, block, by_column: kernels.forward(
+          rows, block, by_row, by_column, tile=self.tile
+        ),
+        tiled.empty_sum(rows),
+        columns,
+        tiled.empty_sum(columns) if self.kind == "both" else None,
+        tile=self.tile[1],
       )
-      return tiled.gradients(rows, into_rows), to_columns
-    into_rows, into_columns = plan.block.flow(
-      *parts, into_rows, into_columns, tile=plan.tile
+      if by_column is None:
+        return by_row.log(), None
+      if self.replicated and self.layout.axes:
+        # Each device has summed over its own rows.
+        maximum = jax.lax.pmax(by_column.maximum, self.layout.axes)
+        rescaled = by_column.sum * jnp.exp(by_column.maximum - maximum)
+        by_column = RunningSum(maximum, self.layout.all_reduce(rescaled))
+      return by_row.log(), by_column.log()
+
+    specs = (True, not self.replicated)
+    function = self.layout.shard_map(local, specs, specs)
+    return function(*_operands(operands, constants))
+
+  def backward(
+    self, operands: Operands, constants: Ids, out: Outputs, g: Outputs
+  ) -> Operands:
+    kernels = self._kernels
+
+    def local(
+      rows: Operand,
+      columns: Operand | None,
+      row_cotangent: Cotangent,
+      column_cotangent: Cotangent | None,
+    ) -> Operands:
+      to_columns = None if columns is None else tiled.zero_gradient(columns)
+      if columns is None:
+        # S is symmetric: the gradient by rows includes the one by columns.
+        columns, column_cotangent = rows, row_cotangent
+
+      def body(
+        to_rows: GradientSum, block: Operand, partial: PyTree
+      ) -> tuple[GradientSum, PyTree]:
+        cotangent, to_block = partial
+        to_rows, to_block = kernels.backward(
+          rows,
+          block,
+          row_cotangent,
+          cotangent,
+          to_rows,
+          to_block,
+          tile=self.tile,
+        )
+        return to_rows, (cotangent, to_block)
+
+      def finish(block: Operand, partial: PyTree) -> Differentiable | None:
+        if partial[1] is None:
+          return None
+        total = partial[1]
+        if self.replicated:
+          total = self.layout.all_reduce_gradients(total)
+        # Block by block, since the sums of all columns are float32.
+        return tiled.gradients(block, total)
+
+      # Columns rotate with their cotangents and gradients.
+      to_rows, by_columns = ring_fold(
+        self._ring,
+        body,
+        tiled.zero_gradient(rows),
+        columns,
+        (column_cotangent, to_columns),
+        tile=self.tile[1],
+        finish=finish,
+      )
+      return tiled.gradients(rows, to_rows), by_columns
+
+    def cotangent(lse: Array, g: Array) -> Cotangent:
+      # The log-sum-exp of masked pairs is constant.
+      return Cotangent(lse, jnp.where(lse > MASKED, g, 0))
+
+    by_column = None
+    if out[1] is not None and g[1] is not None:
+      due = self.layout.sum_transpose(g[1]) if self.replicated else g[1]
+      by_column = cotangent(out[1], due)
+    specs = (True, not self.replicated)
+    return self.layout.shard_map(local, specs * 2, specs)(
+      *_operands(operands, constants), cotangent(out[0], g[0]), by_column
     )
-    if into_columns is None:
-      return tiled.gradients(rows, into_rows), None
-    if plan.shared and plan.layout.mesh is not None and plan.layout.axes:
-      into_columns = jax.lax.psum(into_columns, plan.layout.axes)
-    return (
-      tiled.gradients(rows, into_rows),
-      tiled.gradients(columns, into_columns),
-    )
-
-  def weights(lse: Array, g: Array) -> Weights:
-    # What has no pair is constant.
-    return Weights(lse, jnp.where(lse > MASKED, g, 0))
-
-  by_row = weights(lse[0], g[0])
-  by_column = None
-  if lse[1] is not None and g[1] is not None:
-    due = plan.layout.of_sum(g[1]) if plan.shared else g[1]
-    by_column = weights(lse[1], due)
-  by_rows = (True, not plan.shared)
-  return plan.layout.split(local, by_rows * 2, by_rows)(
-    *_sides(floats, ids), by_row, by_column
-  )
-
-
-def _reference(plan: _Plan, floats: Sides, ids: Ids) -> Pair:
-  rows, columns = _sides(floats, ids)
-  by_row, by_column = reference.log_sum_exp(
-    rows, rows if columns is None else columns
-  )
-  return by_row, by_column if plan.kind == "both" else None
-
-
-_log_sum_exp = autodiff.recomputing(_reference, _forward, _backward)
 
 
 def log_sum_exp(
   layout: Layout,
-  rows: Side,
-  columns: Side | None,
+  rows: Operand,
+  columns: Operand | None,
   *,
-  shared: bool = False,
+  replicated: bool = False,
   implementation: Implementation | None = None,
 ) -> Float[Array, "n"]:
   """Returns log sum_j exp S_ij of each row i.
 
   Args:
-    layout: how the rows lie on devices, and the columns unless `shared`.
-    rows: of the matrix.
-    columns: of the matrix; None takes the rows again, and is cheaper than
-      passing them twice.
-    shared: all columns are on every device, as prototypes or a queue are.
-    implementation: see `fused.choose`.
+    layout: layout of the rows, and of the columns unless `replicated`.
+    rows: rows of the matrix.
+    columns: columns of the matrix; None for the rows, which is cheaper than
+      passing the rows twice.
+    replicated: True if every device holds all columns (prototypes, a queue).
+    implementation: see `base.choose_implementation`.
 
   Returns:
-    [n], at least float32; `MASKED` where no pair counts.
-
-  Raises:
-    ValueError: there is no such implementation, or not here.
+    [n] array, at least float32; `MASKED` where all pairs are masked.
   """
   kind: Kind = "self" if columns is None else "rows"
-  return _run(layout, rows, columns, kind, shared, implementation)[0]
+  return _run(layout, rows, columns, kind, replicated, implementation)[0]
 
 
 def log_sum_exps(
   layout: Layout,
-  rows: Side,
-  columns: Side,
+  rows: Operand,
+  columns: Operand,
   *,
-  shared: bool = False,
+  replicated: bool = False,
   implementation: Implementation | None = None,
 ) -> tuple[Float[Array, "n"], Float[Array, "m"]]:
-  """Returns log sum_j exp S_ij of each row i, and log sum_i of each column j.
+  """Returns the log-sum-exps of all rows and of all columns, from one pass.
 
-  Both are of one pass over the matrix. See `log_sum_exp`.
+  See `log_sum_exp` for the arguments.
   """
   by_row, by_column = _run(
-    layout, rows, columns, "both", shared, implementation
+    layout, rows, columns, "both", replicated, implementation
   )
   if by_column is None:
-    raise TypeError("columns must be a Side, got None")
+    raise TypeError("columns must be an Operand, got None")
   return by_row, by_column
 
 
 def _run(
   layout: Layout,
-  rows: Side,
-  columns: Side | None,
+  rows: Operand,
+  columns: Operand | None,
   kind: Kind,
-  shared: bool,
+  replicated: bool,
   implementation: Implementation | None,
-) -> Pair:
-  n, m = len(rows.ids), len((rows if columns is None else columns).ids)
-  shards = layout.shards, 1 if shared else layout.shards
-  times = _CPU_TIMES if layout.platform == "cpu" else 1
-  row_tile, column_tile = (
-    tiles.fitting(-(-size // parts), tile * times)
-    for size, parts, tile in zip((n, m), shards, _TILE, strict=True)
-  )
-  plan = _Plan(
+) -> Outputs:
+  n, m = len(rows.ids), None if columns is None else len(columns.ids)
+  factor = _CPU_FACTOR if layout.platform == "cpu" else 1
+  max_rows, max_columns = LogSumExp.max_tile
+  op = LogSumExp.create(
     layout,
-    autodiff.choose(
-      implementation,
-      layout,
-      "similarity",
-      no_kernel=pallas_tpu.unfit(rows.x.dtype, rows.x.shape[1]),
-      no_gain=None
-      if kind == "self"
-      else "with gradients of both sides it takes 5 products instead of 4",
-    ),
-    implementation is not None,
-    kind,
-    shared,
-    (row_tile, row_tile if columns is None else column_tile),
+    implementation,
+    n,
+    m,
+    no_kernel=pallas_tpu.unsupported(rows.x.dtype, rows.x.shape[1]),
+    no_gain=None
+    if kind == "self"
+    else "with gradients of both operands it takes 5 matmuls instead of 4",
+    replicated_columns=replicated,
+    max_tile=(max_rows * factor, max_columns * factor),
+    kind=kind,
+    replicated=replicated,
   )
-  if plan.implementation == "reference":
-    return _reference(plan, *_parted(rows, columns))
-  rows = tiles.filled(rows, FILLING, tile=plan.tile[0], shards=shards[0])
-  if columns is not None:
-    columns = tiles.filled(
-      columns, FILLING, tile=plan.tile[1], shards=shards[1]
-    )
-  by_row, by_col = _log_sum_exp(plan, *_parted(rows, columns))
-  return by_row[:n], None if by_col is None else by_col[:m]
-
-
-def _parted(rows: Side, columns: Side | None) -> tuple[Sides, Ids]:
+  rows = op.pad(rows, PADDING)
   if columns is None:
-    return (Floats(*rows[:3]), None), (rows.ids, None)
-  floats = Floats(*rows[:3]), Floats(*columns[:3])
-  return floats, (rows.ids, columns.ids)
+    return op((rows[:3], None), (rows.ids, None))[0][:n], None
+  columns = op.pad(columns, PADDING, axis=1, replicated=replicated)
+  by_row, by_column = op((rows[:3], columns[:3]), (rows.ids, columns.ids))
+  return by_row[:n], None if by_column is None else by_column[:m]

@@ -1,11 +1,13 @@
-"""The same as TPU kernels: nothing of the matrix is ever in HBM.
+"""Log-sum-exps of a similarity matrix as TPU kernels: S never reaches HBM.
 
-The log-sum-exp of both sides takes one sweep over the matrix. What flows back
-takes one for each side, so that its sum can stay where it is, and computes S in
-each: a value with its gradients is 5 products of n x m x d where `tiled` has 4.
+The forward kernel computes both log-sum-exps in one pass over S. The backward
+kernel runs once per operand, with that operand resident, so that its gradient
+accumulates in VMEM; each run recomputes S. Value and gradients take 5 matmuls
+of n x m x d, where `tiled` takes 4.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,54 +17,88 @@ from jaxtyping import Array, Float, Int
 
 from jssl.losses.ops import pallas
 from jssl.losses.ops.matmul import precision
-from jssl.losses.ops.pallas import Ref
-from jssl.losses.ops.similarity.reference import FILL, MASKED, Side
-from jssl.losses.ops.similarity.tiled import Flow, Sums, Tile, Weights
+from jssl.losses.ops.pallas import Blocks, Ref
+from jssl.losses.ops.similarity.reference import MASKED, PAD_ID, Operand
+from jssl.losses.ops.similarity.tiled import (
+  Cotangent,
+  GradientSum,
+  RunningSum,
+  Tile,
+)
 
-# Which of its numbers is what. Those of an operation come last.
+# Indices of the scalars of a row. Those of a kernel start at OWN.
 _IDS, _SCALE, _BIAS, OWN = range(4)
 _MAXIMUM, _SUM = OWN, OWN + 1
 _LSE, _G, _S = OWN, OWN + 1, OWN + 2
 
-# How many a row has: as many as vectors have sublanes.
-NUMBERS = 8
+# Scalars per row: the number of sublanes of a vector register.
+SCALARS = 8
 
-# The sums of so many columns, and copies of them, take 2 MiB.
-_COLUMNS = 2**16
+# Running sums of this many columns, and their copies, take 2 MiB of VMEM.
+_MAX_COLUMNS = 2**16
 
 
-def packed(side: Side, *own: Array, block: int) -> Int[Array, "8 n"]:
-  """Returns the numbers of each row as bits, filled up to whole blocks."""
-  missing = 0, -len(side.ids) % block
-  # Not float ids, which are exact up to 2^24 only.
-  ids = jnp.pad(side.ids.astype(jnp.int32), missing, constant_values=FILL)
+def _pack_scalars(
+  operand: Operand, own: Sequence[Array], block: int
+) -> Int[Array, "8 n"]:
+  """Packs the scalars of all rows as int32 bits, padded to whole blocks."""
+  padding = 0, -len(operand.ids) % block
+  # As bits: float32 holds integer ids exactly up to 2^24 only.
+  ids = jnp.pad(operand.ids.astype(jnp.int32), padding, constant_values=PAD_ID)
   floats = [
-    jnp.pad(a.astype(jnp.float32), missing)
-    for a in (side.scale, side.bias, *own)
+    jnp.pad(a.astype(jnp.float32), padding)
+    for a in (operand.scale, operand.bias, *own)
   ]
   bits = [jax.lax.bitcast_convert_type(a, jnp.int32) for a in floats]
-  unused = [jnp.zeros_like(ids)] * (NUMBERS - 1 - len(bits))
+  unused = [jnp.zeros_like(ids)] * (SCALARS - 1 - len(bits))
   return jnp.stack([ids, *bits, *unused])
 
 
-def down(upright: Ref, number: int) -> Array:
-  """Returns one of the numbers of rows that stay, [n, 1]."""
-  return _value(upright[:, number : number + 1], number)
+def kernel_inputs(
+  blocks: Blocks,
+  resident: Operand,
+  streamed: Operand,
+  resident_own: Sequence[Array] = (),
+  streamed_own: Sequence[Array] = (),
+) -> list[tuple[Array, Any]]:
+  """Returns arrays and block specs: scalars of both operands, then features.
+
+  Args:
+    blocks: block sizes.
+    resident: resident operand.
+    streamed: streamed operand.
+    resident_own: the kernel's own scalars of resident rows.
+    streamed_own: the kernel's own scalars of streamed rows.
+  """
+  d = resident.x.shape[1]
+  left = _pack_scalars(resident, resident_own, blocks.resident)
+  right = _pack_scalars(streamed, streamed_own, blocks.streamed)
+  return [
+    (left, blocks.resident_scalars(SCALARS)),
+    (right, blocks.streamed_scalars(SCALARS)),
+    (resident.x, blocks.resident_rows(d)),
+    (streamed.x, blocks.streamed_rows(d)),
+  ]
 
 
-def across(lying: Ref, number: int) -> Array:
-  """Returns one of the numbers of rows that sweep, [1, m]."""
-  return _value(lying[number : number + 1, :], number)
+def as_column(transposed: Ref, index: int) -> Array:
+  """Reads one scalar of the resident rows as [n, 1], from [n, 8] scratch."""
+  return _unpack(transposed[:, index : index + 1], index)
 
 
-def _value(bits: Int[Array, "_ _"], number: int) -> Array:
-  if number == _IDS:
+def as_row(scalars: Ref, index: int) -> Array:
+  """Reads one scalar of the streamed rows as [1, m], from an [8, m] block."""
+  return _unpack(scalars[index : index + 1, :], index)
+
+
+def _unpack(bits: Int[Array, "_ _"], index: int) -> Array:
+  if index == _IDS:
     return bits
   return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def product(a: Array, b: Array, axis: int) -> Float[Array, "n m"]:
-  """Returns the sum over axis 1 of `a` and `axis` of `b`, in float32."""
+def contract(a: Array, b: Array, axis: int) -> Float[Array, "n m"]:
+  """Contracts axis 1 of `a` with `axis` of `b`, in float32."""
   return jax.lax.dot_general(
     a,
     b,
@@ -73,48 +109,38 @@ def product(a: Array, b: Array, axis: int) -> Float[Array, "n m"]:
 
 
 def similarities(
-  x: Ref, y: Ref, upright: Ref, lying: Ref
+  x: Ref, y: Ref, resident: Ref, streamed: Ref
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-  """Returns S, `MASKED` where a pair doesn't count, and its scale.
+  """Returns S of a pair of blocks (`MASKED` where masked), and its scale.
 
   Args:
-    x: features that stay.
-    y: features that sweep.
-    upright: numbers of `x`.
-    lying: numbers of `y`.
+    x: resident features, [n, d].
+    y: streamed features, [m, d].
+    resident: scalars of `x`, transposed: [n, 8].
+    streamed: scalars of `y`, [8, m].
   """
-  scale = down(upright, _SCALE) * across(lying, _SCALE)
-  s = product(x[...], y[...], 1) * scale
-  s = s + (down(upright, _BIAS) + across(lying, _BIAS))
-  i, j = down(upright, _IDS), across(lying, _IDS)
-  counts = (i != j) & (i != FILL) & (j != FILL)
+  scale = as_column(resident, _SCALE) * as_row(streamed, _SCALE)
+  s = contract(x[...], y[...], 1) * scale
+  s = s + (as_column(resident, _BIAS) + as_row(streamed, _BIAS))
+  i, j = as_column(resident, _IDS), as_row(streamed, _IDS)
+  counts = (i != j) & (i != PAD_ID) & (j != PAD_ID)
   return jnp.where(counts, s, MASKED), scale
 
 
-def alike(a: Side, b: Side) -> tuple[Side, Side]:
-  """Returns sides of one dtype, since only such are multiplied."""
+def same_dtype(a: Operand, b: Operand) -> tuple[Operand, Operand]:
+  """Promotes the features of both operands to one dtype."""
   dtype = jnp.promote_types(a.x.dtype, b.x.dtype)
   return a._replace(x=a.x.astype(dtype)), b._replace(x=b.x.astype(dtype))
 
 
-def _add_needs(width: int, dtype: Any) -> tuple[int, int]:
-  x = pallas.operand_bytes(width, dtype)
-  return x, x
-
-
-def _flow_needs(width: int, dtype: Any) -> tuple[int, int]:
+def _backward_bytes(width: int, dtype: Any) -> tuple[int, int]:
   x = pallas.operand_bytes(width, dtype)
   return x + pallas.sum_bytes(width, carried=True), x
 
 
-def unfit(dtype: Any, width: int) -> str | None:
-  """Returns why no kernel can run, None if they can.
-
-  Args:
-    dtype: of the features.
-    width: of the features.
-  """
-  return pallas.unfit(dtype, _flow_needs(width, dtype))
+def unsupported(dtype: Any, width: int) -> str | None:
+  """Returns the reason why no kernel can run on such features, or None."""
+  return pallas.unsupported(dtype, _backward_bytes(width, dtype))
 
 
 def _merge(
@@ -125,31 +151,36 @@ def _merge(
   return new, total * jnp.exp(maximum - new) + shifted
 
 
-def _add_kernel(*refs: Ref, by_column: bool) -> None:
+def _forward_kernel(*refs: Ref, by_column: bool) -> None:
+  # In: scalars [8, n] and [8, m], features [n, d] and [m, d], and the running
+  # sums of all columns [2, M]. Out: sums of the rows [2, n], of all columns
+  # [2, M]. Scratch: transposed scalars [n, 8], and sums of the rows [n, 1].
   if by_column:
-    lying, sweep, x, y, before, rows, columns, stay, maximum, total = refs
+    scalars, streamed, x, y, before, rows, columns, resident, *sums = refs
   else:
-    lying, sweep, x, y, rows, stay, maximum, total = refs
+    scalars, streamed, x, y, rows, resident, *sums = refs
+  maximum, total = sums
   i, j = pl.program_id(0), pl.program_id(1)
 
+  # Once per resident block: its scalars become columns.
   @pl.when(j == 0)
   def _() -> None:
-    stay[...] = lying[...].T
-    maximum[...] = down(stay, _MAXIMUM)
-    total[...] = down(stay, _SUM)
+    resident[...] = scalars[...].T
+    maximum[...] = as_column(resident, _MAXIMUM)
+    total[...] = as_column(resident, _SUM)
 
-  s = similarities(x, y, stay, sweep)[0]
+  s = similarities(x, y, resident, streamed)[0]
   maximum[...], total[...] = _merge(maximum[...], total[...], s, 1)
 
   if by_column:
-
+    # Sums of all columns stay in VMEM, since each resident block adds to them.
     @pl.when((i == 0) & (j == 0))
     def _() -> None:
       columns[...] = before[...]
 
-    here = pl.ds(pl.multiple_of(j * len(y), len(y)), len(y))
-    columns[0:1, here], columns[1:2, here] = _merge(
-      columns[0:1, here], columns[1:2, here], s, 0
+    block = pl.ds(pl.multiple_of(j * len(y), len(y)), len(y))
+    columns[0:1, block], columns[1:2, block] = _merge(
+      columns[0:1, block], columns[1:2, block], s, 0
     )
 
   @pl.when(j == pl.num_programs(1) - 1)
@@ -158,159 +189,158 @@ def _add_kernel(*refs: Ref, by_column: bool) -> None:
     rows[1:2, :] = total[...].T
 
 
-def _unpacked(numbers: Float[Array, "2 n"], like: Sums) -> Sums:
-  maximum, total = numbers[:, : len(like.sum)].astype(like.sum.dtype)
-  return Sums(maximum, total)
-
-
-def add(
-  rows: Side,
-  columns: Side,
-  row_sums: Sums,
-  column_sums: Sums | None,
+def forward(
+  rows: Operand,
+  columns: Operand,
+  row_sums: RunningSum,
+  column_sums: RunningSum | None,
   *,
   tile: Tile,
-) -> tuple[Sums, Sums | None]:
-  """Adds a block of the matrix to the sums; see `tiled.add`."""
-  rows, columns = alike(rows, columns)
+) -> tuple[RunningSum, RunningSum | None]:
+  """Adds a block of the matrix to the sums; see `tiled.forward`."""
+  rows, columns = same_dtype(rows, columns)
   (n, d), m = rows.x.shape, len(columns.ids)
-  if column_sums is not None and m > _COLUMNS:
-    by_row, _ = add(rows, columns, row_sums, None, tile=tile)
-    by_column, _ = add(columns, rows, column_sums, None, tile=tile[::-1])
+  if column_sums is not None and m > _MAX_COLUMNS:
+    by_row, _ = forward(rows, columns, row_sums, None, tile=tile)
+    by_column, _ = forward(columns, rows, column_sums, None, tile=tile[::-1])
     return by_row, by_column
-  cut = pallas.blocks((n, m), _add_needs(d, rows.x.dtype), tile=tile)
-  padded = cut.grid[0] * cut.stay, cut.grid[1] * cut.sweep
-  args = [
-    (packed(rows, *row_sums, block=cut.stay), cut.numbers_stay(NUMBERS)),
-    (packed(columns, block=cut.sweep), cut.numbers_sweep(NUMBERS)),
-    (rows.x, cut.stays(d)),
-    (columns.x, cut.sweeps(d)),
-  ]
-  out = [((2, padded[0]), cut.numbers_stay(2))]
+  row_bytes = pallas.operand_bytes(d, rows.x.dtype)
+  blocks = pallas.block_sizes((n, m), (row_bytes, row_bytes), tile=tile)
+  padded = blocks.grid[0] * blocks.resident, blocks.grid[1] * blocks.streamed
+  args = kernel_inputs(blocks, rows, columns, row_sums)
+  out = [((2, padded[0]), blocks.resident_scalars(2))]
   if column_sums is not None:
     whole = 2, padded[1]
     before = jnp.stack(column_sums).astype(jnp.float32)
     before = jnp.pad(before, ((0, 0), (0, padded[1] - m)))
-    args.append((before, cut.whole(whole)))
-    out.append((whole, cut.whole(whole)))
-  sums = pallas.sweep(
-    functools.partial(_add_kernel, by_column=column_sums is not None),
+    args.append((before, blocks.whole(whole)))
+    out.append((whole, blocks.whole(whole)))
+  sums = pallas.call_kernel(
+    functools.partial(_forward_kernel, by_column=column_sums is not None),
     *args,
-    name="similarity_add",
-    cut=cut,
+    name="similarity_forward",
+    blocks=blocks,
     out=out,
     scratch=[
-      cut.upright(NUMBERS, jnp.int32),
-      cut.upright(1),
-      cut.upright(1),
+      blocks.scratch(SCALARS, jnp.int32),
+      blocks.scratch(1),
+      blocks.scratch(1),
     ],
-    products=d,
+    contracted=d,
     exponentials=len(out),
-    in_order=column_sums is not None,
+    sequential=column_sums is not None,
   )
-  by_row = _unpacked(sums[0], row_sums)
+
+  def unpacked(sums: Float[Array, "2 n"], like: RunningSum) -> RunningSum:
+    return RunningSum(*sums[:, : len(like.sum)].astype(like.sum.dtype))
+
+  by_row = unpacked(sums[0], row_sums)
   if column_sums is None:
     return by_row, None
-  return by_row, _unpacked(sums[1], column_sums)
+  return by_row, unpacked(sums[1], column_sums)
 
 
-def _flow_kernel(
-  lying: Ref,
-  sweep: Ref,
-  x: Ref,
-  y: Ref,
-  before: Ref,
-  into: Ref,
-  into_s: Ref,
-  stay: Ref,
-  total: Ref,
+def _backward_kernel(
+  scalars: Ref,  # of the resident rows, [8, n]
+  streamed: Ref,  # scalars of the streamed rows, [8, m]
+  x: Ref,  # resident features, [n, d]
+  y: Ref,  # streamed features, [m, d]
+  before: Ref,  # gradient so far, [n, d]
+  to_x: Ref,  # result: gradient by x, [n, d]
+  to_s: Ref,  # result: row sums of D, [1, n]
+  resident: Ref,  # scratch: transposed scalars, [n, 8]
+  total: Ref,  # scratch: row sums of D, [n, 1]
   *,
   size: int,
-  by_stay: bool,
-  by_sweep: bool,
+  resident_lse: bool,
+  streamed_lse: bool,
 ) -> None:
   j = pl.program_id(1)
 
   @pl.when(j == 0)
   def _() -> None:
-    stay[...] = lying[...].T
-    total[...] = down(stay, _S)
-    into[...] = before[...]
+    resident[...] = scalars[...].T
+    total[...] = as_column(resident, _S)
+    to_x[...] = before[...]
 
-  s, scale = similarities(x, y, stay, sweep)
+  s, scale = similarities(x, y, resident, streamed)
   d = jnp.zeros_like(s)
-  if by_stay:
-    d += jnp.exp(s - down(stay, _LSE)) * down(stay, _G)
-  if by_sweep:
-    d += jnp.exp(s - across(sweep, _LSE)) * across(sweep, _G)
+  if resident_lse:
+    d += jnp.exp(s - as_column(resident, _LSE)) * as_column(resident, _G)
+  if streamed_lse:
+    d += jnp.exp(s - as_row(streamed, _LSE)) * as_row(streamed, _G)
   scaled = (d * scale).astype(y.dtype)
-  into[...] += product(scaled, pallas.inside(y, size), 0)
+  to_x[...] += contract(scaled, pallas.zero_padding(y, size), 0)
   total[...] += d.sum(1, keepdims=True)
 
   @pl.when(j == pl.num_programs(1) - 1)
   def _() -> None:
-    into_s[...] = total[...].T
+    to_s[...] = total[...].T
 
 
-def _flow(
-  stay: Side,
-  sweep: Side,
-  stay_weights: Weights | None,
-  sweep_weights: Weights | None,
-  into: Flow,
+def _backward(
+  resident: Operand,
+  streamed: Operand,
+  resident_cotangent: Cotangent | None,
+  streamed_cotangent: Cotangent | None,
+  before: GradientSum,
   *,
   tile: Tile,
-) -> Flow:
-  """Adds what flows into the side that stays."""
-  stay, sweep = alike(stay, sweep)
-  (n, d), m = stay.x.shape, len(sweep.ids)
-  cut = pallas.blocks((n, m), _flow_needs(d, stay.x.dtype), tile=tile)
-  nothing = jnp.zeros_like(into.s)
-  own = *(stay_weights or (nothing, nothing)), into.s
-  others = sweep_weights or ()
-  x, s = pallas.sweep(
+) -> GradientSum:
+  """Adds the gradient by the resident operand."""
+  resident, streamed = same_dtype(resident, streamed)
+  (n, d), m = resident.x.shape, len(streamed.ids)
+  row_bytes = _backward_bytes(d, resident.x.dtype)
+  blocks = pallas.block_sizes((n, m), row_bytes, tile=tile)
+  zero = jnp.zeros_like(before.s)
+  own = *(resident_cotangent or (zero, zero)), before.s
+  x, s = pallas.call_kernel(
     functools.partial(
-      _flow_kernel,
+      _backward_kernel,
       size=m,
-      by_stay=stay_weights is not None,
-      by_sweep=sweep_weights is not None,
+      resident_lse=resident_cotangent is not None,
+      streamed_lse=streamed_cotangent is not None,
     ),
-    (packed(stay, *own, block=cut.stay), cut.numbers_stay(NUMBERS)),
-    (packed(sweep, *others, block=cut.sweep), cut.numbers_sweep(NUMBERS)),
-    (stay.x, cut.stays(d)),
-    (sweep.x, cut.sweeps(d)),
-    (into.x.astype(jnp.float32), cut.stays(d)),
-    name="similarity_flow",
-    cut=cut,
+    *kernel_inputs(blocks, resident, streamed, own, streamed_cotangent or ()),
+    (before.x.astype(jnp.float32), blocks.resident_rows(d)),
+    name="similarity_backward",
+    blocks=blocks,
     out=[
-      ((n, d), cut.stays(d)),
-      ((1, cut.grid[0] * cut.stay), cut.numbers_stay(1)),
+      ((n, d), blocks.resident_rows(d)),
+      ((1, blocks.grid[0] * blocks.resident), blocks.resident_scalars(1)),
     ],
-    scratch=[cut.upright(NUMBERS, jnp.int32), cut.upright(1)],
-    products=2 * d,
-    exponentials=(stay_weights is not None) + (sweep_weights is not None),
+    scratch=[blocks.scratch(SCALARS, jnp.int32), blocks.scratch(1)],
+    contracted=2 * d,
+    exponentials=(resident_cotangent is not None)
+    + (streamed_cotangent is not None),
     aliases={4: 0},
   )
-  return Flow(x.astype(into.x.dtype), s[0, :n].astype(into.s.dtype))
+  s = s[0, :n].astype(before.s.dtype)
+  return GradientSum(x.astype(before.x.dtype), s)
 
 
-def flow(
-  rows: Side,
-  columns: Side,
-  row_weights: Weights,
-  column_weights: Weights | None,
-  into_rows: Flow,
-  into_columns: Flow | None,
+def backward(
+  rows: Operand,
+  columns: Operand,
+  row_cotangent: Cotangent,
+  column_cotangent: Cotangent | None,
+  row_gradient: GradientSum,
+  column_gradient: GradientSum | None,
   *,
   tile: Tile,
-) -> tuple[Flow, Flow | None]:
-  """Adds what a block of the matrix sends back; see `tiled.flow`."""
-  to_rows = _flow(
-    rows, columns, row_weights, column_weights, into_rows, tile=tile
+) -> tuple[GradientSum, GradientSum | None]:
+  """Adds the gradients of a block of the matrix; see `tiled.backward`."""
+  by_row = _backward(
+    rows, columns, row_cotangent, column_cotangent, row_gradient, tile=tile
   )
-  if into_columns is None:
-    return to_rows, None
-  to_columns = _flow(
-    columns, rows, column_weights, row_weights, into_columns, tile=tile[::-1]
+  if column_gradient is None:
+    return by_row, None
+  by_column = _backward(
+    columns,
+    rows,
+    column_cotangent,
+    row_cotangent,
+    column_gradient,
+    tile=tile[::-1],
   )
-  return to_rows, to_columns
+  return by_row, by_column

@@ -1,9 +1,9 @@
-"""The formula, on whole matrices.
+"""Log-sum-exps of a similarity matrix: the formula, on whole matrices.
 
     S_ij = r_i c_j <x_i, y_j> + p_i + q_j
     row_i = log sum_j exp S_ij        column_j = log sum_i exp S_ij
 
-over the pairs whose ids differ. Scales r and c carry inverse norms and the
+over the pairs whose ids differ. The scales r and c hold inverse norms and the
 temperature, so that normalised copies of the features never exist.
 """
 
@@ -13,24 +13,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.matmul import product
+from jssl.losses.ops.matmul import matmul, upcast_dtype
 
 # Finite, so that differences of masked values are not NaN, and so large that
-# exp(MASKED - anything real) is 0.
+# exp(MASKED - s) is 0 for every similarity s.
 MASKED = -1e30
 
-# The id of rows that only fill up a tile.
-FILL = -1
+# Id of padding rows.
+PAD_ID = -1
+
+Differentiable = tuple[Array, Array, Array]
+"""Features, scale and bias of an operand, or the gradients by them."""
 
 
-class Side(NamedTuple):
-  """The rows, or the columns, of a similarity matrix.
+class Operand(NamedTuple):
+  """The rows or the columns of a similarity matrix.
 
   Attributes:
     x: features, of any float dtype.
-    scale: factor of each, at least float32.
-    bias: summand of each, the same dtype.
-    ids: pairs with equal ids don't count, nor does anything of id `FILL`.
+    scale: factor of each row, at least float32.
+    bias: summand of each row, of the dtype of the scale.
+    ids: pairs with equal ids are masked, and so is every pair with `PAD_ID`.
   """
 
   x: Float[Array, "n d"]
@@ -39,36 +42,52 @@ class Side(NamedTuple):
   ids: Int[Array, "n"]
 
 
-class Floats(NamedTuple):
-  """What a side can be differentiated by, or its gradients."""
-
-  x: Float[Array, "n d"]
-  scale: Float[Array, "n"]
-  bias: Float[Array, "n"]
+# Padding values of an operand.
+PADDING = (0, 0, 0, PAD_ID)
 
 
-# A `Side` of rows that only fill up.
-FILLING = (0, 0, 0, FILL)
+def operand(
+  x: Float[Array, "n d"],
+  scale: Float[Array, "n"] | Float[Array, ""] | float,
+  *,
+  ids: Int[Array, "n"] | int,
+  bias: Float[Array, "n"] | None = None,
+) -> Operand:
+  """Builds the rows or columns of a similarity matrix.
+
+  Args:
+    x: features.
+    scale: factor of the similarities; 0 only where `x` is 0.
+    ids: nonnegative ids; pairs with equal ids are masked. Ids 0 for all rows
+      and 1 for all columns mask nothing.
+    bias: summand of the similarities.
+  """
+  zero = jnp.zeros_like(x[:, 0], upcast_dtype(x.dtype))
+  return Operand(
+    x,
+    zero + scale,
+    zero if bias is None else zero + bias,
+    zero.astype(jnp.int32) + ids,
+  )
 
 
-def similarities(rows: Side, columns: Side) -> Float[Array, "n m"]:
-  """Returns S, `MASKED` where a pair doesn't count."""
-  products = product(rows.x, columns.x.T)
-  s = products * (rows.scale[:, None] * columns.scale[None])
+def similarities(rows: Operand, columns: Operand) -> Float[Array, "n m"]:
+  """Returns S, with `MASKED` where a pair is masked."""
+  s = matmul(rows.x, columns.x.T) * (rows.scale[:, None] * columns.scale[None])
   s = s + (rows.bias[:, None] + columns.bias[None])
   counts = rows.ids[:, None] != columns.ids[None]
-  counts &= (rows.ids != FILL)[:, None] & (columns.ids != FILL)[None]
+  counts &= (rows.ids != PAD_ID)[:, None] & (columns.ids != PAD_ID)[None]
   return jnp.where(counts, s, MASKED)
 
 
-def _masked_lse(s: Float[Array, "n m"], axis: int) -> Array:
-  lse = jax.nn.logsumexp(s, axis=axis, where=s > MASKED)
-  return jnp.maximum(lse, MASKED)
-
-
-def log_sum_exp(
-  rows: Side, columns: Side
+def log_sum_exps(
+  rows: Operand, columns: Operand
 ) -> tuple[Float[Array, "n"], Float[Array, "m"]]:
-  """Returns row and column log-sum-exp; `MASKED` where no pair counts."""
+  """Returns row and column log-sum-exps; `MASKED` where all pairs are."""
   s = similarities(rows, columns)
-  return _masked_lse(s, 1), _masked_lse(s, 0)
+
+  def along(axis: int) -> Array:
+    lse = jax.nn.logsumexp(s, axis=axis, where=s > MASKED)
+    return jnp.maximum(lse, MASKED)
+
+  return along(1), along(0)

@@ -1,21 +1,21 @@
-"""The same in tiles: never more of the matrix than one of them.
+"""Log-sum-exps of a similarity matrix, tile by tile.
 
-Rows and columns are whole numbers of tiles long. What is accumulated is passed
-in and returned, so that the mesh version calls the same functions on every
-block that comes by.
+Both functions accumulate one block of the matrix into sums that are passed in
+and returned, so that the ring exchange calls them on every block it receives.
+Rows and columns are padded to whole tiles.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.losses.ops import tiles
-from jssl.losses.ops.matmul import weighted
+from jssl.losses.ops.matmul import cast_matmul
 from jssl.losses.ops.similarity.reference import (
   MASKED,
-  Floats,
-  Side,
+  Differentiable,
+  Operand,
   similarities,
 )
 from jssl.typing import PyTree
@@ -23,175 +23,139 @@ from jssl.typing import PyTree
 Tile = tuple[int, int]
 
 
-class Sums(NamedTuple):
-  """A log-sum-exp under way: the sum is that of exp(S - maximum)."""
+class RunningSum(NamedTuple):
+  """An online log-sum-exp: running maximum, and sum of exp(S - maximum)."""
 
   maximum: Float[Array, "n"]
   sum: Float[Array, "n"]
 
   def log(self) -> Float[Array, "n"]:
-    """Returns the log-sum-exp; `MASKED` where nothing was counted."""
+    """Returns the log-sum-exp; `MASKED` where all pairs were masked."""
     seen = self.maximum > MASKED
     lse = self.maximum + jnp.log(jnp.where(seen, self.sum, 1))
     return jnp.where(seen, lse, MASKED)
 
+  def merge(self, s: Float[Array, "n m"], axis: int) -> "RunningSum":
+    """Adds the similarities of a tile, summed over an axis."""
+    maximum = jnp.maximum(self.maximum, s.max(axis))
+    shifted = jnp.exp(s - jnp.expand_dims(maximum, axis))
+    rescaled = self.sum * jnp.exp(self.maximum - maximum)
+    return RunningSum(maximum, rescaled + shifted.sum(axis))
 
-class Flow(NamedTuple):
-  """What flows back into a side, summed over the pairs of each row.
 
-  With D_ij the gradient by S_ij: `x` is sum_j D_ij r_i c_j y_j, and `s` is
-  sum_j D_ij.
+class GradientSum(NamedTuple):
+  """Accumulated gradient of an operand, with D_ij the gradient by S_ij.
+
+  Attributes:
+    x: sum_j D_ij r_i c_j y_j.
+    s: sum_j D_ij.
   """
 
   x: Float[Array, "n d"]
   s: Float[Array, "n"]
 
+  def add(
+    self,
+    scaled: Float[Array, "n m"],
+    y: Float[Array, "m d"],
+    d: Float[Array, "n"],
+  ) -> "GradientSum":
+    """Adds the gradients of a tile: D r c, the other operand, and sums of D."""
+    return GradientSum(self.x + cast_matmul(scaled, y), self.s + d)
 
-class Weights(NamedTuple):
-  """What turns S into D: D_ij = sum over both sides of g exp(S_ij - lse)."""
+
+class Cotangent(NamedTuple):
+  """A log-sum-exp and its cotangent g: D_ij = g exp(S_ij - lse)."""
 
   lse: Float[Array, "n"]
   g: Float[Array, "n"]
 
 
-class Block(Protocol):
-  """Who computes a block: this module, or the one of a kernel."""
-
-  def add(
-    self,
-    rows: Side,
-    columns: Side,
-    row_sums: Sums,
-    column_sums: Sums | None,
-    *,
-    tile: Tile,
-  ) -> tuple[Sums, Sums | None]:
-    """See `add`."""
-
-  def flow(
-    self,
-    rows: Side,
-    columns: Side,
-    row_weights: Weights,
-    column_weights: Weights | None,
-    into_rows: Flow,
-    into_columns: Flow | None,
-    *,
-    tile: Tile,
-  ) -> tuple[Flow, Flow | None]:
-    """See `flow`."""
-
-
-def gradients(side: Side, flow: Flow) -> Floats:
-  """Returns the gradients of a side from all that flows into it."""
-  inner = jnp.sum(side.x.astype(flow.x.dtype) * flow.x, axis=1)
+def gradients(operand: Operand, total: GradientSum) -> Differentiable:
+  """Returns the gradients by features, scale and bias of an operand."""
+  inner = jnp.sum(operand.x.astype(total.x.dtype) * total.x, axis=1)
   # Where the scale is 0 so are the features, and the product.
-  scale = jnp.where(side.scale == 0, 1, side.scale)
-  return Floats(flow.x.astype(side.x.dtype), inner / scale, flow.s)
+  scale = jnp.where(operand.scale == 0, 1, operand.scale)
+  return total.x.astype(operand.x.dtype), inner / scale, total.s
 
 
-def no_sums(side: Side) -> Sums:
-  """Returns the log-sum-exp of nothing, for each row of a side."""
-  # Derived from the side, so that it varies over the devices as that does.
-  zero = jnp.zeros_like(side.scale)
-  return Sums(zero + MASKED, zero)
+def empty_sum(operand: Operand) -> RunningSum:
+  """Returns the log-sum-exp of no pairs, for each row of an operand."""
+  # Derived from the operand, so that it varies over the same mesh axes.
+  zero = jnp.zeros_like(operand.scale)
+  return RunningSum(zero + MASKED, zero)
 
 
-def no_flow(side: Side) -> Flow:
-  """Returns zeros, for each row of a side."""
-  zero = jnp.zeros_like(side.scale)
-  return Flow(jnp.zeros_like(side.x, zero.dtype), zero)
+def zero_gradient(operand: Operand) -> GradientSum:
+  """Returns zeros, for each row of an operand."""
+  zero = jnp.zeros_like(operand.scale)
+  return GradientSum(jnp.zeros_like(operand.x, zero.dtype), zero)
 
 
-def _add(sums: Sums, s: Float[Array, "n m"], axis: int) -> Sums:
-  maximum = jnp.maximum(sums.maximum, s.max(axis))
-  shifted = jnp.exp(s - jnp.expand_dims(maximum, axis))
-  total = sums.sum * jnp.exp(sums.maximum - maximum) + shifted.sum(axis)
-  return Sums(maximum, total)
-
-
-def add(
-  rows: Side,
-  columns: Side,
-  row_sums: Sums,
-  column_sums: Sums | None,
+def forward(
+  rows: Operand,
+  columns: Operand,
+  row_sums: RunningSum,
+  column_sums: RunningSum | None,
   *,
   tile: Tile,
-) -> tuple[Sums, Sums | None]:
-  """Adds a block of the matrix to the sums.
-
-  Args:
-    rows: whole tiles.
-    columns: the same.
-    row_sums: so far.
-    column_sums: so far; None where they aren't wanted.
-    tile: its rows and columns.
-  """
+) -> tuple[RunningSum, RunningSum | None]:
+  """Adds a block of the matrix to the sums (of columns unless None)."""
 
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
-    s = similarities(tiles.at(rows, i, tile[0]), tiles.at(columns, j, tile[1]))
+    s = similarities(
+      tiles.read(rows, i, tile[0]), tiles.read(columns, j, tile[1])
+    )
     by_row, by_column = state
-    new = _add(tiles.at(by_row, i, tile[0]), s, 1)
-    by_row = tiles.put(by_row, new, i, tile[0])
+    new = tiles.read(by_row, i, tile[0]).merge(s, 1)
+    by_row = tiles.write(by_row, new, i, tile[0])
     if by_column is not None:
-      new = _add(tiles.at(by_column, j, tile[1]), s, 0)
-      by_column = tiles.put(by_column, new, j, tile[1])
+      new = tiles.read(by_column, j, tile[1]).merge(s, 0)
+      by_column = tiles.write(by_column, new, j, tile[1])
     return by_row, by_column
 
-  return tiles.fold(
-    body,
-    len(rows.ids) // tile[0],
-    len(columns.ids) // tile[1],
-    (row_sums, column_sums),
-  )
+  shape = len(rows.ids), len(columns.ids)
+  return tiles.loop(body, shape, tile, (row_sums, column_sums))
 
 
-def flow(
-  rows: Side,
-  columns: Side,
-  row_weights: Weights,
-  column_weights: Weights | None,
-  into_rows: Flow,
-  into_columns: Flow | None,
+def backward(
+  rows: Operand,
+  columns: Operand,
+  row_cotangent: Cotangent,
+  column_cotangent: Cotangent | None,
+  row_gradient: GradientSum,
+  column_gradient: GradientSum | None,
   *,
   tile: Tile,
-) -> tuple[Flow, Flow | None]:
-  """Adds what a block of the matrix sends back to its sides.
+) -> tuple[GradientSum, GradientSum | None]:
+  """Adds the gradients of a block of the matrix.
 
   Args:
-    rows: whole tiles.
-    columns: the same.
-    row_weights: of the rows' log-sum-exp.
-    column_weights: of the columns'; None where nothing depends on it.
-    into_rows: so far.
-    into_columns: so far; None where it isn't wanted.
-    tile: its rows and columns.
+    rows: rows of the block.
+    columns: columns of the block.
+    row_cotangent: log-sum-exp and cotangent of each row.
+    column_cotangent: those of each column; None if the loss uses rows only.
+    row_gradient: accumulator of the rows.
+    column_gradient: accumulator of the columns; None if not needed.
+    tile: rows and columns of a tile.
   """
 
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
-    r, c = tiles.at(rows, i, tile[0]), tiles.at(columns, j, tile[1])
+    r, c = tiles.read(rows, i, tile[0]), tiles.read(columns, j, tile[1])
     s = similarities(r, c)
-    lse, g = tiles.at(row_weights, i, tile[0])
+    lse, g = tiles.read(row_cotangent, i, tile[0])
     d = jnp.exp(s - lse[:, None]) * g[:, None]
-    if column_weights is not None:
-      lse, g = tiles.at(column_weights, j, tile[1])
+    if column_cotangent is not None:
+      lse, g = tiles.read(column_cotangent, j, tile[1])
       d = d + jnp.exp(s - lse[None]) * g[None]
     scaled = d * (r.scale[:, None] * c.scale[None])
+    by_row, by_column = state
+    new = tiles.read(by_row, i, tile[0]).add(scaled, c.x, d.sum(1))
+    by_row = tiles.write(by_row, new, i, tile[0])
+    if by_column is not None:
+      new = tiles.read(by_column, j, tile[1]).add(scaled.T, r.x, d.sum(0))
+      by_column = tiles.write(by_column, new, j, tile[1])
+    return by_row, by_column
 
-    def onto(flow: Flow, weights: Array, x: Array, s: Array) -> Flow:
-      return Flow(flow.x + weighted(weights, x), flow.s + s)
-
-    to_rows, to_columns = state
-    new = onto(tiles.at(to_rows, i, tile[0]), scaled, c.x, d.sum(1))
-    to_rows = tiles.put(to_rows, new, i, tile[0])
-    if to_columns is not None:
-      new = onto(tiles.at(to_columns, j, tile[1]), scaled.T, r.x, d.sum(0))
-      to_columns = tiles.put(to_columns, new, j, tile[1])
-    return to_rows, to_columns
-
-  return tiles.fold(
-    body,
-    len(rows.ids) // tile[0],
-    len(columns.ids) // tile[1],
-    (into_rows, into_columns),
-  )
+  shape = len(rows.ids), len(columns.ids)
+  return tiles.loop(body, shape, tile, (row_gradient, column_gradient))

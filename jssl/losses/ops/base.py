@@ -1,0 +1,311 @@
+"""Base of the fused operations.
+
+A fused operation reduces a matrix of pairs of rows without storing the matrix.
+The base chooses the implementation and the tile sizes, pads arrays to whole
+tiles, and defines the derivatives:
+
+  first order: explicit, as memory-efficient as the forward pass. Forward and
+    backward are separate `shard_map`s, so that JAX never differentiates
+    through a collective.
+  second order: derivatives of the reference, on whole matrices.
+"""
+
+import abc
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jssl.losses.ops import tiles
+from jssl.losses.ops.layout import Layout
+from jssl.typing import PyTree, Scalar
+
+Implementation = Literal["reference", "tiled", "pallas_tpu"]
+T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
+
+
+def choose_implementation(
+  implementation: Implementation | None,
+  layout: Layout,
+  name: str,
+  *,
+  no_kernel: str | None,
+  no_gain: str | None = None,
+) -> Implementation:
+  """Validates the caller's choice of implementation, or chooses one.
+
+  The default is the kernel on a TPU, where it can run and is faster, and
+  "tiled" everywhere else. The log says why a TPU doesn't use a kernel.
+
+  Args:
+    implementation: the caller's choice; None chooses by platform.
+    layout: layout of the rows.
+    name: name of the operation, for messages.
+    no_kernel: reason why the kernel cannot run; None if it can.
+    no_gain: reason why the kernel is not faster; None if it is.
+
+  Returns:
+    The implementation to run.
+
+  Raises:
+    ValueError: if the name is unknown or the implementation cannot run here.
+  """
+  if implementation is None:
+    if layout.platform != "tpu":
+      return "tiled"
+    reason = no_kernel or no_gain
+    if reason is None:
+      return "pallas_tpu"
+    _LOG.info("%s: tiled instead of pallas_tpu: %s", name, reason)
+    return "tiled"
+  if implementation not in get_args(Implementation):
+    raise ValueError(
+      f"implementation={implementation!r}: expected one of "
+      f"{get_args(Implementation)} or None"
+    )
+  if implementation == "reference" and layout.manual:
+    raise ValueError(
+      "implementation='reference' needs the rows of all devices, which is not "
+      "possible inside `shard_map`: use 'tiled'"
+    )
+  if implementation == "pallas_tpu" and no_kernel is not None:
+    raise ValueError(
+      f"implementation='pallas_tpu' cannot run {name} here: {no_kernel}"
+    )
+  return implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedOperation(abc.ABC):
+  """One call of an operation: its static arguments and implementations.
+
+  A subclass adds its own static arguments as fields. Arrays come in two
+  pytrees: `operands`, which are differentiable, and `constants`.
+
+  Attributes:
+    layout: layout of the rows.
+    implementation: implementation that runs.
+    explicit: True if the caller named the implementation.
+    tile: rows and columns of a tile.
+    name: name of the operation, for messages.
+    max_tile: upper bound of `tile`, approximately.
+  """
+
+  layout: Layout
+  implementation: Implementation
+  explicit: bool
+  tile: tuple[int, int]
+
+  name: ClassVar[str]
+  max_tile: ClassVar[tuple[int, int]]
+
+  @classmethod
+  def create(
+    cls,
+    layout: Layout,
+    implementation: Implementation | None,
+    rows: int,
+    columns: int | None = None,
+    *,
+    no_kernel: str | None,
+    no_gain: str | None = None,
+    replicated_columns: bool = False,
+    max_tile: tuple[int, int] | None = None,
+    **static: Any,
+  ) -> Self:
+    """Chooses implementation and tile sizes of a call.
+
+    Args:
+      layout: layout of the rows, and of the columns unless replicated.
+      implementation: see `choose_implementation`.
+      rows: number of rows, as `layout` has them.
+      columns: number of columns; None if the columns are the rows.
+      no_kernel: see `choose_implementation`.
+      no_gain: see `choose_implementation`.
+      replicated_columns: True if every device holds all columns.
+      max_tile: overrides that of the class.
+      **static: fields of the subclass.
+    """
+    max_rows, max_columns = max_tile or cls.max_tile
+    row_tile = tiles.tile_size(-(-rows // layout.shards), max_rows)
+    column_tile = row_tile
+    if columns is not None:
+      shards = 1 if replicated_columns else layout.shards
+      column_tile = tiles.tile_size(-(-columns // shards), max_columns)
+    chosen = choose_implementation(
+      implementation, layout, cls.name, no_kernel=no_kernel, no_gain=no_gain
+    )
+    explicit = implementation is not None
+    return cls(layout, chosen, explicit, (row_tile, column_tile), **static)
+
+  def pad(
+    self,
+    tree: T,
+    values: Sequence[float],
+    *,
+    axis: Literal[0, 1] = 0,
+    replicated: bool = False,
+  ) -> T:
+    """Pads arrays of rows to whole tiles on each device.
+
+    Args:
+      tree: arrays with the same number of rows.
+      values: padding value of each array.
+      axis: 0 for rows of the matrix, 1 for its columns.
+      replicated: True if every device holds all of the arrays.
+    """
+    if self.implementation == "reference":
+      return tree
+    shards = 1 if replicated else self.layout.shards
+    return tiles.pad(tree, values, multiple=self.tile[axis] * shards)
+
+  def __call__(self, operands: PyTree, constants: PyTree) -> PyTree:
+    """Runs the operation on padded arrays."""
+    if self.implementation == "reference":
+      return self.reference(operands, constants)
+    return _call(self, operands, constants)
+
+  @abc.abstractmethod
+  def reference(self, operands: PyTree, constants: PyTree) -> PyTree:
+    """Computes the result on whole matrices."""
+
+  @abc.abstractmethod
+  def forward(self, operands: PyTree, constants: PyTree) -> PyTree:
+    """Computes the result tile by tile."""
+
+  @abc.abstractmethod
+  def backward(
+    self, operands: PyTree, constants: PyTree, out: PyTree, g: PyTree
+  ) -> PyTree:
+    """Computes the gradients by the operands, recomputing each tile."""
+
+  def check_second_order(self) -> None:
+    """Raises ValueError unless second derivatives are possible."""
+    if self.layout.manual:
+      raise ValueError(
+        "second derivatives inside `shard_map` are not supported: "
+        "differentiate a loss of global arrays, under `jit` and without "
+        "axis_name"
+      )
+    if self.explicit and self.implementation == "pallas_tpu":
+      raise ValueError(
+        "implementation='pallas_tpu' has no second derivatives: use None, "
+        "'tiled' or 'reference'"
+      )
+
+
+class FusedSum(FusedOperation):
+  """A sum over pairs, whose value and gradients share one pass.
+
+  The gradient of each pair needs nothing but the pair, so that the forward pass
+  accumulates the gradients and saves them: they have the size of the operands.
+  """
+
+  @abc.abstractmethod
+  def value_and_gradients(
+    self, operands: PyTree, constants: PyTree, *, gradients: bool
+  ) -> tuple[Scalar, PyTree]:
+    """Computes the sum, and its gradients by the operands if asked."""
+
+  def __call__(self, operands: PyTree, constants: PyTree) -> Scalar:
+    """Runs the operation on padded arrays."""
+    if self.implementation == "reference":
+      return self.reference(operands, constants)
+    return _call_sum(self, operands, constants)
+
+  def forward(self, operands: PyTree, constants: PyTree) -> Scalar:
+    """Computes the sum without gradients."""
+    return self.value_and_gradients(operands, constants, gradients=False)[0]
+
+  def backward(
+    self, operands: PyTree, constants: PyTree, out: PyTree, g: PyTree
+  ) -> PyTree:
+    """Scales the saved gradients."""
+    del operands, constants
+    # In a caller's `shard_map` without `check_vma`, g differs between devices.
+    g = self.layout.sum_transpose(g)
+    return jax.tree.map(lambda x: (g * x).astype(x.dtype), out)
+
+
+_custom_vjp = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+
+
+@_custom_vjp
+def _call(op: FusedOperation, operands: PyTree, constants: PyTree) -> PyTree:
+  return op.forward(operands, constants)
+
+
+def _call_fwd(
+  op: FusedOperation, operands: PyTree, constants: PyTree
+) -> tuple[PyTree, PyTree]:
+  out = _call(op, operands, constants)
+  return out, (operands, constants, out)
+
+
+def _call_bwd(op: FusedOperation, saved: PyTree, g: PyTree) -> PyTree:
+  return _gradients(op, *saved, g), None
+
+
+@_custom_vjp
+def _gradients(op: FusedOperation, *args: PyTree) -> PyTree:
+  return op.backward(*args)
+
+
+def _gradients_fwd(op: FusedOperation, *args: PyTree) -> tuple[PyTree, PyTree]:
+  return _gradients(op, *args), args
+
+
+def _gradients_bwd(op: FusedOperation, args: PyTree, ct: PyTree) -> PyTree:
+  op.check_second_order()
+  operands, constants, out, g = args
+
+  def reference_gradients(operands: PyTree, g: PyTree) -> PyTree:
+    return jax.vjp(lambda x: op.reference(x, constants), operands)[1](g)[0]
+
+  by_operands, by_g = jax.vjp(reference_gradients, operands, g)[1](ct)
+  # The reference recomputes `out` from the operands: no gradient goes to it.
+  return by_operands, None, jax.tree.map(jnp.zeros_like, out), by_g
+
+
+_call.defvjp(_call_fwd, _call_bwd)
+_gradients.defvjp(_gradients_fwd, _gradients_bwd)
+
+
+@_custom_vjp
+def _call_sum(op: FusedSum, operands: PyTree, constants: PyTree) -> Scalar:
+  return op.forward(operands, constants)
+
+
+def _call_sum_bwd(op: FusedSum, gradients: PyTree, g: Array) -> PyTree:
+  return op.backward((), (), gradients, g), None
+
+
+@_custom_vjp
+def _value_and_gradients(
+  op: FusedSum, operands: PyTree, constants: PyTree
+) -> tuple[Scalar, PyTree]:
+  return op.value_and_gradients(operands, constants, gradients=True)
+
+
+def _value_and_gradients_fwd(
+  op: FusedSum, operands: PyTree, constants: PyTree
+) -> tuple[PyTree, PyTree]:
+  return _value_and_gradients(op, operands, constants), (operands, constants)
+
+
+def _value_and_gradients_bwd(op: FusedSum, saved: PyTree, ct: PyTree) -> PyTree:
+  op.check_second_order()
+  operands, constants = saved
+  reference = jax.value_and_grad(lambda x: op.reference(x, constants))
+  return *jax.vjp(reference, operands)[1](ct), None
+
+
+_call_sum.defvjp(_value_and_gradients, _call_sum_bwd)
+_value_and_gradients.defvjp(_value_and_gradients_fwd, _value_and_gradients_bwd)
