@@ -50,7 +50,6 @@ def sinkhorn(
 
   Raises:
     ValueError: if `scores` is not [b, k], epsilon <= 0, or iterations < 1.
-    TypeError: if `scores` is not a floating-point array.
 
   Reference:
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting
@@ -116,7 +115,7 @@ def swav(
   Args:
     z: features, large crops first, [v, b, d].
     prototypes: prototypes, [k, d].
-    temperature: T, positive; 0.1 in the paper.
+    temperature: positive temperature T; 0.1 in the paper.
     epsilon: positive, see `sinkhorn`; 0.05 in the paper.
     iterations: at least 1, see `sinkhorn`; 3 in the paper.
     num_large: number of large crops, whose assignments are the targets; 2 in
@@ -129,7 +128,6 @@ def swav(
   Raises:
     ValueError: if shapes don't match, v < 2, num_large is not in [1, v],
       iterations < 1, or temperature or epsilon <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting

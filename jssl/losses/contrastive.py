@@ -60,7 +60,7 @@ def nt_xent(
   Args:
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
-    temperature: T, positive.
+    temperature: positive temperature T.
     axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
@@ -68,7 +68,6 @@ def nt_xent(
 
   Raises:
     ValueError: if shapes differ or are not [b, d], b < 2, or temperature <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Chen et al., "A Simple Framework for Contrastive Learning of Visual
@@ -123,7 +122,7 @@ def dcl(
   Args:
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
-    temperature: T, positive.
+    temperature: positive temperature T.
     axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
@@ -131,7 +130,6 @@ def dcl(
 
   Raises:
     ValueError: if shapes differ or are not [b, d], b < 2, or temperature <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, eq. 6.
@@ -175,11 +173,11 @@ def info_nce(
     >>> loss = info_nce(x, y, temperature=0.1, symmetric=True)
 
   Args:
-    queries: [b, d].
-    keys: of the same images, [b, d].
-    temperature: T, positive.
-    negatives: a queue, [q, d]; on a mesh, the same on all devices.
-    symmetric: the mean of this and of the loss with queries and keys swapped.
+    queries: embeddings, [b, d].
+    keys: embeddings of the same images, [b, d].
+    temperature: positive temperature T.
+    negatives: queue of negatives, [q, d]; replicated on a mesh.
+    symmetric: True to average with the loss of swapped queries and keys.
     axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
@@ -188,7 +186,6 @@ def info_nce(
   Raises:
     ValueError: if shapes differ or are not [b, d], b < 2 without a queue, a
       queue of another width, or temperature <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     van den Oord et al., "Representation Learning with Contrastive Predictive
@@ -289,7 +286,7 @@ def cissl(
     student: both views, stacked: rows i and i + b show one image, [2b, d].
       Inside `shard_map`, each device holds both views of its images.
     teacher: outputs of the other head for the same rows, [2b, d].
-    temperature: T, positive.
+    temperature: positive temperature T.
     axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
@@ -297,7 +294,6 @@ def cissl(
 
   Raises:
     ValueError: if shapes differ or are not [2b, d], or temperature <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Dubois et al., "Improving Self-Supervised Learning by Characterizing
@@ -366,7 +362,7 @@ def supervised_contrastive(
   Args:
     z: projections of all views, [n, d].
     labels: integer labels, [n].
-    temperature: T, positive.
+    temperature: positive temperature T.
     axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
@@ -375,8 +371,7 @@ def supervised_contrastive(
   Raises:
     ValueError: if `z` is not [n, d], `labels` not [n], n < 2, or temperature <=
       0.
-    TypeError: if `z` is not of a floating dtype, `labels` not of an integer
-      one.
+    TypeError: if `labels` is not an integer array.
 
   Reference:
     Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2.

@@ -121,13 +121,10 @@ def barlow_twins(
 
   Raises:
     ValueError: if shapes differ or are not [b, d], or b < 2.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2.
   """
-  z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  (weight,) = arguments.scalar(z1, off_diagonal_weight=off_diagonal_weight)
   on, off = barlow_terms(
     z1,
     z2,
@@ -135,6 +132,7 @@ def barlow_twins(
     batch_axes=batch_axes,
     implementation=implementation,
   )
+  (weight,) = arguments.scalar(on, off_diagonal_weight=off_diagonal_weight)
   return on + weight * off
 
 
@@ -243,7 +241,6 @@ def vicreg(
 
   Raises:
     ValueError: if shapes differ or are not [b, d], or b < 2.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Bardes et al., "VICReg", ICLR 2022, eq. 1 to 6, and official code.
@@ -299,7 +296,6 @@ def w_mse(
 
   Raises:
     ValueError: if shapes differ or are not [b, d], b < 2, or eps not in (0, 1].
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Ermolov et al., "Whitening for Self-Supervised Representation Learning",

@@ -79,8 +79,8 @@ def dino(
     student_prototypes: last layer of the student, [k, d].
     teacher_prototypes: last layer of the teacher, [k, e].
     center: center of the teacher's logits, [k]; see `dino_center`.
-    student_temperature: T_s, positive; 0.1 in the paper.
-    teacher_temperature: T_t, positive; 0.04 to 0.07 in the paper.
+    student_temperature: positive temperature T_s; 0.1 in the paper.
+    teacher_temperature: positive temperature T_t; 0.04 to 0.07 in the paper.
     axis_name, batch_axes, implementation: see `jssl.losses`.
 
   Returns:
@@ -88,7 +88,6 @@ def dino(
 
   Raises:
     ValueError: if shapes don't match, u > v, v < 2, or a temperature <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers",
@@ -174,7 +173,6 @@ def dino_center(
 
   Raises:
     ValueError: if shapes don't match.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers",
@@ -336,8 +334,8 @@ def dissl(
     teacher: features of the teacher's head, of the first u views, [u, b, e].
     student_prototypes: last layer of the student, [k, d].
     teacher_prototypes: last layer of the teacher, [k, e].
-    student_temperature: T_s, positive; 1 in the official code.
-    teacher_temperature: T_t, positive; 0.5 in the official code.
+    student_temperature: positive temperature T_s; 1 in the official code.
+    teacher_temperature: positive temperature T_t; 0.5 in the official code.
     marginal_weight: lambda in the paper; 2.3 in the official code.
     invariance_weight: beta in the paper; 0.8 in the official code, 0.6 on
       ImageNet.
@@ -348,7 +346,6 @@ def dissl(
 
   Raises:
     ValueError: if shapes don't match, not 2 <= u <= v, or a temperature <= 0.
-    TypeError: if an input is not a floating-point array.
 
   Warns:
     UserWarning: if marginal_weight < 1 + invariance_weight: collapse is then

@@ -54,7 +54,6 @@ def sigreg(
 
   Raises:
     ValueError: if `z` is not [n, d], or num_slices < 1.
-    TypeError: if `z` is not a floating-point array.
 
   Reference:
     Balestriero and LeCun, "LeJEPA", 2025, section 4 (the Epps-Pulley statistic)
@@ -121,7 +120,6 @@ def uniformity(
 
   Raises:
     ValueError: if `z` is not [n, d], n < 2, or t <= 0.
-    TypeError: if `z` is not a floating-point array.
 
   Reference:
     Wang and Isola, "Understanding Contrastive Representation Learning through
@@ -188,7 +186,6 @@ def koleo(
 
   Raises:
     ValueError: if `z` is not [n, d], or n < 2.
-    TypeError: if `z` is not a floating-point array.
 
   Reference:
     Sablayrolles et al., "Spreading vectors for similarity search", ICLR 2019,

@@ -47,7 +47,6 @@ def sigmoid_contrastive(
   Raises:
     ValueError: if shapes differ or are not [b, d], scale <= 0, or scale or
       bias is not a scalar.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023,
@@ -112,7 +111,6 @@ def spectral_contrastive(
 
   Raises:
     ValueError: if shapes differ or are not [b, d], or b < 2.
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     HaoChen et al., "Provable Guarantees for Self-Supervised Deep Learning with

@@ -37,7 +37,6 @@ def negative_cosine(
 
   Raises:
     ValueError: if shapes differ or are not [b, d].
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
@@ -84,7 +83,6 @@ def simsiam(
 
   Raises:
     ValueError: if shapes differ or are not [b, d].
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
@@ -126,7 +124,6 @@ def byol(
 
   Raises:
     ValueError: if shapes differ or are not [b, d].
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, eq. 2 and the
@@ -178,7 +175,6 @@ def alignment(
 
   Raises:
     ValueError: if shapes differ or are not [b, d].
-    TypeError: if an input is not a floating-point array.
 
   Reference:
     Wang and Isola, "Understanding Contrastive Representation Learning through

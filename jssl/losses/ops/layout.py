@@ -111,9 +111,8 @@ class Layout:
   def sum_transpose(self, g: Array) -> Array:
     """Returns the cotangent of each summand of a global sum.
 
-    For operations that sum over devices inside their own derivative. JAX does
-    the same for `psum`: without `check_vma` each device has its own copy of the
-    sum, and all copies depend on each summand.
+    JAX does the same for `psum`: without `check_vma` each device has its own
+    copy of the sum, and all copies depend on each summand.
     """
     if self.manual and not _checks_vma(self.axes):
       return jax.lax.psum(g, self.axes)

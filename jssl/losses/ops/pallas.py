@@ -105,9 +105,7 @@ def operand_bytes(width: int, dtype: Any) -> int:
 def sum_bytes(width: int, *, carried: bool) -> int:
   """Returns the VMEM bytes of an accumulator row, double-buffered.
 
-  Args:
-    width: width of the row.
-    carried: True if the accumulator starts from an input.
+  Twice as many for a carried accumulator, which starts from an input.
   """
   return (4 if carried else 2) * _row_bytes(width, jnp.float32)
 
@@ -124,9 +122,7 @@ def _fits(resident: int, streamed: int, row_bytes: tuple[int, int]) -> bool:
 def unsupported(dtype: Any, row_bytes: tuple[int, int]) -> str | None:
   """Returns the reason why a kernel cannot run, None if it can.
 
-  Args:
-    dtype: dtype of the features.
-    row_bytes: VMEM bytes of each resident and of each streamed row.
+  `row_bytes` are the VMEM bytes of each resident and of each streamed row.
   """
   if dtype not in (jnp.bfloat16, jnp.float32):
     name = jnp.dtype(dtype).name
@@ -171,11 +167,8 @@ def block_sizes(
 def zero_padding(ref: Ref, size: int) -> Array:
   """Reads a streamed block, with zeros beyond the end of its array.
 
-  Sums over streamed rows need this, since 0 times NaN is NaN.
-
-  Args:
-    ref: reference to the block.
-    size: rows of the array.
+  Sums over streamed rows need this, since 0 times NaN is NaN. `size` is the
+  number of rows of the array.
   """
   block = ref[...]
   if size % len(block) == 0:

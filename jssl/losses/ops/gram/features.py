@@ -35,14 +35,7 @@ def inner(
   """Returns <A^T B, C^T E> over all devices, and gradients by rows and columns.
 
   Each device multiplies its own rows. Each [strip, d] strip of both moments is
-  all-reduced, multiplied, and dropped.
-
-  Args:
-    layout: layout of the rows, inside `shard_map`.
-    rows: rows of this device.
-    columns: columns of this device; None for the rows.
-    diagonal: True if the diagonals of both moments count.
-    gradients: True to compute gradients.
+  all-reduced, multiplied, and dropped. `columns` is None for the rows.
   """
   a, b = rows.rows()
   c, e = (rows if columns is None else columns).rows()

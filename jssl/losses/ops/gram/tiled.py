@@ -49,11 +49,7 @@ class Gradient(NamedTuple):
   second: Float[Array, "n e"] | None
 
   def multiplicity(self, *, symmetric: bool) -> int:
-    """Returns how many equal gradients `first` stands for.
-
-    Args:
-      symmetric: True if the columns are the rows.
-    """
+    """Returns the number of equal gradients that `first` stands for."""
     return (1 + symmetric) * (2 if self.second is None else 1)
 
 
@@ -78,14 +74,8 @@ def add_block(
 ) -> tuple[Float[Array, "n"], Gradient | None, Gradient | None]:
   """Adds a block of sum_j <a_i, c_j> <b_i, e_j>, and its gradients.
 
-  Args:
-    rows: rows of the block.
-    columns: columns of the block.
-    sums: accumulated sum of each row.
-    row_gradient: accumulator; None without gradients.
-    column_gradient: accumulator; None without gradients, or if the columns are
-      the rows: then `row_gradient` holds both.
-    tile: rows and columns of a tile.
+  Accumulators are None without gradients. `column_gradient` is also None if the
+  columns are the rows: `row_gradient` then holds both.
   """
   symmetric = column_gradient is None
 
@@ -126,13 +116,9 @@ def subtract_diagonal(
   *,
   symmetric: bool,
 ) -> Gradient | None:
-  """Subtracts the gradient of the product of two moments' diagonals.
+  """Subtracts the gradient of the diagonals' product from that of an operand.
 
-  Args:
-    total: gradient with the diagonals; None without gradients.
-    operand: operand of the gradient.
-    diagonal: diagonal of the other operand's moment, over all devices.
-    symmetric: True if the columns are the rows.
+  `diagonal` is the diagonal of the other operand's moment, over all devices.
   """
   if total is None:
     return None

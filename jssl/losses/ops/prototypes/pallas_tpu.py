@@ -50,13 +50,7 @@ def _backward_bytes(
 
 
 def unsupported(dtype: Any, width: int, value_width: int) -> str | None:
-  """Returns the reason why no kernel can run, or None.
-
-  Args:
-    dtype: dtype of the features.
-    width: width of the features.
-    value_width: width of the values, which may be float32.
-  """
+  """Returns the reason why no kernel can run, or None."""
   return pallas.unsupported(
     dtype, _backward_bytes(width, dtype, value_width, jnp.float32)
   )

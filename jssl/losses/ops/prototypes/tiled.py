@@ -64,16 +64,10 @@ def backward(
   *,
   tile: Tile,
 ) -> Gradients:
-  """Computes the gradients.
+  """Computes the gradients from cotangents g and the log-sum-exps.
 
-  Args:
-    rows: rows.
-    columns: prototypes.
-    values: values of the prototypes.
-    lse: log-sum-exp of each row.
-    g: cotangents of the rows; `g.lse` is less <mean_i, g.mean_i>, because
-      adding a constant to all similarities of a row does not move its mean.
-    tile: rows and columns of a tile.
+  <mean_i, g.mean_i> is already subtracted from `g.lse`, because adding a
+  constant to all similarities of a row does not move its mean.
   """
 
   def body(i: Array, j: Array, state: Gradients) -> Gradients:

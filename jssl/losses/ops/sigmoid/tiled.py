@@ -49,15 +49,7 @@ def add_block(
   *,
   tile: tuple[int, int],
 ) -> tuple[Sums, Float[Array, "m d"] | None]:
-  """Adds a block of pairs.
-
-  Args:
-    operands: rows and columns of the block, scale and bias.
-    ids: ids of rows and columns.
-    sums: accumulated sums of each row.
-    y_gradient: accumulated gradient by the columns; None if not needed.
-    tile: rows and columns of a tile.
-  """
+  """Adds a block of pairs to the sums of each row, and to the y gradient."""
 
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
     sums, by_y = state

@@ -2,7 +2,7 @@
 
 import dataclasses
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jssl.typing import PyTree
 
 Kind = Literal["both", "rows", "self"]
 # Of the columns there is None where they are the rows, or are not needed.
-Outputs = tuple[Float[Array, "n"], Float[Array, "m"] | None]
+Outputs = tuple[Float[Array, "n"], Any]
 Operands = tuple[Differentiable, Differentiable | None]
 Ids = tuple[Int[Array, "n"], Int[Array, "m"] | None]
 
@@ -189,8 +189,13 @@ def log_sum_exp(
   Returns:
     [n] array, at least float32; `MASKED` where all pairs are masked.
   """
-  kind: Kind = "self" if columns is None else "rows"
-  return _run(layout, rows, columns, kind, replicated, implementation)[0]
+  if columns is None:
+    op = _create(layout, rows, rows, "self", replicated, implementation)
+    padded = op.pad(rows, PADDING)
+    by_row, _ = op((padded[:3], None), (padded.ids, None))
+    return by_row[: len(rows.ids)]
+  op = _create(layout, rows, columns, "rows", replicated, implementation)
+  return _run(op, rows, columns)[0]
 
 
 def log_sum_exps(
@@ -205,42 +210,39 @@ def log_sum_exps(
 
   See `log_sum_exp` for the arguments.
   """
-  by_row, by_column = _run(
-    layout, rows, columns, "both", replicated, implementation
-  )
-  if by_column is None:
-    raise TypeError("columns must be an Operand, got None")
+  op = _create(layout, rows, columns, "both", replicated, implementation)
+  by_row, by_column = _run(op, rows, columns)
   return by_row, by_column
 
 
-def _run(
+def _create(
   layout: Layout,
   rows: Operand,
-  columns: Operand | None,
+  columns: Operand,
   kind: Kind,
   replicated: bool,
   implementation: Implementation | None,
-) -> Outputs:
-  n, m = len(rows.ids), None if columns is None else len(columns.ids)
+) -> LogSumExp:
   factor = _CPU_FACTOR if layout.platform == "cpu" else 1
   max_rows, max_columns = LogSumExp.max_tile
-  op = LogSumExp.create(
+  two_operands = "with gradients of both operands it takes 5 matmuls, not 4"
+  return LogSumExp.create(
     layout,
     implementation,
-    n,
-    m,
+    len(rows.ids),
+    None if kind == "self" else len(columns.ids),
     no_kernel=pallas_tpu.unsupported(rows.x.dtype, rows.x.shape[1]),
-    no_gain=None
-    if kind == "self"
-    else "with gradients of both operands it takes 5 matmuls instead of 4",
+    no_gain=None if kind == "self" else two_operands,
     replicated_columns=replicated,
     max_tile=(max_rows * factor, max_columns * factor),
     kind=kind,
     replicated=replicated,
   )
+
+
+def _run(op: LogSumExp, rows: Operand, columns: Operand) -> Outputs:
+  n, m = len(rows.ids), len(columns.ids)
   rows = op.pad(rows, PADDING)
-  if columns is None:
-    return op((rows[:3], None), (rows.ids, None))[0][:n], None
-  columns = op.pad(columns, PADDING, axis=1, replicated=replicated)
+  columns = op.pad(columns, PADDING, axis=1, replicated=op.replicated)
   by_row, by_column = op((rows[:3], columns[:3]), (rows.ids, columns.ids))
   return by_row[:n], None if by_column is None else by_column[:m]

@@ -44,15 +44,10 @@ class RunningSum(NamedTuple):
 
 
 class GradientSum(NamedTuple):
-  """Accumulated gradient of an operand, with D_ij the gradient by S_ij.
+  """Accumulated gradient of an operand, with D_ij the gradient by S_ij."""
 
-  Attributes:
-    x: sum_j D_ij r_i c_j y_j.
-    s: sum_j D_ij.
-  """
-
-  x: Float[Array, "n d"]
-  s: Float[Array, "n"]
+  x: Float[Array, "n d"]  # sum_j D_ij r_i c_j y_j
+  s: Float[Array, "n"]  # sum_j D_ij
 
   def add(
     self,
@@ -128,16 +123,10 @@ def backward(
   *,
   tile: Tile,
 ) -> tuple[GradientSum, GradientSum | None]:
-  """Adds the gradients of a block of the matrix.
+  """Adds the gradients of a block of the matrix to both accumulators.
 
-  Args:
-    rows: rows of the block.
-    columns: columns of the block.
-    row_cotangent: log-sum-exp and cotangent of each row.
-    column_cotangent: those of each column; None if the loss uses rows only.
-    row_gradient: accumulator of the rows.
-    column_gradient: accumulator of the columns; None if not needed.
-    tile: rows and columns of a tile.
+  `column_cotangent` is None if the loss uses row log-sum-exps only,
+  `column_gradient` if the columns need no gradient.
   """
 
   def body(i: Array, j: Array, state: PyTree) -> PyTree:
