@@ -1,4 +1,4 @@
-"""Every public loss, with arguments and its oracle: what all tests go through.
+"""Test cases: every public loss, with arguments and its oracle.
 
 The batch is 16, so that eight devices have two images each.
 """

@@ -1,4 +1,4 @@
-"""Bad input is told by the argument's name, when the program is traced."""
+"""Errors name the argument, at trace time."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the matrix of all losses leaves out: shardings, second derivatives."""
+"""Shardings and second derivatives, beyond those in test_every_loss."""
 
 import dataclasses
 import functools
@@ -168,7 +168,7 @@ def test_sinkhorn_survives_scores_that_overflow():
   "name",
   ["sigmoid_contrastive", "barlow_twins_wide", "koleo", "info_nce_symmetric"],
 )
-def test_several_tiles_and_parts_go_round(x64, name, monkeypatch):
+def test_several_tiles_and_blocks_rotate(x64, name, monkeypatch):
   monkeypatch.setattr("jssl.losses.ops.ring._BLOCK_BYTES", 1)
   case = next(c for c in CASES if c.name == name)
   # 25 rows a device are four tiles, and the last one isn't full.
@@ -266,7 +266,7 @@ def test_an_axis_of_the_batch_may_be_named_where_there_is_none(x64):
   assert_equal(nt_xent(batch_axes="data")(*z), nt_xent()(*z))
 
 
-def test_a_target_that_is_not_split_is_told():
+def test_a_replicated_target_is_refused():
   mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
   function = jax.shard_map(
     lambda x, y: losses.nt_xent(x, y, temperature=0.1, axis_name="a"),

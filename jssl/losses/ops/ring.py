@@ -24,7 +24,7 @@ def ring_fold(
   """Applies `body` to each device's shard in ring order, local shard first.
 
   As in ring attention, a shard rotates together with its accumulators, by one
-  `ppermute` to the next device per step, and is home after as many steps as
+  `ppermute` to the next device per step. It is back after as many steps as
   there are devices. Large shards are cut into blocks of whole tiles that rotate
   one after the other: a device holds its own shard and two foreign blocks.
 
@@ -35,7 +35,7 @@ def ring_fold(
     rotating: this device's shard: arrays of whole tiles.
     partial: accumulators of the shard's rows.
     tile: rows of a tile.
-    finish: `(block, partial) -> result`, when a block is home again.
+    finish: `(block, partial) -> result`, when a block is back.
 
   Returns:
     The resident state, and the result for this device's shard.
@@ -51,21 +51,21 @@ def ring_fold(
     resident, partial = body(resident, block, partial)
     return resident, rotate(block), rotate(partial)
 
-  def whole_turn(
+  def full_rotation(
     resident: PyTree, shard: tuple[PyTree, PyTree]
   ) -> tuple[PyTree, PyTree]:
     if not axes:
       resident, partial = body(resident, *shard)
       return resident, finish(shard[0], partial)
-    resident, *home = jax.lax.fori_loop(0, size, step, (resident, *shard))
-    return resident, finish(*home)
+    resident, *back = jax.lax.fori_loop(0, size, step, (resident, *shard))
+    return resident, finish(*back)
 
   shard = rotating, partial
   blocks = _number_of_blocks(shard, tile) if axes else 1
   if blocks == 1:
-    return whole_turn(resident, shard)
+    return full_rotation(resident, shard)
   cut = jax.tree.map(lambda a: a.reshape(blocks, -1, *a.shape[1:]), shard)
-  resident, result = jax.lax.scan(whole_turn, resident, cut)
+  resident, result = jax.lax.scan(full_rotation, resident, cut)
   return resident, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result)
 
 

@@ -23,7 +23,7 @@ from jssl.losses.ops.similarity import api, pallas_tpu, tiled
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 
-# Three blocks of rows and two of columns, the last ones hanging over.
+# Three blocks of rows and two of columns, the last ones partial.
 N, M, D, E = 296, 168, 7, 5
 KINDS = ["both", "rows", "self"]
 
@@ -172,7 +172,7 @@ def test_prototypes_on_a_mesh_equal_one_device():
 
 
 def block(n, m):
-  """Two sides with rows that only fill up, and all that is carried in."""
+  """Two operands with padding, and nonzero accumulators."""
   x, y, r, c, p, q = arguments(n=n, m=m)
   rows = similarity.operand(x, r, ids=jnp.arange(n) % 9, bias=p)
   columns = similarity.operand(y, c, ids=jnp.arange(m) % 5, bias=q)
@@ -185,7 +185,7 @@ def block(n, m):
 
 
 @pytest.mark.parametrize("most", [2**16, 1])
-def test_sums_go_on(monkeypatch, most):
+def test_sums_accumulate(monkeypatch, most):
   """Also with more columns than VMEM can hold sums of."""
   monkeypatch.setattr(pallas_tpu, "_MAX_COLUMNS", most)
   rows, columns, sums, _, _ = block(N, M)
@@ -198,7 +198,7 @@ def test_sums_go_on(monkeypatch, most):
 
 
 @pytest.mark.parametrize("by_column", [True, False])
-def test_flows_go_on(by_column):
+def test_gradients_accumulate(by_column):
   rows, columns, _, weights, flows = block(N, M)
   args = rows, columns, weights[0], weights[1] if by_column else None, *flows
   got, expected = (
@@ -212,7 +212,7 @@ def test_nothing_races(monkeypatch, capfd):
   """Blocks that are said to be independent are, on two cores at once."""
   params = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
   monkeypatch.setattr(pallas, "_interpret", params)
-  # Whole blocks: this interpreter refuses those that hang over.
+  # Whole blocks: this interpreter refuses partial blocks.
   args = arguments(n=256, m=256)
   assert_kernel_equals_reference(similarity_loss, *args, kind="both")
   assert_kernel_equals_reference(prototypes_loss, *args, values(256))

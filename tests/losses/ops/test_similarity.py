@@ -143,7 +143,7 @@ def test_a_mesh_equals_one_device(x64, order, kind, shared, axis_type):
   assert_equal(got, expected)
 
 
-def test_rows_that_do_not_divide_are_filled_up(x64):
+def test_rows_that_do_not_divide_are_padded(x64):
   args = arguments(n=37, m=21)
   expected = value_and_grads(kind="both", ids=True)(*args)
   mesh = jax.make_mesh((2, 4), AXES, axis_types=(AxisType.Auto,) * 2)
@@ -151,7 +151,7 @@ def test_rows_that_do_not_divide_are_filled_up(x64):
   assert_equal(value_and_grads(kind="both", ids=True)(*args), expected)
 
 
-def test_columns_travel_in_parts(x64, monkeypatch):
+def test_columns_rotate_in_blocks(x64, monkeypatch):
   monkeypatch.setattr("jssl.losses.ops.ring._BLOCK_BYTES", 1)
   monkeypatch.setattr(api.LogSumExp, "max_tile", (4, 4))
   args = arguments(n=64, m=128)
@@ -162,7 +162,7 @@ def test_columns_travel_in_parts(x64, monkeypatch):
   assert_equal(function(*args), expected)
 
 
-def test_what_has_no_pair_is_masked_and_sends_nothing_back():
+def test_rows_without_pairs_are_masked_and_get_no_gradient():
   x = jnp.ones((3, 2))
 
   def by_row(x):
