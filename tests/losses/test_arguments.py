@@ -233,7 +233,7 @@ BAD = [
     (zeros(4),),
     {"epsilon": 0.1, "iterations": 3},
     ValueError,
-    r"scores must be of shape \[b, k\], got \(4,\)",
+    r"scores must have shape \[b, k\], got \(4,\)",
   ),
   (
     losses.dissl,
