@@ -69,10 +69,7 @@ def sinkhorn(
 
 
 def _sinkhorn(
-  layout: Layout,
-  scores: Float[Array, "b k"],
-  epsilon: Scalar,
-  iterations: int,
+  layout: Layout, scores: Float[Array, "b k"], epsilon: Scalar, iterations: int
 ) -> Float[Array, "b k"]:
   logits = upcast(scores) / epsilon
   by_row = jnp.zeros_like(logits[:, 0])

@@ -316,10 +316,7 @@ def _inverse_factor(x: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 def _w_mse(
-  layout: Layout,
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  eps: Scalar,
+  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"], eps: Scalar
 ) -> Scalar:
   arguments.at_least(layout, 2, z1=z1)
 

@@ -187,9 +187,7 @@ def dino_center(
 
 
 def _dino_center(
-  layout: Layout,
-  teacher: Float[Array, "b u e"],
-  weights: Float[Array, "k e"],
+  layout: Layout, teacher: Float[Array, "b u e"], weights: Float[Array, "k e"]
 ) -> Float[Array, "k"]:
   mean = layout.mean(jnp.mean(upcast(teacher), axis=1))
   return jnp.matmul(upcast(weights), mean, precision=jax.lax.Precision.HIGHEST)

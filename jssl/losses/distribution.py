@@ -196,9 +196,7 @@ def koleo(
 
 
 def _koleo(
-  layout: Layout,
-  z: Float[Array, "n d"],
-  implementation: Implementation | None,
+  layout: Layout, z: Float[Array, "n d"], implementation: Implementation | None
 ) -> Scalar:
   arguments.at_least(layout, 2, z=z)
   scale = inverse_norms(z)

@@ -67,10 +67,7 @@ class Layout:
     return mesh.abstract_device.platform
 
   def shard_map(
-    self,
-    function: Callable[Args, Out],
-    in_specs: PyTree,
-    out_specs: PyTree,
+    self, function: Callable[Args, Out], in_specs: PyTree, out_specs: PyTree
   ) -> Callable[Args, Out]:
     """Maps a function of one device's arrays over the mesh, if there is one.
 

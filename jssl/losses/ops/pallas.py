@@ -136,10 +136,7 @@ def unsupported(dtype: Any, row_bytes: tuple[int, int]) -> str | None:
 
 
 def block_sizes(
-  rows: tuple[int, int],
-  row_bytes: tuple[int, int],
-  *,
-  tile: tuple[int, int],
+  rows: tuple[int, int], row_bytes: tuple[int, int], *, tile: tuple[int, int]
 ) -> Blocks:
   """Chooses the largest blocks that fit into VMEM.
 

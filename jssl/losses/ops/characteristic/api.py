@@ -11,6 +11,9 @@ from jssl.losses.ops.characteristic import reference, tiled
 from jssl.losses.ops.characteristic.reference import Waves
 from jssl.losses.ops.layout import Layout
 
+Rows = Float[Array, "n s"]
+Mask = Float[Array, "n"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Sums(FusedOperation):
@@ -27,18 +30,14 @@ class Sums(FusedOperation):
   name = "characteristic"
   max_tile = (256, 256)
 
-  def reference(
-    self, operands: Float[Array, "n s"], constants: Float[Array, "n"]
-  ) -> Waves:
+  def reference(self, operands: Rows, constants: Mask) -> Waves:
     waves = reference.sums(
       operands * constants[:, None], knots=self.knots, step=self.step
     )
     # Padding is 0, and its cosine 1.
     return waves._replace(cosine=waves.cosine - jnp.sum(1 - constants))
 
-  def forward(
-    self, operands: Float[Array, "n s"], constants: Float[Array, "n"]
-  ) -> Waves:
+  def forward(self, operands: Rows, constants: Mask) -> Waves:
     def local(p: Array, mask: Array) -> Waves:
       return self.layout.all_reduce(
         tiled.forward(
@@ -50,12 +49,8 @@ class Sums(FusedOperation):
     return function(operands, constants)
 
   def backward(
-    self,
-    operands: Float[Array, "n s"],
-    constants: Float[Array, "n"],
-    out: Waves,
-    g: Waves,
-  ) -> Float[Array, "n s"]:
+    self, operands: Rows, constants: Mask, out: Waves, g: Waves
+  ) -> Rows:
     del constants, out  # The caller slices off the gradients of padding.
 
     def local(p: Array, g: Waves) -> Array:
@@ -67,7 +62,7 @@ class Sums(FusedOperation):
 
 def sums(
   layout: Layout,
-  p: Float[Array, "n s"],
+  p: Rows,
   *,
   knots: int,
   step: float,

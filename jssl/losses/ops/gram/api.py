@@ -18,6 +18,7 @@ from jssl.typing import PyTree, Scalar
 # Bytes of a tile of one factor, in the dtype of its product.
 _TILE_BYTES = 4 * 2**20
 
+Mask = Float[Array, "n"]
 Operands = tuple[Pair, Pair | None]
 Sums = tuple[Scalar, Gradient | None, Gradient | None]
 
@@ -39,9 +40,7 @@ class Inner(FusedSum):
 
   name = "gram"
 
-  def reference(
-    self, operands: Operands, constants: Float[Array, "n"]
-  ) -> Scalar:
+  def reference(self, operands: Operands, constants: Mask) -> Scalar:
     def masked(pair: Pair) -> Pair:
       return Pair(*map(Factor, Operand(pair, constants).rows()))
 
@@ -53,10 +52,10 @@ class Inner(FusedSum):
     )
 
   def value_and_gradients(
-    self, operands: Operands, constants: Float[Array, "n"], *, gradients: bool
+    self, operands: Operands, constants: Mask, *, gradients: bool
   ) -> tuple[Scalar, Operands | None]:
     def local(
-      rows: Pair, columns: Pair | None, mask: Float[Array, "n"]
+      rows: Pair, columns: Pair | None, mask: Mask
     ) -> tuple[Scalar, Operands | None]:
       row_operand = Operand(rows, mask)
       column_operand = None if columns is None else Operand(columns, mask)

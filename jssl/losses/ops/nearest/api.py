@@ -15,6 +15,7 @@ from jssl.losses.ops.nearest import reference, tiled
 from jssl.losses.ops.ring import ring_fold
 from jssl.losses.ops.similarity.reference import PADDING, Operand, operand
 
+Rows = Float[Array, "n d"]
 # Positions of the rows, and the index of the row that each row takes.
 Indices = tuple[Int[Array, "n"], Int[Array, "n"]]
 
@@ -45,14 +46,10 @@ class Take(FusedOperation):
     function = self.layout.shard_map(local, (True, True), True)
     return function(rows, positions)
 
-  def reference(
-    self, operands: Float[Array, "n d"], constants: Indices
-  ) -> Float[Array, "n d"]:
+  def reference(self, operands: Rows, constants: Indices) -> Rows:
     return reference.take(operands, constants[1])
 
-  def forward(
-    self, operands: Float[Array, "n d"], constants: Indices
-  ) -> Float[Array, "n d"]:
+  def forward(self, operands: Rows, constants: Indices) -> Rows:
     def local(x: Array, positions: Array, index: Array) -> Array:
       taken, _ = ring_fold(
         self.layout.axes,
@@ -71,12 +68,8 @@ class Take(FusedOperation):
     return function(operands, *constants)
 
   def backward(
-    self,
-    operands: Float[Array, "n d"],
-    constants: Indices,
-    out: Float[Array, "n d"],
-    g: Float[Array, "n d"],
-  ) -> Float[Array, "n d"]:
+    self, operands: Rows, constants: Indices, out: Rows, g: Rows
+  ) -> Rows:
     del out
 
     def local(g: Array, positions: Array, index: Array) -> Array:
@@ -100,11 +93,11 @@ class Take(FusedOperation):
 
 def neighbours(
   layout: Layout,
-  x: Float[Array, "n d"],
+  x: Rows,
   scale: Float[Array, "n"],
   *,
   implementation: Implementation | None = None,
-) -> Float[Array, "n d"]:
+) -> Rows:
   """Returns each row's most similar other row, of all devices.
 
   Args:
