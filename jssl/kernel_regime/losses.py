@@ -79,16 +79,19 @@ class Loss(abc.ABC):
     """Returns the loss of an embedding, without [N, N] arrays."""
 
   @abc.abstractmethod
-  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
-    """Returns the loss of G, which is value(Z) - gram_offset(d_out)."""
-
-  @abc.abstractmethod
-  def gram_offset(self, d_out: int) -> float:
-    """Returns value(Z) - value_of_gram(Z Z^T)."""
-
-  @abc.abstractmethod
   def target_norm_sq(self, image_ids: Ids) -> float:
     """Returns ||T||_F^2, without T."""
+
+  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
+    """Returns ||P G P - T||^2, less ||T||^2 if shift invariant."""
+    if self.shift_invariant:
+      distance = np.sum((centre_gram(g) - self.target(image_ids)) ** 2)
+      return float(distance - self.target_norm_sq(image_ids))
+    return float(np.sum((g - self.target(image_ids)) ** 2))
+
+  def gram_offset(self, d_out: int) -> float:
+    """Returns value(Z) - value_of_gram(Z Z^T)."""
+    return float(d_out) if self.shift_invariant else 0.0
 
   def directions(self, image_ids: Ids) -> int:
     """Number of dimensions that distinguish images."""
@@ -139,14 +142,6 @@ class Contrastive(Loss):
     sums = view_groups(image_ids).sums(z)
     squares = np.sum((z.T @ z) ** 2) - 2 * np.sum(sums**2)
     return float(squares + self.target_norm_sq(image_ids))
-
-  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
-    """||G - (I + A)||^2."""
-    return float(np.sum((g - self.target(image_ids)) ** 2))
-
-  def gram_offset(self, d_out: int) -> float:
-    """Returns 0."""
-    return 0.0
 
   def target_norm_sq(self, image_ids: Ids) -> float:
     """sum_g n_g^2."""
@@ -222,15 +217,6 @@ class NonContrastive(Loss):
     degrees = groups.counts[groups.image_index][:, None]
     within = np.sum(degrees * centred**2) - np.sum(groups.sums(centred) ** 2)
     return float(np.sum(covariance**2) + self.beta * within)
-
-  def value_of_gram(self, g: Square, image_ids: Ids) -> float:
-    """||C G C||^2 - 2 Tr(C G) + beta Tr(Lap G)."""
-    pull = self.beta * laplacian(image_ids) - 2 * centring(len(g))
-    return float(np.sum(centre_gram(g) ** 2) + np.sum(pull * g))
-
-  def gram_offset(self, d_out: int) -> float:
-    """Returns d_out."""
-    return float(d_out)
 
   def target_norm_sq(self, image_ids: Ids) -> float:
     """Number of images - 1 + sum_g (n_g - 1) (1 - beta n_g / 2)^2."""

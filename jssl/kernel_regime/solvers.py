@@ -15,8 +15,6 @@ for K: the part of K^1/2 B K^1/2 outside the range of K^1/2 C adds to the trace
 and does not change the loss.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Float
 from scipy import linalg
@@ -74,58 +72,6 @@ def closed_form(
   return linalg.cho_solve((cholesky(k), True), z).T
 
 
-class RidgeProblem(NamedTuple):
-  """The ridge problem in an eigenbasis of K, or of C K C.
-
-  Attributes:
-    kappa: [r] positive eigenvalues, ascending.
-    basis: [n, r] orthonormal columns U; r = n - 1 for P = C.
-    target: U^T T U.
-  """
-
-  kappa: Float[np.ndarray, "r"]
-  basis: Float[np.ndarray, "n r"]
-  target: Float[np.ndarray, "r r"]
-
-  def map(self, half: Float[np.ndarray, "r d"]) -> Map:
-    """Returns M such that U^T G U = half half^T."""
-    return (self.basis @ (half / self.kappa[:, None])).T
-
-
-def ridge_problem(
-  k: Gram,
-  loss: Loss,
-  image_ids: Ids,
-  *,
-  alpha: float,
-  memory_limit_gib: float | None,
-) -> RidgeProblem:
-  """Eigenbasis of the Gram matrix, and the target in this basis."""
-  n = len(image_ids)
-  if not alpha > 0:
-    raise ValueError(
-      f"alpha={alpha} must be positive; closed_form is the optimum without a "
-      "ridge."
-    )
-  _check_size(k, n)
-  check_memory(
-    n, what="The ridge", memory_limit_gib=memory_limit_gib, matrices=10
-  )
-  if loss.shift_invariant:
-    kappa, basis = np.linalg.eigh(centre_gram(k))
-    # The first eigenvector is 1 / sqrt(N), of eigenvalue 0.
-    kappa, basis = kappa[1:], basis[:, 1:]
-  else:
-    kappa, basis = np.linalg.eigh(k)
-  if kappa[0] <= n * np.finfo(np.float64).eps * kappa[-1]:
-    raise ValueError(
-      f"The Gram matrix of N={n} points is singular within rounding: its "
-      f"eigenvalues are from {kappa[0]:.3g} to {kappa[-1]:.3g}. Add jitter, "
-      "usually 1e-6 to 1e-4."
-    )
-  return RidgeProblem(kappa, basis, basis.T @ loss.target(image_ids) @ basis)
-
-
 def ridge_closed_form(
   k: Gram,
   loss: Loss,
@@ -159,17 +105,38 @@ def ridge_closed_form(
     ValueError: if alpha is not positive, d_out is not from 1 to N, K is not
       positive definite, or memory does not suffice.
   """
+  n = len(image_ids)
   if d_out is not None:
-    check_d_out(d_out, len(image_ids))
-  problem = ridge_problem(
-    k, loss, image_ids, alpha=alpha, memory_limit_gib=memory_limit_gib
+    check_d_out(d_out, n)
+  if not alpha > 0:
+    raise ValueError(
+      f"alpha={alpha} must be positive; closed_form is the optimum without a "
+      "ridge."
+    )
+  _check_size(k, n)
+  check_memory(
+    n, what="The ridge", memory_limit_gib=memory_limit_gib, matrices=10
   )
-  shrunk = problem.target.copy()
-  shrunk[np.diag_indices_from(shrunk)] -= alpha / 2 / problem.kappa
+  if loss.shift_invariant:
+    kappa, basis = np.linalg.eigh(centre_gram(k))
+    # The first eigenvector is 1 / sqrt(N), of eigenvalue 0.
+    kappa, basis = kappa[1:], basis[:, 1:]
+  else:
+    kappa, basis = np.linalg.eigh(k)
+  if kappa[0] <= n * np.finfo(np.float64).eps * kappa[-1]:
+    raise ValueError(
+      f"The Gram matrix of N={n} points is singular within rounding: its "
+      f"eigenvalues are from {kappa[0]:.3g} to {kappa[-1]:.3g}. Add jitter, "
+      "usually 1e-6 to 1e-4."
+    )
+  # T - alpha / 2 K^-1, in the eigenbasis of K.
+  shrunk = basis.T @ loss.target(image_ids) @ basis
+  shrunk[np.diag_indices_from(shrunk)] -= alpha / 2 / kappa
   values, vectors = np.linalg.eigh(shrunk)
   rank = int(np.sum(values > 0))
   kept = slice(-1, -1 - min(rank, rank if d_out is None else d_out), -1)
-  m = problem.map(vectors[:, kept] * np.sqrt(values[kept]))
+  half = vectors[:, kept] * np.sqrt(values[kept])
+  m = (basis @ (half / kappa[:, None])).T
   if d_out is None:
     return m
   return np.pad(m, [(0, d_out - len(m)), (0, 0)])

@@ -12,7 +12,7 @@ import numpy as np
 
 from jssl.kernel_regime.losses import Loss
 from jssl.kernel_regime.psd import Gram
-from jssl.kernel_regime.solvers import Map, ridge_problem
+from jssl.kernel_regime.solvers import Map
 from jssl.kernel_regime.targets import Ids, Square
 
 # The bound needs an eigenvalue, a third of the work of an iteration.
@@ -99,7 +99,6 @@ def ridge_fista(
   alpha: float,
   tolerance: float = 1e-7,
   max_iterations: int = 5000,
-  memory_limit_gib: float | None = None,
 ) -> Ridge:
   """Minimises the loss of G plus alpha Tr(B K) over all B >= 0, by FISTA.
 
@@ -115,22 +114,17 @@ def ridge_fista(
     alpha: weight of the ridge, > 0.
     tolerance: bound of the duality gap, relative to the objective.
     max_iterations: number of iterations after which to stop.
-    memory_limit_gib: None is 80% of the available memory.
-
-  Raises:
-    ValueError: as `ridge_problem`, or if a number is not positive.
   """
-  if max_iterations < 1 or not tolerance > 0:
-    raise ValueError(
-      f"max_iterations={max_iterations} and tolerance={tolerance} must be "
-      "positive."
-    )
-  basis = ridge_problem(
-    k, loss, image_ids, alpha=alpha, memory_limit_gib=memory_limit_gib
-  )
-  root = np.sqrt(basis.kappa)
-  problem = _Problem(np.outer(root, root), basis.target, alpha)
-  step = 0.9 / (2 * basis.kappa[-1] ** 2)
+  if loss.shift_invariant:
+    c = np.eye(len(k)) - 1 / len(k)
+    # The first eigenvector is 1 / sqrt(N), of eigenvalue 0.
+    kappa, basis = (x[..., 1:] for x in np.linalg.eigh(c @ k @ c))
+  else:
+    kappa, basis = np.linalg.eigh(k)
+  target = basis.T @ loss.target(image_ids) @ basis
+  root = np.sqrt(kappa)
+  problem = _Problem(np.outer(root, root), target, alpha)
+  step = 0.9 / (2 * kappa[-1] ** 2)
   s = ahead = np.zeros_like(problem.weights)
   t = 1.0
   gap, iteration, converged = np.inf, 0, False
@@ -152,7 +146,7 @@ def ridge_fista(
   # The objective is `value_of_gram`, plus ||T||^2 for a shift-invariant loss.
   constant = loss.target_norm_sq(image_ids) if loss.shift_invariant else 0.0
   return Ridge(
-    m=basis.map(half * root[:, None]),
+    m=(basis @ (half * (root / kappa)[:, None])).T,
     loss=problem.value(s) - constant,
     gap=float(gap),
     iterations=iteration,
