@@ -22,21 +22,19 @@ BENCHES = {
 
 def main() -> None:
   """Runs the benchmark that the command line names."""
-  formatter = argparse.RawDescriptionHelpFormatter
-  names = "\n".join(f"  {name:14} {text}" for name, text in BENCHES.items())
-  choice = argparse.ArgumentParser(
-    "jssl.bench",
-    description=f"{__doc__}\nbenchmarks:\n{names}",
-    formatter_class=formatter,
-  )
-  choice.add_argument("name", choices=BENCHES, metavar="NAME")
-  name = choice.parse_args(sys.argv[1:2]).name
-
+  name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+  if name not in BENCHES:
+    names = "\n".join(f"  {key:14} {text}" for key, text in BENCHES.items())
+    usage = f"{__doc__}\nBenchmarks:\n{names}\n\nFlags: NAME --help"
+    if name not in ("-h", "--help"):
+      sys.exit(f"error: unknown benchmark {name!r}\n\n{usage}")
+    print(usage)
+    return
   bench = importlib.import_module(f"jssl.bench.{name}")
   parser = argparse.ArgumentParser(
     f"jssl.bench {name}",
     description=bench.__doc__,
-    formatter_class=formatter,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
   for flag, (default, text) in {**bench.FLAGS, "json": ("", "file")}.items():

@@ -12,8 +12,8 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -21,7 +21,6 @@ from PIL import Image
 
 from jssl.data.array_record import square
 
-T = TypeVar("T")
 Path = pathlib.Path
 # Files of each class; an unlabelled set has one class, "".
 Classes = dict[str, list[Path]]
@@ -145,38 +144,27 @@ def list_splits(source: Path) -> dict[str, Classes]:
   return splits
 
 
-class _DamagedFile(ValueError):
-  pass
+def _check_skipped(path: Path, error: Exception, skip: bool) -> None:
+  """Raises ValueError about a damaged file unless `skip` is True."""
+  if not skip:
+    raise ValueError(
+      f"{path}: truncated or damaged image ({error}); repair or remove it, or "
+      "omit damaged images with --skip_damaged"
+    ) from error
 
 
-def _damaged(path: Path, error: Exception) -> _DamagedFile:
-  return _DamagedFile(
-    f"{path}: truncated or damaged image ({error}); repair or remove it, or "
-    "omit damaged images with --skip_damaged"
-  )
-
-
-def _unless_damaged(
-  read: Callable[[Path], T], path: Path, *, skip: bool
-) -> T | None:
-  """Returns `read(path)`, or None if the file is damaged and `skip` is True."""
-  try:
-    return read(path)
-  except _DamagedFile:
-    if not skip:
-      raise
-    return None
-
-
-def _read_header(path: Path) -> tuple[str, tuple[int, int]]:
-  """Returns the pixel mode and the (width, height) of an image."""
+def _read_header(
+  path: Path, *, skip: bool
+) -> tuple[str, tuple[int, int]] | None:
+  """Returns pixel mode and (width, height); None if damaged and `skip`."""
   try:
     with Image.open(path) as image:
       mode, size = image.mode, image.size
   except PermissionError:
     raise
   except Exception as error:  # pillow has no one exception for damaged files.
-    raise _damaged(path, error) from error
+    _check_skipped(path, error, skip)
+    return None
   if mode not in _GRAYSCALE_MODES + _COLOUR_MODES:
     raise ValueError(
       f"{path}: pixels of mode {mode}; expected 8 bits per channel; convert it"
@@ -184,7 +172,9 @@ def _read_header(path: Path) -> tuple[str, tuple[int, int]]:
   return mode, size
 
 
-def _encode(path: Path, *, mode: str, size_px: int | None = None) -> bytes:
+def _encode(
+  path: Path, *, mode: str, size_px: int | None = None, skip: bool = False
+) -> bytes | None:
   """Returns the content of an image file, or as PNG if its mode differs.
 
   Args:
@@ -192,6 +182,7 @@ def _encode(path: Path, *, mode: str, size_px: int | None = None) -> bytes:
     mode: pixel mode of the set.
     size_px: height and width of the square that replaces a larger image, in the
       same file format.
+    skip: True to return None for a damaged file.
   """
   data = path.read_bytes()
   try:
@@ -204,7 +195,8 @@ def _encode(path: Path, *, mode: str, size_px: int | None = None) -> bytes:
         return data
       return to_png(image.convert(mode))
   except Exception as error:
-    raise _damaged(path, error) from error
+    _check_skipped(path, error, skip)
+    return None
 
 
 class Folder(  # type: ignore[call-arg]
@@ -233,7 +225,7 @@ class Folder(  # type: ignore[call-arg]
       for classes in self._splits.values()
       for paths in classes.values()
       for path in paths
-      if (header := _unless_damaged(_read_header, path, skip=skip_damaged))
+      if (header := _read_header(path, skip=skip_damaged))
     }
     modes, sizes = {mode for mode, _ in headers}, {size for _, size in headers}
     grayscale = modes <= set(_GRAYSCALE_MODES)
@@ -269,9 +261,7 @@ class Folder(  # type: ignore[call-arg]
   def _generate_examples(self, classes: Classes) -> Examples:
     files = [(path, name) for name, paths in classes.items() for path in paths]
     encode = functools.partial(
-      _unless_damaged,
-      functools.partial(_encode, mode=self._mode, size_px=self._size_px),
-      skip=self._skip_damaged,
+      _encode, mode=self._mode, size_px=self._size_px, skip=self._skip_damaged
     )
     with concurrent.futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(files), _CHUNK_SIZE):
@@ -281,7 +271,5 @@ class Folder(  # type: ignore[call-arg]
           if image is None:
             logging.warning("Omitted damaged image %s.", path)
             continue
-          example = (
-            {"image": image, "label": name} if name else {"image": image}
-          )
+          example = {"image": image, **({"label": name} if name else {})}
           yield path.relative_to(self._source).as_posix(), example

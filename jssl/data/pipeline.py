@@ -92,17 +92,7 @@ def host_batches(
   total_steps: int = 0,
   workers: int = 0,
 ) -> grain.IterDataset:
-  """Returns endless shuffled batches on the host; see `train_batches`.
-
-  Args:
-    source: source of images.
-    seed: seed of the order, not negative.
-    batch_size: images in a global batch.
-    rows: rows of each global batch to fetch.
-    order: order of examples.
-    total_steps: steps of the run; every order but "iid" needs it.
-    workers: processes that fetch and decode; 0 for this process.
-  """
+  """Returns `rows` of each global batch, on the host; see `train_batches`."""
   images = len(source)
   order.check(images=images, batch_size=batch_size, steps=total_steps)
   global_rows = functools.partial(
@@ -185,12 +175,7 @@ def eval_batches(
 ) -> Iterator[tuple[Batch, int]]:
   """Yields the source once, in row order, in batches of one size.
 
-  Args:
-    source: source of images.
-    batch_size: images in a global batch; may be larger than the set.
-    sharding: sharding of the batch dimension over the devices of all hosts.
-    workers: processes that fetch and decode; 0 for a thread.
-    prefetch_batches: batches to keep ready on the devices.
+  Arguments are as in `train_batches`; the batch may be larger than the set.
 
   Yields:
     A batch on the devices and its number of real rows. The last batch is

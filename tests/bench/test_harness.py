@@ -109,7 +109,7 @@ def test_the_command_line(monkeypatch, capsys):
   for wrong, message in (
     (["diagnostics", "--rows=2", "--dim=4"], "error: --dim=4: expected"),
     (["diagnostics", "--row=2"], None),
-    (["dianostics"], None),
+    (["dianostics"], "error: unknown benchmark 'dianostics'"),
   ):
     monkeypatch.setattr(sys, "argv", ["bench", *wrong])
     with pytest.raises(SystemExit) as raised:
