@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -213,6 +214,7 @@ class Checkpoints:
       self.wait()
     except NotSavedError as failure:
       logging.error("%s. Retrying at step %d.", failure, step)
+    started = time.monotonic()
     size = files.format_bytes(sum(x.nbytes for x in jax.tree.leaves(items)))
     failed = f"could not save checkpoint at step {step} ({size})"
     response: Any = None
@@ -235,6 +237,10 @@ class Checkpoints:
           # processes could not resume from.
           files.write_json(self._root / str(step) / _POSITION, position)
           manifest.write(self._root / str(step), leaves)
+          seconds = time.monotonic() - started
+          distributed.log_on_first(
+            f"Saved checkpoint at step {step} ({seconds:.1f} s)."
+          )
       except Exception as failure:
         return f"{failed}: {failure}"
       return ""

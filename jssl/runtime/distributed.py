@@ -99,7 +99,8 @@ def log_on_first(line: str) -> None:
   if not is_first():
     return
   try:
-    print(line, flush=True)
+    # One write: background saves log too.
+    print(f"{line}\n", end="", flush=True)
   except BrokenPipeError:  # The reader is gone, as after `| head`.
     raise
   except OSError as error:

@@ -39,23 +39,20 @@ class Clock:
     other: the remaining seconds.
     programs_found, programs_compiled: hits and misses of JAX's persistent
       compilation cache.
-    (value): values of the constructor, updated by `record`.
+    (value): values of `record`.
   """
 
-  def __init__(
-    self, path: str | os.PathLike, kinds: Iterable[str], **values: Any
-  ):
+  def __init__(self, path: str | os.PathLike, kinds: Iterable[str]):
     """Starts the clock.
 
     Args:
-      path: of the JSON-lines file.
+      path: path of the JSON-lines file.
       kinds: names of the kinds of work, see `on`.
-      **values: initial values of further keys of the row.
     """
     self._started, self._began = time.monotonic(), time.time()
     self._path = pathlib.Path(path)
     self._seconds = dict.fromkeys(kinds, 0.0) | {"compile": 0.0}
-    self._values = values
+    self._values: dict[str, Any] = {}
     self._programs = {"hits": 0, "misses": 0}
     self._compiled: list[tuple[float, float]] = []
     self._thread = threading.get_ident()
@@ -122,7 +119,7 @@ class Clock:
       yield item
 
   def record(self, **values: Any) -> None:
-    """Updates further keys of the row."""
+    """Sets further keys of the row."""
     self._values.update(values)
 
   def seconds(self) -> float:

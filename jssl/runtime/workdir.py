@@ -1,4 +1,4 @@
-"""The workdir of a run, and the config that it belongs to."""
+"""The workdir of a run, and its config."""
 
 import json
 import os
@@ -14,8 +14,8 @@ import jax
 
 from jssl.runtime import distributed, files
 
-# What may differ when a run is taken up again: where and how it is computed,
-# kept and watched, but not what is computed.
+# Prefixes of keys that may change when a run is resumed: they do not change
+# the result of the training.
 _FREE = (
   "mesh/",
   "log/",
@@ -25,12 +25,12 @@ _FREE = (
   "data/in_memory",
   "data/workers",
   "data/prefetch_batches",
-  # Whoever is stopped by a damaged image sets it, and goes on from there.
+  # To resume a run that a damaged image has stopped.
   "data/skip_damaged",
 )
 
-# In which a file that one process wrote shows to the others.
-_SHOWS_SECONDS = 10.0
+# Time for a network file system to show a new file to the other hosts.
+_VISIBLE_SECONDS = 10.0
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -44,17 +44,17 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_workdir(workdir: str | os.PathLike) -> None:
-  """Raises where a workdir is an address, as of a bucket, and not a folder.
+  """Checks that a workdir is a folder, not a URL.
 
   Raises:
-    ValueError: it is; a folder of that name would be made here.
+    ValueError: if it is a URL, such as that of a bucket.
   """
-  # A path has lost one of the two slashes.
+  # `pathlib` removes one of the two slashes.
   if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(workdir), re.IGNORECASE):
     raise ValueError(
-      f"--workdir={workdir} is an address, not a folder: mount the bucket, as "
-      "with `gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET shared`, "
-      "and use a --workdir below, as shared/simclr"
+      f"--workdir={workdir} is a URL, not a folder: mount the bucket with "
+      "`gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET shared` and "
+      "use a folder in it, such as --workdir=shared/simclr"
     )
 
 
@@ -67,67 +67,58 @@ def load_config(workdir: str | os.PathLike) -> dict[str, Any]:
   """Returns the config of a run, as nested dicts.
 
   Raises:
-    FileNotFoundError: `workdir` is not that of a run.
-    ValueError: `workdir` is not a folder.
+    FileNotFoundError: if `workdir` has no config.
+    ValueError: if `workdir` is a URL.
   """
   path = _config_path(workdir)
   if not path.exists():
     raise FileNotFoundError(
-      f"{path} is not there: --workdir must be that of a run, made by "
+      f"{path} does not exist: --workdir must be the workdir of "
       "`python -m jssl.train --config=... --workdir=...`"
     )
   return json.loads(path.read_text())
 
 
 def check_workdir_shared(workdir: str | os.PathLike) -> None:
-  """Raises where processes have workdirs of their own, of the same name.
-
-  Each would look for its own checkpoints, and write a part of them.
+  """Checks that all processes see the same folder.
 
   Args:
-    workdir: that is there, where the first process sees it.
+    workdir: a folder that exists on process 0.
 
   Raises:
-    ValueError: on every process; says which don't see what the first writes.
+    ValueError: on every process, with the processes that do not see it.
   """
   if jax.process_count() == 1:
     return
-  # A name that nobody can have asked for before, and remember as missing.
+  # A new name each time: file systems cache that a file does not exist.
   name = distributed.broadcast_from_first(f".shared-{uuid.uuid4().hex}")
   token = pathlib.Path(workdir) / name
   if distributed.is_first():
     token.touch()
-  # It is there, not only on its way.
   distributed.barrier(name)
-  deadline = time.monotonic() + _SHOWS_SECONDS
-  while not (sees := token.exists()) and time.monotonic() < deadline:
+  deadline = time.monotonic() + _VISIBLE_SECONDS
+  while not (visible := token.exists()) and time.monotonic() < deadline:
     time.sleep(0.2)
-  blind = {
-    index: host
-    for index, host in enumerate(
-      distributed.all_gather_text("" if sees else socket.gethostname())
-    )
-    if host
-  }
+  hosts = distributed.all_gather_text("" if visible else socket.gethostname())
   if distributed.is_first():
     token.unlink()
-  if blind:
-    named = ", ".join(f"{index} (on {host})" for index, host in blind.items())
+  missing = [f"{i} (on {host})" for i, host in enumerate(hosts) if host]
+  if missing:
     raise ValueError(
-      f"--workdir={workdir} must be one folder that all processes share, on a "
-      f"mounted bucket or NFS; what process 0 writes there isn't seen by "
-      f"process {named} of {jax.process_count()}. Is it mounted there?"
+      f"--workdir={workdir} must be one folder that all processes share, such "
+      "as a mounted bucket or NFS; process 0 wrote a file there that does not "
+      f"exist for process {', '.join(missing)}"
     )
 
 
 def claim_workdir(
   config: Mapping[str, Any], workdir: str | os.PathLike
 ) -> None:
-  """Writes the config into a new workdir; a used one must have the same.
+  """Writes the config to a new workdir, or compares it with that of a used one.
 
   Raises:
-    ValueError: the workdir belongs to another config; says what differs. Or it
-      is not a folder, or not one that all processes share.
+    ValueError: if the workdir has another config, is a URL, or is not shared by
+      all processes.
   """
   path = _config_path(workdir)
   if distributed.is_first():
@@ -137,14 +128,14 @@ def claim_workdir(
     old = _flat(json.loads(path.read_text()))
     new = _flat(json.loads(json.dumps(config)))
     lines = [
-      f"  {key.replace('/', '.')}: there {old.get(key)!r}, now {new.get(key)!r}"
+      f"  {key.replace('/', '.')}: was {old.get(key)!r}, now {new.get(key)!r}"
       for key in sorted(old.keys() | new.keys())
       if old.get(key) != new.get(key) and not key.startswith(_FREE)
     ]
     if lines:
       raise ValueError(
-        f"{workdir} belongs to a run of another config; choose another "
-        "--workdir or take back the difference:\n" + "\n".join(lines)
+        f"{workdir} belongs to a run with another config; choose another "
+        "--workdir or undo these changes:\n" + "\n".join(lines)
       )
   if distributed.is_first():
     files.write_text(path, json.dumps(config, indent=2))

@@ -1,12 +1,11 @@
 """`python -m jssl.train --config=FILE --workdir=DIR`: pretrains an encoder.
 
-Run it again with the same workdir and it goes on from the last checkpoint.
-Any value of the config can be set on the command line, as in
-`--config.optim.learning_rate=0.1`.
+The same command with the same workdir resumes from the last checkpoint. Flags
+set values of the config, as in `--config.optim.learning_rate=0.1`.
 
-Exit status 0: complete, or stopped by SIGTERM (`status.json` says which), 1: an
-error that would come back, as of the config; another (as 75: no room for the
-last checkpoint): started again it goes on.
+Exit status: 0 if the run is complete or stopped by SIGTERM (see
+`workdir/status.json`), 1 after an error that will recur, another one (such as
+75, a full disk) if the same command can resume.
 """
 
 import json
@@ -21,19 +20,19 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string(
   "workdir",
   None,
-  "Where config, checkpoints and metrics of the run go.",
+  "Folder for config, checkpoints and metrics.",
   required=True,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
-  "Whether this is one of several processes, see `jssl.runtime.distributed`.",
+  "True if this is one of several processes, see `jssl.runtime.distributed`.",
 )
 
 
 def main(argv: list[str]) -> int:
   """Trains; returns the exit status."""
-  # What follows takes seconds to import; --help shouldn't.
+  # These imports take seconds, which --help should not.
   from jssl.checkpoint import CheckpointError, NotSavedError
   from jssl.config.parse import to_dict
   from jssl.config.schema import Config

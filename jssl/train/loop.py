@@ -1,12 +1,12 @@
 """The training loop: restore; then save if due, draw a batch, step, log."""
 
 import contextlib
-import functools
 import math
 import os
 import pathlib
 import shutil
 import time
+from collections.abc import Mapping
 from typing import NoReturn
 
 import jax
@@ -25,29 +25,36 @@ from jssl.config.schema import Config
 from jssl.runtime import distributed, files
 from jssl.runtime.goodput import Clock
 from jssl.runtime.profiler import StepProfiler
-from jssl.runtime.workdir import claim_workdir
+from jssl.runtime.workdir import claim_workdir, load_config
 from jssl.train.init import (
   Program,
   checkpoint_items,
   restore_or_init,
   train_batches,
 )
-from jssl.train.metrics import Progress, add_to_window, empty_window
+from jssl.train.metrics import Progress, Window, add_to_window, empty_window
 from jssl.train.state import TrainState
 from jssl.train.writer import Writer
+from jssl.typing import PyTree
 
+_KINDS = ("restore", "step", "input", "checkpoint")
 _all_finite = jax.jit(tree.all_finite)
 
 
+def _checkpoint_items(
+  state: TrainState, started: float, logged_step: int, window: Window
+) -> dict[str, PyTree]:
+  seconds = time.monotonic() - started
+  progress = Progress.create(seconds, logged_step, window)
+  return checkpoint_items(state) | {"progress": progress}
+
+
 def _save_nonfinite_and_raise(
-  config: Config,
   workdir: pathlib.Path,
   checkpoints: Checkpoints,
   batches: DataIterator,
-  *,
   step: int,
-  state: TrainState,
-  progress: Progress,
+  items: Mapping[str, PyTree],
 ) -> NoReturn:
   """Saves a state with NaN or inf as a workdir of its own, and raises."""
   with contextlib.suppress(NotSavedError):
@@ -57,18 +64,17 @@ def _save_nonfinite_and_raise(
     shutil.rmtree(broken, ignore_errors=True)
   distributed.barrier("removed broken")
   try:
-    claim_workdir(to_dict(config), broken)
+    claim_workdir(load_config(workdir), broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as other:
-      items = checkpoint_items(state) | {"progress": progress}
       other.save(step, items, batches)
     saved = f"the state at step {step} is in {broken}"
   except (CheckpointError, OSError, ValueError) as error:
     saved = f"the state at step {step} could not be saved ({error})"
   raise FloatingPointError(
     "the loss or a parameter became NaN or infinite between step "
-    f"{progress.logged_step} and step {step}; lower optim.learning_rate, "
-    "lengthen optim.warmup_steps or set optim.clip_norm. Earlier checkpoints "
-    f"are kept; {saved}"
+    f"{items['progress'].logged_step} and step {step}; lower "
+    "optim.learning_rate, lengthen optim.warmup_steps or set optim.clip_norm. "
+    f"Earlier checkpoints are kept; {saved}"
   )
 
 
@@ -90,13 +96,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     NotSavedError: if the last checkpoint could not be saved.
   """
   workdir = pathlib.Path(workdir)
-  clock = Clock(
-    workdir / "goodput.jsonl",
-    ("restore", "step", "input", "checkpoint"),
-    from_step=0,
-    to_step=0,
-    until_first_step=None,
-  )
+  clock = Clock(workdir / "goodput.jsonl", _KINDS)
   with clock.listening():
     run = build(config)
     program = Program(run)
@@ -120,16 +120,12 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     StepProfiler(workdir / "profile", config.log.profile_steps) as profiler,
     distributed.preemption_signal() as should_stop,
   ):
-    raise_nonfinite = functools.partial(
-      _save_nonfinite_and_raise, config, workdir, checkpoints, batches
-    )
-
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
       step, state, progress = restore_or_init(
         run, program, checkpoints, batches
       )
-    clock.record(from_step=step, to_step=step)
+    clock.record(from_step=step, to_step=step, until_first_step=None)
     started = time.monotonic() - float(progress.seconds)
     logged_step, window = int(progress.logged_step), progress.window
     first_step = step
@@ -143,13 +139,11 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       if step > first_step and (last or step % keep.every_steps == 0):
         with clock.on("step"):
           finite = bool(_all_finite(state))
-        seconds = time.monotonic() - started
-        progress = Progress.create(seconds, logged_step, window)
+        items = _checkpoint_items(state, started, logged_step, window)
         if not finite:
-          raise_nonfinite(step=step, state=state, progress=progress)
+          _save_nonfinite_and_raise(workdir, checkpoints, batches, step, items)
         try:
           with clock.on("checkpoint"):
-            items = checkpoint_items(state) | {"progress": progress}
             checkpoints.save(step, items, batches)
         except NotSavedError as error:
           if last:
@@ -187,8 +181,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         values["learning_rate"] = float(learning_rate(step - 1))
         values["seconds"] = time.monotonic() - started
         if not math.isfinite(values["loss"]):
-          progress = Progress.create(values["seconds"], logged_step, window)
-          raise_nonfinite(step=step, state=state, progress=progress)
+          items = _checkpoint_items(state, started, logged_step, window)
+          _save_nonfinite_and_raise(workdir, checkpoints, batches, step, items)
         writer.write(step, values)
         clock.write()
         window, logged_step = empty_window(program.metrics, run.mesh), step

@@ -387,7 +387,7 @@ def test_probing_does_not_import_the_training():
   [
     ("", "1", "error: "),
     # It would wait for a run in a folder "gs:".
-    ("gs://bucket/W", "1", "error: --workdir=gs://bucket/W is an address"),
+    ("gs://bucket/W", "1", "error: --workdir=gs://bucket/W is a URL"),
     ("", "2", "error: JAX_NUM_PROCESSES=2"),
   ],
 )

@@ -29,7 +29,7 @@ def test_writes_the_page_and_prints_the_table(workdir):
 def test_output_and_a_workdir_that_is_none(tmp_path):
   done = report(f"--workdir={tmp_path}", f"--output={tmp_path / 'x.html'}")
   assert done.returncode == 1
-  assert "--workdir must be that of a run" in done.stderr
+  assert "--workdir must be the workdir of" in done.stderr
   assert "Traceback" not in done.stderr
   assert not [*tmp_path.iterdir()]
 

@@ -78,7 +78,7 @@ def test_what_is_not_there_is_empty(workdir):
 
 def test_not_a_workdir(tmp_path):
   with pytest.raises(
-    FileNotFoundError, match="--workdir must be that of a run"
+    FileNotFoundError, match="--workdir must be the workdir of"
   ):
     read(tmp_path)
 

@@ -71,7 +71,8 @@ def test_a_start_has_a_row_besides_earlier_ones(tmp_path):
 
 
 def test_recorded_values_are_in_the_row(tmp_path):
-  clock = Clock(tmp_path / "clock.jsonl", KINDS, from_step=0, to_step=0)
+  clock = clock_of(tmp_path)
+  clock.record(from_step=0, to_step=4)
   clock.record(to_step=8)
   assert clock.row().items() >= {"from_step": 0, "to_step": 8}.items()
 

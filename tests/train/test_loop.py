@@ -236,14 +236,14 @@ def test_a_misspelt_or_mistyped_flag_is_refused(tmp_path, flag, message):
 def test_a_bucket_is_no_workdir():
   done = run("gs://bucket/W")
   assert done.returncode == 1
-  assert done.stderr.startswith("error: --workdir=gs://bucket/W is an address")
+  assert done.stderr.startswith("error: --workdir=gs://bucket/W is a URL")
   assert not (ROOT / "gs:").exists()
 
 
 def test_a_workdir_of_another_config_is_refused(uninterrupted):
   done = run(uninterrupted, **{"model.depth": 2})
   assert done.returncode == 1
-  assert "model.depth: there 1, now 2" in done.stderr
+  assert "model.depth: was 1, now 2" in done.stderr
   assert "Traceback" not in done.stderr
 
 
