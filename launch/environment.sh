@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: `environment NAME EXTRAS` makes the virtual
-# environment NAME in the checkout, unless it is there, and installs jssl with
-# EXTRAS ("" for none) into it. PYTHON chooses the interpreter.
+# Sourced by the other scripts: `environment NAME EXTRAS` creates the virtual
+# environment NAME in the checkout if it does not exist, and installs jssl with
+# EXTRAS ("" for none) into it. PYTHON selects the interpreter.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -9,7 +9,7 @@ environment() {
   local python=${PYTHON:-python3}
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "error: $python is $("$python" --version 2>&1); jssl needs 3.11 or" \
-      "newer, PYTHON=... chooses another" >&2
+      "newer; set PYTHON to another interpreter" >&2
     return 1
   fi
   [ -x "$1/bin/python" ] || "$python" -m venv "$1"

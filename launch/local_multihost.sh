@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Runs one command in N processes of this machine, connected as hosts of a pod
-# are:
+# Runs one command in N connected processes on this machine, as on a pod:
 #   bash launch/local_multihost.sh [--dry-run] N COMMAND...
 #   bash launch/local_multihost.sh 2 .venv/bin/python -m jssl.train --distributed \
 #     --config=configs/quickstart.py --workdir=runs/two
-# Each has DEVICES CPU devices (default 1). SIGTERM is passed on to all; when one
-# dies, JAX ends the others. The exit status is 1 if that of any process is: an
-# error that would come back.
+# Each has DEVICES CPU devices (default 1). SIGTERM is passed on to all; if one
+# dies, JAX ends the others. The exit status is 1 if any process has status 1 (an
+# error that will recur), otherwise that of a failed process, or 0.
 set -euo pipefail
 
 dry_run=
@@ -31,18 +30,18 @@ if [ -n "$dry_run" ]; then
 fi
 
 pids=()
-trap 'told=1; kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
+trap 'signal=1; kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
 for ((i = 0; i < count; i++)); do
   JAX_PROCESS_ID=$i "$@" &
   pids+=($!)
 done
 status=0
 for pid in "${pids[@]}"; do
-  told=1
-  # A signal that is passed on ends the wait, and not the process.
-  while [ -n "$told" ]; do
-    told='' own=0 && wait "$pid" || own=$?
+  signal=1
+  # The signal interrupts `wait`, although the process is still running.
+  while [ -n "$signal" ]; do
+    signal='' code=0 && wait "$pid" || code=$?
   done
-  [ "$own" -eq 0 ] || [ "$status" -eq 1 ] || status=$own
+  [ "$code" -eq 0 ] || [ "$status" -eq 1 ] || status=$code
 done
 exit "$status"

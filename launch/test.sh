@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests: `bash launch/test.sh`, or with `slow` those that take minutes
-# and need the preflight extra, or with arguments for pytest.
+# Runs the tests: `bash launch/test.sh [PYTEST ARGUMENTS...]`; with `slow` as first
+# argument, those that take minutes and need the preflight extra.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: queues it, copies this checkout there, starts the
-# training on all workers (tpu_worker.sh), looks after it, takes a new slice when
-# one is preempted, and gives it back when the run is complete, or fails: by an
-# error that would come back, or three times without a new checkpoint.
+# Trains on a Cloud TPU slice: requests it, copies this checkout, starts the
+# training on all workers (tpu_worker.sh) and watches it. Requests a new slice after
+# a preemption, and deletes the slice when the run is complete or has failed: with
+# status 1 of any worker, or three times without a new checkpoint.
 #   bash launch/tpu_pod.sh [--dry-run] NAME ZONE TYPE CONFIG WORKDIR [FLAGS...]
 #   BUCKET=my-bucket bash launch/tpu_pod.sh pod us-west4-a v5litepod-256 \
 #     configs/simclr_imagenet.py shared/simclr --config.data.data_dir=shared/data
-# WORKDIR is on storage that all workers share: below `shared`, where BUCKET is
-# mounted (gcsfuse), or on a mount of your own. Environment: RUNTIME, the software
-# version; SPOT=0, not a spot slice. The training doesn't need this script, once it
-# runs: started again, it finds the slice and looks after it.
+# WORKDIR must be on storage that all workers share: below `shared`, where BUCKET
+# is mounted (gcsfuse), or on your own mount. Environment: RUNTIME, the software
+# version; SPOT=0 for a slice that is not spot. The training runs on without this
+# script; started again, the script finds the slice and watches it.
 set -euo pipefail
 
 dry_run=
@@ -26,7 +26,7 @@ trap 'rm -rf "$files"' EXIT
 source launch/tpu_slice.sh
 
 worker="bash jssl/launch/tpu_worker.sh" bucket=${BUCKET:-} poll=${POLL:-60}
-# Chained: in a condition `set -e` isn't heard.
+# Chained with &&: `set -e` does not apply in conditions.
 train() {
   run tar --exclude=__pycache__ -czf "$files/jssl.tar.gz" \
     pyproject.toml README.md LICENSE jssl configs launch &&
@@ -34,43 +34,43 @@ train() {
     on_workers all "mkdir -p jssl && tar -xzf jssl.tar.gz -C jssl && BUCKET=${bucket@Q} $worker install" &&
     on_workers all "$worker start ${config@Q} ${workdir@Q} ${*@Q}"
 }
-look() { on_workers all "$worker state ${workdir@Q} || echo jssl: absent at 0" | sort -u; }
-end() {
+worker_states() { on_workers all "$worker state ${workdir@Q} || echo jssl: absent at 0" | sort -u; }
+finish() {
   [ "$1" -eq 0 ] || on_workers 0 "tail -n 40 jssl/run.log" >&2 || true
-  until give_back || [ "$(state)" = NOT_FOUND ]; do sleep "$poll"; done
+  until delete_slice || [ "$(state)" = NOT_FOUND ]; do sleep "$poll"; done
   exit "$1"
 }
-attend() {
+watch() {
   local at
-  if said=$(look) || [[ $said == *complete* ]]; then silent=0; else
-    # A connection that broke says nothing of the run, unless it stays so.
-    [ $((silent += 1)) -lt 60 ] || end 1
+  if states=$(worker_states) || [[ $states == *complete* ]]; then silent=0; else
+    # A broken connection is not a failed run, unless it lasts.
+    [ $((silent += 1)) -lt 60 ] || finish 1
     return 0
   fi
-  [ "$said" = "$before" ] || echo "$said"
-  before=$said
-  case $said in
-    *complete*) end 0 ;;
+  [ "$states" = "$before" ] || echo "$states"
+  before=$states
+  case $states in
+    *complete*) finish 0 ;;
     *running*) return ;;
-    *"ended 1 "*) end 1 ;;
+    *"ended 1 "*) finish 1 ;;
   esac
-  at=$(grep -o 'at [0-9]*$' <<<"$said" | sort -nk2 | tail -1) || true
+  at=$(grep -o 'at [0-9]*$' <<<"$states" | sort -nk2 | tail -1) || true
   [ "$at" = "$newest" ] || tries=0
   newest=$at
-  [ $((tries += 1)) -le 3 ] || end 1
+  [ $((tries += 1)) -le 3 ] || finish 1
   train "$@" || true
 }
 
 if [ -n "$dry_run" ]; then
-  create && train "$@" && look && give_back
+  create && train "$@" && worker_states && delete_slice
   exit
 fi
-said='' before='' newest='at 0' tries=0 silent=0
+states='' before='' newest='at 0' tries=0 silent=0
 while :; do
   case $(state) in
     NOT_FOUND) create || [ $((tries += 1)) -lt 3 ] ;;
-    FAILED | SUSPENDED) give_back && tries=0 ;;
-    ACTIVE) attend "$@" ;;
+    FAILED | SUSPENDED) delete_slice && tries=0 ;;
+    ACTIVE) watch "$@" ;;
   esac
   sleep "$poll"
 done

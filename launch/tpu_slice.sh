@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# Sourced by tpu_pod.sh: what gcloud does with the slice $name of $type in $zone,
-# or would do, if $dry_run says something. $files is a folder.
-# shellcheck disable=SC2154  # They are set there.
+# Sourced by tpu_pod.sh: gcloud commands for the slice $name of $type in $zone.
+# Prints them instead if $dry_run is set. $files is a temporary folder.
+# shellcheck disable=SC2154  # The variables are set by tpu_pod.sh.
 
 case $type in
   v5litepod-*) software=v2-alpha-tpuv5-lite ;;
   v5p-*) software=v2-alpha-tpuv5 ;;
   v6e-*) software=v2-alpha-tpuv6e ;;
   v4-*) software=tpu-ubuntu2204-base ;;
-  *) software=${RUNTIME:?"$type: say its software version in RUNTIME"} ;;
+  *) software=${RUNTIME:?"$type: set RUNTIME to its software version"} ;;
 esac
 
 run() {
@@ -23,10 +23,10 @@ create() {
   queue create --node-id="$name" --accelerator-type="$type" \
     --runtime-version="${RUNTIME:-$software}" "${spot[@]}"
 }
-give_back() { queue delete --force --quiet; }
+delete_slice() { queue delete --force --quiet; }
 state() {
   queue describe --format="value(state.state)" 2>"$files/error" && return
-  # What else keeps gcloud from answering says nothing of the slice.
+  # Other errors of gcloud are not a state of the slice.
   if grep -q NOT_FOUND "$files/error"; then
     echo NOT_FOUND
   else
@@ -36,7 +36,7 @@ state() {
 copy() {
   run gcloud compute tpus tpu-vm scp "$1" "$name:" --zone="$zone" --worker=all
 }
-# On worker $1, or all, the command $2. gcloud says it again where ssh breaks.
+# Runs command $2 on worker $1 or "all". gcloud retries broken connections.
 on_workers() {
   run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker="$1" --command="$2"
 }

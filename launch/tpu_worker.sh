@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What a worker of a TPU slice does for tpu_pod.sh, in its copy of the checkout:
-#   install         jssl into .venv-tpu; BUCKET, if there is one, mounted at shared
-#   start CONFIG WORKDIR [FLAGS...]   the training, detached, unless one is running
-#   state WORKDIR   one line: complete, running or ended, and the last checkpoint
-# Images have Python 3.10, jssl needs 3.11: uv takes 3.12 if it is there, and else
-# fetches it. gcsfuse is installed from Google's packages where it is missing.
+# Runs on each worker of a TPU slice, for tpu_pod.sh, in its copy of the checkout:
+#   install         installs jssl into .venv-tpu and mounts BUCKET, if set, at shared
+#   start CONFIG WORKDIR [FLAGS...]   starts the training, unless one is running
+#   state WORKDIR   prints complete, running or ended, and the last checkpoint
+# The images have Python 3.10 and jssl needs 3.11: uv downloads 3.12 if necessary.
+# gcsfuse is installed from Google's packages if it is missing.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
@@ -26,21 +26,21 @@ mount_bucket() {
     echo "deb [signed-by=$key] $from gcsfuse-$(lsb_release -cs) main" |
       sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
     sudo apt-get update -qq
-    # A machine that has just started may be installing packages by itself.
+    # A new machine may still be installing packages.
     sudo apt-get install -qq -o DPkg::Lock::Timeout=600 gcsfuse
   fi
-  # A save ends with renaming its folder. What is appended to metrics.jsonl gets
-  # to the bucket when the run ends, not before.
+  # A save renames its folder. Rows appended to metrics.jsonl reach the bucket
+  # when the file is closed.
   gcsfuse --implicit-dirs --rename-dir-limit=200000 "$BUCKET" shared
 }
 
 start() {
   local config=$1 workdir=$2 && shift 2
-  # Held by the training, and by all it starts, for as long as they live.
+  # The training and its children hold the lock until they end.
   exec 9>run.lock
   flock --nonblock 9 || return 0
   rm -f run.status
-  # On the shared storage it outlives a preemption.
+  # Shared storage survives a preemption.
   JAX_COMPILATION_CACHE_DIR=$(dirname "$workdir")/compiled
   export JAX_COMPILATION_CACHE_DIR
   # shellcheck disable=SC2016
@@ -50,18 +50,18 @@ start() {
 }
 
 state() {
-  local is step
+  local state step
   if grep -qs '"complete"' "$1/status.json"; then
-    is=complete
+    state=complete
   elif ! flock --nonblock run.lock true; then
-    is=running
+    state=running
   else
-    is="ended $(cat run.status 2>/dev/null || echo killed)"
+    state="ended $(cat run.status 2>/dev/null || echo killed)"
   fi
-  # A manifest is the last thing that a checkpoint gets.
+  # The manifest is the last file of a checkpoint.
   step=$(find "$1/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json \
     -printf '%h\n' 2>/dev/null | sed 's|.*/||' | sort -n | tail -1) || true
-  echo "jssl: $is at ${step:-0}"
+  echo "jssl: $state at ${step:-0}"
 }
 
 "$@"

@@ -1,10 +1,9 @@
-"""The optimizer of a run, made of optax's parts.
+"""The optimizer of a run, an optax chain per parameter group.
 
-Matrices and convolutions are decayed and, under LARS and LAMB, adapted; biases,
-norm scales and other vectors are neither (`masks.py`). Every parameter belongs
-to a group: the backbone's to "backbone", the head's to what its objective says.
-A group may have a learning-rate multiplier that varies by step, and one of 0
-freezes it. A group may also stay at the peak of the learning rate.
+Weight decay and the trust ratios of LARS and LAMB apply to matrices and
+convolutions, not to vectors (see `masks.py`). Parameters of the backbone are in
+group "backbone", those of the head in groups of their objective. A group may
+have a learning-rate multiplier by step (0 freezes it), or a constant rate.
 """
 
 import dataclasses
@@ -25,25 +24,23 @@ class Optim:
   """The `optim` section of a config.
 
   Attributes:
-    name: "adamw" (Loshchilov & Hutter, ICLR 2019), "adam" (its decay is L2,
-      part of the gradient, as in torch's), "sgd" with momentum, "lars"
-      (You et al., 2017; the momentum keeps scaled updates, as in SimCLR's
-      code), or "lamb" (You et al., ICLR 2020, algorithm 2 with phi(x) = x; the
-      moments are corrected for their bias, which BERT's code leaves out, and
-      epsilon is that code's 1e-6).
-    learning_rate: at its peak, of the whole batch, not of 256 images.
-    warmup_steps: steps of linear warm-up; a cosine to the end follows.
-    end_fraction: last learning rate over the peak.
+    name: "adamw" (Loshchilov & Hutter, ICLR 2019), "adam" (with L2 in the
+      gradient, as in torch), "sgd" with momentum, "lars" (You et al., 2017; the
+      momentum accumulates scaled updates, as in SimCLR's code) or "lamb" (You
+      et al., ICLR 2020, algorithm 2 with phi(x) = x; with bias correction,
+      which BERT's code omits, and epsilon 1e-6 as there).
+    learning_rate: peak learning rate, for the whole batch (not per 256 images).
+    warmup_steps: steps of linear warm-up, before a cosine to the end.
+    end_fraction: last learning rate divided by the peak.
     weight_decay: decoupled for adamw and lamb, added to the gradient for adam,
       sgd and lars.
-    weight_decay_end: value that the weight decay reaches at the end of the run,
-      on half a cosine from `weight_decay` (DINO: 0.04 to 0.4); negative for a
-      constant decay.
-    clip_norm: largest norm of the whole gradient; 0 doesn't clip.
-    momentum: of sgd and lars.
-    b1: of adamw, adam and lamb.
-    b2: of adamw, adam and lamb.
-    trust_coefficient: of lars.
+    weight_decay_end: weight decay at the end of the run, on half a cosine from
+      `weight_decay` (DINO: 0.04 to 0.4); negative for a constant decay.
+    clip_norm: largest global norm of the gradient; 0 disables clipping.
+    momentum: momentum of sgd and lars.
+    b1: decay of the first moment of adamw, adam and lamb.
+    b2: decay of the second moment of adamw, adam and lamb.
+    trust_coefficient: trust coefficient of lars.
   """
 
   name: Literal["adamw", "adam", "sgd", "lars", "lamb"]
@@ -61,8 +58,7 @@ class Optim:
   def __post_init__(self) -> None:
     if self.name not in ("adamw", "adam", "sgd", "lars", "lamb"):
       raise ValueError(
-        f"optim.name={self.name!r} is not known; use adamw, adam, sgd, "
-        "lars or lamb"
+        f"optim.name={self.name!r}: expected adamw, adam, sgd, lars or lamb"
       )
     if self.learning_rate <= 0:
       raise ValueError(
@@ -85,7 +81,7 @@ class Optim:
     )
 
   def decay(self, total_steps: int) -> Schedule | float:
-    """Returns the weight decay by step, or the one that holds for all."""
+    """Returns the weight decay by step, or a constant."""
     if self.weight_decay_end < 0:
       return self.weight_decay
     return schedules.cosine(
@@ -94,10 +90,9 @@ class Optim:
 
 
 def _trust_ratio(coefficient: float) -> optax.GradientTransformation:
-  """Scales an update by `coefficient` |parameter| / |update|, layer by layer.
+  """Scales each layer's update by `coefficient` |parameter| / |update|.
 
-  Leaves that hold all layers at once get one ratio a layer, so that stacking
-  (`model.scan_layers`) changes nothing.
+  Stacked leaves (`model.scan_layers`) have one ratio per layer.
   """
   whole = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
 
@@ -121,19 +116,18 @@ def _group(
   weight_decay: Schedule | float,
   multiplier: Schedule | None,
 ) -> optax.GradientTransformation:
-  """The chain of one group.
+  """Returns the chain of one group.
 
-  The parts with a memory stand still while the multiplier is 0; the schedules
-  count on, so a thawed group is where the rest of the run is.
+  While the multiplier is 0, moments are not updated; schedules still advance.
   """
 
-  def memory(
-    part: optax.GradientTransformation,
+  def unless_frozen(
+    moments: optax.GradientTransformation,
   ) -> optax.GradientTransformation:
     if multiplier is None:
-      return part
+      return moments
     return optax.transforms.conditionally_mask(
-      part, lambda step: multiplier(step) > 0
+      moments, lambda step: multiplier(step) > 0
     )
 
   def rate(step: Step) -> Scalar | float:
@@ -145,39 +139,22 @@ def _group(
   match optim.name:
     case "adamw":
       adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2)
-      return optax.chain(memory(adam), decay, scale)
+      return optax.chain(unless_frozen(adam), decay, scale)
     case "adam":
-      # The decay goes through the moments: L2, as in torch's Adam.
+      # L2 as in torch's Adam: the decay enters the moments.
       adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2)
-      return optax.chain(decay, memory(adam), scale)
+      return optax.chain(decay, unless_frozen(adam), scale)
     case "sgd":
       trace = optax.trace(optim.momentum)
-      return optax.chain(decay, memory(trace), scale)
+      return optax.chain(decay, unless_frozen(trace), scale)
     case "lars":
       trust = optax.masked(_trust_ratio(optim.trust_coefficient), matrices)
       trace = optax.trace(optim.momentum)
-      return optax.chain(decay, trust, scale, memory(trace))
+      return optax.chain(decay, trust, scale, unless_frozen(trace))
     case "lamb":
       adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=1e-6)
       trust = optax.masked(_trust_ratio(1.0), matrices)
-      return optax.chain(memory(adam), decay, trust, scale)
-
-
-def _adapting(
-  name: str, optimizer: optax.GradientTransformation
-) -> optax.GradientTransformation:
-  """The same optimizer; its `init` wants something to adapt."""
-
-  def init(params: PyTree) -> PyTree:
-    if not any(jax.tree.leaves(matrices(params))):
-      raise ValueError(
-        f"optim.name={name!r} adapts the steps of matrices, and none of the "
-        f"trained parameters {tree.names(params)} is one; use sgd or adamw"
-      )
-    return optimizer.init(params)
-
-  # Not a link of the chain: that would change the names in checkpoints.
-  return optimizer._replace(init=init)
+      return optax.chain(unless_frozen(adam), decay, trust, scale)
 
 
 def make_optimizer(
@@ -193,22 +170,21 @@ def make_optimizer(
   Args:
     optim: hyper-parameters.
     groups: the group of each parameter, a tree of str.
-    multipliers: learning-rate multiplier by step, for groups that have one.
-    total_steps: steps of the run, for the cosines.
-    constant: groups whose learning rate is `optim.learning_rate` at each step,
-      with neither warm-up nor cosine (SimSiam's predictor). Multipliers hold
-      for them too.
+    multipliers: learning-rate multiplier by step, by group.
+    total_steps: steps of the run.
+    constant: groups whose learning rate is `optim.learning_rate` at every step
+      (SimSiam's predictor), times their multiplier.
 
   Raises:
-    ValueError: a group of `multipliers` or `constant` has no parameters, or
-      the warm-up is longer than the run. From `init`: lars or lamb has no
+    ValueError: if a group of `multipliers` or `constant` has no parameters, or
+      the warm-up is longer than the run; from `init`, if lars or lamb has no
       matrix to adapt.
   """
   used = set(jax.tree.leaves(groups))
   if missing := (set(multipliers) | constant) - used:
     raise ValueError(
-      f"the objective schedules groups {sorted(missing)}, but its parameters "
-      f"are in {sorted(used)}"
+      f"the objective has learning rates for groups {sorted(missing)}, but "
+      f"parameters in {sorted(used)} only"
     )
   learning_rate = optim.schedule(total_steps)
   weight_decay = optim.decay(total_steps)
@@ -229,6 +205,15 @@ def make_optimizer(
   if optim.clip_norm:
     clip = optax.clip_by_global_norm(optim.clip_norm)
     optimizer = optax.chain(clip, optimizer)
-  if optim.name in ("lars", "lamb"):
-    optimizer = _adapting(optim.name, optimizer)
-  return optimizer
+
+  def init(params: PyTree) -> PyTree:
+    adapts = optim.name in ("lars", "lamb")
+    if adapts and not any(jax.tree.leaves(matrices(params))):
+      raise ValueError(
+        f"optim.name={optim.name!r} adapts matrices, but the parameters "
+        f"{tree.names(params)} have none; use sgd or adamw"
+      )
+    return optimizer.init(params)
+
+  # Not a link of the chain: that would rename the state in checkpoints.
+  return optimizer._replace(init=init)

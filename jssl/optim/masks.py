@@ -1,4 +1,4 @@
-"""Which parameters are decayed and, under LARS and LAMB, adapted."""
+"""The parameters that weight decay and trust ratios apply to."""
 
 import jax
 
@@ -6,28 +6,27 @@ from jssl import tree
 from jssl.typing import PyTree
 
 STACKED = "blocks"
-"""Path component under which leaves have one layer a row of their first axis
-(`model.scan_layers`). Blocks that are not stacked are called `block_0` etc."""
+"""Path component of leaves whose first axis is the layer (`model.scan_layers`).
+Other blocks are called `block_0` etc."""
 _VECTORS = frozenset({"bias", "scale", "positions", "cls"})
 
 
 def is_stacked(name: str) -> bool:
-  """Returns whether the leaf of this path name holds all layers at once."""
+  """True if a leaf of this path name holds all layers."""
   return STACKED in name.split("/")
 
 
 def is_matrix(name: str, leaf: jax.Array) -> bool:
-  """Returns whether a leaf is a matrix or a convolution, or a stack of them.
+  """True if a leaf is a matrix or a convolution, or a stack of them.
 
-  Biases, norm scales, learned positions and class tokens are none, whatever
-  their shape. SimCLR's LARS and BERT's LAMB leave out biases and norms; of the
-  recipes for ViTs timm and MAE's fine-tuning leave out positions and tokens
-  too, and DINO decays them. They are left out here: they are offsets that are
-  added to tokens, as biases are, and a stored [1, n, d] should not change that.
+  Biases, norm scales, learned positions and class tokens are not, whatever
+  their shape. SimCLR's LARS and BERT's LAMB exclude biases and norms. For ViTs,
+  timm and MAE's fine-tuning exclude positions and tokens too, while DINO decays
+  them; here they are excluded, because they are offsets, as biases are.
 
   Args:
-    name: path of the leaf, `backbone/blocks/qkv/kernel`.
-    leaf: an array, or anything that has an `ndim`.
+    name: path of the leaf, such as `backbone/blocks/qkv/kernel`.
+    leaf: an array, or anything with an `ndim`.
   """
   if name.split("/")[-1] in _VECTORS:
     return False

@@ -1,12 +1,10 @@
-"""From rows of a batch to features, at once or in chunks.
+"""Encodes a batch at once or in chunks that bound the memory of activations.
 
-A loss over the whole batch needs the features of the whole batch, but not the
-backbone's activations of all of it at the same time. In chunks, features are
-made first, without a gradient; the loss says what it wants of each of them;
-then each chunk is run again, with its part of that as the cotangent (Gao et
-al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
-2021). The gradient is that of the whole batch, the activations are those of a
-chunk.
+A loss over the whole batch needs all features, but not all activations of the
+backbone at the same time. In chunks, a first pass computes features without a
+gradient, the loss gives their cotangents, and a second pass differentiates each
+chunk (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
+Limited Setup", 2021). The gradient is exact.
 """
 
 from collections.abc import Callable
@@ -22,11 +20,11 @@ from jssl.models.backbone import Backbone
 from jssl.typing import Key, Keys, Pixels, PyTree, Step, Variables, Views
 
 Hidden = tuple[Float[Array, "v b d"], ...]
-"""Features, one array for each resolution."""
+"""Features, one array per resolution."""
 
 
 class Rows(NamedTuple):
-  """Rows of a batch, with what makes their views and their dropped paths."""
+  """Images of a batch with their keys for augmentation and stochastic depth."""
 
   images: Pixels
   augment_keys: Keys
@@ -34,7 +32,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(images: Pixels, root: Key, step: Step) -> Rows:
-  """Returns the images of a step with their keys."""
+  """Draws the keys of a step."""
   augment_keys, model_keys = (
     rng.per_row(rng.stream(root, name, step), len(images))
     for name in ("augment", "model")
@@ -43,13 +41,13 @@ def rows_of(images: Pixels, root: Key, step: Step) -> Rows:
 
 
 class Encoded(NamedTuple):
-  """What one pass over a batch gives.
+  """Features of a batch and updated variables.
 
   Attributes:
-    student: features, what gradients flow into.
-    teacher: of the averaged backbone, large crops only; () without one.
+    student: features of the backbone.
+    teacher: features of the averaged backbone, large crops only; () without it.
     backbone: variables with updated batch statistics.
-    teacher_backbone: the same of the averaged backbone.
+    teacher_backbone: variables of the averaged backbone, also updated.
   """
 
   student: Hidden
@@ -64,20 +62,19 @@ def encode(
   images: tuple[Views, ...],
   keys: Keys | None,
 ) -> tuple[Hidden, Variables]:
-  """Runs the backbone once for each resolution.
+  """Runs the backbone once per resolution.
 
-  The views of an image are kept together, [b * v, ...], so that on a mesh every
-  device flattens the rows that it has, and batch statistics are over all views
-  of a resolution.
+  The views of an image stay together, [b * v, ...]: on a mesh, each device
+  flattens its own rows. Batch statistics are over all views of a resolution.
 
   Args:
-    backbone: of `variables`.
+    backbone: the encoder.
     variables: parameters and batch statistics.
-    images: [v, b, h, w, c] of each resolution.
-    keys: one for each image, [b]; None drops no path.
+    images: [v, b, h, w, c] per resolution.
+    keys: one key per image, [b]; None disables stochastic depth.
 
   Returns:
-    [v, b, d] of each resolution, and variables with new batch statistics.
+    [v, b, d] per resolution, and variables with new batch statistics.
   """
   features, first = [], 0
   for x in images:
@@ -92,17 +89,20 @@ def encode(
   return tuple(features), variables
 
 
+Encoder = Callable[[Variables, Variables, Rows], Encoded]
+"""`(variables, teacher's variables or {}, rows) -> features`."""
+
+
 def make_encoder(
   backbone: Backbone, augment: Augment, num_views: int
-) -> Callable[[Variables, Variables, Rows], Encoded]:
-  """Returns `(variables, teacher variables or {}, rows) -> Encoded`."""
+) -> Encoder:
+  """Returns a function that augments and encodes rows."""
 
   def encoder(variables: Variables, teacher: Variables, rows: Rows) -> Encoded:
     images = views(augment, rows.augment_keys, rows.images, num_views)
     teacher_h: Hidden = ()
     if teacher:
-      # Batch statistics of its own, and all of its paths, as in the methods'
-      # official code.
+      # Own batch statistics and no stochastic depth, as in official code.
       teacher_h, teacher = encode(backbone, teacher, images[:1], None)
     h, variables = encode(backbone, variables, images, rows.model_keys)
     return Encoded(h, jax.lax.stop_gradient(teacher_h), variables, teacher)
@@ -111,18 +111,18 @@ def make_encoder(
 
 
 def split(tree: PyTree, parts: int, shards: int, axis: int = 0) -> PyTree:
-  """Cuts a batch axis into parts, each with as many rows of every device.
+  """Splits a batch axis into parts with equally many rows of every device.
 
-  Device i has rows [i b/shards, (i + 1) b/shards), and no row moves.
+  Device i has rows [i b/shards, (i + 1) b/shards); no row moves between them.
 
   Args:
-    tree: of arrays with b rows on `axis`.
-    parts: to cut into; parts * shards divides b.
-    shards: devices that the batch lies on.
-    axis: of the rows.
+    tree: arrays with b rows on `axis`.
+    parts: number of parts; parts * shards divides b.
+    shards: number of devices that the batch is split over.
+    axis: axis of the rows.
 
   Returns:
-    Arrays with a new first axis of `parts`, and b / parts rows.
+    Arrays with a new first axis of size `parts`, and b / parts rows.
   """
 
   def cut(x: Array) -> Array:
@@ -135,7 +135,7 @@ def split(tree: PyTree, parts: int, shards: int, axis: int = 0) -> PyTree:
 
 
 def join(tree: PyTree, shards: int, axis: int = 0) -> PyTree:
-  """The inverse of `split`."""
+  """Inverse of `split`."""
 
   def put(x: Array) -> Array:
     parts, *shape = x.shape
@@ -148,7 +148,7 @@ def join(tree: PyTree, shards: int, axis: int = 0) -> PyTree:
 
 
 def encode_with_pullback(
-  encoder: Callable[[Variables, Variables, Rows], Encoded],
+  encoder: Encoder,
   variables: Variables,
   teacher: Variables,
   rows: Rows,
@@ -156,22 +156,21 @@ def encode_with_pullback(
   chunks: int = 1,
   shards: int = 1,
 ) -> tuple[Encoded, Callable[[Hidden], PyTree]]:
-  """Encodes a batch, and says what its parameters' gradient is.
+  """Encodes a batch and returns its pullback.
 
-  Batch statistics are those of a chunk; running averages take the mean over
-  chunks, as if all had been computed at once in groups of a chunk.
+  Batch statistics are those of each chunk; running averages take their mean.
 
   Args:
-    encoder: of `make_encoder`.
-    variables: of the backbone.
-    teacher: of the averaged backbone, or {}.
+    encoder: see `make_encoder`.
+    variables: variables of the backbone.
+    teacher: variables of the averaged backbone, or {}.
     rows: the batch.
-    chunks: in which it is run; 1 keeps all activations.
-    shards: devices that the batch lies on.
+    chunks: number of chunks; 1 keeps all activations.
+    shards: number of devices that the batch is split over.
 
   Returns:
-    What was encoded, and the function from the cotangents of its student
-    features to the gradient of the backbone's parameters.
+    The features, and the function from cotangents of the student's features to
+    the gradient of the backbone's parameters.
   """
 
   def of_params(params: PyTree, part: Rows) -> tuple[Hidden, Encoded]:
@@ -219,7 +218,7 @@ def encode_with_pullback(
 
 
 def _statistics(encoded: Encoded) -> tuple[PyTree, PyTree]:
-  """Returns what isn't learned, of backbone and averaged backbone."""
+  """Returns the variables besides parameters, of backbone and teacher."""
   backbone, teacher = (
     {name: part for name, part in variables.items() if name != "params"}
     for variables in (encoded.backbone, encoded.teacher_backbone)

@@ -11,6 +11,9 @@ import pytest
 import yaml
 from launch.stubs import LAUNCH, ROOT, first_in_path, shellcheck, stub
 
+from jssl.config.parse import complete
+from jssl.config.schema import Config
+
 SET = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
 (SLICE,) = SET["spec"]["replicatedJobs"]
 JOB = SLICE["template"]["spec"]
@@ -79,7 +82,7 @@ def test_what_is_trained_is_there():
   module = importlib.util.module_from_spec(found)
   found.loader.exec_module(module)
   section, name = key.split(".")
-  assert name in module.get_config()[section]
+  assert name in complete(module.get_config(), Config)[section]
 
 
 @pytest.mark.parametrize("status", ["0", "1", "75", "134"])

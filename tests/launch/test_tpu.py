@@ -68,7 +68,7 @@ def test_a_pod_that_is_kept_and_one_that_is_not_known():
   assert "--spot" not in said("tpu_pod.sh", *arguments, SPOT="0")
   unknown = ("--dry-run", "pod", "z", "v9-8", "c.py", "w")
   message = said("tpu_pod.sh", *unknown, status=1)
-  assert "v9-8: say its software version in RUNTIME" in message
+  assert "v9-8: set RUNTIME to its software version" in message
 
 
 # A state for each time it is asked, the last one for ever; what ssh is told is
