@@ -4,6 +4,8 @@ There is one process per host (on GPUs, per device), connected by JAX; messages
 are XLA collectives, so all processes must make the same calls.
 """
 
+import difflib
+import itertools
 import json
 import os
 import signal
@@ -177,24 +179,20 @@ def check_same(text: str, name: str) -> None:
     name: plural noun for the message, such as "configs".
 
   Raises:
-    ValueError: on every process, with the lines that differ from process 0.
+    ValueError: on every process, with the first difference to process 0.
   """
   texts = all_gather_text(text)
-  first = texts[0].splitlines()
-  differences = []
   for index, other in enumerate(texts):
-    lines = other.splitlines()
-    differences += [
-      f"  process 0: {a.strip()}; process {index}: {b.strip()}"
-      for a, b in zip(first, lines, strict=False)
-      if a != b
-    ]
-    if len(first) != len(lines):
-      differences.append(
-        f"  process 0 has {len(first)} lines, process {index} has {len(lines)}"
-      )
-  if differences:
-    raise ValueError(
-      f"the processes have different {name}; start all of them with the same "
-      "command:\n" + "\n".join(differences[:20])
+    lines = difflib.unified_diff(
+      texts[0].splitlines(),
+      other.splitlines(),
+      "process 0",
+      f"process {index}",
+      n=0,
+      lineterm="",
     )
+    if difference := "\n".join(itertools.islice(lines, 20)):
+      raise ValueError(
+        f"the processes have different {name}; start all of them with the same "
+        f"command:\n{difference}"
+      )

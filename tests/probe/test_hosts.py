@@ -123,4 +123,4 @@ def test_processes_with_different_arguments_are_refused(tmp_path):
   assert status == [1, 1], "\n".join(said)
   for own in said:
     assert "the processes have different arguments" in own
-    assert "process 1 has 3 lines of 2" in own
+    assert "\n+--overwrite" in own

@@ -240,7 +240,7 @@ def test_processes_of_different_configs_are_refused(tmp_path):
   for own in said:
     assert "the processes have different configs" in own
     assert re.search(
-      r'process 0: "learning_rate": 0.005.*process 1: .*0\.1', own
+      r'process 0\n.*process 1\n.*\n- *"learning_rate": 0.005.*\n\+.*0\.1', own
     )
   assert not (tmp_path / "W").exists()
 
