@@ -109,7 +109,7 @@ def test_a_run_is_made_of_the_config():
         "objective": {"name": "w_mse", "projector": {"out_dim": 128}},
       },
       ValueError,
-      "data.batch_size=128 must be larger",
+      "data.batch_size=128 must exceed",
     ),
     (
       {"head.strategy": "implicit"},
