@@ -133,7 +133,7 @@ def run(workdir, **options):
 
 def test_backbone_and_heads_are_diagnosed(workdir):
   items = save(workdir, 20)
-  told = run(workdir, diagnostics=True)
+  lines = run(workdir, diagnostics=True)
   found = diagnosed(workdir)
   assert found.keys() == {
     ("random", 0, "backbone"),
@@ -145,7 +145,7 @@ def test_backbone_and_heads_are_diagnosed(workdir):
     assert row["values"].keys() | row["not_measured"].keys() == EVERYTHING
     # Three directions are too few for a power law; nothing else is lacking.
     assert row["not_measured"].keys() <= {"alpha_req"}
-  assert "33 diagnostics of backbone" in " ".join(told)
+  assert "33 diagnostics of backbone" in " ".join(lines)
   (curve,) = [r for r in rows(workdir) if r["record"] == "concentration"]
   assert len(curve["deltas"]) == len(curve["one_minus_sigma"])
 
@@ -277,7 +277,7 @@ def test_the_spectrum_is_kept_once_and_needs_no_labels(workdir, monkeypatch):
   monkeypatch.setattr(dataset, "open_split", unlabelled)
   for step in (10, 20):
     save(workdir, step)
-  told = run(workdir, diagnostics=True)
+  lines = run(workdir, diagnostics=True)
   spectra = [r for r in rows(workdir) if r["record"] == "spectrum"]
   assert [(r["features"], r["step"]) for r in spectra] == [
     *(("random", 0), ("backbone", 10), ("backbone", 20))
@@ -295,7 +295,7 @@ def test_the_spectrum_is_kept_once_and_needs_no_labels(workdir, monkeypatch):
       np.sum(np.square(row["deviation"])),
       rtol=1e-6,
     )
-  assert any("collapse AUC 0." in line for line in told)
+  assert any("collapse AUC 0." in line for line in lines)
 
 
 def test_what_was_probed_is_only_diagnosed(workdir):
@@ -309,9 +309,9 @@ def test_what_was_probed_is_only_diagnosed(workdir):
   after = rows(workdir)
   run(workdir, diagnostics=True)
   assert rows(workdir) == after
-  told = run(workdir, overwrite=True, diagnostics=True)
+  lines = run(workdir, overwrite=True, diagnostics=True)
   assert len(rows(workdir)) == len(after)
-  assert sum("concentration" in line for line in told) == 1
+  assert sum("concentration" in line for line in lines) == 1
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def damage(workdir, step):
 def test_rows_have_what_readers_need(workdir):
   claim(workdir, probes=("linear", "knn", "mlp"), label_fractions=(0.2,))
   save(workdir, 10, 20)
-  told = run(workdir)
+  lines = run(workdir)
   assert subjects(workdir) == {
     ("pixels", 0, "tiny"),
     ("random", 0, "tiny"),
@@ -157,7 +157,7 @@ def test_rows_have_what_readers_need(workdir):
     assert row["seeds"] == 2
     assert row["seconds"] > 0
     assert all(len(values) == 2 for values in row["chosen"].values())
-  table = told[-1].splitlines()
+  table = lines[-1].splitlines()
   assert [line.split("  ")[0] for line in table[2:]] == [
     "raw pixels",
     "random backbone",
@@ -185,9 +185,9 @@ def test_what_was_probed_is_not_probed_again(workdir):
   run(workdir)
   before = rows(workdir)
   save(workdir, 20)
-  told = run(workdir)
+  lines = run(workdir)
   assert rows(workdir)[: len(before)] == before
-  assert not any("step10" in line for line in told)
+  assert not any("step10" in line for line in lines)
   assert ("backbone", 20, "tiny") in subjects(workdir)
   run(workdir, overwrite=True)
   assert len(rows(workdir)) == len(before) + 2
@@ -200,9 +200,9 @@ def test_what_was_probed_is_not_probed_again(workdir):
 
 def test_features_that_are_not_finite_are_told_of_and_passed_over(workdir):
   save(workdir, 5, 10, 20, broken=10)
-  told = run(workdir, follow=True)
+  lines = run(workdir, follow=True)
   reason = "302 of 302 rows of features are not finite"
-  assert sum(reason in line for line in told) == 2
+  assert sum(reason in line for line in lines) == 2
   found = {r["part"]: r for r in rows(workdir) if r["step"] == 10}
   assert found.keys() == {"spectrum", "probe"}
   for row in found.values():
@@ -330,16 +330,16 @@ def test_a_checkpoint_deleted_meanwhile_is_skipped(workdir, monkeypatch):
     return restore(workdir, step)
 
   monkeypatch.setattr(checkpoint, "restore_backbone", late)
-  told = run(workdir)
-  assert "Skipped step 10: deleted before it was probed." in told
+  lines = run(workdir)
+  assert "Skipped step 10: deleted before it was probed." in lines
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
 
 def test_a_damaged_checkpoint_is_told_and_skipped(workdir):
   save(workdir, 10, 20)
   damage(workdir, 10)
-  told = run(workdir)
-  assert any("Skipped a damaged checkpoint" in line for line in told)
+  lines = run(workdir)
+  assert any("Skipped a damaged checkpoint" in line for line in lines)
   assert ("backbone", 10, "tiny") not in subjects(workdir)
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
