@@ -1,1 +1,1 @@
-"""What a run needs on devices that are not there, before they are rented."""
+"""Memory, FLOPs and collectives of a run, without the target hardware."""

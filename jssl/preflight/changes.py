@@ -1,4 +1,4 @@
-"""What to change where a program doesn't fit: tried by compiling it."""
+"""Changes of a config that make it fit, verified by compiling them."""
 
 import itertools
 import math
@@ -11,19 +11,18 @@ from jssl.preflight.check import Result, check
 from jssl.preflight.programs import FEATURES, STEP
 from jssl.preflight.targets import Target
 
-_MOST_TRIES = 6
+_MAX_ATTEMPTS = 6
 
-# Keys of a config and their values.
+# Values by config key.
 Changes = dict[str, Any]
 
 
-class Tried(NamedTuple):
-  """A change of the config, compiled.
+class Attempt(NamedTuple):
+  """A compiled change of a config.
 
   Attributes:
-    changes: values by key.
-    result: of what didn't fit, with them; None where the config can't be run
-      so.
+    changes: values by config key.
+    result: requirements of the changed config; None if it is invalid.
   """
 
   changes: Changes
@@ -31,108 +30,106 @@ class Tried(NamedTuple):
 
   @property
   def fits(self) -> bool:
-    """Whether the changed config does."""
+    """True if the changed config fits."""
     return self.result is not None and self.result.fits
 
-  def in_words(self) -> str:
-    """Returns the flags that make the changes."""
+  @property
+  def flags(self) -> str:
+    """Command-line flags that make the changes."""
     return " ".join(f"--config.{k}={v}" for k, v in self.changes.items())
 
 
-def _shortage(result: Result) -> float:
-  """Returns how many times what is free the step's own memory takes."""
+def _memory_ratio(result: Result) -> float:
+  """Returns the step's working memory over the memory available to it."""
   memory = result.step.memory
   if memory.peak is None or memory.limit is None:
     return 2.0
   held = sum(result.sizes)
-  # The peak has the arguments in it, and not the batches that lie ready.
-  own = memory.peak - (held - result.sizes.prefetched)
-  return max(own, 1) / max(memory.limit - held, memory.limit / 20)
+  # The peak includes arguments but not prefetched batches.
+  working = memory.peak - (held - result.sizes.prefetched)
+  return max(working, 1) / max(memory.limit - held, memory.limit / 20)
 
 
 def candidates(config: Config, result: Result) -> Iterator[Changes]:
-  """Yields changes of the step that need less memory, the cheapest first.
+  """Yields changes that reduce the memory of the train step, cheapest first.
 
-  Fewer batches ahead where the step alone fits. Parameters split over `fsdp`
-  where they are what fills the memory; then the backbone's blocks computed anew
-  in the backward pass; chunks of the batch, which leave the loss and its
-  gradient as they are, BatchNorm apart, whose statistics are then those of a
-  chunk; and at last a smaller batch, which leaves neither.
+  In this order: fewer prefetched batches, if the step alone fits; parameters
+  sharded over `fsdp`, if they dominate; rematerialised blocks; chunks of the
+  batch, which preserve loss and gradient except for BatchNorm statistics; and a
+  smaller batch.
   """
   devices = math.prod(result.mesh.values())
   held, limit = sum(result.sizes), result.step.memory.limit or 0
-  split: Changes = {}
+  base: Changes = {}
   peak = result.step.memory.peak
   if peak is not None and peak <= limit and result.sizes.batch:
     yield {"data.prefetch_batches": (limit - peak) // result.sizes.batch}
   if held > limit / 3 and result.mesh["fsdp"] == 1:
-    ways = math.gcd(
+    fsdp = math.gcd(
       devices, 2 ** math.ceil(math.log2(max(4 * held / limit, 2)))
     )
-    split = {"mesh.data": devices // ways, "mesh.fsdp": ways}
-    yield split
-  anew: Changes = dict(split)
+    base = {"mesh.data": devices // fsdp, "mesh.fsdp": fsdp}
+    yield base
   if getattr(config.model, "remat", "") == "none":
-    anew |= {"model.remat": "block"}
-    yield anew
-  parts = 2 ** max(1, math.ceil(math.log2(_shortage(result))))
-  for more in (1, 2, 4):
-    chunks = config.train.chunks * parts * more
+    base = {**base, "model.remat": "block"}
+    yield base
+  least = 2 ** max(1, math.ceil(math.log2(_memory_ratio(result))))
+  for factor in (1, 2, 4):
+    chunks = config.train.chunks * least * factor
     if config.data.batch_size % (chunks * devices) == 0:
-      yield {**anew, "train.chunks": chunks}
-  for less in (2, 4):
-    batch = config.data.batch_size // less
+      yield {**base, "train.chunks": chunks}
+  for factor in (2, 4):
+    batch = config.data.batch_size // factor
     if batch % devices == 0 and batch:
-      yield {**anew, "data.batch_size": batch}
+      yield {**base, "data.batch_size": batch}
 
 
-def probe_candidates(config: Config) -> Iterator[Changes]:
-  """Yields smaller batches of the probe, where its program doesn't fit."""
-  batch = config.probe.batch_size
-  for less in (2, 4, 8, 16):
-    if batch // less:
-      yield {"probe.batch_size": batch // less}
+def _probe_candidates(config: Config) -> Iterator[Changes]:
+  for factor in (2, 4, 8, 16):
+    if batch := config.probe.batch_size // factor:
+      yield {"probe.batch_size": batch}
 
 
 def suggest(
   config: Config,
   target: Target,
   result: Result,
-  tell: Callable[[str], None] = lambda line: None,
-) -> list[Tried]:
-  """Returns changes in the order in which they were tried.
-
-  The last one fits, if any does.
+  log: Callable[[str], None] = lambda line: None,
+) -> list[Attempt]:
+  """Compiles changes of a config until one fits.
 
   Args:
-    config: that doesn't fit.
-    target: that it doesn't fit on.
-    result: of it.
-    tell: takes a line for each.
-  """
-  tried: list[Tried] = []
+    config: config that does not fit.
+    target: devices of the run.
+    result: requirements of the config.
+    log: receives a line per attempt.
 
-  def until_one_fits(wanted: Iterator[Changes], program: str) -> bool:
-    for changes in itertools.islice(wanted, _MOST_TRIES):
+  Returns:
+    The attempts in order. The last one fits, if any does.
+  """
+  attempts: list[Attempt] = []
+
+  def search(candidates: Iterator[Changes], program: str) -> bool:
+    for changes in itertools.islice(candidates, _MAX_ATTEMPTS):
       try:
         found = check(replace(config, changes), target, only=program)
       except (ValueError, RuntimeError):
         found = None
-      tried.append(Tried(changes, found))
-      fits = tried[-1].fits
-      tell(f"{tried[-1].in_words()}: {'fits' if fits else 'does not fit'}")
-      if fits:
+      attempt = Attempt(changes, found)
+      attempts.append(attempt)
+      log(f"{attempt.flags}: {'fits' if attempt.fits else 'does not fit'}")
+      if attempt.fits:
         return True
     return False
 
-  # What a program has no part in doesn't change it: each is compiled alone.
-  fits = {needs.name: needs.fits for needs in result.needs}
-  done: Changes = {}
+  # Changes of one program do not affect the other, so each is compiled alone.
+  fits = {one.name: one.fits for one in result.requirements}
+  step_changes: Changes = {}
   if not fits[STEP]:
-    if not until_one_fits(candidates(config, result), STEP):
-      return tried
-    done = tried[-1].changes
+    if not search(candidates(config, result), STEP):
+      return attempts
+    step_changes = attempts[-1].changes
   if not fits.get(FEATURES, True):
-    smaller = ({**done, **less} for less in probe_candidates(config))
-    until_one_fits(smaller, FEATURES)
-  return tried
+    changes = ({**step_changes, **own} for own in _probe_candidates(config))
+    search(changes, FEATURES)
+  return attempts

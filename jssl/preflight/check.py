@@ -1,29 +1,28 @@
-"""A config on a target: all that preflight finds out."""
+"""Requirements of a config on a target."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jssl.config.schema import Config
 from jssl.preflight.programs import STEP, Sizes, programs
-from jssl.preflight.requirements import Needs, measure
-from jssl.preflight.roofline import Roofline, roofline
+from jssl.preflight.requirements import Requirements, measure
 from jssl.preflight.targets import Target
 
 
 class Result(NamedTuple):
-  """What a config needs on a target.
+  """Requirements of a config on a target.
 
   Attributes:
-    target: that it was compiled for.
-    mesh: sizes of the axes by name.
-    hosts: that the devices belong to.
-    prepared: whether the data set is on this machine; else images are taken
-      for as large as the config makes them.
-    image_bytes: of an image as it goes to a device.
-    sizes: of what a device holds between two steps.
-    checkpoint_bytes: of a checkpoint, on the disk.
-    needs: of the train step, and of the probe's features.
+    target: devices that the programs are compiled for.
+    mesh: axis sizes by name.
+    hosts: number of processes of the run.
+    prepared: True if the data set is prepared on this machine; otherwise the
+      config's image size is assumed.
+    image_bytes: size of an image on the device.
+    sizes: state and batches on a device between two steps.
+    checkpoint_bytes: size of a checkpoint on disk.
+    requirements: requirements of the train step and of the probe features.
   """
 
   target: Target
@@ -33,59 +32,51 @@ class Result(NamedTuple):
   image_bytes: int
   sizes: Sizes
   checkpoint_bytes: int
-  needs: tuple[Needs, ...]
+  requirements: tuple[Requirements, ...]
 
   @property
   def fits(self) -> bool:
-    """Whether every program does."""
-    return all(needs.fits for needs in self.needs)
+    """True if every program fits."""
+    return all(one.fits for one in self.requirements)
 
   @property
-  def step(self) -> Needs:
-    """The train step's, which is the first."""
-    return self.needs[0]
-
-  @property
-  def step_bound(self) -> Roofline | None:
-    """The bound on the train step's speed."""
-    return roofline(self.step, self.target)
-
-
-def hosts_of(devices: list[Any]) -> int:
-  """Returns how many processes the devices belong to."""
-  return len({device.process_index for device in devices})
+  def step(self) -> Requirements:
+    """Requirements of the train step."""
+    return self.requirements[0]
 
 
 def check(config: Config, target: Target, *, only: str = "") -> Result:
-  """Compiles the programs of a config for a target, and says what they need.
+  """Compiles the programs of a config for a target.
 
   Args:
-    config: see configs/.
-    target: devices that need not be there.
-    only: name of a program, to leave out the other.
+    config: config of the run.
+    target: devices of the run.
+    only: name of the only program to compile; "" for all.
 
   Raises:
-    ValueError, TypeError: the config can't be run on so many devices, or the
-      target's compiler isn't there.
+    ValueError, TypeError: if the config is invalid on these devices, or the
+      target's compiler is not installed.
   """
-  devices = target.devices()
-  found = programs(config, devices)
-  mesh = dict(found.run.mesh.shape)
-  wanted = [one for one in found.compilable if only in ("", one.name)]
-  # The probe has no batches ahead of the one that it sees.
-  ready = {STEP: found.sizes.prefetched}
-  # At the same time: much of a compilation is the work of one thread.
-  with ThreadPoolExecutor(len(wanted)) as threads:
-    needs = threads.map(
-      lambda one: measure(one, target, mesh, ready.get(one.name, 0)), wanted
+  found = programs(config, target.devices())
+  mesh = found.run.mesh
+  selected = [one for one in found.compilable if only in ("", one.name)]
+  # The probe does not prefetch to the device.
+  prefetched = {STEP: found.sizes.prefetched}
+  # Concurrently, because compilation is largely single-threaded.
+  with ThreadPoolExecutor(len(selected)) as threads:
+    requirements = threads.map(
+      lambda one: measure(
+        one, target, dict(mesh.shape), prefetched.get(one.name, 0)
+      ),
+      selected,
     )
   return Result(
     target,
-    mesh,
-    hosts_of([*found.run.mesh.devices.flat]),
+    dict(mesh.shape),
+    len({device.process_index for device in mesh.devices.flat}),
     found.prepared,
     math.prod(found.run.source.image_shape),
     found.sizes,
     found.checkpoint_bytes,
-    tuple(needs),
+    tuple(requirements),
   )

@@ -1,9 +1,4 @@
-"""What a compiled program needs: memory, FLOPs, traffic, collectives.
-
-Programs can be compiled for devices that are not there
-(`jssl.preflight.targets`). What the compilers say are bounds
-and sizes, never times.
-"""
+"""Memory, FLOPs and collectives of a compiled function."""
 
 import dataclasses
 import math
@@ -17,17 +12,16 @@ from jssl.preflight.hlo import text
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of a compiled program, for each device.
+  """Cost of a compiled function per device.
 
   Attributes:
-    working_bytes: the peak of memory, less arguments and outputs.
-    output_bytes: of the outputs.
-    product_flops: of all matrix products and convolutions, loops counted by
-      trip and of branches the cheapest; in kernels that bring an estimate,
-      that. What the compiler splits over devices is taken as split evenly.
-    accessed_bytes: of memory, as the compiler estimates it, each loop's body
-      counted once; None where it doesn't.
-    collectives: bytes received by kind, loops counted by trip.
+    working_bytes: peak memory, excluding arguments and outputs.
+    output_bytes: size of the outputs.
+    product_flops: FLOPs of matrix products and convolutions, see
+      `product_flops`.
+    accessed_bytes: the compiler's estimate of memory accesses, which counts
+      loop bodies once; None if the compiler gives none.
+    collectives: bytes received by kind of collective.
   """
 
   working_bytes: int
@@ -38,76 +32,74 @@ class Cost:
 
 
 def compile_cost(function: Callable, *args: Any) -> Cost:
-  """Compiles a function and returns what it needs.
+  """Compiles a function and returns its cost.
 
   Args:
-    function: to be compiled; not jitted yet.
-    *args: arrays, or their shapes, dtypes and shardings.
+    function: function to be compiled; must not be jitted yet.
+    *args: arrays or `jax.ShapeDtypeStruct`s, whose shardings are used.
   """
   import jax
 
   traced = jax.jit(function).trace(*args)
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
-  analysis = compiled.cost_analysis() or {}
-  accessed = analysis.get("bytes accessed")
   inputs, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
   peak = memory.peak_memory_in_bytes - inputs - outputs
-  devices = _count_devices(args)
+  shardings = [getattr(a, "sharding", None) for a in jax.tree.leaves(args)]
+  devices = max(len(s.device_set) if s else 1 for s in shardings)
   return Cost(
-    # Temporaries alone leave out what a TPU's compiler places on the chip, and
-    # the peak of a CPU's leaves out temporaries.
+    # XLA:TPU leaves buffers in VMEM out of the temporaries; XLA:CPU leaves
+    # temporaries out of the peak.
     max(peak, memory.temp_size_in_bytes),
     outputs,
     product_flops(traced.jaxpr.jaxpr, devices),
-    None if accessed is None else int(accessed),
+    accessed_bytes(compiled),
     collectives(compiled.as_text(), devices),
   )
 
 
-def _count_devices(args: Any) -> int:
-  import jax
+def accessed_bytes(compiled: Any) -> int | None:
+  """Returns the compiler's estimate of bytes accessed, None without one."""
+  accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
+  return None if accessed is None else int(accessed)
 
-  shardings = [getattr(a, "sharding", None) for a in jax.tree.leaves(args)]
-  return max(len(s.device_set) if s else 1 for s in shardings)
 
-
-def _of_product(equation: Any) -> int:
+def _dot_flops(equation: Any) -> int:
   (contracted, _), _ = equation.params["dimension_numbers"]
   left = equation.invars[0].aval.shape
   inner = math.prod(left[i] for i in contracted)
   return 2 * inner * math.prod(equation.outvars[0].aval.shape)
 
 
-def _of_convolution(equation: Any) -> int:
+def _convolution_flops(equation: Any) -> int:
   numbers = equation.params["dimension_numbers"]
   kernel = equation.invars[1].aval.shape
-  # For each output, a product with each weight that leads to its channel.
+  # Each output is a product with the weights of its output channel.
   inner = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-  out = math.prod(equation.outvars[0].aval.shape)
-  # Zeros between the values of a dilated operand are no work.
-  zeros = math.prod(equation.params["lhs_dilation"])
-  return 2 * inner * out // zeros
+  outputs = math.prod(equation.outvars[0].aval.shape)
+  # Zeros inserted by input dilation cost nothing.
+  return 2 * inner * outputs // math.prod(equation.params["lhs_dilation"])
 
 
 def product_flops(jaxpr: Any, devices: int = 1) -> int:
-  """Returns the FLOPs of a device's products and convolutions, by trip.
+  """Returns the FLOPs per device of matrix products and convolutions.
 
-  As in `hlo.trip_counts` a loop that doesn't say how long it is counts once,
-  and of branches the cheapest does: a bound from below.
+  A lower bound, as in `hlo.trip_counts`: loops count by trip, loops of unknown
+  length once, and of branches the cheapest. Pallas kernels count by their cost
+  estimate.
 
   Args:
-    jaxpr: of the program.
-    devices: that the compiler splits products over; what is inside of
-      `shard_map` has been split.
+    jaxpr: program to be counted.
+    devices: number of devices. Products outside of `shard_map` are assumed to
+      be split evenly over them.
   """
   total = 0
   for equation in jaxpr.eqns:
     name = equation.primitive.name
     if name == "dot_general":
-      total += _of_product(equation) // devices
+      total += _dot_flops(equation) // devices
     elif name == "conv_general_dilated":
-      total += _of_convolution(equation) // devices
+      total += _convolution_flops(equation) // devices
     elif name == "pallas_call":
       estimate = equation.params.get("cost_estimate")
       total += estimate.flops if estimate else 0
@@ -120,7 +112,7 @@ def product_flops(jaxpr: Any, devices: int = 1) -> int:
 
 
 def inner_programs(equation: Any) -> Iterator[Any]:
-  """Yields the programs that an equation calls, each branch of them."""
+  """Yields the jaxprs that an equation calls, including every branch."""
   for value in equation.params.values():
     for part in value if isinstance(value, tuple | list) else (value,):
       if hasattr(part, "eqns"):
@@ -132,11 +124,11 @@ def inner_programs(equation: Any) -> Iterator[Any]:
 def collectives(
   program: str, devices: int | Mapping[str, int]
 ) -> dict[str, int]:
-  """Returns the bytes that a device's collectives leave it with, by kind.
+  """Returns the bytes that a device receives, by kind of collective.
 
   Args:
-    program: text of a compiled program.
-    devices: that it runs on, or their mesh.
+    program: HLO text of a compiled program.
+    devices: number of devices, or axis sizes of their mesh by name.
   """
   mesh = devices if isinstance(devices, Mapping) else {"devices": devices}
   total: Counter[str] = Counter()

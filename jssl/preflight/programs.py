@@ -1,4 +1,4 @@
-"""The programs of a config, with the shapes and places of their arguments."""
+"""Programs of a run, with abstract arguments on the target's devices."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from jssl.typing import PyTree
 STEP, FEATURES = "train step", "probe features"
 
 
-class Unprepared:
-  """Stands for a set that this machine doesn't have: shapes alone."""
+class AbstractSource:
+  """Shapes of a data set that is not prepared on this machine."""
 
   def __init__(self, data: Data, channels: int):
-    """Takes images for as large as the config makes them."""
+    """Assumes images of the size in the config."""
     self.name = data.name
     self.image_shape = (data.image_size_px, data.image_size_px, channels)
-    # As ImageNet; what is compiled depends on neither.
+    # Classes and size of ImageNet; the compiled programs depend on neither.
     self.num_classes = 1000
     self.class_names = tuple(map(str, range(1000)))
     self._images = max(1_281_167, data.batch_size)
@@ -38,29 +38,28 @@ class Unprepared:
     return self._images
 
   def fetch(self, rows: Int[ndarray, "n"]) -> HostBatch:
-    """Raises: there is nothing to read."""
-    raise FileNotFoundError(f"{self.name} isn't prepared on this machine")
+    """Raises FileNotFoundError."""
+    raise FileNotFoundError(f"{self.name} is not prepared on this machine")
 
 
-def open_or_stand_in(config: Config) -> Source:
-  """Returns the data set of a config, or what has its shapes."""
-  data = config.data
+def open_source(config: Config) -> Source:
+  """Opens the data set of a config, or an `AbstractSource` if it is missing."""
   try:
-    return open_split(data, data.split)
+    return open_split(config.data, config.data.split)
   except FileNotFoundError:
-    return Unprepared(data, len(config.model.mean))
+    return AbstractSource(config.data, len(config.model.mean))
 
 
 class Sizes(NamedTuple):
-  """Bytes of what a device holds between two steps.
+  """Bytes per device between two steps.
 
   Attributes:
-    parameters: of the backbone, with batch statistics.
-    teacher: the averaged backbone.
+    parameters: backbone, including batch statistics.
+    teacher: averaged backbone.
     head: parameters and state of the objective.
-    optimizer: its moments.
-    batch: images and labels.
-    prefetched: batches that lie ready for the next steps.
+    optimizer: optimizer state.
+    batch: images and labels of a batch.
+    prefetched: batches prefetched to the device.
   """
 
   parameters: int
@@ -72,13 +71,13 @@ class Sizes(NamedTuple):
 
 
 class Compilable(NamedTuple):
-  """A function that is jitted, and its arguments as shapes.
+  """A jitted function with abstract arguments.
 
   Attributes:
-    name: what it is.
-    function: jitted.
-    arguments: arrays' shapes, dtypes and shardings.
-    images: that it goes through at once, on all devices.
+    name: `STEP` or `FEATURES`.
+    function: jitted function.
+    arguments: shapes, dtypes and shardings.
+    images: number of images per call, on all devices.
   """
 
   name: str
@@ -88,14 +87,14 @@ class Compilable(NamedTuple):
 
 
 class Programs(NamedTuple):
-  """What a run compiles for its devices.
+  """Programs of a run.
 
   Attributes:
-    run: the config, as objects.
-    prepared: whether its data set is on this machine.
-    compilable: the train step, and the probe's features.
-    sizes: of what a device holds.
-    checkpoint_bytes: of a checkpoint, on the disk.
+    run: objects of the config.
+    prepared: True if the data set is prepared on this machine.
+    compilable: train step and probe features.
+    sizes: state and batches on a device.
+    checkpoint_bytes: size of a checkpoint on disk.
   """
 
   run: Run
@@ -105,25 +104,28 @@ class Programs(NamedTuple):
   checkpoint_bytes: int
 
 
-def _bytes_of(leaf: Any, *, on_device: bool) -> int:
-  dtype = leaf.dtype
-  if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+def _leaf_bytes(leaf: Any, *, per_device: bool) -> int:
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.eval_shape(jax.random.key_data, leaf)
     return leaf.size * leaf.dtype.itemsize
-  shape = leaf.sharding.shard_shape(leaf.shape) if on_device else leaf.shape
-  return math.prod(shape) * dtype.itemsize
+  shape = leaf.sharding.shard_shape(leaf.shape) if per_device else leaf.shape
+  return math.prod(shape) * leaf.dtype.itemsize
 
 
-def total_bytes(tree: PyTree, *, on_device: bool) -> int:
-  """Returns the bytes of shaped arrays: of a device's part, or of all."""
-  return sum(
-    _bytes_of(leaf, on_device=on_device) for leaf in jax.tree.leaves(tree)
-  )
+def total_bytes(tree: PyTree, *, per_device: bool) -> int:
+  """Returns the size of a tree of abstract arrays.
+
+  Args:
+    tree: tree of `jax.ShapeDtypeStruct`.
+    per_device: True for the size of the shards on one device.
+  """
+  leaves = jax.tree.leaves(tree)
+  return sum(_leaf_bytes(leaf, per_device=per_device) for leaf in leaves)
 
 
-def _sizes(state: TrainState, batch: PyTree, ready: int) -> Sizes:
-  held = [
-    total_bytes(tree, on_device=True)
+def _sizes(state: TrainState, batch: PyTree, prefetched: int) -> Sizes:
+  sizes = [
+    total_bytes(tree, per_device=True)
     for tree in (
       state.backbone,
       state.teacher,
@@ -132,35 +134,34 @@ def _sizes(state: TrainState, batch: PyTree, ready: int) -> Sizes:
       batch,
     )
   ]
-  return Sizes._make([*held, ready * held[-1]])
+  return Sizes._make([*sizes, prefetched * sizes[-1]])
 
 
 def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
-  """Returns what a run of a config compiles; nothing is allocated.
+  """Returns the programs of a run, without allocating arrays.
 
   Args:
-    config: see configs/.
-    devices: that it is for.
+    config: config of the run.
+    devices: devices of the run.
 
   Raises:
-    ValueError, TypeError: the config can't be run on so many devices.
+    ValueError, TypeError: if the config is invalid on these devices.
   """
-  source = open_or_stand_in(config)
+  source = open_source(config)
   run = build(config, source=source, devices=devices)
   program = Program(run)
-  of_batch = mesh.batch_sharding(run.mesh)
+  by_batch = mesh.batch_sharding(run.mesh)
 
   def images(number: int) -> jax.ShapeDtypeStruct:
     shape = (number, *source.image_shape)
-    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=of_batch)
+    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=by_batch)
 
   b = run.config.data.batch_size
   batch = {
     "image": images(b),
-    "label": jax.ShapeDtypeStruct((b,), jnp.int32, sharding=of_batch),
+    "label": jax.ShapeDtypeStruct((b,), jnp.int32, sharding=by_batch),
   }
-  settings = config.probe
-  probed = -(-settings.batch_size // run.mesh.size) * run.mesh.size
+  probe_b = -(-config.probe.batch_size // run.mesh.size) * run.mesh.size
   variables = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=mesh.replicated(run.mesh)
@@ -172,11 +173,11 @@ def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
   )
   return Programs(
     run,
-    not isinstance(source, Unprepared),
+    not isinstance(source, AbstractSource),
     (
       Compilable(STEP, program.step, (program.abstract_state, batch), b),
-      Compilable(FEATURES, features, (variables, images(probed)), probed),
+      Compilable(FEATURES, features, (variables, images(probe_b)), probe_b),
     ),
     _sizes(program.abstract_state, batch, run.config.data.prefetch_batches),
-    total_bytes(checkpoint_items(program.abstract_state), on_device=False),
+    total_bytes(checkpoint_items(program.abstract_state), per_device=False),
   )

@@ -1,4 +1,4 @@
-"""What a program needs of a device, as its compiler and its text say."""
+"""Memory, FLOPs, HBM traffic and collectives of a compiled program."""
 
 import math
 import pathlib
@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +14,12 @@ import numpy as np
 import jssl
 from jssl.preflight import cost
 from jssl.preflight.hlo import collectives, memory, text, traffic, trip_counts
-from jssl.preflight.hlo.memory import Line
-from jssl.preflight.hlo.text import Place
+from jssl.preflight.hlo.collectives import Collective
+from jssl.preflight.hlo.memory import LineBuffers
+from jssl.preflight.hlo.text import Location
 from jssl.preflight.programs import Compilable
-from jssl.preflight.targets import Target
+from jssl.preflight.roofline import Roofline
+from jssl.preflight.targets import Chip, Target
 
 _ROOT = str(pathlib.Path(jssl.__file__).parent)
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -25,24 +27,23 @@ _OUT_OF_MEMORY = (
   re.compile(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
   re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
 )
-# A kernel that asks for too much of a chip's own: no smaller batch helps it.
 _ON_CHIP = re.compile(r"\b(?:vmem|smem|cmem|sflag)\b", re.IGNORECASE)
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 
 
-class Traffic(NamedTuple):
-  """What a device sends of one kind along some axes, in one run.
+class CollectiveTraffic(NamedTuple):
+  """Collectives of one kind over the same mesh axes, per device and run.
 
   Attributes:
-    kind: as "all-reduce".
-    axes: of the mesh, in its order.
-    instructions: of this kind in the program.
-    times: that they run, all together.
-    received_bytes: that they leave the device with.
-    sent_bytes: that it sends, by a ring.
-    crosses_slices: whether it goes over the data centre's network.
-    network_bytes: of what it sends, that goes to other nodes of GPUs at least:
-      what nodes have to exchange, over all of their GPUs.
+    kind: for example "all-reduce".
+    axes: mesh axes, in the order of the mesh.
+    instructions: number of instructions in the program.
+    times: number of executions.
+    received_bytes: size of the results.
+    sent_bytes: bytes sent by ring algorithms.
+    crosses_slices: True for transfers between TPU slices.
+    network_bytes: lower bound on the part of `sent_bytes` that goes to other
+      nodes of GPUs, when all GPUs of a node share that traffic.
   """
 
   kind: str
@@ -56,81 +57,79 @@ class Traffic(NamedTuple):
 
 
 class Memory(NamedTuple):
-  """Of a device.
+  """HBM of a device, in bytes.
 
   Attributes:
-    limit: bytes that a program can have; None if it isn't known.
-    peak: bytes that it takes, arguments included; None where the compiler gave
-      up and doesn't say.
-    arguments: bytes of them, donated ones included; None where it gave up.
-    lines: what lies there beside the arguments when it is fullest.
-    ready: bytes of batches that lie ready meanwhile, which the program doesn't
-      know of.
+    limit: size available to a program; None if unknown.
+    peak: peak memory including arguments; None if compilation failed without
+      reporting it.
+    arguments: size of the arguments including donated ones; None if compilation
+      failed.
+    lines: live buffers at peak memory by source line, excluding arguments.
+    prefetched: batches prefetched to the device, which are not part of `peak`.
   """
 
   limit: int | None
   peak: int | None
   arguments: int | None
-  lines: tuple[Line, ...]
-  ready: int = 0
+  lines: tuple[LineBuffers, ...]
+  prefetched: int = 0
 
   @property
   def spare(self) -> int | None:
-    """Bytes that are left, negative where it doesn't fit."""
+    """Free memory at the peak; negative if the program does not fit."""
     if self.limit is None or self.peak is None:
       return None
-    return self.limit - self.peak - self.ready
+    return self.limit - self.peak - self.prefetched
 
   @property
   def kinds(self) -> dict[str, int]:
-    """Bytes of `lines` by what they are, as the names of operations tell.
+    """Bytes of `lines` by kind, inferred from JAX's name stack.
 
-    Activations are made in the forward pass of what is derived, gradients in
-    the backward pass; what is computed anew there is among them.
+    Activations come from the forward pass; gradients from the backward pass,
+    including rematerialised activations.
     """
     kinds: Counter[str] = Counter()
     for line in self.lines:
       for buffer in line.buffers:
-        kinds[_kind(buffer.op_name)] += buffer.array.bytes
+        kind = "activations" if "jvp(" in buffer.op_name else "others"
+        kind = "gradients" if "transpose(" in buffer.op_name else kind
+        kinds[kind] += buffer.array.bytes
     return dict(kinds)
 
 
-def _kind(op_name: str) -> str:
-  if "transpose(" in op_name:
-    return "gradients"
-  return "activations" if "jvp(" in op_name else "others"
-
-
 class Loop(NamedTuple):
-  """A loop that doesn't say how long it is.
+  """A loop of unknown trip count.
 
   Attributes:
-    op_name: of it.
-    place: its line; None if the program doesn't say.
+    op_name: JAX's name of the loop.
+    location: source line; None if unknown.
   """
 
   op_name: str
-  place: Place | None
+  location: Location | None
 
 
-class Needs(NamedTuple):
-  """Of a program, for each device.
+class Requirements(NamedTuple):
+  """Requirements of a program per device and run.
+
+  Counts are lower bounds (`hlo.trip_counts`): of branches the cheapest counts,
+  so that the metrics of logged steps are left out.
 
   Attributes:
-    name: of the program.
-    images: that all devices together go through in one run.
-    fits: whether the memory suffices.
-    memory: of the device.
-    product_flops: of products and convolutions, loops by trip.
-    moved_bytes: read and written in the large memory, loops by trip; None where
-      it doesn't fit. As FLOPs and traffic this is of the cheapest branches:
-      what is done for the log alone isn't in it.
-    accessed_bytes: the compiler's own estimate: of all memories, those on the
-      chip too, loops counted once; None where it has none.
-    traffic: what is sent.
-    compile_seconds: on this machine.
-    loops: of unknown length, whose insides are counted once.
-    reason: why it doesn't fit, in the compiler's words.
+    name: name of the program.
+    images: number of images on all devices.
+    fits: True if the program fits in the device's memory.
+    memory: memory of the device.
+    product_flops: FLOPs of matrix products and convolutions.
+    hbm_bytes: bytes read from and written to HBM; None if it does not fit.
+    accessed_bytes: the compiler's estimate of bytes accessed, including on-chip
+      memory and counting loop bodies once; None if unavailable.
+    collectives: collectives by kind and axes.
+    compile_seconds: compile time on this machine.
+    chip: data-sheet rates; None if unknown.
+    unknown_loops: loops of unknown trip count, whose bodies count once.
+    reason: the compiler's message if the program does not fit.
   """
 
   name: str
@@ -138,55 +137,76 @@ class Needs(NamedTuple):
   fits: bool
   memory: Memory
   product_flops: int
-  moved_bytes: int | None
+  hbm_bytes: int | None
   accessed_bytes: int | None
-  traffic: tuple[Traffic, ...]
+  collectives: tuple[CollectiveTraffic, ...]
   compile_seconds: float
-  loops: tuple[Loop, ...] = ()
+  chip: Chip | None
+  unknown_loops: tuple[Loop, ...] = ()
   reason: str = ""
 
   @property
   def sent_bytes(self) -> int:
-    """All that a device sends in a run."""
-    return sum(one.sent_bytes for one in self.traffic)
+    """Bytes sent by all collectives."""
+    return sum(one.sent_bytes for one in self.collectives)
+
+  @property
+  def bound(self) -> Roofline | None:
+    """Roofline bound; None if the chip or the HBM traffic is unknown.
+
+    Leaves out traffic between TPU slices, whose bandwidth is unknown.
+    """
+    chip = self.chip
+    if chip is None or self.hbm_bytes is None:
+      return None
+    within = [one for one in self.collectives if not one.crosses_slices]
+    sent = sum(one.sent_bytes for one in within)
+    network = sum(one.network_bytes for one in self.collectives)
+    return Roofline(
+      compute=chip.devices * self.product_flops / chip.flops,
+      memory=chip.devices * self.hbm_bytes / chip.memory_rate,
+      links=chip.devices * sent / chip.link_rate,
+      network=chip.devices * network / (chip.network_rate or math.inf),
+      images=self.images,
+    )
 
 
-def _over_network(
+def _network_share(
   kind: str, axes: Sequence[str], mesh: Mapping[str, int], nodes: int
 ) -> float:
-  """Returns which share of what a device sends goes to other nodes, at least.
+  """Returns the least share of a device's sent bytes that leaves its node.
 
-  Where each of the m devices of a group in a node exchanges its own part with
-  other nodes: (nodes - 1) parts of the members - 1 that a ring sends.
+  Assumes that each of the devices of a group in a node exchanges a distinct
+  part with the other nodes: of the `members - 1` parts that a ring sends,
+  `nodes - 1` leave the node.
   """
   ids = np.arange(math.prod(mesh.values()))
   node = (ids // (len(ids) // nodes)).reshape([*mesh.values()])
   along = [i for i, axis in enumerate(mesh) if axis in axes]
   members = math.prod(node.shape[i] for i in along)
-  of_group = np.moveaxis(node, along, range(len(along))).reshape(members, -1)
-  together = max(len(np.unique(group)) for group in of_group.T)
-  if together == 1:
+  by_group = np.moveaxis(node, along, range(len(along))).reshape(members, -1)
+  spanned = max(len(np.unique(group)) for group in by_group.T)
+  if spanned == 1:
     return 0.0
-  share = (together - 1) / (members - 1)
+  share = (spanned - 1) / (members - 1)
   if kind in ("all-to-all", "ragged-all-to-all"):
-    return share * members / together
-  # A neighbour at a node's edge sends all of it there.
+    return share * members / spanned
+  # A device at the edge of its node sends everything to the next node.
   return 1.0 if kind == "collective-permute" else share
 
 
-def _traffic(
+def _collective_traffic(
   module: text.Module, mesh: Mapping[str, int], slices: int, nodes: int
-) -> tuple[Traffic, ...]:
-  of_slice = {**mesh, "data": mesh["data"] // slices}
-  found = collectives.collectives(module, of_slice, _ROOT)
-  groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
-  for one in found:
-    groups.setdefault((one.kind, one.axes), []).append(one)
-  rows = []
+) -> tuple[CollectiveTraffic, ...]:
+  slice_mesh = {**mesh, "data": mesh["data"] // slices}
+  groups: dict[tuple[str, tuple[str, ...]], list[Collective]] = {}
+  for found in collectives.collectives(module, slice_mesh, _ROOT):
+    groups.setdefault((found.kind, found.axes), []).append(found)
+  totals = []
   for (kind, axes), own in sorted(groups.items()):
     sent = sum(one.times * one.sent_bytes for one in own)
-    rows.append(
-      Traffic(
+    totals.append(
+      CollectiveTraffic(
         kind,
         axes,
         instructions=len(own),
@@ -194,34 +214,28 @@ def _traffic(
         received_bytes=sum(one.times * one.result_bytes for one in own),
         sent_bytes=sent,
         crosses_slices=kind == collectives.BETWEEN_SLICES,
-        network_bytes=round(sent * _over_network(kind, axes, mesh, nodes)),
+        network_bytes=round(sent * _network_share(kind, axes, mesh, nodes)),
       )
     )
-  return tuple(rows)
+  return tuple(totals)
 
 
-def _loops(module: text.Module) -> tuple[Loop, ...]:
-  return tuple(
-    Loop(loop.op_name, module.place(loop, _ROOT))
-    for loop in trip_counts.unknown_loops(module)
-  )
+def _out_of_memory(error: Exception) -> tuple[int, int] | None:
+  """Returns required and available bytes of an out-of-memory error.
 
-
-def _too_large(error: Exception) -> tuple[int, int] | None:
-  """Returns needed and available bytes, if that is what an error says.
-
-  What is needed has the arguments in it, though TPU's compiler calls it
-  temporaries: with arguments of 14 GiB and two temporaries of 1 it says 16.
+  Returns 0 for sizes that are not reported, and None for other errors, such as
+  a kernel that exceeds on-chip memory. XLA:TPU reports the required size as
+  temporaries, but it includes arguments.
   """
   message = str(error)
   if "RESOURCE_EXHAUSTED" not in message and "HbmOom" not in message:
     return None
-  for form in _OUT_OF_MEMORY:
-    if said := form.search(message):
-      needed, unit, available, other = said.groups()
+  for pattern in _OUT_OF_MEMORY:
+    if match := pattern.search(message):
+      required, unit, available, available_unit = match.groups()
       return (
-        int(float(needed) * _UNITS[unit]),
-        int(float(available) * _UNITS[other]),
+        int(float(required) * _UNITS[unit]),
+        int(float(available) * _UNITS[available_unit]),
       )
   return None if _ON_CHIP.search(message) else (0, 0)
 
@@ -230,74 +244,70 @@ def measure(
   program: Compilable,
   target: Target,
   mesh: Mapping[str, int],
-  ready: int = 0,
-) -> Needs:
-  """Compiles a program and returns what it needs.
+  prefetched: int = 0,
+) -> Requirements:
+  """Compiles a program and returns its requirements.
 
   Args:
-    program: with the shapes of its arguments.
-    target: that its shardings are on.
-    mesh: sizes of the axes by name.
-    ready: bytes of batches that lie ready beside it.
+    program: function with abstract arguments.
+    target: target of the arguments' shardings.
+    mesh: axis sizes by name.
+    prefetched: bytes of prefetched batches on a device during the program.
 
   Raises:
-    jax.errors.JaxRuntimeError: it can't be compiled, for other reasons than
-      memory: as a kernel that doesn't fit on the chip.
+    jax.errors.JaxRuntimeError: if compilation fails for a reason other than
+      HBM, for example a kernel that exceeds on-chip memory.
   """
-  devices = math.prod(mesh.values())
   started = time.perf_counter()
   traced = program.function.trace(*program.arguments)
-  flops = cost.product_flops(traced.jaxpr.jaxpr, devices)
+  flops = cost.product_flops(traced.jaxpr.jaxpr, math.prod(mesh.values()))
   limit = int(target.chip.program_bytes) if target.chip else None
   try:
     compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:
-    sizes = _too_large(error)
+    sizes = _out_of_memory(error)
     if sizes is None:
       raise
-    return Needs(
+    required, available = sizes
+    return Requirements(
       program.name,
       program.images,
       fits=False,
-      memory=Memory(sizes[1] or limit, sizes[0] or None, None, (), ready),
+      memory=Memory(available or limit, required or None, None, (), prefetched),
       product_flops=flops,
-      moved_bytes=None,
+      hbm_bytes=None,
       accessed_bytes=None,
-      traffic=(),
+      collectives=(),
       compile_seconds=time.perf_counter() - started,
+      chip=target.chip,
       reason=str(error).split("\n")[0],
     )
   seconds = time.perf_counter() - started
   module = text.parse(compiled.as_text())
   stats = compiled.memory_analysis()
   arguments = stats.argument_size_in_bytes
+  outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  # XLA:CPU leaves temporaries out of its peak.
   peak = max(
-    stats.peak_memory_in_bytes,
-    # A CPU's peak leaves out temporaries.
-    arguments
-    + stats.output_size_in_bytes
-    - stats.alias_size_in_bytes
-    + stats.temp_size_in_bytes,
+    stats.peak_memory_in_bytes, arguments + outputs + stats.temp_size_in_bytes
   )
-  accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
-  return Needs(
+  lines = memory.by_line(memory.live_at_peak(module, _ROOT))
+  # XLA:TPU only compiles programs that fit.
+  compiles_only_if_fits = target.is_tpu and not prefetched
+  fits = limit is None or compiles_only_if_fits or peak + prefetched <= limit
+  return Requirements(
     program.name,
     program.images,
-    # A TPU's compiler would have refused the program alone.
-    fits=limit is None
-    or (target.is_tpu and not ready)
-    or peak + ready <= limit,
-    memory=Memory(
-      limit,
-      peak,
-      arguments,
-      tuple(memory.by_line(memory.fullest(module, _ROOT))),
-      ready,
-    ),
+    fits=fits,
+    memory=Memory(limit, peak, arguments, tuple(lines), prefetched),
     product_flops=flops,
-    moved_bytes=traffic.moved_bytes(module),
-    accessed_bytes=None if accessed is None else int(accessed),
-    traffic=_traffic(module, mesh, target.slices, target.nodes),
+    hbm_bytes=traffic.hbm_bytes(module),
+    accessed_bytes=cost.accessed_bytes(compiled),
+    collectives=_collective_traffic(module, mesh, target.slices, target.nodes),
     compile_seconds=seconds,
-    loops=_loops(module),
+    chip=target.chip,
+    unknown_loops=tuple(
+      Loop(loop.op_name, module.location(loop, _ROOT))
+      for loop in trip_counts.unknown_loops(module)
+    ),
   )

@@ -1,4 +1,4 @@
-"""One config at several sizes: what a device needs of each."""
+"""Requirements of one config at several batch sizes, settings or targets."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from jssl.preflight.targets import Target
 
 
 class Size(NamedTuple):
-  """A point of a sweep.
+  """A point of a sweep, to be compiled.
 
   Attributes:
-    name: of it, as "v5e:16x16" or "data.batch_size=4096".
-    target: that it is compiled for.
-    changes: of the config; None keeps the images of each device.
+    name: "v5e:16x16" or "data.batch_size=4096".
+    target: devices of the run.
+    changes: values by config key; None keeps the number of images per device.
   """
 
   name: str
@@ -27,13 +27,13 @@ class Size(NamedTuple):
 
 
 class Point(NamedTuple):
-  """What was found at a size; `result` is None where the config can't be run.
+  """A compiled point of a sweep.
 
   Attributes:
-    size: that was compiled.
-    batch_size: of all devices; None where these aren't known.
-    result: of the train step.
-    error: why there is none.
+    size: setting of the point.
+    batch_size: global batch size; None if the number of devices is unknown.
+    result: requirements of the train step; None if the config is invalid.
+    error: reason why there is no result.
   """
 
   size: Size
@@ -43,16 +43,16 @@ class Point(NamedTuple):
 
 
 def sizes(sweep: str, target: Target) -> list[Size]:
-  """Returns what a sweep says.
+  """Parses the points of a sweep.
 
   Args:
-    sweep: "KEY=V1,V2,..." of whole numbers, as data.batch_size=1024,2048, or
-      names of targets, "v5e:2x4,v5e:16x16", on which each device has as many
-      images as on `target`.
-    target: of the config.
+    sweep: "KEY=V1,V2,..." with integers, for example data.batch_size=1024,2048;
+      or names of targets, "v5e:2x4,v5e:16x16", with a constant number of images
+      per device.
+    target: target of the config.
 
   Raises:
-    ValueError: it says neither.
+    ValueError: if `sweep` has another format.
   """
   key, equals, values = sweep.partition("=")
   if not equals:
@@ -61,43 +61,42 @@ def sizes(sweep: str, target: Target) -> list[Size]:
     numbers = [int(value) for value in values.split(",")]
   except ValueError as error:
     raise ValueError(
-      f"--sweep={sweep}: expected KEY=V1,V2,... with whole numbers, or targets"
+      f"--sweep={sweep}: expected KEY=V1,V2,... with integers, or targets"
     ) from error
   return [Size(f"{key}={v}", target, {key: v}) for v in numbers]
 
 
-def _at(config: Config, size: Size, target: Target) -> Config:
+def _resized(config: Config, size: Size, target: Target) -> Config:
   if size.changes is not None:
     return replace(config, size.changes)
-  devices, there = len(target.devices()), len(size.target.devices())
-  batch = config.data.batch_size * there // devices
+  devices, new_devices = len(target.devices()), len(size.target.devices())
+  batch = config.data.batch_size * new_devices // devices
   return replace(config, {"data.batch_size": batch, "mesh.data": -1})
 
 
 def sweep(
   config: Config,
   target: Target,
-  wanted: Sequence[Size],
-  tell: Callable[[str], None] = lambda line: None,
+  sizes: Sequence[Size],
+  log: Callable[[str], None] = lambda line: None,
 ) -> list[Point]:
-  """Returns a point for each size, its train step compiled.
+  """Compiles the train step at each size.
 
   Args:
-    config: see configs/.
-    target: of the config.
-    wanted: see `sizes`.
-    tell: takes a line before each.
+    config: config of the run.
+    target: target of the config.
+    sizes: points of the sweep.
+    log: receives a line per size.
   """
   points = []
-  for size in wanted:
-    tell(f"{size.name}: compiling")
-    batch_size = None
+  for size in sizes:
+    log(f"Compiling {size.name}.")
+    batch_size, result, error = None, None, ""
     try:
-      at = _at(config, size, target)
-      batch_size = at.data.batch_size
-      result = check(at, size.target, only=STEP)
-    except (ValueError, TypeError, RuntimeError) as error:
-      points.append(Point(size, batch_size, None, str(error)))
-      continue
-    points.append(Point(size, batch_size, result))
+      resized = _resized(config, size, target)
+      batch_size = resized.data.batch_size
+      result = check(resized, size.target, only=STEP)
+    except (ValueError, TypeError, RuntimeError) as raised:
+      error = str(raised)
+    points.append(Point(size, batch_size, result, error))
   return points

@@ -1,16 +1,16 @@
-"""Accelerators by name: devices to compile for that are not there, and rates.
+"""Target devices by name, with data-sheet rates of their chips.
 
-XLA's TPU and GPU compilers run on any machine. What they say of a program are
-sizes and bounds, never times.
+XLA's TPU and GPU compilers run without an accelerator. Their results are sizes
+and counts, not run times.
 """
 
 import dataclasses
 import importlib.util
 import os
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
-# An H100 SXM and an H200, as XLA's GPU compiler wants to be told about them.
+# GpuTargetConfigProto of an H100 SXM or H200.
 _HOPPER = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32
@@ -28,8 +28,8 @@ dnn_version_info {{ major: 9 minor: 8 }}
 device_description_str: "NVIDIA {name}"
 """
 
-# Read when compilers are loaded: no accelerator is looked for, and those of
-# several processes don't wait for each other.
+# Compiling needs no accelerator, and processes must not wait for each other's
+# lock on libtpu.
 _ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -39,21 +39,17 @@ _ENVIRONMENT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """What vendors say of a chip: bounds, which no program reaches.
+class Chip(NamedTuple):
+  """Data-sheet rates of a chip: upper bounds, not achievable rates.
 
   Attributes:
-    flops: bfloat16 products and sums, a second.
-    memory_rate: bytes a second, of its large memory.
-    link_rate: bytes a second that it sends to others of its slice or node, over
-      all links.
-    network_rate: bytes a second that it sends to other nodes; None where
-      nothing is assumed of what joins them.
-    program_bytes: of the large memory, that a program can have of a device: on
-      TPUs as the compiler says, on GPUs three quarters, which JAX takes unless
-      it is told otherwise.
-    devices: that JAX sees of it.
+    flops: bfloat16 FLOP/s.
+    memory_rate: HBM bandwidth in bytes/s.
+    link_rate: ICI or NVLink send bandwidth in bytes/s, over all links.
+    program_bytes: HBM available to a program on a device: on TPUs the
+      compiler's limit, on GPUs the 75% that JAX preallocates by default.
+    network_rate: send bandwidth to other nodes in bytes/s; None if unknown.
+    devices: number of JAX devices per chip.
   """
 
   flops: float
@@ -67,8 +63,7 @@ class Chip:
 _GIB = 2.0**30
 _GPU_BYTES = {"h100": 84942979072, "h200": 151397597184}
 _GPUS = tuple(_GPU_BYTES)
-# Between nodes: an assumption, as clouds and DGX systems have it. InfiniBand of
-# 400 Gbit/s for each GPU; within one NVLink's rate holds.
+# 400 Gbit/s InfiniBand per GPU, as in DGX systems and most clouds.
 _INFINIBAND = 400e9 / 8
 CHIPS = {
   "v4": Chip(275e12, 1228e9, 300e9, 30.75 * _GIB),
@@ -80,9 +75,7 @@ CHIPS = {
   "h200": Chip(989e12, 4800e9, 450e9, 0.75 * _GPU_BYTES["h200"], _INFINIBAND),
 }
 
-
-_WITHOUT_TRITON = "--xla_gpu_enable_triton_gemm=false"
-# Any text; a number and an x before a letter are slices.
+# "2xv5e:16x16" is 2 slices of "v5e:16x16".
 _SLICES = re.compile(r"(?:(\d+)x(?=[a-z]))?(.*)", re.DOTALL)
 
 
@@ -91,13 +84,13 @@ class Target:
   """Devices that a program is compiled for.
 
   Attributes:
-    name: as it was given.
-    kind: of the chips, a name in `CHIPS` or "cpu".
-    shape: of the slice, or nodes and GPUs of each, or the number of devices.
-    slices: TPU slices that are joined by the data centre's network.
+    name: name as given by the user.
+    kind: a key of `CHIPS`, or "cpu".
+    shape: topology of a TPU slice, (nodes, GPUs per node), or (CPU devices,).
+    slices: number of TPU slices, joined by the data-centre network.
 
   Raises:
-    ValueError: there is no such target; says which there are.
+    ValueError: if the number of slices is invalid.
   """
 
   name: str
@@ -108,40 +101,41 @@ class Target:
   def __post_init__(self) -> None:
     if self.slices < 1 or (self.slices > 1 and not self.is_tpu):
       raise ValueError(
-        f"target={self.name!r} has {self.slices} slices: TPUs alone come in "
-        "slices, of which there must be one at least"
+        f"target={self.name!r}: expected at least 1 slice for a TPU and 1 for "
+        f"other targets, got {self.slices}"
       )
 
   @property
   def is_tpu(self) -> bool:
-    """Whether it is one of Google's."""
+    """True for TPU targets."""
     return self.kind in CHIPS and self.kind not in _GPUS
 
   @property
   def chip(self) -> Chip | None:
-    """What is known of its chips; None for a CPU."""
+    """Data-sheet rates; None for CPUs."""
     return CHIPS.get(self.kind)
 
   @property
   def nodes(self) -> int:
-    """How many nodes it has that a network joins; 1 where all are linked."""
+    """Number of nodes of GPUs; 1 for other targets."""
     return self.shape[0] if self.kind in _GPUS else 1
 
   def prepare(self, *others: "Target") -> None:
-    """Readies JAX to compile for it; to be called before JAX is used.
-
-    Accelerators of this machine are left alone.
+    """Configures JAX for compiling; must be called before JAX is used.
 
     Args:
-      *others: that it is readied for too. A process has one number of CPU
-        devices, which is the most that any of them asks for.
+      *others: further targets of this process. The number of CPU devices is the
+        largest that any target needs.
     """
     for name, value in _ENVIRONMENT.items():
       os.environ.setdefault(name, value)
     if self.kind in _GPUS:
-      # Without a GPU nothing is tuned, and of some products of scanned layers
-      # Triton's tiles aren't found: they are left to cuBLAS.
-      flags = os.environ.get("XLA_FLAGS", ""), _WITHOUT_TRITON
+      # Without a GPU there is no autotuning, and Triton fails to find tiles for
+      # some products in scanned layers. cuBLAS does not need any.
+      flags = (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_gpu_enable_triton_gemm=false",
+      )
       os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     import jax
 
@@ -151,22 +145,22 @@ class Target:
       jax.config.update("jax_num_cpu_devices", max(cpus))
 
   def devices(self) -> list[Any]:
-    """Returns its devices, to make a mesh of.
+    """Returns the target's devices, for building a mesh.
 
     Raises:
-      ValueError: its compiler isn't installed, or doesn't know it.
+      ValueError: if the compiler is not installed or rejects the topology.
     """
     import jax
     from jax.experimental import topologies
 
     if self.kind == "cpu":
-      found = jax.devices("cpu")
-      if len(found) < self.shape[0]:
+      devices = jax.devices("cpu")
+      if len(devices) < self.shape[0]:
         raise ValueError(
-          f"target={self.name}: this process has {len(found)} CPU devices, and "
-          "JAX was used before it was told of more"
+          f"target={self.name}: this process has {len(devices)} CPU devices; "
+          "their number cannot change after JAX is initialised"
         )
-      return found[: self.shape[0]]
+      return devices[: self.shape[0]]
     module, extra = (
       ("libtpu", "preflight")
       if self.is_tpu
@@ -174,38 +168,38 @@ class Target:
     )
     if not _is_installed(module):
       raise ValueError(
-        f"target={self.name} needs its compiler, {module}, which isn't "
-        f'installed; pip install "jssl[{extra}]"'
+        f"target={self.name}: the compiler {module} is not installed; run "
+        f'pip install "jssl[{extra}]"'
       )
     try:
       return topologies.get_topology_desc(**self._topology()).devices
     except Exception as error:
       raise ValueError(
-        f"target={self.name}: the compiler doesn't know this topology: {error}"
+        f"target={self.name}: the compiler rejects this topology: {error}"
       ) from error
 
   def _topology(self) -> dict[str, Any]:
+    """Returns the arguments of `get_topology_desc`."""
     if not self.is_tpu:
-      chip = CHIPS[self.kind]
+      target_config = _HOPPER.format(
+        name=self.kind.upper(),
+        bandwidth=int(CHIPS[self.kind].memory_rate),
+        memory=_GPU_BYTES[self.kind],
+      )
       return {
         "platform": "cuda",
         "topology_name": self.kind,
-        "target_config": _HOPPER.format(
-          name=self.kind.upper(),
-          bandwidth=int(chip.memory_rate),
-          memory=_GPU_BYTES[self.kind],
-        ),
+        "target_config": target_config,
         "topology": f"1x{self.shape[0]}x{self.shape[1]}",
       }
-    shape = "x".join(map(str, self.shape))
     topology: dict[str, Any] = {
       "platform": "tpu",
-      "topology_name": f"{self.kind}:{shape}",
+      "topology_name": f"{self.kind}:{'x'.join(map(str, self.shape))}",
     }
     if self.slices > 1:
       topology["num_slices"] = self.slices
     if self.kind == "v4":
-      # Both cores of a chip as one device, as on real ones.
+      # One JAX device per chip, as on real hosts.
       topology["chip_config_name"] = "megacore"
     return topology
 
@@ -218,35 +212,33 @@ def _is_installed(module: str) -> bool:
 
 
 def target(name: str) -> Target:
-  """Returns a target by its name; imports nothing heavy.
+  """Parses the name of a target, without importing JAX.
 
   Args:
-    name: a TPU topology ("v5e:16x16") or several slices of one
-      ("2xv5e:16x16"), GPUs of one node or of several ("h100:8", "h100:2x8"), or
-      CPU devices ("cpu:8").
+    name: a TPU topology ("v5e:16x16"), several slices of one ("2xv5e:16x16"),
+      GPUs of one node or several ("h100:8", "h100:2x8"), or CPU devices
+      ("cpu:8").
 
   Raises:
-    ValueError: there is no such target; says which there are.
+    ValueError: if the target is unknown.
   """
-  slices, of_slice = _SLICES.fullmatch(name).groups()  # type: ignore[union-attr]
-  kind, _, size = of_slice.partition(":")
-  parts = size.split("x")
+  slices, topology = _SLICES.fullmatch(name).groups()  # type: ignore[union-attr]
+  kind, _, size = topology.partition(":")
   known = kind in CHIPS or kind == "cpu"
-  if not known or not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
+  if not known or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
     raise ValueError(
-      f"target={name!r} is not known: expected a TPU topology of "
-      f"{', '.join(k for k in CHIPS if k not in _GPUS)} (as v5e:16x16, "
+      f"unknown target={name!r}: expected a TPU topology of "
+      f"{', '.join(k for k in CHIPS if k not in _GPUS)} (v5e:16x16, "
       "v5p:4x4x4; 2xv5e:16x16 for two slices), GPUs of "
-      f"{', '.join(_GPUS)} (as h100:8, h100:2x8 for two nodes) or cpu:8"
+      f"{', '.join(_GPUS)} (h100:8; h100:2x8 for two nodes) or cpu:8"
     )
-  shape = tuple(map(int, parts))
+  shape = tuple(map(int, size.split("x")))
   if kind in _GPUS and len(shape) == 1:
     shape = 1, *shape
-  dims = {"cpu": 1} | dict.fromkeys(_GPUS, 2)
-  allowed = (dims[kind],) if kind in dims else (2, 3)
-  if len(shape) not in allowed:
+  dimensions = {"cpu": (1,), **dict.fromkeys(_GPUS, (2,))}.get(kind, (2, 3))
+  if len(shape) not in dimensions:
     raise ValueError(
-      f"target={name!r}: expected {' or '.join(map(str, allowed))} numbers "
-      f"after {kind}:"
+      f"target={name!r}: expected {' or '.join(map(str, dimensions))} "
+      f"dimensions after {kind}:, got {size}"
     )
   return Target(name, kind, shape, 1 if slices is None else int(slices))

@@ -33,7 +33,7 @@ def main(_):
   from jssl.runtime import distributed
   distributed.initialize()
   import jax
-  from jssl.preflight.needs import measure
+  from jssl.preflight.requirements import measure
   from jssl.preflight.programs import programs
   assert len(jax.local_devices()) < len(jax.devices()) == 8
   found = programs(config.value, jax.devices())
@@ -43,7 +43,7 @@ def main(_):
     "flops": step.product_flops,
     "arguments": step.memory.arguments,
     "peak": step.memory.peak,
-    "traffic": [one._asdict() for one in step.traffic],
+    "collectives": [[c.kind, c.axes, c.times] for c in step.collectives],
     "checkpoint_bytes": found.checkpoint_bytes,
   }))
 
@@ -79,7 +79,10 @@ def test_what_several_processes_compile(preflight, count):
     assert found["flops"] == step["product_flops"]
     assert found["arguments"] == step["memory"]["arguments"]
     assert found["peak"] == step["memory"]["peak"]
-    assert found["traffic"] == step["traffic"]
+    collectives = [
+      [one["kind"], one["axes"], one["times"]] for one in step["collectives"]
+    ]
+    assert found["collectives"] == collectives
     assert found["checkpoint_bytes"] == preflight["checkpoint_bytes"]
 
 

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(jssl.__file__).parents[1]
 
 COMPILE = """
 import json, sys
-from jssl import cost, targets
+from jssl.preflight import cost, targets
 of = targets.target(json.loads(sys.argv[1])[1])
 of.prepare()
 import jax, jax.numpy as jnp

@@ -41,10 +41,10 @@ def test_simclr_fits_a_v5e_pod(tmp_path):
   lines = step["memory"]["lines"]
   together = step["memory"]["arguments"] + sum(line["bytes"] for line in lines)
   assert 0.85 < together / step["memory"]["peak"] < 1.15
-  assert lines[0]["place"].startswith("jssl/models/")
+  assert lines[0]["location"].startswith("jssl/models/")
   assert step["bound"]["bound_by"] == "HBM"
   # A sum of gradients, and BatchNorm's: two for each of its 54 layers.
-  reductions = [t for t in step["traffic"] if t["kind"] == "all-reduce"]
+  reductions = [t for t in step["collectives"] if t["kind"] == "all-reduce"]
   assert sum(t["instructions"] for t in reductions) < 2 * 54 + 10
 
 
@@ -57,8 +57,8 @@ def test_what_does_not_fit_is_told_with_a_change_that_does(tmp_path):
     "--config.data.batch_size=2048",
   )
   assert not found["fits"]
-  assert found["tried"][-1]["fits"]
-  assert "train.chunks" in found["tried"][-1]["changes"]
+  assert found["attempts"][-1]["fits"]
+  assert "train.chunks" in found["attempts"][-1]["changes"]
 
 
 @pytest.mark.slow
@@ -71,8 +71,8 @@ def test_blocks_computed_anew_are_a_change_that_fits(tmp_path):
     "--config.model.scan_layers=True",
   )
   assert not found["programs"][0]["fits"]
-  assert found["tried"][-1]["fits"]
-  assert found["tried"][-1]["changes"] == {"model.remat": "block"}
+  assert found["attempts"][-1]["fits"]
+  assert found["attempts"][-1]["changes"] == {"model.remat": "block"}
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_split_parameters_are_a_change_that_fits(tmp_path):
     "--config.model.depth=32",
   )
   assert not found["programs"][0]["fits"]
-  assert found["tried"][-1]["fits"]
-  assert found["tried"][-1]["changes"] == {"mesh.data": 2, "mesh.fsdp": 4}
+  assert found["attempts"][-1]["fits"]
+  assert found["attempts"][-1]["changes"] == {"mesh.data": 2, "mesh.fsdp": 4}
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_step_over_several_slices(tmp_path):
   assert found["fits"]
   assert found["slices"] == 2
   assert found["mesh"] == {"data": 4, "fsdp": 4}
-  traffic = found["programs"][0]["traffic"]
+  traffic = found["programs"][0]["collectives"]
   crossing = [one for one in traffic if one["crosses_slices"]]
   # No chip has less of the gradients than its part of them to send there.
   parameters = found["sizes"]["parameters"]
@@ -142,7 +142,7 @@ def test_a_step_for_a_node_of_gpus(tmp_path):
   assert step["memory"]["arguments"] < step["memory"]["peak"]
   assert step["memory"]["kinds"]["activations"] > 0
   assert step["bound"] is not None
-  assert any(one["kind"] == "all-reduce" for one in step["traffic"])
+  assert any(one["kind"] == "all-reduce" for one in step["collectives"])
 
 
 @pytest.mark.slow

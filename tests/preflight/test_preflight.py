@@ -11,21 +11,21 @@ import pytest
 import shipped
 
 from jssl.config.parse import replace
-from jssl.preflight import changes, targets, text_report
+from jssl.preflight import changes, tables, targets, text_report
 from jssl.preflight import sweep as sweep_lib
 from jssl.preflight.check import Result, check
-from jssl.preflight.hlo.text import Place
+from jssl.preflight.hlo.text import Location
 from jssl.preflight.html_report import sweep_html
 from jssl.preflight.programs import Sizes, programs, total_bytes
 from jssl.preflight.requirements import (
+  CollectiveTraffic,
   Loop,
   Memory,
-  Needs,
-  Traffic,
-  _over_network,
-  _too_large,
+  Requirements,
+  _network_share,
+  _out_of_memory,
 )
-from jssl.preflight.roofline import Roofline, roofline
+from jssl.preflight.roofline import Roofline
 
 CPU = targets.target("cpu:4")
 
@@ -47,17 +47,17 @@ def test_sizes_are_those_of_the_state(result):
   assert result.sizes.parameters == 4 * sum(
     leaf.size for leaf in jax.tree.leaves(state.backbone)
   )
-  assert result.sizes.batch * 4 == total_bytes(batch, on_device=False)
+  assert result.sizes.batch * 4 == total_bytes(batch, per_device=False)
   assert result.step.images == 16
   # The compiler's has the step and the key, and no labels: no one reads them.
   held = sum(result.sizes) - result.sizes.prefetched
   assert abs(result.step.memory.arguments - held) < 64
   # Two batches lie ready beside it.
   assert result.sizes.prefetched == 2 * result.sizes.batch
-  assert result.step.memory.ready == result.sizes.prefetched
+  assert result.step.memory.prefetched == result.sizes.prefetched
   assert result.checkpoint_bytes == total_bytes(
-    state._replace(step=(), rng=()), on_device=False
-  ) + total_bytes((state.step, state.rng), on_device=False)
+    state._replace(step=(), rng=()), per_device=False
+  ) + total_bytes((state.step, state.rng), per_device=False)
 
 
 def test_parameters_split_over_fsdp_take_less_of_a_device(result):
@@ -66,12 +66,12 @@ def test_parameters_split_over_fsdp_take_less_of_a_device(result):
   assert split.sizes.parameters < result.sizes.parameters
   assert split.sizes.optimizer < result.sizes.optimizer
   assert split.checkpoint_bytes == result.checkpoint_bytes
-  axes = {axis for one in split.step.traffic for axis in one.axes}
+  axes = {axis for one in split.step.collectives for axis in one.axes}
   assert axes == {"fsdp"}
 
 
 def test_what_is_said_of_the_step(result):
-  step, features = result.needs
+  step, features = result.requirements
   assert result.fits
   assert (step.name, features.name) == ("train step", "probe features")
   assert step.product_flops > 3 * features.product_flops * 16 / features.images
@@ -80,15 +80,15 @@ def test_what_is_said_of_the_step(result):
   assert set(kinds) >= {"activations", "gradients"}
   assert sum(kinds.values()) == sum(line.bytes for line in step.memory.lines)
   assert set(features.memory.kinds) == {"others"}
-  assert {one.axes for one in step.traffic} == {("data",)}
-  assert {one.kind for one in step.traffic} >= {"all-reduce"}
-  assert features.traffic == ()
+  assert {one.axes for one in step.collectives} == {("data",)}
+  assert {one.kind for one in step.collectives} >= {"all-reduce"}
+  assert features.collectives == ()
   # Without loops, and with one memory, the compiler counts the same.
-  assert abs(features.moved_bytes / features.accessed_bytes - 1) < 0.01
-  ours = [line.place for line in step.memory.lines if line.place]
-  assert all("jssl" in place.file for place in ours)
-  assert any("models" in place.file for place in ours)
-  assert result.step_bound is None
+  assert abs(features.hbm_bytes / features.accessed_bytes - 1) < 0.01
+  ours = [line.location for line in step.memory.lines if line.location]
+  assert all("jssl" in location.file for location in ours)
+  assert any("models" in location.file for location in ours)
+  assert result.step.bound is None
 
 
 def test_words_and_data(result):
@@ -117,43 +117,45 @@ def test_a_set_that_is_not_prepared_is_taken_by_its_shapes(tmp_path):
   found = check(unknown, CPU, only="train step")
   assert not found.prepared
   assert found.image_bytes == 40 * 40 * len(unknown.model.mean)
-  assert "isn't prepared here" in text_report.text(found)
+  assert "is not prepared on this machine" in text_report.text(found)
 
 
-def needs(**changed):
+def requirements(**changed):
   values = {
     "name": "train step",
     "images": 512,
     "fits": True,
     "memory": Memory(16, 10, 4, ()),
     "product_flops": int(1.97e12),
-    "moved_bytes": int(8.19e9),
+    "hbm_bytes": int(8.19e9),
     "accessed_bytes": None,
-    "traffic": (),
+    "collectives": (),
     "compile_seconds": 1.0,
+    "chip": targets.CHIPS["v5e"],
   }
-  return Needs(**{**values, **changed})
+  return Requirements(**{**values, **changed})
 
 
 def test_the_roofline_is_the_largest_of_its_parts():
-  v5e = targets.target("v5e:2x4")
-  assert roofline(needs(), v5e) == pytest.approx(
-    Roofline(0.01, 0.01, 0, 0, 512)
-  )
-  sent = Traffic("all-reduce", ("data",), 1, 1, 0, int(4e9), False)
-  bound = roofline(needs(traffic=(sent,)), v5e)
+  bound = requirements().bound
+  assert bound == pytest.approx(Roofline(0.01, 0.01, 0, 0, 512))
+  sent = CollectiveTraffic("all-reduce", ("data",), 1, 1, 0, int(4e9), False)
+  bound = requirements(collectives=(sent,)).bound
   assert bound.bound_by == "links"
   assert bound.seconds == pytest.approx(0.02)
   assert bound.images_per_second == pytest.approx(512 / 0.02)
-  over = sent._replace(crosses_slices=True)
-  assert roofline(needs(traffic=(over,)), v5e).links == 0
-  # Two devices a chip share its rates.
-  two = roofline(needs(), targets.target("tpu7x:2x2x1"))
+  across_slices = sent._replace(crosses_slices=True)
+  assert requirements(collectives=(across_slices,)).bound.links == 0
+  # The two devices of a chip share its rates.
+  two = requirements(chip=targets.CHIPS["tpu7x"]).bound
   assert two.compute == pytest.approx(2 * 1.97e12 / 2307e12)
-  assert roofline(needs(moved_bytes=None), v5e) is None
-  # Between nodes at the network's rate.
-  node = sent._replace(network_bytes=int(5e9))
-  bound = roofline(needs(traffic=(node,)), targets.target("h100:2x8"))
+  assert requirements(hbm_bytes=None).bound is None
+  assert requirements(chip=None).bound is None
+  # Traffic between nodes is limited by the network.
+  between_nodes = sent._replace(network_bytes=int(5e9))
+  bound = requirements(
+    collectives=(between_nodes,), chip=targets.CHIPS["h100"]
+  ).bound
   assert bound.bound_by == "network"
   assert bound.seconds == pytest.approx(0.1)
 
@@ -175,8 +177,8 @@ def test_the_roofline_is_the_largest_of_its_parts():
 )
 def test_what_goes_to_other_nodes(kind, axes, share):
   mesh = {"data": 2, "fsdp": 8}
-  assert _over_network(kind, axes, mesh, 2) == pytest.approx(share)
-  assert _over_network(kind, axes, mesh, 1) == 0
+  assert _network_share(kind, axes, mesh, 2) == pytest.approx(share)
+  assert _network_share(kind, axes, mesh, 1) == 0
 
 
 def test_what_the_compiler_says_when_it_gives_up():
@@ -184,7 +186,7 @@ def test_what_the_compiler_says_when_it_gives_up():
     "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
     "for HLO temporaries (39.25G) exceeds available HBM (15.75G)."
   )
-  assert _too_large(RuntimeError(said)) == (
+  assert _out_of_memory(RuntimeError(said)) == (
     int(39.25 * 2**30),
     int(15.75 * 2**30),
   )
@@ -192,15 +194,18 @@ def test_what_the_compiler_says_when_it_gives_up():
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
     "memory space hbm. Used 39.25G of 15.75G hbm. Exceeded hbm capacity."
   )
-  assert _too_large(RuntimeError(said)) == (
+  assert _out_of_memory(RuntimeError(said)) == (
     int(39.25 * 2**30),
     int(15.75 * 2**30),
   )
   # What a kernel takes of the chip's own is an error, and not a large batch.
   on_chip = said.replace("hbm", "vmem")
-  assert _too_large(RuntimeError(on_chip)) is None
-  assert _too_large(RuntimeError("RESOURCE_EXHAUSTED: of something")) == (0, 0)
-  assert _too_large(RuntimeError("INVALID_ARGUMENT")) is None
+  assert _out_of_memory(RuntimeError(on_chip)) is None
+  assert _out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: of something")) == (
+    0,
+    0,
+  )
+  assert _out_of_memory(RuntimeError("INVALID_ARGUMENT")) is None
 
 
 GIB = 2**30
@@ -216,7 +221,7 @@ def too_large(peak=40 * GIB, held=1 * GIB):
     1,
     Sizes(held, 0, 0, 0, 0, 0),
     0,
-    (needs(fits=False, memory=memory, moved_bytes=None),),
+    (requirements(fits=False, memory=memory, hbm_bytes=None),),
   )
 
 
@@ -247,7 +252,9 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
     fits = limits[config.train.chunks]
     memory = Memory(16 * GIB, 8 * GIB, GIB, ())
     result = too_large()
-    return result._replace(needs=(needs(fits=fits, memory=memory),))
+    return result._replace(
+      requirements=(requirements(fits=fits, memory=memory),)
+    )
 
   monkeypatch.setattr(changes, "check", compiled)
   given = config(data__batch_size=256, model__remat="block")
@@ -260,11 +267,11 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
   assert [one.fits for one in tried] == [False, True]
   assert told[-1] == "--config.train.chunks=8: fits"
   assert given.train.chunks == 1
-  assert "It fits with --config.train.chunks=8" in text_report.suggestion(tried)
+  assert "Fits with --config.train.chunks=8" in tables.suggestion(tried)
   said = text_report.text(too_large(), tried)
-  assert "doesn't fit: 40.00 GiB, 24.00 GiB above 16.00 GiB" in said
-  assert "BatchNorm: then its statistics are those of a chunk" in said
-  assert "doesn't fit with any" in text_report.suggestion(tried[:1])
+  assert "does not fit: 40.00 GiB, 24.00 GiB above 16.00 GiB" in said
+  assert "BatchNorm uses the statistics of each chunk" in said
+  assert "Does not fit with any" in tables.suggestion(tried[:1])
 
 
 def test_where_batches_that_lie_ready_are_too_much():
@@ -272,42 +279,42 @@ def test_where_batches_that_lie_ready_are_too_much():
   assert memory.spare == -GIB
   result = too_large()._replace(
     sizes=Sizes(0, 0, 0, 0, GIB, 2 * GIB),
-    needs=(needs(fits=False, memory=memory),),
+    needs=(requirements(fits=False, memory=memory),),
   )
   given = config(data__batch_size=256)
   assert next(changes.candidates(given, result)) == {"data.prefetch_batches": 1}
-  assert text_report.verdict(result.step) == (
-    "doesn't fit: 15.00 GiB and 2.00 GiB of batches that lie ready, 1.00 GiB "
+  assert tables.verdict(result.step) == (
+    "does not fit: 15.00 GiB plus 2.00 GiB of prefetched batches, 1.00 GiB "
     "above 16.00 GiB"
   )
 
 
-def test_where_only_the_probe_is_too_large(monkeypatch):
-  features = needs(name="probe features", fits=False)
-  result = too_large()._replace(needs=(needs(), features))
+def test_where_only_the_probe_is_out_of_memory(monkeypatch):
+  features = requirements(name="probe features", fits=False)
+  result = too_large()._replace(requirements=(requirements(), features))
   asked = []
 
   def compiled(config, target, only):
     asked.append((only, config.probe.batch_size))
     fits = config.probe.batch_size <= 64
-    return result._replace(needs=(features._replace(fits=fits),))
+    return result._replace(requirements=(features._replace(fits=fits),))
 
   monkeypatch.setattr(changes, "check", compiled)
   given = config(probe__batch_size=256)
   tried = changes.suggest(given, CPU, result)
   assert asked == [("probe features", 128), ("probe features", 64)]
   assert tried[-1].fits
-  assert text_report.suggestion(tried) == (
-    "It fits with --config.probe.batch_size=64 (compiled)."
+  assert tables.suggestion(tried) == (
+    "Fits with --config.probe.batch_size=64 (compiled)."
   )
 
 
-def test_loops_of_unknown_length_are_told():
-  loop = Loop("jit(f)/while", Place("/a/one.py", 5))
-  table = text_report.needs_table(needs(loops=(loop,)), None)
-  told = table["loops of unknown length, counted once"]
-  assert told == "/a/one.py:5 jit(f)/while"
-  assert "loops of" not in " ".join(text_report.needs_table(needs(), None))
+def test_loops_of_unknown_length_are_listed():
+  loop = Loop("jit(f)/while", Location("/a/one.py", 5))
+  rows = tables.requirement_rows(requirements(unknown_loops=(loop,)))
+  listed = "loops of unknown length, counted once"
+  assert [listed, "/a/one.py:5 jit(f)/while"] in rows
+  assert listed not in dict(tables.requirement_rows(requirements()))
 
 
 # ---- The command -------------------------------------------------------------
@@ -341,13 +348,13 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--target=v99:2x4"], "is not known: expected a TPU topology of v4, v5e"),
+    (["--target=v99:2x4"], "expected a TPU topology of v4, v5e"),
     (["--target=cpu:3"], "data.batch_size=256 does not divide over 3 devices"),
     (
       ["--target=cpu:2", "--config.mesh.data=2", "--config.mesh.fsdp=3"],
       "mesh.data=2 x mesh.fsdp=3 is 6 devices, but there are 2",
     ),
-    (["--target=2xcpu:2"], "TPUs alone come in slices"),
+    (["--target=2xcpu:2"], "expected at least 1 slice for a TPU"),
     # What a run would refuse, or leave devices out of.
     (
       ["--target=cpu:8", "--config.mesh.data=2"],
@@ -378,9 +385,9 @@ def test_what_a_sweep_says():
   by_target = sweep_lib.sizes("v5e:2x4,2xv5e:16x16", CPU)
   assert [s.target.slices for s in by_target] == [1, 2]
   assert all(s.changes is None for s in by_target)
-  with pytest.raises(ValueError, match="whole numbers"):
+  with pytest.raises(ValueError, match="integers"):
     sweep_lib.sizes("data.batch_size=8,many", CPU)
-  with pytest.raises(ValueError, match="is not known"):
+  with pytest.raises(ValueError, match="unknown target"):
     sweep_lib.sizes("v99:1", CPU)
 
 
@@ -398,10 +405,10 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
   gathered = 4 * 2 * (32 - 8) * config().objective.projector.out_dim
   assert peaks[1] < peaks[0] + gathered / 4
   for point in (two, eight):
-    kinds = {one.kind for one in point.result.step.traffic}
+    kinds = {one.kind for one in point.result.step.collectives}
     assert kinds == {"all-reduce", "collective-permute"}
   said = text_report.sweep_text([two, eight])
-  assert "cpu:8  8        32" in said
+  assert re.search(r"cpu:8 +8 +32 ", said)
   page = sweep_html([two, eight], config=config(), command="again")
   assert page.count("<svg") == 1
   json.dumps(text_report.sweep_data([two, eight]))

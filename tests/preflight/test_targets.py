@@ -30,13 +30,15 @@ def test_a_name_says_chips_and_shape(name, kind, shape):
   "name", ["v99:2x4", "v5e", "v5e:", "v5e:0x4", "v5e:2by4", "cpu", "", "tpu:8"]
 )
 def test_unknown_names_are_told_the_known_ones(name):
-  with pytest.raises(ValueError, match=r"is not known.*v5e.*tpu7x.*h100.*cpu"):
+  with pytest.raises(
+    ValueError, match=r"unknown target.*v5e.*tpu7x.*h100.*cpu"
+  ):
     targets.target(name)
 
 
 @pytest.mark.parametrize("name", ["v5e:8", "cpu:2x4", "h100:1x2x3"])
 def test_a_shape_of_other_dimensions_is_told(name):
-  with pytest.raises(ValueError, match=r"expected .* numbers after"):
+  with pytest.raises(ValueError, match=r"expected .* dimensions after"):
     targets.target(name)
 
 
@@ -52,9 +54,9 @@ def test_nodes_are_of_gpus():
 def test_slices_are_of_tpus():
   found = targets.target("2xv5e:2x4")
   assert (found.name, found.slices, found.shape) == ("2xv5e:2x4", 2, (2, 4))
-  with pytest.raises(ValueError, match="TPUs alone"):
+  with pytest.raises(ValueError, match="got 2"):
     targets.target("2xh100:8")
-  with pytest.raises(ValueError, match="one at least"):
+  with pytest.raises(ValueError, match="at least 1 slice"):
     targets.target("0xv5e:2x4")
 
 

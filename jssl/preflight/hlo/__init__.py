@@ -1,1 +1,1 @@
-"""What a compiled program says of itself: its HLO text, read."""
+"""Analysis of the HLO text of compiled programs."""

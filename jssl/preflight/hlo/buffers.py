@@ -1,9 +1,9 @@
-"""What an operation reads and writes, and which results are in old memory.
+"""Memory accesses and aliasing of instructions.
 
-One notion for what is moved and for what fills the memory: an operation reads
-its operands and writes its results once, but of what it cuts it reads the
-pieces, of what it changes in place it writes the change, and what it only
-passes on it leaves alone. What a fusion does follows from what is in it.
+An instruction reads its operands and writes its results once. Exceptions:
+slicing reads only the slice, an in-place update writes only the update, and
+forwarded operands are not accessed. For a fusion, accesses follow from the
+instructions in its body.
 """
 
 import re
@@ -13,50 +13,50 @@ from typing import NamedTuple
 from jssl.preflight.hlo import trip_counts
 from jssl.preflight.hlo.text import Array, Instruction, Module
 
-# Nothing is moved, or only what is counted elsewhere.
-_STILL = frozenset(
+# No traffic, or traffic that is counted in the called computations.
+_NO_TRAFFIC = frozenset(
   (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
     *("while", "conditional", "call", "optimization-barrier", "iota"),
     *("after-all", "add-dependency", "partition-id", "replica-id"),
   )
 )
-# A custom call that gives memory, and those at the ends of a collective that
-# other fusions carry along.
+# Custom calls that allocate uninitialised memory, and the two ends of an
+# asynchronous collective.
 _ALLOCATES = '"AllocateBuffer"'
 _ENDS = ('"AsyncCollectiveStart"', '"AsyncCollectiveDone"')
-_CUTS = frozenset(("dynamic-slice", "gather", "slice"))
+_SLICES = frozenset(("dynamic-slice", "gather", "slice"))
 _ALIASES = re.compile(r"output_to_operand_aliasing=\{((?:[^{}]|\{[^{}]*\})*)\}")
 _ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}")
 
 
 class Access(NamedTuple):
-  """What an instruction does to the large memory.
+  """HBM accesses of one execution of an instruction.
 
   Attributes:
-    sources: for each array of the result, the operand in whose memory it is;
-      None for what has its own.
-    read: bytes, of each operand.
-    written: bytes, of each array of the result.
+    aliases: index of the operand whose memory an array of the result reuses, or
+      None for a new buffer; one entry per array.
+    read: bytes read of each operand.
+    written: bytes written of each array of the result.
   """
 
-  sources: tuple[int | None, ...]
+  aliases: tuple[int | None, ...]
   read: tuple[int, ...]
   written: tuple[int, ...]
 
   @property
-  def moved(self) -> int:
-    """Bytes that are read and written together."""
+  def total(self) -> int:
+    """Bytes read and written."""
     return sum(self.read) + sum(self.written)
 
 
-def large(arrays: Iterable[Array]) -> int:
-  """Returns the bytes of those arrays that are in the large memory."""
+def hbm_size(arrays: Iterable[Array]) -> int:
+  """Returns the bytes of the arrays in HBM."""
   return sum(array.bytes for array in arrays if array.space == 0)
 
 
-def _said(instruction: Instruction) -> dict[int, int]:
-  """Returns operands by the results that the program says are in them."""
+def _annotated_aliases(instruction: Instruction) -> dict[int, int]:
+  """Returns the operand by result index, from the instruction's attributes."""
   found = _ALIASES.search(instruction.rest)
   return {
     int(result or 0): int(operand)
@@ -64,8 +64,8 @@ def _said(instruction: Instruction) -> dict[int, int]:
   }
 
 
-class _Fused:
-  """The inside of a fusion."""
+class _FusedComputation:
+  """The body of a fusion."""
 
   def __init__(self, module: Module, name: str, accesses: Mapping[str, Access]):
     own = module.computations.get(name, ())
@@ -74,157 +74,137 @@ class _Fused:
     self._root = module.roots.get(name, "")
     self._users: dict[str, list[tuple[Instruction, int]]] = {}
     for instruction in own:
-      for at, operand in enumerate(instruction.operands):
-        self._users.setdefault(operand, []).append((instruction, at))
+      for index, operand in enumerate(instruction.operands):
+        self._users.setdefault(operand, []).append((instruction, index))
     self.parameters = {
       int(i.rest.split(",")[0]): i.name for i in own if i.opcode == "parameter"
     }
 
-  def results(self, arrays: int) -> list[tuple[str, int]]:
-    """Returns what each array of the result is, and which part of that."""
+  def results(self, count: int) -> list[tuple[str, int]]:
+    """Returns instruction and tuple index of each array of the result."""
     root = self._known.get(self._root)
-    if root is not None and root.opcode == "tuple":
-      return [(name, 0) for name in root.operands]
-    return [(self._root, index) for index in range(arrays)]
+    if root is None or root.opcode != "tuple":
+      return [(self._root, index) for index in range(count)]
+    results = [(name, 0) for name in root.operands]
+    return results if len(results) == count else [("", 0)] * count
 
-  def source(self, name: str, part: int = 0) -> int | None:
-    """Returns the parameter in whose memory a value is, if it is in one's."""
+  def update(self, name: str, index: int = 0) -> tuple[int, int] | None:
+    """Traces in-place updates of a parameter.
+
+    Args:
+      name: name of an instruction.
+      index: index of an array in its result.
+
+    Returns:
+      The parameter whose memory holds the array, and the bytes written to it;
+      None for an array in memory of its own.
+    """
     value = self._known.get(name)
     if value is None:
       return None
     if value.opcode == "parameter":
-      return int(value.rest.split(",")[0])
+      return int(value.rest.split(",")[0]), 0
     if value.opcode == "bitcast":
-      return self.source(value.operands[0])
+      return self.update(value.operands[0])
     if value.opcode == "get-tuple-element":
-      return self.source(value.operands[0], trip_counts.element(value))
-    at = self._source(value, part)
-    return None if at is None else self.source(value.operands[at])
-
-  def _source(self, value: Instruction, part: int) -> int | None:
-    sources = self._accesses[value.name].sources
-    return sources[part] if part < len(sources) else None
-
-  def written(self, name: str, part: int = 0) -> int | None:
-    """Returns what is written of a value; None for all of it."""
-    value = self._known.get(name)
-    if value is None:
-      return None
-    if value.opcode == "parameter":
-      return 0
-    if value.opcode == "bitcast":
-      return self.written(value.operands[0])
-    if value.opcode == "get-tuple-element":
-      return self.written(value.operands[0], trip_counts.element(value))
-    at = self._source(value, part)
-    if at is None:
-      return None
-    before = self.written(value.operands[at])
-    own = self._accesses[value.name].written
-    return None if before is None else before + own[part]
+      return self.update(value.operands[0], trip_counts.tuple_index(value))
+    access = self._accesses[value.name]
+    operand = access.aliases[index] if index < len(access.aliases) else None
+    before = None if operand is None else self.update(value.operands[operand])
+    return before and (before[0], before[1] + access.written[index])
 
   def read(self, name: str) -> int:
-    """Returns what is read of a value by all that use it."""
+    """Returns the bytes that all users of a value read of it."""
     total = 0
-    for user, at in self._users.get(name, ()):
+    for user, index in self._users.get(name, ()):
       if user.opcode == "tuple":
         continue
       access = self._accesses[user.name]
-      total += access.read[at]
-      views = user.opcode in ("bitcast", "get-tuple-element")
-      if views or at in access.sources:
+      total += access.read[index]
+      is_view = user.opcode in ("bitcast", "get-tuple-element")
+      if is_view or index in access.aliases:
         total += self.read(user.name)
     return total
 
 
-def _space(
-  user: Instruction, at: int, known: Mapping[str, Instruction]
-) -> int | None:
-  """Returns the memory that an operand is in, if it is one array."""
-  operand = known.get(user.operands[at])
-  alone = operand is not None and len(operand.arrays) == 1
-  return operand.arrays[0].space if operand and alone else None
-
-
-def _of_fusion(
+def _fusion_access(
   module: Module,
   fusion: Instruction,
   known: Mapping[str, Instruction],
   accesses: Mapping[str, Access],
-  waiting: frozenset[str],
+  async_parts: frozenset[str],
 ) -> Access:
-  fused = _Fused(module, (*fusion.called, "")[0], accesses)
-  results = fused.results(len(fusion.arrays))
-  if len(results) != len(fusion.arrays):
-    results = [("", 0)] * len(fusion.arrays)
-  said = _said(fusion)
-  sources, written = [], []
-  for at, (array, (name, part)) in enumerate(
-    zip(fusion.arrays, results, strict=True)
+  body = _FusedComputation(module, (*fusion.called, "")[0], accesses)
+  annotated = _annotated_aliases(fusion)
+  operands = [known[o].arrays if o in known else () for o in fusion.operands]
+  aliases: list[int | None] = []
+  written: list[int] = []
+  for at, (array, (name, index)) in enumerate(
+    zip(fusion.arrays, body.results(len(fusion.arrays)), strict=True)
   ):
-    source, change = fused.source(name, part), fused.written(name, part)
-    if source is not None and _space(fusion, source, known) != array.space:
-      # From one memory to another: a copy.
-      source, change = None, None
-    sources.append(said.get(at) if source is None else source)
-    if change is None:
-      # Of a collective that goes on what it fills is an operand, by name.
-      change = 0 if at in said and name in waiting else array.bytes
-    new = min(change, array.bytes)
-    written.append(new if array.space == 0 else 0)
+    update = body.update(name, index)
+    # An update from one memory space to another is a copy.
+    if update and [a.space for a in operands[update[0]]] != [array.space]:
+      update = None
+    # The transfer of an asynchronous collective is counted at its start.
+    is_async = at in annotated and name in async_parts
+    operand = update[0] if update else annotated.get(at)
+    size = update[1] if update else 0 if is_async else array.bytes
+    aliases.append(operand)
+    written.append(min(size, array.bytes) if array.space == 0 else 0)
   read = [
-    min(large(known[o].arrays), fused.read(fused.parameters.get(at, "")))
-    if o in known
-    else 0
-    for at, o in enumerate(fusion.operands)
+    min(hbm_size(arrays), body.read(body.parameters.get(at, "")))
+    for at, arrays in enumerate(operands)
   ]
-  return Access(tuple(sources), tuple(read), tuple(written))
+  return Access(tuple(aliases), tuple(read), tuple(written))
 
 
-def _of(
-  instruction: Instruction, known: Mapping[str, Instruction], still: bool
+def _access(
+  instruction: Instruction,
+  known: Mapping[str, Instruction],
+  has_traffic: bool,
 ) -> Access:
-  """Returns what one instruction does by itself."""
   opcode, arrays = instruction.opcode, instruction.arrays
-  said = _said(instruction)
-  sources = tuple(said.get(at) for at in range(len(arrays)))
+  annotated = _annotated_aliases(instruction)
+  aliases = tuple(annotated.get(at) for at in range(len(arrays)))
   operands = [
     known[o].arrays if o in known else () for o in instruction.operands
   ]
-  read = [large(own) for own in operands]
-  written = [large((array,)) for array in arrays]
-  if still:
-    return Access(sources, (0,) * len(operands), (0,) * len(arrays))
+  if not has_traffic:
+    return Access(aliases, (0,) * len(operands), (0,) * len(arrays))
+  read = [hbm_size(own) for own in operands]
+  written = [hbm_size((array,)) for array in arrays]
   if opcode == "dynamic-update-slice":
-    change = sum(array.bytes for array in operands[1])
-    sources, read[0], written[0] = (0,), 0, min(change, written[0])
-  elif opcode in _CUTS:
+    update = sum(array.bytes for array in operands[1])
+    aliases, read[0], written[0] = (0,), 0, min(update, written[0])
+  elif opcode in _SLICES:
     read[0] = min(read[0], sum(array.bytes for array in arrays))
-  return Access(sources, tuple(read), tuple(written))
+  return Access(aliases, tuple(read), tuple(written))
 
 
 def accesses(module: Module) -> dict[str, Access]:
-  """Returns what each instruction does, by name; of pairs' starts, nothing."""
+  """Returns the accesses of each instruction by name.
+
+  The parts of asynchronous pairs have none; see `hlo.traffic`.
+  """
   found: dict[str, Access] = {}
-  waiting = trip_counts.carried(module) | frozenset(
+  async_parts = trip_counts.async_continuations(module) | frozenset(
     name
-    for name, i in trip_counts.named(module).items()
+    for name, i in trip_counts.by_name(module).items()
     if any(end in i.rest for end in _ENDS)
   )
-  # Computations stand after those that they call.
+  # Called computations precede their callers.
   for own in module.computations.values():
     known = {i.name: i for i in own}
-    for instruction in own:
-      if instruction.opcode == "fusion":
-        found[instruction.name] = _of_fusion(
-          module, instruction, known, found, waiting
-        )
+    for i in own:
+      if i.opcode == "fusion":
+        found[i.name] = _fusion_access(module, i, known, found, async_parts)
         continue
-      still = (
-        instruction.opcode in _STILL
-        or instruction.opcode.endswith(("-start", "-update", "-done"))
-        or instruction.name in waiting
-        or _ALLOCATES in instruction.rest
+      has_traffic = not (
+        i.opcode in _NO_TRAFFIC
+        or i.opcode.endswith(("-start", "-update", "-done"))
+        or i.name in async_parts
+        or _ALLOCATES in i.rest
       )
-      found[instruction.name] = _of(instruction, known, still)
+      found[i.name] = _access(i, known, has_traffic)
   return found

@@ -1,38 +1,32 @@
-"""What devices send each other in a compiled program, and along which axes."""
+"""Collectives of a compiled program and the mesh axes they communicate over."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jssl.preflight.hlo import groups, trip_counts
-from jssl.preflight.hlo.text import Instruction, Module, Place
+from jssl.preflight.hlo.text import Instruction, Location, Module
 
-_KINDS = (
-  "all-reduce",
-  "all-gather",
-  "all-to-all",
-  "reduce-scatter",
-  "collective-permute",
-  "ragged-all-to-all",
-  "collective-broadcast",
+_KINDS = frozenset(
+  (
+    *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),
+    *("collective-permute", "ragged-all-to-all", "collective-broadcast"),
+  )
 )
-
-# What a TPU's program hands to the runtime of the data centre's network.
+# Transfers between TPU slices, over the data-centre network.
 BETWEEN_SLICES = "send"
 
 
 class Collective(NamedTuple):
-  """One instruction that sends, for each device.
+  """A collective instruction; sizes are per device and execution.
 
   Attributes:
-    kind: as "all-reduce", or `BETWEEN_SLICES`.
-    axes: of the mesh along which it sends, in the mesh's order; () between
-      slices.
-    times: that it runs in a step.
-    result_bytes: that it leaves a device with, each time.
-    sent_bytes: that a device sends each time, by the algorithm that sends
-      least: a ring.
-    place: the line that it is of; None if the program doesn't say.
+    kind: for example "all-reduce", or `BETWEEN_SLICES`.
+    axes: mesh axes that it communicates over; () between slices.
+    times: executions in one run of the program.
+    result_bytes: size of the result.
+    sent_bytes: bytes sent by a ring algorithm.
+    location: source line; None if unknown.
   """
 
   kind: str
@@ -40,115 +34,116 @@ class Collective(NamedTuple):
   times: int
   result_bytes: int
   sent_bytes: int
-  place: Place | None
+  location: Location | None
 
 
 def _result_bytes(instruction: Instruction) -> int:
-  """Returns the bytes of the results; of a pair's start, without operands."""
+  """Returns the size of the result, without operands aliased by a start."""
   sizes = [array.bytes for array in instruction.arrays]
-  if instruction.opcode.endswith("-start"):
-    if instruction.opcode.startswith("all-reduce"):
-      return sum(sizes)
-    # (operands, results, contexts of the transfer)
+  is_start = instruction.opcode.endswith("-start")
+  if is_start and instruction.opcode != "all-reduce-start":
+    # (operands, results, contexts)
     own = len(instruction.operands)
     return sum(sizes[own : 2 * own])
   return sum(sizes)
 
 
-def _sent(kind: str, result: int, members: int) -> int:
-  """Returns what a ring sends of a result, from a device."""
-  shares = {
-    "all-reduce": 2 * (members - 1) / members,
-    "all-gather": (members - 1) / members,
+def _ring_bytes(kind: str, result: int, members: int) -> int:
+  """Returns the bytes that a device sends with a ring algorithm."""
+  share = (members - 1) / members
+  factors = {
+    "all-reduce": 2 * share,
+    "all-gather": share,
     "reduce-scatter": members - 1,
-    "all-to-all": (members - 1) / members,
-    "ragged-all-to-all": (members - 1) / members,
+    "all-to-all": share,
+    "ragged-all-to-all": share,
   }
-  return round(result * shares.get(kind, 1))
+  return round(result * factors.get(kind, 1))
 
 
-def _kept(module: Module) -> dict[str, int]:
-  """Returns bytes that are kept of all-reduces of which only parts are.
-
-  TPUs run such a fusion as one reduce-scatter.
-  """
-  kept = {}
-  for own in module.computations.values():
-    for whole in own:
-      if whole.opcode != "all-reduce":
-        continue
-      parts = _users(own, {whole.name})
-      if parts and all(part.opcode == "dynamic-slice" for part in parts):
-        kept[whole.name] = sum(a.bytes for part in parts for a in part.arrays)
-  return kept
-
-
-def _users(own: Sequence[Instruction], names: set[str]) -> list[Instruction]:
-  """Returns what uses a result, whole or by its elements."""
-  found = []
-  # What is used stands before its users.
+def _users(own: Sequence[Instruction], name: str) -> list[Instruction]:
+  """Returns users of a result, seen through bitcasts and tuple elements."""
+  names, users = {name}, []
   for instruction in own:
     if names.intersection(instruction.operands):
       if instruction.opcode in ("get-tuple-element", "bitcast"):
-        names = names | {instruction.name}
+        names.add(instruction.name)
       else:
-        found.append(instruction)
-  return found
+        users.append(instruction)
+  return users
+
+
+def _scattered_bytes(module: Module) -> dict[str, int]:
+  """Returns result sizes of all-reduces of which only slices are used.
+
+  XLA:TPU executes such a fusion as a reduce-scatter.
+  """
+  sizes = {}
+  for own in module.computations.values():
+    for instruction in own:
+      if instruction.opcode == "all-reduce":
+        users = _users(own, instruction.name)
+        if users and all(user.opcode == "dynamic-slice" for user in users):
+          sizes[instruction.name] = sum(
+            array.bytes for user in users for array in user.arrays
+          )
+  return sizes
 
 
 def _collective(
-  instruction: Instruction, mesh: Mapping[str, int], kept: Mapping[str, int]
+  instruction: Instruction,
+  mesh: Mapping[str, int],
+  scattered: Mapping[str, int],
 ) -> Collective | None:
-  """Returns what an instruction sends, if it does, in one run."""
+  """Returns the collective of an instruction, None for other instructions."""
   kind = instruction.opcode.removesuffix("-start")
   if kind == "send" and "xla_megascale_runtime" in instruction.rest:
     size = instruction.arrays[0].bytes
     return Collective(BETWEEN_SLICES, (), 1, size, size, None)
   if kind not in _KINDS:
     return None
-  among = groups.groups(instruction, math.prod(mesh.values()))
-  if len(among[0]) < 2:
+  members = groups.groups(instruction, math.prod(mesh.values()))
+  size = len(members[0])
+  if size < 2:
     return None
   result = _result_bytes(instruction)
-  if instruction.name in kept:
-    kind, result = "reduce-scatter", kept[instruction.name]
-  sent = _sent(kind, result, len(among[0]))
-  return Collective(kind, groups.axes(among, mesh), 1, result, sent, None)
+  if instruction.name in scattered:
+    kind, result = "reduce-scatter", scattered[instruction.name]
+  sent = _ring_bytes(kind, result, size)
+  return Collective(kind, groups.axes(members, mesh), 1, result, sent, None)
 
 
 def collectives(
   module: Module, mesh: Mapping[str, int], root: str = ""
 ) -> list[Collective]:
-  """Returns all instructions of a program that send in a step.
-
-  Loops and branches as in `hlo.trip_counts`: by trip, and the branch that sends
-  least. A collective that others carry along counts once.
+  """Returns the executed collectives; see `hlo.trip_counts` for counts.
 
   Args:
-    module: the compiled program.
-    mesh: sizes of the axes by name, as `Mesh.shape`; of several TPU slices
-      those of one, to which a program's groups belong.
-    root: a folder; the place of an instruction is its innermost line there.
+    module: compiled program.
+    mesh: axis sizes by name, as `Mesh.shape`; with several TPU slices, the mesh
+      of one slice, because replica groups are per slice.
+    root: folder of the source files that collectives are attributed to.
 
   Raises:
-    ValueError: one says who sends in a form that isn't known.
+    ValueError: if replica groups have an unknown format.
   """
-  carried, kept = trip_counts.carried(module), _kept(module)
+  continuations = trip_counts.async_continuations(module)
+  scattered = _scattered_bytes(module)
   found = {
-    name: one
-    for name, instruction in trip_counts.named(module).items()
-    if name not in carried and (one := _collective(instruction, mesh, kept))
+    name: collective
+    for name, instruction in trip_counts.by_name(module).items()
+    if name not in continuations
+    and (collective := _collective(instruction, mesh, scattered))
   }
 
   def sent(instruction: Instruction) -> int:
-    return (
-      found[instruction.name].sent_bytes if instruction.name in found else 0
-    )
+    collective = found.get(instruction.name)
+    return collective.sent_bytes if collective else 0
 
   return [
     found[instruction.name]._replace(
-      times=times, place=module.place(instruction, root)
+      times=times, location=module.location(instruction, root)
     )
-    for instruction, times in trip_counts.walk(module, sent)
+    for instruction, times in trip_counts.executed(module, sent)
     if instruction.name in found
   ]

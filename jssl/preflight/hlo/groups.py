@@ -1,4 +1,4 @@
-"""Which devices a collective is among, from the forms that compilers write."""
+"""Replica groups of collectives and the mesh axes that they span."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from jssl.preflight.hlo.text import Instruction
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
 _EXPLICIT = re.compile(r"replica_groups=\{(\{.*?\})\}")
 _ALL = re.compile(r"replica_groups=\{\}")
-# [groups, members]<=[shape]T(order): devices in a grid, transposed, cut anew.
+# Iota format, [groups, members]<=[shape]T(order): arange(N).reshape(shape)
+# .transpose(order).reshape(groups, members).
 _GRID = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _IOTA = re.compile(rf"replica_groups=\[([\d,]+)\]<={_GRID}")
-# mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}: devices in a mesh, and the
-# axes that a group goes along; 'a':(2)3 is the part of size 3 of an axis, after
-# one of size 2.
+# Mesh format, mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}: groups along
+# the axes in braces; 'a':(2)3 is the sub-axis of size 3 after one of size 2.
 _MESH = re.compile(
   r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\(([^{]*?)\))? ?\{([^}]*)\}"
 )
@@ -37,14 +37,13 @@ def _grid(shape: str, order: str | None) -> _Ids:
 
 
 def _along(axes: str, ids: str | None, along: str) -> _Ids:
-  """Returns groups of a mesh that is written out, [groups, members]."""
+  """Returns the groups of the mesh format, [groups, members]."""
   sizes = {name: int(size) for name, size in _AXIS.findall(axes)}
   devices = np.arange(np.prod([*sizes.values()], dtype=int))
   if ids:
     grid = re.fullmatch(_GRID, ids)
     devices = _grid(*grid.groups()) if grid else np.array(_integers(ids))
-  # Each axis in three: what is before the part that is gone along, that, and
-  # what is after it.
+  # Splits each axis into (before, sub-axis of the groups, after).
   parts = {name: (size, 1, 1) for name, size in sizes.items()}
   for name, before, own in _ALONG.findall(along):
     first, size = int(before or 1), int(own or sizes[name])
@@ -56,14 +55,14 @@ def _along(axes: str, ids: str | None, along: str) -> _Ids:
 
 
 def groups(instruction: Instruction, devices: int) -> Sequence[Sequence[int]]:
-  """Returns devices that send to each other, by their place in the mesh.
+  """Returns the groups of a collective as device indices in the mesh.
 
   Args:
-    instruction: that sends.
-    devices: that there are.
+    instruction: a collective.
+    devices: number of devices of the program.
 
   Raises:
-    ValueError: it says which in a form that isn't known here.
+    ValueError: if the groups have an unknown format.
   """
   rest = instruction.rest
   if pairs := _PAIRS.search(rest):
@@ -78,20 +77,20 @@ def groups(instruction: Instruction, devices: int) -> Sequence[Sequence[int]]:
   if "replica_groups=" in rest and not _ALL.search(rest):
     form = rest[rest.index("replica_groups=") :][:80]
     raise ValueError(
-      f"{instruction.name} says who sends as {form!r}, which isn't known: "
-      "expected {{0,1},..}, [2,2]<=[4], mesh['a'=2,..] {'a'} or pairs"
+      f"{instruction.name}: unknown format {form!r}; expected {{{{0,1}},..}}, "
+      "[2,2]<=[4], mesh['a'=2,..] {'a'} or source_target_pairs"
     )
-  # No groups: all of them.
+  # Without groups: all devices.
   return [[*range(devices)]]
 
 
 def axes(
-  among: Sequence[Sequence[int]], mesh: Mapping[str, int]
+  members: Sequence[Sequence[int]], mesh: Mapping[str, int]
 ) -> tuple[str, ...]:
-  """Returns the axes of a mesh along which members of a group differ."""
+  """Returns the mesh axes along which members of a group differ."""
   shape = tuple(mesh.values())
   differ = np.zeros(len(shape), bool)
-  for group in among:
+  for group in members:
     at: Int[np.ndarray, "axes members"] = np.array(
       np.unravel_index(group, shape)
     )

@@ -1,240 +1,223 @@
-"""What lies in a program's memory at its fullest moment, by its schedule.
+"""Live buffers at peak memory, reconstructed from a program's schedule.
 
-The compiler says how much memory a program takes, and not of what: TPU and GPU
-programs come without their buffers' assignment. Here the schedule is gone
-through, each result alive from where it is made to its last use, and of
-branches the one that takes most. What an operation changes in place or passes
-on is there once (`hlo.buffers`). What shares memory by an operation's grace
-(an addition that overwrites its operand) is counted apart, so sums can be above
-the compiler's: they say what is large, and the compiler how much it is
-together.
+Compilers report peak memory but, for TPU and GPU, no buffer assignment. Here
+each buffer is live from the instruction that creates it to its last use; of the
+branches of a conditional the largest counts. In-place updates reuse buffers
+(`hlo.buffers`). Other buffer sharing, such as an addition that overwrites its
+operand, is unknown, so sums can exceed the compiler's peak.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jssl.preflight.hlo import buffers, trip_counts
-from jssl.preflight.hlo.text import Array, Instruction, Module, Place
+from jssl.preflight.hlo.text import Array, Instruction, Location, Module
 
-# What gives names to memory that is there.
+# Results that are views of the operands' buffers.
 _VIEWS = frozenset(
   (
-    "bitcast",
-    "get-tuple-element",
-    "tuple",
-    "while",
-    "optimization-barrier",
-    "add-dependency",
+    *("bitcast", "get-tuple-element", "tuple", "while"),
+    *("optimization-barrier", "add-dependency"),
   )
 )
-_FREE = frozenset(("parameter", "constant", "partition-id", "replica-id"))
+_NO_BUFFERS = frozenset(("parameter", "constant", "partition-id", "replica-id"))
 
 
 class Buffer(NamedTuple):
-  """An array in memory.
+  """An array in HBM.
 
   Attributes:
-    array: what it is.
-    op_name: of the instruction that makes it.
-    place: the line that it is of; None if the program doesn't say.
+    array: dtype, shape and size.
+    op_name: JAX's name of the instruction that creates it.
+    location: source line; None if unknown.
   """
 
   array: Array
   op_name: str
-  place: Place | None
+  location: Location | None
 
 
-class Line(NamedTuple):
-  """Arrays at the fullest moment that one line of source is to blame for.
+class LineBuffers(NamedTuple):
+  """Live buffers of one source line.
 
   Attributes:
-    place: the line; None for what the program doesn't say.
-    bytes: of all of them.
-    buffers: each of them, the largest first.
+    location: source line; None for buffers of unknown origin.
+    bytes: total size.
+    buffers: buffers in order of decreasing size.
   """
 
-  place: Place | None
+  location: Location | None
   bytes: int
   buffers: tuple[Buffer, ...]
 
 
-class _Moment(NamedTuple):
+class _Peak(NamedTuple):
   bytes: int
   buffers: tuple[Buffer, ...]
 
 
-_NOTHING = _Moment(0, ())
-# A buffer by its instruction and its place in the result.
+# A buffer by the instruction that creates it and the index in its result.
 _Key = tuple[str, int]
+_Keys = frozenset[_Key]
 
 
-class _Walk:
-  """Goes through one computation."""
+def _union(keys: Iterable[_Keys]) -> _Keys:
+  return frozenset().union(*keys)
+
+
+class _Liveness:
+  """Finds the live buffers at peak memory of computations."""
 
   def __init__(self, module: Module, root: str):
     self._module = module
     self._root = root
     self._accesses = buffers.accesses(module)
-    self._done: dict[str, _Moment] = {}
+    self._peaks: dict[str, _Peak] = {}
 
-  def _inside(self, instruction: Instruction) -> _Moment:
-    """Returns the fullest moment of what an instruction runs."""
-    if instruction.opcode not in trip_counts.PROGRAMS:
-      return _NOTHING
-    moments = [self.fullest(name) for name in instruction.called]
-    return max(moments, key=lambda moment: moment.bytes, default=_NOTHING)
+  def peak(self, name: str) -> _Peak:
+    """Returns the peak of a computation, excluding its parameters."""
+    if name not in self._peaks:
+      self._peaks[name] = self._scan(name)
+    return self._peaks[name]
+
+  def _called_peak(self, instruction: Instruction) -> _Peak:
+    if instruction.opcode not in trip_counts.CONTROL_FLOW:
+      return _Peak(0, ())
+    peaks = [self.peak(name) for name in instruction.called]
+    return max(peaks, key=lambda peak: peak.bytes, default=_Peak(0, ()))
 
   def _buffer(
     self,
     array: Array,
     instruction: Instruction,
-    filled_by: Instruction,
+    first_write: Instruction,
     known: Mapping[str, Instruction],
   ) -> Buffer:
-    # Memory that is given without a line is that of what fills it.
-    if not (instruction.operands or self._module.places(instruction)):
-      instruction = filled_by
-    # A copy from one memory to another is named by what it copies.
+    # Allocations without a location are attributed to their first write.
+    if not (instruction.operands or self._module.stack(instruction)):
+      instruction = first_write
+    # Unnamed copies are attributed to the instruction that they copy.
     while not instruction.op_name and instruction.operands:
       if instruction.operands[0] not in known:
         break
       instruction = known[instruction.operands[0]]
-    place = self._module.place(instruction, self._root)
-    return Buffer(array, instruction.op_name, place)
+    location = self._module.location(instruction, self._root)
+    return Buffer(array, instruction.op_name, location)
 
-  def fullest(self, name: str) -> _Moment:
-    """Returns the fullest moment of a computation, without its parameters."""
-    if name not in self._done:
-      # For the case that a computation calls itself, which none does.
-      self._done[name] = _NOTHING
-      self._done[name] = self._go(self._module.computations.get(name, ()), name)
-    return self._done[name]
-
-  def _go(self, instructions: Sequence[Instruction], name: str) -> _Moment:
-    known = {instruction.name: instruction for instruction in instructions}
-    keys: dict[str, tuple[frozenset[_Key], ...]] = {}
-    last: dict[_Key, int] = {}
-    fills: dict[_Key, Instruction] = {}
+  def _lifetimes(
+    self, instructions: Sequence[Instruction], name: str
+  ) -> tuple[dict[_Key, int], dict[_Key, Instruction]]:
+    """Returns index of the last use and first located write by buffer."""
+    keys: dict[str, tuple[_Keys, ...]] = {}
+    last_use: dict[_Key, int] = {}
+    first_write: dict[_Key, Instruction] = {}
     for at, instruction in enumerate(instructions):
-      keys[instruction.name] = _result(
-        instruction, keys, self._accesses[instruction.name].sources
-      )
+      aliases = self._accesses[instruction.name].aliases
+      keys[instruction.name] = _result_keys(instruction, keys, aliases)
       for used in (*instruction.operands, instruction.name):
-        for key in frozenset().union(*keys.get(used, ())):
-          last[key] = at
-      if self._module.places(instruction):
-        for key in frozenset().union(*keys[instruction.name]):
-          fills.setdefault(key, instruction)
+        last_use |= dict.fromkeys(_union(keys.get(used, ())), at)
+      if self._module.stack(instruction):
+        for key in _union(keys[instruction.name]):
+          first_write.setdefault(key, instruction)
     results = keys.get(self._module.roots.get(name, ""), ())
-    for key in frozenset().union(*results):
-      last[key] = len(instructions)
+    last_use |= dict.fromkeys(_union(results), len(instructions))
     if name == self._module.entry:
-      # They are in the memory of arguments.
+      # Donated results use the memory of arguments.
       for index in self._module.donated & frozenset(range(len(results))):
         for key in results[index]:
-          last.pop(key, None)
+          last_use.pop(key, None)
+    return last_use, first_write
+
+  def _scan(self, name: str) -> _Peak:
+    instructions = self._module.computations.get(name, ())
+    known = {instruction.name: instruction for instruction in instructions}
+    last_use, first_write = self._lifetimes(instructions, name)
     by_end: dict[int, list[_Key]] = {}
-    for key, at in last.items():
+    for key, at in last_use.items():
       by_end.setdefault(at, []).append(key)
 
-    alive: dict[_Key, Buffer] = {}
-    size, fullest, at_fullest = 0, -1, _NOTHING
+    live: dict[_Key, Buffer] = {}
+    size, peak = 0, _Peak(-1, ())
     for at, instruction in enumerate(instructions):
       for index, array in enumerate(instruction.arrays):
         key = instruction.name, index
-        if key in last and array.space == 0:
-          fill = fills.get(key, instruction)
-          alive[key] = self._buffer(array, instruction, fill, known)
+        if key in last_use and array.space == 0:
+          write = first_write.get(key, instruction)
+          live[key] = self._buffer(array, instruction, write, known)
           size += array.bytes
-      inside = self._inside(instruction)
-      if size + inside.bytes > fullest:
-        fullest = size + inside.bytes
-        at_fullest = _Moment(fullest, (*alive.values(), *inside.buffers))
+      inner = self._called_peak(instruction)
+      if size + inner.bytes > peak.bytes:
+        peak = _Peak(size + inner.bytes, (*live.values(), *inner.buffers))
       for key in by_end.get(at, ()):
-        if key in alive:
-          size -= alive.pop(key).array.bytes
-    return at_fullest
+        if key in live:
+          size -= live.pop(key).array.bytes
+    return peak if instructions else _Peak(0, ())
 
 
-def _result(
+def _result_keys(
   instruction: Instruction,
-  keys: Mapping[str, tuple[frozenset[_Key], ...]],
-  sources: Sequence[int | None],
-) -> tuple[frozenset[_Key], ...]:
-  """Returns, for each array of a result, the buffers that it is in.
+  keys: Mapping[str, tuple[_Keys, ...]],
+  aliases: Sequence[int | None],
+) -> tuple[_Keys, ...]:
+  """Returns the buffers that hold each array of a result.
 
   Args:
-    instruction: that makes it.
-    keys: of what was made before, by name.
-    sources: operands that the arrays are in, as `Access.sources`.
+    instruction: instruction with the result.
+    keys: buffers of the preceding instructions by name.
+    aliases: `Access.aliases` of the instruction.
   """
-  opcode, arrays = instruction.opcode, instruction.arrays
-  if opcode in _FREE:
-    return tuple(frozenset() for _ in arrays)
+  opcode, count = instruction.opcode, len(instruction.arrays)
+  if opcode in _NO_BUFFERS:
+    return (frozenset(),) * count
   operands = [keys.get(name, ()) for name in instruction.operands]
+  first = operands[0] if operands else ()
+  new = tuple(frozenset({(instruction.name, index)}) for index in range(count))
   if opcode == "tuple":
-    flat = [own for operand in operands for own in operand]
-    if len(flat) == len(arrays):
-      return tuple(flat)
-  elif opcode == "get-tuple-element" and operands:
-    index = trip_counts.element(instruction)
-    if len(operands[0]) > index and len(arrays) == 1:
-      return (operands[0][index],)
-  elif opcode == "while" and operands and len(operands[0]) == len(arrays):
-    return operands[0]
-  elif opcode.endswith("-done") and operands:
-    # (operands, results, contexts): the results are what was made new.
-    made = instruction.operands[0]
-    whole = frozenset().union(*operands[0])
-    whole = frozenset(key for key in whole if key[0] == made)
-    return tuple(whole for _ in arrays)
-  elif opcode in _VIEWS and operands:
-    return tuple(frozenset().union(*operands[0]) for _ in arrays)
-  if opcode == "copy-start":
+    first = tuple(itertools.chain.from_iterable(operands))
+  elif opcode == "get-tuple-element" and count == 1:
+    index = trip_counts.tuple_index(instruction)
+    return (first[index],) if index < len(first) else new
+  elif opcode == "copy-start":
     # (destination, source, context)
-    source = operands[0][0] if operands and operands[0] else frozenset()
-    return (frozenset({(instruction.name, 0)}), source, frozenset())
-  if opcode.endswith("-start") and len(arrays) > 1:
-    own = len(instruction.operands)
-    flat = [key for operand in operands for key in operand]
-    of_operands = flat[:own] + [frozenset()] * (own - len(flat))
-    return (
-      *of_operands,
-      *(
-        frozenset({(instruction.name, index)})
-        for index in range(own, len(arrays))
-      ),
+    return (new[0], first[0] if first else frozenset(), frozenset())
+  elif opcode.endswith("-start") and count > 1:
+    # (operands, results, contexts)
+    own = len(operands)
+    flat = [*itertools.chain.from_iterable(operands)][:own]
+    return (*flat, *[frozenset()] * (own - len(flat)), *new[own:])
+  elif opcode.endswith("-done") and operands:
+    # The results are the buffers that the start created.
+    created = (
+      key for key in _union(first) if key[0] == instruction.operands[0]
     )
+    return (frozenset(created),) * count
+  if opcode in _VIEWS and operands:
+    return first if len(first) == count else (_union(first),) * count
   return tuple(
-    frozenset({(instruction.name, index)})
-    if source is None
-    else frozenset().union(*operands[source])
-    for index, source in enumerate(sources)
+    own if alias is None else _union(operands[alias])
+    for own, alias in zip(new, aliases, strict=True)
   )
 
 
-def fullest(module: Module, root: str = "") -> list[Buffer]:
-  """Returns what is alive at the fullest moment, arguments apart.
+def live_at_peak(module: Module, root: str = "") -> list[Buffer]:
+  """Returns live buffers at peak memory, excluding arguments.
 
   Args:
-    module: the compiled program, scheduled.
-    root: a folder; the place of an array is the innermost line of it there.
+    module: compiled, scheduled program.
+    root: folder of the source files that buffers are attributed to.
   """
-  moment = _Walk(module, root).fullest(module.entry)
-  return sorted(moment.buffers, key=lambda b: -b.array.bytes)
+  peak = _Liveness(module, root).peak(module.entry)
+  return sorted(peak.buffers, key=lambda buffer: -buffer.array.bytes)
 
 
-def by_line(buffers: Iterable[Buffer]) -> list[Line]:
-  """Groups arrays by their line of source, the heaviest line first."""
-  lines: dict[Place | None, list[Buffer]] = {}
-  for buffer in buffers:
-    lines.setdefault(buffer.place, []).append(buffer)
-  found = [
-    Line(
-      place,
-      sum(buffer.array.bytes for buffer in own),
-      tuple(sorted(own, key=lambda buffer: -buffer.array.bytes)),
-    )
-    for place, own in lines.items()
+def by_line(live: Iterable[Buffer]) -> list[LineBuffers]:
+  """Groups buffers by source line, in order of decreasing size."""
+  lines: dict[Location | None, list[Buffer]] = {}
+  for buffer in sorted(live, key=lambda buffer: -buffer.array.bytes):
+    lines.setdefault(buffer.location, []).append(buffer)
+  grouped = [
+    LineBuffers(location, sum(b.array.bytes for b in own), tuple(own))
+    for location, own in lines.items()
   ]
-  return sorted(found, key=lambda line: -line.bytes)
+  return sorted(grouped, key=lambda line: -line.bytes)

@@ -1,7 +1,7 @@
-"""A compiled program's text as data: computations of instructions.
+"""Parser for the HLO text of compiled programs.
 
-Only what is said of memory, collectives and loops is read; the text is that of
-`jax.stages.Compiled.as_text()` for CPU, GPU and TPU.
+Reads the output of `jax.stages.Compiled.as_text()` on CPU, GPU and TPU, as far
+as memory, collectives and loops depend on it.
 """
 
 import math
@@ -28,13 +28,13 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 
 class Array(NamedTuple):
-  """An array of an instruction's result.
+  """An array in the result of an instruction.
 
   Attributes:
-    dtype: as XLA names it.
-    shape: of it.
-    bytes: that it takes, filled up to whole tiles.
-    space: of memory; 0 is the large one (HBM).
+    dtype: XLA's name of the element type.
+    shape: logical shape, without padding.
+    bytes: size, padded to whole tiles.
+    space: memory space; 0 is HBM.
   """
 
   dtype: str
@@ -44,14 +44,15 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-  """One line of a computation.
+  """One instruction of a computation.
 
   Attributes:
-    name: unique in the program.
-    opcode: as "fusion" or "all-reduce".
-    arrays: of its result, in order; nested tuples are flattened.
-    operands: names of instructions.
-    rest: attributes, as text; those of a constant follow its value.
+    name: unique name in the program.
+    opcode: for example "fusion" or "all-reduce".
+    arrays: arrays of the result; nested tuples are flattened.
+    operands: names of the operand instructions.
+    rest: text of the attributes; for constants and parameters, preceded by the
+      value or number.
   """
 
   name: str
@@ -62,7 +63,7 @@ class Instruction(NamedTuple):
 
   @property
   def called(self) -> tuple[str, ...]:
-    """Names of the computations that it runs or applies."""
+    """Names of the called computations."""
     return tuple(
       name
       for group in _CALLED.findall(self.rest)
@@ -71,18 +72,18 @@ class Instruction(NamedTuple):
 
   @property
   def op_name(self) -> str:
-    """What JAX calls it: the path of functions and the primitive."""
+    """JAX's name stack and primitive."""
     found = _OP_NAME.search(self.rest)
     return found.group(1) if found else ""
 
   def attribute(self, name: str) -> str | None:
-    """Returns the called computation that stands at `name`, as "body"."""
+    """Returns the computation called by an attribute such as "body"."""
     found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
     return found.group(1) if found else None
 
 
-class Place(NamedTuple):
-  """A line of source."""
+class Location(NamedTuple):
+  """A line of source code."""
 
   file: str
   line: int
@@ -92,40 +93,40 @@ class Module(NamedTuple):
   """A compiled program.
 
   Attributes:
-    computations: instructions in order of execution, by computation.
-    entry: name of the one that runs.
-    roots: name of each computation's result.
-    donated: results, by place, that take the memory of an argument.
-    frames: by number, the places of a call, the innermost first.
+    computations: scheduled instructions by name of the computation.
+    entry: name of the entry computation.
+    roots: name of the root instruction by computation.
+    donated: indices of results that reuse the memory of a donated argument.
+    frames: call stack by frame number, innermost location first.
   """
 
   computations: Mapping[str, tuple[Instruction, ...]]
   entry: str
   roots: Mapping[str, str]
   donated: frozenset[int]
-  frames: Mapping[int, tuple[Place, ...]]
+  frames: Mapping[int, tuple[Location, ...]]
 
-  def places(self, instruction: Instruction) -> tuple[Place, ...]:
-    """Returns where an instruction comes from, the innermost place first."""
-    frame = _FRAME.search(instruction.rest)
-    if frame:
+  def stack(self, instruction: Instruction) -> tuple[Location, ...]:
+    """Returns the call stack of an instruction, innermost location first."""
+    if frame := _FRAME.search(instruction.rest):
       return self.frames.get(int(frame.group(1)), ())
-    source = _SOURCE.search(instruction.rest)
-    return (Place(source.group(1), int(source.group(2))),) if source else ()
+    if source := _SOURCE.search(instruction.rest):
+      return (Location(source.group(1), int(source.group(2))),)
+    return ()
 
-  def place(self, instruction: Instruction, root: str) -> Place | None:
-    """Returns the innermost place of an instruction in a folder."""
-    own = (p for p in self.places(instruction) if p.file.startswith(root))
-    return next(own, None)
+  def location(self, instruction: Instruction, root: str) -> Location | None:
+    """Returns the innermost location of an instruction under a folder."""
+    stack = self.stack(instruction)
+    return next((own for own in stack if own.file.startswith(root)), None)
 
 
 def _tiled(shape: tuple[int, ...], layout: str) -> int:
-  """Returns the number of elements that a layout has room for."""
+  """Returns the number of elements, padded to whole tiles."""
   tile = _TILE.search(layout)
   if not tile:
     return math.prod(shape)
   order = [int(i) for i in re.findall(r"\d+", layout.split(":")[0])]
-  # The last of a tile goes over the dimension that changes fastest.
+  # The last tile dimension covers the fastest-varying array dimension.
   sizes = [int(size) for size in tile.group(1).split(",")][::-1]
   padded = [shape[i] for i in order]
   padded += [1] * (len(sizes) - len(padded))
@@ -135,7 +136,7 @@ def _tiled(shape: tuple[int, ...], layout: str) -> int:
 
 
 def _array(dtype: str, dims: str, layout: str) -> Array:
-  # "<=" marks a dimension that is bounded and not fixed.
+  # "<=" marks a dynamic dimension with an upper bound.
   shape = tuple(int(d.strip("<=")) for d in dims.split(",") if d)
   digits = re.search(r"\d+", dtype)
   bits = _BITS.get(dtype, int(digits.group()) if digits else 0)
@@ -149,12 +150,12 @@ def _array(dtype: str, dims: str, layout: str) -> Array:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-  """Returns the arrays that a type names, as "(f32[8]{0}, s32[])"."""
+  """Parses the arrays of a type such as "(f32[8]{0}, s32[])"."""
   return tuple(_array(*found) for found in _SHAPE.findall(text))
 
 
 def _close(text: str) -> int:
-  """Returns where the parenthesis that `text` begins with is closed."""
+  """Returns the index that closes the parenthesis at the start of `text`."""
   depth = 0
   for i, character in enumerate(text):
     depth += (character == "(") - (character == ")")
@@ -184,7 +185,7 @@ _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
 def _tables(lines: list[str]) -> Iterator[tuple[str, int, str]]:
-  """Yields the rows of the tables at the head of a text."""
+  """Yields table name, row number and row of the tables in the header."""
   table = ""
   for line in lines:
     if line in _TABLES:
@@ -197,22 +198,22 @@ def _tables(lines: list[str]) -> Iterator[tuple[str, int, str]]:
       yield table, int(number), row
 
 
-def _frames(lines: list[str]) -> dict[int, tuple[Place, ...]]:
+def _frames(lines: list[str]) -> dict[int, tuple[Location, ...]]:
   files: dict[int, str] = {}
-  places: dict[int, Place] = {}
-  frames: dict[int, tuple[Place, ...]] = {}
+  locations: dict[int, Location] = {}
+  frames: dict[int, tuple[Location, ...]] = {}
   for table, number, row in _tables(lines):
     values = {key: int(v) for key, v in re.findall(r"(\w+)=(\d+)", row)}
     if table == "FileNames":
       files[number] = row.strip('"')
     elif table == "FileLocations":
-      places[number] = Place(
+      locations[number] = Location(
         files.get(values["file_name_id"], ""), values.get("line", 0)
       )
     elif table == "StackFrames":
-      # A frame follows its caller; the number is one more than the caller's.
+      # Frames follow their callers, whose numbers are offset by one.
       caller = frames.get(values.get("parent_frame_id", 0) - 1, ())
-      frames[number] = (places[values["file_location_id"]], *caller)
+      frames[number] = (locations[values["file_location_id"]], *caller)
   return frames
 
 
@@ -223,10 +224,10 @@ def _donated(header: str) -> frozenset[int]:
 
 
 def parse(text: str) -> Module:
-  """Returns a compiled program as data.
+  """Parses the HLO text of a compiled program.
 
   Raises:
-    ValueError: the text has no entry computation.
+    ValueError: if the text has no entry computation.
   """
   lines = text.splitlines()
   computations: dict[str, list[Instruction]] = {}
@@ -248,7 +249,7 @@ def parse(text: str) -> Module:
       computations[name] = []
       entry = name if header.group(1) else entry
   if not entry:
-    raise ValueError("the text has no ENTRY: expected a compiled program's")
+    raise ValueError("expected HLO text of a compiled program, got no ENTRY")
   return Module(
     {name: tuple(own) for name, own in computations.items()},
     entry,

@@ -1,62 +1,53 @@
-"""Bytes that a compiled program reads and writes in its large memory.
+"""HBM traffic of a compiled program.
 
-Compilers estimate the same, but count what stays on the chip too, and the body
-of a loop once.
+In contrast to the compiler's "bytes accessed", on-chip memory is left out and
+loop bodies count by trip.
 """
 
 from jssl.preflight.hlo import buffers, trip_counts
 from jssl.preflight.hlo.text import Instruction, Module
 
 
-def _moved_by_start(instruction: Instruction) -> int:
+def _start_bytes(instruction: Instruction) -> int:
+  """Returns the traffic of the start of an asynchronous pair."""
   if instruction.opcode == "copy-start":
     # (destination, source, context)
-    return buffers.large(instruction.arrays[:2])
-  own = len(instruction.operands)
-  if len(instruction.arrays) < 2 * own or own == 0:
-    return 2 * buffers.large(instruction.arrays)
-  # (operands, results, contexts); of an operand no more is read than comes out.
-  ends = zip(
-    instruction.arrays[:own], instruction.arrays[own : 2 * own], strict=True
-  )
-  return sum(
-    (min(source.bytes, result.bytes) if source.space == 0 else 0)
-    + (result.bytes if result.space == 0 else 0)
-    for source, result in ends
-  )
+    return buffers.hbm_size(instruction.arrays[:2])
+  count = len(instruction.operands)
+  if len(instruction.arrays) < 2 * count or count == 0:
+    return 2 * buffers.hbm_size(instruction.arrays)
+  # (operands, results, contexts). At most the size of the result is read.
+  total = 0
+  for operand, result in zip(
+    instruction.arrays[:count],
+    instruction.arrays[count : 2 * count],
+    strict=True,
+  ):
+    total += min(operand.bytes, result.bytes) if operand.space == 0 else 0
+    total += result.bytes if result.space == 0 else 0
+  return total
 
 
-def _programs(module: Module) -> list[str]:
-  """Returns the computations whose results are in memory."""
-  found = [module.entry]
-  for name in found:
-    for instruction in module.computations.get(name, ()):
-      if instruction.opcode in trip_counts.PROGRAMS:
-        found += [own for own in instruction.called if own not in found]
+def hbm_bytes_by_instruction(module: Module) -> dict[str, int]:
+  """Returns bytes read and written by one execution of each instruction.
+
+  The start of an asynchronous pair accounts for both. Instructions inside
+  fusions are left out.
+  """
+  accesses = buffers.accesses(module)
+  computations = [module.entry]
+  found = {}
+  for name in computations:
+    for i in module.computations.get(name, ()):
+      if i.opcode in trip_counts.CONTROL_FLOW:
+        computations += [own for own in i.called if own not in computations]
+      is_start = i.opcode.endswith("-start")
+      found[i.name] = _start_bytes(i) if is_start else accesses[i.name].total
   return found
 
 
-def moved_by(module: Module) -> dict[str, int]:
-  """Returns the bytes that each instruction moves in one run of it, by name.
-
-  Of pairs the start counts; what a fusion keeps to itself is left out.
-  """
-  accesses = buffers.accesses(module)
-  return {
-    i.name: _moved_by_start(i)
-    if i.opcode.endswith("-start")
-    else accesses[i.name].moved
-    for name in _programs(module)
-    for i in module.computations.get(name, ())
-  }
-
-
-def moved_bytes(module: Module) -> int:
-  """Returns the bytes that a device reads and writes in a step.
-
-  Loops and branches as in `hlo.trip_counts`: by trip, and the branch that moves
-  least.
-  """
-  moved = moved_by(module)
-  steps = trip_counts.walk(module, lambda i: moved.get(i.name, 0))
+def hbm_bytes(module: Module) -> int:
+  """Returns bytes that a device reads and writes in one run of the program."""
+  moved = hbm_bytes_by_instruction(module)
+  steps = trip_counts.executed(module, lambda i: moved.get(i.name, 0))
   return sum(times * moved.get(i.name, 0) for i, times in steps)

@@ -1,19 +1,17 @@
-"""What of a compiled program runs in a step, and how often.
+"""Trip counts of loops and execution counts of instructions.
 
-One convention for all that is counted: a loop by its trips, and once where it
-doesn't say how many they are; of branches the cheapest, so that what is counted
-bounds from below what a step needs (a step that is logged needs more).
+Counts are lower bounds: a loop of unknown length counts once, and of the
+branches of a conditional the cheapest counts. A step that logs costs more.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from jssl.preflight.hlo.text import Instruction, Module
 
-# These run computations as programs, whose results are in memory.
-PROGRAMS = frozenset(("while", "conditional", "call"))
-# What these call is applied to numbers, and doesn't run as a program.
-_APPLIES = frozenset(
+CONTROL_FLOW = frozenset(("while", "conditional", "call"))
+# Instructions whose called computation is a scalar function.
+_SCALAR_CALLS = frozenset(
   (
     *("reduce", "reduce-window", "sort", "scatter", "select-and-scatter"),
     *("map", "all-reduce", "all-reduce-start", "reduce-scatter"),
@@ -24,105 +22,100 @@ _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _INTEGER = re.compile(r"(-?\d+)(?:,|$)")
 _INDEX = re.compile(r"\bindex=(\d+)")
 
-_Known = dict[str, Instruction]
 
-
-def named(module: Module) -> _Known:
-  """Returns all instructions by name."""
+def by_name(module: Module) -> dict[str, Instruction]:
+  """Returns all instructions of a program by name."""
   return {i.name: i for own in module.computations.values() for i in own}
 
 
-def _uncopied(name: str, known: _Known) -> Instruction | None:
-  found = known.get(name)
-  while found is not None and found.opcode in _COPIES and found.operands:
-    found = known.get(found.operands[0])
-  return found
-
-
-def element(instruction: Instruction) -> int:
-  """Returns which part of a tuple a `get-tuple-element` takes."""
+def tuple_index(instruction: Instruction) -> int:
+  """Returns the index of a `get-tuple-element`."""
   found = _INDEX.search(instruction.rest)
   if not found:
-    raise ValueError(f"{instruction.name} doesn't say which element it takes")
+    raise ValueError(f"expected index=N in {instruction.name}")
   return int(found.group(1))
 
 
-def _state(name: str, known: _Known) -> int | None:
-  """Returns which part of a loop's state a value is, as it comes in."""
-  found = _uncopied(name, known)
-  if found is None or found.opcode != "get-tuple-element":
-    return None
-  whole = known.get(found.operands[0])
-  is_state = whole is not None and whole.opcode == "parameter"
-  return element(found) if is_state else None
-
-
 class _Loop:
-  """The integers of a `while`."""
+  """Integers in the state of a `while` loop."""
 
-  def __init__(self, module: Module, loop: Instruction, known: _Known):
-    body = module.roots.get(loop.attribute("body") or "", "")
+  def __init__(
+    self, module: Module, loop: Instruction, known: Mapping[str, Instruction]
+  ):
     self._known = known
-    self._before = _operands(known, loop.operands[0])
-    self._after = _operands(known, body)
+    self._initial = self._operands(loop.operands[0])
+    self._next = self._operands(
+      module.roots.get(loop.attribute("body") or "", "")
+    )
+
+  def _operands(self, name: str) -> tuple[str, ...]:
+    found = self._known.get(name)
+    return found.operands if found and found.opcode == "tuple" else ()
+
+  def _uncopied(self, name: str) -> Instruction | None:
+    found = self._known.get(name)
+    while found is not None and found.opcode in _COPIES and found.operands:
+      found = self._known.get(found.operands[0])
+    return found
+
+  def state_index(self, name: str) -> int | None:
+    """Returns the index of a value in the state at the start of a trip."""
+    found = self._uncopied(name)
+    if found is None or found.opcode != "get-tuple-element":
+      return None
+    source = self._known.get(found.operands[0])
+    is_state = source is not None and source.opcode == "parameter"
+    return tuple_index(found) if is_state else None
 
   def constant(self, name: str) -> int | None:
-    """Returns a value that is the same in all trips."""
-    found = _uncopied(name, self._known)
-    part = _state(name, self._known)
-    if part is not None and part < min(len(self._before), len(self._after)):
-      # What a loop is handed and hands on.
-      if _state(self._after[part], self._known) != part:
+    """Returns the value of a loop-invariant integer."""
+    found = self._uncopied(name)
+    index = self.state_index(name)
+    if index is not None and index < min(len(self._initial), len(self._next)):
+      if self.state_index(self._next[index]) != index:
         return None
-      found = _uncopied(self._before[part], self._known)
+      found = self._uncopied(self._initial[index])
     if found is None or found.opcode != "constant":
       return None
     integer = _INTEGER.match(found.rest)
     return int(integer.group(1)) if integer else None
 
-  def start_and_step(self, counter: int) -> tuple[int | None, int | None]:
-    """Returns what a part of the state begins with, and what is added."""
-    if counter >= min(len(self._before), len(self._after)):
+  def start_and_step(self, index: int) -> tuple[int | None, int | None]:
+    """Returns initial value and increment of a counter in the state."""
+    if index >= min(len(self._initial), len(self._next)):
       return None, None
-    start = _uncopied(self._before[counter], self._known)
-    begins = start and self.constant(start.name)
-    change = _uncopied(self._after[counter], self._known)
+    change = self._uncopied(self._next[index])
     if change is None or change.opcode != "add":
-      return begins, None
-    of_state = [_state(o, self._known) == counter for o in change.operands]
-    if sorted(of_state) != [False, True]:
-      return begins, None
-    return begins, self.constant(change.operands[of_state.index(False)])
+      return None, None
+    is_counter = [self.state_index(o) == index for o in change.operands]
+    if sorted(is_counter) != [False, True]:
+      return None, None
+    step = change.operands[is_counter.index(False)]
+    return self.constant(self._initial[index]), self.constant(step)
 
 
-def _operands(known: _Known, name: str) -> tuple[str, ...]:
-  found = known.get(name)
-  return found.operands if found and found.opcode == "tuple" else ()
-
-
-def trips(
-  module: Module, loop: Instruction, known: _Known | None = None
+def trip_count(
+  module: Module, loop: Instruction, known: Mapping[str, Instruction]
 ) -> int | None:
-  """Returns how often a `while` runs its body; None if it doesn't say.
+  """Returns the trip count of a `while` loop; None if it is unknown.
 
   Args:
-    module: the compiled program.
-    loop: a `while` of it.
-    known: `named(module)`, if it is there already.
+    module: compiled program.
+    loop: a `while` instruction of it.
+    known: the result of `by_name(module)`.
   """
-  said = _TRIPS.search(loop.rest)
-  if said:
-    return int(said.group(1))
-  # TPU programs don't say: a counter goes up by a constant to a constant.
-  known = named(module) if known is None else known
+  if annotated := _TRIPS.search(loop.rest):
+    return int(annotated.group(1))
+  # XLA:TPU does not annotate trip counts. Recognises a counter that is
+  # incremented by a constant up to a constant.
   condition = module.roots.get(loop.attribute("condition") or "", "")
   compare = known.get(condition)
   if compare is None or compare.opcode != "compare":
     return None
-  counter = _state(compare.operands[0], known)
+  integers = _Loop(module, loop, known)
+  counter = integers.state_index(compare.operands[0])
   if "direction=LT" not in compare.rest or counter is None:
     return None
-  integers = _Loop(module, loop, known)
   limit = integers.constant(compare.operands[1])
   start, step = integers.start_and_step(counter)
   if limit is None or start is None or step is None or step < 1:
@@ -131,20 +124,20 @@ def trips(
 
 
 def unknown_loops(module: Module) -> list[Instruction]:
-  """Returns loops that don't say how long they are, which count once."""
-  known = named(module)
+  """Returns loops of unknown trip count; their bodies are counted once."""
+  known = by_name(module)
   return [
     i
     for i in known.values()
-    if i.opcode == "while" and trips(module, i, known) is None
+    if i.opcode == "while" and trip_count(module, i, known) is None
   ]
 
 
-def carried(module: Module) -> frozenset[str]:
-  """Returns collectives that carry on what another one has begun.
+def async_continuations(module: Module) -> frozenset[str]:
+  """Returns names of collectives that continue an asynchronous collective.
 
-  A TPU splits a collective over other operations: each of those that help it
-  along has it in its fusion once more, and so has the one that waits for it.
+  XLA:TPU splits a collective over several fusions. The collective appears again
+  in each fusion that overlaps with it and in the fusion that waits for it.
   """
   return frozenset(
     i.name
@@ -155,37 +148,39 @@ def carried(module: Module) -> frozenset[str]:
   )
 
 
-def walk(
+def executed(
   module: Module, weight: Callable[[Instruction], float]
 ) -> Iterator[tuple[Instruction, int]]:
-  """Yields all that runs in a step, and how often.
+  """Yields each executed instruction with its execution count.
 
-  Computations within a fusion are yielded too, once for each time it runs;
-  those that a reduction applies to numbers are not.
+  Includes instructions inside fusions, but not the scalar functions of
+  reductions.
 
   Args:
-    module: the compiled program.
-    weight: of an instruction; the lightest branch is the cheapest.
+    module: compiled program.
+    weight: cost of an instruction, for choosing the cheapest branch.
   """
-  known = named(module)
+  known = by_name(module)
 
-  def of(name: str, times: int) -> list[tuple[Instruction, int]]:
+  def run(name: str, times: int) -> list[tuple[Instruction, int]]:
     found = []
     for instruction in module.computations.get(name, ()):
       found.append((instruction, times))
       inside = times
       if instruction.opcode == "while":
-        length = trips(module, instruction, known)
-        inside *= 1 if length is None else length
-      # Of pairs the start runs what both of them name.
-      still = instruction.opcode.endswith(("-done", "-update"))
-      if still or instruction.opcode in _APPLIES:
+        trips = trip_count(module, instruction, known)
+        inside *= 1 if trips is None else trips
+      # The start of an asynchronous pair accounts for both.
+      is_end = instruction.opcode.endswith(("-done", "-update"))
+      if is_end or instruction.opcode in _SCALAR_CALLS:
         continue
-      ways = [of(called, inside) for called in instruction.called]
-      if instruction.opcode == "conditional" and ways:
-        ways = [min(ways, key=lambda way: sum(n * weight(i) for i, n in way))]
-      for way in ways:
-        found += way
+      bodies = [run(called, inside) for called in instruction.called]
+      if instruction.opcode == "conditional" and bodies:
+        bodies = [
+          min(bodies, key=lambda body: sum(n * weight(i) for i, n in body))
+        ]
+      for body in bodies:
+        found += body
     return found
 
-  yield from of(module.entry, 1)
+  yield from run(module.entry, 1)

@@ -26,8 +26,8 @@ def sent(local, out_spec=SPLIT):
   )
   compiled = jax.jit(function).lower(x).compile()
   found = collectives(text.parse(compiled.as_text()), MESH)
-  assert all(one.place is None or one.place.line for one in found)
-  return [one._replace(place=None) for one in found]
+  assert all(one.location is None or one.location.line for one in found)
+  return [one._replace(location=None) for one in found]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_unknown_form_of_groups_is_told(form):
   instruction = text.Instruction(
     "sum", "all-reduce", (), (), f", replica_groups={form}"
   )
-  with pytest.raises(ValueError, match=r"sum says who sends as .* isn't known"):
+  with pytest.raises(ValueError, match=r"sum: unknown format .*; expected"):
     groups.groups(instruction, 8)
 
 
@@ -256,13 +256,13 @@ def test_a_collective_that_others_carry_along_counts_once():
 
 
 def test_what_is_carried_along_is_moved_once():
-  moved = traffic.moved_by(text.parse(CHAIN))
+  moved = traffic.hbm_bytes_by_instruction(text.parse(CHAIN))
   assert moved["f.1"] == 16 + 32
   # The negation beside it alone.
   assert moved["f.2"] == 16 + 16
   assert moved["v"] == 0
   # The gather's result is there once; the other is what is made of it.
-  buffers = memory.fullest(text.parse(CHAIN))
+  buffers = memory.live_at_peak(text.parse(CHAIN))
   assert [b.array.bytes for b in buffers] == [32, 32]
 
 

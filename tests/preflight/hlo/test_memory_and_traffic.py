@@ -32,17 +32,17 @@ ENTRY %main (x: f32[100]) -> (f32[100]) {
 
 
 def test_the_fullest_moment_of_a_schedule():
-  buffers = memory.fullest(text.parse(PROGRAM), "/a")
+  buffers = memory.live_at_peak(text.parse(PROGRAM), "/a")
   assert [(b.op_name, b.array.bytes) for b in buffers] == [
     ("a", 4000),
     ("b", 2000),
     ("c", 800),
   ]
   ours, other = memory.by_line(buffers)
-  assert (ours.place, ours.bytes, len(ours.buffers)) == (
-    text.Place("/a/one.py", 5), 6000, 2,
+  assert (ours.location, ours.bytes, len(ours.buffers)) == (
+    text.Location("/a/one.py", 5), 6000, 2,
   )  # fmt: skip
-  assert (other.place, other.bytes) == (None, 800)
+  assert (other.location, other.bytes) == (None, 800)
 
 
 def test_donated_results_are_in_their_argument():
@@ -50,7 +50,7 @@ def test_donated_results_are_in_their_argument():
   for program, has_e in ((PROGRAM, False), (kept, True)):
     program = program.replace("f32[300]", "f32[3000]")
     module = text.parse(program.replace("f32[200]", "f32[50]"))
-    shapes = [b.array.shape for b in memory.fullest(module)]
+    shapes = [b.array.shape for b in memory.live_at_peak(module)]
     assert shapes == [(3000,), (100,) if has_e else (50,)]
 
 
@@ -60,7 +60,7 @@ def test_a_copy_is_named_by_what_it_copies():
     "  %s = (f32[1000]{0}, f32[1000]{0}, u32[]) copy-start(%a)\n"
     "  %v = f32[1000]{0} copy-done(%s)",
   )
-  (ours,) = memory.by_line(memory.fullest(text.parse(program), "/a"))
+  (ours,) = memory.by_line(memory.live_at_peak(text.parse(program), "/a"))
   assert [b.op_name for b in ours.buffers] == ["a", "a", "b"]
 
 
@@ -74,7 +74,7 @@ def test_a_loops_inside_counts_at_its_fullest():
 
   n = 256
   compiled = jax.jit(function).lower(jnp.zeros(n)).compile()
-  buffers = memory.fullest(text.parse(compiled.as_text()))
+  buffers = memory.live_at_peak(text.parse(compiled.as_text()))
   total = sum(b.array.bytes for b in buffers)
   stats = compiled.memory_analysis()
   assert 4 * n * n <= total
@@ -82,7 +82,7 @@ def test_a_loops_inside_counts_at_its_fullest():
 
 
 def test_what_operations_move():
-  moved = traffic.moved_bytes(text.parse(PROGRAM))
+  moved = traffic.hbm_bytes(text.parse(PROGRAM))
   # By slices what comes out, twice.
   a, b, c, d, e = 400 + 4000, 2 * 2000, 4000 + 2000 + 800, 2 * 800 + 1200, 800
   chip = 2000
@@ -97,7 +97,7 @@ def test_a_loop_over_stacked_weights_reads_each_once():
   x = jnp.zeros((n, d))
   w = jnp.zeros((layers, d, d))
   compiled = jax.jit(function).lower(x, w).compile()
-  moved = traffic.moved_bytes(text.parse(compiled.as_text()))
+  moved = traffic.hbm_bytes(text.parse(compiled.as_text()))
   once = 4 * layers * d * d
   # Cut out of the stack, written, read again.
   assert once <= moved < 4.5 * once
@@ -167,12 +167,12 @@ STACK, PIECE, INDEX = 4 * 1000, 4 * 10, 4
 
 
 def test_what_a_fusion_reads_and_writes():
-  moved = traffic.moved_by(text.parse(FUSED))
+  moved = traffic.hbm_bytes_by_instruction(text.parse(FUSED))
   assert moved["p.1"] == moved["p.2"] == 0
   # The update is read by all four and written by three and as its negation;
   # nothing of what is passed on.
   new = buffers.accesses(text.parse(FUSED))["new"]
-  assert new.sources == (0, 1, 2, None)
+  assert new.aliases == (0, 1, 2, None)
   assert new.written == (PIECE, 2 * PIECE, 0, PIECE)
   assert new.read == (0, 0, 0, PIECE, INDEX)
   assert moved["piece.1"] == PIECE + PIECE + INDEX
@@ -181,7 +181,7 @@ def test_what_a_fusion_reads_and_writes():
 
 
 def test_what_is_changed_in_place_is_there_once():
-  sizes = [b.array.bytes for b in memory.fullest(text.parse(FUSED))]
+  sizes = [b.array.bytes for b in memory.live_at_peak(text.parse(FUSED))]
   # The two stacks, what is passed on, the negation; at the end the last stack
   # beside two pieces is less.
   assert sizes == [STACK, STACK, 4 * 50, PIECE]
@@ -193,8 +193,8 @@ def test_memory_that_is_given_is_that_of_what_fills_it():
     "%p.1, %p.2, %p.3, %x.1, %h), kind=kLoop, calls=%change, "
     'metadata={op_name="fill" source_file="/a/one.py" source_line=5}',
   )
-  ours, other = memory.by_line(memory.fullest(text.parse(program), "/a"))
-  assert ours.place == text.Place("/a/one.py", 5)
+  ours, other = memory.by_line(memory.live_at_peak(text.parse(program), "/a"))
+  assert ours.location == text.Location("/a/one.py", 5)
   assert ours.bytes == 2 * STACK + PIECE
   assert other.bytes == 4 * 50
 
@@ -220,5 +220,5 @@ ENTRY %main (p: pred[], x: f32[10]) -> f32[10] {
 }
 """
   module = text.parse(program)
-  assert traffic.moved_bytes(module) == 0
-  assert max(b.array.bytes for b in memory.fullest(module)) == 4000
+  assert traffic.hbm_bytes(module) == 0
+  assert max(b.array.bytes for b in memory.live_at_peak(module)) == 4000

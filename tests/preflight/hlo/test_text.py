@@ -96,11 +96,11 @@ def test_sizes(kind, size):
 def test_places_begin_with_the_innermost(module):
   start = module.computations["main"][1]
   assert start.op_name == "jit(f)/mul"
-  assert module.places(start) == (
-    text.Place("/a/loss.py", 9),
-    text.Place("/a/step.py", 72),
+  assert module.stack(start) == (
+    text.Location("/a/loss.py", 9),
+    text.Location("/a/step.py", 72),
   )
-  assert module.places(module.computations["main"][0]) == ()
+  assert module.stack(module.computations["main"][0]) == ()
 
 
 def test_a_text_without_an_entry_is_told():
@@ -130,6 +130,6 @@ def test_a_program_of_this_machine():
   assert module.donated == {0}
   everything = [i for own in module.computations.values() for i in own]
   here = [
-    place for instruction in everything for place in module.places(instruction)
+    place for instruction in everything for place in module.stack(instruction)
   ]
   assert any(place.file == __file__ for place in here)

@@ -28,7 +28,8 @@ NARROW, WIDE = 2 * ROWS * WIDTH, 2 * ROWS * HIDDEN
 
 PROGRAM = f"""
 import sys
-from jssl import mesh, targets
+from jssl import mesh
+from jssl.preflight import targets
 target = targets.target("v5e:2x2")
 target.prepare()
 import jax, jax.numpy as jnp
@@ -100,10 +101,14 @@ def test_what_is_sent_along_which_axes(compiled):
 @pytest.mark.slow
 def test_loops_and_memory(compiled):
   module, temporaries = compiled
-  loops = [i for i in trip_counts.named(module).values() if i.opcode == "while"]
-  assert [trip_counts.trips(module, loop) for loop in loops] == [LAYERS, LAYERS]
+  known = trip_counts.by_name(module)
+  loops = [i for i in known.values() if i.opcode == "while"]
+  assert [trip_counts.trip_count(module, loop, known) for loop in loops] == [
+    LAYERS,
+    LAYERS,
+  ]
   # Arguments and what is given back apart, it is what the compiler says.
-  total = sum(b.array.bytes for b in memory.fullest(module))
+  total = sum(b.array.bytes for b in memory.live_at_peak(module))
   results = 2 * LAYERS * WEIGHT // 2
   assert abs(total - results - temporaries) < 0.2 * temporaries
 
@@ -111,7 +116,7 @@ def test_loops_and_memory(compiled):
 @pytest.mark.slow
 def test_what_is_moved(compiled):
   module, _ = compiled
-  moved = traffic.moved_bytes(module)
+  moved = traffic.hbm_bytes(module)
   # At least: what is kept of each layer is written once and read once.
   assert moved > 2 * LAYERS * NARROW
   # At most: each product has its operands and its result there.
@@ -121,7 +126,7 @@ def test_what_is_moved(compiled):
   whole = LAYERS * min(NARROW, WEIGHT // 2)
   bodies = {
     loop.attribute("body")
-    for loop in trip_counts.named(module).values()
+    for loop in trip_counts.by_name(module).values()
     if loop.opcode == "while"
   }
   accesses = buffers.accesses(module)

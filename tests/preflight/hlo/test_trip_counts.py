@@ -43,7 +43,8 @@ condition=%condition, body=%body
 
 def trips(program):
   module = text.parse(program)
-  return trip_counts.trips(module, trip_counts.named(module)["loop"])
+  known = trip_counts.by_name(module)
+  return trip_counts.trip_count(module, known["loop"], known)
 
 
 def test_a_loop_counts_from_its_start_by_its_step():
@@ -81,14 +82,14 @@ def test_a_loop_of_unknown_length_counts_once(what, instead):
   assert trips(program) is None
   module = text.parse(program)
   assert [i.name for i in trip_counts.unknown_loops(module)] == ["loop"]
-  times = {i.name: n for i, n in trip_counts.walk(module, lambda _: 1)}
+  times = {i.name: n for i, n in trip_counts.executed(module, lambda _: 1)}
   assert times["y"] == times["loop"] == 1
 
 
 def test_what_runs_and_how_often():
   module = text.parse(LOOP)
   assert trip_counts.unknown_loops(module) == []
-  times = {i.name: n for i, n in trip_counts.walk(module, lambda _: 1)}
+  times = {i.name: n for i, n in trip_counts.executed(module, lambda _: 1)}
   assert times["x"] == times["out"] == 1
   assert times["y"] == times["lt"] == 7
 
@@ -117,7 +118,7 @@ false_computation=%few
   module = text.parse(program)
 
   def weighed(**weights):
-    steps = trip_counts.walk(module, lambda i: weights.get(i.opcode, 0))
+    steps = trip_counts.executed(module, lambda i: weights.get(i.opcode, 0))
     return [i.name for i, _ in steps][3:]
 
   assert weighed(negate=1, sort=3) == ["a", "b", "c"]
@@ -133,8 +134,9 @@ def test_loops_of_this_machine():
   x, w = jnp.zeros((8, 16)), jnp.zeros((5, 16, 16))
   compiled = jax.jit(function).lower(x, w).compile()
   module = text.parse(compiled.as_text())
-  loops = [i for i in trip_counts.named(module).values() if i.opcode == "while"]
-  lengths = [trip_counts.trips(module, loop) for loop in loops]
+  known = trip_counts.by_name(module)
+  loops = [i for i in known.values() if i.opcode == "while"]
+  lengths = [trip_counts.trip_count(module, loop, known) for loop in loops]
   assert sorted(lengths, key=str) == [5, None]
   # One of integers, whose end is a constant that nothing counts up to.
   doubled = jax.jit(
