@@ -1,9 +1,9 @@
-"""The device mesh and how arrays lie on it.
+"""The device mesh and the shardings of batches and state.
 
-Two axes: the batch is split over both, parameters over `fsdp` alone. So
-`data=8, fsdp=1` keeps a whole copy of the parameters on every device and
-`data=4, fsdp=2` keeps half of them, and both see the same batches. Over several
-TPU slices goes `data` alone.
+The mesh has two axes. Batches are sharded over both, parameters over `fsdp`
+only: `data=8, fsdp=1` replicates parameters on every device, and
+`data=4, fsdp=2` stores half of them per device. With several TPU slices, only
+`data` spans slices.
 """
 
 import math
@@ -20,7 +20,7 @@ from jssl.typing import PyTree
 
 AXES = ("data", "fsdp")
 
-# Splitting a leaf smaller than this saves less than its gather costs.
+# Sharding smaller leaves saves less than their all-gather costs.
 _MIN_SPLIT_SIZE = 2**16
 
 
@@ -30,110 +30,111 @@ def make_mesh(
   """Returns a mesh of `data` x `fsdp` devices with Auto axes.
 
   Args:
-    data: devices on axis "data"; -1 takes what `fsdp` leaves.
-    fsdp: devices on axis "fsdp".
-    devices: that it takes, all of them; None chooses from those of all
-      processes, of which one process alone may leave some out.
+    data: size of axis "data"; -1 for the number of devices over `fsdp`.
+    fsdp: size of axis "fsdp".
+    devices: devices of the mesh, all of which are used. None uses the devices
+      of all processes; a single process may use a part of its devices.
 
   Raises:
-    ValueError: the two do not multiply to the devices that are there, or `data`
-      does not divide over slices.
+    ValueError: if `data * fsdp` is not the number of devices, or `data` is not
+      a multiple of the number of TPU slices.
   """
-  some_suffice = devices is None and jax.process_count() == 1
+  may_use_part = devices is None and jax.process_count() == 1
   devices = jax.devices() if devices is None else devices
-  there = len(devices)
+  available = len(devices)
   if fsdp < 1 or (data < 1 and data != -1):
     raise ValueError(
       f"mesh.data={data}, mesh.fsdp={fsdp}: both must be positive "
-      "(mesh.data may be -1: all devices that mesh.fsdp leaves)"
+      "(mesh.data may be -1: the number of devices / mesh.fsdp)"
     )
-  if data == -1 and there % fsdp:
-    ways = [str(n) for n in range(1, there + 1) if there % n == 0]
+  if data == -1 and available % fsdp:
+    divisors = [str(n) for n in range(1, available + 1) if available % n == 0]
     raise ValueError(
-      f"mesh.data=-1, mesh.fsdp={fsdp}: {there} devices do not divide by "
-      f"mesh.fsdp; use mesh.fsdp={' or '.join(ways)}"
+      f"mesh.data=-1, mesh.fsdp={fsdp}: {available} devices do not divide by "
+      f"mesh.fsdp; use mesh.fsdp={' or '.join(divisors)}"
     )
-  data = there // fsdp if data == -1 else data
-  wanted = data * fsdp
-  if wanted > there or (wanted < there and not some_suffice):
+  data = available // fsdp if data == -1 else data
+  used = data * fsdp
+  if used > available or (used < available and not may_use_part):
     raise ValueError(
-      f"mesh.data={data} x mesh.fsdp={fsdp} is {wanted} devices, but there are "
-      f"{there}; use mesh.data=-1 to take all that mesh.fsdp leaves"
+      f"mesh.data={data} x mesh.fsdp={fsdp} is {used} devices, but there are "
+      f"{available}; use mesh.data=-1 for all devices"
     )
   kinds = (AxisType.Auto, AxisType.Auto)
-  if wanted < there:
-    # Topologies are laid out as a whole alone.
-    some = np.array(devices[:wanted]).reshape(data, fsdp)
-    return Mesh(some, AXES, axis_types=kinds)
+  if used < available:
+    # `create_device_mesh` accepts only complete topologies.
+    part = np.array(devices[:used]).reshape(data, fsdp)
+    return Mesh(part, AXES, axis_types=kinds)
   slices = len({getattr(device, "slice_index", None) for device in devices})
   if slices == 1:
-    # An axis need not be a whole side of a torus: 8 of 4 x 4 x 4 are welcome.
-    of_devices = mesh_utils.create_device_mesh(
+    # Splitting allows axes that are not sides of the torus: 8 of 4 x 4 x 4.
+    device_array = mesh_utils.create_device_mesh(
       (data, fsdp), devices, allow_split_physical_axes=True
     )
-    return Mesh(of_devices, AXES, axis_types=kinds)
+    return Mesh(device_array, AXES, axis_types=kinds)
   if data % slices:
     raise ValueError(
-      f"mesh.data={data} must be a multiple of the {slices} slices: mesh.fsdp="
-      f"{fsdp} stays within one, since parameters are gathered at each layer"
+      f"mesh.data={data} must be a multiple of the {slices} slices, because "
+      f"mesh.fsdp={fsdp} cannot span slices"
     )
-  # Slices are joined by the data centre's network, over which only axis "data"
-  # goes: its gradients are summed once a step.
-  of_devices = mesh_utils.create_hybrid_device_mesh(
+  # Only axis "data" spans slices: it communicates once per step over the slow
+  # data-centre network, whereas `fsdp` gathers parameters at each layer.
+  device_array = mesh_utils.create_hybrid_device_mesh(
     (data // slices, fsdp),
     (slices, 1),
     devices,
     allow_split_physical_axes=True,
   )
-  return Mesh(of_devices, AXES, axis_types=kinds)
+  return Mesh(device_array, AXES, axis_types=kinds)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of arrays whose first dimension is the batch."""
+  """Returns the sharding of arrays whose first axis is the batch."""
   return NamedSharding(mesh, P(AXES))
 
 
 def rows_on_all(x: Array) -> Array:
-  """Returns activations whose rows lie as those of a batch, inside of a jit.
+  """Constrains activations to the sharding of a batch, inside `jit`.
 
-  Parameters that are split over `fsdp` are to be gathered where they are used.
-  Left alone, the compiler may split activations by their features instead:
-  each device then holds the rows of all devices of its part of `fsdp`.
+  Parameters sharded over `fsdp` should be gathered before use. Without this
+  constraint the compiler may shard features over `fsdp` instead of batch rows,
+  which needs more memory and communication.
 
   Args:
-    x: rows of a batch. On no mesh of ours, or where they don't divide over it,
-      it is returned as it is.
+    x: activations with the batch as first axis. Returned unchanged without a
+      mesh of `make_mesh` with `fsdp > 1`, or if the batch size is not a
+      multiple of the number of devices.
   """
   mesh = jax.typeof(x).sharding.mesh
-  ours = mesh.axis_names == AXES and mesh.shape[AXES[1]] > 1
-  # The compiler has a choice on such axes alone.
+  has_fsdp = mesh.axis_names == AXES and mesh.shape[AXES[1]] > 1
+  # Sharding constraints apply to Auto axes only.
   auto = all(kind == AxisType.Auto for kind in mesh.axis_types)
-  if not (ours and auto) or x.shape[0] % mesh.size:
+  if not (has_fsdp and auto) or x.shape[0] % mesh.size:
     return x
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(AXES)))
 
 
 def on_every_device(mesh: Mesh, tree: PyTree) -> PyTree:
-  """Puts arrays that this process has whole on all devices of a mesh.
+  """Replicates host arrays on all devices of a mesh.
 
-  Of several processes each must have the same ones, and calls this.
+  With several processes, each must call this with the same arrays.
   """
-  whole = replicated(mesh)
+  sharding = replicated(mesh)
   return jax.tree.map(
     lambda leaf: jax.make_array_from_process_local_data(
-      whole, np.asarray(leaf)
+      sharding, np.asarray(leaf)
     ),
     tree,
   )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of what every device holds whole."""
+  """Returns the sharding of replicated arrays."""
   return NamedSharding(mesh, P())
 
 
 def _split_largest(shape: tuple[int, ...], ways: int) -> P:
-  """Splits the largest dimension that `ways` divides; ties: the last one."""
+  """Shards the largest axis divisible by `ways`, the last one of equal ones."""
   fits = [i for i, size in enumerate(shape) if size % ways == 0]
   if ways == 1 or not fits or math.prod(shape) < _MIN_SPLIT_SIZE:
     return P()
@@ -142,10 +143,10 @@ def _split_largest(shape: tuple[int, ...], ways: int) -> P:
 
 
 def state_sharding(mesh: Mesh, state: PyTree) -> PyTree:
-  """Returns a sharding for each leaf of a state of shaped arrays.
+  """Returns a sharding for each leaf of a state.
 
-  Large leaves are split over `fsdp`, the rest is on every device. Optimizer
-  moments have the shapes of their parameters and so lie where these do.
+  Large leaves are sharded over `fsdp`, others are replicated. Optimizer moments
+  have the shapes, hence the shardings, of their parameters.
   """
   return jax.tree.map(
     lambda leaf: NamedSharding(
@@ -156,7 +157,7 @@ def state_sharding(mesh: Mesh, state: PyTree) -> PyTree:
 
 
 def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-  """Raises ValueError where a batch does not divide over the mesh."""
+  """Raises ValueError if a batch does not divide over the mesh."""
   devices = mesh.size
   if batch_size < 1 or batch_size % devices:
     below = batch_size // devices * devices

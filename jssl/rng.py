@@ -1,8 +1,8 @@
 """Named streams of random keys.
 
-One root key is made from the seed; every use of randomness has a name and a
-step, and no key is used twice. Per-image keys fold in the row of the image in
-the global batch, so neither the number of hosts nor that of devices shows.
+All keys derive from one root key by the name of their use and the step; no key
+is used twice. Keys per image fold in the row in the global batch, so random
+numbers do not depend on the number of hosts or devices.
 """
 
 import zlib
@@ -14,12 +14,12 @@ from jssl.typing import Key, Keys, Step
 
 
 def stream(root: Key, name: str, step: Step = 0) -> Key:
-  """Returns the key of stream `name` at `step`.
+  """Returns the key of a stream at a step.
 
   Args:
-    root: the key made from the seed.
-    name: what the randomness is for; a checksum of it is folded in.
-    step: non-negative, traced or not.
+    root: root key of the run.
+    name: name of the stream, whose CRC-32 is folded in.
+    step: non-negative step, traced or static.
   """
   return jax.random.fold_in(
     jax.random.fold_in(root, zlib.crc32(name.encode())), step
@@ -27,5 +27,5 @@ def stream(root: Key, name: str, step: Step = 0) -> Key:
 
 
 def per_row(key: Key, rows: int) -> Keys:
-  """Returns one key for each of `rows` rows of the global batch, shape [b]."""
+  """Returns a key per row of the global batch, shape [rows]."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))

@@ -1,4 +1,4 @@
-"""Schedules: a step goes in, a scalar comes out, inside or outside of jit."""
+"""Schedules: functions from a step to a scalar, traced or not."""
 
 from collections.abc import Callable
 
@@ -13,18 +13,18 @@ Schedule = Callable[[Step], Scalar | float]
 def warmup_cosine(
   peak: float, *, warmup_steps: int, total_steps: int, end_fraction: float = 0.0
 ) -> Schedule:
-  """Linear warm-up to `peak`, then half a cosine to `end_fraction * peak`.
+  """Linear warmup to `peak`, then cosine decay to `end_fraction * peak`.
 
-  The first step already moves: step 0 has `peak / warmup_steps`.
+  The first step has the value `peak / warmup_steps`, not 0.
 
   Args:
-    peak: the largest value.
-    warmup_steps: steps until `peak` is reached; 0 for none.
-    total_steps: steps of the whole run.
-    end_fraction: the last value, as a fraction of `peak`.
+    peak: largest value.
+    warmup_steps: number of steps to reach `peak`; 0 for no warmup.
+    total_steps: number of steps of the run.
+    end_fraction: final value as a fraction of `peak`.
 
   Raises:
-    ValueError: the warm-up is as long as the run, or longer.
+    ValueError: if the warmup is not shorter than the run.
   """
   if not 0 <= warmup_steps < total_steps:
     raise ValueError(
@@ -45,29 +45,33 @@ def warmup_cosine(
 def _between(
   start: float, end: float, fraction: Scalar, *, step: Step, last_step: int
 ) -> Scalar:
-  """Returns the value `fraction` of the way to `end`, `end` from `last_step`.
+  """Interpolates from `start` to `end`; exactly `end` from `last_step` on.
 
-  No rounding at either end: XLA may divide a step by multiplying with an
-  inverse, and then the last fraction is not quite 1.
+  XLA may divide by multiplying with a reciprocal, so that the last fraction is
+  not exactly 1.
   """
   between = (1 - fraction) * start + fraction * end
   return jnp.where(step < last_step, between, end)
 
 
 def cosine(start: float, end: float, *, total_steps: int) -> Schedule:
-  """Half a cosine from `start` at step 0 to `end` at `total_steps`.
+  """Cosine schedule from `start` at step 0 to `end` at `total_steps`.
 
-  Step k of K has `end - (end - start) (cos(pi k / K) + 1) / 2`: the momentum of
-  BYOL's teacher (Grill et al., NeurIPS 2020, section 3.3, with `end=1`) and
-  DINO's weight decay. After K it stays at `end`; a run's last step is K - 1.
+      value(k) = end - (end - start) (cos(pi k / K) + 1) / 2,   k < K
+
+  Used for the momentum of BYOL's teacher (with `end=1`) and for DINO's weight
+  decay. The last step of a run is K - 1.
 
   Args:
-    start: the first value.
-    end: the last value, larger or smaller.
-    total_steps: K, steps of the whole run.
+    start: first value.
+    end: final value, larger or smaller than `start`.
+    total_steps: K, the number of steps of the run.
 
   Raises:
-    ValueError: there are no steps.
+    ValueError: if `total_steps` is less than 1.
+
+  Reference:
+    Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, section 3.3.
   """
   if total_steps < 1:
     raise ValueError(
@@ -82,18 +86,18 @@ def cosine(start: float, end: float, *, total_steps: int) -> Schedule:
 
 
 def warmup_constant(start: float, end: float, *, warmup_steps: int) -> Schedule:
-  """A line from `start` at step 0 to `end` at `warmup_steps`, then `end`.
+  """Linear from `start` at step 0 to `end` at `warmup_steps`, then constant.
 
-  The temperature of DINO's teacher, by step: its code goes by epochs, and is
-  at `end` in the last epoch of its warm-up.
+  Used for the temperature of DINO's teacher. DINO's code changes it per epoch
+  instead of per step, and reaches `end` in the last epoch of the warmup.
 
   Args:
-    start: the first value.
-    end: the last value, larger or smaller.
-    warmup_steps: steps until `end` is reached; 0 for `end` from the start.
+    start: first value.
+    end: final value, larger or smaller than `start`.
+    warmup_steps: number of steps to reach `end`; 0 for a constant `end`.
 
   Raises:
-    ValueError: the number of steps is negative.
+    ValueError: if `warmup_steps` is negative.
   """
   if warmup_steps < 0:
     raise ValueError(f"warmup_steps={warmup_steps} must be at least 0")
@@ -106,15 +110,15 @@ def warmup_constant(start: float, end: float, *, warmup_steps: int) -> Schedule:
 
 
 def frozen_until(steps: int) -> Schedule:
-  """0 before step `steps` and 1 from it on: a learning-rate multiplier.
+  """Learning-rate multiplier: 0 before step `steps`, then 1.
 
-  For prototypes that stand still at first (SwAV, DINO).
+  Used for prototypes that are frozen at the start (SwAV, DINO).
 
   Args:
-    steps: how many steps have 0; 0 for none.
+    steps: number of steps with value 0.
 
   Raises:
-    ValueError: the number of steps is negative.
+    ValueError: if `steps` is negative.
   """
   if steps < 0:
     raise ValueError(f"steps={steps} of a frozen group must be at least 0")

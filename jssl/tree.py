@@ -1,4 +1,4 @@
-"""Pytrees: the names of their leaves, and sums over them."""
+"""Names, masks and reductions of pytrees."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,24 @@ from jssl.typing import PyTree, Scalar
 
 
 def path_name(path: tuple) -> str:
-  """Returns `a/b/0` for a key path of `jax.tree_util`."""
+  """Formats a key path of `jax.tree_util` as "a/b/0"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def names(tree: PyTree) -> list[str]:
-  """Returns the path names of all leaves, in the order of the leaves."""
+  """Returns the path names of all leaves in order."""
   return [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def mask(tree: PyTree, keep: Callable[[str, jax.Array], bool]) -> PyTree:
-  """Returns a tree of bool: `keep(path name, leaf)` for each leaf."""
+  """Returns a tree of `keep(path_name, leaf)` for each leaf."""
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: keep(path_name(path), leaf), tree
   )
 
 
 def all_finite(tree: PyTree) -> jax.Array:
-  """Returns a bool scalar: no leaf of a floating dtype holds NaN or inf."""
+  """Returns a scalar, True if no floating-point leaf has NaN or infinity."""
   finite = [
     jnp.all(jnp.isfinite(leaf))
     for leaf in jax.tree.leaves(tree)
@@ -36,7 +36,7 @@ def all_finite(tree: PyTree) -> jax.Array:
 
 
 def norm(tree: PyTree) -> Scalar:
-  """Returns the Euclidean norm of all leaves together, float32 or wider."""
+  """Returns the global L2 norm of all leaves, in float32 or wider."""
   squares = [
     jnp.sum(jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))))
     for leaf in jax.tree.leaves(tree)

@@ -1,6 +1,6 @@
-"""Array aliases and the legend of dimension letters.
+"""Array types and the names of axes.
 
-The same letters stand in annotations, in einsums and in docstrings:
+Annotations, einsums and docstrings use the same letters:
 
     b  images of a batch          v  views of an image
     h w c  height, width, channel n  tokens, or rows of a feature matrix
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 Key = jax.Array
-"""A typed key of `jax.random.key`; `Keys` is one of them for each image."""
+"""A typed key of `jax.random.key`; `Keys` has one per image."""
 Keys = jax.Array
 
 Scalar = Float[Array, ""]
@@ -25,13 +25,13 @@ Step = Int[Array, ""] | int
 Images = Float[Array, "b h w c"]
 """Pixels in [0, 1]."""
 Pixels = UInt8[Array | np.ndarray, "b h w c"]
-"""Pixels as they are stored, 0 to 255."""
+"""Stored pixels, 0 to 255."""
 Views = Float[Array, "v b h w c"]
 Labels = Int[Array, "b"]
 
 PyTree = Any
 Variables = Mapping[str, Any]
-"""A Linen variable dict: `params` and whatever else the model keeps."""
+"""A Linen variable dict: `params` and other collections of the model."""
 Batch = Mapping[str, Any]
 """`image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none."""
 Metrics = dict[str, Scalar]
