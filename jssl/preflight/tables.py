@@ -85,7 +85,7 @@ def requirement_rows(requirements: Requirements) -> Rows:
   if hbm is not None:
     rows.append(["HBM traffic", f"{hbm / 1e9:.3g} GB"])
     rows.append(
-      ["arithmetic intensity", f"{flops / max(hbm, 1):.3g} FLOP/byte"]
+      ["arithmetic intensity", f"{flops / max(hbm, 1):,.1f} FLOP/byte"]
     )
   if requirements.accessed_bytes is not None:
     accessed = f"{requirements.accessed_bytes / 1e9:.3g} GB"
