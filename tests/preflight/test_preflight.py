@@ -279,7 +279,7 @@ def test_where_batches_that_lie_ready_are_too_much():
   assert memory.spare == -GIB
   result = too_large()._replace(
     sizes=Sizes(0, 0, 0, 0, GIB, 2 * GIB),
-    needs=(requirements(fits=False, memory=memory),),
+    requirements=(requirements(fits=False, memory=memory),),
   )
   given = config(data__batch_size=256)
   assert next(changes.candidates(given, result)) == {"data.prefetch_batches": 1}
