@@ -169,11 +169,7 @@ def _other_python(
 
 
 def torch_versions(python: str) -> dict[str, str]:
-  """Returns the versions of torch and torchvision of an interpreter.
-
-  Raises:
-    ValueError: if the interpreter does not exist or lacks a package.
-  """
+  """Returns versions of torch and torchvision; ValueError without them."""
   code = (
     "import json, torch, torchvision; print(json.dumps("
     '{"torch": torch.__version__, "torchvision": torchvision.__version__}))'

@@ -19,12 +19,8 @@ Row = dict[str, Any]
 class Timing:
   """Time and memory of one measurement.
 
-  Attributes:
-    wall_s: elapsed seconds.
-    cpu_s: processor seconds of this process and its children.
-    items: number of results, such as images.
-    peak_rss_bytes: peak memory of this process since its start.
-    cells: further cells of the table, computed from the result.
+  Processor seconds include children; the peak memory is of this process since
+  its start. `cells` are further cells of the table.
   """
 
   wall_s: float
@@ -137,12 +133,8 @@ def measure(
 ) -> list[Row]:
   """Measures cases in turns, so that other load slows all of them.
 
-  Args:
-    cases: cases to measure.
-    rounds: number of measurements of each case.
-    columns: values to show; quartiles and ratios are of the first.
-    warmup: number of rounds that are not counted.
-    compare: True to add ratios to the first case in the same round.
+  Quartiles, and ratios to the first case in the same round, are of the first
+  column. The first `warmup` rounds are not counted.
   """
   cases = list(cases)
   timings: list[list[Timing]] = [[] for _ in cases]

@@ -3,11 +3,9 @@
 `--config=FILE[:ARG] [--config.SECTION.KEY=VALUE ...]` as in `jssl.train`.
 
 Trains in a temporary workdir and waits for every step, so that the work of the
-loop between two steps (metrics, log rows, checks for SIGTERM, the next batch)
-is measured by itself. In a real run most of it overlaps with the step before.
-
-Every other round of steps begins with a checkpoint. The difference between such
-a round and the next one is the cost of a checkpoint.
+loop between two steps is measured by itself. In a real run most of it overlaps
+with the step before. Every other round of steps begins with a checkpoint, whose
+cost is the difference to the next round.
 """
 
 import argparse

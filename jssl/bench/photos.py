@@ -81,8 +81,7 @@ def jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
 def prepare_sets(root: pathlib.Path, images: int, stored_size_px: int) -> None:
   """Writes JPEGs to `root/photos/all` and prepared sets to `root/data`.
 
-  The set `photos` holds the files as they are, and `photos_small` squares of
-  `stored_size_px`.
+  `photos` holds the files as they are, `photos_small` squares.
   """
   folder = root / "photos" / "all"
   folder.mkdir(parents=True)

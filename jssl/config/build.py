@@ -21,14 +21,8 @@ from jssl.optim.bilevel import HeadStrategy
 class Run(NamedTuple):
   """Objects of a training run.
 
-  Attributes:
-    config: the parsed config.
-    source: the data set to train on.
-    image_shape: (height, width, channels) of the views that the backbone sees.
-    backbone: the encoder.
-    objective: the method, with its total steps.
-    optimizer: see `build_optimizer`.
-    mesh: the devices.
+  The objective has its total steps. `image_shape` is the (height, width,
+  channels) of the views that the backbone sees.
   """
 
   config: Config
@@ -79,11 +73,7 @@ def build(
 
 
 def open_split(data: Data, split: str) -> Source:
-  """Opens one split of a config's data set.
-
-  Raises:
-    FileNotFoundError: if the set is not prepared; the message has the command.
-  """
+  """Opens one split; FileNotFoundError with the command if not prepared."""
   return open_source(
     data.name,
     data_dir=data.data_dir,
@@ -111,10 +101,8 @@ def build_optimizer(
   """Returns the optimizer of `{"backbone": ..., "head": ...}`.
 
   The head's parameters are {} where `head` has an optimizer of its own.
-
-  Raises:
-    ValueError: if the objective schedules a group without parameters, the
-      warm-up is too long, or LARS or LAMB have no matrix to adapt.
+  ValueError if the objective schedules a group without parameters, the warm-up
+  is too long, or LARS or LAMB have no matrix to adapt.
   """
 
   def parameters() -> Any:

@@ -21,12 +21,6 @@ def check(
 ) -> None:
   """Checks sections against each other, the data set and the mesh.
 
-  Args:
-    config: a parsed config.
-    source: the data set of the run.
-    objective: the objective, with its total steps.
-    mesh: the devices of the run.
-
   Raises:
     ValueError: if two sections do not fit; names the keys to change.
   """
@@ -91,12 +85,9 @@ def check_shapes(
 ) -> None:
   """Traces views, backbone and loss; allocates nothing.
 
-  Catches what only shapes show: crops that patches do not divide, channels
-  unlike `model.mean`, groups of batch statistics that do not divide a chunk, a
-  queue that is no multiple of the batch.
-
-  Raises:
-    ValueError: if shapes do not fit; names the keys to change.
+  Raises ValueError for what only shapes show: crops that patches do not divide,
+  channels unlike `model.mean`, groups of batch statistics that do not divide a
+  chunk, a queue that is no multiple of the batch.
   """
   batch_size = config.data.batch_size
   chunk = batch_size // config.train.chunks

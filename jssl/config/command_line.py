@@ -16,21 +16,14 @@ _OVERRIDE = re.compile(r"--?config\.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Flags parser for `app.run`; leaves the overrides of the config.
-
-  Returns:
-    The program name, positional arguments, then overrides.
-  """
+  """Flags parser for `app.run`; moves overrides of the config to the end."""
   overrides = [arg for arg in argv[1:] if _OVERRIDE.match(arg)]
   others = [arg for arg in argv if not _OVERRIDE.match(arg)]
   return [*app.parse_flags_with_usage(others), *overrides]
 
 
 def read_file(spec: str) -> ConfigDict:
-  """Returns what `get_config` of a config file returns.
-
-  Args:
-    spec: `FILE`, or `FILE:ARG` to call `get_config(ARG)`.
+  """Returns the ConfigDict of `FILE`, or of `FILE:ARG`: `get_config(ARG)`.
 
   Raises:
     FileNotFoundError: if there is no such file.

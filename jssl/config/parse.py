@@ -26,10 +26,6 @@ def suggest(name: object, names: Iterable[object]) -> str:
 def parse(config: ConfigDict | Mapping[str, Any], cls: type[T]) -> T:
   """Parses a config; absent keys take the defaults of their fields.
 
-  Args:
-    config: sections by name.
-    cls: dataclass of the whole config, such as `schema.Config`.
-
   Raises:
     ValueError: if a key is unknown or missing, or a value out of range.
     TypeError: if a value has the wrong type.
@@ -64,11 +60,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def replace(config: T, changes: Mapping[str, Any]) -> T:
-  """Returns a config with other values.
-
-  Args:
-    config: a parsed config.
-    changes: new values by dotted key, such as `{"data.batch_size": 64}`.
+  """Returns a config with changes such as `{"data.batch_size": 64}`.
 
   Raises:
     ValueError: if a key is unknown or a value out of range.

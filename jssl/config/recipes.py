@@ -38,11 +38,7 @@ CIFAR10_PIXELS = {
 
 
 def epochs(arg: str) -> int:
-  """Parses a config argument that is a number of epochs.
-
-  Raises:
-    ValueError: if `arg` is not a positive integer.
-  """
+  """Parses a positive number of epochs; ValueError for anything else."""
   if not arg.isdecimal() or int(arg) < 1:
     raise ValueError(
       f"unknown variant {arg!r}; expected a number of epochs, as in "
@@ -56,17 +52,8 @@ def variant(
 ) -> tuple[str, int]:
   """Parses a config argument `NAME` or `NAME,EPOCHS`.
 
-  Args:
-    arg: text after the colon in `--config=FILE:NAME,100`.
-    names: known variants.
-    default_epochs: number of epochs if `arg` has none.
-
-  Returns:
-    (name, epochs).
-
   Raises:
-    ValueError: if the variant is unknown or the epochs are not a positive
-      integer.
+    ValueError: if the variant is unknown, or the epochs not a positive integer.
   """
   name, comma, number = arg.partition(",")
   if name not in names:
@@ -179,18 +166,9 @@ def fashion_mnist(*, epochs: int, batch_size: int) -> dict[str, Section]:
 def colour_strength(s: float) -> dict[str, float]:
   """Returns the ranges of SimCLR's colour jitter at strength `s`.
 
-  Probabilities are not included: at every strength, SimCLR jitters with
-  probability 0.8 and converts to grayscale with probability 0.2.
-
-  Example:
-    >>> colour_strength(0.5)
-    {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1}
-
-  Args:
-    s: non-negative strength; SimCLR uses 1 on ImageNet and 0.5 on CIFAR-10.
-
-  Returns:
-    brightness, contrast and saturation 0.8 s; hue 0.2 s turns, at most 0.5.
+  Brightness, contrast and saturation are 0.8 s; hue 0.2 s turns, at most 0.5.
+  SimCLR uses 1 on ImageNet and 0.5 on CIFAR-10. At every strength it jitters
+  with probability 0.8 and converts to grayscale with probability 0.2.
 
   Raises:
     ValueError: if `s` is negative.
@@ -209,17 +187,7 @@ def coarse(s: float) -> dict[str, float]:
 
   A coarser augmentation has smaller crops and stronger colour changes, so that
   the views of an image share fewer features and more images are equivalent.
-
-  Example:
-    >>> coarse(2.0)["crop_min_area"]
-    0.1
-
-  Args:
-    s: positive strength; 1 is SimCLR's augmentation of small images.
-
-  Returns:
-    crop_min_area 0.2 / s and grayscale_probability 0.1 s, at most 1 each;
-    brightness, contrast and saturation 0.4 s; hue 0.1 s turns, at most 0.5.
+  Strength 1 is SimCLR's augmentation of small images.
 
   Raises:
     ValueError: if `s` is not positive.
@@ -287,11 +255,7 @@ def byol_views(*, crop_min_area: float = 0.08) -> Section:
 def small_crops(number: int, *, max_area: float, size_px: int = 96) -> Section:
   """Returns the small-crop keys of an augment section (SwAV's multi-crop).
 
-  Args:
-    number: number of small crops per image.
-    max_area: largest crop area as a fraction of the image; the smallest is
-      0.05.
-    size_px: height and width of a crop.
+  Crop areas are 0.05 to `max_area` of the image.
   """
   return {
     "num_small": number,
@@ -305,9 +269,7 @@ def small_crops(number: int, *, max_area: float, size_px: int = 96) -> Section:
 def coarse_views(strength: float) -> Section:
   """Returns the augmentation of CISSL and DISSL for Tiny ImageNet, 64 px.
 
-  Args:
-    strength: strength of the augmentation. Above 1 views are also blurred, with
-      a kernel of a tenth of the image, rounded to odd.
+  Above strength 1 views are also blurred, with an odd kernel of a tenth.
   """
   return {
     "crop_size_px": 64,
@@ -334,9 +296,7 @@ def resnet(depth: int, *, small_images: bool = False) -> Section:
 def vit(width: int, *, num_heads: int) -> Section:
   """Returns a bfloat16 ViT of 12 blocks with 16 px patches, for ImageNet.
 
-  Args:
-    width: token width, 384 (ViT-S) or 768 (ViT-B).
-    num_heads: number of attention heads; usually 12, 6 in DINO's ViT-S.
+  Widths are 384 (ViT-S) or 768 (ViT-B); heads usually 12, 6 in DINO's ViT-S.
   """
   return {
     "name": "vit",

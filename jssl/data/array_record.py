@@ -34,11 +34,6 @@ def scale(image: Image.Image, mode: str, size_px: int) -> None:
 def square(encoded: bytes, mode: str, size_px: int) -> Image.Image:
   """Decodes a PNG or JPEG file and resizes its centre square, antialiased.
 
-  Args:
-    encoded: content of the file.
-    mode: pixel mode of the result, in pillow's terms.
-    size_px: height and width of the result.
-
   Raises:
     OSError: if the file is damaged; pillow raises SyntaxError for some damage.
   """
@@ -62,13 +57,7 @@ def square(encoded: bytes, mode: str, size_px: int) -> Image.Image:
 def decode(
   encoded: bytes, *, size_px: int, channels: int
 ) -> UInt8[np.ndarray, "h w c"]:
-  """Decodes a PNG or JPEG file to an array; see `square`.
-
-  Args:
-    encoded: content of the file.
-    size_px: height and width of the array.
-    channels: 1 (grayscale) or 3 (RGB).
-  """
+  """Decodes a PNG or JPEG file to 1 (grayscale) or 3 channels; see `square`."""
   image = square(encoded, "L" if channels == 1 else "RGB", size_px)
   return np.asarray(image).reshape(size_px, size_px, channels)
 
@@ -103,8 +92,7 @@ class Prepared:
     records: TFDS data source with encoded images.
     skip_damaged: True to replace an image that cannot be decoded by the next
       one that can, with its label. The replacement depends on the files alone,
-      so all hosts and a resumed run see the same images. Each process logs the
-      number of its replacements, at most every ten seconds.
+      so all hosts and a resumed run see the same images.
   """
 
   name: str

@@ -112,14 +112,7 @@ def _render(
 
 @functools.cache
 def cluttered_digits(split: str = "train") -> InMemory:
-  """Returns 20,000 train or 4,000 test images of ten classes.
-
-  Args:
-    split: "train" or "test".
-
-  Raises:
-    ValueError: if the split is another one.
-  """
+  """Returns the 20,000 images of "train" or the 4,000 of "test"."""
   if split not in ("train", "test"):
     raise ValueError(
       f"cluttered_digits has the splits train and test, not {split!r}; "

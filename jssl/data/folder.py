@@ -110,11 +110,7 @@ def _hold_out(classes: Classes, root: Path) -> tuple[Classes, Classes]:
 def list_splits(source: Path) -> dict[str, Classes]:
   """Returns the images of each class of each split of a folder.
 
-  Args:
-    source: a folder as described at the top of this module.
-
-  Returns:
-    `train` and `test`, and `val` if there are folders for all three.
+  The splits are `train` and `test`, and `val` if there are folders for all.
 
   Raises:
     ValueError: if a folder is empty, a class has too few images to train,
@@ -177,12 +173,8 @@ def _encode(
 ) -> bytes | None:
   """Returns the content of an image file, or as PNG if its mode differs.
 
-  Args:
-    path: the file.
-    mode: pixel mode of the set.
-    size_px: height and width of the square that replaces a larger image, in the
-      same file format.
-    skip: True to return None for a damaged file.
+  A larger image becomes a square of `size_px` in the same file format. Returns
+  None for a damaged file if `skip`.
   """
   data = path.read_bytes()
   try:

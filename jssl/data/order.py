@@ -69,11 +69,6 @@ class Order:
   def check(self, *, images: int, batch_size: int, steps: int) -> None:
     """Checks the order against a run.
 
-    Args:
-      images: number of images in the set.
-      batch_size: images in a global batch.
-      steps: steps of the whole run.
-
     Raises:
       ValueError: if a part of the set is smaller than a batch, or "hybrid" does
         not switch within the run.
@@ -161,15 +156,9 @@ def rows(
   batch_size: int,
   epochs: int,
 ) -> Rows:
-  """Returns the rows of the global batch of a step.
+  """Returns the rows of the global batch of a step, counted from 0.
 
-  Args:
-    order: an order that fits the run, see `Order.check`.
-    step: step number from 0; may be past the end of the run.
-    seed: seed of the order, not negative.
-    images: number of images in the set.
-    batch_size: images in a global batch.
-    epochs: number of epochs of the run, see `run_epochs`; unused by "iid".
+  The order must fit the run, see `Order.check`. The step may be past the end.
   """
   epoch, batch = divmod(step, images // batch_size)
   if order.name == "iid" or (

@@ -66,10 +66,6 @@ _IDX_FILES = {
 def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
   """Reads an IDX file of bytes, plain or compressed with gzip.
 
-  Args:
-    path: the file.
-    dimensions: expected number of dimensions.
-
   Raises:
     ValueError: if the file is not IDX, not of bytes or has the wrong length.
 

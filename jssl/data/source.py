@@ -33,26 +33,15 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def fetch(self, rows: Rows) -> HostBatch:
-    """Returns the images and labels of `rows`, in the order of `rows`.
+    """Returns `image` and `label` of rows, in their order.
 
-    Args:
-      rows: row numbers, 0 to len(self) - 1.
-
-    Returns:
-      `image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 without a label.
+    Images are uint8 [b, h, w, c]; labels int32 [b], -1 without a label.
     """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMemory:
-  """A data set in memory; a `Source`.
-
-  Attributes:
-    name: name of the set.
-    class_names: names in label order; empty if the set is unlabelled.
-    images: uint8 pixels.
-    labels: class of each image, -1 without a label.
-  """
+  """A data set in memory; a `Source`. Labels are -1 without a label."""
 
   name: str
   class_names: tuple[str, ...]

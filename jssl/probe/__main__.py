@@ -1,8 +1,6 @@
 """`python -m jssl.probe --workdir=DIR`: evaluates the checkpoints of a run.
 
-Fits linear, MLP and kNN probes to frozen features, raw pixels and a random
-backbone. Needs only the files of the run, so it can run during the training
-(`--follow`), later, or on another machine.
+Needs only the files of the run: during the training, later, or elsewhere.
 """
 
 import sys

@@ -9,13 +9,7 @@ from jssl.probe.records import BASELINES, PROBES, ProbeRecord, Record
 
 
 class AccuracyTable(NamedTuple):
-  """Test accuracies in percent.
-
-  Attributes:
-    headings: the data set, then the name of each probe.
-    rows: name of the features, then "mean ± std" for each probe; "-" if it was
-      not fitted. Baselines come first.
-  """
+  """Headings, and rows of features with "mean ± std" in percent by probe."""
 
   headings: list[str]
   rows: list[list[str]]
@@ -38,13 +32,7 @@ def format_accuracy(mean: float, std: float) -> str:
 def accuracy_table(
   records: Iterable[Record], dataset: str, *, step: int | None = None
 ) -> AccuracyTable:
-  """Tabulates test accuracy by features and probe.
-
-  Args:
-    records: all records; those of other parts and data sets are ignored.
-    dataset: name of the data set.
-    step: the only checkpoint to show; None shows all.
-  """
+  """Tabulates test accuracy by features; of one checkpoint, or of all."""
   order = [*BASELINES, "backbone"]
   shown = sorted(
     (

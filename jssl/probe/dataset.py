@@ -20,14 +20,7 @@ from jssl.runtime import distributed
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-  """Features of one encoder.
-
-  Attributes:
-    encoder: the encoder.
-    train: features of the training images.
-    test: features of the test images.
-    mesh: local devices.
-  """
+  """Features of one encoder; the mesh is of local devices."""
 
   encoder: Encoder
   train: Features
@@ -43,24 +36,12 @@ class FeatureSet:
 class ProbeDataset:
   """A data set to probe on.
 
-  Attributes:
-    name: name of the set.
-    train: training images.
-    test: test images.
-    mesh: local devices, which fit the probes. Every process fits the same.
-    global_mesh: devices of all processes, which extract the features.
+  The local devices of `mesh` fit the probes, the same on every process; all
+  devices, `global_mesh`, extract the features.
   """
 
   def __init__(self, workdir: str | os.PathLike, config: Config):
-    """Opens both splits.
-
-    Args:
-      workdir: directory of the run, where features are cached.
-      config: config of the run.
-
-    Raises:
-      ValueError: if processes have different images.
-    """
+    """Opens both splits; ValueError if processes have different images."""
     data = config.data
     self._workdir, self._config = workdir, config
     self.name = data.name
@@ -107,11 +88,7 @@ class ProbeDataset:
 def change_dataset(
   config: Config, name: str, data_dir: str, test_split: str
 ) -> Config:
-  """Returns the config with another data set, or another directory of it.
-
-  Raises:
-    ValueError: if there is a `test_split` but no other data set.
-  """
+  """Returns the config with another data set, or another directory of it."""
   changes: dict[str, str] = {}
   if name and name != config.data.name:
     changes |= {

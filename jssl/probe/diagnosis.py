@@ -52,17 +52,7 @@ class Diagnosis:
     seed: int,
     labels: Int[np.ndarray, "n"],
   ):
-    """Draws images and views.
-
-    Args:
-      dataset: the probed set.
-      backbone: backbone of the run.
-      objective: objective of the run, whose heads are measured too.
-      augment: augmentation of the run, which makes the views.
-      settings: numbers of images and views.
-      seed: seed of the run.
-      labels: label of each training image.
-    """
+    """Draws images and views; `labels` are of the training images."""
     self._dataset, self._objective = dataset, objective
     self._head_shapes = jax.eval_shape(
       lambda: objective.init(jax.random.key(0), backbone.feature_dim)
@@ -126,10 +116,6 @@ class Diagnosis:
     """Returns a record of the backbone and one of each head.
 
     If the heads cannot be restored, their records give the reason.
-
-    Args:
-      features: features of a backbone. Only checkpoints have heads.
-      workdir: directory of the run.
     """
     encoder, train, test = features.encoder, features.train.h, features.test
     mesh = self._dataset.mesh

@@ -1,7 +1,4 @@
-"""Encoders to probe: a checkpoint, a random backbone, or raw pixels.
-
-All encode the same centre crop.
-"""
+"""Encoders of centre crops: a checkpoint, a random backbone, or raw pixels."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -77,15 +74,7 @@ class BackboneEncoders:
     mesh: Mesh,
     key: str,
   ):
-    """Prepares the compiled function.
-
-    Args:
-      backbone: backbone without variables.
-      crop_size_px: side of the centre crop.
-      channels: number of image channels.
-      mesh: devices to replicate variables on.
-      key: everything except variables and images that features depend on.
-    """
+    """Prepares the function; `key` is of inputs but variables and images."""
     self._image_shape = (crop_size_px, crop_size_px, channels)
     self._backbone, self._mesh, self._key = backbone, mesh, key
     self._apply = jax.jit(center_features(backbone, crop_size_px=crop_size_px))
@@ -126,15 +115,10 @@ def flat_pixels(x: Images) -> Float[Array, "b d"]:
 def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Encoder:
   """Returns raw pixels as features.
 
-  Pixels are resized to at most 32 px, then projected onto the leading singular
-  directions of train, without centring, which nearly preserves inner products.
-  A random rotation follows: in the singular basis itself, probes that
-  standardise features would whiten them.
-
-  Args:
-    train: training images; a sample of them determines the directions.
-    crop_size_px: side of the centre crop.
-    max_dim: number of directions; 0 keeps all pixels.
+  Pixels are resized to at most 32 px, then projected onto `max_dim` (0: all)
+  leading singular directions of train, without centring, which nearly preserves
+  inner products. A random rotation follows: in the singular basis itself,
+  probes that standardise features would whiten them.
   """
   key = features.digest(
     features.source_digest(train), str((crop_size_px, max_dim))

@@ -30,13 +30,7 @@ class NotFiniteError(ValueError):
 
 
 class Features(NamedTuple):
-  """Frozen features of a labelled split.
-
-  Attributes:
-    h: float32 features, in memory or memory-mapped.
-    labels: class of each row.
-    num_classes: number of classes.
-  """
+  """Frozen float32 features of a labelled split; may be memory-mapped."""
 
   h: Float[np.ndarray, "n d"]
   labels: Int[np.ndarray, "n"]
@@ -186,18 +180,12 @@ def extract(
 ) -> Features:
   """Returns the features of a source, from the cache or by encoding.
 
-  Args:
-    path: path of the cached features; contains a key of their inputs.
-    encode: jitted function from uint8 images [b, h, w, c] to features [b, d].
-    source: images and labels.
-    batch_size: images per batch, rounded up to a multiple of the devices.
-    mesh: devices of all processes, to split batches over.
-    workers: processes that decode images; 0 for a thread.
+  `path` contains a key of all inputs. The batch size is rounded up to a
+  multiple of the devices of all processes.
 
   Raises:
     NotFiniteError: if features are not finite; nothing is cached then.
     ValueError: if the processes do not share the workdir.
-    OSError: if the disk is full.
   """
   if not distributed.broadcast_from_first(path.exists()):
     batches = _encode(path, encode, source, batch_size, mesh, workers)

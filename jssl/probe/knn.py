@@ -2,8 +2,7 @@
 
 The vote weighted by exp(similarity / T) is that of Wu et al. (CVPR 2018,
 arXiv 1805.01978, section 3.4). Features are compared raw and standardised,
-because a mean that all images share can dominate the cosine. The scaling, the
-number of neighbours and the vote are chosen on rows held out of train.
+because a mean that all images share can dominate the cosine.
 """
 
 import itertools
@@ -29,12 +28,7 @@ _QUERY_ROWS = 1024
 
 
 class Neighbours(NamedTuple):
-  """The nearest rows of the bank, nearest first.
-
-  Attributes:
-    similarity: cosine similarity; -inf if the bank has too few rows.
-    labels: class of each neighbour.
-  """
+  """Cosine similarity, -inf if there are too few, and class; nearest first."""
 
   similarity: Float[Array, "q n"]
   labels: Int[Array, "q n"]
@@ -85,14 +79,7 @@ def nearest(
 ) -> list[Neighbours]:
   """Finds nearest neighbours block by block, never with [q, n] similarities.
 
-  Args:
-    queries: features of the queries.
-    bank: features to search, in memory or memory-mapped.
-    counted: True for rows of the bank that may be neighbours.
-    count: number of neighbours per query.
-    mesh: devices to split queries over.
-    scale: standardisation of the features; None for raw features.
-    bank_rows: maximum rows of the bank per block.
+  Only rows of the bank that are `counted` may be neighbours.
 
   Returns:
     Blocks of equal size; the last one is padded with queries of zeros.
@@ -134,14 +121,8 @@ def vote(
 ) -> Int[Array, "m q"]:
   """Returns the winning classes, the first one of ties.
 
-  Args:
-    nearest: at least max(neighbours) neighbours of each query.
-    neighbours: numbers of voting neighbours, ascending.
-    temperatures: temperature of each weighted vote.
-    num_classes: number of classes.
-
-  Returns:
-    For each number of neighbours the majority vote, then the weighted votes.
+  For each number of neighbours, in ascending order, the majority vote comes
+  first, then the vote weighted by each temperature.
   """
   known = jnp.isfinite(nearest.similarity)
   weights = jnp.stack(
@@ -163,15 +144,7 @@ def vote(
 def probe(
   train: Features, test: Features, settings: Probe, *, mesh: Mesh
 ) -> Result:
-  """Chooses scaling, k and vote on held-out rows, evaluates test once.
-
-  Args:
-    train: features and labels of the bank.
-    test: features and labels of the queries.
-    settings: the `probe` section of a config. Numbers of neighbours are clipped
-      to the number of rows.
-    mesh: devices to split queries over.
-  """
+  """Chooses scaling, k and vote on held-out rows, evaluates test once."""
   temperatures = settings.knn_temperatures
   held_out = splits.hold_out_each(
     train.labels, fraction=settings.validation_fraction, seeds=settings.seeds

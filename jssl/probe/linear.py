@@ -68,15 +68,9 @@ def fit(
   (1992): the Hessian is at most (scatter / 2 + l2) in each class everywhere. A
   full step always descends, so there is no step size to search.
 
-  Args:
-    x: features, one column per image.
-    labels: class of each column.
-    weights: weight of each column in the mean; 0 leaves it out.
-    l2: positive penalty.
-    num_classes: number of classes k.
-    tolerance: gradient norm, in the metric of the inverse bound, to stop at.
-      One more step would gain at least half its square.
-    max_iterations: maximum number of iterations.
+  Stops at a gradient norm of `tolerance`, in the metric of the inverse bound;
+  one more step would gain at least half its square. `weights` are those of the
+  columns in the mean; 0 leaves a column out.
   """
   weights = weights / jnp.sum(weights)
   # With centred columns the bound has no cross terms of weights and bias.
@@ -121,12 +115,8 @@ def fit(
 class _Columns(NamedTuple):
   """Standardised features on the mesh, one column per image.
 
-  Arrays have a leading axis if each seed has its own images.
-
-  Attributes:
-    x: features.
-    labels: class of each column.
-    real: False for padding.
+  Arrays have a leading axis if each seed has its own images. `real` is False
+  for padding.
   """
 
   x: Float[Array, "*s d n"]
@@ -224,13 +214,6 @@ def probe(
   With a label fraction below 1 each seed draws its own labelled rows and
   chooses by cross-validation. Features are standardised with all of train,
   which needs no labels.
-
-  Args:
-    train: features and labels to fit.
-    test: features and labels to evaluate.
-    settings: the `probe` section of a config.
-    mesh: devices to split rows over.
-    label_fraction: fraction of train with labels.
   """
   seeds = settings.seeds
   rows: Int[np.ndarray, "s n"] | slice = slice(None)

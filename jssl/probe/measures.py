@@ -1,7 +1,6 @@
 """All diagnostics of one matrix of features.
 
-Spectra use all training images, other measures use augmented views of a sample
-of them. A measure that fails leaves its reason; the others are still there.
+Spectra are of all training images, other measures of views of a sample.
 """
 
 import functools
@@ -36,14 +35,6 @@ def measure(
   pixels: PixelViews,
 ) -> dict[str, dict]:
   """Measures features.
-
-  Args:
-    moment: returns the second moment of all training features.
-    test: features of all test images.
-    test_labels: class of each test image.
-    views: features of the views of the sample.
-    sample: images of the views.
-    pixels: pixels of the same views.
 
   Returns:
     "values", "curves" and "not_measured" (reasons), each by name.

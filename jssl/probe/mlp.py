@@ -2,7 +2,6 @@
 
 All seeds and hyper-parameters of a sweep train on the same minibatches, so that
 their first layers are one matmul. Rows held out by a seed have weight zero.
-Batches are drawn on the host, from memory or a memory-mapped file.
 """
 
 import itertools
@@ -151,14 +150,7 @@ def fit(
 ) -> Network:
   """Trains a network for each seed and member, with Adam and a cosine decay.
 
-  Args:
-    features: training features, in memory or memory-mapped.
-    scale: standardisation of the features.
-    fitted: True for the rows that each seed trains on.
-    members: hyper-parameters [s, m].
-    hidden_dims: widths of the hidden layers; () for a linear probe.
-    settings: the `probe` section of a config; its `minibatch_*` keys apply.
-    mesh: devices to split minibatches over.
+  Each seed trains on its `fitted` rows. No hidden layers make a linear probe.
 
   Returns:
     Networks with leading axes [s, m]. Seeds have different initial weights and
@@ -235,15 +227,7 @@ def probe(
 ) -> Result:
   """Chooses on held-out rows, fits all of train, evaluates test once.
 
-  Args:
-    train: features and labels to fit.
-    test: features and labels to evaluate.
-    settings: the `probe` section of a config.
-    mesh: devices to split minibatches over.
-    learning_rates: learning rates to choose from.
-    l2_values: penalties to choose from, in all combinations.
-    hidden_dims: widths of the hidden layers; () for a linear probe.
-    label_fraction: fraction of train with labels.
+  Tries all combinations of learning rates and l2 penalties.
   """
   seeds = settings.seeds
   labelled, held_out = np.zeros((2, seeds, len(train.labels)), bool)

@@ -43,21 +43,12 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeRecord(Record):
-  """Accuracy of one classifier.
+  """Accuracy of one classifier, in [0, 1], means over seeds.
 
-  Attributes:
-    probe: "linear", "mlp" or "knn".
-    label_fraction: fraction of the training labels asked for.
-    label_fraction_used: fraction of the training labels used. Larger than
-      `label_fraction` where classes have few images, because at least two
-      images of each class are labelled.
-    test_accuracy: mean over seeds, in [0, 1].
-    test_accuracy_std: standard deviation over seeds.
-    validation_accuracy: mean over seeds, on images held out of train.
-    seeds: number of seeds.
-    chosen: chosen hyper-parameters by name, one value per seed.
-    seconds: duration of all fits.
-    time: seconds since 1970.
+  `label_fraction_used` is larger than the `label_fraction` asked for where
+  classes have few images: at least two images of each class are labelled.
+  `chosen` has hyper-parameters by name, one value per seed. `seconds` is the
+  duration of all fits, and `time` the seconds since 1970.
   """
 
   part: Part = "probe"
@@ -83,13 +74,7 @@ class ProbeRecord(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpectrumRecord(Record):
-  """Spectrum of the centred training features.
-
-  Attributes:
-    singular_values: in descending order.
-    deviation: standard deviation of each dimension, in descending order.
-    collapse_auc: area under the cumulative sum of the singular values.
-  """
+  """Spectrum of the centred training features; lists are descending."""
 
   part: Part = "spectrum"
   singular_values: list[float]
@@ -99,14 +84,7 @@ class SpectrumRecord(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ViewsRecord(Record):
-  """Measures of augmented views.
-
-  Attributes:
-    images_requested: number of images that the config asked for.
-    images: number of images used.
-    views: number of views of each image.
-    num_classes: number of classes among these images.
-  """
+  """Measures of augmented views; `num_classes` counts those of the sample."""
 
   part: Part = "diagnostics"
   images_requested: int
@@ -117,13 +95,9 @@ class _ViewsRecord(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiagnosticsRecord(_ViewsRecord):
-  """Diagnostics of a backbone or of the outputs of one head.
+  """Diagnostics `at` the "backbone" or the outputs of the named head.
 
-  Attributes:
-    at: "backbone", or the name of the head.
-    values: numbers by name.
-    curves: lists of numbers by name.
-    not_measured: reasons by the name of what is missing.
+  `not_measured` has the reason for each missing name.
   """
 
   at: str
@@ -136,13 +110,9 @@ class DiagnosticsRecord(_ViewsRecord):
 class ConcentrationRecord(_ViewsRecord):
   """Concentration of the classes under the augmentation.
 
-  Attributes:
-    deltas: diameters.
-    one_minus_sigma: upper bound of 1 - sigma at each diameter.
-    lower_bound: lower bound of the same.
-    per_class: upper bound of each class at each diameter.
-    classes: label of each row of `per_class`.
-    not_measured: reason if the curves are empty.
+  Upper and lower bounds of 1 - sigma at each diameter of `deltas`. A row of
+  `per_class` is the upper bound of the class in `classes`. `not_measured` is
+  the reason if the curves are empty.
   """
 
   deltas: list[float] = dataclasses.field(default_factory=list)
@@ -155,11 +125,7 @@ class ConcentrationRecord(_ViewsRecord):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NotMeasuredRecord(Record):
-  """A part that could not be measured.
-
-  Attributes:
-    reason: why.
-  """
+  """A part that could not be measured, and why."""
 
   reason: str
 
@@ -216,19 +182,11 @@ class RecordFile:
   """`probe.jsonl` in a workdir. Writes are atomic."""
 
   def __init__(self, workdir: str | os.PathLike):
-    """Names the file, which need not exist.
-
-    Args:
-      workdir: directory of the run.
-    """
+    """Names the file, which need not exist."""
     self._path = pathlib.Path(workdir) / _NAME
 
   def read(self) -> list[Record]:
-    """Reads all records; [] without a file.
-
-    Raises:
-      ValueError: if a line is not a record of this version.
-    """
+    """Reads all records, if any; ValueError if one is of another version."""
     if not self._path.exists():
       return []
     records = []
@@ -246,10 +204,7 @@ class RecordFile:
   def done(self, part: Part, **settings: Any) -> set[tuple[str, int, str]]:
     """Returns (features, step, dataset) of everything that has records.
 
-    Args:
-      part: part of the records.
-      **settings: fields and values. Records with another value of such a field
-        do not count.
+    Records with another value of a field in `settings` do not count.
     """
     return {
       _key(record)
@@ -259,11 +214,7 @@ class RecordFile:
     }
 
   def replace(self, records: Sequence[Record]) -> None:
-    """Writes records in place of those of the same part and features.
-
-    Args:
-      records: all records of one part of (features, step, dataset).
-    """
+    """Writes all records of one part in place of earlier ones."""
     first = records[0]
     kept = [
       record
@@ -279,12 +230,7 @@ def _key(record: Record) -> tuple[str, int, str]:
 
 
 def write_events(workdir: str | os.PathLike, records: Iterable[Record]) -> None:
-  """Writes TensorBoard scalars, if TensorBoard is installed.
-
-  Args:
-    workdir: directory of the run.
-    records: records with a common writer.
-  """
+  """Writes TensorBoard scalars, if TensorBoard is installed."""
   if not all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
     return
   # Imports TensorFlow, which takes seconds.

@@ -1,6 +1,5 @@
 """Probes the checkpoints of a run: extract features, fit, write records.
 
-The probe and the training share files only; neither needs the other to run.
 With several processes all extract features together, each fits the same probes,
 and the first one writes the records.
 """
@@ -300,14 +299,12 @@ def run(
     test_split: split of `dataset` to test on; "" for "test".
     export: `.npz` file to write with the features of the last checkpoint.
     overwrite: True to replace existing records.
-    diagnostics: True to measure diagnostics too, also of checkpoints that have
-      only probes so far.
+    diagnostics: True to measure diagnostics too.
     log: called with each line for the user.
 
   Raises:
     FileNotFoundError: if there is no run, no checkpoint or no data set.
-    ValueError: if the config is invalid, or if the labels do not allow probes
-      and no diagnostics are asked for.
+    ValueError: if the config is invalid, or labels do not allow probes.
     CheckpointError: if no checkpoint could be read.
   """
   clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)

@@ -59,10 +59,8 @@ class Sample(NamedTuple):
   ) -> Callable[..., Float[np.ndarray, "n v d"]]:
     """Returns a compiled function from `*arguments` to outputs of all views.
 
-    Args:
-      function: `(x, *arguments) -> [m, d]`, traced. `x` holds pixels in [0, 1],
-        [m, crop, crop, c].
-      batch_size: approximate number of views at once.
+    `function` maps (x, *arguments) to [m, d], where x holds m views in [0, 1].
+    About `batch_size` views are processed at once.
     """
     v, devices = self.num_views, self.mesh.size
     rows = max(batch_size // v // devices, 1) * devices
@@ -97,11 +95,7 @@ def balanced_rows(
   """Returns rows spread over a set, ascending, equally many of each class.
 
   Uses only some classes where each would have fewer than 10 images, too few
-  for class means and diameters. Deterministic.
-
-  Args:
-    labels: labels of the set. Negative ones are skipped, unless all are.
-    images: maximum number of rows.
+  for class means and diameters. Negative labels are skipped, unless all are.
   """
   known = np.flatnonzero(labels >= 0)
   if not len(known):
@@ -141,14 +135,7 @@ def draw_sample(
 ) -> Sample:
   """Fetches images and derives the random keys of their views.
 
-  Args:
-    train: the set.
-    labels: label of each image of the set.
-    rows: rows of the sample, see `balanced_rows`.
-    augment: augmentation of the run.
-    num_views: number of views of each image.
-    seed: seed of the run; views use its stream "diagnostics".
-    mesh: devices to split batches over.
+  Views use the stream "diagnostics" of the seed of the run.
   """
   own = np.asarray(labels)[rows]
   key = rng.stream(jax.random.key(seed), "diagnostics")
@@ -167,11 +154,8 @@ def draw_sample(
 class PixelViews(NamedTuple):
   """Pixels of the views, and their properties, which depend on no features.
 
-  Attributes:
-    pixels: pixels of all views, see `view_pixels`.
-    curve: 1 - sigma over delta; None if it cannot be measured.
-    no_curve: reason for that.
-    identical: message if all views of each image are the same, "" otherwise.
+  `curve` is 1 - sigma over delta, or None for the reason `no_curve`.
+  `identical` is a message if all views of each image are the same, else "".
   """
 
   pixels: Float[np.ndarray, "n v p"]

@@ -21,13 +21,7 @@ class LabelsError(ValueError):
 
 
 class Result(NamedTuple):
-  """Result of one probe, one entry per seed.
-
-  Attributes:
-    test_accuracy: accuracy in [0, 1] of the chosen hyper-parameters.
-    validation_accuracy: their accuracy on the held-out rows.
-    chosen: hyper-parameters by name.
-  """
+  """Accuracies in [0, 1] and chosen hyper-parameters, one entry per seed."""
 
   test_accuracy: Float[np.ndarray, "s"]
   validation_accuracy: Float[np.ndarray, "s"]
@@ -66,13 +60,7 @@ def _rank_in_class(labels: Rows, purpose: str, seed: int) -> tuple[Rows, Rows]:
 
 
 def hold_out(labels: Rows, *, fraction: float, seed: int) -> Mask:
-  """Marks a fraction of each class, at least one row but never all.
-
-  Args:
-    labels: labels of train, at least two rows of each class.
-    fraction: fraction in (0, 1).
-    seed: seed of the split.
-  """
+  """Marks a fraction of each class, at least one row but never all."""
   rank, size = _rank_in_class(labels, "hold out", seed)
   return rank < np.clip(np.round(fraction * size), 1, size - 1)
 

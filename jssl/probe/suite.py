@@ -74,11 +74,7 @@ def fit_all(
 def probe_records(
   settings: Probe, features: FeatureSet, dataset: str
 ) -> list[ProbeRecord]:
-  """Fits all probes and returns their records.
-
-  Raises:
-    LabelsError: if images have no label, or classes too few images.
-  """
+  """Fits all probes and returns their records; LabelsError if impossible."""
   train, test = features.train, features.test
   splits.check_labels(train, test, dataset)
   records = []

@@ -1,7 +1,6 @@
 """`python -m jssl.report --workdir=DIR`: writes DIR/report.html.
 
-The report is one self-contained file. It can be written while the training or
-the probe are running.
+It can be written while the training or the probe are running.
 """
 
 import pathlib

@@ -60,13 +60,9 @@ def paths(
   x_label: str,
   line: tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]] | None = None,
 ) -> Figure:
-  """Draws a path through points for each series.
+  """Draws a path through points for each series; its last point is large.
 
-  Args:
-    series: points (x, y) by name; the last point is large.
-    title: title, which names y.
-    x_label: label of the x axis.
-    line: x and y of a linear fit to draw too.
+  `line` has the x and y of a linear fit to draw too. The title names y.
   """
   figure = Figure(figsize=(WIDTH_IN, 4.2))
   ax = figure.subplots()
@@ -91,12 +87,9 @@ def paths(
 def dots(
   series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
 ) -> Figure:
-  """Draws means with error bars, one row per name.
+  """Draws means with error bars, one row per name, from the bottom up.
 
-  Args:
-    series: (mean, standard deviation) by name, for each kind of number. Rows go
-      from the bottom up, in the order of first appearance.
-    title: title, which names the numbers.
+  `series` has (mean, standard deviation) by name, for each kind of number.
   """
   names = [*dict.fromkeys(name for of in series.values() for name in of)]
   figure = Figure(figsize=(WIDTH_IN, 1.2 + 0.3 * len(names)))
@@ -119,16 +112,10 @@ def dots(
 
 
 def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> Markup:
-  """Renders a figure as an `svg` element for a page.
+  """Renders a figure as an `svg` element, marked as safe for templates.
 
-  Args:
-    figure: what to draw.
-    alt: text alternative. SVG ids are made from it, so it must be unique
-      within a page.
-    dpi: resolution of rasterized parts.
-
-  Returns:
-    The element, marked as safe for templates.
+  SVG ids are made from the text alternative `alt`, so it must be unique within
+  a page. `dpi` is the resolution of rasterized parts.
   """
   file = io.StringIO()
   # Text as text is smaller, searchable, and in the font of the page.

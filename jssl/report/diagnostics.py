@@ -134,11 +134,7 @@ def _tables(
 def values(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   """Returns the variables of the template `diagnostics.html.j2`.
 
-  Args:
-    run: contents of a workdir.
-    dataset: name of the probed set.
-    step: step of the checkpoint to show. The last one with diagnostics is shown
-      if it has none.
+  Shows a step, or the last one with diagnostics if it has none.
   """
   of_run = run.select(DiagnosticsRecord, dataset=dataset, features="backbone")
   found: dict[str, Any] = {

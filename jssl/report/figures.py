@@ -56,11 +56,7 @@ def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
 
 @charts.styled
 def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
-  """Draws each training metric over steps, one panel each.
-
-  Args:
-    metrics: columns by name, including "step".
-  """
+  """Draws each training metric over steps, one panel each."""
   names = [name for name in _CURVES if name in metrics]
   names += [n for n in metrics if n not in _CURVES and n not in _NOT_CURVES]
   rows = math.ceil(len(names) / 2)
@@ -80,11 +76,7 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
 
 @charts.styled
 def accuracy(records: Sequence[ProbeRecord]) -> Figure:
-  """Draws test accuracy over steps beside the baselines, one panel per probe.
-
-  Args:
-    records: records of one data set with all labels.
-  """
+  """Draws test accuracy and baselines over steps, one panel per probe."""
   probes = [
     name for name in PROBES if any(record.probe == name for record in records)
   ]
@@ -135,10 +127,7 @@ def _by_index(ax: Axes, title: str) -> None:
 def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   """Draws singular values on a log scale, and the collapse AUC over steps.
 
-  Args:
-    spectra: spectra of one data set. Those of the random backbone are drawn
-      too, and standard deviations of the backbone's dimensions are dotted.
-    step: step of the checkpoint to draw.
+  Standard deviations of the backbone's dimensions are dotted.
   """
   of_step = {s.step: s for s in spectra if s.features == "backbone"}
   shown = {s.features: s for s in spectra if s.features == "random"}
@@ -195,12 +184,7 @@ def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
 def features_over_time(
   spectra: Sequence[SpectrumRecord], diagnostics: Sequence[DiagnosticsRecord]
 ) -> Figure:
-  """Draws the backbone's spectrum, and alignment and uniformity, over steps.
-
-  Args:
-    spectra: spectra of checkpoints on one data set, by step.
-    diagnostics: diagnostics of the same.
-  """
+  """Draws the backbone's spectrum, alignment and uniformity over steps."""
   figure = Figure(figsize=(charts.WIDTH_IN, 3.6))
   left, right = figure.subplots(1, 2)
   if spectra:
@@ -232,12 +216,7 @@ def features_over_time(
 def concentration(
   curve: ConcentrationRecord | None, diagnostics: Sequence[DiagnosticsRecord]
 ) -> Figure:
-  """Draws 1 - sigma over delta, and R over epsilon.
-
-  Args:
-    curve: concentration of the augmentation.
-    diagnostics: diagnostics of one step, one line each.
-  """
+  """Draws 1 - sigma over delta, and R over epsilon of one step."""
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   left, right = figure.subplots(1, 2)
   if curve is not None:
@@ -285,13 +264,7 @@ def scatter(
   labels: Int[np.ndarray, "n"],
   class_names: Sequence[str],
 ) -> Figure:
-  """Draws points coloured by class, with a name at the densest point of each.
-
-  Args:
-    xy: positions.
-    labels: class of each point, below `MAX_CLASSES`.
-    class_names: name of each class.
-  """
+  """Draws points coloured by class, with a name at the densest of each."""
   figure = Figure(figsize=(charts.WIDTH_IN, 6.2))
   ax = figure.subplots()
   for label in np.unique(labels):

@@ -26,18 +26,10 @@ def _environment(package: str) -> jinja2.Environment:
 
 
 def render(package: str, template: str, **values: Any) -> str:
-  """Renders a template of a package.
+  """Renders a template in the folder `templates` of a package.
 
-  Strings are escaped, except `markupsafe.Markup` such as figures.
-
-  Args:
-    package: name of a package with a folder `templates`. Its templates may
-      extend and import the shared ones of `jssl.report`.
-    template: file name, for example "report.html.j2".
-    **values: variables of the template. A variable that is missing raises
-      `jinja2.UndefinedError`.
-
-  Returns:
-    The HTML text.
+  It may extend and import the shared templates of `jssl.report`. Strings are
+  escaped, except `markupsafe.Markup` such as figures. A missing variable
+  raises `jinja2.UndefinedError`.
   """
   return _environment(package).get_template(template).render(values)

@@ -29,10 +29,6 @@ def _comparisons(
 ) -> dict[str, dict[str, list[str]]]:
   """Says with which probes pretraining beats each baseline.
 
-  Args:
-    records: records of one data set with all labels.
-    step: step of the checkpoint.
-
   Returns:
     By baseline, then by "better", "worse" and "not clearly different" (within
     the standard deviation over seeds): probes with the difference in points.
@@ -122,14 +118,7 @@ def _time(
 
 
 def render(run: Run) -> str:
-  """Renders the report. Missing inputs leave a sentence.
-
-  Args:
-    run: contents of a workdir.
-
-  Returns:
-    The HTML text.
-  """
+  """Renders the report as HTML. Missing inputs leave a sentence."""
   config = to_dict(run.config)
   probed = run.datasets or [r.dataset for r in run.select(SpectrumRecord)]
   dataset = probed[0] if probed else run.config.data.name

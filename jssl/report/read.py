@@ -1,7 +1,4 @@
-"""Reads the files of a workdir.
-
-Training and probe may still be running: incomplete lines are skipped.
-"""
+"""Reads the files of a workdir, which running processes may be writing."""
 
 import dataclasses
 import itertools
@@ -52,16 +49,9 @@ _TRAINING_KEYS = {
 class Run:
   """Contents of a workdir.
 
-  Attributes:
-    workdir: path of the directory.
-    config: config of the run.
-    metrics: columns of `metrics.jsonl` by name, including "step"; NaN where a
-      row lacks the name.
-    records: records of all probes.
-    goodput: one row per start of the training.
-    probe_goodput: one row per start of the probe.
-    checkpoints: steps of the finished checkpoints.
-    best_step: step that a probe pinned as the best; None before any did.
+  Metrics are columns by name, NaN where a row lacks the name. The goodputs have
+  one row per start of the training and of the probe. `best_step` is the one
+  that a probe pinned as the best.
   """
 
   workdir: pathlib.Path
@@ -119,11 +109,7 @@ class Run:
     return sorted(names, key=lambda name: (name != own, name))
 
   def step(self, dataset: str) -> int | None:
-    """Returns the step to show: the best checkpoint if probed, else the last.
-
-    Args:
-      dataset: name of the probed set.
-    """
+    """Returns the step to show: the best checkpoint if probed, or the last."""
     for cls in (ProbeRecord, SpectrumRecord):
       steps = {
         record.step
@@ -165,8 +151,7 @@ def read(workdir: str | os.PathLike) -> Run:
 
   Raises:
     FileNotFoundError: if it is not the workdir of a run.
-    ValueError: if the config is damaged or that of another program, or if the
-      records of the probe are of another version.
+    ValueError: if the config or the records are damaged or of another version.
   """
   path = pathlib.Path(workdir)
   try:

@@ -53,17 +53,9 @@ def _source(data: Data, name: str, split: str) -> Source:
 def augmented(
   config: Config, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
-  """Returns training images and their large views, as drawn at step 0.
+  """Returns training images and their large uint8 views, as drawn at step 0.
 
   If views have different probabilities, the requested ones cycle through them.
-
-  Args:
-    config: config of the run.
-    images: number of images.
-    num_views: number of views of each image.
-
-  Returns:
-    The images, [b, h, w, c], and their views, [v, b, crop, crop, c], uint8.
 
   Raises:
     FileNotFoundError: if the data set is not prepared.
@@ -90,15 +82,7 @@ def cached_features(
 ) -> Labelled | None:
   """Returns a random sample of the test features that a probe cached.
 
-  Args:
-    run: contents of a workdir.
-    dataset: name of the probed set.
-    step: step of the checkpoint.
-    limit: maximum number of images.
-    classes: number of classes; images of later ones are left out.
-
-  Returns:
-    The features; None if fewer than 4 are cached.
+  Leaves out all but the first `classes`. None if fewer than 4 are cached.
   """
   data = run.config.data
   # The probe tests on "test" if the set is not that of the run.
@@ -127,11 +111,7 @@ def cached_features(
 
 
 def project_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
-  """Projects features of at least 4 images to the plane by PCA, then t-SNE.
-
-  Reference:
-    van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
-  """
+  """Projects features of at least 4 images to the plane by PCA, then t-SNE."""
   n, d = h.shape
   reduced = PCA(min(_PCA_DIM, n, d), random_state=_SEED).fit_transform(h)
   perplexity = min(_PERPLEXITY, (n - 1) / 3)

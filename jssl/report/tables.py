@@ -8,12 +8,7 @@ import tabulate
 def markdown_table(
   headings: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
-  """Returns a Markdown table; columns after the first are right-aligned.
-
-  Args:
-    headings: one per column.
-    rows: cells as text, the name of the row first.
-  """
+  """Returns a Markdown table; columns after the first are right-aligned."""
   lines = tabulate.tabulate(
     [[cell.replace("|", "\\|") for cell in row] for row in rows],
     headings,

@@ -135,11 +135,7 @@ _STUDIES = {
 
 
 def _check_usage(argv: Sequence[str]) -> str:
-  """Returns the name of the study.
-
-  Raises:
-    app.UsageError: if the study is unknown, or a flag missing or unexpected.
-  """
+  """Returns the name of the study; app.UsageError if flags do not fit it."""
   positional = [arg for arg in argv[1:] if not arg.startswith("--config.")]
   if len(positional) != 1 or positional[0] not in _STUDIES:
     raise app.UsageError(

@@ -1,15 +1,11 @@
 """The `concentration` study: compares the augmentations of several runs.
 
 Huang et al., ICLR 2023, bound the error of the nearest class mean by the
-concentration of the classes, 1 - sigma(delta). This study computes it for the
-augmentation of each run, and compares it with the measured error and the
-accuracy of the probes.
-
-An augmented distance is the minimum over all views that an augmentation can
-make, so an augmentation that includes another has no larger distances. Samples
-do not respect this. Each augmentation is therefore evaluated twice: with an
-equal number of its own views, and nested, with the views of all augmentations
-that it includes.
+concentration of the classes, 1 - sigma(delta). An augmented distance is the
+minimum over all views, so an augmentation that includes another has no larger
+distances. Samples do not respect this. Each augmentation is therefore evaluated
+twice: with an equal number of its own views, and nested, with the views of all
+augmentations that it includes.
 """
 
 import pathlib
@@ -41,15 +37,10 @@ _ERROR = "nearest_mean_error"
 class Augmentation(NamedTuple):
   """An augmentation, and the runs that used it, one per seed.
 
-  Attributes:
-    name: of the method.
-    curve: 1 - sigma over delta, of its own views.
-    nested: 1 - sigma at the same deltas, of the views of `included` too. At
-      most that of an included augmentation: a vertex cover of the pairs that
-      are too far apart for the latter covers the fewer pairs of the former.
-    included: other augmentations whose views it can make.
-    values: diagnostics of the backbone by name, means over the runs.
-    accuracies: test accuracy by probe, of the same checkpoints, likewise.
+  `curve` is 1 - sigma over delta, of its own views; `nested` is the same with
+  the views of the `included` augmentations. It is at most that of an included
+  one: a vertex cover of the pairs that are too far apart for the latter covers
+  the fewer pairs of the former. The others are means over the runs.
   """
 
   name: str
@@ -110,11 +101,7 @@ def _sample_settings(run: Run) -> dict[str, Any]:
 def _views(
   runs: Mapping[str, Run],
 ) -> tuple[dict[str, Float[np.ndarray, "n v p"]], Int[np.ndarray, "n"]]:
-  """Pixels of views of the same images by each augmentation, and labels.
-
-  Raises:
-    ValueError: if the runs use different images or numbers of views.
-  """
+  """Pixels of views of the same images by each augmentation, and labels."""
   first, *_ = runs
   expected = _sample_settings(runs[first])
   data = runs[first].config.data
@@ -144,9 +131,6 @@ def _views(
 
 def collect(workdir: pathlib.Path) -> list[Augmentation]:
   """Returns the augmentations of a study.
-
-  Args:
-    workdir: of `python -m jssl.study methods --diagnostics`.
 
   Raises:
     ValueError: if there are none, a run has no step with diagnostics and

@@ -22,15 +22,7 @@ from jssl.report.tables import markdown_table
 
 
 class Point(NamedTuple):
-  """A probed checkpoint.
-
-  Attributes:
-    run: METHOD/seed_N.
-    step: of the checkpoint.
-    dims: dimensions of the features.
-    collapse_auc: of the backbone's train features.
-    accuracy: of the linear probe on test, in [0, 1].
-  """
+  """A probed checkpoint; `run` is METHOD/seed_N, the accuracy in [0, 1]."""
 
   run: str
   step: int
@@ -61,14 +53,7 @@ def _points(name: str, run: Run) -> list[Point]:
 
 
 def collect(workdir: pathlib.Path) -> list[Point]:
-  """Returns the probed checkpoints of all runs of a study.
-
-  Args:
-    workdir: of `python -m jssl.study methods`.
-
-  Raises:
-    ValueError: if there are none.
-  """
+  """Returns the probed checkpoints of a study; ValueError if there are none."""
   points = []
   for path in sorted(workdir.glob("*/seed_*/config.json")):
     name = str(path.parent.relative_to(workdir))

@@ -22,16 +22,11 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A row of the table.
+  """A row of the table: a method, or a baseline.
 
-  Attributes:
-    name: a method, or a baseline.
-    accuracies: by probe, without probes that were not fitted.
-    above_random_points: linear accuracy minus that of the random backbone, in
-      percentage points.
-    collapse_auc: see `diagnostics.spectrum`.
-    steps_per_second: of the training.
-    failure: why a method has no numbers, "" if it has.
+  Accuracies are by probe. `above_random_points` is the linear accuracy minus
+  that of the random backbone, in percentage points. `failure` is the reason
+  why a method has no numbers, else "".
   """
 
   name: str
@@ -144,12 +139,7 @@ def _baselines(trials: Sequence[Trial]) -> list[Row]:
 
 
 def collect(trials: Sequence[Trial], failures: Sequence[str]) -> list[Row]:
-  """Returns the baselines, then methods by linear accuracy, failed ones last.
-
-  Args:
-    trials: the plan.
-    failures: result of `trials.run`.
-  """
+  """Returns baselines, then methods by linear accuracy, failed ones last."""
   failed = {
     (trial.method, trial.seed): failure
     for trial, failure in zip(trials, failures, strict=True)

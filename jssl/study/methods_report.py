@@ -28,18 +28,7 @@ _HEAD_GRADIENT = "head_gradient"
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """Setup of a study.
-
-  Attributes:
-    command: command line that repeats it.
-    machine: CPU cores, system and JAX version.
-    dataset: name of the data set.
-    steps: training steps.
-    batch_size: images per batch.
-    backbone: model and its settings.
-    seeds: number of pretraining seeds.
-    probe_seeds: number of seeds of the probe.
-  """
+  """Setup of a study, and the command line that repeats it."""
 
   command: str
   machine: str
@@ -58,14 +47,7 @@ def _describe_model(config: Config) -> str:
 
 
 def about(trials: Sequence[Trial], *, command: str, environ: Environ) -> About:
-  """Describes the setup of a study.
-
-  Args:
-    trials: the plan.
-    command: command line of the study.
-    environ: environment; variables that change the speed are put before the
-      command.
-  """
+  """Describes the setup; environment variables that change the speed too."""
 
   def distinct(value: Callable[[Config], object]) -> str:
     values = dict.fromkeys(str(value(trial.config)) for trial in trials)
@@ -212,11 +194,7 @@ def write(
   rows: Sequence[Row],
   trials: Sequence[Trial] = (),
 ) -> str:
-  """Writes methods.md, methods.svg, and methods.json with all single runs.
-
-  Returns:
-    The contents of methods.md.
-  """
+  """Writes methods.md, methods.svg and methods.json; returns the Markdown."""
   runs = [
     {
       "method": trial.method,

@@ -1,7 +1,6 @@
 """Trials of the `methods` study: one training and one probe each.
 
-Each runs in its own process, so that memory is released and a failure affects
-one trial only.
+Each runs in its own process, so that a failure affects one trial only.
 """
 
 import dataclasses
@@ -25,13 +24,8 @@ Environ = Mapping[str, str]
 class Trial(NamedTuple):
   """One method, pretrained from one seed.
 
-  Attributes:
-    method: name in METHODS.
-    seed: pretraining seed.
-    workdir: of the run.
-    config: of the run, before `probe.baselines` is set.
-    flags: flags of the training that give this config.
-    diagnostics: True if the probe measures diagnostics too.
+  `config` is that before `probe.baselines` is set; `flags` of the training
+  give this config.
   """
 
   method: str
@@ -267,11 +261,6 @@ def run(
   trials: Sequence[Trial], *, environ: Environ, log: Callable[[str], None]
 ) -> list[str]:
   """Trains and probes incomplete trials, and measures each baseline once.
-
-  Args:
-    trials: the plan.
-    environ: environment of the processes.
-    log: called with lines of progress.
 
   Returns:
     For each trial the last log line of its failure, "" if it is complete.
