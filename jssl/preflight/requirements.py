@@ -13,7 +13,7 @@ import numpy as np
 
 import jssl
 from jssl.preflight import cost
-from jssl.preflight.hlo import collectives, memory, text, traffic, trip_counts
+from jssl.preflight.hlo import buffers, collectives, memory, text, trip_counts
 from jssl.preflight.hlo.collectives import Collective
 from jssl.preflight.hlo.memory import LineBuffers
 from jssl.preflight.hlo.text import Location
@@ -200,7 +200,7 @@ def _collective_traffic(
 ) -> tuple[CollectiveTraffic, ...]:
   slice_mesh = {**mesh, "data": mesh["data"] // slices}
   groups: dict[tuple[str, tuple[str, ...]], list[Collective]] = {}
-  for found in collectives.collectives(module, slice_mesh, _ROOT):
+  for found in collectives.collectives(module, slice_mesh):
     groups.setdefault((found.kind, found.axes), []).append(found)
   totals = []
   for (kind, axes), own in sorted(groups.items()):
@@ -301,7 +301,7 @@ def measure(
     fits=fits,
     memory=Memory(limit, peak, arguments, tuple(lines), prefetched),
     product_flops=flops,
-    hbm_bytes=traffic.hbm_bytes(module),
+    hbm_bytes=buffers.hbm_bytes(module),
     accessed_bytes=cost.accessed_bytes(compiled),
     collectives=_collective_traffic(module, mesh, target.slices, target.nodes),
     compile_seconds=seconds,

@@ -1,9 +1,10 @@
-"""Memory accesses and aliasing of instructions.
+"""HBM accesses and aliasing of instructions, and traffic of programs.
 
 An instruction reads its operands and writes its results once. Exceptions:
 slicing reads only the slice, an in-place update writes only the update, and
 forwarded operands are not accessed. For a fusion, accesses follow from the
-instructions in its body.
+instructions in its body. In contrast to the compiler's "bytes accessed",
+on-chip memory is left out and loop bodies count by trip.
 """
 
 import re
@@ -55,6 +56,13 @@ def hbm_size(arrays: Iterable[Array]) -> int:
   return sum(array.bytes for array in arrays if array.space == 0)
 
 
+def _operand_arrays(
+  module: Module, instruction: Instruction
+) -> list[tuple[Array, ...]]:
+  known = module.by_name
+  return [known[o].arrays if o in known else () for o in instruction.operands]
+
+
 def _annotated_aliases(instruction: Instruction) -> dict[int, int]:
   """Returns the operand by result index, from the instruction's attributes."""
   found = _ALIASES.search(instruction.rest)
@@ -68,10 +76,10 @@ class _FusedComputation:
   """The body of a fusion."""
 
   def __init__(self, module: Module, name: str, accesses: Mapping[str, Access]):
-    own = module.computations.get(name, ())
+    own = module.computations[name]
     self._accesses = accesses
     self._known = {i.name: i for i in own}
-    self._root = module.roots.get(name, "")
+    self._root = module.roots[name]
     self._users: dict[str, list[tuple[Instruction, int]]] = {}
     for instruction in own:
       for index, operand in enumerate(instruction.operands):
@@ -82,8 +90,8 @@ class _FusedComputation:
 
   def results(self, count: int) -> list[tuple[str, int]]:
     """Returns instruction and tuple index of each array of the result."""
-    root = self._known.get(self._root)
-    if root is None or root.opcode != "tuple":
+    root = self._known[self._root]
+    if root.opcode != "tuple":
       return [(self._root, index) for index in range(count)]
     results = [(name, 0) for name in root.operands]
     return results if len(results) == count else [("", 0)] * count
@@ -91,13 +99,8 @@ class _FusedComputation:
   def update(self, name: str, index: int = 0) -> tuple[int, int] | None:
     """Traces in-place updates of a parameter.
 
-    Args:
-      name: name of an instruction.
-      index: index of an array in its result.
-
-    Returns:
-      The parameter whose memory holds the array, and the bytes written to it;
-      None for an array in memory of its own.
+    Returns the parameter whose memory holds array `index` of a result, and the
+    bytes written to it; None for an array in memory of its own.
     """
     value = self._known.get(name)
     if value is None:
@@ -107,7 +110,7 @@ class _FusedComputation:
     if value.opcode == "bitcast":
       return self.update(value.operands[0])
     if value.opcode == "get-tuple-element":
-      return self.update(value.operands[0], trip_counts.tuple_index(value))
+      return self.update(value.operands[0], value.tuple_index)
     access = self._accesses[value.name]
     operand = access.aliases[index] if index < len(access.aliases) else None
     before = None if operand is None else self.update(value.operands[operand])
@@ -130,13 +133,12 @@ class _FusedComputation:
 def _fusion_access(
   module: Module,
   fusion: Instruction,
-  known: Mapping[str, Instruction],
   accesses: Mapping[str, Access],
   async_parts: frozenset[str],
 ) -> Access:
-  body = _FusedComputation(module, (*fusion.called, "")[0], accesses)
+  body = _FusedComputation(module, fusion.called[0], accesses)
   annotated = _annotated_aliases(fusion)
-  operands = [known[o].arrays if o in known else () for o in fusion.operands]
+  operands = _operand_arrays(module, fusion)
   aliases: list[int | None] = []
   written: list[int] = []
   for at, (array, (name, index)) in enumerate(
@@ -160,17 +162,18 @@ def _fusion_access(
 
 
 def _access(
-  instruction: Instruction,
-  known: Mapping[str, Instruction],
-  has_traffic: bool,
+  module: Module, instruction: Instruction, async_parts: frozenset[str]
 ) -> Access:
   opcode, arrays = instruction.opcode, instruction.arrays
   annotated = _annotated_aliases(instruction)
   aliases = tuple(annotated.get(at) for at in range(len(arrays)))
-  operands = [
-    known[o].arrays if o in known else () for o in instruction.operands
-  ]
-  if not has_traffic:
+  operands = _operand_arrays(module, instruction)
+  if (
+    opcode in _NO_TRAFFIC
+    or opcode.endswith(("-start", "-update", "-done"))
+    or instruction.name in async_parts
+    or _ALLOCATES in instruction.rest
+  ):
     return Access(aliases, (0,) * len(operands), (0,) * len(arrays))
   read = [hbm_size(own) for own in operands]
   written = [hbm_size((array,)) for array in arrays]
@@ -185,26 +188,62 @@ def _access(
 def accesses(module: Module) -> dict[str, Access]:
   """Returns the accesses of each instruction by name.
 
-  The parts of asynchronous pairs have none; see `hlo.traffic`.
+  The parts of asynchronous pairs have none; see `hbm_bytes_by_instruction`.
   """
   found: dict[str, Access] = {}
   async_parts = trip_counts.async_continuations(module) | frozenset(
     name
-    for name, i in trip_counts.by_name(module).items()
+    for name, i in module.by_name.items()
     if any(end in i.rest for end in _ENDS)
   )
   # Called computations precede their callers.
   for own in module.computations.values():
-    known = {i.name: i for i in own}
     for i in own:
       if i.opcode == "fusion":
-        found[i.name] = _fusion_access(module, i, known, found, async_parts)
-        continue
-      has_traffic = not (
-        i.opcode in _NO_TRAFFIC
-        or i.opcode.endswith(("-start", "-update", "-done"))
-        or i.name in async_parts
-        or _ALLOCATES in i.rest
-      )
-      found[i.name] = _access(i, known, has_traffic)
+        found[i.name] = _fusion_access(module, i, found, async_parts)
+      else:
+        found[i.name] = _access(module, i, async_parts)
   return found
+
+
+def _start_bytes(instruction: Instruction) -> int:
+  """Returns the traffic of the start of an asynchronous pair."""
+  arrays, count = instruction.arrays, len(instruction.operands)
+  if instruction.opcode == "copy-start":
+    # (destination, source, context)
+    return hbm_size(arrays[:2])
+  if len(arrays) < 2 * count or count == 0:
+    return 2 * hbm_size(arrays)
+  # (operands, results, contexts). At most the size of the result is read.
+  total = 0
+  for operand, result in zip(
+    arrays[:count], arrays[count : 2 * count], strict=True
+  ):
+    total += min(operand.bytes, result.bytes) if operand.space == 0 else 0
+    total += result.bytes if result.space == 0 else 0
+  return total
+
+
+def hbm_bytes_by_instruction(module: Module) -> dict[str, int]:
+  """Returns bytes read and written by one execution of each instruction.
+
+  The start of an asynchronous pair accounts for both. Instructions inside
+  fusions are left out.
+  """
+  by_name = accesses(module)
+  computations = [module.entry]
+  found = {}
+  for name in computations:
+    for i in module.computations.get(name, ()):
+      if i.opcode in trip_counts.CONTROL_FLOW:
+        computations += [own for own in i.called if own not in computations]
+      is_start = i.opcode.endswith("-start")
+      found[i.name] = _start_bytes(i) if is_start else by_name[i.name].total
+  return found
+
+
+def hbm_bytes(module: Module) -> int:
+  """Returns bytes that a device reads and writes in one run of the program."""
+  moved = hbm_bytes_by_instruction(module)
+  steps = trip_counts.executed(module, lambda i: moved.get(i.name, 0))
+  return sum(times * moved.get(i.name, 0) for i, times in steps)

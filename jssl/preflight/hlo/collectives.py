@@ -1,11 +1,15 @@
 """Collectives of a compiled program and the mesh axes they communicate over."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jssl.preflight.hlo import groups, trip_counts
-from jssl.preflight.hlo.text import Instruction, Location, Module
+import numpy as np
+from jaxtyping import Int
+
+from jssl.preflight.hlo import trip_counts
+from jssl.preflight.hlo.text import Instruction, Module
 
 _KINDS = frozenset(
   (
@@ -16,6 +20,21 @@ _KINDS = frozenset(
 # Transfers between TPU slices, over the data-centre network.
 BETWEEN_SLICES = "send"
 
+_PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
+_EXPLICIT = re.compile(r"replica_groups=\{(\{.*?\})\}")
+_ALL = re.compile(r"replica_groups=\{\}")
+# Iota format, [groups, members]<=[shape]T(order): arange(N).reshape(shape)
+# .transpose(order).reshape(groups, members).
+_GRID = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_IOTA = re.compile(rf"replica_groups=\[([\d,]+)\]<={_GRID}")
+# Mesh format, mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}: groups along
+# the axes in braces; 'a':(2)3 is the sub-axis of size 3 after one of size 2.
+_MESH = re.compile(
+  r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\(([^{]*?)\))? ?\{([^}]*)\}"
+)
+_AXIS = re.compile(r"'?([\w.\-]+)'?=(\d+)")
+_ALONG = re.compile(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?")
+
 
 class Collective(NamedTuple):
   """A collective instruction; sizes are per device and execution.
@@ -24,9 +43,7 @@ class Collective(NamedTuple):
     kind: for example "all-reduce", or `BETWEEN_SLICES`.
     axes: mesh axes that it communicates over; () between slices.
     times: executions in one run of the program.
-    result_bytes: size of the result.
     sent_bytes: bytes sent by a ring algorithm.
-    location: source line; None if unknown.
   """
 
   kind: str
@@ -34,7 +51,73 @@ class Collective(NamedTuple):
   times: int
   result_bytes: int
   sent_bytes: int
-  location: Location | None
+
+
+def _integers(text: str) -> list[int]:
+  return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def _grid(shape: str, order: str | None) -> Int[np.ndarray, "..."]:
+  sizes = _integers(shape)
+  ids = np.arange(np.prod(sizes)).reshape(sizes)
+  return ids.transpose(_integers(order)) if order else ids
+
+
+def _mesh_groups(axes: str, ids: str | None, along: str) -> list[list[int]]:
+  sizes = {name: int(size) for name, size in _AXIS.findall(axes)}
+  devices = np.arange(np.prod([*sizes.values()], dtype=int))
+  if ids:
+    grid = re.fullmatch(_GRID, ids)
+    devices = _grid(*grid.groups()) if grid else np.array(_integers(ids))
+  # Splits each axis into (before, sub-axis of the groups, after).
+  parts = {name: (size, 1, 1) for name, size in sizes.items()}
+  for name, before, own in _ALONG.findall(along):
+    first, size = int(before or 1), int(own or sizes[name])
+    parts[name] = (first, size, sizes[name] // (first * size))
+  whole = devices.reshape([size for part in parts.values() for size in part])
+  inner = [3 * i + 1 for i in range(len(parts))]
+  members = int(np.prod([whole.shape[i] for i in inner]))
+  by_group = np.moveaxis(whole, inner, range(-len(inner), 0))
+  return by_group.reshape(-1, members).tolist()
+
+
+def replica_groups(instruction: Instruction, devices: int) -> list[list[int]]:
+  """Returns the groups of a collective as device indices in the mesh.
+
+  Raises:
+    ValueError: if the groups have an unknown format.
+  """
+  rest = instruction.rest
+  if pairs := _PAIRS.search(rest):
+    return [_integers(pair) for pair in pairs.group(1).split("},")]
+  if iota := _IOTA.search(rest):
+    shape, *grid = iota.groups()
+    return _grid(*grid).reshape(_integers(shape)).tolist()
+  if explicit := _EXPLICIT.search(rest):
+    return [_integers(group) for group in explicit.group(1).split("},")]
+  if mesh := _MESH.search(rest):
+    return _mesh_groups(*mesh.groups())
+  if "replica_groups=" in rest and not _ALL.search(rest):
+    form = rest[rest.index("replica_groups=") :][:80]
+    raise ValueError(
+      f"{instruction.name}: unknown format {form!r}; expected {{{{0,1}},..}}, "
+      "[2,2]<=[4], mesh['a'=2,..] {'a'} or source_target_pairs"
+    )
+  # Without groups: all devices.
+  return [[*range(devices)]]
+
+
+def mesh_axes(
+  groups: Sequence[Sequence[int]], mesh: Mapping[str, int]
+) -> tuple[str, ...]:
+  """Returns the mesh axes along which members of a group differ."""
+  differ = np.zeros(len(mesh), bool)
+  for group in groups:
+    at: Int[np.ndarray, "axes members"] = np.array(
+      np.unravel_index(group, tuple(mesh.values()))
+    )
+    differ |= np.any(at != at[:, :1], axis=1)
+  return tuple(axis for axis, own in zip(mesh, differ, strict=True) if own)
 
 
 def _result_bytes(instruction: Instruction) -> int:
@@ -95,43 +178,36 @@ def _collective(
   mesh: Mapping[str, int],
   scattered: Mapping[str, int],
 ) -> Collective | None:
-  """Returns the collective of an instruction, None for other instructions."""
   kind = instruction.opcode.removesuffix("-start")
   if kind == "send" and "xla_megascale_runtime" in instruction.rest:
     size = instruction.arrays[0].bytes
-    return Collective(BETWEEN_SLICES, (), 1, size, size, None)
+    return Collective(BETWEEN_SLICES, (), 1, size, size)
   if kind not in _KINDS:
     return None
-  members = groups.groups(instruction, math.prod(mesh.values()))
-  size = len(members[0])
-  if size < 2:
+  groups = replica_groups(instruction, math.prod(mesh.values()))
+  members = len(groups[0])
+  if members < 2:
     return None
   result = _result_bytes(instruction)
   if instruction.name in scattered:
     kind, result = "reduce-scatter", scattered[instruction.name]
-  sent = _ring_bytes(kind, result, size)
-  return Collective(kind, groups.axes(members, mesh), 1, result, sent, None)
+  sent = _ring_bytes(kind, result, members)
+  return Collective(kind, mesh_axes(groups, mesh), 1, result, sent)
 
 
-def collectives(
-  module: Module, mesh: Mapping[str, int], root: str = ""
-) -> list[Collective]:
+def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
   """Returns the executed collectives; see `hlo.trip_counts` for counts.
 
   Args:
     module: compiled program.
     mesh: axis sizes by name, as `Mesh.shape`; with several TPU slices, the mesh
       of one slice, because replica groups are per slice.
-    root: folder of the source files that collectives are attributed to.
-
-  Raises:
-    ValueError: if replica groups have an unknown format.
   """
   continuations = trip_counts.async_continuations(module)
   scattered = _scattered_bytes(module)
   found = {
     name: collective
-    for name, instruction in trip_counts.by_name(module).items()
+    for name, instruction in module.by_name.items()
     if name not in continuations
     and (collective := _collective(instruction, mesh, scattered))
   }
@@ -141,9 +217,7 @@ def collectives(
     return collective.sent_bytes if collective else 0
 
   return [
-    found[instruction.name]._replace(
-      times=times, location=module.location(instruction, root)
-    )
+    found[instruction.name]._replace(times=times)
     for instruction, times in trip_counts.executed(module, sent)
     if instruction.name in found
   ]

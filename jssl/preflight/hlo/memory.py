@@ -25,13 +25,7 @@ _NO_BUFFERS = frozenset(("parameter", "constant", "partition-id", "replica-id"))
 
 
 class Buffer(NamedTuple):
-  """An array in HBM.
-
-  Attributes:
-    array: dtype, shape and size.
-    op_name: JAX's name of the instruction that creates it.
-    location: source line; None if unknown.
-  """
+  """An array in HBM, by JAX's name and source line of its creation."""
 
   array: Array
   op_name: str
@@ -39,13 +33,7 @@ class Buffer(NamedTuple):
 
 
 class LineBuffers(NamedTuple):
-  """Live buffers of one source line.
-
-  Attributes:
-    location: source line; None for buffers of unknown origin.
-    bytes: total size.
-    buffers: buffers in order of decreasing size.
-  """
+  """Live buffers of one source line, in order of decreasing size."""
 
   location: Location | None
   bytes: int
@@ -81,19 +69,10 @@ class _Liveness:
       self._peaks[name] = self._scan(name)
     return self._peaks[name]
 
-  def _called_peak(self, instruction: Instruction) -> _Peak:
-    if instruction.opcode not in trip_counts.CONTROL_FLOW:
-      return _Peak(0, ())
-    peaks = [self.peak(name) for name in instruction.called]
-    return max(peaks, key=lambda peak: peak.bytes, default=_Peak(0, ()))
-
   def _buffer(
-    self,
-    array: Array,
-    instruction: Instruction,
-    first_write: Instruction,
-    known: Mapping[str, Instruction],
+    self, array: Array, instruction: Instruction, first_write: Instruction
   ) -> Buffer:
+    known = self._module.by_name
     # Allocations without a location are attributed to their first write.
     if not (instruction.operands or self._module.stack(instruction)):
       instruction = first_write
@@ -131,7 +110,6 @@ class _Liveness:
 
   def _scan(self, name: str) -> _Peak:
     instructions = self._module.computations.get(name, ())
-    known = {instruction.name: instruction for instruction in instructions}
     last_use, first_write = self._lifetimes(instructions, name)
     by_end: dict[int, list[_Key]] = {}
     for key, at in last_use.items():
@@ -144,9 +122,12 @@ class _Liveness:
         key = instruction.name, index
         if key in last_use and array.space == 0:
           write = first_write.get(key, instruction)
-          live[key] = self._buffer(array, instruction, write, known)
+          live[key] = self._buffer(array, instruction, write)
           size += array.bytes
-      inner = self._called_peak(instruction)
+      inner = _Peak(0, ())
+      if instruction.opcode in trip_counts.CONTROL_FLOW:
+        peaks = [self.peak(called) for called in instruction.called]
+        inner = max(peaks, key=lambda peak: peak.bytes, default=inner)
       if size + inner.bytes > peak.bytes:
         peak = _Peak(size + inner.bytes, (*live.values(), *inner.buffers))
       for key in by_end.get(at, ()):
@@ -162,10 +143,8 @@ def _result_keys(
 ) -> tuple[_Keys, ...]:
   """Returns the buffers that hold each array of a result.
 
-  Args:
-    instruction: instruction with the result.
-    keys: buffers of the preceding instructions by name.
-    aliases: `Access.aliases` of the instruction.
+  `keys` are those of the preceding instructions, `aliases` are
+  `Access.aliases`.
   """
   opcode, count = instruction.opcode, len(instruction.arrays)
   if opcode in _NO_BUFFERS:
@@ -176,7 +155,7 @@ def _result_keys(
   if opcode == "tuple":
     first = tuple(itertools.chain.from_iterable(operands))
   elif opcode == "get-tuple-element" and count == 1:
-    index = trip_counts.tuple_index(instruction)
+    index = instruction.tuple_index
     return (first[index],) if index < len(first) else new
   elif opcode == "copy-start":
     # (destination, source, context)
@@ -201,7 +180,7 @@ def _result_keys(
 
 
 def live_at_peak(module: Module, root: str = "") -> list[Buffer]:
-  """Returns live buffers at peak memory, excluding arguments.
+  """Returns live buffers at peak memory, excluding arguments, largest first.
 
   Args:
     module: compiled, scheduled program.
@@ -212,9 +191,9 @@ def live_at_peak(module: Module, root: str = "") -> list[Buffer]:
 
 
 def by_line(live: Iterable[Buffer]) -> list[LineBuffers]:
-  """Groups buffers by source line, in order of decreasing size."""
+  """Groups the result of `live_at_peak` by source line, largest first."""
   lines: dict[Location | None, list[Buffer]] = {}
-  for buffer in sorted(live, key=lambda buffer: -buffer.array.bytes):
+  for buffer in live:
     lines.setdefault(buffer.location, []).append(buffer)
   grouped = [
     LineBuffers(location, sum(b.array.bytes for b in own), tuple(own))

@@ -4,9 +4,11 @@ Reads the output of `jax.stages.Compiled.as_text()` on CPU, GPU and TPU, as far
 as memory, collectives and loops depend on it.
 """
 
+import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
@@ -24,6 +26,7 @@ _CALLED = re.compile(
 _FRAME = re.compile(r"\bstack_frame_id=(\d+)")
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _SOURCE = re.compile(r'source_file="([^"]*)" source_line=(\d+)')
+_INDEX = re.compile(r"\bindex=(\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 
 
@@ -31,7 +34,6 @@ class Array(NamedTuple):
   """An array in the result of an instruction.
 
   Attributes:
-    dtype: XLA's name of the element type.
     shape: logical shape, without padding.
     bytes: size, padded to whole tiles.
     space: memory space; 0 is HBM.
@@ -48,7 +50,6 @@ class Instruction(NamedTuple):
 
   Attributes:
     name: unique name in the program.
-    opcode: for example "fusion" or "all-reduce".
     arrays: arrays of the result; nested tuples are flattened.
     operands: names of the operand instructions.
     rest: text of the attributes; for constants and parameters, preceded by the
@@ -76,6 +77,11 @@ class Instruction(NamedTuple):
     found = _OP_NAME.search(self.rest)
     return found.group(1) if found else ""
 
+  @property
+  def tuple_index(self) -> int:
+    """Index of a `get-tuple-element`."""
+    return int(_INDEX.findall(self.rest)[0])
+
   def attribute(self, name: str) -> str | None:
     """Returns the computation called by an attribute such as "body"."""
     found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
@@ -89,12 +95,12 @@ class Location(NamedTuple):
   line: int
 
 
-class Module(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Module:
   """A compiled program.
 
   Attributes:
     computations: scheduled instructions by name of the computation.
-    entry: name of the entry computation.
     roots: name of the root instruction by computation.
     donated: indices of results that reuse the memory of a donated argument.
     frames: call stack by frame number, innermost location first.
@@ -105,6 +111,11 @@ class Module(NamedTuple):
   roots: Mapping[str, str]
   donated: frozenset[int]
   frames: Mapping[int, tuple[Location, ...]]
+
+  @functools.cached_property
+  def by_name(self) -> dict[str, Instruction]:
+    """All instructions by name."""
+    return {i.name: i for own in self.computations.values() for i in own}
 
   def stack(self, instruction: Instruction) -> tuple[Location, ...]:
     """Returns the call stack of an instruction, innermost location first."""
@@ -121,7 +132,7 @@ class Module(NamedTuple):
 
 
 def _tiled(shape: tuple[int, ...], layout: str) -> int:
-  """Returns the number of elements, padded to whole tiles."""
+  """Returns the number of elements, including padding."""
   tile = _TILE.search(layout)
   if not tile:
     return math.prod(shape)
@@ -181,28 +192,18 @@ def _instruction(name: str, text: str) -> Instruction | None:
   )
 
 
-_TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
-
-
-def _tables(lines: list[str]) -> Iterator[tuple[str, int, str]]:
-  """Yields table name, row number and row of the tables in the header."""
-  table = ""
-  for line in lines:
-    if line in _TABLES:
-      table = line
-    elif table:
-      number, _, row = line.partition(" ")
-      if not number.isdigit():
-        table = ""
-        continue
-      yield table, int(number), row
-
-
 def _frames(lines: list[str]) -> dict[int, tuple[Location, ...]]:
+  """Parses the tables of files, locations and frames in the header."""
   files: dict[int, str] = {}
   locations: dict[int, Location] = {}
   frames: dict[int, tuple[Location, ...]] = {}
-  for table, number, row in _tables(lines):
+  table = ""
+  for line in lines:
+    digits, _, row = line.partition(" ")
+    if not digits.isdigit():
+      table = line
+      continue
+    number = int(digits)
     values = {key: int(v) for key, v in re.findall(r"(\w+)=(\d+)", row)}
     if table == "FileNames":
       files[number] = row.strip('"')
@@ -234,20 +235,17 @@ def parse(text: str) -> Module:
   roots: dict[str, str] = {}
   entry = name = ""
   for line in lines:
-    found = _INSTRUCTION.match(line)
-    if found:
+    if found := _INSTRUCTION.match(line):
       root, own, definition = found.groups()
       instruction = _instruction(own, definition)
       if instruction is not None and name:
         computations[name].append(instruction)
         if root:
           roots[name] = own
-      continue
-    header = _HEADER.match(line)
-    if header:
-      name = header.group(2)
+    elif header := _HEADER.match(line):
+      is_entry, name = header.groups()
       computations[name] = []
-      entry = name if header.group(1) else entry
+      entry = name if is_entry else entry
   if not entry:
     raise ValueError("expected HLO text of a compiled program, got no ENTRY")
   return Module(

@@ -5,7 +5,7 @@ branches of a conditional the cheapest counts. A step that logs costs more.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 from jssl.preflight.hlo.text import Instruction, Module
 
@@ -20,33 +20,16 @@ _SCALAR_CALLS = frozenset(
 _COPIES = frozenset(("copy", "copy-start", "copy-done", "bitcast"))
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _INTEGER = re.compile(r"(-?\d+)(?:,|$)")
-_INDEX = re.compile(r"\bindex=(\d+)")
-
-
-def by_name(module: Module) -> dict[str, Instruction]:
-  """Returns all instructions of a program by name."""
-  return {i.name: i for own in module.computations.values() for i in own}
-
-
-def tuple_index(instruction: Instruction) -> int:
-  """Returns the index of a `get-tuple-element`."""
-  found = _INDEX.search(instruction.rest)
-  if not found:
-    raise ValueError(f"expected index=N in {instruction.name}")
-  return int(found.group(1))
 
 
 class _Loop:
   """Integers in the state of a `while` loop."""
 
-  def __init__(
-    self, module: Module, loop: Instruction, known: Mapping[str, Instruction]
-  ):
-    self._known = known
+  def __init__(self, module: Module, loop: Instruction):
+    self._known = module.by_name
     self._initial = self._operands(loop.operands[0])
-    self._next = self._operands(
-      module.roots.get(loop.attribute("body") or "", "")
-    )
+    root = module.roots.get(loop.attribute("body") or "", "")
+    self._next = self._operands(root)
 
   def _operands(self, name: str) -> tuple[str, ...]:
     found = self._known.get(name)
@@ -65,7 +48,7 @@ class _Loop:
       return None
     source = self._known.get(found.operands[0])
     is_state = source is not None and source.opcode == "parameter"
-    return tuple_index(found) if is_state else None
+    return found.tuple_index if is_state else None
 
   def constant(self, name: str) -> int | None:
     """Returns the value of a loop-invariant integer."""
@@ -94,25 +77,17 @@ class _Loop:
     return self.constant(self._initial[index]), self.constant(step)
 
 
-def trip_count(
-  module: Module, loop: Instruction, known: Mapping[str, Instruction]
-) -> int | None:
-  """Returns the trip count of a `while` loop; None if it is unknown.
-
-  Args:
-    module: compiled program.
-    loop: a `while` instruction of it.
-    known: the result of `by_name(module)`.
-  """
+def trip_count(module: Module, loop: Instruction) -> int | None:
+  """Returns the trip count of a `while` loop; None if it is unknown."""
   if annotated := _TRIPS.search(loop.rest):
     return int(annotated.group(1))
   # XLA:TPU does not annotate trip counts. Recognises a counter that is
   # incremented by a constant up to a constant.
   condition = module.roots.get(loop.attribute("condition") or "", "")
-  compare = known.get(condition)
+  compare = module.by_name.get(condition)
   if compare is None or compare.opcode != "compare":
     return None
-  integers = _Loop(module, loop, known)
+  integers = _Loop(module, loop)
   counter = integers.state_index(compare.operands[0])
   if "direction=LT" not in compare.rest or counter is None:
     return None
@@ -125,12 +100,8 @@ def trip_count(
 
 def unknown_loops(module: Module) -> list[Instruction]:
   """Returns loops of unknown trip count; their bodies are counted once."""
-  known = by_name(module)
-  return [
-    i
-    for i in known.values()
-    if i.opcode == "while" and trip_count(module, i, known) is None
-  ]
+  loops = [i for i in module.by_name.values() if i.opcode == "while"]
+  return [loop for loop in loops if trip_count(module, loop) is None]
 
 
 def async_continuations(module: Module) -> frozenset[str]:
@@ -150,17 +121,12 @@ def async_continuations(module: Module) -> frozenset[str]:
 
 def executed(
   module: Module, weight: Callable[[Instruction], float]
-) -> Iterator[tuple[Instruction, int]]:
-  """Yields each executed instruction with its execution count.
+) -> list[tuple[Instruction, int]]:
+  """Returns each executed instruction with its execution count.
 
   Includes instructions inside fusions, but not the scalar functions of
-  reductions.
-
-  Args:
-    module: compiled program.
-    weight: cost of an instruction, for choosing the cheapest branch.
+  reductions. Of branches, the one of least total `weight` counts.
   """
-  known = by_name(module)
 
   def run(name: str, times: int) -> list[tuple[Instruction, int]]:
     found = []
@@ -168,7 +134,7 @@ def executed(
       found.append((instruction, times))
       inside = times
       if instruction.opcode == "while":
-        trips = trip_count(module, instruction, known)
+        trips = trip_count(module, instruction)
         inside *= 1 if trips is None else trips
       # The start of an asynchronous pair accounts for both.
       is_end = instruction.opcode.endswith(("-done", "-update"))
@@ -183,4 +149,4 @@ def executed(
         found += body
     return found
 
-  yield from run(module.entry, 1)
+  return run(module.entry, 1)

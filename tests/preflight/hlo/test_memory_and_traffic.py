@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jssl.preflight.hlo import buffers, memory, text, traffic
+from jssl.preflight.hlo import buffers, memory, text
 
 # Two temporaries that live together, then one alone.
 PROGRAM = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias) }
@@ -32,13 +32,13 @@ ENTRY %main (x: f32[100]) -> (f32[100]) {
 
 
 def test_the_fullest_moment_of_a_schedule():
-  buffers = memory.live_at_peak(text.parse(PROGRAM), "/a")
-  assert [(b.op_name, b.array.bytes) for b in buffers] == [
+  live = memory.live_at_peak(text.parse(PROGRAM), "/a")
+  assert [(b.op_name, b.array.bytes) for b in live] == [
     ("a", 4000),
     ("b", 2000),
     ("c", 800),
   ]
-  ours, other = memory.by_line(buffers)
+  ours, other = memory.by_line(live)
   assert (ours.location, ours.bytes, len(ours.buffers)) == (
     text.Location("/a/one.py", 5), 6000, 2,
   )  # fmt: skip
@@ -74,15 +74,15 @@ def test_a_loops_inside_counts_at_its_fullest():
 
   n = 256
   compiled = jax.jit(function).lower(jnp.zeros(n)).compile()
-  buffers = memory.live_at_peak(text.parse(compiled.as_text()))
-  total = sum(b.array.bytes for b in buffers)
+  live = memory.live_at_peak(text.parse(compiled.as_text()))
+  total = sum(b.array.bytes for b in live)
   stats = compiled.memory_analysis()
   assert 4 * n * n <= total
   assert total <= 3 * stats.temp_size_in_bytes
 
 
 def test_what_operations_move():
-  moved = traffic.hbm_bytes(text.parse(PROGRAM))
+  moved = buffers.hbm_bytes(text.parse(PROGRAM))
   # By slices what comes out, twice.
   a, b, c, d, e = 400 + 4000, 2 * 2000, 4000 + 2000 + 800, 2 * 800 + 1200, 800
   chip = 2000
@@ -97,7 +97,7 @@ def test_a_loop_over_stacked_weights_reads_each_once():
   x = jnp.zeros((n, d))
   w = jnp.zeros((layers, d, d))
   compiled = jax.jit(function).lower(x, w).compile()
-  moved = traffic.hbm_bytes(text.parse(compiled.as_text()))
+  moved = buffers.hbm_bytes(text.parse(compiled.as_text()))
   once = 4 * layers * d * d
   # Cut out of the stack, written, read again.
   assert once <= moved < 4.5 * once
@@ -167,7 +167,7 @@ STACK, PIECE, INDEX = 4 * 1000, 4 * 10, 4
 
 
 def test_what_a_fusion_reads_and_writes():
-  moved = traffic.hbm_bytes_by_instruction(text.parse(FUSED))
+  moved = buffers.hbm_bytes_by_instruction(text.parse(FUSED))
   assert moved["p.1"] == moved["p.2"] == 0
   # The update is read by all four and written by three and as its negation;
   # nothing of what is passed on.
@@ -220,5 +220,5 @@ ENTRY %main (p: pred[], x: f32[10]) -> f32[10] {
 }
 """
   module = text.parse(program)
-  assert traffic.hbm_bytes(module) == 0
+  assert buffers.hbm_bytes(module) == 0
   assert max(b.array.bytes for b in memory.live_at_peak(module)) == 4000

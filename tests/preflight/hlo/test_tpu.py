@@ -10,14 +10,7 @@ import sys
 
 import pytest
 
-from jssl.preflight.hlo import (
-  buffers,
-  collectives,
-  memory,
-  text,
-  traffic,
-  trip_counts,
-)
+from jssl.preflight.hlo import buffers, collectives, memory, text, trip_counts
 
 LAYERS, ROWS, WIDTH, HIDDEN = 12, 2048, 512, 2048
 DATA = FSDP = 2
@@ -101,12 +94,9 @@ def test_what_is_sent_along_which_axes(compiled):
 @pytest.mark.slow
 def test_loops_and_memory(compiled):
   module, temporaries = compiled
-  known = trip_counts.by_name(module)
-  loops = [i for i in known.values() if i.opcode == "while"]
-  assert [trip_counts.trip_count(module, loop, known) for loop in loops] == [
-    LAYERS,
-    LAYERS,
-  ]
+  loops = [i for i in module.by_name.values() if i.opcode == "while"]
+  trips = [trip_counts.trip_count(module, loop) for loop in loops]
+  assert trips == [LAYERS, LAYERS]
   # Arguments and what is given back apart, it is what the compiler says.
   total = sum(b.array.bytes for b in memory.live_at_peak(module))
   results = 2 * LAYERS * WEIGHT // 2
@@ -116,7 +106,7 @@ def test_loops_and_memory(compiled):
 @pytest.mark.slow
 def test_what_is_moved(compiled):
   module, _ = compiled
-  moved = traffic.hbm_bytes(module)
+  moved = buffers.hbm_bytes(module)
   # At least: what is kept of each layer is written once and read once.
   assert moved > 2 * LAYERS * NARROW
   # At most: each product has its operands and its result there.
@@ -126,7 +116,7 @@ def test_what_is_moved(compiled):
   whole = LAYERS * min(NARROW, WEIGHT // 2)
   bodies = {
     loop.attribute("body")
-    for loop in trip_counts.by_name(module).values()
+    for loop in module.by_name.values()
     if loop.opcode == "while"
   }
   accesses = buffers.accesses(module)

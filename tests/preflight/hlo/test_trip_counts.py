@@ -43,8 +43,7 @@ condition=%condition, body=%body
 
 def trips(program):
   module = text.parse(program)
-  known = trip_counts.by_name(module)
-  return trip_counts.trip_count(module, known["loop"], known)
+  return trip_counts.trip_count(module, module.by_name["loop"])
 
 
 def test_a_loop_counts_from_its_start_by_its_step():
@@ -134,9 +133,8 @@ def test_loops_of_this_machine():
   x, w = jnp.zeros((8, 16)), jnp.zeros((5, 16, 16))
   compiled = jax.jit(function).lower(x, w).compile()
   module = text.parse(compiled.as_text())
-  known = trip_counts.by_name(module)
-  loops = [i for i in known.values() if i.opcode == "while"]
-  lengths = [trip_counts.trip_count(module, loop, known) for loop in loops]
+  loops = [i for i in module.by_name.values() if i.opcode == "while"]
+  lengths = [trip_counts.trip_count(module, loop) for loop in loops]
   assert sorted(lengths, key=str) == [5, None]
   # One of integers, whose end is a constant that nothing counts up to.
   doubled = jax.jit(
