@@ -64,9 +64,7 @@ def _run(overrides: list[str]) -> int:
   target.prepare()
   from jssl.config.schema import Config
   from jssl.preflight import html_report, text_report
-  from jssl.preflight.changes import suggest
-  from jssl.preflight.check import check
-  from jssl.preflight.sweep import sizes, sweep
+  from jssl.preflight.check import check, sizes, suggest, sweep
 
   config = command_line.load(_CONFIG.value, overrides, Config)
   command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])

@@ -1,27 +1,31 @@
-"""Requirements of a config on a target."""
+"""Requirements of a config, of changes that make it fit, and of sweeps."""
 
+import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jssl.config.parse import replace
 from jssl.config.schema import Config
-from jssl.preflight.programs import STEP, Sizes, programs
+from jssl.preflight import targets
+from jssl.preflight.programs import FEATURES, STEP, Sizes, programs
 from jssl.preflight.requirements import Requirements, measure
 from jssl.preflight.targets import Target
+
+# Values by config key.
+Changes = dict[str, Any]
 
 
 class Result(NamedTuple):
   """Requirements of a config on a target.
 
   Attributes:
-    target: devices that the programs are compiled for.
     mesh: axis sizes by name.
     hosts: number of processes of the run.
     prepared: True if the data set is prepared on this machine; otherwise the
       config's image size is assumed.
     image_bytes: size of an image on the device.
-    sizes: state and batches on a device between two steps.
-    checkpoint_bytes: size of a checkpoint on disk.
     requirements: requirements of the train step and of the probe features.
   """
 
@@ -46,37 +50,200 @@ class Result(NamedTuple):
 
 
 def check(config: Config, target: Target, *, only: str = "") -> Result:
-  """Compiles the programs of a config for a target.
-
-  Args:
-    config: config of the run.
-    target: devices of the run.
-    only: name of the only program to compile; "" for all.
+  """Compiles the programs of a config, or `only` one of them, for a target.
 
   Raises:
     ValueError, TypeError: if the config is invalid on these devices, or the
       target's compiler is not installed.
   """
   found = programs(config, target.devices())
-  mesh = found.run.mesh
+  mesh = dict(found.run.mesh.shape)
   selected = [one for one in found.compilable if only in ("", one.name)]
-  # The probe does not prefetch to the device.
-  prefetched = {STEP: found.sizes.prefetched}
   # Concurrently, because compilation is largely single-threaded.
   with ThreadPoolExecutor(len(selected)) as threads:
-    requirements = threads.map(
-      lambda one: measure(
-        one, target, dict(mesh.shape), prefetched.get(one.name, 0)
-      ),
-      selected,
-    )
+    requirements = threads.map(lambda one: measure(one, target, mesh), selected)
   return Result(
     target,
-    dict(mesh.shape),
-    len({device.process_index for device in mesh.devices.flat}),
+    mesh,
+    len({device.process_index for device in found.run.mesh.devices.flat}),
     found.prepared,
     math.prod(found.run.source.image_shape),
     found.sizes,
     found.checkpoint_bytes,
     tuple(requirements),
   )
+
+
+class Attempt(NamedTuple):
+  """A compiled change of a config; `result` is None if it is invalid."""
+
+  changes: Changes
+  result: Result | None
+
+  @property
+  def fits(self) -> bool:
+    """True if the changed config fits."""
+    return self.result is not None and self.result.fits
+
+  @property
+  def flags(self) -> str:
+    """Command-line flags that make the changes."""
+    return " ".join(f"--config.{k}={v}" for k, v in self.changes.items())
+
+
+def _memory_ratio(result: Result) -> float:
+  """Returns the step's working memory over the memory available to it."""
+  memory = result.step.memory
+  if memory.peak is None or memory.limit is None:
+    return 2.0
+  held = sum(result.sizes)
+  # The peak includes arguments but not prefetched batches.
+  working = memory.peak - (held - result.sizes.prefetched)
+  return max(working, 1) / max(memory.limit - held, memory.limit / 20)
+
+
+def candidates(config: Config, result: Result) -> Iterator[Changes]:
+  """Yields changes that reduce the memory of the train step, cheapest first.
+
+  In this order: fewer prefetched batches, if the step alone fits; parameters
+  sharded over `fsdp`, if they dominate; rematerialised blocks; chunks of the
+  batch, which preserve loss and gradient except for BatchNorm statistics; and a
+  smaller batch.
+  """
+  devices = math.prod(result.mesh.values())
+  held, limit = sum(result.sizes), result.step.memory.limit or 0
+  base: Changes = {}
+  peak = result.step.memory.peak
+  if peak is not None and peak <= limit and result.sizes.batch:
+    yield {"data.prefetch_batches": (limit - peak) // result.sizes.batch}
+  if held > limit / 3 and result.mesh["fsdp"] == 1:
+    least = 2 ** math.ceil(math.log2(max(4 * held / limit, 2)))
+    fsdp = math.gcd(devices, least)
+    base = {"mesh.data": devices // fsdp, "mesh.fsdp": fsdp}
+    yield base
+  if getattr(config.model, "remat", "") == "none":
+    base = {**base, "model.remat": "block"}
+    yield base
+  least = 2 ** max(1, math.ceil(math.log2(_memory_ratio(result))))
+  for factor in (1, 2, 4):
+    chunks = config.train.chunks * least * factor
+    if config.data.batch_size % (chunks * devices) == 0:
+      yield {**base, "train.chunks": chunks}
+  for factor in (2, 4):
+    batch = config.data.batch_size // factor
+    if batch % devices == 0 and batch:
+      yield {**base, "data.batch_size": batch}
+
+
+def suggest(
+  config: Config,
+  target: Target,
+  result: Result,
+  log: Callable[[str], None] = lambda line: None,
+) -> list[Attempt]:
+  """Compiles changes of a config until one fits.
+
+  Returns the attempts in order; the last one fits, if any does.
+  """
+  attempts: list[Attempt] = []
+
+  def search(candidates: Iterable[Changes], program: str) -> bool:
+    for changes in itertools.islice(candidates, 6):
+      try:
+        found = check(replace(config, changes), target, only=program)
+      except (ValueError, RuntimeError):
+        found = None
+      attempts.append(attempt := Attempt(changes, found))
+      log(f"{attempt.flags}: {'fits' if attempt.fits else 'does not fit'}")
+      if attempt.fits:
+        return True
+    return False
+
+  # Changes of one program do not affect the other, so each is compiled alone.
+  fits = {one.name: one.fits for one in result.requirements}
+  step_changes: Changes = {}
+  if not fits[STEP]:
+    if not search(candidates(config, result), STEP):
+      return attempts
+    step_changes = attempts[-1].changes
+  if not fits.get(FEATURES, True):
+    batches = [config.probe.batch_size // factor for factor in (2, 4, 8, 16)]
+    changes = [{**step_changes, "probe.batch_size": b} for b in batches if b]
+    search(changes, FEATURES)
+  return attempts
+
+
+class Size(NamedTuple):
+  """A point of a sweep, to be compiled.
+
+  Attributes:
+    name: "v5e:16x16" or "data.batch_size=4096".
+    target: devices of the run.
+    changes: values by config key; None keeps the number of images per device.
+  """
+
+  name: str
+  target: Target
+  changes: Changes | None
+
+
+class Point(NamedTuple):
+  """A compiled point of a sweep.
+
+  Attributes:
+    batch_size: global batch size; None if the number of devices is unknown.
+    result: requirements of the train step; None if the config is invalid.
+    error: reason why there is no result.
+  """
+
+  size: Size
+  batch_size: int | None
+  result: Result | None
+  error: str = ""
+
+
+def sizes(sweep: str, target: Target) -> list[Size]:
+  """Parses the points of a sweep.
+
+  Args:
+    sweep: "KEY=V1,V2,..." with integers, for example data.batch_size=1024,2048;
+      or names of targets, "v5e:2x4,v5e:16x16", with a constant number of images
+      per device.
+    target: target of a sweep over a key.
+  """
+  key, equals, values = sweep.partition("=")
+  if not equals:
+    return [Size(n, targets.target(n), None) for n in sweep.split(",")]
+  try:
+    numbers = [int(value) for value in values.split(",")]
+  except ValueError as error:
+    raise ValueError(
+      f"--sweep={sweep}: expected KEY=V1,V2,... with integers, or targets"
+    ) from error
+  return [Size(f"{key}={v}", target, {key: v}) for v in numbers]
+
+
+def sweep(
+  config: Config,
+  target: Target,
+  sizes: Sequence[Size],
+  log: Callable[[str], None] = lambda line: None,
+) -> list[Point]:
+  """Compiles the train step of a config for `target` at each size."""
+  points = []
+  for size in sizes:
+    log(f"Compiling {size.name}.")
+    batch_size, result, error = None, None, ""
+    try:
+      changes = size.changes
+      if changes is None:
+        devices, old = len(size.target.devices()), len(target.devices())
+        batch = config.data.batch_size * devices // old
+        changes = {"data.batch_size": batch, "mesh.data": -1}
+      resized = replace(config, changes)
+      batch_size = resized.data.batch_size
+      result = check(resized, size.target, only=STEP)
+    except (ValueError, TypeError, RuntimeError) as raised:
+      error = str(raised)
+    points.append(Point(size, batch_size, result, error))
+  return points

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jssl.preflight.hlo import collectives as collectives_lib
@@ -16,9 +16,7 @@ class Cost:
 
   Attributes:
     working_bytes: peak memory, excluding arguments and outputs.
-    output_bytes: size of the outputs.
-    product_flops: FLOPs of matrix products and convolutions, see
-      `product_flops`.
+    product_flops: FLOPs of matrix products and convolutions.
     accessed_bytes: the compiler's estimate of memory accesses, which counts
       loop bodies once; None if the compiler gives none.
     collectives: bytes received by kind of collective.
@@ -32,11 +30,9 @@ class Cost:
 
 
 def compile_cost(function: Callable, *args: Any) -> Cost:
-  """Compiles a function and returns its cost.
+  """Compiles a function that is not jitted yet and returns its cost.
 
-  Args:
-    function: function to be compiled; must not be jitted yet.
-    *args: arrays or `jax.ShapeDtypeStruct`s, whose shardings are used.
+  `args` are arrays or `jax.ShapeDtypeStruct`s, whose shardings are used.
   """
   import jax
 
@@ -86,12 +82,8 @@ def product_flops(jaxpr: Any, devices: int = 1) -> int:
 
   A lower bound, as in `hlo.trip_counts`: loops count by trip, loops of unknown
   length once, and of branches the cheapest. Pallas kernels count by their cost
-  estimate.
-
-  Args:
-    jaxpr: program to be counted.
-    devices: number of devices. Products outside of `shard_map` are assumed to
-      be split evenly over them.
+  estimate. Products outside of `shard_map` are assumed to be split evenly over
+  the devices.
   """
   total = 0
   for equation in jaxpr.eqns:
@@ -121,17 +113,13 @@ def inner_programs(equation: Any) -> Iterator[Any]:
         yield part.jaxpr
 
 
-def collectives(
-  program: str, devices: int | Mapping[str, int]
-) -> dict[str, int]:
+def collectives(program: str, devices: int) -> dict[str, int]:
   """Returns the bytes that a device receives, by kind of collective.
 
-  Args:
-    program: HLO text of a compiled program.
-    devices: number of devices, or axis sizes of their mesh by name.
+  `program` is the HLO text of a compiled program.
   """
-  mesh = devices if isinstance(devices, Mapping) else {"devices": devices}
   total: Counter[str] = Counter()
-  for found in collectives_lib.collectives(text.parse(program), mesh):
+  module = text.parse(program)
+  for found in collectives_lib.collectives(module, {"devices": devices}):
     total[found.kind] += found.times * found.result_bytes
   return dict(total)

@@ -8,10 +8,8 @@ from matplotlib.figure import Figure
 
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
-from jssl.preflight import tables
-from jssl.preflight.changes import Attempt
-from jssl.preflight.check import Result
-from jssl.preflight.sweep import Point
+from jssl.preflight import text_report
+from jssl.preflight.check import Attempt, Point, Result
 from jssl.report import charts
 from jssl.report.html import render
 
@@ -20,7 +18,7 @@ def _facts(result: Result) -> dict[str, str]:
   step, bound = result.step, result.step.bound
   facts = {
     "fits": "yes" if result.fits else "no",
-    "peak memory of the step": tables.gib(step.memory.peak),
+    "peak memory of the step": text_report.gib(step.memory.peak),
     "FLOPs of the step": f"{step.product_flops / 1e9:,.0f} G per device",
   }
   if bound is not None:
@@ -58,19 +56,13 @@ def _scaling(points: Sequence[Point]) -> Figure:
 
 
 def sweep_html(points: Sequence[Point], *, config: Config, command: str) -> str:
-  """Returns the page of a sweep.
-
-  Args:
-    points: results by size.
-    config: config of the run.
-    command: command that produces the page.
-  """
+  """Returns the page of a sweep; `command` reproduces it."""
   return render(
     "jssl.preflight",
     "sweep.html.j2",
     title="Preflight sweep",
-    rows=tables.sweep_rows(points),
-    headings=tables.SWEEP_HEADINGS,
+    rows=text_report.sweep_rows(points),
+    headings=text_report.SWEEP_HEADINGS,
     figure=charts.as_svg(_scaling(points), alt="Scaling with size"),
     config=to_dict(config),
     footer=command,
@@ -80,34 +72,27 @@ def sweep_html(points: Sequence[Point], *, config: Config, command: str) -> str:
 def html(
   result: Result, attempts: Sequence[Attempt], *, config: Config, command: str
 ) -> str:
-  """Returns the page of one config on one target.
-
-  Args:
-    result: requirements of the config's programs.
-    attempts: changes that were compiled if the config does not fit.
-    config: config of the run.
-    command: command that produces the page.
-  """
+  """Returns the page of one config on one target; `command` reproduces it."""
   programs = [
     {
       "name": one.name.capitalize(),
-      "rows": tables.requirement_rows(one),
+      "rows": text_report.requirement_rows(one),
       "reason": one.reason,
-      "lines": tables.line_rows(one),
-      "collectives": tables.collective_rows(one),
+      "lines": text_report.line_rows(one),
+      "collectives": text_report.collective_rows(one),
     }
     for one in result.requirements
   ]
   return render(
     "jssl.preflight",
     "preflight.html.j2",
-    title=f"Preflight: {tables.title(result)}",
+    title=f"Preflight: {text_report.title(result)}",
     facts=_facts(result),
-    suggestion=tables.suggestion(attempts),
+    suggestion=text_report.suggestion(attempts),
     programs=programs,
-    state=tables.state_rows(result),
-    line_headings=tables.LINE_HEADINGS,
-    collective_headings=tables.COLLECTIVE_HEADINGS,
+    state=text_report.state_rows(result),
+    line_headings=text_report.LINE_HEADINGS,
+    collective_headings=text_report.COLLECTIVE_HEADINGS,
     config=to_dict(config),
     footer=command,
   )

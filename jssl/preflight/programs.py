@@ -23,10 +23,9 @@ STEP, FEATURES = "train step", "probe features"
 
 
 class AbstractSource:
-  """Shapes of a data set that is not prepared on this machine."""
+  """Shapes of a data set that is not prepared: images of the config's size."""
 
   def __init__(self, data: Data, channels: int):
-    """Assumes images of the size in the config."""
     self.name = data.name
     self.image_shape = (data.image_size_px, data.image_size_px, channels)
     # Classes and size of ImageNet; the compiled programs depend on neither.
@@ -42,23 +41,12 @@ class AbstractSource:
     raise FileNotFoundError(f"{self.name} is not prepared on this machine")
 
 
-def open_source(config: Config) -> Source:
-  """Opens the data set of a config, or an `AbstractSource` if it is missing."""
-  try:
-    return open_split(config.data, config.data.split)
-  except FileNotFoundError:
-    return AbstractSource(config.data, len(config.model.mean))
-
-
 class Sizes(NamedTuple):
   """Bytes per device between two steps.
 
   Attributes:
     parameters: backbone, including batch statistics.
-    teacher: averaged backbone.
     head: parameters and state of the objective.
-    optimizer: optimizer state.
-    batch: images and labels of a batch.
     prefetched: batches prefetched to the device.
   """
 
@@ -75,26 +63,23 @@ class Compilable(NamedTuple):
 
   Attributes:
     name: `STEP` or `FEATURES`.
-    function: jitted function.
-    arguments: shapes, dtypes and shardings.
     images: number of images per call, on all devices.
+    prefetched: bytes of prefetched batches on a device during a call.
   """
 
   name: str
   function: Any
   arguments: tuple[PyTree, ...]
   images: int
+  prefetched: int
 
 
 class Programs(NamedTuple):
   """Programs of a run.
 
   Attributes:
-    run: objects of the config.
     prepared: True if the data set is prepared on this machine.
     compilable: train step and probe features.
-    sizes: state and batches on a device.
-    checkpoint_bytes: size of a checkpoint on disk.
   """
 
   run: Run
@@ -104,50 +89,40 @@ class Programs(NamedTuple):
   checkpoint_bytes: int
 
 
-def _leaf_bytes(leaf: Any, *, per_device: bool) -> int:
-  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return leaf.size * leaf.dtype.itemsize
-  shape = leaf.sharding.shard_shape(leaf.shape) if per_device else leaf.shape
-  return math.prod(shape) * leaf.dtype.itemsize
-
-
 def total_bytes(tree: PyTree, *, per_device: bool) -> int:
-  """Returns the size of a tree of abstract arrays.
-
-  Args:
-    tree: tree of `jax.ShapeDtypeStruct`.
-    per_device: True for the size of the shards on one device.
-  """
-  leaves = jax.tree.leaves(tree)
-  return sum(_leaf_bytes(leaf, per_device=per_device) for leaf in leaves)
+  """Returns the size of abstract arrays, or of their shards on one device."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.sharding.shard_shape(leaf.shape) if per_device else leaf.shape
+    total += math.prod(shape) * leaf.dtype.itemsize
+  return total
 
 
 def _sizes(state: TrainState, batch: PyTree, prefetched: int) -> Sizes:
-  sizes = [
-    total_bytes(tree, per_device=True)
-    for tree in (
-      state.backbone,
-      state.teacher,
-      (state.head_params, state.objective),
-      (state.opt_state, state.head_opt_state),
-      batch,
-    )
-  ]
-  return Sizes._make([*sizes, prefetched * sizes[-1]])
+  def size(*trees: PyTree) -> int:
+    return total_bytes(trees, per_device=True)
+
+  return Sizes(
+    parameters=size(state.backbone),
+    teacher=size(state.teacher),
+    head=size(state.head_params, state.objective),
+    optimizer=size(state.opt_state, state.head_opt_state),
+    batch=size(batch),
+    prefetched=prefetched * size(batch),
+  )
 
 
 def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
   """Returns the programs of a run, without allocating arrays.
 
-  Args:
-    config: config of the run.
-    devices: devices of the run.
-
   Raises:
     ValueError, TypeError: if the config is invalid on these devices.
   """
-  source = open_source(config)
+  source: Source
+  try:
+    source = open_split(config.data, config.data.split)
+  except FileNotFoundError:
+    source = AbstractSource(config.data, len(config.model.mean))
   run = build(config, source=source, devices=devices)
   program = Program(run)
   by_batch = mesh.batch_sharding(run.mesh)
@@ -171,13 +146,17 @@ def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
   features = jax.jit(
     center_features(run.backbone, crop_size_px=run.config.augment.crop_size_px)
   )
+  state = program.abstract_state
+  sizes = _sizes(state, batch, run.config.data.prefetch_batches)
+  inputs = variables, images(probe_b)
   return Programs(
     run,
     not isinstance(source, AbstractSource),
     (
-      Compilable(STEP, program.step, (program.abstract_state, batch), b),
-      Compilable(FEATURES, features, (variables, images(probe_b)), probe_b),
+      Compilable(STEP, program.step, (state, batch), b, sizes.prefetched),
+      # The probe does not prefetch to the device.
+      Compilable(FEATURES, features, inputs, probe_b, prefetched=0),
     ),
-    _sizes(program.abstract_state, batch, run.config.data.prefetch_batches),
-    total_bytes(checkpoint_items(program.abstract_state), per_device=False),
+    sizes,
+    total_bytes(checkpoint_items(state), per_device=False),
   )

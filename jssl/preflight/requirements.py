@@ -18,7 +18,6 @@ from jssl.preflight.hlo.collectives import Collective
 from jssl.preflight.hlo.memory import LineBuffers
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.programs import Compilable
-from jssl.preflight.roofline import Roofline
 from jssl.preflight.targets import Chip, Target
 
 _ROOT = str(pathlib.Path(jssl.__file__).parent)
@@ -35,8 +34,6 @@ class CollectiveTraffic(NamedTuple):
   """Collectives of one kind over the same mesh axes, per device and run.
 
   Attributes:
-    kind: for example "all-reduce".
-    axes: mesh axes, in the order of the mesh.
     instructions: number of instructions in the program.
     times: number of executions.
     received_bytes: size of the results.
@@ -98,13 +95,49 @@ class Memory(NamedTuple):
     return dict(kinds)
 
 
-class Loop(NamedTuple):
-  """A loop of unknown trip count.
+class Roofline(NamedTuple):
+  """Lower bounds on the time of one run of a program, in seconds.
+
+  Data-sheet rates and perfect overlap are assumed: bounds, not predictions.
 
   Attributes:
-    op_name: JAX's name of the loop.
-    location: source line; None if unknown.
+    compute: matrix products and convolutions at peak FLOP/s.
+    memory: HBM traffic at peak bandwidth.
+    links: collectives within a slice or node, over ICI or NVLink.
+    network: collectives between nodes.
+    images: number of images per run, on all devices.
   """
+
+  compute: float
+  memory: float
+  links: float
+  network: float
+  images: int
+
+  @property
+  def parts(self) -> dict[str, float]:
+    """Seconds by resource; the network only if it is used."""
+    parts = {"FLOPs": self.compute, "HBM": self.memory, "links": self.links}
+    return {**parts, "network": self.network} if self.network else parts
+
+  @property
+  def seconds(self) -> float:
+    """The largest of the bounds."""
+    return max(self.parts.values())
+
+  @property
+  def bound_by(self) -> str:
+    """The limiting resource."""
+    return max(self.parts, key=self.parts.__getitem__)
+
+  @property
+  def images_per_second(self) -> float:
+    """Upper bound on the throughput of all devices."""
+    return self.images / self.seconds
+
+
+class Loop(NamedTuple):
+  """A loop of unknown trip count, by JAX's name and source line."""
 
   op_name: str
   location: Location | None
@@ -117,16 +150,11 @@ class Requirements(NamedTuple):
   so that the metrics of logged steps are left out.
 
   Attributes:
-    name: name of the program.
     images: number of images on all devices.
-    fits: True if the program fits in the device's memory.
-    memory: memory of the device.
     product_flops: FLOPs of matrix products and convolutions.
     hbm_bytes: bytes read from and written to HBM; None if it does not fit.
     accessed_bytes: the compiler's estimate of bytes accessed, including on-chip
       memory and counting loop bodies once; None if unavailable.
-    collectives: collectives by kind and axes.
-    compile_seconds: compile time on this machine.
     chip: data-sheet rates; None if unknown.
     unknown_loops: loops of unknown trip count, whose bodies count once.
     reason: the compiler's message if the program does not fit.
@@ -137,11 +165,11 @@ class Requirements(NamedTuple):
   fits: bool
   memory: Memory
   product_flops: int
-  hbm_bytes: int | None
-  accessed_bytes: int | None
-  collectives: tuple[CollectiveTraffic, ...]
   compile_seconds: float
   chip: Chip | None
+  hbm_bytes: int | None = None
+  accessed_bytes: int | None = None
+  collectives: tuple[CollectiveTraffic, ...] = ()
   unknown_loops: tuple[Loop, ...] = ()
   reason: str = ""
 
@@ -159,8 +187,7 @@ class Requirements(NamedTuple):
     chip = self.chip
     if chip is None or self.hbm_bytes is None:
       return None
-    within = [one for one in self.collectives if not one.crosses_slices]
-    sent = sum(one.sent_bytes for one in within)
+    sent = sum(c.sent_bytes for c in self.collectives if not c.crosses_slices)
     network = sum(one.network_bytes for one in self.collectives)
     return Roofline(
       compute=chip.devices * self.product_flops / chip.flops,
@@ -241,23 +268,15 @@ def _out_of_memory(error: Exception) -> tuple[int, int] | None:
 
 
 def measure(
-  program: Compilable,
-  target: Target,
-  mesh: Mapping[str, int],
-  prefetched: int = 0,
+  program: Compilable, target: Target, mesh: Mapping[str, int]
 ) -> Requirements:
-  """Compiles a program and returns its requirements.
-
-  Args:
-    program: function with abstract arguments.
-    target: target of the arguments' shardings.
-    mesh: axis sizes by name.
-    prefetched: bytes of prefetched batches on a device during the program.
+  """Compiles a program for a target and returns its requirements.
 
   Raises:
     jax.errors.JaxRuntimeError: if compilation fails for a reason other than
       HBM, for example a kernel that exceeds on-chip memory.
   """
+  prefetched = program.prefetched
   started = time.perf_counter()
   traced = program.function.trace(*program.arguments)
   flops = cost.product_flops(traced.jaxpr.jaxpr, math.prod(mesh.values()))
@@ -275,9 +294,6 @@ def measure(
       fits=False,
       memory=Memory(available or limit, required or None, None, (), prefetched),
       product_flops=flops,
-      hbm_bytes=None,
-      accessed_bytes=None,
-      collectives=(),
       compile_seconds=time.perf_counter() - started,
       chip=target.chip,
       reason=str(error).split("\n")[0],

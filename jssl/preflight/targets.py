@@ -5,9 +5,9 @@ and counts, not run times.
 """
 
 import dataclasses
-import importlib.util
 import os
 import re
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 # GpuTargetConfigProto of an H100 SXM or H200.
@@ -76,7 +76,7 @@ CHIPS = {
 }
 
 # "2xv5e:16x16" is 2 slices of "v5e:16x16".
-_SLICES = re.compile(r"(?:(\d+)x(?=[a-z]))?(.*)", re.DOTALL)
+_NAME = re.compile(r"(?:(\d+)x)?([a-z]\w*):([1-9]\d*(?:x[1-9]\d*)*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,22 +88,12 @@ class Target:
     kind: a key of `CHIPS`, or "cpu".
     shape: topology of a TPU slice, (nodes, GPUs per node), or (CPU devices,).
     slices: number of TPU slices, joined by the data-centre network.
-
-  Raises:
-    ValueError: if the number of slices is invalid.
   """
 
   name: str
   kind: str
   shape: tuple[int, ...]
-  slices: int = 1
-
-  def __post_init__(self) -> None:
-    if self.slices < 1 or (self.slices > 1 and not self.is_tpu):
-      raise ValueError(
-        f"target={self.name!r}: expected at least 1 slice for a TPU and 1 for "
-        f"other targets, got {self.slices}"
-      )
+  slices: int
 
   @property
   def is_tpu(self) -> bool:
@@ -123,20 +113,16 @@ class Target:
   def prepare(self, *others: "Target") -> None:
     """Configures JAX for compiling; must be called before JAX is used.
 
-    Args:
-      *others: further targets of this process. The number of CPU devices is the
-        largest that any target needs.
+    The number of CPU devices is the largest that this or another target needs.
     """
     for name, value in _ENVIRONMENT.items():
       os.environ.setdefault(name, value)
     if self.kind in _GPUS:
       # Without a GPU there is no autotuning, and Triton fails to find tiles for
       # some products in scanned layers. cuBLAS does not need any.
-      flags = (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_gpu_enable_triton_gemm=false",
-      )
-      os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+      flags = os.environ.get("XLA_FLAGS", "")
+      flags += " --xla_gpu_enable_triton_gemm=false"
+      os.environ["XLA_FLAGS"] = flags.strip()
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -161,54 +147,40 @@ class Target:
           "their number cannot change after JAX is initialised"
         )
       return devices[: self.shape[0]]
-    module, extra = (
-      ("libtpu", "preflight")
-      if self.is_tpu
-      else ("jax_plugins.xla_cuda12", "cuda12")
-    )
-    if not _is_installed(module):
-      raise ValueError(
-        f"target={self.name}: the compiler {module} is not installed; run "
-        f'pip install "jssl[{extra}]"'
-      )
-    try:
-      return topologies.get_topology_desc(**self._topology()).devices
-    except Exception as error:
-      raise ValueError(
-        f"target={self.name}: the compiler rejects this topology: {error}"
-      ) from error
-
-  def _topology(self) -> dict[str, Any]:
-    """Returns the arguments of `get_topology_desc`."""
-    if not self.is_tpu:
+    options: dict[str, Any]
+    if self.is_tpu:
+      module, extra = "libtpu", "preflight"
+      shape = "x".join(map(str, self.shape))
+      options = {"platform": "tpu", "topology_name": f"{self.kind}:{shape}"}
+      if self.slices > 1:
+        options["num_slices"] = self.slices
+      if self.kind == "v4":
+        # One JAX device per chip, as on real hosts.
+        options["chip_config_name"] = "megacore"
+    else:
+      module, extra = "jax_cuda12_plugin", "cuda12"
       target_config = _HOPPER.format(
         name=self.kind.upper(),
         bandwidth=int(CHIPS[self.kind].memory_rate),
         memory=_GPU_BYTES[self.kind],
       )
-      return {
+      options = {
         "platform": "cuda",
         "topology_name": self.kind,
         "target_config": target_config,
         "topology": f"1x{self.shape[0]}x{self.shape[1]}",
       }
-    topology: dict[str, Any] = {
-      "platform": "tpu",
-      "topology_name": f"{self.kind}:{'x'.join(map(str, self.shape))}",
-    }
-    if self.slices > 1:
-      topology["num_slices"] = self.slices
-    if self.kind == "v4":
-      # One JAX device per chip, as on real hosts.
-      topology["chip_config_name"] = "megacore"
-    return topology
-
-
-def _is_installed(module: str) -> bool:
-  try:
-    return importlib.util.find_spec(module) is not None
-  except ModuleNotFoundError:
-    return False
+    if find_spec(module) is None:
+      raise ValueError(
+        f"target={self.name}: the compiler {module} is not installed; run "
+        f'pip install "jssl[{extra}]"'
+      )
+    try:
+      return topologies.get_topology_desc(**options).devices
+    except Exception as error:
+      raise ValueError(
+        f"target={self.name}: the compiler rejects this topology: {error}"
+      ) from error
 
 
 def target(name: str) -> Target:
@@ -218,20 +190,16 @@ def target(name: str) -> Target:
     name: a TPU topology ("v5e:16x16"), several slices of one ("2xv5e:16x16"),
       GPUs of one node or several ("h100:8", "h100:2x8"), or CPU devices
       ("cpu:8").
-
-  Raises:
-    ValueError: if the target is unknown.
   """
-  slices, topology = _SLICES.fullmatch(name).groups()  # type: ignore[union-attr]
-  kind, _, size = topology.partition(":")
-  known = kind in CHIPS or kind == "cpu"
-  if not known or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
+  match = _NAME.fullmatch(name)
+  if not match or match[2] not in (*CHIPS, "cpu"):
     raise ValueError(
       f"unknown target={name!r}: expected a TPU topology of "
       f"{', '.join(k for k in CHIPS if k not in _GPUS)} (v5e:16x16, "
       "v5p:4x4x4; 2xv5e:16x16 for two slices), GPUs of "
       f"{', '.join(_GPUS)} (h100:8; h100:2x8 for two nodes) or cpu:8"
     )
+  slices, kind, size = match.groups("1")
   shape = tuple(map(int, size.split("x")))
   if kind in _GPUS and len(shape) == 1:
     shape = 1, *shape
@@ -241,4 +209,10 @@ def target(name: str) -> Target:
       f"target={name!r}: expected {' or '.join(map(str, dimensions))} "
       f"dimensions after {kind}:, got {size}"
     )
-  return Target(name, kind, shape, 1 if slices is None else int(slices))
+  found = Target(name, kind, shape, int(slices))
+  if found.slices < 1 or (found.slices > 1 and not found.is_tpu):
+    raise ValueError(
+      f"target={name!r}: expected at least 1 slice for a TPU and 1 for other "
+      f"targets, got {slices}"
+    )
+  return found

@@ -1,19 +1,180 @@
-"""Reports of preflight as text and as JSON."""
+"""Reports of preflight as text and JSON; rows of tables for HTML, too."""
 
+import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from jssl.preflight import tables
-from jssl.preflight.changes import Attempt
-from jssl.preflight.check import Result
+import jssl
+from jssl.preflight.check import Attempt, Point, Result
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.requirements import Requirements
-from jssl.preflight.sweep import Point
+
+MAX_LINES = 8
+_PROJECT = pathlib.Path(jssl.__file__).parents[1]
+
+# The first cell of a row is its name.
+Rows = list[list[str]]
+
+COLLECTIVE_HEADINGS = (
+  *("collective", "instructions", "executions", "received", "sent"),
+)
+LINE_HEADINGS = ("source line", "size", "buffers", "largest")
+SWEEP_HEADINGS = (
+  *("size", "devices", "batch", "peak memory", "FLOPs", "HBM traffic"),
+  *("sent", "max images/s", "bound by"),
+)
 
 
-def _table(rows: tables.Rows, headings: Sequence[str] = ()) -> str:
+def gib(size: int | None) -> str:
+  """Formats bytes in GiB or MiB."""
+  if size is None:
+    return "-"
+  if abs(size) < 2**27:
+    return f"{size / 2**20:.1f} MiB"
+  return f"{size / 2**30:.2f} GiB"
+
+
+def location(of: Location | None) -> str:
+  """Formats a source line, relative to the project's root."""
+  if of is None:
+    return "(unknown)"
+  path = pathlib.PurePath(of.file)
+  if path.is_relative_to(_PROJECT):
+    path = path.relative_to(_PROJECT)
+  return f"{path}:{of.line}"
+
+
+def title(result: Result) -> str:
+  """Formats target, mesh and number of hosts."""
+  axes = ", ".join(f"{axis} {size}" for axis, size in result.mesh.items())
+  hosts = f"{result.hosts} host" + "s" * (result.hosts > 1)
+  return f"{result.target.name}: mesh {axes}; {hosts}"
+
+
+def verdict(requirements: Requirements) -> str:
+  """Formats whether a program fits, and its peak memory."""
+  memory = requirements.memory
+  if memory.limit is None:
+    return f"{gib(memory.peak)} (limit unknown)"
+  if memory.peak is None or memory.spare is None:
+    return f"does not fit in {gib(memory.limit)}"
+  used = gib(memory.peak)
+  if memory.prefetched:
+    used += f" plus {gib(memory.prefetched)} of prefetched batches"
+  if requirements.fits:
+    return f"fits: {used}, of {gib(memory.limit)}"
+  return f"does not fit: {used}, {gib(-memory.spare)} above {gib(memory.limit)}"
+
+
+def requirement_rows(requirements: Requirements) -> Rows:
+  """Returns requirements of a program per device."""
+  memory, bound = requirements.memory, requirements.bound
+  flops, hbm = requirements.product_flops, requirements.hbm_bytes
+  rows = [
+    ["peak memory", verdict(requirements)],
+    ["arguments", gib(memory.arguments)],
+    *([f"{kind} at peak", gib(size)] for kind, size in memory.kinds.items()),
+    ["FLOPs of products", f"{flops / 1e9:,.1f} G"],
+  ]
+  if hbm is not None:
+    intensity = f"{flops / max(hbm, 1):,.1f} FLOP/byte"
+    rows.append(["HBM traffic", f"{hbm / 1e9:.3g} GB"])
+    rows.append(["arithmetic intensity", intensity])
+  if requirements.accessed_bytes is not None:
+    accessed = f"{requirements.accessed_bytes / 1e9:.3g} GB"
+    rows.append(["bytes accessed (compiler, loops once)", accessed])
+  if bound is not None:
+    parts = ", ".join(f"{k} {1e3 * v:.3g} ms" for k, v in bound.parts.items())
+    time = f"{1e3 * bound.seconds:.3g} ms, bound by {bound.bound_by}"
+    rows.append(["roofline, minimum time", f"{time} ({parts})"])
+    rate = f"{bound.images_per_second:,.0f} on all devices"
+    rows.append(["roofline, maximum images/s", rate])
+  if requirements.unknown_loops:
+    loops = [
+      f"{location(loop.location)} {loop.op_name}".strip()
+      for loop in requirements.unknown_loops
+    ]
+    rows.append(["loops of unknown length, counted once", "; ".join(loops)])
+  return [*rows, ["compile time", f"{requirements.compile_seconds:.0f} s"]]
+
+
+def collective_rows(requirements: Requirements) -> Rows:
+  """Returns a row per kind of collective and mesh axes."""
+  rows = []
+  for one in requirements.collectives:
+    name = f"{one.kind} over {', '.join(one.axes)}"
+    name = "between slices" if one.crosses_slices else name
+    counts = str(one.instructions), str(one.times)
+    rows.append([name, *counts, gib(one.received_bytes), gib(one.sent_bytes)])
+  return rows
+
+
+def line_rows(requirements: Requirements) -> Rows:
+  """Returns the source lines with the largest live buffers at peak memory."""
+  rows = []
+  for line in requirements.memory.lines[:MAX_LINES]:
+    array = line.buffers[0].array
+    largest = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+    count = str(len(line.buffers))
+    rows.append([location(line.location), gib(line.bytes), count, largest])
+  return rows
+
+
+def state_rows(result: Result) -> Rows:
+  """Returns sizes of state and batches per device, and of a checkpoint."""
+  rows = [[name, gib(size)] for name, size in result.sizes._asdict().items()]
+  rows.append(["checkpoint on disk", gib(result.checkpoint_bytes)])
+  if bound := result.step.bound:
+    rate = bound.images_per_second / result.hosts
+    pixels = rate * result.image_bytes / 1e6
+    input_rate = f"{rate:,.0f} images/s, {pixels:,.0f} MB/s of pixels"
+    rows.append(["input per host at the roofline bound", input_rate])
+  return rows
+
+
+def sweep_rows(points: Sequence[Point]) -> Rows:
+  """Returns a row per size; per device, except batch and images/s."""
+  rows = []
+  for point in points:
+    cells = dict.fromkeys(SWEEP_HEADINGS, "-")
+    cells["size"] = point.size.name
+    if point.batch_size is not None:
+      cells["batch"] = f"{point.batch_size:,}"
+    if point.result is not None:
+      step, fits = point.result.step, point.result.fits
+      cells["devices"] = f"{math.prod(point.result.mesh.values()):,}"
+      cells["peak memory"] = gib(step.memory.peak) if fits else "does not fit"
+      cells["FLOPs"] = f"{step.product_flops / 1e9:,.1f} G"
+      if step.hbm_bytes is not None:
+        cells["HBM traffic"] = f"{step.hbm_bytes / 1e9:.3g} GB"
+        cells["sent"] = gib(step.sent_bytes)
+      if bound := step.bound:
+        cells["max images/s"] = f"{bound.images_per_second:,.0f}"
+        cells["bound by"] = bound.bound_by
+    rows.append([*cells.values()])
+  return rows
+
+
+def suggestion(attempts: Sequence[Attempt]) -> str:
+  """Describes the changes with which the config fits; "" without attempts."""
+  if not attempts:
+    return ""
+  if not attempts[-1].fits:
+    flags = "; ".join(attempt.flags for attempt in attempts)
+    return f"Does not fit with any of these changes (compiled): {flags}."
+  found = f"Fits with {attempts[-1].flags} (compiled)."
+  if "train.chunks" in attempts[-1].changes:
+    found += (
+      " Chunks preserve the loss and its gradient, except that BatchNorm uses "
+      "the statistics of each chunk."
+    )
+  return found
+
+
+def _table(rows: Rows, headings: Sequence[str] = ()) -> str:
   # The empty first column indents the table.
   return tabulate(
     [["", *row] for row in rows],
@@ -25,34 +186,34 @@ def _table(rows: tables.Rows, headings: Sequence[str] = ()) -> str:
 
 def text(result: Result, attempts: Sequence[Attempt] = ()) -> str:
   """Returns the report of one config on one target."""
-  blocks = [tables.title(result)]
+  blocks = [title(result)]
   if not result.prepared:
     blocks[0] += (
       "\nThe data set is not prepared on this machine: assuming images of "
       f"{result.image_bytes:,} bytes."
     )
-  blocks.append("state per device\n" + _table(tables.state_rows(result)))
+  blocks.append("state per device\n" + _table(state_rows(result)))
   for one in result.requirements:
-    rows = tables.requirement_rows(one)
+    rows = requirement_rows(one)
     blocks.append(f"{one.name}, per device\n{_table(rows)}")
     if one.reason:
       blocks[-1] += f"\n  {one.reason}"
     if one.collectives:
-      rows = tables.collective_rows(one)
-      blocks.append(_table(rows, tables.COLLECTIVE_HEADINGS))
+      rows = collective_rows(one)
+      blocks.append(_table(rows, COLLECTIVE_HEADINGS))
     if one.memory.lines:
-      table = _table(tables.line_rows(one), tables.LINE_HEADINGS)
+      table = _table(line_rows(one), LINE_HEADINGS)
       blocks.append(
         f"  live buffers at peak memory, excluding arguments\n{table}"
       )
   if attempts:
-    blocks.append(tables.suggestion(attempts))
+    blocks.append(suggestion(attempts))
   return "\n\n".join(blocks) + "\n"
 
 
 def sweep_text(points: Sequence[Point]) -> str:
   """Returns the report of a sweep."""
-  table = _table(tables.sweep_rows(points), tables.SWEEP_HEADINGS)
+  table = _table(sweep_rows(points), SWEEP_HEADINGS)
   errors = [f"  {p.size.name}: {p.error}" for p in points if p.error]
   return "\n".join(["train step, per device", table, *errors]) + "\n"
 
@@ -60,7 +221,7 @@ def sweep_text(points: Sequence[Point]) -> str:
 def _json(value: Any) -> Any:
   """Converts named tuples to dictionaries, including their properties."""
   if isinstance(value, Location):
-    return tables.location(value)
+    return location(value)
   if hasattr(value, "_asdict"):
     properties = [
       k for k, v in vars(type(value)).items() if type(v) is property
@@ -72,11 +233,10 @@ def _json(value: Any) -> Any:
 
 def _requirements_data(requirements: Requirements) -> dict[str, Any]:
   found = _json(requirements)
-  lines = found["memory"]["lines"] = found["memory"]["lines"][
-    : tables.MAX_LINES
+  lines = found["memory"]["lines"][:MAX_LINES]
+  found["memory"]["lines"] = [
+    {**line, "buffers": line["buffers"][:MAX_LINES]} for line in lines
   ]
-  for line in lines:
-    line["buffers"] = line["buffers"][: tables.MAX_LINES]
   return found
 
 

@@ -11,8 +11,8 @@ import pytest
 import shipped
 
 from jssl.config.parse import replace
-from jssl.preflight import changes, tables, targets, text_report
-from jssl.preflight import sweep as sweep_lib
+from jssl.preflight import check as check_lib
+from jssl.preflight import targets, text_report
 from jssl.preflight.check import Result, check
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.html_report import sweep_html
@@ -22,10 +22,10 @@ from jssl.preflight.requirements import (
   Loop,
   Memory,
   Requirements,
+  Roofline,
   _network_share,
   _out_of_memory,
 )
-from jssl.preflight.roofline import Roofline
 
 CPU = targets.target("cpu:4")
 
@@ -227,7 +227,7 @@ def too_large(peak=40 * GIB, held=1 * GIB):
 
 def test_candidates_begin_with_what_costs_least():
   small = config(data__batch_size=256)
-  found = [*changes.candidates(small, too_large())]
+  found = [*check_lib.candidates(small, too_large())]
   assert found == [
     {"model.remat": "block"},
     {"model.remat": "block", "train.chunks": 4},
@@ -237,11 +237,11 @@ def test_candidates_begin_with_what_costs_least():
     {"model.remat": "block", "data.batch_size": 64},
   ]
   # Where the state itself fills the memory, it is split first.
-  first, *rest = changes.candidates(small, too_large(held=12 * GIB))
+  first, *rest = check_lib.candidates(small, too_large(held=12 * GIB))
   assert first == {"mesh.data": 2, "mesh.fsdp": 4}
   assert all(first.items() <= other.items() for other in rest)
   small = replace(small, {"data.batch_size": 24, "model.remat": "block"})
-  assert [*changes.candidates(small, too_large())] == []
+  assert [*check_lib.candidates(small, too_large())] == []
 
 
 def test_suggestions_are_compiled_until_one_fits(monkeypatch):
@@ -256,10 +256,10 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
       requirements=(requirements(fits=fits, memory=memory),)
     )
 
-  monkeypatch.setattr(changes, "check", compiled)
+  monkeypatch.setattr(check_lib, "check", compiled)
   given = config(data__batch_size=256, model__remat="block")
   told = []
-  tried = changes.suggest(given, CPU, too_large(), told.append)
+  tried = check_lib.suggest(given, CPU, too_large(), told.append)
   assert [one.changes for one in tried] == [
     {"train.chunks": 4},
     {"train.chunks": 8},
@@ -267,11 +267,11 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
   assert [one.fits for one in tried] == [False, True]
   assert told[-1] == "--config.train.chunks=8: fits"
   assert given.train.chunks == 1
-  assert "Fits with --config.train.chunks=8" in tables.suggestion(tried)
+  assert "Fits with --config.train.chunks=8" in text_report.suggestion(tried)
   said = text_report.text(too_large(), tried)
   assert "does not fit: 40.00 GiB, 24.00 GiB above 16.00 GiB" in said
   assert "BatchNorm uses the statistics of each chunk" in said
-  assert "Does not fit with any" in tables.suggestion(tried[:1])
+  assert "Does not fit with any" in text_report.suggestion(tried[:1])
 
 
 def test_where_batches_that_lie_ready_are_too_much():
@@ -282,8 +282,10 @@ def test_where_batches_that_lie_ready_are_too_much():
     requirements=(requirements(fits=False, memory=memory),),
   )
   given = config(data__batch_size=256)
-  assert next(changes.candidates(given, result)) == {"data.prefetch_batches": 1}
-  assert tables.verdict(result.step) == (
+  assert next(check_lib.candidates(given, result)) == {
+    "data.prefetch_batches": 1
+  }
+  assert text_report.verdict(result.step) == (
     "does not fit: 15.00 GiB plus 2.00 GiB of prefetched batches, 1.00 GiB "
     "above 16.00 GiB"
   )
@@ -299,22 +301,22 @@ def test_where_only_the_probe_is_out_of_memory(monkeypatch):
     fits = config.probe.batch_size <= 64
     return result._replace(requirements=(features._replace(fits=fits),))
 
-  monkeypatch.setattr(changes, "check", compiled)
+  monkeypatch.setattr(check_lib, "check", compiled)
   given = config(probe__batch_size=256)
-  tried = changes.suggest(given, CPU, result)
+  tried = check_lib.suggest(given, CPU, result)
   assert asked == [("probe features", 128), ("probe features", 64)]
   assert tried[-1].fits
-  assert tables.suggestion(tried) == (
+  assert text_report.suggestion(tried) == (
     "Fits with --config.probe.batch_size=64 (compiled)."
   )
 
 
 def test_loops_of_unknown_length_are_listed():
   loop = Loop("jit(f)/while", Location("/a/one.py", 5))
-  rows = tables.requirement_rows(requirements(unknown_loops=(loop,)))
+  rows = text_report.requirement_rows(requirements(unknown_loops=(loop,)))
   listed = "loops of unknown length, counted once"
   assert [listed, "/a/one.py:5 jit(f)/while"] in rows
-  assert listed not in dict(tables.requirement_rows(requirements()))
+  assert listed not in dict(text_report.requirement_rows(requirements()))
 
 
 # ---- The command -------------------------------------------------------------
@@ -377,18 +379,18 @@ def test_what_is_wrong_is_told(arguments, message):
 
 
 def test_what_a_sweep_says():
-  by_key = sweep_lib.sizes("data.batch_size=8,16", CPU)
+  by_key = check_lib.sizes("data.batch_size=8,16", CPU)
   assert [(s.target, s.changes) for s in by_key] == [
     (CPU, {"data.batch_size": 8}),
     (CPU, {"data.batch_size": 16}),
   ]
-  by_target = sweep_lib.sizes("v5e:2x4,2xv5e:16x16", CPU)
+  by_target = check_lib.sizes("v5e:2x4,2xv5e:16x16", CPU)
   assert [s.target.slices for s in by_target] == [1, 2]
   assert all(s.changes is None for s in by_target)
   with pytest.raises(ValueError, match="integers"):
-    sweep_lib.sizes("data.batch_size=8,many", CPU)
+    check_lib.sizes("data.batch_size=8,many", CPU)
   with pytest.raises(ValueError, match="unknown target"):
-    sweep_lib.sizes("v99:1", CPU)
+    check_lib.sizes("v99:1", CPU)
 
 
 def test_devices_keep_their_images_and_their_memory(tmp_path):
@@ -396,8 +398,8 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
 
   Not even by the other devices' features, which a gather would bring.
   """
-  wanted = sweep_lib.sizes("cpu:2,cpu:8", CPU)
-  two, eight = sweep_lib.sweep(config(), CPU, wanted)
+  wanted = check_lib.sizes("cpu:2,cpu:8", CPU)
+  two, eight = check_lib.sweep(config(), CPU, wanted)
   assert [two.batch_size, eight.batch_size] == [8, 32]
   assert two.result.mesh == {"data": 2, "fsdp": 1}
   assert eight.result.mesh == {"data": 8, "fsdp": 1}
@@ -415,8 +417,8 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
 
 
 def test_a_size_that_can_not_be_run_is_told_beside_the_others():
-  wanted = sweep_lib.sizes("data.batch_size=16,18", CPU)
-  fits, wrong = sweep_lib.sweep(config(), CPU, wanted)
+  wanted = check_lib.sizes("data.batch_size=16,18", CPU)
+  fits, wrong = check_lib.sweep(config(), CPU, wanted)
   assert fits.result is not None
   assert wrong.result is None
   said = text_report.sweep_text([fits, wrong])
@@ -440,9 +442,9 @@ def test_a_sweep_over_numbers_of_cpu_devices_is_readied_for_the_most():
 
 
 def test_a_size_that_is_not_known_ends_no_sweep(monkeypatch):
-  monkeypatch.setattr(sweep_lib, "check", lambda *_, **__: "found")
-  wanted = sweep_lib.sizes("cpu:2,cpu:99,cpu:8", CPU)
-  two, unknown, eight = sweep_lib.sweep(config(), CPU, wanted)
+  monkeypatch.setattr(check_lib, "check", lambda *_, **__: "found")
+  wanted = check_lib.sizes("cpu:2,cpu:99,cpu:8", CPU)
+  two, unknown, eight = check_lib.sweep(config(), CPU, wanted)
   assert (two.result, unknown.result, eight.result) == ("found", None, "found")
   assert unknown.batch_size is None
   assert "cpu:99" in unknown.error

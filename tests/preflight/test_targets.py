@@ -61,10 +61,10 @@ def test_slices_are_of_tpus():
 
 
 def test_a_missing_compiler_names_its_extra(monkeypatch):
-  monkeypatch.setattr(targets, "_is_installed", lambda module: False)
+  monkeypatch.setattr(targets, "find_spec", lambda module: None)
   with pytest.raises(ValueError, match=r"libtpu.*jssl\[preflight\]"):
     targets.target("v5e:2x4").devices()
-  with pytest.raises(ValueError, match=r"xla_cuda12.*jssl\[cuda12\]"):
+  with pytest.raises(ValueError, match=r"jax_cuda12_plugin.*jssl\[cuda12\]"):
     targets.target("h100:8").devices()
 
 
