@@ -178,7 +178,6 @@ class Size(NamedTuple):
 
   Attributes:
     name: "v5e:16x16" or "data.batch_size=4096".
-    target: devices of the run.
     changes: values by config key; None keeps the number of images per device.
   """
 

@@ -15,7 +15,6 @@ from jssl.config.schema import Config, Data
 from jssl.data.source import HostBatch, Source
 from jssl.probe.encoders import center_features
 from jssl.train.init import Program, checkpoint_items
-from jssl.train.state import TrainState
 from jssl.typing import PyTree
 
 # Names of the programs.
@@ -98,20 +97,6 @@ def total_bytes(tree: PyTree, *, per_device: bool) -> int:
   return total
 
 
-def _sizes(state: TrainState, batch: PyTree, prefetched: int) -> Sizes:
-  def size(*trees: PyTree) -> int:
-    return total_bytes(trees, per_device=True)
-
-  return Sizes(
-    parameters=size(state.backbone),
-    teacher=size(state.teacher),
-    head=size(state.head_params, state.objective),
-    optimizer=size(state.opt_state, state.head_opt_state),
-    batch=size(batch),
-    prefetched=prefetched * size(batch),
-  )
-
-
 def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
   """Returns the programs of a run, without allocating arrays.
 
@@ -137,17 +122,26 @@ def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
     "label": jax.ShapeDtypeStruct((b,), jnp.int32, sharding=by_batch),
   }
   probe_b = -(-config.probe.batch_size // run.mesh.size) * run.mesh.size
+  state = program.abstract_state
+  replicated = mesh.replicated(run.mesh)
   variables = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=mesh.replicated(run.mesh)
-    ),
-    program.abstract_state.backbone,
+    lambda leaf: leaf.update(sharding=replicated), state.backbone
   )
   features = jax.jit(
     center_features(run.backbone, crop_size_px=run.config.augment.crop_size_px)
   )
-  state = program.abstract_state
-  sizes = _sizes(state, batch, run.config.data.prefetch_batches)
+
+  def size(*trees: PyTree) -> int:
+    return total_bytes(trees, per_device=True)
+
+  sizes = Sizes(
+    parameters=size(state.backbone),
+    teacher=size(state.teacher),
+    head=size(state.head_params, state.objective),
+    optimizer=size(state.opt_state, state.head_opt_state),
+    batch=size(batch),
+    prefetched=run.config.data.prefetch_batches * size(batch),
+  )
   inputs = variables, images(probe_b)
   return Programs(
     run,

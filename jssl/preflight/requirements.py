@@ -34,7 +34,6 @@ class CollectiveTraffic(NamedTuple):
   """Collectives of one kind over the same mesh axes, per device and run.
 
   Attributes:
-    instructions: number of instructions in the program.
     times: number of executions.
     received_bytes: size of the results.
     sent_bytes: bytes sent by ring algorithms.
@@ -105,7 +104,6 @@ class Roofline(NamedTuple):
     memory: HBM traffic at peak bandwidth.
     links: collectives within a slice or node, over ICI or NVLink.
     network: collectives between nodes.
-    images: number of images per run, on all devices.
   """
 
   compute: float

@@ -84,7 +84,6 @@ class Target:
   """Devices that a program is compiled for.
 
   Attributes:
-    name: name as given by the user.
     kind: a key of `CHIPS`, or "cpu".
     shape: topology of a TPU slice, (nodes, GPUs per node), or (CPU devices,).
     slices: number of TPU slices, joined by the data-centre network.

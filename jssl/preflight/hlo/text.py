@@ -82,10 +82,10 @@ class Instruction(NamedTuple):
     """Index of a `get-tuple-element`."""
     return int(_INDEX.findall(self.rest)[0])
 
-  def attribute(self, name: str) -> str | None:
+  def attribute(self, name: str) -> str:
     """Returns the computation called by an attribute such as "body"."""
     found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
-    return found.group(1) if found else None
+    return found.group(1) if found else ""
 
 
 class Location(NamedTuple):
@@ -151,13 +151,9 @@ def _array(dtype: str, dims: str, layout: str) -> Array:
   shape = tuple(int(d.strip("<=")) for d in dims.split(",") if d)
   digits = re.search(r"\d+", dtype)
   bits = _BITS.get(dtype, int(digits.group()) if digits else 0)
+  size = -(-_tiled(shape, layout) * bits // 8)
   space = _SPACE.search(layout)
-  return Array(
-    dtype,
-    shape,
-    -(-_tiled(shape, layout) * bits // 8),
-    int(space.group(1)) if space else 0,
-  )
+  return Array(dtype, shape, size, int(space.group(1)) if space else 0)
 
 
 def arrays(text: str) -> tuple[Array, ...]:
@@ -179,17 +175,16 @@ def _instruction(name: str, text: str) -> Instruction | None:
   text = _COMMENT.sub("", text)
   end = _close(text) + 1 if text.startswith("(") else text.find(" ")
   kind, after = text[:end], text[end:]
-  opcode = _OPCODE.match(after)
-  if not opcode:
+  found = _OPCODE.match(after)
+  if not found:
     return None
-  after = after[opcode.end() - 1 :]
+  opcode, after = found.group(1), after[found.end() - 1 :]
   close = _close(after)
   inside, rest = after[1:close], after[close + 1 :]
-  if opcode.group(1) in ("constant", "parameter"):
-    return Instruction(name, opcode.group(1), arrays(kind), (), inside + rest)
-  return Instruction(
-    name, opcode.group(1), arrays(kind), tuple(_NAME.findall(inside)), rest
-  )
+  if opcode in ("constant", "parameter"):
+    return Instruction(name, opcode, arrays(kind), (), inside + rest)
+  operands = tuple(_NAME.findall(inside))
+  return Instruction(name, opcode, arrays(kind), operands, rest)
 
 
 def _frames(lines: list[str]) -> dict[int, tuple[Location, ...]]:

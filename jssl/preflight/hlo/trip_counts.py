@@ -27,9 +27,10 @@ class _Loop:
 
   def __init__(self, module: Module, loop: Instruction):
     self._known = module.by_name
-    self._initial = self._operands(loop.operands[0])
-    root = module.roots.get(loop.attribute("body") or "", "")
-    self._next = self._operands(root)
+    initial = self._operands(loop.operands[0])
+    root = module.roots.get(loop.attribute("body"), "")
+    # Initial value and value after a trip, by index in the state.
+    self._state = [*zip(initial, self._operands(root), strict=False)]
 
   def _operands(self, name: str) -> tuple[str, ...]:
     found = self._known.get(name)
@@ -54,10 +55,11 @@ class _Loop:
     """Returns the value of a loop-invariant integer."""
     found = self._uncopied(name)
     index = self.state_index(name)
-    if index is not None and index < min(len(self._initial), len(self._next)):
-      if self.state_index(self._next[index]) != index:
+    if index is not None and index < len(self._state):
+      initial, after = self._state[index]
+      if self.state_index(after) != index:
         return None
-      found = self._uncopied(self._initial[index])
+      found = self._uncopied(initial)
     if found is None or found.opcode != "constant":
       return None
     integer = _INTEGER.match(found.rest)
@@ -65,16 +67,17 @@ class _Loop:
 
   def start_and_step(self, index: int) -> tuple[int | None, int | None]:
     """Returns initial value and increment of a counter in the state."""
-    if index >= min(len(self._initial), len(self._next)):
+    if index >= len(self._state):
       return None, None
-    change = self._uncopied(self._next[index])
+    initial, after = self._state[index]
+    change = self._uncopied(after)
     if change is None or change.opcode != "add":
       return None, None
     is_counter = [self.state_index(o) == index for o in change.operands]
     if sorted(is_counter) != [False, True]:
       return None, None
     step = change.operands[is_counter.index(False)]
-    return self.constant(self._initial[index]), self.constant(step)
+    return self.constant(initial), self.constant(step)
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
@@ -83,7 +86,7 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
     return int(annotated.group(1))
   # XLA:TPU does not annotate trip counts. Recognises a counter that is
   # incremented by a constant up to a constant.
-  condition = module.roots.get(loop.attribute("condition") or "", "")
+  condition = module.roots.get(loop.attribute("condition"), "")
   compare = module.by_name.get(condition)
   if compare is None or compare.opcode != "compare":
     return None
