@@ -15,7 +15,12 @@ from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.moco_v3 import MoCoV3
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.nnclr import NNCLR
-from jssl.objectives.projector import PredictorObjective, ProjectorObjective
+from jssl.objectives.projector import (
+  DistillationObjective,
+  PredictorObjective,
+  ProjectorObjective,
+  PrototypeObjective,
+)
 from jssl.objectives.simclr import SimCLR
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
@@ -55,6 +60,7 @@ __all__ = [
   "WMSE",
   "Aux",
   "BarlowTwins",
+  "DistillationObjective",
   "Features",
   "LeJEPA",
   "MoCoV3",
@@ -62,6 +68,7 @@ __all__ = [
   "Objective",
   "PredictorObjective",
   "ProjectorObjective",
+  "PrototypeObjective",
   "SimCLR",
   "SimSiam",
   "Spectral",

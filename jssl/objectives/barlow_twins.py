@@ -7,12 +7,10 @@ paper: off-diagonal weight 0.005, projector 8192-8192-8192, batch 2048, LARS,
 
 import dataclasses
 
-from jaxtyping import Array, Float
-
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -36,10 +34,7 @@ class BarlowTwins(TwoViewObjective):
     )
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """Returns the loss; its two terms are metrics."""
     terms = losses.barlow_terms(z1, z2)

@@ -88,7 +88,6 @@ class Objective(abc.ABC):
 
     By default `carry` becomes the new state.
     """
-    del state, step
     return head_params, carry
 
   def with_total_steps(self, total_steps: int) -> Self:
@@ -96,12 +95,10 @@ class Objective(abc.ABC):
 
     Overridden by methods with schedules that end with the run.
     """
-    del total_steps
     return self
 
   def teacher_momentum(self, step: Step) -> Scalar | float | None:
     """Returns the momentum of the averaged backbone; None without a teacher."""
-    del step
     return None
 
   def groups(self, head_params: Mapping[str, PyTree]) -> PyTree:

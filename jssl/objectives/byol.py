@@ -8,13 +8,14 @@ probability 1 and 0.1, solarisation 0 and 0.2.
 """
 
 import dataclasses
+from typing import Any
 
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,16 +32,9 @@ class BYOL(PredictorObjective, MomentumObjective):
   momentum_start: float = 0.996
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Squared distance of unit vectors, summed over both directions."""
-    del key, step
     (p1, p2), _, state = self.predict(head_params, state, features)
     (target1, target2), state = self.targets(state, features)
     return losses.byol(p1, p2, target1, target2), Aux({}, state)

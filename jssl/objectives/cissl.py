@@ -10,33 +10,31 @@ coarser augmentation.
 """
 
 import dataclasses
+from typing import Any
 
 from jssl import losses
-from jssl.models.heads import Head, init_heads
+from jssl.models.heads import Head
 from jssl.objectives.base import (
   Aux,
   Features,
-  Objective,
   check_positive,
   check_same_width,
 )
-from jssl.typing import Key, Scalar, Step
+from jssl.objectives.projector import DistillationObjective
+from jssl.typing import Key, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CISSL(Objective):
+class CISSL(DistillationObjective):
   """CISSL; `objective.name="cissl"` in a config.
 
   Attributes:
     temperature: temperature of the softmax over the teacher's 2b rows.
-    student: head of the same family as the probe.
-    teacher: head of the same output width as `student`.
   """
 
   temperature: float = 0.07
   student: Head = Head((), 128, last_norm="affine")
   teacher: Head = Head((1024,), 128, last_norm="affine")
-  heads = ("student", "teacher")
 
   def __post_init__(self) -> None:
     check_positive(temperature=self.temperature)
@@ -47,31 +45,17 @@ class CISSL(Objective):
       student=self.student.width(feature_dim),
       teacher=self.teacher.width(feature_dim),
     )
-    return init_heads(
-      key,
-      {
-        "student": (self.student, feature_dim),
-        "teacher": (self.teacher, feature_dim),
-      },
-    )
+    return super().init(key, feature_dim)
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Cross-entropy of student rows with both views of the teacher."""
-    del key, step
     (h,) = features.student
-    u, student = self.student.apply(head_params["student"], state["student"], h)
-    v, teacher = self.teacher.apply(head_params["teacher"], state["teacher"], h)
+    u, v, state = self.project(head_params, state, h, h)
     loss = losses.cissl(
       u.reshape(-1, u.shape[-1]),
       v.reshape(-1, v.shape[-1]),
       temperature=self.temperature,
     )
-    return loss, Aux({}, {"student": student, "teacher": teacher})
+    return loss, Aux({}, state)

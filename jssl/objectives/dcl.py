@@ -7,12 +7,10 @@ small batches).
 
 import dataclasses
 
-from jaxtyping import Array, Float
-
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -32,10 +30,7 @@ class DCL(TwoViewObjective):
     check_positive(temperature=self.temperature)
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """Decoupled contrastive loss between two views."""
     return losses.dcl(z1, z2, temperature=self.temperature), {}

@@ -9,9 +9,7 @@ AdamW at 5e-4 b/256, decay 0.04 to 0.4, batch 1024, gradient clipping at 3.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 
 from jssl import losses, schedules, tree
@@ -19,12 +17,12 @@ from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features, check_positive, check_range
 from jssl.objectives.momentum import MomentumObjective
-from jssl.schedules import Schedule
-from jssl.typing import Key, PyTree, Scalar, Step
+from jssl.objectives.projector import PrototypeObjective
+from jssl.typing import Key, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DINO(MomentumObjective):
+class DINO(PrototypeObjective, MomentumObjective):
   """DINO; `objective.name="dino"` in a config.
 
   Attributes:
@@ -62,17 +60,10 @@ class DINO(MomentumObjective):
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head and prototypes; state with averages of both."""
-    first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
-    width = self.projector.width(feature_dim)
-    params["prototypes"] = self.prototypes.init(second, width)
+    params, state = super().init(key, feature_dim)
     state["teacher"]["prototypes"] = jnp.copy(params["prototypes"])
     state["center"] = jnp.zeros(self.prototypes.number)
     return params, state
-
-  def schedules(self) -> Mapping[str, Schedule]:
-    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
-    return self.prototypes.schedules("prototypes")
 
   def loss(
     self,
@@ -84,10 +75,8 @@ class DINO(MomentumObjective):
     step: Step,
   ) -> tuple[Scalar, Aux]:
     """Cross-entropy of student and teacher over all pairs of unequal views."""
-    del key
-    z, state = self.project(
-      head_params, state, jnp.concatenate(features.student)
-    )
+    views = jnp.concatenate(features.student)
+    z, state = self.project(head_params, state, views)
     target, state = self.targets(state, features)
     target = l2_normalize(target)
     teacher_prototypes = self.prototypes.rows(state["teacher"]["prototypes"])
@@ -110,11 +99,3 @@ class DINO(MomentumObjective):
       self.center_momentum,
     )
     return loss, Aux({}, {**state, "center": center})
-
-  def update(
-    self, head_params: dict, state: dict, carry: dict, *, step: Step
-  ) -> tuple[PyTree, PyTree]:
-    """Updates the averages of head and prototypes."""
-    prototypes = self.prototypes.after_step(head_params["prototypes"])
-    head_params = {**head_params, "prototypes": prototypes}
-    return super().update(head_params, state, carry, step=step)

@@ -11,19 +11,15 @@ Adam at 2e-3, decay 1e-6, batch 256. The paper's prototype layers have a bias;
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jssl import losses
-from jssl.models.heads import Head, Prototypes, init_heads
-from jssl.objectives.base import (
-  Aux,
-  Features,
-  Objective,
-  check_positive,
-  check_range,
-)
+from jssl.models.heads import Head, Prototypes
+from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.projector import DistillationObjective
 from jssl.schedules import Schedule
 from jssl.typing import Key, PyTree, Scalar, Step
 
@@ -31,7 +27,7 @@ _PROTOTYPES = ("student_prototypes", "teacher_prototypes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DISSL(Objective):
+class DISSL(DistillationObjective):
   """DISSL; `objective.name="dissl"` in a config.
 
   Attributes:
@@ -40,8 +36,6 @@ class DISSL(Objective):
     marginal_weight: weight of the entropy of the mean teacher assignment;
       should be at least 1 + `invariance_weight`.
     invariance_weight: weight of the cross-entropy between teacher views.
-    student: head before the student's prototypes, linear for linear probes.
-    teacher: head before the teacher's prototypes.
     prototypes: prototypes of each head, one per assumed equivalence class.
     num_views: number of large crops; the teacher sees only large crops.
   """
@@ -55,7 +49,6 @@ class DISSL(Objective):
   prototypes: Prototypes = Prototypes(16_384)
   num_views: int = 2
   multi_crop = True
-  heads = ("student", "teacher")
 
   def __post_init__(self) -> None:
     check_positive(
@@ -73,15 +66,11 @@ class DISSL(Objective):
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns both heads with prototypes; their batch statistics."""
-    heads = {"student": self.student, "teacher": self.teacher}
     first, *keys = jax.random.split(key, 3)
-    params, state = init_heads(
-      first, {name: (head, feature_dim) for name, head in heads.items()}
-    )
-    for k, (name, head) in zip(keys, heads.items(), strict=True):
-      params[f"{name}_prototypes"] = self.prototypes.init(
-        k, head.width(feature_dim)
-      )
+    params, state = super().init(first, feature_dim)
+    heads = (self.student, self.teacher)
+    for name, k, head in zip(_PROTOTYPES, keys, heads, strict=True):
+      params[name] = self.prototypes.init(k, head.width(feature_dim))
     return params, state
 
   def schedules(self) -> Mapping[str, Schedule]:
@@ -90,23 +79,11 @@ class DISSL(Objective):
     return student | teacher
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Distillation and invariance minus the entropy of the mean assignment."""
-    del key, step
     views, large = jnp.concatenate(features.student), features.student[0]
-    s, student = self.student.apply(
-      head_params["student"], state["student"], views
-    )
-    t, teacher = self.teacher.apply(
-      head_params["teacher"], state["teacher"], large
-    )
+    s, t, state = self.project(head_params, state, views, large)
     terms = losses.dissl_terms(
       s,
       t,
@@ -119,14 +96,12 @@ class DISSL(Objective):
       - self.marginal_weight * terms.marginal_entropy
       + self.invariance_weight * terms.invariance
     )
-    state = {"student": student, "teacher": teacher}
     return loss, Aux(terms._asdict(), state)
 
   def update(
     self, head_params: dict, state: dict, carry: dict, *, step: Step
   ) -> tuple[PyTree, PyTree]:
     """Normalises the prototypes if `prototypes.norm` is "step"."""
-    del state, step
     prototypes = {
       name: self.prototypes.after_step(head_params[name])
       for name in _PROTOTYPES

@@ -48,10 +48,8 @@ class LeJEPA(ProjectorObjective):
     step: Step,
   ) -> tuple[Scalar, Aux]:
     """SIGReg and squared distance to the mean large view, over all views."""
-    del step
-    z, state = self.project(
-      head_params, state, jnp.concatenate(features.student)
-    )
+    views = jnp.concatenate(features.student)
+    z, state = self.project(head_params, state, views)
     mean = jnp.mean(z[: self.num_views], axis=0, keepdims=True)
     invariance = jnp.mean((z - mean) ** 2)
     slices = stream(key, "slices")

@@ -14,6 +14,7 @@ in MoCo v2 (He et al., CVPR 2020; Chen et al., 2020: 65,536 keys, temperature
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 
@@ -23,7 +24,7 @@ from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features, check_positive, check_range
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Key, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,16 +60,9 @@ class MoCoV3(PredictorObjective, MomentumObjective):
     return params, state
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """InfoNCE of queries with keys of the other view, summed over views."""
-    del key, step
     (q1, q2), _, state = self.predict(head_params, state, features)
     (k1, k2), state = self.targets(state, features)
     negatives = None

@@ -84,7 +84,6 @@ class MomentumObjective(ProjectorObjective):
     self, head_params: dict, state: dict, carry: dict, *, step: Step
   ) -> tuple[PyTree, PyTree]:
     """Updates the averages in `teacher`."""
-    del state
     teacher = carry["teacher"]
     learned = {name: head_params[name] for name in teacher}
     teacher = tree.ema(teacher, learned, self.teacher_momentum(step))

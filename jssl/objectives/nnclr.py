@@ -9,6 +9,7 @@ at 0.3 b/256, decay 1e-6, batch 4096, 1000 epochs.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jssl.models.heads import Head
 from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features, check_positive
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Key, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,16 +52,9 @@ class NNCLR(PredictorObjective):
     return params, state
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """InfoNCE of predictions with nearest neighbours of the other view."""
-    del key, step
     (p1, p2), z, state = self.predict(head_params, state, features)
     (z1, z2), bank = jax.lax.stop_gradient((z, state["queue"].rows))
     near1, near2 = _nearest(z1, bank), _nearest(z2, bank)

@@ -1,13 +1,15 @@
-"""Bases of methods with a projector, and with a predictor after it."""
+"""Bases of methods by their heads: projector, predictor, prototypes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 from jaxtyping import Array, Float
 
-from jssl.models.heads import Head
+from jssl.models.heads import Head, Prototypes, init_heads
 from jssl.objectives.base import Features, Objective, check_same_width
-from jssl.typing import Key
+from jssl.schedules import Schedule
+from jssl.typing import Key, PyTree, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,3 +68,71 @@ class PredictorObjective(ProjectorObjective):
       head_params["predictor"], state["predictor"], z
     )
     return p, z, {**state, "predictor": new}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrototypeObjective(ProjectorObjective):
+  """Base of methods that compare embeddings with prototypes.
+
+  Attributes:
+    prototypes: prototypes of the projector's output width.
+  """
+
+  prototypes: Prototypes
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns projector and prototypes; batch statistics of the projector."""
+    first, second = jax.random.split(key)
+    params, state = super().init(first, feature_dim)
+    width = self.projector.width(feature_dim)
+    params["prototypes"] = self.prototypes.init(second, width)
+    return params, state
+
+  def schedules(self) -> Mapping[str, Schedule]:
+    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
+    return self.prototypes.schedules("prototypes")
+
+  def update(
+    self, head_params: dict, state: dict, carry: dict, *, step: Step
+  ) -> tuple[PyTree, PyTree]:
+    """Normalises the prototypes if `prototypes.norm` is "step"."""
+    prototypes = self.prototypes.after_step(head_params["prototypes"])
+    head_params = {**head_params, "prototypes": prototypes}
+    return super().update(head_params, state, carry, step=step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationObjective(Objective):
+  """Base of methods with a student and a teacher head, both learned.
+
+  Attributes:
+    student: head of the same family as the probe, linear for linear probes.
+    teacher: head of the same features, with the output width of `student`.
+  """
+
+  student: Head
+  teacher: Head
+  heads = ("student", "teacher")
+
+  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+    """Returns parameters and batch statistics of both heads."""
+    heads = {"student": self.student, "teacher": self.teacher}
+    return init_heads(
+      key, {name: (head, feature_dim) for name, head in heads.items()}
+    )
+
+  def project(
+    self,
+    head_params: dict,
+    state: dict,
+    student: Float[Array, "v b d"],
+    teacher: Float[Array, "u b d"],
+  ) -> tuple[Float[Array, "v b z"], Float[Array, "u b y"], dict]:
+    """Returns the outputs of both heads for their features, and the state."""
+    s, new = self.student.apply(
+      head_params["student"], state["student"], student
+    )
+    t, other = self.teacher.apply(
+      head_params["teacher"], state["teacher"], teacher
+    )
+    return s, t, {"student": new, "teacher": other}

@@ -7,12 +7,10 @@ paper: temperature 0.1 (batch 4096, ImageNet; 0.5 on CIFAR-10), projector
 
 import dataclasses
 
-from jaxtyping import Array, Float
-
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -33,10 +31,7 @@ class SimCLR(TwoViewObjective):
     check_positive(temperature=self.temperature)
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """NT-Xent between two views."""
     return losses.nt_xent(z1, z2, temperature=self.temperature), {}

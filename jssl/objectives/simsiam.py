@@ -7,12 +7,13 @@ predictor, batch 256 to 512, 100 epochs.
 """
 
 import dataclasses
+from typing import Any
 
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,16 +38,9 @@ class SimSiam(PredictorObjective):
     return frozenset({"predictor"} if self.constant_predictor_rate else ())
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Negative cosine similarity of prediction and target, both directions."""
-    del key, step
     p, z, state = self.predict(head_params, state, features)
     if self.stop_gradient:
       loss = losses.simsiam(*p, *z)

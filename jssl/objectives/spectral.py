@@ -10,12 +10,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -35,16 +34,13 @@ class Spectral(TwoViewObjective):
     check_positive(squared_radius=self.squared_radius)
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """Spectral contrastive loss of two views projected onto the ball."""
     z1, z2 = (self._in_ball(z) for z in (z1, z2))
     return losses.spectral_contrastive(z1, z2) / self.squared_radius, {}
 
-  def _in_ball(self, z: Float[Array, "b z"]) -> Float[Array, "b z"]:
+  def _in_ball(self, z: Embeddings) -> Embeddings:
     square = jnp.sum(z**2, axis=1, keepdims=True)
     outside = square > self.squared_radius
     # 1 replaces the norm of inner rows: no infinite gradient at zero rows.

@@ -8,12 +8,11 @@ norms, batch 6144. Supervised: every training image needs a label.
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -34,10 +33,7 @@ class SupCon(TwoViewObjective):
     check_positive(temperature=self.temperature)
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """L_out over all 2b rows."""
     if labels is None:

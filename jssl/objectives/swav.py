@@ -8,22 +8,20 @@ epochs. The paper's queue for small batches is not implemented.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jssl import losses
 from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features, check_positive
-from jssl.objectives.projector import ProjectorObjective
-from jssl.schedules import Schedule
-from jssl.typing import Key, PyTree, Scalar, Step
+from jssl.objectives.projector import PrototypeObjective
+from jssl.typing import Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SwAV(ProjectorObjective):
+class SwAV(PrototypeObjective):
   """SwAV; `objective.name="swav"` in a config.
 
   Attributes:
@@ -51,32 +49,12 @@ class SwAV(ProjectorObjective):
       num_views=self.num_views,
     )
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
-    """Returns projector and prototypes; batch statistics of the projector."""
-    first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
-    width = self.projector.width(feature_dim)
-    params["prototypes"] = self.prototypes.init(second, width)
-    return params, state
-
-  def schedules(self) -> Mapping[str, Schedule]:
-    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
-    return self.prototypes.schedules("prototypes")
-
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Swapped prediction: all views predict assignments of large crops."""
-    del key, step
-    z, state = self.project(
-      head_params, state, jnp.concatenate(features.student)
-    )
+    views = jnp.concatenate(features.student)
+    z, state = self.project(head_params, state, views)
     loss = losses.swav(
       l2_normalize(z),
       self.prototypes.rows(head_params["prototypes"]),
@@ -86,11 +64,3 @@ class SwAV(ProjectorObjective):
       num_large=self.num_views,
     )
     return loss, Aux({}, state)
-
-  def update(
-    self, head_params: dict, state: dict, carry: dict, *, step: Step
-  ) -> tuple[PyTree, PyTree]:
-    """Normalises the prototypes if `prototypes.norm` is "step"."""
-    del state, step
-    prototypes = self.prototypes.after_step(head_params["prototypes"])
-    return {**head_params, "prototypes": prototypes}, carry

@@ -2,12 +2,15 @@
 
 import abc
 import dataclasses
+from typing import Any
 
 from jaxtyping import Array, Float
 
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import ProjectorObjective
-from jssl.typing import Key, Labels, Metrics, Scalar, Step
+from jssl.typing import Labels, Metrics, Scalar
+
+Embeddings = Float[Array, "b z"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,24 +19,14 @@ class TwoViewObjective(ProjectorObjective):
 
   @abc.abstractmethod
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """Returns `(loss, metrics)`; metrics are scalars to log."""
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Applies the projector and compares two views."""
-    del key, step
     (h,) = features.student
     (z1, z2), state = self.project(head_params, state, h)
     loss, metrics = self.compare(z1, z2, features.labels)

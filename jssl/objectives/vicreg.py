@@ -7,12 +7,10 @@ epochs.
 
 import dataclasses
 
-from jaxtyping import Array, Float
-
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_range
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -38,10 +36,7 @@ class VICReg(TwoViewObjective):
       check_range(key, getattr(self, key), 0)
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """Returns the weighted sum of the terms; the terms are metrics."""
     terms = losses.vicreg_terms(z1, z2)

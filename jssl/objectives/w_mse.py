@@ -8,12 +8,10 @@ a whole; the paper whitens sub-batches of twice the width.
 
 import dataclasses
 
-from jaxtyping import Array, Float
-
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_range
-from jssl.objectives.two_view import TwoViewObjective
+from jssl.objectives.two_view import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 
@@ -33,10 +31,7 @@ class WMSE(TwoViewObjective):
     check_range("eps", self.eps, 1e-12, 1)
 
   def compare(
-    self,
-    z1: Float[Array, "b z"],
-    z2: Float[Array, "b z"],
-    labels: Labels | None,
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
   ) -> tuple[Scalar, Metrics]:
     """Squared distance of whitened views."""
     b, width = z1.shape
