@@ -12,7 +12,8 @@ f(x) = M k(X, x) with M of [d_out, N]; then
     k*(x, x') = f(x) . f(x') = k(x, X) B k(X, x')
 
 and a loss compares G with a target T that encodes which points are views of one
-image.
+image. `memory_limit_gib` bounds the matrices of a call; None is 80% of the
+available memory.
 
 Example:
   >>> import numpy as np

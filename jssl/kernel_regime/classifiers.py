@@ -1,8 +1,4 @@
-"""SVM and ridge classifiers on a precomputed kernel.
-
-Hyper-parameters are chosen by cross-validation within train. Test is read once,
-with the chosen value.
-"""
+"""SVM and ridge classifiers on a precomputed kernel, with cross-validation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -109,7 +105,8 @@ def kernel_accuracy(
   "svm" is scikit-learn's `SVC` (one against one). "ridge" is least squares on
   one-hot classes with an intercept; its penalty is relative to the mean squared
   error. The kernel is divided by the mean of its diagonal on train, so that
-  hyper-parameters do not depend on its scale.
+  hyper-parameters do not depend on its scale. They are chosen by stratified
+  cross-validation within train; test is read once.
 
   Args:
     classifier: "svm" or "ridge".
@@ -119,10 +116,10 @@ def kernel_accuracy(
     labels_test: [m] labels of test.
     values: candidates for C or the ridge weight, of which the first of equals
       is taken; None is `C_VALUES` or `RIDGE_VALUES`.
-    folds: number of folds of the cross-validation, stratified by class.
+    folds: number of folds.
     seed: seed of the folds.
-    groups: [n] ids of points that stay in one fold, such as image ids if train
-      has several views of an image; None is one group per point.
+    groups: [n] ids of points that stay in one fold, such as image ids of views;
+      None is one group per point.
     scored: [n] True for points that count for validation; the others are only
       fitted. None is all.
 

@@ -11,15 +11,13 @@ the first convolution and 2 / fan-in in the others:
     readout:  mean over p of Sigma[p, p] ("flatten"), or
               mean over p and q of Sigma[p, q] ("mean", global average pooling)
 
-"flatten" only needs p = q, h w numbers per pair of images. "mean" needs all
-pairs of pixels, (h w)^2 numbers, and is meant for hundreds of 14 x 14 images.
+"flatten" only needs h w numbers per pair of images, "mean" (h w)^2: it is meant
+for hundreds of 14 x 14 images.
 
 References:
-  Novak et al., "Bayesian Deep Convolutional Networks with Many Channels are
-  Gaussian Processes", ICLR 2019; Garriga-Alonso et al., ICLR 2019. Tangent
-  kernel: Arora et al., "On Exact Computation with an Infinitely Wide Neural
-  Net", NeurIPS 2019, section 4. The recursions are derived from the network
-  above and tested against wide networks.
+  Novak et al., ICLR 2019, and Garriga-Alonso et al., ICLR 2019. Tangent kernel:
+  Arora et al., "On Exact Computation with an Infinitely Wide Neural Net",
+  NeurIPS 2019, section 4. Derived, and tested against wide networks.
 """
 
 import dataclasses
@@ -121,7 +119,6 @@ class _Convolutional(Kernel):
     return covariance, tangent
 
   def pair_size(self, shape: tuple[int, ...]) -> int:
-    """Size of the largest intermediate array: h w, or (h w)^2 for "mean"."""
     pixels = math.prod(shape[:2])
     return pixels if self.readout == "flatten" else pixels**2
 
@@ -132,13 +129,9 @@ def _readout(maps: Maps) -> Block:
 
 @dataclasses.dataclass(frozen=True)
 class ConvGP(_Convolutional):
-  """Gaussian process of an infinite convolutional network: readout trained.
-
-  The module docstring has the formulas.
-  """
+  """Gaussian process of an infinite convolutional network: readout trained."""
 
   def __call__(self, x: Images, y: Images) -> Block:
-    """Returns k(x_i, y_j), [n, m]."""
     return _readout(self._units(x, y)[0])
 
 
@@ -154,6 +147,5 @@ class ConvNTK(_Convolutional):
   """
 
   def __call__(self, x: Images, y: Images) -> Block:
-    """Returns k(x_i, y_j), [n, m]."""
     covariance, tangent = self._units(x, y)
     return _readout(covariance + tangent)

@@ -38,7 +38,6 @@ class Kernel(abc.ABC):
 
   def pair_size(self, shape: tuple[int, ...]) -> int:
     """Size of the largest intermediate array per pair of points of a shape."""
-    del shape
     return 1
 
 
@@ -91,7 +90,6 @@ class RBF(Kernel):
       )
 
   def __call__(self, x: Rows, y: Float[Array, "m ..."]) -> Block:
-    """Returns k(x_i, y_j), [n, m]."""
     x, y = _flat(x), _flat(y)
     squares = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None]
     distances = jnp.maximum(squares - 2 * _products(x, y), 0)
@@ -161,7 +159,6 @@ class ArcCosine(Kernel):
     _check_depth(self.depth)
 
   def __call__(self, x: Rows, y: Float[Array, "m ..."]) -> Block:
-    """Returns k(x_i, y_j), [n, m]."""
     covariance, scale = _covariance(x, y)
     c = cosine(covariance, scale)
     layer = kappa_1 if self.degree else kappa_0
@@ -183,8 +180,7 @@ class MLPNTK(Kernel):
     depth: number of hidden layers.
 
   Reference:
-    Jacot et al., "Neural Tangent Kernel", NeurIPS 2018, in the form of Arora et
-    al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS
+    Jacot et al., "Neural Tangent Kernel", NeurIPS 2018; Arora et al., NeurIPS
     2019, section 3, with x / sqrt(d) for x.
   """
 
@@ -194,7 +190,6 @@ class MLPNTK(Kernel):
     _check_depth(self.depth)
 
   def __call__(self, x: Rows, y: Float[Array, "m ..."]) -> Block:
-    """Returns k(x_i, y_j), [n, m]."""
     covariance, scale = _covariance(x, y)
     tangent = covariance
     for _ in range(self.depth):

@@ -52,14 +52,7 @@ class Embedding:
     mesh: Mesh | None = None,
     memory_limit_gib: float | None = None,
   ) -> Embedded:
-    """Returns Z = k(x, X) M^T, [n, d].
-
-    Args:
-      x: [n, ...] points.
-      block_rows: number of rows of k(x, X) that exist at once.
-      mesh: see `gram`.
-      memory_limit_gib: see `gram`.
-    """
+    """Returns Z = k(x, X) M^T, [n, d], from blocks of k(x, X); see `gram`."""
     parts = [
       gram(
         self.kernel,

@@ -1,8 +1,7 @@
 """Gram matrices, computed in blocks on one device or over a mesh.
 
-Blocks are float64 on the device too (`jax.enable_x64`, local to the call): in
-float32 the smallest eigenvalue of kernels of 1,000 points moved by 4e-8 to 1e-5
-tr(K) / N, as much as the jitter. A TPU emulates float64, slowly.
+Blocks are float64 on the device too: in float32 the smallest eigenvalue of
+kernels of 1,000 points moved by 4e-8 to 1e-5 tr(K) / N, as much as the jitter.
 """
 
 import functools
@@ -72,7 +71,7 @@ def gram(
     block_rows: rows and columns of a block, rounded up to a multiple of the
       mesh size; None limits each array of a block to 32 MiB.
     mesh: mesh of one process; the rows of a block are split over its devices.
-    memory_limit_gib: limit for the result; None is 80% of the available memory.
+    memory_limit_gib: limit for the result.
 
   Raises:
     ValueError: if points differ in shape or are not finite, all points of x are
@@ -96,12 +95,8 @@ def gram(
       f"All {len(x)} points of x are identical; check the images, and that "
       "views are random."
     )
-  check_memory(
-    len(x),
-    None if symmetric else len(other),
-    what="The Gram matrix",
-    memory_limit_gib=memory_limit_gib,
-  )
+  columns = None if symmetric else len(other)
+  check_memory("The Gram matrix", memory_limit_gib, len(x), columns)
   devices = mesh.size if mesh else 1
   rows = block_rows or _default_rows(kernel, x.shape[1:], devices)
   rows = -(-min(rows, max(len(x), len(other))) // devices) * devices

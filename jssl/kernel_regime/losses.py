@@ -5,14 +5,13 @@ derived. With Z = f(X), [N, d_out], and G = Z Z^T:
 
     contrastive      ||Z Z^T - (I + A)||_F^2 = ||G - T||^2,   T = I + A
     non-contrastive  ||Z^T C Z - I||_F^2 + beta Tr(Z^T Lap Z)
-                       = ||C G C||^2 - 2 Tr(C G) + beta Tr(Lap G) + d_out
                        = ||C G C - T||^2 - ||T||^2 + d_out,
                      T = C - (beta / 2) Lap
 
-The second form follows from Tr((Z^T C Z)^2) = ||C G C||^2 and Tr I = d_out, the
-third from C Lap C = Lap. So both losses are the squared distance of P G P to T,
-P = I or C, plus a constant. The closest G of rank d_out is T_+, the top d_out
-eigenpairs of T clipped at 0. They are known without a solver.
+from Tr((Z^T C Z)^2) = ||C G C||^2, Tr I = d_out and C Lap C = Lap. So both
+losses are the squared distance of P G P to T, P = I or C, plus a constant. The
+closest G of rank d_out is T_+, the top d_out eigenpairs of T clipped at 0. They
+are known without a solver.
 """
 
 import abc
@@ -68,11 +67,7 @@ class Loss(abc.ABC):
 
   @abc.abstractmethod
   def top_eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
-    """Returns T_+ in O(N d_out) memory.
-
-    Raises:
-      ValueError: if d_out is not from 1 to N.
-    """
+    """Returns T_+ in O(N d_out) memory; ValueError unless 1 <= d_out <= N."""
 
   @abc.abstractmethod
   def value(self, z: Embedded, image_ids: Ids) -> float:
@@ -117,14 +112,10 @@ class Contrastive(Loss):
   shift_invariant: ClassVar[bool] = False
 
   def target(self, image_ids: Ids) -> Square:
-    """Returns I + A."""
     return np.eye(len(image_ids)) + adjacency(image_ids)
 
   def top_eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
-    """Returns the means of the images with most views, eigenvalue n_g.
-
-    Of images with equally many views, those of lower ids come first.
-    """
+    """The images with most views (of ties, lower ids), eigenvalue n_g."""
     index, counts = view_groups(image_ids)
     pairs = _empty_eigenpairs(len(index), d_out)
     order = np.argsort(-counts, kind="stable")[:d_out]
@@ -134,17 +125,13 @@ class Contrastive(Loss):
     return pairs
 
   def value(self, z: Embedded, image_ids: Ids) -> float:
-    """||Z^T Z||^2 - 2 sum_g ||sum_{i in g} z_i||^2 + sum_g n_g^2.
-
-    Exact up to rounding of ||T||^2, about 1e-15 of it.
-    """
+    """||Z^T Z||^2 - 2 sum_g ||sum_{i in g} z_i||^2 + sum_g n_g^2."""
     z = _float64(z, image_ids)
     sums = view_groups(image_ids).sums(z)
     squares = np.sum((z.T @ z) ** 2) - 2 * np.sum(sums**2)
     return float(squares + self.target_norm_sq(image_ids))
 
   def target_norm_sq(self, image_ids: Ids) -> float:
-    """sum_g n_g^2."""
     return float(np.sum(view_groups(image_ids).counts ** 2))
 
 
@@ -167,14 +154,12 @@ class NonContrastive(Loss):
       raise ValueError(f"loss.beta={self.beta} must not be negative.")
 
   def target(self, image_ids: Ids) -> Square:
-    """Returns C - (beta / 2) Lap."""
     return centring(len(image_ids)) - self.beta / 2 * laplacian(image_ids)
 
   def top_eigenpairs(self, image_ids: Ids, d_out: int) -> Eigenpairs:
-    """Returns differences between and within images.
+    """Differences between images' means, of eigenvalue 1, and within images.
 
-    Differences of images' means have eigenvalue 1, the n_g - 1 differences
-    within an image have 1 - beta n_g / 2.
+    The n_g - 1 differences within an image have 1 - beta n_g / 2.
     """
     index, counts = groups = view_groups(image_ids)
     pairs = _empty_eigenpairs(len(index), d_out)

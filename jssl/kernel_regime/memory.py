@@ -32,11 +32,7 @@ def available_gib() -> float:
 
 
 def limit_gib(memory_limit_gib: float | None) -> float:
-  """Returns the limit in GiB; None is 80% of the available memory.
-
-  Raises:
-    ValueError: if the limit is not positive.
-  """
+  """Returns the positive limit in GiB; None is 80% of the available memory."""
   if memory_limit_gib is None:
     return _SHARE * available_gib()
   if not memory_limit_gib > 0:
@@ -45,22 +41,16 @@ def limit_gib(memory_limit_gib: float | None) -> float:
 
 
 def check_memory(
+  what: str,
+  memory_limit_gib: float | None,
   n: int,
   m: int | None = None,
   *,
-  what: str,
-  memory_limit_gib: float | None,
   matrices: float = 1.0,
 ) -> None:
   """Raises ValueError if matrices [n, m], or [n, n], exceed the memory limit.
 
-  Args:
-    n: number of rows.
-    m: number of columns; None is n.
-    what: name of the computation, for the message.
-    memory_limit_gib: None is 80% of the available memory.
-    matrices: number of matrices that exist at the same time, besides those
-      that the caller already holds.
+  `matrices` counts those that exist at the same time, besides the caller's.
   """
   limit = limit_gib(memory_limit_gib)
   needed = matrices * gram_gib(n, m)

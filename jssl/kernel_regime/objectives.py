@@ -1,15 +1,15 @@
 """Losses of the kernel regime as objectives, for a linear map of features.
 
-Without state, and nothing is stop-gradient. On fixed kernel features their
-minimum is known (`jssl.kernel_regime.solve`), so a training can be compared
-with it; `python -m jssl.study bridge` does. They are not in the registry of
-objectives. Both compare all pairs of rows, [n, n], and are meant for full
-batches of thousands of rows. The forms of the losses are recalled (Kiani et
-al., 2022, arXiv 2209.14884).
+On fixed kernel features their minimum is known (`jssl.kernel_regime.solve`);
+`python -m jssl.study bridge` compares a training with it. They compare all
+pairs of rows, without state or stop-gradient, and are not in the registry of
+objectives. The forms of the losses are recalled (Kiani et al., 2022, arXiv
+2209.14884).
 """
 
 import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jssl.objectives.base import (
   check_positive,
   check_range,
 )
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Key, Scalar
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -58,16 +58,9 @@ class KernelRegime(Objective):
     return {"map": w / feature_dim}, {}
 
   def loss(
-    self,
-    head_params: dict,
-    state: dict,
-    features: Features,
-    *,
-    key: Key,
-    step: Step,
+    self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Returns the loss of all views of the batch."""
-    del key, step
     (h,) = features.student
     v, b, d = h.shape
     images = jnp.arange(b)

@@ -52,13 +52,7 @@ def _sufficient_jitter(k: Gram, smallest: float) -> float:
 def cholesky(k: Gram, *, jitter: float = 0.0) -> Gram:
   """Lower Cholesky factor of K + jitter tr(K) / N I.
 
-  Args:
-    k: [n, n] Gram matrix.
-    jitter: as in `with_jitter`.
-
-  Raises:
-    ValueError: if the matrix is not positive definite. The message names the
-      smallest eigenvalue and a jitter that suffices.
+  Raises ValueError with a sufficient jitter if it is not positive definite.
   """
   shifted = _add_jitter(k, jitter) if jitter else k
   try:

@@ -1,18 +1,17 @@
 """Optimal maps of the kernel regime, in closed form, with and without a ridge.
 
-Kiani et al. 2022 (arXiv 2209.14884); derived from the losses as recalled, see
-`losses`. Each solver returns M of f(x) = M k(X, x), [d_out, N]. A loss depends
-on P G P with G = K B K, B = M^T M, P = I or C, and its distance to T.
+Derived from the losses as recalled, see `losses`. Each solver returns M of
+f(x) = M k(X, x), [d_out, N]. A loss depends on P G P with G = K B K, B = M^T M,
+P = I or C, and its distance to T.
 
 The ridge alpha Tr(B K) = alpha Tr(K^-1 G) is linear in G:
 
     ||G - T||^2 + alpha Tr(K^-1 G) = ||G - (T - alpha / 2 K^-1)||^2 + constant
 
 so the optimum over G >= 0 of rank d_out consists of the top d_out positive
-eigenpairs of T - alpha / 2 K^-1, and this semidefinite programme needs no
-iterative solver. For P = C the same holds on the complement of 1, with C K C
-for K: the part of K^1/2 B K^1/2 outside the range of K^1/2 C adds to the trace
-and does not change the loss.
+eigenpairs of T - alpha / 2 K^-1. For P = C the same holds on the complement of
+1, with C K C for K: the part of K^1/2 B K^1/2 outside the range of K^1/2 C adds
+to the trace and does not change the loss.
 """
 
 import numpy as np
@@ -52,7 +51,7 @@ def closed_form(
   Args:
     k: [N, N] positive definite Gram matrix, see `with_jitter`.
     top: T_+, from `Loss.top_eigenpairs` or `top_eigenpairs`.
-    memory_limit_gib: None is 80% of the available memory.
+    memory_limit_gib: limit for the matrices besides K.
 
   Returns:
     [d_out, N]; rows are 0 where T has no positive eigenvalue left.
@@ -62,12 +61,8 @@ def closed_form(
   """
   n, d_out = top.vectors.shape
   _check_size(k, n)
-  check_memory(
-    n,
-    what="The closed form",
-    memory_limit_gib=memory_limit_gib,
-    matrices=2 + 3 * d_out / n,
-  )
+  matrices = 2 + 3 * d_out / n
+  check_memory("The closed form", memory_limit_gib, n, matrices=matrices)
   z = top.vectors * np.sqrt(top.values)
   return linalg.cho_solve((cholesky(k), True), z).T
 
@@ -86,9 +81,8 @@ def ridge_closed_form(
       contrastive      ||G - (I + A)||^2 + alpha Tr(B K)
       non-contrastive  ||C G C||^2 - 2 Tr(C G) + beta Tr(Lap G) + alpha Tr(B K)
 
-  over B >= 0 of rank d_out: the module docstring has the derivation. Converges
-  to `closed_form`, which is cheaper, as alpha goes to 0. Computes the
-  eigenvectors of two matrices, in ten [N, N] matrices besides K.
+  over B >= 0 of rank d_out. Converges to `closed_form`, which is cheaper, as
+  alpha goes to 0. Takes ten [N, N] matrices besides K.
 
   Args:
     k: [N, N] positive definite Gram matrix, see `with_jitter`.
@@ -96,7 +90,7 @@ def ridge_closed_form(
     image_ids: [N].
     alpha: weight of the ridge, > 0; usually a fraction of `alpha_max`.
     d_out: dimension of the embedding; None is the rank of the optimum.
-    memory_limit_gib: None is 80% of the available memory.
+    memory_limit_gib: limit for the matrices besides K.
 
   Returns:
     [d_out, N], padded with zeros if the optimum has a lower rank, or [rank, N].
@@ -114,9 +108,7 @@ def ridge_closed_form(
       "ridge."
     )
   _check_size(k, n)
-  check_memory(
-    n, what="The ridge", memory_limit_gib=memory_limit_gib, matrices=10
-  )
+  check_memory("The ridge", memory_limit_gib, n, matrices=10)
   if loss.shift_invariant:
     kappa, basis = np.linalg.eigh(centre_gram(k))
     # The first eigenvector is 1 / sqrt(N), of eigenvalue 0.
@@ -164,9 +156,7 @@ def alpha_max(
   """
   n = len(image_ids)
   _check_size(k, n)
-  check_memory(
-    n, what="alpha_max", memory_limit_gib=memory_limit_gib, matrices=5
-  )
+  check_memory("alpha_max", memory_limit_gib, n, matrices=5)
   # Any root of K gives these eigenvalues; the Cholesky factor is the cheapest.
   root = cholesky(k)
   product = root.T @ loss.target(image_ids) @ root
@@ -181,13 +171,9 @@ def smoothest_eigenpairs(k: Gram, top: Eigenpairs, d_out: int) -> Eigenpairs:
   unique: with fewer dimensions than images any images' means are optimal. This
   choice is the limit of the ridge's optimum as alpha goes to 0, up to its mean
   if the loss is shift invariant. For equal eigenvalues Tr(B K) =
-  tr(V^T K^-1 V) is minimal for the smallest eigenvectors of U^T K^-1 U.
-
-  Args:
-    k: [N, N] positive definite Gram matrix; for a shift-invariant loss, the
-      centred one plus any multiple of 11^T.
-    top: all positive eigenpairs of the target.
-    d_out: dimension of the embedding.
+  tr(V^T K^-1 V) is minimal for the smallest eigenvectors of U^T K^-1 U. `top`
+  has all positive eigenpairs; for a shift-invariant loss, `k` is the centred
+  Gram matrix plus any multiple of 11^T.
   """
   values, vectors = top.values, top.vectors.copy()
   tied = np.flatnonzero(np.isclose(values, values[d_out - 1]))
@@ -209,7 +195,7 @@ def solve(
 ) -> Map:
   """Optimal map of a loss: `ridge_closed_form`, or `closed_form` for alpha 0.
 
-  Without a ridge, ties are broken as in `smoothest_eigenpairs`.
+  Without a ridge, ties are broken by least Tr(B K).
 
   Args:
     k: [N, N] Gram matrix, see `with_jitter`.
@@ -217,7 +203,7 @@ def solve(
     image_ids: [N], equal for views of one image.
     d_out: dimension of the embedding.
     alpha: weight of the ridge, >= 0.
-    memory_limit_gib: None is 80% of the available memory.
+    memory_limit_gib: limit for the matrices besides K.
 
   Returns:
     [d_out, N].
@@ -256,7 +242,7 @@ def solve_supervised(
     d_out: dimension of the embedding; None is the number of classes, and more
       dimensions would be 0.
     alpha: weight of the ridge, >= 0.
-    memory_limit_gib: None is 80% of the available memory.
+    memory_limit_gib: see `solve`.
 
   Raises:
     ValueError: as `solve`, or if a view has no label (-1) or there is only one

@@ -37,15 +37,10 @@ class ViewGroups(NamedTuple):
 
 
 def view_groups(image_ids: Ids) -> ViewGroups:
-  """Groups points by image.
+  """Groups points by image: equal ids are views of one image.
 
-  Args:
-    image_ids: [n] integers, equal for views of one image.
-
-  Raises:
-    ValueError: if ids are not [n], or there are not two images, one of them
-      with two views.
-    TypeError: if ids are not integers.
+  Raises ValueError unless there are two images, one of them with two views, and
+  TypeError if ids are not integers.
   """
   image_ids = np.asarray(image_ids)
   if image_ids.ndim != 1 or not len(image_ids):
@@ -132,13 +127,9 @@ def check_d_out(d_out: int, n: int) -> None:
 
 
 def top_eigenpairs(target: Square, d_out: int) -> Eigenpairs:
-  """Leading eigenpairs of any symmetric target, by a solver.
+  """Leading eigenpairs of any symmetric target [n, n], by a solver.
 
   `Loss.top_eigenpairs` needs no solver.
-
-  Args:
-    target: [n, n] symmetric matrix.
-    d_out: number of eigenpairs, from 1 to n.
   """
   n = len(target)
   check_d_out(d_out, n)

@@ -88,4 +88,4 @@ def test_too_many_points_are_refused_with_the_number_that_fits():
     gram(RBF(1.0), x, memory_limit_gib=0.0)
   # Nothing of this size is made before it is refused.
   with pytest.raises(ValueError, match=r"N=10000000 .* would fit"):
-    memory.check_memory(10**7, what="A Gram matrix", memory_limit_gib=None)
+    memory.check_memory("A Gram matrix", None, 10**7)

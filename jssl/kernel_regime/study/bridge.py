@@ -1,17 +1,12 @@
 """The bridge study: trains a linear map and compares it with the closed form.
 
-The closed forms of the kernel regime are optima over an RKHS. A linear map of
-features phi with phi(x).phi(y) = k(x, y) at the N points is in this space, so
-the train step with the same loss must reach the same minimum and, if the
-optimum is unique, the same induced kernel on unseen images. Kiani et al., 2022,
-arXiv 2209.14884.
-
-phi is determined up to a rotation: the `principal` basis is along the
-eigenvectors of K, `root` are the rows of K^1/2. Losses and optima agree, but an
-optimizer that scales each coordinate converges at different speeds.
-
-A workdir has `config.json` and the results: `bridge.json`, `bridge.md` and
-`bridge.svg`.
+A linear map of features phi with phi(x).phi(y) = k(x, y) at the N points is in
+the RKHS of the closed forms, so the train step with the same loss must reach
+the same minimum and, if the optimum is unique, the same induced kernel on
+unseen images. phi is determined up to a rotation: the `principal` basis is
+along the eigenvectors of K, `root` are the rows of K^1/2. An optimizer that
+scales each coordinate converges at different speeds. A workdir has
+`config.json`, `bridge.json`, `bridge.md` and `bridge.svg`.
 """
 
 import pathlib
@@ -62,19 +57,6 @@ _NO_AUGMENTATION = Augment(
 )
 
 
-class Trained(NamedTuple):
-  """A map after its training.
-
-  Attributes:
-    gaps: `Loss.relative_gap` before each step, in float32; the last entry is of
-      `m`, in float64.
-    m: map M of the embedding M k(X, x).
-  """
-
-  gaps: Float[np.ndarray, "steps+1"]
-  m: Map
-
-
 def kernel_features(k: Gram, basis: Basis) -> Float[np.ndarray, "n n"]:
   """Features phi of each point, phi phi^T = K, [N, N]."""
   values, vectors = np.linalg.eigh(k)
@@ -93,12 +75,10 @@ def lookup_backbone(phi: Float[np.ndarray, "n d"]) -> Backbone:
     train: bool,
     keys: Keys | None = None,
   ) -> tuple[Float[Array, "n d"], Variables]:
-    del train, keys
     digits = jnp.rint(images[:, 0, :2, 0] * (_BASE - 1)).astype(int)
     return table[digits[:, 0] * _BASE + digits[:, 1]], variables
 
   def init(key: Key, shape: tuple[int, int, int]) -> Variables:
-    del key, shape
     # The step needs a parameter to differentiate.
     return {"params": {"nothing": jnp.zeros((1, 1))}}
 
@@ -114,14 +94,10 @@ def _batch(image_ids: Ids) -> Batch:
 
 
 def _objective(loss: losses.Loss, d_out: int) -> KernelRegime:
-  shared: dict[str, Any] = {
-    "out_dim": d_out,
-    "num_views": 1,
-    "uses_labels": True,
-  }
+  shared: dict[str, Any] = {"num_views": 1, "uses_labels": True}
   if isinstance(loss, losses.NonContrastive):
-    return KernelNonContrastive(**shared, beta=loss.beta)
-  return KernelContrastive(**shared)
+    return KernelNonContrastive(out_dim=d_out, beta=loss.beta, **shared)
+  return KernelContrastive(out_dim=d_out, **shared)
 
 
 def train(
@@ -133,8 +109,11 @@ def train(
   basis: Basis,
   bridge: Bridge,
   seed: int = 0,
-) -> Trained:
-  """Trains a linear map on full batches of [N, N] features of K."""
+) -> tuple[Float[np.ndarray, "steps+1"], Map]:
+  """Trains a linear map on full batches of [N, N] features of K.
+
+  Returns the gaps of `Comparison`, and the map M of the embedding M k(X, x).
+  """
   phi = kernel_features(k, basis)
   backbone, objective = lookup_backbone(phi), _objective(loss, d_out)
   shape = (_SIDE_PX, _SIDE_PX, 1)
@@ -158,7 +137,7 @@ def train(
   m = np.linalg.solve(phi.T, w).T
   values.append(loss.value(phi @ w, image_ids))
   gaps = loss.relative_gap(np.array(values, np.float64), image_ids, d_out)
-  return Trained(gaps, m)
+  return gaps, m
 
 
 class Comparison(NamedTuple):
@@ -168,7 +147,8 @@ class Comparison(NamedTuple):
     loss: name of the loss.
     d_out: dimension of the embedding.
     basis: basis of the features.
-    gaps: see `Trained`.
+    gaps: `Loss.relative_gap` before each step, in float32; the last entry is of
+      the trained map, in float64.
     unseen: ||k*_trained - k*_closed||_F / ||k*_closed||_F on test images; None
       if the optimum is not unique.
   """
@@ -218,14 +198,12 @@ def compare(
   k = with_jitter(grams.k[np.ix_(rows, rows)], config.problem.jitter)
   directions = loss.directions(ids)
   d_out = d_out or directions
-  trained = train(k, loss, ids, d_out=d_out, basis=basis, bridge=config.bridge)
+  gaps, m = train(k, loss, ids, d_out=d_out, basis=basis, bridge=config.bridge)
   unseen = None
   if d_out == directions:
     closed, k_test = solve(k, loss, ids, d_out=d_out), grams.k_test[:, rows]
-    unseen = _kernel_difference(
-      trained.m, closed, k_test, centred=loss.shift_invariant
-    )
-  return Comparison(type(loss).__name__, d_out, basis, trained.gaps, unseen)
+    unseen = _kernel_difference(m, closed, k_test, centred=loss.shift_invariant)
+  return Comparison(type(loss).__name__, d_out, basis, gaps, unseen)
 
 
 def _table(comparisons: Sequence[Comparison]) -> str:
@@ -254,16 +232,7 @@ def run(
 ) -> str:
   """Runs the study, writes its results, and returns the contents of bridge.md.
 
-  Args:
-    config: see configs/kernel_bridge_fashion_mnist.py.
-    workdir: new, or that of an earlier run of the same config.
-    command: command line, for the text.
-    log: called with lines of progress.
-
-  Raises:
-    ValueError: if the config does not fit the data set or memory, or the
-      workdir belongs to another config.
-    FileNotFoundError: if the data set is not prepared.
+  Raises the errors of `run.run`.
   """
   config.check_memory()
   grams = dataset.compute_grams(config)

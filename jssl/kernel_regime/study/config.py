@@ -77,11 +77,9 @@ class Loss:
 class Problem:
   """The `problem` section of a config.
 
-  The Gram matrix of N = images x views points is solved with.
-
   Attributes:
     images: number of images of `data.split`, balanced over classes.
-    views: number of random views of each image.
+    views: number of random views of each image; N = images x views.
     test_images: number of images of `data.test_split`.
     d_out: dimension of the embedding; 0 is the number of dimensions that
       distinguish images: the number of images, or one less for the

@@ -29,16 +29,9 @@ class GramMatrices(NamedTuple):
   """Kernel of all points of a study. Experiments use submatrices.
 
   Points are the views of image 0, those of image 1 and so on, then the images
-  themselves, center-cropped as for evaluation.
-
-  Attributes:
-    k: [p, p] kernel of the points, p = n (views + 1).
-    k_test: [m, p] kernel of test images and points.
-    labels: [n] labels of the images; any leading part is balanced over classes.
-    labels_test: [m] labels of the test images.
-    class_names: names by label.
-    kernel: name and settings of the kernel.
-    seconds: duration of the computation.
+  themselves, center-cropped. Any leading part of the n images is balanced over
+  classes. `k` is of p = n (views + 1) points, `k_test` of test images with
+  them.
   """
 
   k: Float[np.ndarray, "p p"]
@@ -125,11 +118,6 @@ def compute_grams(config: KernelStudy) -> GramMatrices:
   """Samples images, makes their views, and computes the kernel of all pairs.
 
   Blocks of the kernel are split over all devices of this process.
-
-  Raises:
-    FileNotFoundError: if the data set is not prepared.
-    ValueError: if the data set has too few images or no labels, views are all
-      identical, or the result exceeds the memory limit.
   """
   data, problem = config.data, config.problem
   source = open_split(data, data.split)

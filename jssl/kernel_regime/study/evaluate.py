@@ -34,17 +34,10 @@ def measure(
   *,
   z_test: Float[np.ndarray, "m d"],
 ) -> dict[str, Any]:
-  """Measures an embedding at its N points.
+  """Measures an embedding at its N points, and on test images.
 
   For a shift-invariant loss, `within` and the keys after it are of f minus its
   mean.
-
-  Args:
-    k: [N, N] Gram matrix with its jitter.
-    m: [d_out, N] map.
-    loss: loss that it minimises.
-    image_ids: [N].
-    z_test: embedded test images.
 
   Returns:
     d_out; rank: number of dimensions that are not 0; loss: without the ridge;
@@ -78,13 +71,7 @@ def measure(
 
 
 class Embedding(NamedTuple):
-  """An embedding fitted on some of the points.
-
-  Attributes:
-    rows: indices of the points X.
-    m: map M.
-    measures: see `measure`, and the weight alpha of the ridge.
-  """
+  """Map M fitted to the points `rows`, and its measures with the ridge."""
 
   rows: Indices
   m: Map
@@ -197,12 +184,10 @@ def _evaluate(
 def evaluate(
   grams: GramMatrices, experiment: Experiment, config: KernelStudy
 ) -> dict[str, Any]:
-  """Evaluates an experiment.
+  """Evaluates an experiment; returns all numbers, for JSON.
 
-  Returns:
-    All numbers, for JSON. If the experiment fails (kernel not positive
-    semidefinite within the jitter, or out of memory), "failure" is the error
-    message and the numbers are None.
+  If the experiment fails (kernel not positive semidefinite within the jitter,
+  or out of memory), "failure" is the message and the numbers are None.
   """
   started = time.perf_counter()
   numbers = ("svm", "ridge", "points", "folds", "class_alignment", "embedding")

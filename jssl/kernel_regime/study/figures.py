@@ -49,13 +49,7 @@ def kernels(
   labels: Int[np.ndarray, "n"],
   class_names: Sequence[str],
 ) -> Figure:
-  """Draws kernels of images as correlation matrices, ordered by class.
-
-  Args:
-    matrices: up to four, by title.
-    labels: [n] class of each image.
-    class_names: names by label.
-  """
+  """Draws kernels of images as correlation matrices, ordered by class."""
   order = np.argsort(labels, kind="stable")
   order = order[:: -(-len(order) // _MAX_IMAGES)]
   figure = Figure(figsize=(charts.WIDTH_IN, 4.2))
@@ -90,11 +84,7 @@ def kernels(
 
 @charts.styled
 def spectra(curves: Mapping[Features, Sequence[float]]) -> Figure:
-  """Draws eigenvalues of induced kernels on test images, on a log scale.
-
-  Args:
-    curves: eigenvalues by features, relative to the first.
-  """
+  """Draws relative eigenvalues of induced kernels on test images."""
   figure = Figure(figsize=(charts.WIDTH_IN, 3.0))
   ax = figure.subplots()
   for features, values in curves.items():
@@ -122,10 +112,8 @@ def sweeps(
 ) -> Figure:
   """Draws one panel per sweep, with evenly spaced values.
 
-  Args:
-    curves: accuracies in [0, 1] by title, features and value; None if missing.
-    baselines: accuracies of the main experiments; drawn as dashed lines for
-      features that are not in the sweep.
+  Accuracies are in [0, 1] or None. Features that are not in the sweep have
+  their baseline as a dashed line.
   """
   rows = -(-len(curves) // 2)
   figure = Figure(figsize=(charts.WIDTH_IN, 2.9 * rows))
@@ -165,10 +153,8 @@ def gaps(
 ) -> Figure:
   """Draws gaps to the optimum over training steps, on logarithmic axes.
 
-  Args:
-    curves: relative gaps before each step, by basis and name. Names alternate
-       between full (solid) and small (dashed) dimension.
-    tolerance: drawn as a dotted line.
+  Curves are by basis and name; names alternate between full (solid) and small
+  (dashed) dimension.
   """
   figure = Figure(figsize=(charts.WIDTH_IN, 3.4))
   axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]

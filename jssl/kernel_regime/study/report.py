@@ -54,16 +54,7 @@ _ALT = {
 
 
 class Results(NamedTuple):
-  """All results of a study.
-
-  Attributes:
-    command: command line that repeats the study.
-    machine: CPU cores, system and JAX version.
-    config: of the study.
-    grams: the kernel.
-    by_experiment: results of `evaluate`.
-    spirals: the toy problem, for each kind of noise.
-  """
+  """All results of a study; `command` repeats it on `machine`."""
 
   command: str
   machine: str

@@ -1,14 +1,11 @@
 """The kernel study: views, Gram matrix, optimal embeddings, classifiers.
 
 Compares the closed forms of `jssl.kernel_regime` with the raw kernel and with a
-supervised one. Kiani, Balestriero, Chen, Lloyd and LeCun, "Joint Embedding
-Self-Supervised Learning in the Kernel Regime", 2022, arXiv 2209.14884.
-
-A workdir has `config.json`, the kernel of all points in `gram.npz`, one line
-per finished experiment in `results.jsonl`, and the report: `kernels.json`,
-`kernels.md`, `kernels.html` and one SVG per figure. Finished experiments are
-not repeated. A failed experiment has its error in the report and is tried again
-in the next run.
+supervised one. A workdir has `config.json`, the kernel of all points in
+`gram.npz`, one line per finished experiment in `results.jsonl`, and the report:
+`kernels.json`, `kernels.md`, `kernels.html` and one SVG per figure. Finished
+experiments are not repeated; failed ones are reported and tried again in the
+next run.
 """
 
 import json
@@ -81,12 +78,6 @@ def run(
   log: Callable[[str], None] = lambda line: None,
 ) -> Written:
   """Runs the unfinished experiments of a study and writes the report.
-
-  Args:
-    config: see configs/kernel_fashion_mnist.py.
-    workdir: new, or that of an earlier run of the same config.
-    command: command line, for the report.
-    log: called with lines of progress.
 
   Raises:
     ValueError: if the config does not fit the data set or memory, or the

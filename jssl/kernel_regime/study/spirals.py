@@ -89,13 +89,7 @@ def _auc(
 
 
 def make_spirals(noise: Noise, *, seed: int, grid: int = 96) -> Spirals:
-  """Samples the views and computes both maps.
-
-  Args:
-    noise: "along" the arms, or "isotropic".
-    seed: seed of the views.
-    grid: number of grid points on a side of the square.
-  """
+  """Samples the views and computes both maps on a square grid."""
   points, arm = _views(noise, np.random.default_rng(seed))
   x, ids = points.reshape(-1, 2), np.repeat(np.arange(_IMAGES), _VIEWS)
   arm = arm[ids]
