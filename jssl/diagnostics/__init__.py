@@ -1,24 +1,22 @@
 """Measures of features of any model, with and without labels.
 
-Pure functions from NumPy arrays to numbers, for evaluation and reports:
-spectrum and collapse, alignment and uniformity of views, class centres,
-information about the image, and terms of a generalisation bound. They need no
-config and no Flax; `batch_measures` alone runs inside of a compiled step.
+Pure functions from NumPy arrays to numbers: spectrum and collapse, alignment
+and uniformity of views, class centres, information about the image, and terms
+of a generalisation bound. `batch_measures` alone runs inside a compiled step.
 
     >>> import numpy as np
     >>> h = np.random.default_rng(0).normal(size=(1000, 8)).astype("float32")
     >>> auc = collapse_auc(singular_values(h))
 
 Features are [n, d] with one row per image, or [n, v, d] with v views of each.
-They may be memory-mapped and larger than any device: each block of rows is
-summed on the device in float32 (second moments in float64), and blocks are
-added up on the host in float64. `mesh` splits the rows over its devices and
-changes results by rounding only.
+They may be memory-mapped and larger than any device: blocks of rows are summed
+on the device in float32 (second moments in float64), and on the host in
+float64. `mesh` splits rows over its devices, None is one device; it changes
+results by rounding only.
 
-All functions raise ValueError for inputs that cannot be measured: wrong shapes,
-too few rows, missing labels, non-finite values, options out of range, or views
-that are copies of each other. They raise TypeError for features that are not
-floating, and labels that are not integers.
+All functions raise ValueError for inputs that cannot be measured (shapes, too
+few rows, missing labels, non-finite values, views that are copies) and
+TypeError for features that are not floating or labels that are not integers.
 """
 
 from jssl.diagnostics.batch import batch_measures

@@ -1,7 +1,6 @@
 """Measures of a batch that are cheap enough for a compiled train step.
 
-They show a collapse that the loss hides. The cost is one matrix product of
-the smaller of [d, d] and [n, n]; no eigenvalues are computed.
+They show a collapse that the loss hides, at the cost of one matrix product.
 """
 
 import jax
@@ -30,11 +29,11 @@ def batch_measures(h: Float[Array, "v b d"]) -> Metrics:
   Returns:
     view_alignment: mean squared distance of two views of an image, of
       normalised features, in [0, 4]; Wang and Isola (2020).
-    feature_deviation: sqrt(d) times the mean standard deviation of the columns
-      of normalised features: 0 at collapse, about 1 if all directions vary
-      alike; Chen and He (2021), section 4.1.
-    participation_ratio: (tr C)^2 / tr(C^2) of the covariance C: the number of
-      directions that vary, 1 to d, or 0 if none varies by more than rounding.
+    feature_deviation: sqrt(d) times the mean standard deviation of normalised
+      columns: 0 at collapse, about 1 if all directions vary alike; Chen and He
+      (2021), section 4.1.
+    participation_ratio: (tr C)^2 / tr(C^2) of the covariance C, the number of
+      directions that vary: 1 to d, or 0 if none varies beyond rounding.
   """
   views, images, dim = h.shape
   wide = jnp.promote_types(h.dtype, jnp.float32)

@@ -1,8 +1,7 @@
 """Sums over the rows of large matrices, one block of rows at a time.
 
-Features may be memory-mapped and larger than any device. Each block goes to
-the device, or is split over a mesh, and is summed there in float32. The host
-adds up the blocks in float64, so that long sums do not stop growing.
+Each block is summed on the device, or over a mesh, in float32; the host adds up
+the blocks in float64, so that long sums do not stop growing.
 """
 
 import math
@@ -71,16 +70,11 @@ def put(
 def device_blocks(
   *arrays: Rows, block_rows: int | None = None, mesh: Mesh | None = None
 ) -> Iterator[list[Shaped[Array, "b ..."]]]:
-  """Yields blocks of rows of all arrays, split over the devices of a mesh.
+  """Yields blocks of rows of all arrays [n, ...], split over a mesh.
 
-  The first array of each block, bool [b], is False for the rows of zeros that
-  pad the last block.
-
-  Args:
-    *arrays: [n, ...] each; anything that NumPy can slice.
-    block_rows: b, rounded up to a multiple of the mesh size; None:
-      `block_images` of the first array.
-    mesh: mesh to split blocks over; None: one device.
+  The first array of each block, bool [b], is False for the zeros that pad the
+  last block. `block_rows` is rounded up to a multiple of the mesh size; None is
+  `block_images` of the first array.
   """
   lengths = {len(array) for array in arrays}
   if len(lengths) != 1 or not all(lengths):
@@ -106,8 +100,7 @@ def sums(
 ) -> Any:
   """Adds up the pytrees `function(*block)` over `device_blocks`, in float64.
 
-  Raises ValueError if a sum is not finite; `name` is the argument of the caller
-  that holds the rows.
+  Raises ValueError, with the argument `name`, if a sum is not finite.
   """
   total = None
   for block in device_blocks(*arrays, block_rows=block_rows, mesh=mesh):
@@ -118,10 +111,7 @@ def sums(
 
 
 def check_finite(total: PyTree, *arrays: Rows, name: str = "features") -> None:
-  """Raises ValueError with the number of bad rows if a sum is not finite.
-
-  The arrays [n, ...] are read only in that case.
-  """
+  """Raises ValueError with the number of bad rows if a sum is not finite."""
   if all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(total)):
     return
   length, bad = len(arrays[0]), 0

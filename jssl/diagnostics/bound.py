@@ -1,8 +1,7 @@
 """The bound on the error of the nearest-mean classifier, and its terms.
 
 Huang, Yi, Zhao and Jiang, "Towards the Generalization of Contrastive
-Self-Supervised Learning", ICLR 2023, arXiv 2111.00743. R_eps and the Lipschitz
-constant measure how far apart a feature map leaves the views of an image.
+Self-Supervised Learning", ICLR 2023, arXiv 2111.00743.
 """
 
 from collections.abc import Sequence
@@ -61,12 +60,8 @@ def divergence_curve(
   Args:
     features: features f of v >= 2 views of n images.
     epsilons: distances, not negative, in any order.
-    weights: weight of each image, not negative; None: equal weights. Class
-      frequencies turn a class-balanced sample into an estimate for the set.
-    mesh: mesh to split images over; None: one device.
-
-  Returns:
-    The share for each epsilon, from float32 differences.
+    weights: weight of each image, not negative; None: equal. Class frequencies
+      turn a class-balanced sample into an estimate for the set.
   """
   checks.check_views(features, "features", rows=1)
   limits = checks.check_not_negative("epsilons", epsilons)
@@ -105,9 +100,9 @@ def lipschitz_at_least(
 ) -> float:
   """Returns max |f(x') - f(x'')| / |x' - x''| over pairs of views of an image.
 
-  This is a lower bound of the Lipschitz constant L of f, so `diameter` and
-  `rho` of `generalisation_bound` come out too small. Views that differ only by
-  rounding measure the rounding of f instead.
+  A lower bound of the Lipschitz constant L, so `diameter` and `rho` of
+  `generalisation_bound` come out too small. Views that differ only by rounding
+  measure the rounding of f instead.
 
   Example:
     >>> views = np.random.default_rng(0).random((5, 4, 8))
@@ -117,7 +112,6 @@ def lipschitz_at_least(
   Args:
     views: v >= 2 views of n images, [n, v, p] or [n, v, h, w, c], in [0, 1].
     features: features f of the same views.
-    mesh: mesh to split images over; None: one device.
   """
   pixels = checks.flat_pixels(views)
   checks.check_features(features, rows=1, views=2)
@@ -151,7 +145,7 @@ class BoundTerms(NamedTuple):
     diameter: sigma L delta / r, third term of rho.
     tolerance: 2 sigma eps / r, fourth term of rho.
     rho: sum of the four terms.
-    spread: Delta = 1 - min_k |mu_k|^2 / r^2.
+    spread: Delta.
     threshold: r^2 (1 - rho - sqrt(2 rho) - Delta / 2).
     max_inner: max mu_k . mu_l over classes k != l.
     holds: True if max_inner < threshold, so that the bound is proven.
@@ -217,13 +211,10 @@ def tightest_bound(
     ... )
 
   Args:
-    class_means: mu_k, see `generalisation_bound`.
+    class_means: mu_k, see `generalisation_bound` for all arguments.
     curve: result of `concentration_curve`.
     epsilons: distances in feature space.
     divergence: R_eps at each epsilon, from `divergence_curve`.
-    lipschitz: Lipschitz constant L.
-    radius: norm r of all features.
-    min_share: share of the rarest class.
   """
   terms = _rho_terms(
     curve.one_minus_sigma[:, None],
@@ -271,15 +262,9 @@ def generalisation_bound(
   and L in this package are lower bounds, so rho may err either way.
 
   Example:
+    >>> exact = dict(delta=0.0, divergence=0.0, epsilon=0.0, lipschitz=1.0)
     >>> bound = generalisation_bound(
-    ...   np.eye(4),
-    ...   one_minus_sigma=0.001,
-    ...   delta=0.0,
-    ...   divergence=0.0,
-    ...   epsilon=0.0,
-    ...   lipschitz=1.0,
-    ...   radius=1.0,
-    ...   min_share=0.25,
+    ...   np.eye(4), one_minus_sigma=0.001, radius=1.0, min_share=0.25, **exact
     ... )
     >>> bound.holds, bound.bound
     (True, 0.001)

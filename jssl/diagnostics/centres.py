@@ -1,7 +1,6 @@
 """Class centres: how far apart they are, and the nearest-mean classifier.
 
-Centre measures follow Huang, Yi, Zhao and Jiang, "Towards the Generalization
-of Contrastive Self-Supervised Learning", ICLR 2023 (arXiv 2111.00743). Ideal
+Centre measures follow Huang et al., ICLR 2023 (arXiv 2111.00743). Ideal
 representations of Dubois et al. (NeurIPS 2022, arXiv 2209.06235) have centres
 on a simplex; the distance to it is our own measure.
 """
@@ -85,7 +84,6 @@ def class_means(
     labels: class of each row, [n].
     num_classes: number of classes k; at least two must have rows.
     normalise: True to project features onto the unit sphere.
-    mesh: mesh to split rows over; None: one device.
   """
   check_features(features)
   labels = check_labels(labels, len(features), num_classes)
@@ -176,10 +174,10 @@ def count_wrong(
   *,
   normalise: bool,
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-  """Counts rows whose label does not have the largest score.
+  """Counts rows whose label has not the largest <x - shift, centre> + bias.
 
-  Scores are <x - shift, centre> + bias; rows with a negative label do not
-  count. The second result is NaN if features are not finite.
+  Rows with a negative label do not count. The second result is NaN if features
+  are not finite.
   """
   x = float32_rows(features, normalise=normalise) - shift[None]
   # With bias = -|mu|^2 / 2 the argmax is the nearest centre, because
@@ -215,7 +213,6 @@ def nearest_mean_error(
     labels: class of each row, [n].
     means: result of `class_means`, on these or other rows.
     normalise: same value as in `class_means`.
-    mesh: mesh to split rows over; None: one device.
   """
   check_features(features, rows=1)
   labels = check_labels(labels, len(features), len(means.counts))
@@ -261,8 +258,8 @@ def simplex_distance(means: Float[np.ndarray, "k d"]) -> SimplexDistance:
 
   Centres are taken about their mean. In a simplex they have equal norms and
   cosines of -1 / (k - 1), which needs d >= k - 1 dimensions; with fewer the
-  distance is at least sqrt((k - 1) / d - 1). Two centres always form a
-  simplex. Centres that are equal up to float32 rounding count as one point.
+  distance is at least sqrt((k - 1) / d - 1). Centres that are equal up to
+  float32 rounding count as one point.
 
   Example:
     >>> round(simplex_distance(np.eye(10)).distance, 6)

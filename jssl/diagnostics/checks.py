@@ -58,8 +58,8 @@ def check_views_differ(
 ) -> None:
   """Raises ValueError if images differ, but no views of any image do.
 
-  Collapsed features, where all images are one point, pass: their views may
-  well have been augmented. `others` are further views of the same images.
+  Collapsed features, where all images are one point, pass. `others` are further
+  views of the same images.
   """
   first = np.asarray(views[:1, :1], np.float64)
   collapsed = True

@@ -1,8 +1,7 @@
 """Concentration of classes under augmentation: 1 - sigma(delta).
 
-Huang, Yi, Zhao and Jiang, "Towards the Generalization of Contrastive
-Self-Supervised Learning", ICLR 2023, arXiv 2111.00743, for the definitions. The
-estimate of 1 - sigma(delta) is our own.
+The definitions are from Huang et al., ICLR 2023, arXiv 2111.00743; the estimate
+of 1 - sigma(delta) is our own.
 """
 
 from collections.abc import Sequence
@@ -137,12 +136,10 @@ def augmented_distances(
 ) -> Float[np.ndarray, "n n"]:
   """Returns d_A(x1, x2) = min |x1' - x2'| over the views of two images.
 
-  This is an upper bound of the distance over all possible views; more views
-  never increase it. Time O(n^2 m^2 p), result 4 n^2 bytes.
-
-  Squared distances come from float32 products, or from differences where views
-  are so close that products would cancel. The relative error is about 1e-5;
-  equal views have distance 0.
+  An upper bound of the distance over all possible views. Time O(n^2 m^2 p),
+  result 4 n^2 bytes. Squared distances come from float32 products, or from
+  differences where views are so close that products would cancel: the relative
+  error is about 1e-5, and equal views have distance 0.
 
   Example:
     >>> views = np.random.default_rng(0).random((5, 8, 28, 28, 1))
@@ -152,7 +149,6 @@ def augmented_distances(
   Args:
     views: m views of n images, before standardisation: [n, m, p] or
       [n, m, h, w, c], in [0, 1] (not checked, but the unit of the result).
-    mesh: mesh to split rows of tiles over; None: one device.
     max_bytes: largest size of the result.
 
   Returns:
@@ -194,8 +190,8 @@ def concentration_curve(
   The lower bound is the larger of half the matching and of n minus the number
   of cliques in a greedy partition. All steps are deterministic.
 
-  The bounds are for the given images and views. Few views overestimate
-  distances and so 1 - sigma; few images represent the class poorly.
+  Few views overestimate distances and so 1 - sigma; few images represent the
+  class poorly.
 
   Example:
     >>> views = np.random.default_rng(0).random((20, 8, 6, 6, 1))
@@ -208,9 +204,8 @@ def concentration_curve(
     labels: integer class of each image.
     deltas: ascending, not negative; use the same values to compare
       augmentations. None: quantiles of all distances within classes.
-    mesh: see `augmented_distances`.
-    max_bytes: largest size of the distances within all classes together, 4
-      bytes each; peak memory is about four times that.
+    max_bytes: largest size of the distances within all classes together; peak
+      memory is about four times that.
   """
   flat = checks.flat_pixels(views)
   if flat.shape[1] > 1:

@@ -1,10 +1,9 @@
 """Information about the image that its features keep or lose, in nats.
 
-Augmentations define which images are equivalent; M(x), the maximal invariant,
-is the equivalence class of x: here, the image of which x is a view. Linear
-probes can be perfect on every invariant task if and only if M is linearly
-predictable from the feature (`linear_predictability`), the feature is
-invariant, and d is at least the number of classes minus one.
+M(x), the maximal invariant, is the image of which x is a view. Linear probes
+can be perfect on every invariant task if and only if M is linearly predictable
+from the feature, the feature is invariant, and d is at least the number of
+classes minus one.
 
 Dubois, Hashimoto, Ermon and Liang, "Improving Self-Supervised Learning by
 Characterizing Idealized Representations", NeurIPS 2022, arXiv 2209.06235. The
@@ -112,12 +111,9 @@ def conditional_entropy(
 
   with c_i the mean of the first half of image i's views, and cosines about the
   mean of all c_i. Half of the other views select the scale (0 or a power of 2
-  up to 1024) of least cross-entropy. The result is the mean cross-entropy over
-  the remaining views.
-
-  0 if every view is nearest to its own image by a margin; log n = H[M] for an
-  uninformative predictor and for collapsed features. Time O(n^2 v d), memory
-  O(n d).
+  up to 1024); the result is the mean cross-entropy over the rest: 0 if every
+  view is nearest to its own image by a margin, log n = H[M] at collapse. Time
+  O(n^2 v d), memory O(n d).
 
   Example:
     >>> h = np.random.default_rng(0).normal(size=(100, 4, 8)).astype("float32")
@@ -125,7 +121,6 @@ def conditional_entropy(
 
   Args:
     views: features of v >= 3 views of n distinct images, [n, v, d].
-    mesh: mesh to split images over; None: one device.
   """
   checks.check_views(views, num_views=3)
   n, v = views.shape[:2]
@@ -182,10 +177,8 @@ def linear_predictability(
 
   Args:
     train_views: features of v views of n images, [n, v, d], to fit.
-    test_views: features of w other views of the same images in the same order,
-      [n, w, d].
+    test_views: features of w other views of the same images, [n, w, d].
     l2: lambda relative to the mean eigenvalue of S.
-    mesh: mesh to split images over; None: one device.
   """
   checks.check_features(train_views, "train_views", views=1)
   checks.check_features(test_views, "test_views", views=1)
@@ -279,7 +272,7 @@ def assignment_entropies(
 
   For the teacher of DISSL, whose loss has all three terms, or any softmax over
   prototypes. marginal - conditional is the mutual information of view and
-  class. A perfect assignment has marginal log min(n, k), and 0 otherwise.
+  class.
 
   Example:
     >>> rng = np.random.default_rng(0)
@@ -289,7 +282,6 @@ def assignment_entropies(
   Args:
     probabilities: p(. | x) of v >= 2 views of n images, [n, v, k]. Logarithms
       clip at the smallest normal float32, so that KL divergences are finite.
-    mesh: mesh to split images over; None: one device.
   """
   checks.check_features(probabilities, "probabilities", rows=1, views=2)
   n, v = probabilities.shape[:2]

@@ -2,8 +2,7 @@
 
 Li, Efros and Pathak (ECCV 2022, arXiv 2209.15007) forecast the accuracy of a
 linear probe from `collapse_auc`. That their fit is a line in the AUC has not
-been checked against the paper. `rank_checkpoints` and `collapse_onset` need no
-accuracies.
+been checked against the paper.
 """
 
 from collections.abc import Sequence
@@ -86,14 +85,9 @@ def leave_one_run_out(
 ) -> Forecast:
   """Forecasts the checkpoints of each run from the line of all other runs.
 
-  Whole runs are left out because checkpoints of one run resemble each other.
-
   Example:
-    >>> runs = ["a", "a", "b", "b"]
-    >>> forecast = leave_one_run_out(
-    ...   [0.7, 0.8, 0.7, 0.9], [0.6, 0.5, 0.6, 0.4], runs
-    ... )
-    >>> forecast.predicted
+    >>> aucs, accuracies = [0.7, 0.8, 0.7, 0.9], [0.6, 0.5, 0.6, 0.4]
+    >>> leave_one_run_out(aucs, accuracies, ["a", "a", "b", "b"]).predicted
     array([0.6, 0.5, 0.6, 0.4])
 
   Args:
@@ -172,10 +166,10 @@ def collapse_onset(
 ) -> int | None:
   """Returns the step at which a run begins to collapse, or None.
 
-  The onset is the step of the lowest AUC (the last of equal ones), if at least
-  `patience` checkpoints follow and the last `patience` have all covered more
-  than `margin` of the way from there to 1. The rule is our own. It ignores
-  accuracy and the AUC of the untrained backbone: report that AUC next to it.
+  The onset is the step of the lowest AUC (the last of equal ones), if the last
+  `patience` checkpoints follow it and have all covered more than `margin` of
+  the way from there to 1. The rule is our own. It ignores accuracy and the AUC
+  of the untrained backbone: report that AUC next to it.
 
   Example:
     >>> collapse_onset([10, 20, 30, 40], [0.8, 0.7, 0.8, 0.9])

@@ -1,7 +1,6 @@
 """The singular spectrum of features and the collapse measures computed from it.
 
-`singular_values` takes one pass over the features and O(d^2) memory; the other
-measures take the singular values.
+`singular_values` takes one pass and O(d^2) memory; all others take its result.
 """
 
 from typing import NamedTuple
@@ -70,9 +69,9 @@ def second_moment(
   block_rows: int = BLOCK_ROWS,
   mesh: Mesh | None = None,
 ) -> SecondMoment:
-  """Computes mean and scatter of the rows in one pass, in float64.
+  """Computes mean and scatter of the rows in one pass.
 
-  Float64 because singular values are square roots of eigenvalues: a float32
+  In float64, because singular values are square roots of eigenvalues: a float32
   product loses those below 1e-4 of the largest.
 
   Example:
@@ -157,7 +156,6 @@ def singular_values(
     features: [n, d] with n > d, not normalised. For the collapse AUC of the
       paper: backbone features of the training set in evaluation mode.
     centre: True to subtract the mean, as all papers but RankMe's do.
-    mesh: mesh to split rows over; None: the host.
 
   Returns:
     The d singular values, descending.

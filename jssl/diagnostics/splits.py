@@ -1,7 +1,6 @@
 """Losses split into a term that aligns views and one that separates images.
 
-Huang, Yi, Zhao and Jiang, "Towards the Generalization of Contrastive
-Self-Supervised Learning", ICLR 2023, arXiv 2111.00743.
+Huang et al., ICLR 2023, arXiv 2111.00743.
 """
 
 from functools import partial
@@ -94,7 +93,6 @@ def info_nce_split(
 
   Args:
     features: unit vectors (to 0.01) of two views of n images.
-    mesh: mesh to split rows of tiles over; None: one device.
   """
   _check_two_views(features)
   first, second = features[:, 0], features[:, 1]
@@ -157,7 +155,6 @@ def barlow_split(
 
   Args:
     features: features of two views of n images.
-    mesh: mesh to split images over; None: one device.
   """
   _check_two_views(features)
   # A shift near the mean keeps float32 products from cancelling.

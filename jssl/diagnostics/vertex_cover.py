@@ -12,14 +12,9 @@ from jaxtyping import Bool, Float
 def cover_shares(
   distances: Float[np.ndarray, "n n"], deltas: Float[np.ndarray, "t"]
 ) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
-  """Bounds the share of vertices in the smallest cover at each distance.
+  """Returns upper and lower bounds of the smallest cover's share, per distance.
 
-  Args:
-    distances: symmetric, 0 on the diagonal; pairs above delta are edges.
-    deltas: thresholds, ascending.
-
-  Returns:
-    Upper bounds from covers found, and lower bounds; neither increases.
+  Pairs above delta are edges; deltas ascend, and neither bound increases.
   """
   cover = np.ones(len(distances), bool)
   upper, lower = [], []
@@ -38,10 +33,7 @@ def cover_shares(
 
 
 def matching(far: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, "n"]:
-  """Returns the ends of a greedy maximal matching, at most twice the optimum.
-
-  Every cover contains at least one end of each matched pair.
-  """
+  """Returns the ends of a greedy matching, at most twice the optimum."""
   free = np.ones(len(far), bool)
   for vertex in range(len(far)):
     if free[vertex]:
@@ -64,10 +56,7 @@ def by_degree(far: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, "n"]:
 
 
 def clique_count(far: Bool[np.ndarray, "n n"]) -> int:
-  """Returns the number of cliques of a greedy partition.
-
-  Every cover contains all but one vertex of each clique.
-  """
+  """Counts cliques of a greedy partition; a cover spares one vertex each."""
   free, count = np.ones(len(far), bool), 0
   while free.any():
     fits = free.copy()

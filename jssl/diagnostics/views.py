@@ -1,8 +1,4 @@
-"""Alignment of views, uniformity of images, and LiDAR.
-
-Views of an image are the second dimension of `views` [n, v, d]. Rows are
-normalised where the theory is about unit vectors; rows of zeros stay zero.
-"""
+"""Alignment of views, uniformity of images, and LiDAR."""
 
 from functools import partial
 
@@ -44,7 +40,7 @@ def alignment(
       E over images, and pairs a != b of their views, of ||f_a - f_b||^2
 
   0 if features are invariant, 2 for unrelated unit vectors. It is 0 at collapse
-  too: read it together with `uniformity`. Takes one pass, O(v d) per image.
+  too: read it together with `uniformity`.
 
   Example:
     >>> h = np.random.default_rng(0).normal(size=(100, 4, 8)).astype("float32")
@@ -53,7 +49,6 @@ def alignment(
   Args:
     views: features of v >= 2 views of n images, [n, v, d].
     normalise: True to project features onto the unit sphere, as in the paper.
-    mesh: mesh to split images over; None: one device.
 
   Reference:
     Wang and Isola, "Understanding Contrastive Representation Learning through
@@ -98,8 +93,7 @@ def uniformity(
       log E over i != j of exp(-t ||f_i - f_j||^2)
 
   0 at collapse, -2t for orthogonal unit vectors; lower is more uniform. Equals
-  `jssl.losses.uniformity`, but sums in float64 and takes any number of rows, in
-  O(n^2 d) time.
+  `jssl.losses.uniformity`, but sums in float64 and takes any number of rows.
 
   Example:
     >>> h = np.random.default_rng(0).normal(size=(100, 8)).astype("float32")
@@ -111,7 +105,6 @@ def uniformity(
     normalise: True to project features onto the unit sphere, as in the paper.
     max_rows: largest number of rows to compare; more rows are subsampled at
       even distances. The rows are held in memory.
-    mesh: mesh to split rows over; None: one device.
 
   Reference:
     Wang and Isola, 2020 (see `alignment`), eq. 7.
@@ -168,10 +161,9 @@ def lidar(
       lambda = eigenvalues of S_w^-1/2 S_b S_w^-1/2
       p = lambda / sum lambda + epsilon,    LiDAR = exp(-sum p log p)
 
-  The expectations are means over the n images and over the n v views. The
-  result is from 1 (one direction, or collapse) to about min(d, n - 1). Takes
-  one pass and O(d^2) memory. Devices compute in float64, because eigenvalues
-  of S_w may be far below its largest.
+  The result is from 1 (one direction, or collapse) to about min(d, n - 1).
+  Devices compute in float64, because eigenvalues of S_w may be far below its
+  largest.
 
   Example:
     >>> h = np.random.default_rng(0).normal(size=(100, 4, 8)).astype("float32")
@@ -182,7 +174,6 @@ def lidar(
       result needs thousands of images, more than d, and at least 10 views.
     delta: regularisation of S_w, in squared units of the features.
     epsilon: constant added to each share.
-    mesh: mesh to split images over; None: one device.
 
   Reference:
     Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding
