@@ -1,10 +1,8 @@
 """Augmentation on the accelerator: random views of a batch of images.
 
-`Augment` holds the hyper-parameters, and `views(augment, keys, images)` applies
-them under `jax.jit`. Images are uint8 [b, h, w, c]; views are floats in [0, 1].
-A view depends only on its image and the key of that image, so results do not
-change with batch size, device count or mesh. `center_view` is the deterministic
-view for evaluation; `includes` compares the supports of two augmentations.
+Images are uint8 [b, h, w, c]; views are floats in [0, 1]. A view depends only
+on its image and the key of that image, so results do not change with batch
+size, device count or mesh.
 
     >>> augment = Augment(crop_size_px=28, crop_min_area=0.2)
     >>> images = np.zeros((8, 32, 32, 3), np.uint8)

@@ -11,15 +11,10 @@ from jssl.typing import Images, Keys, Scalar
 def blur_matrix(
   sigma: Float[Array, ""] | float, *, size_px: int, kernel_px: int
 ) -> Float[Array, "size_px size_px"]:
-  """Returns the matrix that blurs an axis.
+  """Returns the matrix that blurs an axis, for an odd kernel length.
 
   Borders are reflected without repeating the border pixel: pixel -j is pixel j,
   and pixel n - 1 + j is pixel n - 1 - j.
-
-  Args:
-    sigma: standard deviation, in pixels.
-    size_px: length n of the axis, more than half of the kernel.
-    kernel_px: odd length of the kernel.
   """
   half = kernel_px // 2
   taps = jnp.exp(-0.5 * (jnp.arange(-half, half + 1) / sigma) ** 2)

@@ -1,4 +1,4 @@
-"""Colour jitter in random order, and grayscale.
+"""Colour jitter in random order, grayscale and solarisation.
 
 The operations are torchvision's, on pixels in [0, 1]. Saturation, hue and
 grayscale do not change images of one channel.
@@ -31,8 +31,8 @@ def blend(
 ) -> Planes:
   """Returns `factor * planes + (1 - factor) * other`, clipped to [0, 1].
 
-  With `other` = 0 this changes brightness, with the mean luminance contrast,
-  with the luminance of each pixel saturation.
+  Brightness has `other` = 0, contrast the mean luminance, saturation the
+  luminance of each pixel.
   """
   return jnp.clip(factor * planes + ((1 - factor) * other)[None], 0, 1)
 
@@ -67,17 +67,11 @@ def jitter_in_order(
   slots: dict[str, Scalar],
   factors: dict[str, Scalar],
 ) -> Planes:
-  """Applies the operations in the order of their slots.
+  """Applies the operations in the order of their slots 0, 1, ..., by name.
 
   Brightness, contrast and saturation are blends and share a loop. Hue costs
   more than all blends, so it runs once, between two loops over the blends
   before and after it.
-
-  Args:
-    planes: [c, h, w].
-    slots: position 0, 1, ... in the order of each enabled operation, by name:
-      "brightness", "contrast", "saturation", "hue".
-    factors: strength of each operation, by the same names.
   """
   hue_slot = slots.get("hue")
   slots = {name: slot for name, slot in slots.items() if name != "hue"}
@@ -162,3 +156,16 @@ def random_grayscale(
     )
   )(keys, jnp.moveaxis(images, 3, 1))
   return jnp.moveaxis(planes, 1, 3)
+
+
+def random_solarize(
+  keys: Keys, images: Images, *, probability: Scalar | float, threshold: float
+) -> Images:
+  """Replaces x by 1 - x where x >= `threshold`, with `probability`."""
+  return jax.vmap(
+    lambda key, image: jnp.where(
+      jax.random.bernoulli(key, probability) & (image >= threshold),
+      1 - image,
+      image,
+    )
+  )(keys, images)

@@ -89,18 +89,11 @@ def resize_matrix(
   out_px: int,
   reverse: Bool[Array, ""] | bool = False,
 ) -> Float[Array, "out_px in_px"]:
-  """Returns the matrix that resizes a segment of an axis.
+  """Returns the matrix that resizes (and mirrors) a segment of an axis.
 
   A triangle filter as wide as the shrink factor (at least one pixel each way),
   cut at the ends of the segment and normalised: BILINEAR in Pillow,
   `antialias=True` in torchvision.
-
-  Args:
-    start: first pixel of the segment.
-    size: length of the segment, in pixels.
-    in_px: length of the whole axis.
-    out_px: length of the result.
-    reverse: True to mirror the result.
   """
   scale = size / out_px
   position = jnp.arange(out_px)
@@ -139,8 +132,7 @@ def center_crop(
 ) -> Float[Array, "b size_px size_px c"]:
   """Resizes each image by its shorter side and crops the centre.
 
-  The shorter side is clipped to [size_px, size_px / 0.875]. An image of
-  `size_px` each way is unchanged.
+  The shorter side is clipped to [size_px, size_px / 0.875].
   """
   batch, height, width, _ = images.shape
   if height == width == size_px:

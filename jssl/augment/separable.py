@@ -1,7 +1,6 @@
 """Linear maps of images that factor over rows and columns.
 
-Resizing and blurring are both of this kind, with one pair of matrices per
-image. Two batched matmuls are fast on every backend and need no gather.
+Two batched matmuls are fast on every backend and need no gather.
 """
 
 import jax

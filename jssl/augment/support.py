@@ -23,11 +23,9 @@ def includes(augment: Augment, other: Augment) -> bool:
   change an image.
 
   Example:
-    >>> from jssl.augment import Augment
+    >>> import dataclasses
     >>> crop = Augment(crop_size_px=28, crop_min_area=0.2)
-    >>> both = Augment(
-    ...   crop_size_px=28, crop_min_area=0.2, flip_probability=0.5
-    ... )
+    >>> both = dataclasses.replace(crop, flip_probability=0.5)
     >>> includes(both, crop), includes(crop, both)
     (True, False)
 

@@ -1,8 +1,7 @@
 """Views of a batch of images: hyper-parameters and order of operations.
 
-Operations follow SimCLR, arXiv 2002.05709, appendix A. Solarisation, and
-probabilities that differ between views, follow BYOL, 2006.07733; small crops
-follow SwAV, 2006.09882, and DINO, 2104.14294.
+Operations follow SimCLR, arXiv 2002.05709, appendix A; solarisation BYOL,
+2006.07733; small crops SwAV, 2006.09882, and DINO, 2104.14294.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import rng
-from jssl.augment import blur, colour, crop, solarize
+from jssl.augment import blur, colour, crop
 from jssl.typing import Images, Keys, Pixels, Scalar, Views
 
 # Fields with one probability per large view.
@@ -233,7 +232,7 @@ def _view(
       max_sigma=augment.blur_sigma_max,
     )
   if any(augment.solarize_probability):
-    images = solarize.random_solarize(
+    images = colour.random_solarize(
       solarize_keys,
       images,
       probability=solarize_probability,
@@ -287,8 +286,7 @@ def views(
 
   Returns:
     Pixels in [0, 1], one array per size: `(large,)` or `(large, small)`, with
-    large [v, b, crop_size_px, crop_size_px, c] and
-    small [num_small, b, small_crop_size_px, small_crop_size_px, c].
+    large [v, b, crop_size_px, crop_size_px, c].
 
   Raises:
     TypeError: if the images are not uint8 [b, h, w, 1 or 3].

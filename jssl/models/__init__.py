@@ -10,10 +10,9 @@ w, c] in [0, 1] to features [b, d]:
     >>> images = jax.numpy.zeros((8, 28, 28, 1))
     >>> features, _ = backbone.apply(variables, images, train=False)
 
-`ViT` and `ResNet` are frozen dataclasses, usable with or without a config;
-`MODELS` maps the `model.name` of a config to them. `from_linen` makes a
-backbone from a Flax module. `Head` (projectors and predictors) and `Prototypes`
-map features to the inputs of a loss.
+`MODELS` maps the `model.name` of a config to `ViT` and `ResNet`. `from_linen`
+makes a backbone from a Flax module. `Head` (projectors and predictors) and
+`Prototypes` map features to the inputs of a loss.
 """
 
 from jssl.models.backbone import Backbone, from_linen, init_variables

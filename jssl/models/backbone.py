@@ -58,8 +58,7 @@ def from_linen(
 
   Args:
     module: module called as `module(images, train=..., keys=...)` that returns
-      features [n, d]. `keys` [n] is its only source of randomness; None: no
-      randomness.
+      features [n, d]; `keys` [n] or None are its only source of randomness.
     feature_dim: feature dimension d.
     mean: mean of the pixels in [0, 1], one value or one per channel.
     std: standard deviation of the pixels, one value or one per channel.

@@ -44,11 +44,6 @@ def drop_path_factors(
   1 / (1 - p_i) (Huang et al., ECCV 2016). p_i grows linearly from 0 in the
   first block to `rate` in the last. The draw for an image depends only on its
   key, the block and the branch.
-
-  Args:
-    keys: one key per image, [b].
-    depth: number of blocks; a single block has p = 0.
-    rate: drop probability of the last block, in [0, 1).
   """
   keep = 1 - jnp.linspace(0, rate, depth, dtype=jnp.float32)
 
@@ -70,9 +65,8 @@ class Block(nn.Module):
   """Pre-norm transformer block: an attention and an MLP branch.
 
   Each branch computes x + factor * scale * branch(norm(x)), with factors from
-  `drop_path_factors` and the learned scale of LayerScale (Touvron et al., ICCV
-  2021). `tokens` is the number of tokens per image; `ViT` documents the other
-  attributes.
+  `drop_path_factors` and the learned scale of LayerScale. `tokens` is the
+  number of tokens per image; `ViT` documents the other attributes.
   """
 
   tokens: int
@@ -88,7 +82,6 @@ class Block(nn.Module):
     x: Float[Array, "bn d"],
     factors: Float[Array, "2 b"] | None = None,
   ) -> Float[Array, "bn d"]:
-    """Returns the tokens after both branches."""
     x = rows_on_all(x)
     d = x.shape[-1]
     last_init = (
@@ -135,7 +128,6 @@ class Expansion(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "bn w"]) -> Float[Array, "b d"]:
-    """Returns the pooled and expanded features."""
     y = x
     for i in range(2):
       y = nn.Dense(_EXPANSION_HIDDEN_DIM, dtype=self.dtype, name=f"dense_{i}")(

@@ -99,7 +99,6 @@ class MLP(nn.Module):
   def __call__(
     self, x: Float[Array, "*n d"], train: bool
   ) -> Float[Array, "*n z"]:
-    """Returns the projections."""
     head, dtype = self.head, jnp.promote_types(x.dtype, jnp.float32)
     norm = functools.partial(
       nn.BatchNorm, use_running_average=not train, dtype=dtype

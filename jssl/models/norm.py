@@ -39,12 +39,9 @@ class BatchNorm(nn.Module):
   With one group, mean and variance are over the global batch on any sharding.
   With G groups, the rows are split into G contiguous parts with statistics of
   their own ("ghost" batches, Hoffer et al., NeurIPS 2017). If G is a multiple
-  of the number of devices, normalisation needs no collective. The running
-  averages (of the means over groups) still need one of size [d], off the
-  critical path.
-
-  Statistics are in float32 or wider. Groups have no effect in evaluation and
-  `init`.
+  of the number of devices, normalisation needs no collective; the running
+  averages (of the means over groups) still need one of size [d]. Statistics are
+  in float32 or wider. Groups have no effect in evaluation and `init`.
 
   Attributes:
     use_running_average: True to normalise by the running averages.
@@ -64,7 +61,6 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "n *m d"]) -> Float[Array, "n *m d"]:
-    """Returns x normalised; updates the running averages in training."""
     x = rows_on_all(x)
     d = x.shape[-1]
     of_channels = (d,), jnp.float32

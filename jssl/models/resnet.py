@@ -99,7 +99,6 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Images, train: bool) -> Images:
-    """Returns feature maps, downsampled by the stride."""
     conv, norm = _layers(self.norm_groups, self.dtype, train=train)
     out = self.width * (4 if self.bottleneck else 1)
     y = x
@@ -120,8 +119,7 @@ class Expansion(nn.Module):
 
   ReLU(f(x) + x tiled d/c times over the channels), where f is a 1x1, a 3x3 and
   a 1x1 convolution, each with a norm, as in the code of Dubois et al. (NeurIPS
-  2022). No scale starts at zero here, as all copies of a channel would be
-  equal.
+  2022). No scale starts at zero, as all copies of a channel would be equal.
   """
 
   dim: int
@@ -131,7 +129,6 @@ class Expansion(nn.Module):
 
   @nn.compact
   def __call__(self, x: Images, train: bool) -> Images:
-    """Returns the maps with `dim` channels."""
     conv, norm = _layers(self.norm_groups, self.dtype, train=train)
     # A random projection that preserves distances (Johnson-Lindenstrauss).
     first_init = nn.initializers.normal(self.hidden_dim**-0.5)
@@ -152,7 +149,6 @@ class Encoder(nn.Module):
   def __call__(
     self, images: Images, train: bool, keys: Keys | None = None
   ) -> Float[Array, "b d"]:
-    """Returns the features; the model has no randomness, so ignores `keys`."""
     del keys
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     width, groups = config.width, config.norm_groups

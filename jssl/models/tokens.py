@@ -8,11 +8,9 @@ from jssl.typing import Images
 
 
 def patches(images: Images, size: int) -> Float[Array, "b n p"]:
-  """Cuts images into patches [b, h/size * w/size, size² c].
-
-  With a reshape the embedding is one matrix product, which is several times
-  as fast as a convolution on CPU.
-  """
+  """Cuts images into patches [b, h/size * w/size, size² c]."""
+  # A reshape and one matrix product are several times as fast as a convolution
+  # on CPU.
   b, h, w, c = images.shape
   grid = images.reshape(b, h // size, size, w // size, size, c)
   return grid.swapaxes(2, 3).reshape(b, -1, size * size * c)
@@ -26,9 +24,6 @@ def sincos_positions(
   Sine and cosine of row and column take a quarter of the dimensions each, at
   geometric frequencies from 1 down to 1/10000. Positions count patches, so a
   smaller grid has a subset of the positions of a larger one.
-
-  Raises:
-    ValueError: if `width` is not a multiple of 4.
   """
   if width % 4:
     raise ValueError(f"model.width={width} must be a multiple of 4")
@@ -42,9 +37,8 @@ def resized_positions(
 ) -> Float[Array, "n d"]:
   """Returns learned position embeddings for a grid, [rows * columns, d].
 
-  Other grids than the learned one are interpolated bicubically between patch
-  centres (Keys' kernel, a = -1/2) without antialiasing, as DINO does for small
-  crops (there a = -3/4).
+  Other grids are interpolated bicubically between patch centres (Keys' kernel,
+  a = -1/2) without antialiasing, as DINO does for small crops (there a = -3/4).
   """
   d = learned.shape[-1]
   if learned.shape[:2] != (rows, columns):

@@ -1,8 +1,7 @@
 """Vision transformers (Dosovitskiy et al., ICLR 2021), without classifier.
 
-Pre-norm blocks over patch tokens. By default positions are fixed 2-D sines and
-cosines, as in MoCo v3 and MAE, and the feature is the mean of the normalised
-tokens.
+Pre-norm blocks over patch tokens. The default positions and pooling are those
+of MoCo v3 and MAE.
 """
 
 import dataclasses
@@ -121,7 +120,6 @@ class Encoder(nn.Module):
   def __call__(
     self, images: Images, train: bool, keys: Keys | None = None
   ) -> Float[Array, "b d"]:
-    """Returns the features; drops blocks only in training and with `keys`."""
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     h, w = images.shape[1:3]
     size = config.patch_size_px

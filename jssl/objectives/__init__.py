@@ -20,13 +20,13 @@ from jssl.objectives.projector import (
   PredictorObjective,
   ProjectorObjective,
   PrototypeObjective,
+  TwoViewObjective,
 )
 from jssl.objectives.simclr import SimCLR
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
 from jssl.objectives.supcon import SupCon
 from jssl.objectives.swav import SwAV
-from jssl.objectives.two_view import TwoViewObjective
 from jssl.objectives.vicreg import VICReg
 from jssl.objectives.w_mse import WMSE
 

@@ -1,15 +1,19 @@
-"""Bases of methods by their heads: projector, predictor, prototypes."""
+"""Bases of methods by their heads, and of losses between two views."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
 from jssl.models.heads import Head, Prototypes, init_heads
-from jssl.objectives.base import Features, Objective, check_same_width
+from jssl.objectives.base import Aux, Features, Objective, check_same_width
 from jssl.schedules import Schedule
-from jssl.typing import Key, PyTree, Step
+from jssl.typing import Key, Labels, Metrics, PyTree, Scalar, Step
+
+Embeddings = Float[Array, "b z"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,26 @@ class ProjectorObjective(Objective):
       head_params["projector"], state["projector"], h
     )
     return z, {**state, "projector": new}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoViewObjective(ProjectorObjective):
+  """Base of methods that compare the embeddings of two views."""
+
+  @abc.abstractmethod
+  def compare(
+    self, z1: Embeddings, z2: Embeddings, labels: Labels | None
+  ) -> tuple[Scalar, Metrics]:
+    """Returns `(loss, metrics)`; metrics are scalars to log."""
+
+  def loss(
+    self, head_params: dict, state: dict, features: Features, **unused: Any
+  ) -> tuple[Scalar, Aux]:
+    """Applies the projector and compares two views."""
+    (h,) = features.student
+    (z1, z2), state = self.project(head_params, state, h)
+    loss, metrics = self.compare(z1, z2, features.labels)
+    return loss, Aux(metrics, state)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_positive
-from jssl.objectives.two_view import Embeddings, TwoViewObjective
+from jssl.objectives.projector import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.base import check_range
-from jssl.objectives.two_view import Embeddings, TwoViewObjective
+from jssl.objectives.projector import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
 

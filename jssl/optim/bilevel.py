@@ -175,18 +175,11 @@ def solve_inner(
   theta: PyTree,
   head: HeadStrategy,
 ) -> tuple[PyTree, PyTree, Scalar]:
-  """Solves the inner problem, starting at `phi`.
+  """Solves the inner problem, starting at the constant `phi`.
 
-  Args:
-    loss: inner loss, without the `l2` term.
-    phi: initial parameters; treated as a constant.
-    opt_state: state of `head.inner_optimizer()`.
-    theta: differentiated through according to `head.strategy`.
-    head: settings of the inner problem.
-
-  Returns:
-    The solution, the state of the optimizer, and the norm of the inner gradient
-    at the solution. The latter two are constants.
+  `loss` has no `l2` term; `theta` is differentiated through according to
+  `head.strategy`. Returns the solution, and as constants the state of the
+  optimizer and the norm of the inner gradient at the solution.
   """
 
   def inner(phi: PyTree, theta: PyTree) -> Scalar:

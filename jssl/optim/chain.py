@@ -116,10 +116,7 @@ def _group(
   weight_decay: Schedule | float,
   multiplier: Schedule | None,
 ) -> optax.GradientTransformation:
-  """Returns the chain of one group.
-
-  While the multiplier is 0, moments are not updated; schedules still advance.
-  """
+  """Returns the chain of one group; a multiplier of 0 freezes moments."""
 
   def unless_frozen(
     moments: optax.GradientTransformation,

@@ -23,10 +23,6 @@ def is_matrix(name: str, leaf: jax.Array) -> bool:
   their shape. SimCLR's LARS and BERT's LAMB exclude biases and norms. For ViTs,
   timm and MAE's fine-tuning exclude positions and tokens too, while DINO decays
   them; here they are excluded, because they are offsets, as biases are.
-
-  Args:
-    name: path of the leaf, such as `backbone/blocks/qkv/kernel`.
-    leaf: an array, or anything with an `ndim`.
   """
   if name.split("/")[-1] in _VECTORS:
     return False

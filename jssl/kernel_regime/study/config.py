@@ -42,10 +42,6 @@ class RBFConfig:
   def __post_init__(self) -> None:
     _check("kernel.bandwidth", self.bandwidth, self.bandwidth >= 0, ">= 0")
 
-  def fit(self, points: Float[np.ndarray, "n ..."]) -> RBF:
-    """Returns the kernel for these points."""
-    return RBF(self.bandwidth or median_bandwidth(points))
-
 
 KernelConfig = RBFConfig | ArcCosine | MLPNTK | ConvGP | ConvNTK
 KERNELS: dict[str, type[KernelConfig]] = {
@@ -196,7 +192,7 @@ class KernelStudy:
   def build_kernel(self, points: Float[np.ndarray, "n ..."]) -> Kernel:
     """Returns the kernel for these points."""
     if isinstance(self.kernel, RBFConfig):
-      return self.kernel.fit(points)
+      return RBF(self.kernel.bandwidth or median_bandwidth(points))
     return self.kernel
 
   def check_memory(self) -> None:
