@@ -19,7 +19,6 @@ from jssl.objectives.base import (
   Aux,
   Features,
   Objective,
-  check_positive,
   check_range,
 )
 from jssl.typing import Key, Scalar
@@ -44,9 +43,7 @@ class KernelRegime(Objective):
   num_views: int = 2
   uses_labels: bool = False
   heads = ()
-
-  def __post_init__(self) -> None:
-    check_positive(out_dim=self.out_dim, num_views=self.num_views)
+  positive = ("out_dim", "num_views")
 
   @abc.abstractmethod
   def loss_of_rows(self, z: Float[Array, "n z"], same: SameImage) -> Scalar:

@@ -9,7 +9,6 @@ import dataclasses
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import check_positive
 from jssl.objectives.projector import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
@@ -27,11 +26,7 @@ class BarlowTwins(TwoViewObjective):
   off_diagonal_weight: float = 0.005
   scale: float = 1.0
   projector: Head = Head((8192, 8192), 8192)
-
-  def __post_init__(self) -> None:
-    check_positive(
-      off_diagonal_weight=self.off_diagonal_weight, scale=self.scale
-    )
+  positive = ("off_diagonal_weight", "scale")
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

@@ -56,12 +56,21 @@ class Objective(abc.ABC):
     uses_labels: True if every image needs a label.
     heads: names of the heads applied to backbone features; each name is a
       field, a key of `head_params` and a key of `state`.
+    positive: names of the fields that must be positive.
   """
 
   num_views: int = 2
   multi_crop: bool = False
   uses_labels: bool = False
   heads: tuple[str, ...] = ("projector",)
+  positive: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    for name in self.positive:
+      if not getattr(self, name) > 0:
+        raise ValueError(
+          f"objective.{name}={getattr(self, name)} must be positive"
+        )
 
   @abc.abstractmethod
   def init(
@@ -142,13 +151,6 @@ def check_range(
   """Raises ValueError unless `low <= value <= high`; names the config key."""
   if not low <= value <= high:
     raise ValueError(f"objective.{key}={value} must be in [{low}, {high}]")
-
-
-def check_positive(**values: float) -> None:
-  """Raises ValueError unless all values are positive; names the config key."""
-  for key, value in values.items():
-    if not value > 0:
-      raise ValueError(f"objective.{key}={value} must be positive")
 
 
 def check_same_width(**widths: int) -> None:

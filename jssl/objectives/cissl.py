@@ -17,7 +17,6 @@ from jssl.models.heads import Head
 from jssl.objectives.base import (
   Aux,
   Features,
-  check_positive,
   check_same_width,
 )
 from jssl.objectives.projector import DistillationObjective
@@ -35,9 +34,7 @@ class CISSL(DistillationObjective):
   temperature: float = 0.07
   student: Head = Head((), 128, last_norm="affine")
   teacher: Head = Head((1024,), 128, last_norm="affine")
-
-  def __post_init__(self) -> None:
-    check_positive(temperature=self.temperature)
+  positive = ("temperature",)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns parameters and batch statistics of both heads."""

@@ -9,7 +9,6 @@ import dataclasses
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import check_positive
 from jssl.objectives.projector import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
@@ -25,9 +24,7 @@ class DCL(TwoViewObjective):
 
   temperature: float = 0.1
   projector: Head = Head((2048,), 128, last_norm="plain")
-
-  def __post_init__(self) -> None:
-    check_positive(temperature=self.temperature)
+  positive = ("temperature",)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

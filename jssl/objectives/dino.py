@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jssl import losses, schedules, tree
 from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
-from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.base import Aux, Features, check_range
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PrototypeObjective
 from jssl.typing import Key, Scalar, Step
@@ -46,15 +46,15 @@ class DINO(PrototypeObjective, MomentumObjective):
   momentum_start: float = 0.996
   num_views: int = 2
   multi_crop = True
+  positive = (
+    "student_temperature",
+    "teacher_temperature_start",
+    "teacher_temperature",
+    "num_views",
+  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_positive(
-      student_temperature=self.student_temperature,
-      teacher_temperature_start=self.teacher_temperature_start,
-      teacher_temperature=self.teacher_temperature,
-      num_views=self.num_views,
-    )
     check_range("center_momentum", self.center_momentum, 0, 1)
     check_range("temperature_warmup_steps", self.temperature_warmup_steps, 0)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head, Prototypes
-from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.base import Aux, Features, check_range
 from jssl.objectives.projector import DistillationObjective
 from jssl.schedules import Schedule
 from jssl.typing import Key, PyTree, Scalar, Step
@@ -49,12 +49,10 @@ class DISSL(DistillationObjective):
   prototypes: Prototypes = Prototypes(16_384)
   num_views: int = 2
   multi_crop = True
+  positive = ("student_temperature", "teacher_temperature")
 
   def __post_init__(self) -> None:
-    check_positive(
-      student_temperature=self.student_temperature,
-      teacher_temperature=self.teacher_temperature,
-    )
+    super().__post_init__()
     check_range("num_views", self.num_views, 2)
     if self.marginal_weight < 1 + self.invariance_weight:
       warnings.warn(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.base import Aux, Features, check_range
 from jssl.objectives.projector import ProjectorObjective
 from jssl.rng import stream
 from jssl.typing import Key, Scalar, Step
@@ -33,10 +33,11 @@ class LeJEPA(ProjectorObjective):
   projector: Head = Head((2048, 2048), 64)
   num_views: int = 2
   multi_crop = True
+  positive = ("num_slices", "num_views")
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     check_range("sigreg_weight", self.sigreg_weight, 0, 1)
-    check_positive(num_slices=self.num_slices, num_views=self.num_views)
 
   def loss(
     self,

@@ -21,7 +21,7 @@ import jax
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives import queue
-from jssl.objectives.base import Aux, Features, check_positive, check_range
+from jssl.objectives.base import Aux, Features, check_range
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PredictorObjective
 from jssl.typing import Key, Scalar
@@ -44,10 +44,10 @@ class MoCoV3(PredictorObjective, MomentumObjective):
   predictor: Head = Head((4096,), 256, last_norm="plain")
   momentum_start: float = 0.99
   queue_size: int = 0
+  positive = ("temperature",)
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_positive(temperature=self.temperature)
     check_range("queue_size", self.queue_size, 0)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:

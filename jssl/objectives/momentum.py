@@ -35,6 +35,7 @@ class MomentumObjective(ProjectorObjective):
   total_steps: int = 0
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     check_range("momentum_start", self.momentum_start, 0, 1)
     check_range("momentum_end", self.momentum_end, self.momentum_start, 1)
     check_range("total_steps", self.total_steps, 0)

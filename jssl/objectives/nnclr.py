@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives import queue
-from jssl.objectives.base import Aux, Features, check_positive
+from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PredictorObjective
 from jssl.typing import Key, Scalar
 
@@ -39,9 +39,7 @@ class NNCLR(PredictorObjective):
   queue_size: int = 98_304
   projector: Head = Head((2048, 2048), 256, last_norm="affine")
   predictor: Head = Head((4096,), 256)
-
-  def __post_init__(self) -> None:
-    check_positive(temperature=self.temperature, queue_size=self.queue_size)
+  positive = ("temperature", "queue_size")
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head parameters; state with a queue of random directions."""

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import check_positive
 from jssl.objectives.projector import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
@@ -29,9 +28,7 @@ class Spectral(TwoViewObjective):
 
   squared_radius: float = 10.0
   projector: Head = Head((8192, 8192), 8192, last_norm="affine")
-
-  def __post_init__(self) -> None:
-    check_positive(squared_radius=self.squared_radius)
+  positive = ("squared_radius",)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import check_positive
 from jssl.objectives.projector import Embeddings, TwoViewObjective
 from jssl.typing import Labels, Metrics, Scalar
 
@@ -28,9 +27,7 @@ class SupCon(TwoViewObjective):
   temperature: float = 0.1
   projector: Head = Head((2048,), 128, norm=False)
   uses_labels = True
-
-  def __post_init__(self) -> None:
-    check_positive(temperature=self.temperature)
+  positive = ("temperature",)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jssl import losses
 from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
-from jssl.objectives.base import Aux, Features, check_positive
+from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PrototypeObjective
 from jssl.typing import Scalar
 
@@ -40,14 +40,7 @@ class SwAV(PrototypeObjective):
   prototypes: Prototypes = Prototypes(3000, "step")
   num_views: int = 2
   multi_crop = True
-
-  def __post_init__(self) -> None:
-    check_positive(
-      temperature=self.temperature,
-      epsilon=self.epsilon,
-      iterations=self.iterations,
-      num_views=self.num_views,
-    )
+  positive = ("temperature", "epsilon", "iterations", "num_views")
 
   def loss(
     self, head_params: dict, state: dict, features: Features, **unused: Any
