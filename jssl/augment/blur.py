@@ -11,11 +11,7 @@ from jssl.typing import Images, Keys, Scalar
 def blur_matrix(
   sigma: Float[Array, ""] | float, *, size_px: int, kernel_px: int
 ) -> Float[Array, "size_px size_px"]:
-  """Returns the matrix that blurs an axis, for an odd kernel length.
-
-  Borders are reflected without repeating the border pixel: pixel -j is pixel j,
-  and pixel n - 1 + j is pixel n - 1 - j.
-  """
+  """Returns the matrix that blurs an axis with reflected borders (-j is j)."""
   half = kernel_px // 2
   taps = jnp.exp(-0.5 * (jnp.arange(-half, half + 1) / sigma) ** 2)
 

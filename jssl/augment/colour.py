@@ -29,20 +29,12 @@ def luminance(planes: Planes) -> Float[Array, "h w"]:
 def blend(
   planes: Planes, other: Float[Array, "h w"], factor: Scalar | float
 ) -> Planes:
-  """Returns `factor * planes + (1 - factor) * other`, clipped to [0, 1].
-
-  Brightness has `other` = 0, contrast the mean luminance, saturation the
-  luminance of each pixel.
-  """
+  """Returns `factor * planes + (1 - factor) * other`, clipped to [0, 1]."""
   return jnp.clip(factor * planes + ((1 - factor) * other)[None], 0, 1)
 
 
 def shift_hue(planes: Planes, shift: Scalar | float) -> Planes:
-  """Rotates the hue of each pixel by `shift` turns; keeps value and chroma.
-
-  RGB -> HSV -> RGB with chroma instead of saturation, which saves a division
-  by the value and the multiplication that reverts it.
-  """
+  """Rotates the hue of each pixel by `shift` turns; keeps value and chroma."""
   red, green, blue = planes
   value = planes.max(axis=0)
   chroma = value - planes.min(axis=0)
@@ -69,9 +61,8 @@ def jitter_in_order(
 ) -> Planes:
   """Applies the operations in the order of their slots 0, 1, ..., by name.
 
-  Brightness, contrast and saturation are blends and share a loop. Hue costs
-  more than all blends, so it runs once, between two loops over the blends
-  before and after it.
+  Blends share a loop. Hue costs more than all blends, so it runs once, between
+  two loops over the blends before and after it.
   """
   hue_slot = slots.get("hue")
   slots = {name: slot for name, slot in slots.items() if name != "hue"}

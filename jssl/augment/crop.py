@@ -130,10 +130,7 @@ def crop_and_resize(
 def center_crop(
   images: Images, *, size_px: int
 ) -> Float[Array, "b size_px size_px c"]:
-  """Resizes each image by its shorter side and crops the centre.
-
-  The shorter side is clipped to [size_px, size_px / 0.875].
-  """
+  """Resizes the shorter side, clipped to [size, size / 0.875], and crops."""
   batch, height, width, _ = images.shape
   if height == width == size_px:
     return images

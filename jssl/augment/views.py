@@ -141,10 +141,7 @@ class Augment:
         check_kernel("small_crop_size_px", "small_blur_probability")
 
   def of_large_views(self, num_views: int) -> "Augment":
-    """Returns a copy for `num_views` large views and no small crops.
-
-    Probabilities per view are repeated cyclically.
-    """
+    """Returns a copy for large views only; cycles probabilities per view."""
 
     def repeated(values: tuple[float, ...]) -> tuple[float, ...]:
       return tuple(itertools.islice(itertools.cycle(values), num_views))
@@ -178,11 +175,7 @@ def _view(
   blur_probability: Scalar,
   solarize_probability: Scalar,
 ) -> Images:
-  """Returns one view of each image.
-
-  All views run the same operations, so that they can be vmapped; only the two
-  probabilities differ.
-  """
+  """Returns one view of each image; all views run the same operations."""
   # Key i of a split does not depend on the number of keys: an operation added
   # at the end does not change the draws of the others.
   keys = jax.vmap(partial(jax.random.split, num=6))(keys)

@@ -174,10 +174,9 @@ def count_wrong(
   *,
   normalise: bool,
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-  """Counts rows whose label has not the largest <x - shift, centre> + bias.
+  """Counts labels >= 0 without the largest score <x - shift, centre> + bias.
 
-  Rows with a negative label do not count. The second result is NaN if features
-  are not finite.
+  The second result is NaN if features are not finite.
   """
   x = float32_rows(features, normalise=normalise) - shift[None]
   # With bias = -|mu|^2 / 2 the argmax is the nearest centre, because

@@ -19,12 +19,7 @@ Square = Float[np.ndarray, "n n"]
 
 
 class ViewGroups(NamedTuple):
-  """Views grouped by image.
-
-  Attributes:
-    image_index: [n] index of the image of each point, from 0.
-    counts: [g] number of views of each image, n_g.
-  """
+  """Index [n] of the image of each point, and number n_g of views by image."""
 
   image_index: Int[np.ndarray, "n"]
   counts: Int[np.ndarray, "g"]
@@ -39,8 +34,7 @@ class ViewGroups(NamedTuple):
 def view_groups(image_ids: Ids) -> ViewGroups:
   """Groups points by image: equal ids are views of one image.
 
-  Raises ValueError unless there are two images, one of them with two views, and
-  TypeError if ids are not integers.
+  Raises ValueError unless there are two images, one of them with two views.
   """
   image_ids = np.asarray(image_ids)
   if image_ids.ndim != 1 or not len(image_ids):

@@ -24,11 +24,8 @@ def attention(
   k: Float[Array, "b n k e"],
   v: Float[Array, "b n k e"],
 ) -> Float[Array, "b n k e"]:
-  """Scaled dot-product attention with k heads of width e.
-
-  The softmax is in float32 or wider; `jax.nn.dot_product_attention` would
-  reduce float64 inputs to float32.
-  """
+  """Scaled dot-product attention with k heads of width e."""
+  # jax.nn.dot_product_attention would reduce float64 inputs to float32.
   wide = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.einsum("bqke,btke->bkqt", q, k, preferred_element_type=wide)
   weights = jax.nn.softmax(logits / q.shape[-1] ** 0.5).astype(v.dtype)
@@ -41,9 +38,8 @@ def drop_path_factors(
   """Draws the stochastic-depth factors of both branches of every block.
 
   A branch of block i is dropped with probability p_i and otherwise scaled by
-  1 / (1 - p_i) (Huang et al., ECCV 2016). p_i grows linearly from 0 in the
-  first block to `rate` in the last. The draw for an image depends only on its
-  key, the block and the branch.
+  1 / (1 - p_i); p_i grows linearly from 0 in the first block to `rate` in the
+  last. The draw for an image depends only on its key, the block and the branch.
   """
   keep = 1 - jnp.linspace(0, rate, depth, dtype=jnp.float32)
 

@@ -20,10 +20,7 @@ STATISTICS = "batch statistics"
 def statistics(
   x: Float[Array, "*n d"], dtype: jnp.dtype
 ) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
-  """Returns mean and biased variance over all axes but the last, in `dtype`.
-
-  The variance is E[x²] - E[x]², clipped at 0, in one pass over x.
-  """
+  """Returns mean and biased variance, E[x²] - E[x]², of the last axis."""
   x = x.astype(dtype)
   axes = tuple(range(x.ndim - 1))
   # The order of flax, so that gradients are summed in the same order.

@@ -176,10 +176,9 @@ class Encoder(nn.Module):
     return x.mean(axis=(1, 2))
 
   def _after_stem(self, norm: BatchNorm, x: Images) -> Images:
-    """Applies norm, ReLU and max-pool to the output of the stem, with remat.
+    """Applies norm, ReLU and max-pool, recomputed in the backward pass.
 
-    These are the largest maps of the network and the backward pass reaches
-    them last, so they are recomputed from the output of the convolution.
+    These are the largest maps, and the backward pass reaches them last.
     """
     max_pool = not self.config.small_images or self.config.small_max_pool
 

@@ -100,10 +100,7 @@ class Objective(abc.ABC):
     return head_params, carry
 
   def with_total_steps(self, total_steps: int) -> Self:
-    """Returns the objective for a run of `total_steps` steps.
-
-    Overridden by methods with schedules that end with the run.
-    """
+    """Returns the objective with schedules for `total_steps` steps."""
     return self
 
   def teacher_momentum(self, step: Step) -> Scalar | float | None:
@@ -111,30 +108,20 @@ class Objective(abc.ABC):
     return None
 
   def groups(self, head_params: Mapping[str, PyTree]) -> PyTree:
-    """Returns the optimizer group of each head parameter, as a tree of str.
-
-    By default the group is the top-level key: "projector", "prototypes".
-    """
+    """Returns the optimizer group of each head parameter: its top-level key."""
     return {
       name: jax.tree.map(lambda _, name=name: name, part)
       for name, part in head_params.items()
     }
 
   def schedules(self) -> Mapping[str, Schedule]:
-    """Returns learning-rate multipliers (step -> factor) by group.
-
-    A factor of 0 freezes a group: no update, weight decay or moments.
-    """
+    """Returns learning-rate multipliers by group; a factor of 0 freezes it."""
     return {}
 
   def outputs(
     self, head_params: Any, state: Any, h: Float[Array, "n d"]
   ) -> dict[str, Float[Array, "n z"]]:
-    """Returns the output of each head for features, for probes and diagnostics.
-
-    Heads use running statistics, so rows are independent. Outputs are not
-    normalised.
-    """
+    """Returns the output of each head by running statistics, not normalised."""
     return {
       name: getattr(self, name).evaluate(head_params[name], state[name], h)
       for name in self.heads

@@ -47,11 +47,7 @@ class MomentumObjective(ProjectorObjective):
     return dataclasses.replace(self, total_steps=total_steps)
 
   def teacher_momentum(self, step: Step) -> Scalar | float:
-    """Returns the momentum of the averaged backbone and heads.
-
-    Raises:
-      ValueError: if the momentum is not constant and `total_steps` is 0.
-    """
+    """Returns the momentum of the averaged backbone and heads."""
     if self.momentum_start == self.momentum_end:
       return self.momentum_start
     if not self.total_steps:

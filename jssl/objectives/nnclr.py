@@ -70,8 +70,7 @@ def _nearest(
 ) -> Float[Array, "b d"]:
   """Returns the most similar row of the bank for each row of z.
 
-  Scans the bank in tiles of at most b rows. Scores have float32 precision,
-  because the scores of neighbours are close.
+  Scans the bank in tiles of at most b rows, with float32 scores.
   """
   b, d = z.shape
 

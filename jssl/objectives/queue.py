@@ -11,12 +11,7 @@ from jssl.typing import Key
 
 
 class Queue(NamedTuple):
-  """Ring buffer of the last q unit vectors.
-
-  Attributes:
-    rows: [q, d] unit vectors.
-    cursor: index of the oldest row.
-  """
+  """Ring buffer of the last q unit vectors; `cursor` is at the oldest."""
 
   rows: Float[Array, "q d"]
   cursor: Int[Array, ""]
@@ -30,11 +25,7 @@ def full(key: Key, size: int, dim: int) -> Queue:
 
 
 def push(queue: Queue, z: Float[Array, "b d"]) -> Queue:
-  """Returns the queue with its b oldest rows replaced by the rows of z.
-
-  Raises:
-    ValueError: if q is not a multiple of b.
-  """
+  """Returns the queue with its b oldest rows replaced by the rows of z."""
   size, b = len(queue.rows), len(z)
   if size % b:
     raise ValueError(

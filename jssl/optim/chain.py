@@ -133,25 +133,24 @@ def _group(
 
   decay = optax.add_decayed_weights(weight_decay, matrices)
   scale = optax.scale_by_learning_rate(rate)
+  # BERT's LAMB has epsilon 1e-6.
+  eps = 1e-6 if optim.name == "lamb" else 1e-8
+  adam = unless_frozen(optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=eps))
+  trace = unless_frozen(optax.trace(optim.momentum))
+  coefficient = optim.trust_coefficient if optim.name == "lars" else 1.0
+  trust = optax.masked(_trust_ratio(coefficient), matrices)
   match optim.name:
     case "adamw":
-      adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2)
-      return optax.chain(unless_frozen(adam), decay, scale)
+      return optax.chain(adam, decay, scale)
     case "adam":
       # L2 as in torch's Adam: the decay enters the moments.
-      adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2)
-      return optax.chain(decay, unless_frozen(adam), scale)
+      return optax.chain(decay, adam, scale)
     case "sgd":
-      trace = optax.trace(optim.momentum)
-      return optax.chain(decay, unless_frozen(trace), scale)
+      return optax.chain(decay, trace, scale)
     case "lars":
-      trust = optax.masked(_trust_ratio(optim.trust_coefficient), matrices)
-      trace = optax.trace(optim.momentum)
-      return optax.chain(decay, trust, scale, unless_frozen(trace))
+      return optax.chain(decay, trust, scale, trace)
     case "lamb":
-      adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=1e-6)
-      trust = optax.masked(_trust_ratio(1.0), matrices)
-      return optax.chain(unless_frozen(adam), decay, trust, scale)
+      return optax.chain(adam, decay, trust, scale)
 
 
 def make_optimizer(

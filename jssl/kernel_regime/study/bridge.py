@@ -143,14 +143,9 @@ def train(
 class Comparison(NamedTuple):
   """A training compared with its closed form.
 
-  Attributes:
-    loss: name of the loss.
-    d_out: dimension of the embedding.
-    basis: basis of the features.
-    gaps: `Loss.relative_gap` before each step, in float32; the last entry is of
-      the trained map, in float64.
-    unseen: ||k*_trained - k*_closed||_F / ||k*_closed||_F on test images; None
-      if the optimum is not unique.
+  `gaps` are `Loss.relative_gap` before each step, in float32; the last is of
+  the trained map, in float64. `unseen` is ||k*_trained - k*_closed||_F /
+  ||k*_closed||_F on test images, None if the optimum is not unique.
   """
 
   loss: str

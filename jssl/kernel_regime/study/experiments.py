@@ -37,14 +37,9 @@ _AXES: Mapping[Features, tuple[Axis, ...]] = {
 class Experiment(NamedTuple):
   """One kernel; numbers that it does not depend on are None.
 
-  Attributes:
-    features: "raw", the kernel of the images; "raw_augmented", with their views
-      as further training points; the induced kernel of one of the two losses;
-      or "supervised", of the contrastive loss with classes for images.
-    labels: number of images whose labels the classifier uses.
-    views: number of views of each image.
-    beta: weight of the invariance of the non-contrastive loss.
-    alpha: weight of the ridge as a fraction of `alpha_max`.
+  "raw" is the kernel of the images, "raw_augmented" with their views as further
+  training points, "supervised" the contrastive loss with classes for images.
+  `alpha` is a fraction of `alpha_max`.
   """
 
   features: Features
@@ -81,10 +76,7 @@ def main_experiments(config: KernelStudy) -> list[Experiment]:
 def sweep_experiments(
   config: KernelStudy,
 ) -> dict[Axis, dict[Features, dict[float, Experiment]]]:
-  """Experiments of each sweep by features and value.
-
-  A sweep has the kernels that depend on its number.
-  """
+  """Experiments by sweep, kernel (if it depends on the number) and value."""
   values: dict[Axis, tuple[float, ...]] = {
     "views": config.sweep.views,
     "labels": config.sweep.labels,

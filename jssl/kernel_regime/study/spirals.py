@@ -33,18 +33,11 @@ EXTENT = 1.25
 
 
 class Spirals(NamedTuple):
-  """Views of points on two arms, and two maps of the plane.
+  """Views [n, 2] of points on two arms (0 or 1), and two maps of the plane.
 
-  Attributes:
-    noise: kind of views.
-    points: [n, 2] views of all points.
-    arm: [n] 0 or 1.
-    raw: [g, g, d] leading eigenfunctions of the kernel on a grid.
-    embedding: [g, g, d] dimensions of f on the grid, least Tr(B K) first.
-    raw_auc: [d] area under the ROC curve of each eigenfunction as a classifier
-      of the arm, from 0.5 to 1.
-    embedding_auc: [d] likewise for f.
-    gap: loss minus its minimum, relative to ||T||^2.
+  `raw` are the leading eigenfunctions of the kernel on a grid [g, g, d],
+  `embedding` the dimensions of f, least Tr(B K) first. The `_auc` are areas
+  under the ROC curve as classifiers of the arm. `gap` is relative to ||T||^2.
   """
 
   noise: Noise
