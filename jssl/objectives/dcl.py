@@ -19,7 +19,6 @@ class DCL(TwoViewObjective):
 
   Attributes:
     temperature: temperature of the loss.
-    projector: head that maps features to embeddings, as in SimCLR.
   """
 
   temperature: float = 0.1

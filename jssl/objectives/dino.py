@@ -31,7 +31,6 @@ class DINO(PrototypeObjective, MomentumObjective):
     teacher_temperature: temperature of the teacher softmax after warm-up.
     temperature_warmup_steps: number of steps of linear temperature warm-up.
     center_momentum: momentum of the moving average of the centre.
-    projector: head that maps features to bottleneck vectors.
     prototypes: prototypes of the student and, averaged, of the teacher.
     num_views: number of large crops; the teacher sees only large crops.
   """

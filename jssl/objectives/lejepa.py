@@ -24,7 +24,6 @@ class LeJEPA(ProjectorObjective):
   Attributes:
     sigreg_weight: weight of SIGReg; the invariance has 1 - `sigreg_weight`.
     num_slices: number of random directions of SIGReg.
-    projector: head that maps features to embeddings.
     num_views: number of large crops; their mean is the target of all views.
   """
 

@@ -34,7 +34,6 @@ class MoCoV3(PredictorObjective, MomentumObjective):
   Attributes:
     temperature: temperature T; the loss has MoCo v3's factor 2T.
     projector: head of the queries and, averaged, of the keys.
-    predictor: second head of the queries; identity without layers.
     queue_size: number of keys in the queue, a multiple of the batch size; with
       0 the other keys of the batch are the negatives.
   """

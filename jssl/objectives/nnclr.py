@@ -32,7 +32,6 @@ class NNCLR(PredictorObjective):
     queue_size: number of projections in the queue, a multiple of the batch
       size.
     projector: head that maps features to z; neighbours are searched in z.
-    predictor: head that maps z to predictions.
   """
 
   temperature: float = 0.1

@@ -19,8 +19,6 @@ class SimCLR(TwoViewObjective):
 
   Attributes:
     temperature: temperature of NT-Xent.
-    projector: head that maps features to embeddings; its last norm has no
-      parameters in the authors' code.
   """
 
   temperature: float = 0.1

@@ -21,8 +21,6 @@ class SimSiam(PredictorObjective):
   """SimSiam; `objective.name="simsiam"` in a config.
 
   Attributes:
-    projector: head that maps features to z.
-    predictor: head that maps z of one view to a prediction of the other.
     stop_gradient: True if targets are stop-gradient; False collapses.
     constant_predictor_rate: True if the learning rate of the predictor does not
       decay.

@@ -23,7 +23,6 @@ class Spectral(TwoViewObjective):
 
   Attributes:
     squared_radius: squared radius of the ball.
-    projector: head that maps features to embeddings.
   """
 
   squared_radius: float = 10.0

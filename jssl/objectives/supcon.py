@@ -21,7 +21,6 @@ class SupCon(TwoViewObjective):
 
   Attributes:
     temperature: temperature of the loss.
-    projector: head that maps features to embeddings.
   """
 
   temperature: float = 0.1

@@ -29,8 +29,6 @@ class SwAV(PrototypeObjective):
     epsilon: entropy regularisation of the assignments.
     iterations: number of Sinkhorn-Knopp iterations.
     projector: head that maps features to z; z is then normalised.
-    prototypes: prototypes that views are assigned to.
-    num_views: number of large crops.
   """
 
   temperature: float = 0.1
