@@ -122,13 +122,8 @@ class Sweep:
   alphas: tuple[float, ...] = ()
 
   def __post_init__(self) -> None:
-    for name, least in {
-      "views": 2,
-      "labels": 2,
-      "betas": 0,
-      "alphas": 0,
-    }.items():
-      values = getattr(self, name)
+    for name, values in dataclasses.asdict(self).items():
+      least = 2 if name in ("views", "labels") else 0
       valid = min(values, default=least) >= least
       _check(f"sweep.{name}", values, valid, f"at least {least}")
     valid = max(self.alphas, default=0) < 1
@@ -169,12 +164,8 @@ class KernelStudy:
 
   def __post_init__(self) -> None:
     images, labels = self.problem.images, self.sweep.labels
-    _check(
-      "sweep.labels",
-      labels,
-      max(labels, default=0) <= images,
-      f"at most problem.images={images}",
-    )
+    valid = max(labels, default=0) <= images
+    _check("sweep.labels", labels, valid, f"at most problem.images={images}")
     if self.problem.d_out:
       views = min((self.problem.views, *self.sweep.views))
       targets.check_d_out(self.problem.d_out, images * views)

@@ -132,14 +132,6 @@ def classifier_kernels(
   return grams.k[np.ix_(rows, rows)], grams.k_test[:, rows], ids
 
 
-def image_kernel(
-  grams: GramMatrices, experiment: Experiment, config: KernelStudy
-) -> Float[np.ndarray, "n n"]:
-  """Kernel of the training points of the classifiers."""
-  embedding = embed(grams, experiment, config)
-  return classifier_kernels(grams, experiment, embedding)[0]
-
-
 def num_folds(grams: GramMatrices, labels: int, config: KernelStudy) -> int:
   """Number of folds: at most the smallest class, which must have two images."""
   fewest = int(np.unique(grams.labels[:labels], return_counts=True)[1].min())

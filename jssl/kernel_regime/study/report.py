@@ -232,7 +232,8 @@ def draw_figures(results: Results) -> dict[str, Markup]:
   for features in shown:
     if main[features]["failure"]:
       continue
-    k = evaluate.image_kernel(grams, own[features], config)
+    embedding = evaluate.embed(grams, own[features], config)
+    k, _, _ = evaluate.classifier_kernels(grams, own[features], embedding)
     if features == "non_contrastive":
       # The loss is invariant to a shift, which can dominate k*.
       k = k - k.mean(0) - k.mean(0)[:, None] + k.mean()
