@@ -299,7 +299,7 @@ def test_what_cannot_be_done_leaves_the_rest(done, tmp_path):
 
 
 def test_a_workdir_belongs_to_its_config(done):
-  with pytest.raises(ValueError, match=r"problem\.jitter: there 1e-06, now"):
+  with pytest.raises(ValueError, match=r"problem\.jitter: was 1e-06, now"):
     run.run(config(jitter=1e-4), done[0], command="again")
 
 
