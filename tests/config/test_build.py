@@ -152,8 +152,8 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
   other = config(**{"model.width": 64, "objective.temperature": 0.3})
   with pytest.raises(ValueError, match="belongs to a run") as caught:
     claim_workdir(to_dict(other), tmp_path)
-  assert "model.width: there 128, now 64" in str(caught.value)
-  assert "objective.temperature: there 0.2, now 0.3" in str(caught.value)
+  assert "model.width: was 128, now 64" in str(caught.value)
+  assert "objective.temperature: was 0.2, now 0.3" in str(caught.value)
   assert (tmp_path / "config.json").read_bytes() == before
   # Another mesh or another rhythm of logging is the same run.
   claim_workdir(

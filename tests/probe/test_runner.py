@@ -360,7 +360,7 @@ def test_no_checkpoint_is_an_error(workdir):
 
 
 def test_a_directory_that_is_no_run_is_an_error(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
+  with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
     run(tmp_path)
 
 

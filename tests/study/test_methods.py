@@ -308,7 +308,7 @@ def test_runs_what_is_not_complete_and_baselines_once(
   # What is there belongs to its config.
   before = (trials[1].workdir / "config.json").read_text()
   for flag, message in [
-    ("--config.train.steps=3", "train.steps: there 2, now 3"),
+    ("--config.train.steps=3", "train.steps: was 2, now 3"),
     ("--config.probe.seeds=5", "probe.seeds: there 2, now 5"),
   ]:
     other = trials_lib.plan(config_file, tmp_path, overrides=[flag])
