@@ -16,8 +16,6 @@ from tensorflow_datasets.core import file_adapters, read_only_builder
 
 from jssl.data.source import HostBatch, Rows
 
-# More damaged images in a row mean that a file is missing or all are damaged.
-_MAX_SKIPPED = 100
 # Counts the replaced images of this process, over all sources.
 _replacements = itertools.count(1)
 _LOG_SECONDS = 10
@@ -82,17 +80,11 @@ def _is_damage(error: Exception) -> bool:
 class Prepared:
   """A split of a prepared data set; a `Source`.
 
-  Attributes:
-    name: name of the set.
-    split: name of the split, or a part of one as in `train[:10%]`.
-    class_names: names in label order; empty if the set is unlabelled.
-    image_shape: (height, width, channels) in pixels.
-    image_key: name of the image feature.
-    label_key: name of the label feature; None if the set is unlabelled.
-    records: TFDS data source with encoded images.
-    skip_damaged: True to replace an image that cannot be decoded by the next
-      one that can, with its label. The replacement depends on the files alone,
-      so all hosts and a resumed run see the same images.
+  The split may be a part of one, as in `train[:10%]`. `records` is a TFDS data
+  source with encoded images. An unlabelled set has no class names and no
+  `label_key`. `skip_damaged` replaces an image that cannot be decoded by the
+  next one that can, with its label. The replacement depends on the files alone,
+  so all hosts and a resumed run see the same images.
   """
 
   name: str
@@ -141,7 +133,8 @@ class Prepared:
     except DamagedImage:
       if not self.skip_damaged:
         raise
-    others = min(_MAX_SKIPPED, len(self) - 1)
+    # More damaged images in a row mean that a file or all images are damaged.
+    others = min(100, len(self) - 1)
     for offset in range(1, others + 1):
       with contextlib.suppress(DamagedImage):
         replacement = self._read((row + offset) % len(self), None)

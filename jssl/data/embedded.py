@@ -125,9 +125,8 @@ def cluttered_digits(split: str = "train") -> InMemory:
     stratify=digits.target,
     random_state=_SEED,
   )
-  rows, number = (
-    (train, TRAIN_IMAGES) if split == "train" else (test, TEST_IMAGES)
-  )
+  rows = train if split == "train" else test
+  number = TRAIN_IMAGES if split == "train" else TEST_IMAGES
   # Each digit of the split is placed equally often, up to one.
   placed = np.resize(rows, number)
   glyphs = (digits.images / digits.images.max()).astype(np.float32)

@@ -31,20 +31,13 @@ _GRAYSCALE_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
 # Images in memory at once.
 _CHUNK_SIZE = 256
-# At 256 px, a synthetic photograph has 44 kB and 37 dB PSNR.
-_JPEG_QUALITY = 95
 
 
-def to_png(image: Image.Image) -> bytes:
-  """Returns an image as a PNG file."""
+def encode_image(image: Image.Image, file_format: str = "PNG") -> bytes:
+  """Returns an image as a PNG or JPEG file."""
   file = io.BytesIO()
-  image.save(file, "PNG")
-  return file.getvalue()
-
-
-def _to_jpeg(image: Image.Image) -> bytes:
-  file = io.BytesIO()
-  image.save(file, "JPEG", quality=_JPEG_QUALITY)
+  # At 256 px, a synthetic photograph has 44 kB and 37 dB PSNR as a JPEG.
+  image.save(file, file_format, quality=95)
   return file.getvalue()
 
 
@@ -180,12 +173,12 @@ def _encode(
   try:
     with Image.open(io.BytesIO(data)) as image:
       if size_px and min(image.size) > size_px:
-        encode = _to_jpeg if image.format == "JPEG" else to_png
-        return encode(square(data, mode, size_px))
+        file_format = "JPEG" if image.format == "JPEG" else "PNG"
+        return encode_image(square(data, mode, size_px), file_format)
       image.load()
       if image.format in ("PNG", "JPEG") and image.mode == mode:
         return data
-      return to_png(image.convert(mode))
+      return encode_image(image.convert(mode))
   except Exception as error:
     _check_skipped(path, error, skip)
     return None

@@ -14,17 +14,13 @@ def open_source(
 ) -> Source:
   """Opens a split of the embedded set or of a prepared one.
 
-  Args:
-    name: `cluttered_digits`, or a prepared set: a TFDS name, with optional
-      `/config` and `:version`, or the name of a prepared folder.
-    data_dir: folder of prepared sets; None or "" for TFDS's default.
-    split: a split or a part of one in TFDS's syntax, as in `train[:10%]`. The
-      embedded set has `train` and `test`.
-    image_size_px: height and width of the images. Stored images of another
-      size are resized by their shorter side and cropped to the centre.
-    in_memory: True to read the whole split now.
-    skip_damaged: True to replace a damaged image by the next one that can be
-      decoded; otherwise `fetch` raises.
+  The embedded set is `cluttered_digits`. A prepared set has a TFDS name, with
+  optional `/config` and `:version`, or that of a prepared folder, and splits in
+  TFDS's syntax, as in `train[:10%]`. Without a `data_dir` it is in TFDS's.
+
+  Images of another size are resized by their shorter side and cropped to the
+  centre. A damaged image makes `fetch` raise, or is replaced by the next one
+  that can be decoded if `skip_damaged` is True.
 
   Raises:
     FileNotFoundError: if the set is not prepared.

@@ -129,16 +129,10 @@ def train_batches(
   set, `seed`, `batch_size`, `order`, `total_steps` and `workers`. The iterator
   is an Orbax checkpointable. `close` stops its thread.
 
-  Args:
-    source: source of images.
-    seed: seed of the order, not negative.
-    batch_size: images in a global batch.
-    sharding: sharding of the batch dimension over the devices of all hosts.
-    order: order of examples.
-    total_steps: steps of the run; every order but "iid" needs it.
-    workers: processes that fetch and decode; 0 for a thread of this process,
-      which is best for a set in memory.
-    prefetch_batches: batches to keep ready on the devices; 0 for none.
+  The batch dimension of the global batch is sharded over the devices of all
+  hosts. Every order but "iid" needs the total steps of the run. Without worker
+  processes a thread of this process fetches and decodes, which is best for a
+  set in memory.
 
   Returns:
     Batches: `image`, uint8 [b, h, w, c], and `label`, int32 [b], -1 without a

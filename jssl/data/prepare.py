@@ -33,7 +33,7 @@ from absl import app, flags
 from jaxtyping import UInt8
 from PIL import Image
 
-from jssl.data.folder import Examples, Folder, to_png
+from jssl.data.folder import Examples, Folder, encode_image
 
 _SOURCE = flags.DEFINE_string(
   "source", None, "Folder of the images or of the IDX files."
@@ -149,7 +149,7 @@ class FashionMnist(  # type: ignore[call-arg]
       )
     # TFDS shuffles by key: its keys give its order.
     for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-      encoded = to_png(Image.fromarray(image))
+      encoded = encode_image(Image.fromarray(image))
       yield row, {"image": encoded, "label": int(label)}
 
 
@@ -188,16 +188,8 @@ def prepare(
 ) -> str:
   """Writes a data set to disk, as described at the top of this module.
 
-  Args:
-    name: `fashion_mnist`, `folder` or another TFDS name.
-    source: folder of the images or of the IDX files.
-    set_name: name of the set of a folder.
-    data_dir: folder of the data sets; None or "" for TFDS's default.
-    skip_damaged: True to omit damaged images of a folder, with a warning. TFDS
-      does not check the images of other sets, see `data.skip_damaged` of a
-      config.
-    stored_size_px: height and width at which larger images of a folder are
-      stored; None to keep them.
+  Arguments are those of the command line; `set_name` names the set of a folder.
+  TFDS does not check other images, see `data.skip_damaged` of a config.
 
   Returns:
     The directory of the set. An existing set is kept.
@@ -205,8 +197,7 @@ def prepare(
   Raises:
     FileExistsError: if the set of a folder exists.
     OSError: if a file cannot be read or written.
-    ValueError: if the source is damaged or has an unexpected structure, or the
-      name is unknown.
+    ValueError: if the source is damaged or unexpected, or the name unknown.
   """
   folder = Path(source) if source else None
   data_dir = data_dir or None

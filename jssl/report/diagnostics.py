@@ -35,19 +35,13 @@ BOUND_TERMS = (
   ("must be below", "threshold"),
   ("bound", "bound"),
 )
-# Above this AUC nearly all variance is in one direction.
-_COLLAPSED = 0.99
 
 
 class Collapse(NamedTuple):
   """How collapsed a run is, and since when.
 
-  Attributes:
-    aucs: collapse AUC by step.
-    random: collapse AUC of the random backbone; None if not measured.
-    collapsed: True if the last checkpoint has collapsed.
-    onset: step with the lowest AUC before a lasting rise; None without one.
-    best: least collapsed steps, the best first.
+  `aucs` has the collapse AUC by step. `onset` is the step with the lowest AUC
+  before a lasting rise. `best` has the least collapsed steps, the best first.
   """
 
   aucs: dict[int, float]
@@ -71,16 +65,13 @@ def collapse(run: Run, dataset: str) -> Collapse | None:
   if not aucs:
     return None
   steps, values = [*aucs], [*aucs.values()]
-  onset = None
-  if len(steps) > 2:
-    onset = diagnostics.collapse_onset(steps, values)
-  ranked = diagnostics.rank_checkpoints(values)
   return Collapse(
     aucs,
     random=random.get(0),
-    collapsed=values[-1] > _COLLAPSED,
-    onset=onset,
-    best=[steps[i] for i in ranked[:3]],
+    # Above this AUC nearly all variance is in one direction.
+    collapsed=values[-1] > 0.99,
+    onset=diagnostics.collapse_onset(steps, values) if len(steps) > 2 else None,
+    best=[steps[i] for i in diagnostics.rank_checkpoints(values)[:3]],
   )
 
 

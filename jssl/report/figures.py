@@ -41,8 +41,6 @@ _CURVES = {
   "images_per_second": "images/s",
 }
 _NOT_CURVES = {"step", "time", "seconds", "seconds_per_step"}
-# Relative to the largest singular value; below is rounding of float64 sums.
-_ROUNDING = 1e-7
 
 
 def _over_steps(ax: Axes, title: str, y_format: str = "{x:g}") -> None:
@@ -85,17 +83,14 @@ def accuracy(records: Sequence[ProbeRecord]) -> Figure:
   for ax, probe in zip(panels, probes, strict=True):
     for features, (name, style) in _FEATURES.items():
       points = {
-        record.step: (
-          100 * record.test_accuracy,
-          100 * record.test_accuracy_std,
-        )
-        for record in records
-        if (record.features, record.probe) == (features, probe)
+        r.step: (r.test_accuracy, r.test_accuracy_std)
+        for r in records
+        if (r.features, r.probe) == (features, probe)
       }
       if not points:
         continue
       steps = sorted(points)
-      mean, std = np.array([points[step] for step in steps]).T
+      mean, std = 100 * np.array([points[step] for step in steps]).T
       label = f"{name}, {mean[-1]:.1f}%"
       if features == "backbone":
         ax.plot(steps, mean, marker="o", label=label, **style)
@@ -111,8 +106,8 @@ def accuracy(records: Sequence[ProbeRecord]) -> Figure:
 
 
 def _relative(values: Sequence[float]) -> Float[np.ndarray, "d"]:
-  """Returns descending values over the largest, clipped at rounding."""
-  return np.maximum(np.array(values) / max(values[0], 1e-30), _ROUNDING)
+  """Returns values over the first, the largest; below 1e-7 is rounding."""
+  return np.maximum(np.array(values) / max(values[0], 1e-30), 1e-7)
 
 
 def _by_index(ax: Axes, title: str) -> None:
@@ -161,10 +156,9 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
 def _colours(names: Iterable[str]) -> dict[str, str]:
   """Returns a colour for the backbone, always the same, and each head."""
   heads = [name for name in dict.fromkeys(names) if name != "backbone"]
-  others = itertools.cycle(
-    (charts.RED, charts.GREEN, *charts.CLASS_COLOURS[3:])
-  )
-  return {"backbone": charts.BLUE, **dict(zip(heads, others, strict=False))}
+  others = (charts.RED, charts.GREEN, *charts.CLASS_COLOURS[3:])
+  pairs = zip(heads, itertools.cycle(others), strict=False)
+  return {"backbone": charts.BLUE, **dict(pairs)}
 
 
 def _by_step(ax: Axes, steps: Sequence[int]) -> Sequence[Any]:
@@ -220,18 +214,10 @@ def concentration(
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   left, right = figure.subplots(1, 2)
   if curve is not None:
-    left.plot(curve.deltas, curve.one_minus_sigma, label="upper bound")
-    left.plot(
-      curve.deltas, curve.lower_bound, label="lower bound", **_BASELINE, ls=":"
-    )
-    left.fill_between(
-      curve.deltas,
-      curve.lower_bound,
-      curve.one_minus_sigma,
-      color=charts.BLUE,
-      alpha=0.1,
-      lw=0,
-    )
+    x, low, high = curve.deltas, curve.lower_bound, curve.one_minus_sigma
+    left.plot(x, high, label="upper bound")
+    left.plot(x, low, label="lower bound", **_BASELINE, ls=":")
+    left.fill_between(x, low, high, color=charts.BLUE, alpha=0.1, lw=0)
     left.legend()
   left.set_ylim(-0.02, 1.02)
   left.set_title("images outside the main part, 1 - sigma")
@@ -249,12 +235,10 @@ def concentration(
   return figure
 
 
-def _densest(
-  xy: Float[np.ndarray, "n 2"], neighbours: int = 10
-) -> Float[np.ndarray, "2"]:
-  """Returns the point with the closest neighbours."""
+def _densest(xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2"]:
+  """Returns the point with the closest 10 neighbours."""
   distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
-  reach = np.sort(distance, axis=1)[:, min(neighbours, len(xy) - 1)]
+  reach = np.sort(distance, axis=1)[:, min(10, len(xy) - 1)]
   return xy[np.argmin(reach)]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from jssl.config.parse import to_dict
 from jssl.probe.accuracy import accuracy_table
@@ -19,9 +18,6 @@ from jssl.probe.records import (
 from jssl.report import diagnostics, figures, html, samples
 from jssl.report.charts import as_svg
 from jssl.report.read import PROBE_SECONDS, TRAINING_SECONDS, GoodputRow, Run
-
-_IMAGES, _VIEWS = 8, 4
-_MAP_POINTS = 2000
 
 
 def _comparisons(
@@ -71,16 +67,14 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, str]:
 def _views(run: Run) -> dict[str, Any]:
   """Returns data URIs of images and of their views, or the error."""
   try:
-    images, views = samples.augmented(
-      run.config, images=_IMAGES, num_views=_VIEWS
-    )
+    images, views = samples.augmented(run.config, images=8, num_views=4)
   except (FileNotFoundError, ValueError, TypeError) as error:
     return {"error": str(error)}
   return {
     "images": samples.data_uri(images[None]),
     "views": samples.data_uri(views),
-    "num_images": _IMAGES,
-    "num_views": _VIEWS,
+    "num_images": len(images),
+    "num_views": len(views),
   }
 
 
@@ -88,7 +82,7 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   """Returns the map of the test features, or the reason for none."""
   most = figures.MAX_CLASSES
   found = step is not None and samples.cached_features(
-    run, dataset, step=step, limit=_MAP_POINTS, classes=most
+    run, dataset, step=step, limit=2000, classes=most
   )
   if not found:
     return {"error": "This workdir has no cached test features."}
@@ -129,22 +123,16 @@ def render(run: Run) -> str:
   )
   spectra = run.select(SpectrumRecord, dataset=dataset)
 
-  drawings: dict[str, Markup | None] = dict.fromkeys(
-    ("accuracy", "curves", "spectrum")
-  )
+  accuracy = curves = spectrum = None
   if run.metrics:
-    drawings["curves"] = as_svg(
-      figures.curves(run.metrics), alt="Metrics of the training over steps"
-    )
+    alt = "Metrics of the training over steps"
+    curves = as_svg(figures.curves(run.metrics), alt=alt)
   if step is not None and fitted:
-    drawings["accuracy"] = as_svg(
-      figures.accuracy(fitted), alt="Test accuracy over steps"
-    )
+    alt = "Test accuracy over steps"
+    accuracy = as_svg(figures.accuracy(fitted), alt=alt)
   if step is not None and spectra:
-    drawings["spectrum"] = as_svg(
-      figures.spectrum(spectra, step),
-      alt="Singular values, and collapse AUC over steps",
-    )
+    alt = "Singular values, and collapse AUC over steps"
+    spectrum = as_svg(figures.spectrum(spectra, step), alt=alt)
   return html.render(
     "jssl.report",
     "report.html.j2",
@@ -168,7 +156,9 @@ def render(run: Run) -> str:
     training_time=_time(run.goodput, TRAINING_SECONDS),
     probe_time=_time(run.probe_goodput, PROBE_SECONDS),
     views=_views(run),
-    **drawings,
+    accuracy=accuracy,
+    curves=curves,
+    spectrum=spectrum,
     **diagnostics.values(run, dataset, step),
     map=_map(run, dataset, step),
     config=config,

@@ -120,30 +120,19 @@ class Run:
     return None
 
 
-def _json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the complete rows of a JSON-lines file; [] without a file."""
+def _json_lines(
+  path: pathlib.Path, keys: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+  """Reads the complete rows, with all keys, of a file; [] without a file."""
   rows = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
       row = json.loads(line)
     except ValueError:
       continue
-    if isinstance(row, dict):
+    if isinstance(row, dict) and row.keys() >= {*keys}:
       rows.append(row)
   return rows
-
-
-def _goodput(path: pathlib.Path, keys: Iterable[str]) -> list[GoodputRow]:
-  return [row for row in _json_lines(path) if row.keys() >= {*keys}]
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, Float[np.ndarray, "n"]]:
-  rows = [row for row in rows if "step" in row]
-  names = dict.fromkeys(name for row in rows for name in row)
-  return {
-    name: np.array([row.get(name, np.nan) for row in rows], float)
-    for name in names
-  }
 
 
 def read(workdir: str | os.PathLike) -> Run:
@@ -161,13 +150,17 @@ def read(workdir: str | os.PathLike) -> Run:
       f"{path / 'config.json'} is damaged or not the config of a run made by "
       f"`python -m jssl.train`: {error}"
     ) from error
+  rows = _json_lines(path / "metrics.jsonl", ["step"])
   return Run(
     workdir=path,
     config=config,
-    metrics=_columns(_json_lines(path / "metrics.jsonl")),
+    metrics={
+      name: np.array([row.get(name, np.nan) for row in rows], float)
+      for name in dict.fromkeys(name for row in rows for name in row)
+    },
     records=RecordFile(path).read(),
-    goodput=_goodput(path / "goodput.jsonl", _TRAINING_KEYS),
-    probe_goodput=_goodput(
+    goodput=_json_lines(path / "goodput.jsonl", _TRAINING_KEYS),
+    probe_goodput=_json_lines(
       path / "probe_goodput.jsonl", ("seconds", *PROBE_SECONDS)
     ),
     checkpoints=checkpoint.steps(path),

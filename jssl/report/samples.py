@@ -29,12 +29,7 @@ class Labelled(NamedTuple):
   class_names: tuple[str, ...]
 
 
-_PCA_DIM = 50
-_PERPLEXITY = 30
-_TSNE_STEPS = 500
 _SEED = 0
-# Larger images only make the file larger.
-_SHEET_PX = (1100, 1100)
 
 
 def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
@@ -113,10 +108,10 @@ def cached_features(
 def project_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
   """Projects features of at least 4 images to the plane by PCA, then t-SNE."""
   n, d = h.shape
-  reduced = PCA(min(_PCA_DIM, n, d), random_state=_SEED).fit_transform(h)
-  perplexity = min(_PERPLEXITY, (n - 1) / 3)
+  reduced = PCA(min(50, n, d), random_state=_SEED).fit_transform(h)
+  perplexity = min(30, (n - 1) / 3)
   return TSNE(
-    perplexity=perplexity, init="pca", max_iter=_TSNE_STEPS, random_state=_SEED
+    perplexity=perplexity, init="pca", max_iter=500, random_state=_SEED
   ).fit_transform(reduced)
 
 
@@ -126,7 +121,8 @@ def data_uri(rows: UInt8[np.ndarray, "r b h w c"], *, gap_px: int = 2) -> str:
   padded = np.pad(rows, gaps, constant_values=255)
   sheet = np.concatenate(np.concatenate(padded, axis=1), axis=1)
   image = Image.fromarray(sheet[:-gap_px, :-gap_px].squeeze())
-  image.thumbnail(_SHEET_PX)
+  # Larger images only make the file larger.
+  image.thumbnail((1100, 1100))
   file = io.BytesIO()
   image.save(file, "PNG", optimize=True)
   return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

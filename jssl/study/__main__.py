@@ -13,6 +13,8 @@ resumes an interrupted study. Values of the config can be set for all runs, as
 in `--config.train.steps=100`.
 """
 
+import functools
+import importlib
 import os
 import pathlib
 import shlex
@@ -84,19 +86,10 @@ def _methods(arguments: _Arguments) -> int:
   return 1 if any(failures) else 0
 
 
-def _forecast(arguments: _Arguments) -> int:
-  from jssl.study import forecast
-
-  points = forecast.collect(arguments.workdir)
-  print(forecast.write(arguments.workdir, points), end="")
-  return 0
-
-
-def _concentration(arguments: _Arguments) -> int:
-  from jssl.study import concentration
-
-  augmentations = concentration.collect(arguments.workdir)
-  print(concentration.write(arguments.workdir, augmentations), end="")
+def _of_runs(name: str, arguments: _Arguments) -> int:
+  study = importlib.import_module(f"jssl.study.{name}")
+  found = study.collect(arguments.workdir)
+  print(study.write(arguments.workdir, found), end="")
   return 0
 
 
@@ -127,10 +120,10 @@ _WITH_CONFIG: dict[str, Callable[[_Arguments], int]] = {
   "kernels": _kernels,
   "bridge": _bridge,
 }
-_STUDIES = {
+_STUDIES: dict[str, Callable[[_Arguments], int]] = {
   **_WITH_CONFIG,
-  "forecast": _forecast,
-  "concentration": _concentration,
+  "forecast": functools.partial(_of_runs, "forecast"),
+  "concentration": functools.partial(_of_runs, "concentration"),
 }
 
 

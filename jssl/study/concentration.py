@@ -1,11 +1,10 @@
 """The `concentration` study: compares the augmentations of several runs.
 
 Huang et al., ICLR 2023, bound the error of the nearest class mean by the
-concentration of the classes, 1 - sigma(delta). An augmented distance is the
-minimum over all views, so an augmentation that includes another has no larger
-distances. Samples do not respect this. Each augmentation is therefore evaluated
-twice: with an equal number of its own views, and nested, with the views of all
-augmentations that it includes.
+concentration of the classes, 1 - sigma(delta), with the minimum of distances
+over all views. An augmentation that includes another thus has no larger ones.
+Samples do not respect this, so each augmentation is evaluated twice: with an
+equal number of its own views, and nested, with those that it includes.
 """
 
 import pathlib
@@ -151,13 +150,12 @@ def collect(workdir: pathlib.Path) -> list[Augmentation]:
   augments = {name: runs[0].config.augment for name, runs in methods.items()}
   pixels, labels = _views({name: runs[0] for name, runs in methods.items()})
   # Common deltas, from the distances within classes of all augmentations.
-  distances = np.concatenate(
-    [
-      diagnostics.concentration_curve(own, labels).deltas
-      for own in pixels.values()
-    ]
-  )
-  deltas = np.quantile(distances, np.linspace(0.05, 0.95, _DELTAS))
+  distances = [
+    diagnostics.concentration_curve(own, labels).deltas
+    for own in pixels.values()
+  ]
+  quantiles = np.linspace(0.05, 0.95, _DELTAS)
+  deltas = np.quantile(np.concatenate(distances), quantiles)
 
   def curve(names: Sequence[str]) -> ConcentrationCurve:
     views = np.concatenate([pixels[name] for name in names], axis=1)
@@ -255,11 +253,13 @@ def markdown(augmentations: Sequence[Augmentation]) -> str:
     rank = diagnostics.rank_correlation(values, [-error for error in errors])
     return f"- {name}: {rank:+.2f}\n"
 
-  nested = [a.nested.mean() for a in augmentations]
   compared = [
     *((f"delta = {deltas[i]:.1f}", [c[i] for c in curves]) for i in shown),
     ("mean of the curve", [c.mean() for c in curves]),
-    ("mean of the curve, nested views", nested),
+    (
+      "mean of the curve, nested views",
+      [a.nested.mean() for a in augmentations],
+    ),
   ]
   parts = [
     _table(augmentations, shown),

@@ -1,10 +1,9 @@
 """The `forecast` study: predicts accuracy from the collapse AUC.
 
 Li, Efros and Pathak, ECCV 2022, fit accuracy linearly to the collapse AUC of
-the backbone's features, which needs no labels. Here methods are left out one by
-one, with all their seeds, and the fit to the others predicts their accuracies.
-The AUC depends on the number of feature dimensions, so runs of equal dimensions
-are also fitted separately.
+the backbone's features. Here methods are left out one by one, with all their
+seeds. The AUC depends on the number of feature dimensions, so runs of equal
+dimensions are also fitted separately.
 """
 
 import pathlib
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from jssl import diagnostics
 from jssl.probe.records import ProbeRecord, SpectrumRecord
 from jssl.report import charts
-from jssl.report.read import Run, read
+from jssl.report.read import read
 from jssl.report.tables import markdown_table
 
 
@@ -31,33 +30,23 @@ class Point(NamedTuple):
   accuracy: float
 
 
-def _points(name: str, run: Run) -> list[Point]:
-  key = {"dataset": run.config.data.name, "features": "backbone"}
-  accuracies = {
-    record.step: record.test_accuracy
-    for record in run.select(
-      ProbeRecord, probe="linear", label_fraction=1, **key
-    )
-  }
-  return [
-    Point(
-      name,
-      record.step,
-      len(record.singular_values),
-      record.collapse_auc,
-      accuracies[record.step],
-    )
-    for record in run.select(SpectrumRecord, **key)
-    if record.step in accuracies
-  ]
-
-
 def collect(workdir: pathlib.Path) -> list[Point]:
   """Returns the probed checkpoints of a study; ValueError if there are none."""
   points = []
   for path in sorted(workdir.glob("*/seed_*/config.json")):
-    name = str(path.parent.relative_to(workdir))
-    points += _points(name, read(path.parent))
+    name, run = str(path.parent.relative_to(workdir)), read(path.parent)
+    key = {"dataset": run.config.data.name, "features": "backbone"}
+    linear = {"probe": "linear", "label_fraction": 1, **key}
+    accuracies = {
+      r.step: r.test_accuracy for r in run.select(ProbeRecord, **linear)
+    }
+    points += [
+      Point(
+        name, r.step, len(r.singular_values), r.collapse_auc, accuracies[r.step]
+      )
+      for r in run.select(SpectrumRecord, **key)
+      if r.step in accuracies
+    ]
   if not points:
     raise ValueError(
       f"{workdir} has no run with a linear probe; --workdir must be that of "

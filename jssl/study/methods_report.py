@@ -171,21 +171,15 @@ def draw(rows: Sequence[Row]) -> Figure:
   """Draws accuracies, one line per row; the best linear accuracy on top."""
   ascending = sorted(rows, key=lambda row: row.linear or 0.0)
 
-  def percent(row: Row, probe: str) -> tuple[float, float]:
-    accuracy = row.accuracies[probe]
-    return 100 * accuracy.mean, 100 * accuracy.std
-
-  return charts.dots(
-    {
-      name: {
-        row.name: percent(row, probe)
-        for row in ascending
-        if probe in row.accuracies
-      }
-      for probe, name in PROBES.items()
-    },
-    title="test accuracy, %",
-  )
+  series = {
+    name: {
+      row.name: (100 * accuracy.mean, 100 * accuracy.std)
+      for row in ascending
+      if (accuracy := row.accuracies.get(probe))
+    }
+    for probe, name in PROBES.items()
+  }
+  return charts.dots(series, title="test accuracy, %")
 
 
 def write(
