@@ -105,9 +105,10 @@ def accuracy(records: Sequence[ProbeRecord]) -> Figure:
   return figure
 
 
-def _relative(values: Sequence[float]) -> Float[np.ndarray, "d"]:
-  """Returns values over the first, the largest; below 1e-7 is rounding."""
-  return np.maximum(np.array(values) / max(values[0], 1e-30), 1e-7)
+def _plot_relative(ax: Axes, values: Sequence[float], **style: Any) -> None:
+  """Plots values over the first, the largest; below 1e-7 is rounding."""
+  relative = np.maximum(np.array(values) / max(values[0], 1e-30), 1e-7)
+  ax.plot(np.arange(1, len(relative) + 1), relative, **style)
 
 
 def _by_index(ax: Axes, title: str) -> None:
@@ -131,15 +132,12 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   left, right = figure.subplots(1, 2, width_ratios=(3, 2))
   for features, (name, style) in _FEATURES.items():
-    if features in shown:
-      relative = _relative(shown[features].singular_values)
-      label = f"{name}, AUC {shown[features].collapse_auc:.3f}"
-      left.plot(np.arange(1, len(relative) + 1), relative, label=label, **style)
-  if "backbone" in shown and shown["backbone"].deviation:
-    relative = _relative(shown["backbone"].deviation)
-    label = "deviation of dimensions"
-    number = np.arange(1, len(relative) + 1)
-    left.plot(number, relative, label=label, color=charts.BLUE, ls=":")
+    if one := shown.get(features):
+      label = f"{name}, AUC {one.collapse_auc:.3f}"
+      _plot_relative(left, one.singular_values, label=label, **style)
+  if "backbone" in shown and (values := shown["backbone"].deviation):
+    style = {"color": charts.BLUE, "ls": ":"}
+    _plot_relative(left, values, label="deviation of dimensions", **style)
   _by_index(left, "singular values, relative to the largest")
   left.legend()
 
@@ -184,8 +182,7 @@ def features_over_time(
   if spectra:
     colours = _by_step(left, [s.step for s in spectra])
     for s, colour in zip(spectra, colours, strict=True):
-      relative = _relative(s.singular_values)
-      left.plot(np.arange(1, len(relative) + 1), relative, color=colour, lw=1.2)
+      _plot_relative(left, s.singular_values, color=colour, lw=1.2)
   _by_index(left, "backbone singular values, relative to the largest")
 
   for name, own in _colours(d.at for d in diagnostics).items():

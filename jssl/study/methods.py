@@ -105,12 +105,7 @@ def _baseline(
   rows = []
   # Raw pixels have no seed.
   for trial in of if kind == "random" else of[:1]:
-    measured = (
-      other
-      for other in trials
-      if trial.shares_baseline(other, kind) and other.has_baseline(kind)
-    )
-    if other := next(measured, None):
+    if other := trial.with_baseline(kind, trials):
       rows.append(run_row(other, BASELINES[kind], kind, 0))
   return _over_seeds(rows) if rows else None
 

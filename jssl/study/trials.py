@@ -8,7 +8,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jssl import checkpoint
@@ -58,11 +58,6 @@ class Trial(NamedTuple):
     records = RecordFile(self.workdir)
     return all(key in records.done(part) for part in parts)
 
-  def has_baseline(self, kind: str) -> bool:
-    """True if a baseline is measured in the workdir."""
-    done = RecordFile(self.workdir).done("probe")
-    return (kind, 0, self.dataset) in done
-
   def equal_up_to_seed(self, other: "Trial", kind: str) -> bool:
     """True if a baseline of both trials differs by its seed only.
 
@@ -78,13 +73,22 @@ class Trial(NamedTuple):
 
     return settings(self.config) == settings(other.config)
 
-  def shares_baseline(self, other: "Trial", kind: str) -> bool:
-    """True if a baseline of both trials is the same.
+  def with_baseline(
+    self, kind: str, trials: Iterable["Trial"]
+  ) -> "Trial | None":
+    """Returns the first trial that has measured the same baseline, if any.
 
     A random backbone is the initial one of a run, which depends on its seed.
     """
-    same_seed = kind != "random" or self.seed == other.seed
-    return same_seed and self.equal_up_to_seed(other, kind)
+    for other in trials:
+      same_seed = kind != "random" or self.seed == other.seed
+      if (
+        same_seed
+        and self.equal_up_to_seed(other, kind)
+        and (kind, 0, other.dataset) in RecordFile(other.workdir).done("probe")
+      ):
+        return other
+    return None
 
 
 def plan(
@@ -98,14 +102,8 @@ def plan(
 ) -> list[Trial]:
   """Returns all trials; runs and writes nothing.
 
-  Args:
-    config: `FILE` or `FILE:,ARG`; FILE has METHODS, and `,ARG` is appended to
-      each of them.
-    workdir: of the study.
-    methods: subset of METHODS; all if empty.
-    seeds: number of seeds of each method.
-    overrides: flags of all trials, such as `--config.train.steps=100`.
-    diagnostics: True if the probes measure diagnostics too.
+  Arguments are the flags of `python -m jssl.study methods`; `overrides` are
+  those of the config, such as `--config.train.steps=100`.
 
   Raises:
     FileNotFoundError: if there is no such config file.
@@ -131,22 +129,17 @@ def plan(
     )
   if any(flag.startswith("--config.seed=") for flag in overrides):
     raise ValueError("--config.seed cannot be set; set the number with --seeds")
-  trials = []
-  for method in dict.fromkeys(methods or known):
-    for seed in range(seeds):
-      spec = f"{config_file}:{method}{arg}"
-      own = (*overrides, f"--config.seed={seed}")
-      trials.append(
-        Trial(
-          method,
-          seed,
-          workdir / method / f"seed_{seed}",
-          command_line.load(spec, own, Config),
-          (f"--config={spec}", *own),
-          diagnostics,
-        )
-      )
-  return trials
+
+  def trial(method: str, seed: int) -> Trial:
+    spec = f"{config_file}:{method}{arg}"
+    own = (*overrides, f"--config.seed={seed}")
+    config = command_line.load(spec, own, Config)
+    path = workdir / method / f"seed_{seed}"
+    flags = (f"--config={spec}", *own)
+    return Trial(method, seed, path, config, flags, diagnostics)
+
+  chosen = dict.fromkeys(methods or known)
+  return [trial(method, seed) for method in chosen for seed in range(seeds)]
 
 
 class Process(NamedTuple):
@@ -181,19 +174,6 @@ def processes(
   )
 
 
-def _missing_baselines(trial: Trial, trials: Sequence[Trial]) -> list[str]:
-  """Baselines in a trial's config that no trial has measured for it."""
-  return [
-    kind
-    for kind in trial.config.probe.baselines
-    if not any(
-      other.has_baseline(kind)
-      for other in trials
-      if trial.shares_baseline(other, kind)
-    )
-  ]
-
-
 def _check_workdir(trial: Trial) -> None:
   """Raises ValueError if the workdir has a run of another config."""
   if not (trial.workdir / "config.json").exists():
@@ -203,7 +183,7 @@ def _check_workdir(trial: Trial) -> None:
   # `claim_workdir` allows changes of `probe`, for checkpoints to come.
   before, now = (dataclasses.asdict(c.probe) for c in (old, config))
   changes = [
-    f"probe.{key}: there {before[key]!r}, now {now[key]!r}"
+    f"probe.{key}: was {before[key]!r}, now {now[key]!r}"
     for key in before
     if before[key] != now[key]
   ]
@@ -273,7 +253,11 @@ def run(
   failures = []
   for number, trial in enumerate(trials, 1):
     name = f"[{number}/{len(trials)}] {trial.method}, seed {trial.seed}"
-    baselines = _missing_baselines(trial, trials)
+    baselines = [
+      kind
+      for kind in trial.config.probe.baselines
+      if not trial.with_baseline(kind, trials)
+    ]
     failure = ""
     if trial.is_trained() and trial.is_probed() and not baselines:
       log(f"{name}: complete")

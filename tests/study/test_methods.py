@@ -309,7 +309,7 @@ def test_runs_what_is_not_complete_and_baselines_once(
   before = (trials[1].workdir / "config.json").read_text()
   for flag, message in [
     ("--config.train.steps=3", "train.steps: was 2, now 3"),
-    ("--config.probe.seeds=5", "probe.seeds: there 2, now 5"),
+    ("--config.probe.seeds=5", "probe.seeds: was 2, now 5"),
   ]:
     other = trials_lib.plan(config_file, tmp_path, overrides=[flag])
     with pytest.raises(ValueError, match=message):
