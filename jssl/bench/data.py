@@ -9,6 +9,7 @@ interpreter of an environment with torch and torchvision. Linux only.
 """
 
 import argparse
+import collections
 import contextlib
 import functools
 import io
@@ -58,19 +59,16 @@ def _decoding(
   return Case(name, lambda: throughput(take, len(files)))
 
 
-def _load(data: bytes) -> None:
+def _load(data: bytes, scaled_px: int = 0) -> None:
   with Image.open(io.BytesIO(data)) as image:
+    if scaled_px:
+      array_record.scale(image, "RGB", scaled_px)
     image.load()
 
 
 def decoding_cases(files: list[bytes], size_px: int) -> Iterator[Case]:
   """Yields cases of the decoder alone and of the reader's decoding."""
-
-  def load_scaled(data: bytes) -> None:
-    with Image.open(io.BytesIO(data)) as image:
-      array_record.scale(image, "RGB", size_px)
-      image.load()
-
+  load_scaled = functools.partial(_load, scaled_px=size_px)
   decode = functools.partial(array_record.decode, size_px=size_px, channels=3)
   yield _decoding("JPEG decoder", _load, files)
   yield _decoding("JPEG decoder, scaled as in the reader", load_scaled, files)
@@ -83,8 +81,7 @@ def pipeline_cases(
   """Yields cases of reading, of transfers and of views on the device."""
   sharding = mesh.batch_sharding(mesh.make_mesh(-1, 1))
   images = len(source) // batch_size * batch_size
-  settings = augment.simclr(view_px).values()
-  simclr = Augment(**{k: v for own in settings for k, v in own.items()})
+  simclr = Augment(**collections.ChainMap(*augment.simclr(view_px).values()))
 
   @jax.jit
   def two_views(images: jax.Array) -> Any:

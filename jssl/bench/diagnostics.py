@@ -1,8 +1,7 @@
-"""Streaming singular values, compared with a full SVD.
+"""Streaming singular values, compared with a full SVD by NumPy in float64.
 
 Features are isotropic, or have singular values that fall as a power law to
-1e-6 of the largest, along random directions. The full SVD is NumPy's, of the
-centred float64 matrix.
+1e-6 of the largest, along random directions.
 """
 
 import argparse
@@ -19,12 +18,11 @@ FLAGS = {
   "rows": (50_000, "feature rows"),
   "dim": (512, "feature width"),
 }
-_SMALLEST = 1e-6
 
 
 def power_law(dim: int) -> Float[np.ndarray, "{dim}"]:
   """Returns i^-a for i = 1 to dim, with a such that the last is 1e-6."""
-  return np.arange(1, dim + 1) ** (np.log(_SMALLEST) / np.log(dim))
+  return np.arange(1, dim + 1) ** (np.log(1e-6) / np.log(dim))
 
 
 def draw(

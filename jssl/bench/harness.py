@@ -186,9 +186,8 @@ def publish(report: Report, command: str, json_file: str) -> None:
     **report.about,
   }
   for key, value in about.items():
-    print(
-      f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"
-    )
+    shown = f"{value:.4g}" if isinstance(value, float) else value
+    print(f"{key}: {shown}")
   print(f"\n{table(report.rows)}")
   if json_file:
     text = json.dumps({**about, "rows": report.rows}, indent=2)

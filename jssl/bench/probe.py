@@ -1,8 +1,7 @@
 """Linear probe, compared with scikit-learn's logistic regression.
 
-Both choose among the same L2 values on the same splits, fit all training rows
-again and read the test set once. Features are synthetic (60,000 x 128, ten
-overlapping classes, about 86% accuracy), or those of --features.
+Both choose among the same L2 values on the same splits. Features are synthetic
+(ten overlapping classes, about 86% accuracy), or those of --features.
 """
 
 import argparse

@@ -42,11 +42,8 @@ def build(
 ) -> Run:
   """Builds and checks everything that a run needs; allocates no arrays.
 
-  Args:
-    config: a parsed config.
-    source: data set to use instead of opening the config's.
-    devices: devices to use instead of those of this process group, such as a
-      topology to compile for.
+  `source` and `devices`, such as a topology to compile for, are used instead of
+  those of the config and of this process group.
 
   Raises:
     ValueError: if sections do not fit each other; names the keys to change.

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jssl import mesh as mesh_lib
 from jssl.augment import views
 from jssl.config.schema import Config
 from jssl.data.source import Source
@@ -25,7 +24,6 @@ def check(
     ValueError: if two sections do not fit; names the keys to change.
   """
   data, train = config.data, config.train
-  mesh_lib.check_batch_size(mesh, data.batch_size)
   _check_chunks(config, mesh.size)
   if data.batch_size > len(source):
     raise ValueError(

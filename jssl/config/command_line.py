@@ -37,12 +37,9 @@ def read_file(spec: str) -> ConfigDict:
 
 
 def load(spec: str, overrides: Sequence[str], cls: type[T]) -> T:
-  """Reads a config file, applies overrides and parses the result.
+  """Reads `FILE[:ARG]`, applies overrides and parses the result as `cls`.
 
-  Args:
-    spec: value of `--config`, see `read_file`.
-    overrides: such as `--config.optim.learning_rate=0.1`.
-    cls: dataclass of the whole config, such as `schema.Config`.
+  Overrides are flags such as `--config.optim.learning_rate=0.1`.
 
   Raises:
     FileNotFoundError: if there is no such file.

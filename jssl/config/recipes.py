@@ -20,8 +20,6 @@ from typing import Any
 
 Section = dict[str, Any]
 
-_MAX_HUE = 0.5
-
 IMAGENET_IMAGES = 1_281_167
 CIFAR10_IMAGES = 50_000
 FASHION_MNIST_IMAGES = 60_000
@@ -208,11 +206,9 @@ def coarse(s: float) -> dict[str, float]:
 
 def _jitter(blends: float, hue: float) -> dict[str, float]:
   return {
-    "brightness": blends,
-    "contrast": blends,
-    "saturation": blends,
+    **dict.fromkeys(("brightness", "contrast", "saturation"), blends),
     # Half a turn in both directions covers all hues.
-    "hue": min(hue, _MAX_HUE),
+    "hue": min(hue, 0.5),
   }
 
 
