@@ -72,38 +72,30 @@ class Diagnosis:
       batch_size=settings.batch_size,
     )
     self._pixels = measure_views(self._sample, batch_size=settings.batch_size)
-    self._measure = functools.partial(
-      measure, sample=self._sample, pixels=self._pixels
-    )
+    own = self._sample.labels
     self._sample_fields: dict[str, Any] = {
       **sample_settings(settings),
-      "images": len(self._sample.labels),
-      "num_classes": len(
-        np.unique(self._sample.labels[self._sample.labels >= 0])
-      ),
+      "images": len(own),
+      "num_classes": len(np.unique(own[own >= 0])),
     }
 
   def concentration(self) -> ConcentrationRecord:
     """Returns the record of the augmentation, the same for all checkpoints."""
     curve = self._pixels.curve
+    curves = curve._asdict() if curve else {}
     return ConcentrationRecord(
       step=0,
       dataset=self._dataset.name,
       features="views",
       **self._sample_fields,
-      **(
-        {name: values.tolist() for name, values in curve._asdict().items()}
-        if curve
-        else {}
-      ),
+      **{name: values.tolist() for name, values in curves.items()},
       not_measured=self._pixels.no_curve,
     )
 
   def _heads(self, workdir: str | os.PathLike, step: int) -> dict[str, Head]:
     params, state = self._head_shapes
-    saved = checkpoint.restore(
-      workdir, step, {"objective": {"params": params, "state": state}}
-    )["objective"]
+    shapes = {"objective": {"params": params, "state": state}}
+    saved = checkpoint.restore(workdir, step, shapes)["objective"]
 
     def head(name: str) -> Head:
       return lambda h: self._outputs(saved["params"], saved["state"], h)[name]
@@ -128,17 +120,13 @@ class Diagnosis:
         # First, because a running training may delete the checkpoint.
         heads = self._heads(workdir, encoder.step)
       except checkpoint.CheckpointError as error:
-        found = {
-          "values": {},
-          "curves": {},
-          "not_measured": {"head": str(error)},
-        }
+        reason = {"head": str(error)}
+        found = {"values": {}, "curves": {}, "not_measured": reason}
         lost = dict.fromkeys(self._objective.heads, found)
     views = self._view_features(on_every_device(mesh, encoder.variables))
+    run = functools.partial(measure, sample=self._sample, pixels=self._pixels)
     measured = {
-      "backbone": self._measure(
-        lambda: features.moment, test.h, test.labels, views
-      )
+      "backbone": run(lambda: features.moment, test.h, test.labels, views)
     }
     # The spectrum record has them, for every encoder.
     for name in ("singular_values", "deviation"):
@@ -146,7 +134,7 @@ class Diagnosis:
     for name, head in heads.items():
       outputs: Matrix = _HeadOutputs(train, head)
       moment = functools.partial(diagnostics.second_moment, outputs, mesh=mesh)
-      measured[name] = self._measure(
+      measured[name] = run(
         functools.cache(moment),
         _HeadOutputs(test.h, head),
         test.labels,

@@ -20,18 +20,14 @@ from jssl.typing import Images, Pixels, Variables
 
 _MAX_SIDE_PX = 32
 _SVD_ROWS = 10_000
-_SVD_CHUNK_ROWS = 1000
 
 
 class Encoder(NamedTuple):
-  """A function from images to features.
+  """A function from uint8 images [b, h, w, c] to features [b, d].
 
-  Attributes:
-    kind: "backbone" (a checkpoint), "random" or "pixels", as in the records.
-    step: training step of the checkpoint; 0 for a baseline.
-    encode: uint8 images [b, h, w, c] to features [b, d].
-    key: checksum of everything that the features depend on, except images.
-    variables: variables of the backbone; None for pixels.
+  `kind` is "backbone" (a checkpoint), "random" or "pixels", as in the records,
+  and `step` that of the checkpoint or 0. `key` is a checksum of everything that
+  the features depend on, except images. Pixels have no variables.
   """
 
   kind: str
@@ -130,12 +126,8 @@ def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Encoder:
   if not 0 < max_dim < one.size:
     return Encoder("pixels", 0, flat, key)
   rows = np.linspace(0, len(train) - 1, min(_SVD_ROWS, len(train))).astype(int)
-  sample = np.concatenate(
-    [
-      np.asarray(flat(train.fetch(part)["image"]))
-      for part in np.array_split(rows, -(-len(rows) // _SVD_CHUNK_ROWS))
-    ]
-  )
+  chunks = np.array_split(rows, -(-len(rows) // 1000))
+  sample = np.concatenate([flat(train.fetch(c)["image"]) for c in chunks])
   svd = TruncatedSVD(min(max_dim, len(sample)), random_state=0).fit(sample)
   dim = len(svd.components_)
   turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))

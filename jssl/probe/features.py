@@ -69,14 +69,10 @@ def digest(*parts: bytes | str) -> str:
 
 def variables_digest(variables: PyTree) -> str:
   """Returns a checksum of a tree of arrays, names and values."""
-  leaves = jax.tree_util.tree_leaves_with_path(variables)
-  return digest(
-    *(
-      part
-      for path, leaf in leaves
-      for part in (tree.path_name(path), np.asarray(leaf).tobytes())
-    )
-  )
+  parts: list[bytes | str] = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    parts += [tree.path_name(path), np.asarray(leaf).tobytes()]
+  return digest(*parts)
 
 
 def source_digest(source: Source) -> str:
@@ -162,11 +158,8 @@ def _write(
 
 def read(path: pathlib.Path, num_classes: int) -> Features:
   """Opens cached features, memory-mapped."""
-  return Features(
-    h=np.load(path, mmap_mode="r"),
-    labels=np.load(_labels_path(path)),
-    num_classes=num_classes,
-  )
+  h = np.load(path, mmap_mode="r")
+  return Features(h, np.load(_labels_path(path)), num_classes)
 
 
 def extract(

@@ -155,34 +155,27 @@ def probe(
   votes = ("majority", *(f"exp(s / {t})" for t in temperatures))
   grid = list(itertools.product(scales, ks, votes))
 
-  def right(
-    queries: Features, counted: Bool[np.ndarray, "n"], scale: Scaling | None
-  ) -> Bool[np.ndarray, "m q"]:
-    found = nearest(
-      queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
-    )
-    # Sequentially, because concurrent programs with collectives can deadlock
-    # on several CPU devices.
-    winners = [
-      np.asarray(
-        vote(
-          block,
-          neighbours=ks,
-          temperatures=temperatures,
-          num_classes=train.num_classes,
-        )
-      )
-      for block in found
-    ]
-    predicted = np.concatenate(winners, 1)[:, : len(queries.labels)]
-    return predicted == queries.labels
+  elect = partial(
+    vote,
+    neighbours=ks,
+    temperatures=temperatures,
+    num_classes=train.num_classes,
+  )
 
   def accuracies(
     queries: Features, counted: Bool[np.ndarray, "n"]
   ) -> Float[np.ndarray, "m"]:
-    return np.concatenate(
-      [right(queries, counted, scale).mean(1) for scale in scales.values()]
-    )
+    found = []
+    for scale in scales.values():
+      blocks = nearest(
+        queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
+      )
+      # Sequentially, because concurrent programs with collectives can deadlock
+      # on several CPU devices.
+      winners = np.concatenate([np.asarray(elect(b)) for b in blocks], 1)
+      right = winners[:, : len(queries.labels)] == queries.labels
+      found.append(right.mean(1))
+    return np.concatenate(found)
 
   validation = np.stack(
     [

@@ -218,18 +218,16 @@ def probe(
   seeds = settings.seeds
   rows: Int[np.ndarray, "s n"] | slice = slice(None)
   if label_fraction < 1:
-    rows = np.stack(
-      [
-        splits.subset(train.labels, fraction=label_fraction, seed=seed)
-        for seed in range(seeds)
-      ]
-    )
-    held_out = np.stack(
-      [
-        splits.folds(train.labels[row], count=FOLDS, seed=seed)
-        for seed, row in enumerate(rows)
-      ]
-    )
+    labels = train.labels
+    drawn = [
+      splits.subset(labels, fraction=label_fraction, seed=seed)
+      for seed in range(seeds)
+    ]
+    folds = [
+      splits.folds(labels[own], count=FOLDS, seed=seed)
+      for seed, own in enumerate(drawn)
+    ]
+    rows, held_out = np.stack(drawn), np.stack(folds)
   else:
     held_out = splits.hold_out_each(
       train.labels, fraction=settings.validation_fraction, seeds=seeds
@@ -243,9 +241,8 @@ def probe(
     "max_iterations": settings.linear_max_iterations,
   }
   with jax.default_matmul_precision("highest"):
-    validation = np.asarray(
-      _validate(data, _fill(held_out, mesh), values, **options)
-    )
+    found = _validate(data, _fill(held_out, mesh), values, **options)
+    validation = np.asarray(found)
     best = splits.best(validation)
     accuracy = _test(data, _columns(test, scale, mesh), values[best], **options)
   return Result(

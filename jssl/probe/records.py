@@ -27,12 +27,9 @@ _NAME = "probe.jsonl"
 class Record:
   """Fields of every record.
 
-  Attributes:
-    part: the part of the probe that made the record.
-    step: training step of the checkpoint; 0 for baselines and views.
-    dataset: name of the probed data set.
-    features: "backbone" for a checkpoint, "random", "pixels", or "views" for
-      augmented images.
+  `step` is the training step of the checkpoint; 0 for baselines and views.
+  `features` is "backbone" for a checkpoint, "random", "pixels", or "views" for
+  augmented images.
   """
 
   part: Part
