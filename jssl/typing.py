@@ -26,7 +26,8 @@ Images = Float[Array, "b h w c"]
 """Pixels in [0, 1]."""
 Pixels = UInt8[Array | np.ndarray, "b h w c"]
 """Stored pixels, 0 to 255."""
-Views = Float[Array, "v b h w c"]
+Views = Float[Array, "_v b _h _w c"]
+"""Views [v, b, h, w, c] of one size; v, h and w differ within a tuple."""
 Labels = Int[Array, "b"]
 
 PyTree = Any

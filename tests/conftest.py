@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
+import jaxtyping
 import pytest
 from absl import flags
 
@@ -22,6 +23,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Grain reads absl flags when it starts workers, and nobody parses them here.
 flags.FLAGS.mark_as_parsed()
+
+# Annotations of these packages (shapes, dtypes, types) are checked at run time.
+# The tests of the others have not been run with these checks yet.
+jaxtyping.install_import_hook(
+  [
+    "jssl.augment",
+    "jssl.data",
+    "jssl.diagnostics",
+    "jssl.models",
+    "jssl.optim",
+  ],
+  "typechecker.check",
+)
+
+
+@pytest.fixture
+def unchecked():
+  """No checks of annotations, to pass wrong types to our own checks."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jssl.typing import Images, Key, Keys, Scalar
 
@@ -56,8 +56,8 @@ def shift_hue(planes: Planes, shift: Scalar | float) -> Planes:
 
 def jitter_in_order(
   planes: Planes,
-  slots: dict[str, Scalar],
-  factors: dict[str, Scalar],
+  slots: dict[str, Int[Array, ""]],
+  factors: dict[str, Scalar | float],
 ) -> Planes:
   """Applies the operations in the order of their slots 0, 1, ..., by name.
 
@@ -68,7 +68,7 @@ def jitter_in_order(
   slots = {name: slot for name, slot in slots.items() if name != "hue"}
   last = len(slots)
 
-  def blend_slot(now: Scalar, planes: Planes, late: bool) -> Planes:
+  def blend_slot(now: Int[Array, ""], planes: Planes, late: bool) -> Planes:
     gray = luminance(planes)
     others = {
       "brightness": jnp.zeros_like(gray),

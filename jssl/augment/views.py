@@ -174,7 +174,7 @@ def _view(
   *,
   blur_probability: Scalar,
   solarize_probability: Scalar,
-) -> Images:
+) -> Float[Array, "b {augment.crop_size_px} {augment.crop_size_px} c"]:
   """Returns one view of each image; all views run the same operations."""
   # Key i of a split does not depend on the number of keys: an operation added
   # at the end does not change the draws of the others.
@@ -236,10 +236,10 @@ def _view(
 
 def _views_of_one_size(
   augment: Augment, keys: Keys, images: Images, *, stream: str, number: int
-) -> Views:
+) -> Float[Array, "{number} b {augment.crop_size_px} {augment.crop_size_px} c"]:
   """Returns `number` views of each image, drawn from a named key stream."""
 
-  def view(index: Array, blur: Scalar, solarize: Scalar) -> Images:
+  def view(index: Array, blur: Scalar, solarize: Scalar) -> Array:
     return _view(
       augment,
       jax.vmap(lambda key: rng.stream(key, stream, index))(keys),

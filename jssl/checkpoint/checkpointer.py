@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -70,6 +70,7 @@ class NotSavedError(CheckpointError):
   """A checkpoint could not be saved; a later attempt may succeed."""
 
 
+@runtime_checkable
 class DataIterator(Protocol):
   """An iterator whose position can be saved; the same on every process."""
 

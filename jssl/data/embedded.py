@@ -10,7 +10,7 @@ fragment.
 import functools
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from sklearn import datasets, model_selection
 
 from jssl.data.source import InMemory
@@ -96,8 +96,10 @@ def _backgrounds(rng: np.random.Generator, number: int) -> _Canvas:
 
 
 def _render(
-  rng: np.random.Generator, glyphs: _Glyphs, others: _Glyphs
-) -> np.ndarray:
+  rng: np.random.Generator,
+  glyphs: _Glyphs,
+  others: Float[np.ndarray, "m 8 8"],
+) -> UInt8[np.ndarray, "n h w c"]:
   """Draws one image for each glyph, with fragments of `others`."""
   number = len(glyphs)
   image = _backgrounds(rng, number)

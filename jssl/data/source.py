@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -11,6 +11,7 @@ Rows = Int[np.ndarray, "b"]
 HostBatch = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Source(Protocol):
   """Images of one size that can be fetched by row, in any order."""
 

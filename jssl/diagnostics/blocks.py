@@ -34,7 +34,7 @@ def tile_side() -> int:
   return math.isqrt(TILE)
 
 
-def block_images(x: Shaped[np.ndarray, "n ... d"]) -> int:
+def block_images(x: Rows) -> int:
   """Returns the number of images per block; a view counts as one row."""
   return max(1, BLOCK_ROWS // math.prod(x.shape[1:-1]))
 
@@ -45,7 +45,7 @@ def round_up(rows: int, mesh: Mesh | None) -> int:
   return -(-rows // devices) * devices
 
 
-def pad(x: Rows, rows: int) -> Rows:
+def pad(x: Rows, rows: int) -> Shaped[np.ndarray, "{rows} ..."]:
   """Appends rows of zeros up to a total of `rows`."""
   return np.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1))
 

@@ -102,7 +102,9 @@ def flat_pixels(
 
 
 def check_labels(
-  labels: Int[np.ndarray, "n"], rows: int, num_classes: int | None = None
+  labels: Int[np.ndarray, "n"] | Sequence[int],
+  rows: int,
+  num_classes: int | None = None,
 ) -> Int[np.ndarray, "n"]:
   """Returns labels as an array, if each row has one below `num_classes`."""
   labels = np.asarray(labels)

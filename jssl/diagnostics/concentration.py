@@ -160,7 +160,7 @@ def augmented_distances(
 
 
 def _quantiles(
-  distances: list[Float[np.ndarray, "n n"]],
+  distances: list[Float[np.ndarray, "_ _"]],
 ) -> Float[np.ndarray, "t"]:
   pairs = np.concatenate([x[np.triu_indices(len(x), 1)] for x in distances])
   if not pairs.any():

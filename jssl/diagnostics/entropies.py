@@ -43,7 +43,7 @@ def _entropy(probabilities: Float[np.ndarray, "k"]) -> float:
 
 
 def maximal_invariant_entropy(
-  classes: int | Float[np.ndarray, "k"],
+  classes: int | np.integer | Float[np.ndarray, "k"],
 ) -> float:
   """Returns H[M], the entropy of the image that a view comes from.
 

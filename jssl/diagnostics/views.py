@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from jssl.diagnostics import blocks, checks
 from jssl.diagnostics.rows import (
@@ -64,7 +64,7 @@ def alignment(
 
 @jax.jit
 def _log_potential(
-  t: Float[Array, ""],
+  t: Num[Array, ""],
   columns: Float[Array, "n d"],
   rows: Float[Array, "b d"],
   ids: Int[Array, "b"],

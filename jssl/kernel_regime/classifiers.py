@@ -11,6 +11,7 @@ from sklearn.preprocessing import KernelCenterer
 from sklearn.svm import SVC
 
 Labels = Int[np.ndarray, "n"]
+TestLabels = Int[np.ndarray, "m"]
 Square = Float[np.ndarray, "n n"]
 Cross = Float[np.ndarray, "m n"]
 Classifier = Literal["svm", "ridge"]
@@ -34,11 +35,13 @@ class Accuracy(NamedTuple):
   chosen: float
 
 
-def _svm(c: float, k: Square, labels: Labels, k_test: Cross) -> Labels:
+def _svm(c: float, k: Square, labels: Labels, k_test: Cross) -> TestLabels:
   return SVC(C=c, kernel="precomputed").fit(k, labels).predict(k_test)
 
 
-def _ridge(weight: float, k: Square, labels: Labels, k_test: Cross) -> Labels:
+def _ridge(
+  weight: float, k: Square, labels: Labels, k_test: Cross
+) -> TestLabels:
   classes, index = np.unique(labels, return_inverse=True)
   targets = np.eye(len(classes))[index]
   mean = targets.mean(0)
@@ -51,7 +54,7 @@ def _ridge(weight: float, k: Square, labels: Labels, k_test: Cross) -> Labels:
 
 
 # Functions (hyper-parameter, k_train, labels, k_queries) -> predicted labels.
-_Predict = Callable[[float, Square, Labels, Cross], Labels]
+_Predict = Callable[[float, Square, Labels, Cross], TestLabels]
 _CLASSIFIERS: Mapping[Classifier, tuple[_Predict, Sequence[float]]] = {
   "svm": (_svm, C_VALUES),
   "ridge": (_ridge, RIDGE_VALUES),
@@ -62,7 +65,7 @@ def _check(
   k_train: Square,
   labels: Labels,
   k_test: Cross,
-  labels_test: Labels,
+  labels_test: TestLabels,
   folds: int,
 ) -> None:
   n, m = len(labels), len(labels_test)
@@ -92,7 +95,7 @@ def kernel_accuracy(
   k_train: Square,
   labels: Labels,
   k_test: Cross,
-  labels_test: Labels,
+  labels_test: TestLabels,
   *,
   values: Sequence[float] | None = None,
   folds: int = 5,

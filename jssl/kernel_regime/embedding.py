@@ -68,13 +68,13 @@ class Embedding:
 
 
 def induced_kernel(
-  z: Embedded, z_other: Embedded | None = None
+  z: Embedded, z_other: Float[np.ndarray, "m d"] | None = None
 ) -> Float[np.ndarray, "n m"]:
   """Returns k*(x, x') = f(x) . f(x'); without `z_other` of z with itself."""
   return z @ (z if z_other is None else z_other).T
 
 
-def induced_spectrum(z: Embedded) -> Float[np.ndarray, "d"]:
+def induced_spectrum(z: Embedded) -> Float[np.ndarray, "r"]:
   """Eigenvalues of k* that can be nonzero, descending: those of Z^T Z."""
   return np.linalg.svd(z, compute_uv=False) ** 2
 

@@ -52,7 +52,7 @@ def _default_rows(kernel: Kernel, shape: tuple[int, ...], devices: int) -> int:
 def gram(
   kernel: Kernel,
   x: Points,
-  y: Points | None = None,
+  y: Float[np.ndarray, "m ..."] | None = None,
   *,
   block_rows: int | None = None,
   mesh: Mesh | None = None,

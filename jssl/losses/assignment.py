@@ -26,7 +26,7 @@ def columns_of(
 def rows_of(
   z: Float[Array, "b v d"],
   temperature: Scalar,
-  bias: Float[Array, "b v"] | None = None,
+  bias: Float[Array, "b v"] | Float[Array, "b*v"] | None = None,
 ) -> similarity.Operand:
   """Returns all views as rows, grouped by image; bias is one of the logits."""
   flat = z.reshape(-1, z.shape[-1])

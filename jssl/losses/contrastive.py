@@ -259,8 +259,8 @@ def _info_nce(
 
 
 def cissl(
-  student: Float[Array, "2b d"],
-  teacher: Float[Array, "2b d"],
+  student: Float[Array, "2*b d"],
+  teacher: Float[Array, "2*b d"],
   *,
   temperature: float | Scalar,
   axis_name: AxisNames | None = None,
@@ -300,7 +300,7 @@ def cissl(
     Idealized Representations", NeurIPS 2022, section 4.2 and official code.
   """
   student, teacher = arguments.same_shape(
-    "2b d", student=student, teacher=teacher
+    "2*b d", student=student, teacher=teacher
   )
   if len(student) % 2:
     raise ValueError(
@@ -315,8 +315,8 @@ def cissl(
 
 def _cissl(
   layout: Layout,
-  student: Float[Array, "2b d"],
-  teacher: Float[Array, "2b d"],
+  student: Float[Array, "2*b d"],
+  teacher: Float[Array, "2*b d"],
   temperature: Scalar,
   implementation: Implementation | None,
 ) -> Scalar:

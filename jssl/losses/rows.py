@@ -16,8 +16,8 @@ def upcast(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def dots(
-  x: Float[Array, "*n d"], y: Float[Array, "*n d"]
-) -> Float[Array, "*n"]:
+  x: Float[Array, "*#n d"], y: Float[Array, "*#n d"]
+) -> Float[Array, "*#n"]:
   """Returns the dot product of each row with its counterpart."""
   return jnp.sum(upcast(x) * upcast(y), axis=-1)
 
@@ -52,6 +52,6 @@ def cosines(
 
 def interleaved(
   x: Float[Array, "b *d"], y: Float[Array, "b *d"]
-) -> Float[Array, "2b *d"]:
+) -> Float[Array, "2*b *d"]:
   """Returns x_0, y_0, x_1, y_1, ...: views of an image share a device."""
   return jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:])

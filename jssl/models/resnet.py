@@ -98,7 +98,7 @@ class Block(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Images, train: bool) -> Images:
+  def __call__(self, x: Images, train: bool) -> Float[Array, "b h_out w_out d"]:
     conv, norm = _layers(self.norm_groups, self.dtype, train=train)
     out = self.width * (4 if self.bottleneck else 1)
     y = x
@@ -128,7 +128,7 @@ class Expansion(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Images, train: bool) -> Images:
+  def __call__(self, x: Images, train: bool) -> Float[Array, "b h w d"]:
     conv, norm = _layers(self.norm_groups, self.dtype, train=train)
     # A random projection that preserves distances (Johnson-Lindenstrauss).
     first_init = nn.initializers.normal(self.hidden_dim**-0.5)
@@ -175,14 +175,16 @@ class Encoder(nn.Module):
       )(x, train)
     return x.mean(axis=(1, 2))
 
-  def _after_stem(self, norm: BatchNorm, x: Images) -> Images:
+  def _after_stem(
+    self, norm: BatchNorm, x: Images
+  ) -> Float[Array, "b h_out w_out c"]:
     """Applies norm, ReLU and max-pool, recomputed in the backward pass.
 
     These are the largest maps, and the backward pass reaches them last.
     """
     max_pool = not self.config.small_images or self.config.small_max_pool
 
-    def after(norm: BatchNorm, x: Images) -> Images:
+    def after(norm: BatchNorm, x: Images) -> Float[Array, "b h_out w_out c"]:
       x = nn.relu(norm(x))
       if max_pool:
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

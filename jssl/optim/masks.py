@@ -16,7 +16,7 @@ def is_stacked(name: str) -> bool:
   return STACKED in name.split("/")
 
 
-def is_matrix(name: str, leaf: jax.Array) -> bool:
+def is_matrix(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
   """True if a leaf is a matrix or a convolution, or a stack of them.
 
   Biases, norm scales, learned positions and class tokens are not, whatever

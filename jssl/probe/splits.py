@@ -86,7 +86,7 @@ def folds(
   return rank % count == np.arange(count)[:, None]
 
 
-def subset(labels: Rows, *, fraction: float, seed: int) -> Rows:
+def subset(labels: Rows, *, fraction: float, seed: int) -> Int[np.ndarray, "m"]:
   """Draws a fraction of each class, at least two rows; ascending."""
   rank, size = _rank_in_class(labels, "subset", seed)
   return np.flatnonzero(rank < np.clip(np.round(fraction * size), 2, size))

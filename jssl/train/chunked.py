@@ -19,7 +19,7 @@ from jssl.augment import Augment, views
 from jssl.models.backbone import Backbone
 from jssl.typing import Key, Keys, Pixels, PyTree, Step, Variables, Views
 
-Hidden = tuple[Float[Array, "v b d"], ...]
+Hidden = tuple[Float[Array, "_v b d"], ...]
 """Features, one array per resolution."""
 
 

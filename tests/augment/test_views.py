@@ -363,6 +363,7 @@ def test_errors_of_small_crops_name_both_options():
   dataclasses.replace(EVERYTHING, blur_kernel_px=25, blur_probability=(0.0,))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", [0.5, [0.5]])
 def test_probabilities_per_view_must_be_tuples(value):
   message = r"^augment\.solarize_probability=.* must be a tuple.*\(0\.5,\)"
@@ -378,6 +379,7 @@ def test_wrong_number_of_probabilities_is_an_error(name):
     views(augment, _keys(2), _pixels(2), 3)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   "images",
   [

@@ -35,9 +35,13 @@ class Shapes:
     size = data.image_size_px
     self.image_shape = (size, size, CHANNELS.get(data.name, 3))
     self.name, self.num_classes = data.name, 10
+    self.class_names = tuple(map(str, range(10)))
 
   def __len__(self):
     return IMAGES.get(self.name, 2**20)
+
+  def fetch(self, rows):
+    raise NotImplementedError
 
 
 def run_file(path):

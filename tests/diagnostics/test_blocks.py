@@ -35,6 +35,7 @@ def test_a_long_sum_does_not_stop_growing():
   assert total == 2**24 + 2
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_arrays_of_different_lengths_are_an_error():
   for arrays in ([np.ones((3, 1)), np.ones(2)], [np.ones((0, 2))]):
     with pytest.raises(ValueError, match="same number of rows, at least 1"):

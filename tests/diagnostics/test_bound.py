@@ -40,6 +40,7 @@ def test_divergence_of_a_balanced_sample_is_weighted():
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("weights", [np.ones(6), np.zeros(7), -np.ones(7)])
 def test_invalid_weights_are_errors(weights):
   with pytest.raises(ValueError, match="weights must be"):
@@ -74,6 +75,7 @@ def test_lipschitz_is_the_steepest_pair_of_views(devices, monkeypatch):
   assert steepest <= np.linalg.norm(matrix, 2)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_lipschitz_of_equal_views_is_an_error():
   x, f = images(), features(v=3)
   with pytest.raises(ValueError, match="3 views of each of 7 images are iden"):

@@ -76,6 +76,7 @@ def test_centres_of_a_simplex_and_collapsed_ones():
   assert centres.nearest_mean_error(x, labels, means) == (K - 1) / K
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_rows_of_classes_without_a_mean_are_left_out(mesh):
   views, labels = labelled()
   x = views[:, 0]
@@ -88,6 +89,7 @@ def test_rows_of_classes_without_a_mean_are_left_out(mesh):
     centres.nearest_mean_error(x[~some], labels[~some], means)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_labels_are_errors():
   views, labels = labelled()
   x = views[:, 0]

@@ -12,6 +12,7 @@ def test_labels_are_returned_as_an_array():
   assert checks.check_labels([0, 2, 1], 3, 3).dtype == np.int64
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("labels", "error", "message"),
   [
@@ -58,6 +59,7 @@ def test_views_must_differ_unless_features_are_one_point():
   checks.check_views_differ(broken)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_equal_views_are_an_error_in_all_measures():
   copies = unit(features(n=7, v=2))[:, :1].repeat(2, 1)
   for measure in (
@@ -81,6 +83,7 @@ def test_pixels_are_flattened():
   np.testing.assert_array_equal(checks.flat_pixels(flat), flat)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_numbers_out_of_range_are_named():
   checks.check_positive(a=1, b=1e-9)
   for bad in (0, -1, np.nan):

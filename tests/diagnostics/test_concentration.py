@@ -152,6 +152,7 @@ def test_default_deltas_span_the_distances_within_classes():
   assert curve.per_class.shape == (2, len(curve.deltas))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -183,6 +184,7 @@ def test_views_that_are_not_finite_are_counted(bad):
     concentration.augmented_distances(views)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_integers_are_refused_as_views_and_floats_as_labels():
   with pytest.raises(
     TypeError, match=r"pixels in \[0, 1\] must be floating, not uint8"

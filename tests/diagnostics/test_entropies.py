@@ -25,6 +25,7 @@ def test_maximal_invariant_entropy():
   )
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("classes", "message"),
   [
@@ -155,6 +156,7 @@ def test_invalid_assignments_are_errors():
     entropies.assignment_entropies(p[:, :1])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_views_are_errors():
   views = draw()
   copies = np.repeat(views[:, :1], V, axis=1)

@@ -63,6 +63,7 @@ def both(views):
   return linear_predictability(views[:, :2], views[:, 2:])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_views_are_errors():
   views = draw()
   copies = np.repeat(views[:, :1], V, axis=1)
@@ -80,6 +81,7 @@ def test_bad_views_are_errors():
         both(x)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_views_of_other_images_are_errors():
   views = draw()
   with pytest.raises(ValueError, match="test_views has 0 views"):

@@ -180,6 +180,7 @@ def test_alpha_req_ignores_values_at_rounding_level():
     spectrum.alpha_req(values, first=20)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 0)])
 def test_non_matrices_are_errors(shape):
   with pytest.raises(ValueError, match="features"):
@@ -193,11 +194,13 @@ def test_rows_that_are_not_finite_are_counted():
     spectrum.singular_values(x)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_integer_features_are_errors():
   with pytest.raises(TypeError, match="must be floating, not int64"):
     spectrum.singular_values(np.zeros((4, 2), np.int64))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   "values", [np.ones((2, 2)), np.array([1.0, 2.0]), np.array([np.nan]), []]
 )

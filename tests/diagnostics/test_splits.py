@@ -69,6 +69,7 @@ def test_barlow_of_collapsed_features():
   assert splits.barlow_split(x) == (4.0, 4.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   "measure",
   [

@@ -131,6 +131,7 @@ def test_memory_mapped_and_half_precision_features(tmp_path):
   assert diagnostics.lidar(mapped) == diagnostics.lidar(wide)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("measure", [diagnostics.alignment, diagnostics.lidar])
 def test_bad_views_are_errors(measure):
   views, _ = labelled()

@@ -121,6 +121,7 @@ def test_some_points_are_only_fitted(accuracy, problem):
     accuracy(more, both, wide, labels_test, scored=np.zeros(n + extra, bool))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("accuracy", ACCURACIES)
 def test_bad_input_is_refused(accuracy, problem):
   k, labels, k_test, labels_test = problem

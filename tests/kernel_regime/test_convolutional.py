@@ -119,6 +119,7 @@ def test_wide_random_networks_agree():
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("make", "key"),
   [

@@ -67,6 +67,7 @@ def test_measures_equal_their_definitions(embedded, image_ids):
   )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused(embedded, image_ids):
   x, k, m, _ = embedded
   with pytest.raises(ValueError, match=r"M must be \[d, 12\]"):

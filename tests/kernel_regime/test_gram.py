@@ -45,6 +45,7 @@ def test_float64_stays_within():
   assert jax.numpy.ones(1).dtype == np.float32
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("arguments", "error", "message"),
   [

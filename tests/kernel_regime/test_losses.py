@@ -49,6 +49,7 @@ def test_non_contrastive_does_not_see_a_shift(image_ids):
   )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused(image_ids):
   with pytest.raises(ValueError, match=r"loss\.beta=-1"):
     NonContrastive(-1.0)

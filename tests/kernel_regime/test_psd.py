@@ -44,6 +44,7 @@ def test_psd_within_jitter_passes():
     with_jitter(symmetric(-1e-5), 1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("k", "error", "message"),
   [

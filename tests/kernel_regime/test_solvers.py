@@ -267,6 +267,7 @@ def test_supervised_form_with_a_ridge_is_that_of_the_contrastive_loss(
   assert np.any(m)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_refused(gram_matrix, image_ids):
   k, loss = gram_matrix, Contrastive()
   top = loss.top_eigenpairs(image_ids, 2)

@@ -45,6 +45,7 @@ def test_eigenpairs_are_those_of_a_solver(ids, d_out, beta):
     np.testing.assert_allclose(solved.matrix(), pairs.matrix(), atol=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
   ("ids", "error", "message"),
   [

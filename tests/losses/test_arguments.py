@@ -8,6 +8,8 @@ from jax.sharding import PartitionSpec as P
 
 from jssl import losses
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def zeros(*shape, dtype=jnp.float32):
   return jnp.zeros(shape, dtype)

@@ -205,7 +205,7 @@ def test_groups_reach_every_norm(shallow):
 
 
 def test_blocks_start_as_the_identity():
-  block = resnet.Block(4, 1, False, norm_groups=1, dtype=jnp.float32)
+  block = resnet.Block(4, 1, False, norm_groups=1, dtype=jnp.dtype("float32"))
   x = images(2, 6, 6, 4)
   variables = jit(lambda: block.init(jax.random.key(0), x, train=False))()
   y = jit(lambda x: block.apply(variables, x, train=False))(x)

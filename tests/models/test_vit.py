@@ -65,7 +65,7 @@ def keys_of(n, seed=0):
 
 
 def test_patches_hold_their_pixels():
-  x = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
+  x = np.arange(2.0 * 8 * 12 * 3).reshape(2, 8, 12, 3)
   cut = tokens.patches(x, 4)
   assert cut.shape == (2, 6, 48)
   for n, (row, column) in enumerate(np.ndindex(2, 3)):

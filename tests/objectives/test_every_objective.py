@@ -328,7 +328,7 @@ def test_w_mse_needs_more_rows_than_dimensions():
   with pytest.raises(
     ValueError, match=r"data.batch_size=4 must .*objective.projector.out_dim"
   ):
-    shape_of_loss(BY_NAME["w_mse"].objective, student=(at,))
+    shape_of_loss(BY_NAME["w_mse"].objective, student=(at,), labels=None)
 
 
 @pytest.mark.parametrize("name", ["moco_v3", "nnclr"])

@@ -83,6 +83,7 @@ def test_not_a_workdir(tmp_path):
     read(tmp_path)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("text", ["", '{"data": {', "[1, 2]"])
 def test_damaged_config(tmp_path, text):
   (tmp_path / "config.json").write_text(text)

@@ -54,7 +54,9 @@ class GramMatrices(NamedTuple):
     return (starts[:, None] + np.arange(views)).ravel()
 
 
-def _balanced(labels: Int[np.ndarray, "n"], number: int) -> Indices:
+def _balanced(
+  labels: Int[np.ndarray, "n"], number: int
+) -> Int[np.ndarray, "m"]:
   """Rows in an order of which any leading part is balanced over classes."""
   rank = np.empty(len(labels), int)
   for label in np.unique(labels):

@@ -51,8 +51,8 @@ class Spirals(NamedTuple):
 
 
 def _on_arm(
-  angle: Float[np.ndarray, "*n"], arm: Int[np.ndarray, "*n"]
-) -> Float[np.ndarray, "*n 2"]:
+  angle: Float[np.ndarray, "*#n"], arm: Int[np.ndarray, "*#n"]
+) -> Float[np.ndarray, "*#n 2"]:
   radius = np.where(arm == 0, 1, -1) * angle / _LAST
   return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
 

@@ -186,7 +186,7 @@ def call_kernel(
   exponentials: int,
   aliases: dict[int, int] | None = None,
   sequential: bool = False,
-) -> list[Float[Array, "_ _"]]:
+) -> Sequence[Float[Array, "_ _"]]:
   """Runs a kernel on all pairs of blocks.
 
   Args:
@@ -218,7 +218,7 @@ def call_kernel(
     bytes_accessed=sum(_bytes_moved(s, blocks.grid, size) for s, size in moved),
   )
 
-  def compiled(interpret: Any) -> Callable[..., list[Array]]:
+  def compiled(interpret: Any) -> Callable[..., Sequence[Array]]:
     return pl.pallas_call(
       kernel,
       out_shape=shapes,

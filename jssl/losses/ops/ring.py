@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from jssl.typing import PyTree
+from jssl.typing import PyTree, Step
 
 # Bytes of a rotating block. Two blocks exist at a time on each device: one is
 # received while the other is sent.
@@ -46,7 +46,7 @@ def ring_fold(
   def rotate(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jax.lax.ppermute(a, axes, to_next), tree)
 
-  def step(_: int, state: PyTree) -> PyTree:
+  def step(_: Step, state: PyTree) -> PyTree:
     resident, block, partial = state
     resident, partial = body(resident, block, partial)
     return resident, rotate(block), rotate(partial)

@@ -209,6 +209,7 @@ def test_second_derivatives_inside_of_shard_map_are_refused():
     function(jnp.ones((16, 3)))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_implementation_is_named():
   with pytest.raises(ValueError, match=r"implementation='magic'.*'tiled'"):
     value_and_grads(kind="both", ids=False, implementation="magic")(

@@ -29,7 +29,7 @@ class RunningSum(NamedTuple):
   maximum: Float[Array, "n"]
   sum: Float[Array, "n"]
 
-  def log(self) -> Float[Array, "n"]:
+  def log(self) -> Float[Array, "*n"]:
     """Returns the log-sum-exp; `MASKED` where all pairs were masked."""
     seen = self.maximum > MASKED
     lse = self.maximum + jnp.log(jnp.where(seen, self.sum, 1))
