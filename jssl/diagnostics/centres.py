@@ -129,7 +129,7 @@ def centre_divergence(means: ClassMeans) -> CentreDivergence:
 
   Example:
     >>> h = np.array([[1.0, 0.0], [0.6, 0.8]])
-    >>> round(centre_divergence(class_means(h, [0, 1], 2)).max, 3)
+    >>> round(centre_divergence(class_means(h, np.array([0, 1]), 2)).max, 3)
     0.6
 
   Args:
@@ -150,7 +150,7 @@ def centre_shrinkage(
 
   Example:
     >>> h = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    >>> round(centre_shrinkage(class_means(h, [0, 0, 1], 2)), 3)
+    >>> round(centre_shrinkage(class_means(h, np.array([0, 0, 1]), 2)), 3)
     0.5
 
   Args:
