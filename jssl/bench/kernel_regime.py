@@ -5,8 +5,8 @@ memory is that of the process up to the end of the case.
 """
 
 import argparse
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -16,11 +16,7 @@ from jssl.kernel_regime.dense import RBF, median_bandwidth
 from jssl.kernel_regime.gram import gram
 from jssl.kernel_regime.losses import Contrastive, NonContrastive
 from jssl.kernel_regime.psd import with_jitter
-from jssl.kernel_regime.solvers import (
-  alpha_max,
-  closed_form,
-  ridge_closed_form,
-)
+from jssl.kernel_regime.solvers import alpha_max, closed_form, ridge_closed_form
 
 FLAGS = {
   "rounds": (1, "measurements of each case"),
@@ -29,10 +25,6 @@ FLAGS = {
   "d_out": (128, "embedding width"),
   "images": (200, "images of the convolutional kernel"),
   "image_size_px": (28, "height and width of these images"),
-}
-_COLUMNS: harness.Columns = {
-  **harness.SECONDS,
-  "peak GiB": lambda timing: timing.peak_rss_bytes / 2**30,
 }
 Loss = Contrastive | NonContrastive
 
@@ -58,37 +50,31 @@ def _cases(args: argparse.Namespace) -> Iterator[harness.Case]:
     alpha = 0.03 * alpha_max(k, loss, ids)
     return ridge_closed_form(k, loss, ids, alpha=alpha)
 
-  def rank(loss: Loss, m: np.ndarray) -> harness.Row:
-    del loss
-    return {"rank": len(m)}
-
   def case(name: str, size: int, *functions: Callable) -> harness.Case:
     return harness.Case(name, lambda: harness.timed(*functions), {"N": size})
 
   yield case("gram, RBF", n, lambda: gram(kernel, x))
   yield case("jitter", n, lambda: with_jitter(raw))
-  for name, function, describe in (
-    ("closed form", solve, gap),
-    ("ridge", ridge, rank),
-  ):
-    for loss in (Contrastive(), NonContrastive(0.4)):
-      yield case(
-        f"{name}, {type(loss).__name__}",
-        n,
-        functools.partial(function, loss),
-        functools.partial(describe, loss),
-      )
-  conv_gp = functools.partial(gram, ConvGP(depth=3), pixels)
+  losses = {type(x).__name__: x for x in (Contrastive(), NonContrastive(0.4))}
+  for name, loss in losses.items():
+    yield case(
+      f"closed form, {name}", n, partial(solve, loss), partial(gap, loss)
+    )
+  for name, loss in losses.items():
+    yield case(
+      f"ridge, {name}", n, partial(ridge, loss), lambda m: {"rank": len(m)}
+    )
+  conv_gp = partial(gram, ConvGP(depth=3), pixels)
   yield case("gram, ConvGP of depth 3", args.images, conv_gp)
 
 
 def run(args: argparse.Namespace) -> harness.Report:
   """Measures each part once per round."""
+  columns = {
+    **harness.SECONDS,
+    "peak GiB": lambda timing: timing.peak_rss_bytes / 2**30,
+  }
   rows = harness.measure(
-    _cases(args),
-    rounds=args.rounds,
-    columns=_COLUMNS,
-    warmup=0,
-    compare=False,
+    _cases(args), rounds=args.rounds, columns=columns, warmup=0, compare=False
   )
   return harness.Report(rows, {"d_out": args.d_out, "views": args.views})

@@ -132,8 +132,7 @@ class Runner:
         f"no checkpoint of {self._workdir} can be read"
       )
     if self._dataset.has_labels and distributed.is_first():
-      table = accuracy_table(self._records.read(), self._dataset.name)
-      self._log(str(table))
+      self._log(str(accuracy_table(self._records.read(), self._dataset.name)))
 
   def export(self, path: str | os.PathLike) -> None:
     """Writes features and labels of the last checkpoint to an `.npz` file."""
@@ -163,17 +162,15 @@ class Runner:
 
   def _missing_parts(self, kind: str, step: int) -> list[Part]:
     """Returns the parts without records, the same on all processes."""
-
-    def has_records(part: Part) -> bool:
-      settings = (
-        sample_settings(self._settings) if part == "diagnostics" else {}
-      )
-      key = (kind, step, self._dataset.name)
-      return key in self._records.done(part, **settings)
-
-    return distributed.broadcast_from_first(
-      [p for p in self._parts if self._overwrite or not has_records(p)]
-    )
+    key = (kind, step, self._dataset.name)
+    settings = {"diagnostics": sample_settings(self._settings)}
+    missing = [
+      part
+      for part in self._parts
+      if self._overwrite
+      or key not in self._records.done(part, **settings.get(part, {}))
+    ]
+    return distributed.broadcast_from_first(missing)
 
   def _restore(self, step: int) -> Encoder | None:
     """Returns a checkpoint's backbone; None, with a log line, on failure."""
@@ -257,8 +254,9 @@ class Runner:
   def _not_measured(
     self, part: Part, encoder: Encoder, error: Exception
   ) -> NotMeasuredRecord:
-    fields = encoder.fields(self._dataset.name)
-    return NotMeasuredRecord(part=part, **fields, reason=str(error))
+    return NotMeasuredRecord(
+      part=part, **encoder.fields(self._dataset.name), reason=str(error)
+    )
 
   def _write(self, records: Sequence[Record], name: str) -> None:
     """Writes and logs records of one part; pins the best checkpoint."""
@@ -268,8 +266,8 @@ class Runner:
       for record in records if self._pin_best else ():
         if (
           isinstance(record, ProbeRecord)
-          and (record.probe, record.label_fraction) == ("linear", 1)
           and record.features == "backbone"
+          and (record.probe, record.label_fraction) == ("linear", 1)
         ):
           checkpoint.pin_best(
             self._workdir, step=record.step, score=record.validation_accuracy
@@ -291,16 +289,8 @@ def run(
 ) -> None:
   """Probes the checkpoints of a run that have no records yet.
 
-  Args:
-    workdir: directory of the run.
-    follow: True to wait for new checkpoints until the last step of the run.
-    dataset: prepared set to probe on; "" for the run's own.
-    data_dir: directory of prepared sets; "" for the run's own.
-    test_split: split of `dataset` to test on; "" for "test".
-    export: `.npz` file to write with the features of the last checkpoint.
-    overwrite: True to replace existing records.
-    diagnostics: True to measure diagnostics too.
-    log: called with each line for the user.
+  The other arguments are the flags of `python -m jssl.probe`. `log` is called
+  with each line for the user.
 
   Raises:
     FileNotFoundError: if there is no run, no checkpoint or no data set.
@@ -309,8 +299,12 @@ def run(
   """
   clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
   if follow:
+    config_file = pathlib.Path(workdir) / "config.json"
+    if not config_file.exists():
+      log(f"Waiting for {config_file}, which a training writes when it starts.")
     with clock.on("wait"):
-      _wait_for_run(workdir, log)
+      while not distributed.broadcast_from_first(config_file.exists()):
+        time.sleep(_POLL_SECONDS)
   elif not distributed.broadcast_from_first(checkpoint.steps(workdir)):
     load_config(workdir)  # Raises if this is not a run.
     raise FileNotFoundError(
@@ -332,13 +326,3 @@ def run(
     runner.run(follow=follow)
   if export:
     runner.export(export)
-
-
-def _wait_for_run(
-  workdir: str | os.PathLike, log: Callable[[str], None]
-) -> None:
-  config = pathlib.Path(workdir) / "config.json"
-  if not config.exists():
-    log(f"Waiting for {config}, which a training writes when it starts.")
-  while not distributed.broadcast_from_first(config.exists()):
-    time.sleep(_POLL_SECONDS)

@@ -33,16 +33,9 @@ NOT_MEASURED = (
 class Sample(NamedTuple):
   """Training images and their views, the same for all checkpoints.
 
-  Attributes:
-    images: [n, h, w, c] pixels.
-    labels: label of each image.
-    num_classes: number of classes of the whole set.
-    weights: weight of each image; they sum to 1. Each class of the sample
-      weighs as much as in the whole set.
-    keys: random key of each image's views, from its row in the set.
-    augment: augmentation that makes `num_views` large views.
-    num_views: number of views of each image.
-    mesh: devices to split batches over.
+  `num_classes` is that of the whole set. The weights of the images sum to 1;
+  each class of the sample weighs as much as in the whole set. The key of each
+  image's views is from its row in the set. Batches are split over the mesh.
   """
 
   images: UInt8[np.ndarray, "n h w c"]
@@ -113,16 +106,6 @@ def balanced_rows(
   return np.sort(np.concatenate(parts))
 
 
-def _weights(
-  labels: Int[np.ndarray, "m"], own: Int[np.ndarray, "n"]
-) -> Float[np.ndarray, "n"]:
-  weights = np.ones(len(own))
-  if own.min() >= 0:
-    in_set = np.bincount(labels[labels >= 0])
-    weights = in_set[own] / np.bincount(own)[own]
-  return weights / weights.sum()
-
-
 def draw_sample(
   train: Source,
   labels: Int[np.ndarray, "m"],
@@ -137,13 +120,17 @@ def draw_sample(
 
   Views use the stream "diagnostics" of the seed of the run.
   """
-  own = np.asarray(labels)[rows]
+  own = labels[rows]
+  weights = np.ones(len(own))
+  if own.min() >= 0:
+    in_set = np.bincount(labels[labels >= 0])
+    weights = in_set[own] / np.bincount(own)[own]
   key = rng.stream(jax.random.key(seed), "diagnostics")
   return Sample(
     images=train.fetch(rows)["image"],
     labels=own,
     num_classes=train.num_classes,
-    weights=_weights(labels, own),
+    weights=weights / weights.sum(),
     keys=jax.vmap(jax.random.fold_in, (None, 0))(key, rows),
     augment=augment.of_large_views(num_views),
     num_views=num_views,

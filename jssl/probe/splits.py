@@ -1,7 +1,6 @@
 """Splits of train that choose hyper-parameters, and small labelled subsets.
 
-A split is drawn by class from a seed. It is a mask over the rows of train, so
-that all members of a sweep share one matrix of features.
+A split is drawn by class. It is a mask over train, whose features are shared.
 """
 
 import zlib
@@ -90,11 +89,6 @@ def subset(labels: Rows, *, fraction: float, seed: int) -> Int[np.ndarray, "m"]:
   """Draws a fraction of each class, at least two rows; ascending."""
   rank, size = _rank_in_class(labels, "subset", seed)
   return np.flatnonzero(rank < np.clip(np.round(fraction * size), 2, size))
-
-
-def used_fraction(labels: Rows, fraction: float) -> float:
-  """Returns the fraction of rows in a `subset`; larger for rare classes."""
-  return len(subset(labels, fraction=fraction, seed=0)) / len(labels)
 
 
 def best(validation_accuracy: Float[np.ndarray, "s m"]) -> Rows:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 from jax.sharding import Mesh
 
@@ -12,9 +12,6 @@ from jssl.probe.dataset import FeatureSet
 from jssl.probe.features import Features
 from jssl.probe.records import ProbeRecord
 from jssl.probe.splits import Result
-
-# Adam finds the optimum of the convex loss from this rate for any l2.
-_MINIBATCH_LINEAR_RATES = (3e-3,)
 
 
 def fits_in_memory(
@@ -36,17 +33,17 @@ def fit_all(
   settings: Probe, train: Features, test: Features, mesh: Mesh
 ) -> Iterator[tuple[str, float, Result]]:
   """Yields (probe, label fraction, result) for each probe of the settings."""
+  in_minibatches = partial(mlp.probe, train, test, settings, mesh=mesh)
 
   def fit_linear(label_fraction: float) -> Result:
-    shared: Any = {"mesh": mesh, "label_fraction": label_fraction}
     if fits_in_memory(settings, train, label_fraction):
-      return linear.probe(train, test, settings, **shared)
-    return mlp.probe(
-      train,
-      test,
-      settings,
-      **shared,
-      learning_rates=_MINIBATCH_LINEAR_RATES,
+      return linear.probe(
+        train, test, settings, mesh=mesh, label_fraction=label_fraction
+      )
+    return in_minibatches(
+      label_fraction=label_fraction,
+      # Adam finds the optimum of the convex loss from this rate for any l2.
+      learning_rates=(3e-3,),
       l2_values=settings.linear_l2_values,
       hidden_dims=(),
     )
@@ -56,11 +53,7 @@ def fit_all(
   if "knn" in settings.probes:
     yield "knn", 1.0, knn.probe(train, test, settings, mesh=mesh)
   if "mlp" in settings.probes:
-    found = mlp.probe(
-      train,
-      test,
-      settings,
-      mesh=mesh,
+    found = in_minibatches(
       learning_rates=settings.mlp_learning_rates,
       l2_values=settings.mlp_l2_values,
       hidden_dims=settings.mlp_hidden_dims,
@@ -77,17 +70,18 @@ def probe_records(
   """Fits all probes and returns their records; LabelsError if impossible."""
   train, test = features.train, features.test
   splits.check_labels(train, test, dataset)
-  records = []
-  started = time.perf_counter()
+  records, started = [], time.perf_counter()
   for probe, label_fraction, result in fit_all(
     settings, train, test, features.mesh
   ):
+    # More than asked for in rare classes.
+    used = splits.subset(train.labels, fraction=label_fraction, seed=0)
     records.append(
       ProbeRecord(
         **features.encoder.fields(dataset),
         probe=probe,
         label_fraction=label_fraction,
-        label_fraction_used=splits.used_fraction(train.labels, label_fraction),
+        label_fraction_used=len(used) / len(train.labels),
         test_accuracy=float(result.test_accuracy.mean()),
         test_accuracy_std=float(result.test_accuracy.std()),
         validation_accuracy=float(result.validation_accuracy.mean()),
