@@ -9,10 +9,10 @@ of a generalisation bound. `batch_measures` alone runs inside a compiled step.
     >>> auc = collapse_auc(singular_values(h))
 
 Features are [n, d] with one row per image, or [n, v, d] with v views of each.
-They may be memory-mapped and larger than any device: blocks of rows are summed
-on the device in float32 (second moments in float64), and on the host in
-float64. `mesh` splits rows over its devices, None is one device; it changes
-results by rounding only.
+They may be memory-mapped: measures of one pass read blocks of rows and compute
+on the host in float64. Measures of all pairs of rows compute on devices, in
+float32. `mesh` splits their rows over its devices, None is one device; it
+changes results by rounding only.
 
 All functions raise ValueError for inputs that cannot be measured (shapes, too
 few rows, missing labels, non-finite values, views that are copies) and

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.diagnostics.rows import ROUNDING, product
+from jssl.diagnostics.pairs import product
+from jssl.diagnostics.rows import ROUNDING
 from jssl.losses.rows import l2_normalize
 from jssl.typing import Metrics
 

@@ -5,38 +5,22 @@ Self-Supervised Learning", ICLR 2023, arXiv 2111.00743.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float
 
-from jssl.diagnostics import blocks, checks
+from jssl.diagnostics import checks
 from jssl.diagnostics.concentration import ConcentrationCurve
+from jssl.diagnostics.rows import float64_blocks, float64_rows
 
 
-def _pair_distances(x: Float[Array, "b v d"]) -> Float[Array, "v b v"]:
+def _pair_distances(
+  x: Float[np.ndarray, "b v d"],
+) -> Float[np.ndarray, "b v v"]:
   """Returns the distances between all views of each image."""
-  x = x.astype(jnp.float32)
-  return jax.lax.map(
-    lambda view: jnp.sqrt(jnp.sum((x - view[:, None]) ** 2, -1)),
-    x.swapaxes(0, 1),
-  )
-
-
-@jax.jit
-def _count_wider(
-  limits: Float[Array, "t"],
-  counted: Bool[Array, "b"],
-  x: Float[Array, "b v d"],
-  weights: Float[Array, "b"],
-) -> tuple[Float[Array, "t"], Float[Array, ""]]:
-  width = _pair_distances(x).max((0, 2))
-  wider = (width[:, None] > limits[None]) & counted[:, None]
-  return jnp.where(wider, weights[:, None], 0).sum(0), width.sum()
+  views = range(x.shape[1])
+  return np.stack([np.linalg.norm(x - x[:, [i]], axis=2) for i in views], 1)
 
 
 def divergence_curve(
@@ -44,7 +28,6 @@ def divergence_curve(
   epsilons: Sequence[float] | Float[np.ndarray, "t"],
   *,
   weights: Float[np.ndarray, "n"] | None = None,
-  mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "t"]:
   """Returns R_eps, the share of images with views further apart than eps.
 
@@ -73,30 +56,20 @@ def divergence_curve(
       f"weights must be [n] = ({n},) and not all zero, not {own.shape} with "
       f"the sum {own.sum():g}"
     )
-  # Scaled to mean 1: equal weights then add up to whole numbers exactly.
-  wider, _ = blocks.sums(
-    partial(_count_wider, jnp.asarray(limits, jnp.float32)),
-    features,
-    own / own.mean(),
-    mesh=mesh,
+  widths = np.concatenate(
+    [
+      _pair_distances(x).max((1, 2))
+      for (x,) in float64_blocks(features=features)
+    ]
   )
+  # Scaled to mean 1: equal weights then add up to whole numbers exactly.
+  wider = own / own.mean() @ (widths[:, None] > limits)
   return np.minimum(wider / n, 1)
-
-
-@jax.jit
-def _steepest(
-  x: Float[Array, "b v p"], f: Float[Array, "b v d"]
-) -> tuple[Float[Array, ""], Float[Array, "2"]]:
-  of_x, of_f = _pair_distances(x), _pair_distances(f)
-  ratio = jnp.where(of_x > 0, of_f / jnp.where(of_x > 0, of_x, 1), 0)
-  return ratio.max(), jnp.stack([of_x.sum(), of_f.sum()])
 
 
 def lipschitz_at_least(
   views: Float[np.ndarray, "n v *pixel"],
   features: Float[np.ndarray, "n v d"],
-  *,
-  mesh: Mesh | None = None,
 ) -> float:
   """Returns max |f(x') - f(x'')| / |x' - x''| over pairs of views of an image.
 
@@ -120,20 +93,18 @@ def lipschitz_at_least(
       f"views {views.shape} and features {features.shape} must be of the same "
       "images and views: their first two dimensions differ"
     )
-  steepest, widths = 0.0, np.zeros(2)
-  # Zero rows that pad a block are identical views, which do not count.
-  for _, *block in blocks.device_blocks(pixels, features, mesh=mesh):
-    ratio, block_widths = _steepest(*block)
-    steepest = max(steepest, float(ratio))
-    widths += np.asarray(block_widths, np.float64)
-  blocks.check_finite(widths[0], pixels, name="views")
-  blocks.check_finite(widths[1], features)
-  if not widths[0]:
+  steepest, differ = 0.0, False
+  for x, f in float64_blocks(views=pixels, features=features):
+    of_x, of_f = _pair_distances(x), _pair_distances(f)
+    apart = of_x > 0
+    steepest = max(steepest, np.max(of_f[apart] / of_x[apart], initial=0))
+    differ |= bool(apart.any())
+  if not differ:
     raise ValueError(
       f"the {features.shape[1]} views of each of {len(features)} images are "
       "identical; the Lipschitz constant needs views that differ"
     )
-  return steepest
+  return float(steepest)
 
 
 class BoundTerms(NamedTuple):
@@ -279,9 +250,8 @@ def generalisation_bound(
     radius: norm r of all features.
     min_share: min_l p_l, share of the rarest class, in (0, 1 / k].
   """
-  means = np.asarray(class_means, np.float64)
-  checks.check_features(means, "class_means")
-  blocks.check_finite(means, means, name="class_means")
+  checks.check_features(class_means, "class_means")
+  means = float64_rows(class_means=class_means)
   shares = {"one_minus_sigma": one_minus_sigma, "divergence": divergence}
   for name, share in shares.items():
     if not 0 <= share <= 1:

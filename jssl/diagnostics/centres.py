@@ -5,23 +5,17 @@ representations of Dubois et al. (NeurIPS 2022, arXiv 2209.06235) have centres
 on a simplex; the distance to it is our own measure.
 """
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
-from jssl.diagnostics import blocks
 from jssl.diagnostics.checks import check_features, check_labels
+from jssl.diagnostics.pairs import TILE
 from jssl.diagnostics.rows import (
   ROUNDING,
-  float32_rows,
-  float64_mean,
-  nan_unless_finite,
-  product,
+  float64_blocks,
+  float64_rows,
   unit_rows,
 )
 
@@ -45,30 +39,12 @@ class ClassMeans(NamedTuple):
     return self.means[self.counts > 0]
 
 
-@partial(jax.jit, static_argnames=("num_classes", "normalise"))
-def _class_sums(
-  shift: Float[Array, "d"],
-  counted: Bool[Array, "b"],
-  features: Float[Array, "b d"],
-  labels: Int[Array, "b"],
-  *,
-  num_classes: int,
-  normalise: bool,
-) -> tuple[Float[Array, "k d"], Float[Array, ""]]:
-  x = float32_rows(features, normalise=normalise)
-  x = jnp.where(counted[:, None], x, shift[None])
-  of_class = jax.nn.one_hot(labels, num_classes)
-  total = product(of_class.T, x - shift[None])
-  return total, jnp.sum(jnp.where(counted[:, None], x, 0) ** 2)
-
-
 def class_means(
   features: Float[np.ndarray, "n d"],
   labels: Int[np.ndarray, "n"],
   num_classes: int,
   *,
   normalise: bool = True,
-  mesh: Mesh | None = None,
 ) -> ClassMeans:
   """Computes the mean feature of each class in one pass.
 
@@ -93,19 +69,13 @@ def class_means(
       f"all {len(labels)} rows are of class {labels[0]}; this measure needs at "
       "least 2 classes"
     )
-  # Float32 sums about a point near the mean lose few digits.
-  first = np.asarray(features[: blocks.BLOCK_ROWS])
-  shift = float64_mean(unit_rows(first) if normalise else first)
-  shift = shift.astype(np.float32)
-  total, square = blocks.sums(
-    partial(_class_sums, shift, num_classes=num_classes, normalise=normalise),
-    features,
-    labels.astype(np.int32),
-    mesh=mesh,
-  )
-  means = np.full(total.shape, np.nan)
-  seen = counts > 0
-  means[seen] = shift + total[seen] / counts[seen, None]
+  total, square = np.zeros((num_classes, features.shape[1])), 0.0
+  for x, own in float64_blocks(features=features, labels=labels):
+    x = unit_rows(x) if normalise else x
+    np.add.at(total, own, x)
+    square += np.sum(x**2)
+  with np.errstate(invalid="ignore"):
+    means = total / counts[:, None]
   return ClassMeans(counts, means, float(np.sqrt(square / len(features))))
 
 
@@ -163,37 +133,12 @@ def centre_shrinkage(
   return float(1 - np.min(np.sum(means.seen**2, 1)) / r**2)
 
 
-@partial(jax.jit, static_argnames="normalise")
-def count_wrong(
-  shift: Float[Array, "d"],
-  centres: Float[Array, "k d"],
-  bias: Float[Array, "k"],
-  counted: Bool[Array, "b"],
-  features: Float[Array, "b d"],
-  labels: Int[Array, "b"],
-  *,
-  normalise: bool,
-) -> tuple[Int[Array, ""], Float[Array, ""]]:
-  """Counts labels >= 0 without the largest score <x - shift, centre> + bias.
-
-  The second result is NaN if features are not finite.
-  """
-  x = float32_rows(features, normalise=normalise) - shift[None]
-  # With bias = -|mu|^2 / 2 the argmax is the nearest centre, because
-  # |x - mu|^2 = |x|^2 - 2 (<x, mu> - |mu|^2 / 2).
-  scores = product(x, centres.T) + bias[None]
-  known = counted & (labels >= 0)
-  wrong = jnp.sum(known & (jnp.argmax(scores, 1) != labels))
-  return wrong, nan_unless_finite(x)
-
-
 def nearest_mean_error(
   features: Float[np.ndarray, "n d"],
   labels: Int[np.ndarray, "n"],
   means: ClassMeans,
   *,
   normalise: bool = True,
-  mesh: Mesh | None = None,
 ) -> float:
   """Returns the error of the nearest-class-mean classifier.
 
@@ -219,22 +164,21 @@ def nearest_mean_error(
     raise ValueError(
       f"features {features.shape} must be as wide as means {means.means.shape}"
     )
-  shift = means.seen.mean(0).astype(np.float32)
-  seen = means.counts > 0
-  known = seen[labels]
+  classes = np.flatnonzero(means.counts)
+  known = np.isin(labels, classes)
   if not known.any():
     raise ValueError(
-      f"no row of {len(labels)} is of the {seen.sum()} classes that have a mean"
+      f"no row of {len(labels)} is of the {len(classes)} classes that have a "
+      "mean"
     )
-  centres = np.where(seen[:, None], means.means - shift, 0)
-  bias = np.where(seen, -np.sum(centres**2, 1) / 2, -np.inf)
-  constants = (shift, centres.astype(np.float32), bias.astype(np.float32))
-  wrong, _ = blocks.sums(
-    partial(count_wrong, *constants, normalise=normalise),
-    features,
-    np.where(known, labels, -1).astype(np.int32),
-    mesh=mesh,
-  )
+  centres = means.seen
+  wrong = 0
+  for x, own in float64_blocks(features=features, labels=labels):
+    x = unit_rows(x) if normalise else x
+    # |x - mu|^2 = |x|^2 - 2 (<x, mu> - |mu|^2 / 2)
+    scores = x @ centres.T - np.sum(centres**2, 1) / 2
+    nearest = classes[scores.argmax(1)]
+    wrong += np.sum((nearest != own) & np.isin(own, classes))
   return float(wrong / known.sum())
 
 
@@ -268,10 +212,9 @@ def simplex_distance(means: Float[np.ndarray, "k d"]) -> SimplexDistance:
     means: centres of classes (`ClassMeans.seen`) or of images, [k, d].
   """
   check_features(means, "means")
-  blocks.check_finite(means, means, name="means")
-  k = len(means)
+  wide = float64_rows(means=means)
+  k = len(wide)
   # Relative to the first, so that equal centres have exactly that mean.
-  wide = means.astype(np.float64)
   centres = wide - wide[0]
   centres -= centres.mean(0)
   if np.sum(centres**2) <= ROUNDING * np.sum(wide**2):
@@ -279,7 +222,7 @@ def simplex_distance(means: Float[np.ndarray, "k d"]) -> SimplexDistance:
     centres = np.zeros_like(centres)
   norms = np.linalg.norm(centres, axis=1)
   directions = unit_rows(centres)
-  rows = blocks.tile_rows(k)
+  rows = max(1, TILE // k)
   square = 0.0
   for start in range(0, k, rows):
     gap = directions[start : start + rows] @ directions.T + 1 / (k - 1)

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from jssl.diagnostics.blocks import block_images
-from jssl.diagnostics.rows import ROUNDING
+from jssl.diagnostics.rows import ROUNDING, float64_blocks
 
 
 def check_floating(x: Shaped[np.ndarray, "..."], name: str) -> None:
@@ -48,45 +47,37 @@ def check_views(
 ) -> None:
   """Checks views as `check_features` and `check_views_differ` do."""
   check_features(views, name, rows=rows, views=num_views)
-  check_views_differ(views, name=name)
+  check_views_differ(**{name: views})
 
 
-def check_views_differ(
-  views: Float[np.ndarray, "n v d"],
-  *others: Float[np.ndarray, "n w d"],
-  name: str = "views",
-) -> None:
+def check_views_differ(**views: Float[np.ndarray, "n _ d"]) -> None:
   """Raises ValueError if images differ, but no views of any image do.
 
-  Collapsed features, where all images are one point, pass. `others` are further
-  views of the same images.
+  Collapsed features, where all images are one point, pass. All arrays are views
+  of the same images.
   """
-  first = np.asarray(views[:1, :1], np.float64)
-  collapsed = True
-  images = block_images(views)
-  for start in range(0, len(views), images):
-    block = slice(start, start + images)
-    own = np.asarray(views[block, :1], np.float64)
-    if not all(_is_close(x[block], own) for x in (views, *others)):
+  first, collapsed = None, True
+  for block in float64_blocks(**views):
+    x = np.concatenate(block, axis=1)
+    first = x[:1, :1] if first is None else first
+    if not _is_close(x, x[:, :1]):
       return
-    collapsed = collapsed and _is_close(own, first)
+    collapsed = collapsed and _is_close(x, first)
   if not collapsed:
+    arrays = list(views.values())
     raise ValueError(
-      f"{name}: all {sum(x.shape[1] for x in (views, *others))} views of each "
-      f"of {len(views)} images are equal up to rounding; this measure needs "
-      "augmented views"
+      f"{' and '.join(views)}: all {sum(x.shape[1] for x in arrays)} views of "
+      f"each of {len(arrays[0])} images are equal up to rounding; this measure "
+      "needs augmented views"
     )
 
 
 def _is_close(
-  x: Float[np.ndarray, "b v d"], own: Float[np.ndarray, "*b 1 d"]
+  x: Float[np.ndarray, "b v d"], own: Float[np.ndarray, "_ 1 d"]
 ) -> bool:
-  """True if `x` equals `own` up to rounding; False for NaN."""
-  with np.errstate(invalid="ignore", over="ignore"):
-    square = np.sum((x - own) ** 2)
-    # `own` is broadcast over x: count its rows as often.
-    rows = x.size / own.size
-    return bool(square <= ROUNDING * rows * np.sum(own**2))
+  # `own` is broadcast over x: count its rows as often.
+  scale = x.size / own.size * np.sum(own**2)
+  return bool(np.sum((x - own) ** 2) <= ROUNDING * scale)
 
 
 def flat_pixels(

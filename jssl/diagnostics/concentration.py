@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jssl.diagnostics import blocks, checks
-from jssl.diagnostics.rows import float64_mean, product
+from jssl.diagnostics import checks, pairs
+from jssl.diagnostics.rows import float64_rows
 from jssl.diagnostics.vertex_cover import cover_shares
 
 _QUANTILES = 33
-# |a|^2 + |b|^2 - 2 <a, b> loses more than two digits if the squared distance is
-# below this share of |a|^2 + |b|^2.
-_CLOSE = 1e-2
+# |a|^2 + |b|^2 - 2 <a, b> loses six of the 16 digits of float64 if the squared
+# distance is below this share of |a|^2 + |b|^2.
+_CLOSE = 1e-6
 
 
 class ConcentrationCurve(NamedTuple):
@@ -44,78 +44,30 @@ class ConcentrationCurve(NamedTuple):
 
 @jax.jit
 def _nearest(
-  rows: Float[Array, "a m p"], columns: Float[Array, "b m p"]
-) -> tuple[Float[Array, "a b"], Bool[Array, "a b"]]:
-  """Squared distances of nearest views; True where any pair is too close."""
-  a, m, p = rows.shape
+  columns: Float[Array, "n m p"], rows: Float[Array, "b m p"]
+) -> Float[Array, "b n"]:
+  """Squared distances of nearest views; NaN where any pair is too close."""
+  n, m, p = columns.shape
   x, y = rows.reshape(-1, p), columns.reshape(-1, p)
   sizes = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None]
-  squares = sizes - 2 * product(x, y.T)
-  shape = (a, m, -1, m)
-  return (
-    squares.reshape(shape).min((1, 3)),
-    (squares < _CLOSE * sizes).reshape(shape).any((1, 3)),
-  )
-
-
-@jax.jit
-def _nearest_by_differences(
-  first: Float[Array, "a m p"], second: Float[Array, "a m p"]
-) -> Float[Array, "a"]:
-  """Squared distances of nearest views of pairs of images, exact when close."""
-  squares = jax.lax.map(
-    lambda view: jnp.sum((second - view[:, None]) ** 2, -1).min(1),
-    first.swapaxes(0, 1),
-  )
-  return squares.min(0)
-
-
-def _close_squares(
-  x: Float[np.ndarray, "n m p"],
-  pairs: Int[np.ndarray, "a 2"],
-  tile: int,
-  mesh: Mesh | None,
-) -> Float[np.ndarray, "a"]:
-  parts = [np.zeros(0, np.float32)]
-  for start in range(0, len(pairs), tile):
-    part = pairs[start : start + tile]
-    nearest = _nearest_by_differences(
-      *(blocks.put(x[side], tile, mesh) for side in part.T)
-    )
-    parts.append(np.asarray(nearest)[: len(part)])
-  return np.concatenate(parts)
+  squares = sizes - 2 * pairs.product(x, y.T)
+  squares = jnp.where(squares < _CLOSE * sizes, jnp.nan, squares)
+  return squares.reshape(-1, m, n, m).min((1, 3))
 
 
 def _distances(
-  x: Float[np.ndarray, "n m p"], tile: int, mesh: Mesh | None
+  views: Float[np.ndarray, "n m p"], mesh: Mesh | None
 ) -> Float[np.ndarray, "n n"]:
-  n = len(x)
-  centre = float64_mean(x, (0, 1))
-  blocks.check_finite(centre, x, name="views")
-  squares = np.zeros((n, n), np.float32)
-  for i in range(0, n, tile):
-    rows = blocks.put(x[i : i + tile] - centre, tile, mesh)
-    for j in range(i, n, tile):
-      columns = rows if i == j else blocks.put(x[j : j + tile] - centre, tile)
-      nearest, close = map(np.array, _nearest(rows, columns))
-      real = np.s_[: n - i, : n - j]
-      nearest, close = nearest[real], close[real]
-      if i == j:
-        nearest, close = np.triu(nearest, 1), np.triu(close, 1)
-      nearest[close] = _close_squares(
-        x, np.argwhere(close) + np.array([i, j]), tile, mesh
-      )
-      squares[i : i + tile, j : j + tile] = nearest
-  blocks.check_finite(squares, x, name="views")
-  for i in range(n):
-    squares[i:, i] = squares[i, i:]
-  return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
-
-
-def _tile(images: int, views: int, mesh: Mesh | None) -> int:
-  """Returns the number of images along each side of a tile of view pairs."""
-  side = max(min(blocks.tile_side() // views, images), 1)
-  return blocks.round_up(side, mesh)
+  x = float64_rows(views=views)
+  x -= x.mean((0, 1))
+  n, m, _ = x.shape
+  with jax.enable_x64(True):
+    squares = pairs.map_tiles(_nearest, (x,), x, row_pairs=n * m**2, mesh=mesh)
+  squares = np.minimum(squares, squares.T)
+  np.fill_diagonal(squares, 0)
+  for i, j in np.argwhere(np.isnan(squares)):
+    squares[i, j] = np.sum((x[i][:, None] - x[j]) ** 2, 2).min()
+  return np.sqrt(squares).astype(np.float32)
 
 
 def _check_memory(counts: list[int], max_bytes: int) -> None:
@@ -137,9 +89,8 @@ def augmented_distances(
   """Returns d_A(x1, x2) = min |x1' - x2'| over the views of two images.
 
   An upper bound of the distance over all possible views. Time O(n^2 m^2 p),
-  result 4 n^2 bytes. Squared distances come from float32 products, or from
-  differences where views are so close that products would cancel: the relative
-  error is about 1e-5, and equal views have distance 0.
+  result 4 n^2 bytes. Computed in float64, from products or, where views are so
+  close that products would cancel, from differences.
 
   Example:
     >>> views = np.random.default_rng(0).random((5, 8, 28, 28, 1))
@@ -156,7 +107,7 @@ def augmented_distances(
   """
   flat = checks.flat_pixels(views)
   _check_memory([len(flat)], max_bytes)
-  return _distances(flat, _tile(len(flat), flat.shape[1], mesh), mesh)
+  return _distances(flat, mesh)
 
 
 def _quantiles(
@@ -209,7 +160,7 @@ def concentration_curve(
   """
   flat = checks.flat_pixels(views)
   if flat.shape[1] > 1:
-    checks.check_views_differ(flat)
+    checks.check_views_differ(views=flat)
   labels = checks.check_labels(labels, len(flat))
   classes, counts = np.unique(labels, return_counts=True)
   if counts.max() < 2:
@@ -223,8 +174,7 @@ def concentration_curve(
   if given is not None and np.any(np.diff(given) < 0):
     raise ValueError(f"deltas must be ascending, not {given}")
   _check_memory(counts.tolist(), max_bytes)
-  tile = _tile(int(counts.max()), flat.shape[1], mesh)
-  distances = [_distances(flat[labels == k], tile, mesh) for k in classes]
+  distances = [_distances(flat[labels == k], mesh) for k in classes]
   diameters = _quantiles(distances) if given is None else given
   upper, lower = map(
     np.stack,

@@ -10,24 +10,16 @@ Characterizing Idealized Representations", NeurIPS 2022, arXiv 2209.06235. The
 estimates of H[M | Z] and of linear predictability are our own.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jssl.diagnostics import blocks, checks
-from jssl.diagnostics.centres import count_wrong
-from jssl.diagnostics.rows import (
-  float64_mean,
-  product,
-  unit,
-  unit_rows,
-)
-from jssl.diagnostics.spectrum import second_moment
+from jssl.diagnostics import checks, pairs
+from jssl.diagnostics.rows import float64_blocks, unit_rows
 
 # Candidate scales of the logits, from a uniform to a one-hot softmax. Larger
 # scales would amplify the rounding of float32 cosines.
@@ -69,34 +61,25 @@ def maximal_invariant_entropy(
 
 
 def _image_means(
-  views: Float[np.ndarray, "n v d"], name: str
+  **views: Float[np.ndarray, "n v d"],
 ) -> Float[np.ndarray, "n d"]:
-  """Returns the mean over the views of each image, in float64, if finite."""
-  means = float64_mean(views, 1)
-  blocks.check_finite(means, views, name=name)
-  return means
+  return np.concatenate([x.mean(1) for (x,) in float64_blocks(**views)])
 
 
 @jax.jit
 def _cross_entropies(
   scales: Float[Array, "s"],
-  mean: Float[Array, "d"],
   centres: Float[Array, "n d"],
-  counted: Bool[Array, "b"],
-  features: Float[Array, "b d"],
+  rows: Float[Array, "b d"],
   images: Int[Array, "b"],
-) -> Float[Array, "s"]:
-  """Returns the sum of -log q(image | feature) at each scale."""
-  x = unit(features.astype(jnp.float32) - mean[None])
-  cosines = product(x, centres.T)
+) -> Float[Array, "b s"]:
+  """Returns -log q(image | feature) of normalised features at each scale."""
+  cosines = pairs.product(rows, centres.T)
   # Relative to the own image: the log of a sum close to 1 keeps its digits.
   cosines = cosines - jnp.take_along_axis(cosines, images[:, None], 1)
-
-  def total(scale: Float[Array, ""]) -> Float[Array, ""]:
-    each = jax.nn.logsumexp(scale * cosines, axis=1)
-    return jnp.sum(jnp.where(counted, each, 0))
-
-  return jax.lax.map(total, scales)
+  return jax.lax.map(
+    lambda scale: jax.nn.logsumexp(scale * cosines, axis=1), scales
+  ).T
 
 
 def conditional_entropy(
@@ -123,35 +106,41 @@ def conditional_entropy(
     views: features of v >= 3 views of n distinct images, [n, v, d].
   """
   checks.check_views(views, num_views=3)
-  n, v = views.shape[:2]
+  n, v, d = views.shape
   train_end = v // 2
   select_end = train_end + (v - train_end) // 2
-  centres = _image_means(views[:, :train_end], "views")
+  centres = _image_means(views=views[:, :train_end])
   mean = centres.mean(0)
   centres = unit_rows(centres - mean).astype(np.float32)
-  constants = blocks.replicate((mean.astype(np.float32), centres), mesh)
   images = np.arange(n, dtype=np.int32)
 
   def cross_entropy(
-    columns: range, scales: Float[np.ndarray, "s"]
+    part: Float[np.ndarray, "n w d"], scales: Float[np.ndarray, "s"]
   ) -> Float[np.ndarray, "s"]:
-    total = sum(
-      blocks.sums(
-        partial(_cross_entropies, scales, *constants),
-        views[:, i],
-        images,
-        name="views",
-        block_rows=blocks.tile_rows(n),
+    each = [
+      pairs.map_tiles(
+        _cross_entropies,
+        (scales, centres),
+        unit_rows(x - mean).reshape(-1, d).astype(np.float32),
+        own.repeat(part.shape[1]),
+        row_pairs=n,
         mesh=mesh,
       )
-      for i in columns
-    )
-    return np.asarray(total) / (n * len(columns))
+      for x, own in float64_blocks(views=part, images=images)
+    ]
+    return np.concatenate(each).mean(0, dtype=np.float64)
 
-  best = int(np.argmin(cross_entropy(range(train_end, select_end), _SCALES)))
-  measured = cross_entropy(range(select_end, v), _SCALES[best : best + 1])
+  best = int(np.argmin(cross_entropy(views[:, train_end:select_end], _SCALES)))
+  measured = cross_entropy(views[:, select_end:], _SCALES[best : best + 1])
   # log n is a bound too, which the estimate may exceed by chance.
   return float(min(measured[0], np.log(n)))
+
+
+@jax.jit
+def _best(
+  weights: Float[Array, "n d"], rows: Float[Array, "b d"]
+) -> Int[Array, "b"]:
+  return jnp.argmax(pairs.product(rows, weights.T), 1)
 
 
 def linear_predictability(
@@ -190,35 +179,22 @@ def linear_predictability(
       "be of the same images and the same model: equal n and d"
     )
   checks.check_positive(l2=l2)
-  checks.check_views_differ(
-    train_views, test_views, name="train_views and test_views"
-  )
-  centres = _image_means(train_views, "train_views")
+  checks.check_views_differ(train_views=train_views, test_views=test_views)
+  centres = _image_means(train_views=train_views)
   mean = centres.mean(0)
-  # One view at a time: reshaping a slice of a memory-mapped array would read
-  # all of it.
   covariance = np.zeros((d, d))
-  for i in range(v):
-    moment = second_moment(train_views[:, i], mesh=mesh)
-    gap = moment.mean - mean
-    covariance += (moment.scatter / n + np.outer(gap, gap)) / v
+  for (x,) in float64_blocks(train_views=train_views):
+    rows = (x - mean).reshape(-1, d)
+    covariance += rows.T @ rows / (n * v)
   # The covariance of collapsed features is 0, and any ridge gives the same.
   ridge = l2 * np.trace(covariance) / d or 1.0
   weights = np.linalg.solve(covariance + ridge * np.eye(d), (centres - mean).T)
-  shift, directions = mean.astype(np.float32), weights.T.astype(np.float32)
-  bias = np.zeros(n, np.float32)
-  constants = blocks.replicate((shift, directions, bias), mesh)
-  hits = 0.0
-  for i in range(w):
-    wrong, _ = blocks.sums(
-      partial(count_wrong, *constants, normalise=False),
-      test_views[:, i],
-      np.arange(n, dtype=np.int32),
-      name="test_views",
-      block_rows=blocks.tile_rows(n),
-      mesh=mesh,
-    )
-    hits += n - float(wrong)
+  hits = 0
+  for x, own in float64_blocks(test_views=test_views, images=np.arange(n)):
+    rows = (x - mean).reshape(-1, d).astype(np.float32)
+    columns = (weights.T.astype(np.float32),)
+    best = pairs.map_tiles(_best, columns, rows, row_pairs=n, mesh=mesh)
+    hits += int(np.sum(best == own.repeat(w)))
   return hits / (n * w)
 
 
@@ -238,35 +214,8 @@ class AssignmentEntropies(NamedTuple):
   invariance: float
 
 
-@jax.jit
-def _assignment_sums(
-  counted: Bool[Array, "b"], probabilities: Float[Array, "b v k"]
-) -> tuple[
-  Float[Array, "k"], Float[Array, ""], Float[Array, ""], Int[Array, ""]
-]:
-  """Returns sums of p, p log p, KL times (v - 1), and the invalid rows."""
-  p = probabilities.astype(jnp.float32)
-  invalid = (jnp.abs(p.sum(2) - 1) > _SUM_TOLERANCE) | (p < 0).any(2)
-  log_p = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
-  # sum_ab p_a (log p_a - log p_b) / v = sum_a (p_a - mean p) (log p_a - mean),
-  # which avoids cancellation and an array of all pairs.
-  offset_p = p - p[:, :1]
-  offset_log = log_p - log_p[:, :1]
-  divergence = jnp.sum(
-    (offset_p - offset_p.mean(1, keepdims=True))
-    * (offset_log - offset_log.mean(1, keepdims=True)),
-    (1, 2),
-  )
-  return (
-    jnp.sum(jnp.where(counted[:, None, None], p, 0), (0, 1)),
-    jnp.sum(jnp.where(counted, jnp.sum(p * log_p, (1, 2)), 0)),
-    jnp.sum(jnp.where(counted, divergence, 0)),
-    jnp.sum(counted[:, None] & invalid),
-  )
-
-
 def assignment_entropies(
-  probabilities: Float[np.ndarray, "n v k"], *, mesh: Mesh | None = None
+  probabilities: Float[np.ndarray, "n v k"],
 ) -> AssignmentEntropies:
   """Returns entropies and invariance of soft assignments of views.
 
@@ -284,13 +233,20 @@ def assignment_entropies(
       clip at the smallest normal float32, so that KL divergences are finite.
   """
   checks.check_features(probabilities, "probabilities", rows=1, views=2)
-  n, v = probabilities.shape[:2]
-  total, negative, divergence, invalid = blocks.sums(
-    _assignment_sums, probabilities, name="probabilities", mesh=mesh
-  )
+  n, v, k = probabilities.shape
+  total, negative, divergence, invalid = np.zeros(k), 0.0, 0.0, 0
+  for (p,) in float64_blocks(probabilities=probabilities):
+    valid = (np.abs(p.sum(2) - 1) <= _SUM_TOLERANCE) & (p >= 0).all(2)
+    invalid += int(np.sum(~valid))
+    log_p = np.log(np.maximum(p, np.finfo(np.float32).tiny))
+    total += p.sum((0, 1))
+    negative += np.sum(p * log_p)
+    # sum_ab p_a (log p_a - log p_b) / v = sum_a (p_a - mean p) log p_a, which
+    # avoids an array of all pairs.
+    divergence += np.sum((p - p.mean(1, keepdims=True)) * log_p)
   if invalid:
     raise ValueError(
-      f"probabilities: {int(invalid)} of {n * v} rows do not sum to 1 or have "
+      f"probabilities: {invalid} of {n * v} rows do not sum to 1 or have "
       "negative entries; pass softmax outputs, not logits"
     )
   return AssignmentEntropies(

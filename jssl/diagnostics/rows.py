@@ -1,37 +1,53 @@
-"""Operations on rows of features that several measures share."""
+"""Rows of features on the host, in float64 and in blocks."""
 
-import jax
-import jax.numpy as jnp
+import math
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Array, Float
-
-from jssl.losses.rows import l2_normalize
+from jaxtyping import Float, Shaped
 
 # Rows count as one point if their variance is below this share of their mean
 # square: float32 cannot tell smaller differences from rounding.
 ROUNDING = 1e-12
+# Entries of the largest array in a block of rows: 128 MiB in float64.
+BLOCK = 2**24
 
 
-def product(
-  a: Float[Array, "n d"], b: Float[Array, "d k"]
-) -> Float[Array, "n k"]:
-  """Returns `a @ b` at full float32 precision on every backend."""
-  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def float64_blocks(
+  **arrays: Shaped[np.ndarray, "n ..."],
+) -> Iterator[list[Shaped[np.ndarray, "b ..."]]]:
+  """Yields blocks of rows of all arrays; floats are cast to float64.
+
+  Raises:
+    ValueError: after the last block, if rows are not finite. The message names
+      the keyword of the array.
+  """
+  bad = dict.fromkeys(arrays, 0)
+  length = len(next(iter(arrays.values())))
+  widest = max(math.prod(x.shape[1:]) for x in arrays.values())
+  rows = max(1, BLOCK // max(1, widest))
+  for start in range(0, length, rows):
+    block = []
+    for name, array in arrays.items():
+      x = np.asarray(array[start : start + rows])
+      if x.dtype.kind not in "iu":
+        x = x.astype(np.float64)
+        bad[name] += int((~np.isfinite(x).reshape(len(x), -1)).any(1).sum())
+      block.append(x)
+    if not any(bad.values()):
+      yield block
+  for name, count in bad.items():
+    if count:
+      raise ValueError(
+        f"{name}: {count} of {length} rows have non-finite values"
+      )
 
 
-def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-  """Returns `x` with rows of norm 1; rows of zeros stay zero."""
-  # Divides by the largest entry first, so that no square over- or underflows.
-  largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0)
-  return l2_normalize(x / jnp.where(largest == 0, 1, largest))
-
-
-def float32_rows(
-  block: Float[Array, "*n d"], *, normalise: bool
-) -> Float[Array, "*n d"]:
-  """Returns rows in float32, normalised if asked."""
-  wide = block.astype(jnp.float32)
-  return unit(wide) if normalise else wide
+def float64_rows(
+  **array: Shaped[np.ndarray, "n ..."],
+) -> Float[np.ndarray, "n ..."]:
+  """Returns a whole array in float64, if its rows are finite."""
+  return np.concatenate([x for (x,) in float64_blocks(**array)])
 
 
 def unit_rows(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
@@ -49,20 +65,7 @@ def unit_rows(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
     The normalised rows; rows of zeros stay zero.
   """
   wide = np.asarray(x, np.float64)
-  # Non-finite rows are reported by the sums that use them.
+  # Non-finite rows are reported by the measures that take the result.
   with np.errstate(invalid="ignore"):
     norms = np.linalg.norm(wide, axis=-1, keepdims=True)
     return wide / np.where(norms == 0, 1, norms)
-
-
-def float64_mean(
-  x: Float[np.ndarray, "..."], axis: int | tuple[int, ...] = 0
-) -> Float[np.ndarray, "..."]:
-  """Returns the mean in float64, without NumPy's warning for non-finite x."""
-  with np.errstate(invalid="ignore"):
-    return x.mean(axis, dtype=np.float64)
-
-
-def nan_unless_finite(x: Float[Array, "n d"]) -> Float[Array, ""]:
-  """Returns 0, or NaN if any entry is not finite (argmax would hide it)."""
-  return jnp.where(jnp.isfinite(x).all(), 0, jnp.nan)

@@ -5,15 +5,11 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float
 
-from jssl.diagnostics.blocks import BLOCK_ROWS, check_finite, sums
 from jssl.diagnostics.checks import check_features
-from jssl.diagnostics.rows import ROUNDING
+from jssl.diagnostics.rows import ROUNDING, float64_blocks
 
 Values = Float[np.ndarray, "d"]
 
@@ -37,38 +33,7 @@ class SecondMoment(NamedTuple):
     return np.sqrt(np.maximum(np.diag(self.scatter), 0) / self.rows)
 
 
-def _host_sums(
-  features: Float[np.ndarray, "n d"],
-  shift: Float[np.ndarray, "d"],
-  block_rows: int,
-) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
-  total, products = np.zeros(len(shift)), np.zeros((len(shift),) * 2)
-  buffer = np.empty((min(block_rows, len(features)), len(shift)))
-  for start in range(0, len(features), block_rows):
-    block = features[start : start + block_rows]
-    x = np.subtract(block, shift, out=buffer[: len(block)])
-    total += np.ones(len(x)) @ x
-    # NumPy calls BLAS syrk for x.T @ x, which computes one triangle only.
-    products += x.T @ x
-  return total, products
-
-
-@jax.jit
-def _block_sums(
-  counted: Bool[Array, "b"],
-  block: Float[Array, "b d"],
-  shift: Float[Array, "d"],
-) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
-  x = jnp.where(counted[:, None], block.astype(shift.dtype) - shift[None], 0)
-  return x.sum(0), x.T @ x
-
-
-def second_moment(
-  features: Float[np.ndarray, "n d"],
-  *,
-  block_rows: int = BLOCK_ROWS,
-  mesh: Mesh | None = None,
-) -> SecondMoment:
+def second_moment(features: Float[np.ndarray, "n d"]) -> SecondMoment:
   """Computes mean and scatter of the rows in one pass.
 
   In float64, because singular values are square roots of eigenvalues: a float32
@@ -81,24 +46,17 @@ def second_moment(
 
   Args:
     features: [n, d], in memory or memory-mapped.
-    block_rows: number of rows to multiply at once.
-    mesh: mesh to split rows over; None, or one device: BLAS on the host.
   """
   check_features(features, rows=1)
-  # Any shift gives the same moments. A shift near the mean avoids cancellation
-  # in the products.
-  with np.errstate(invalid="ignore"), jax.enable_x64(True):
-    shift = np.asarray(features[:block_rows], np.float64).mean(0)
-    if mesh is None or mesh.size == 1:
-      total, products = _host_sums(features, shift, block_rows)
-      check_finite((total, products), features)
-    else:
-      total, products = sums(
-        lambda *block: _block_sums(*block, shift),
-        features,
-        block_rows=block_rows,
-        mesh=mesh,
-      )
+  d = features.shape[1]
+  shift, total, products = np.zeros(0), np.zeros(d), np.zeros((d, d))
+  for (x,) in float64_blocks(features=features):
+    # Any shift gives the same moments. One near the mean avoids cancellation.
+    shift = shift if shift.size else x.mean(0)
+    x = x - shift
+    total += x.sum(0)
+    # NumPy calls BLAS syrk for x.T @ x, which computes one triangle only.
+    products += x.T @ x
   offset = total / len(features)
   return SecondMoment(
     rows=len(features),
@@ -137,10 +95,7 @@ def values_of(moment: SecondMoment, *, centre: bool = True) -> Values:
 
 
 def singular_values(
-  features: Float[np.ndarray, "n d"],
-  *,
-  centre: bool = True,
-  mesh: Mesh | None = None,
+  features: Float[np.ndarray, "n d"], *, centre: bool = True
 ) -> Values:
   """Computes the singular values of a feature matrix in one pass.
 
@@ -161,7 +116,7 @@ def singular_values(
     The d singular values, descending.
   """
   check_features(features, rows=2)
-  return values_of(second_moment(features, mesh=mesh), centre=centre)
+  return values_of(second_moment(features), centre=centre)
 
 
 def _check_values(singular_values: Values) -> None:

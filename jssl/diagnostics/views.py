@@ -1,39 +1,22 @@
 """Alignment of views, uniformity of images, and LiDAR."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
-from jssl.diagnostics import blocks, checks
+from jssl.diagnostics import checks, pairs
 from jssl.diagnostics.rows import (
   ROUNDING,
-  float32_rows,
-  float64_mean,
-  product,
+  float64_blocks,
+  float64_rows,
   unit_rows,
 )
 
 
-@partial(jax.jit, static_argnames="normalise")
-def _spread(
-  counted: Bool[Array, "b"], views: Float[Array, "b v d"], *, normalise: bool
-) -> Float[Array, ""]:
-  x = float32_rows(views, normalise=normalise)
-  # Relative to the first view, so that equal views have exactly that mean.
-  x = x - x[:, :1]
-  square = jnp.sum((x - x.mean(1, keepdims=True)) ** 2, (1, 2))
-  return jnp.sum(jnp.where(counted, square, 0))
-
-
 def alignment(
-  views: Float[np.ndarray, "n v d"],
-  *,
-  normalise: bool = True,
-  mesh: Mesh | None = None,
+  views: Float[np.ndarray, "n v d"], *, normalise: bool = True
 ) -> float:
   """Mean squared distance between two views of an image, L_align.
 
@@ -55,10 +38,13 @@ def alignment(
     Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
   """
   checks.check_views(views, rows=1)
+  total = 0.0
+  for (x,) in float64_blocks(views=views):
+    x = unit_rows(x) if normalise else x
+    # Relative to the first view, so that equal views have exactly that mean.
+    x = x - x[:, :1]
+    total += np.sum((x - x.mean(1, keepdims=True)) ** 2)
   n, v = views.shape[:2]
-  total = blocks.sums(
-    partial(_spread, normalise=normalise), views, name="views", mesh=mesh
-  )
   return float(2 * total / (n * (v - 1)))
 
 
@@ -73,7 +59,7 @@ def _log_potential(
   square = (
     jnp.sum(rows**2, 1)[:, None]
     + jnp.sum(columns**2, 1)[None]
-    - 2 * product(rows, columns.T)
+    - 2 * pairs.product(rows, columns.T)
   )
   own = ids[:, None] == jnp.arange(len(columns))[None]
   exponent = jnp.where(own, -jnp.inf, -t * jnp.maximum(square, 0))
@@ -114,35 +100,15 @@ def uniformity(
   if max_rows < 2:
     raise ValueError(f"max_rows must be at least 2, not {max_rows}")
   n = min(len(features), max_rows)
-  chosen = np.asarray(features[np.arange(n) * len(features) // n])
-  blocks.check_finite(chosen, chosen)
-  x = unit_rows(chosen) if normalise else chosen.astype(np.float64)
+  chosen = features[np.arange(n) * len(features) // n]
+  x = float64_rows(features=chosen)
+  x = unit_rows(x) if normalise else x
   # Centring keeps the distances, and products of small entries more digits.
   x = (x - x.mean(0)).astype(np.float32)
-  columns = blocks.replicate(x, mesh)
-  by_row = np.concatenate(
-    [
-      np.asarray(_log_potential(t, columns, *block), np.float64)
-      for _, *block in blocks.device_blocks(
-        x, np.arange(n), block_rows=blocks.tile_rows(n), mesh=mesh
-      )
-    ]
-  )[:n]
+  by_row = pairs.map_tiles(
+    _log_potential, (t, x), x, np.arange(n), row_pairs=n, mesh=mesh
+  ).astype(np.float64)
   return float(np.logaddexp.reduce(by_row) - np.log(n) - np.log(n - 1))
-
-
-@jax.jit
-def _scatters(
-  shift: Float[Array, "d"],
-  counted: Bool[Array, "b"],
-  views: Float[Array, "b v d"],
-) -> tuple[Float[Array, "d"], Float[Array, "d d"], Float[Array, "d d"]]:
-  """Returns sums of image means m, of m m^T, and of scatters about m."""
-  x = views.astype(shift.dtype) - shift[None, None]
-  x = jnp.where(counted[:, None, None], x, 0)
-  mean = x.mean(1)
-  rest = (x - mean[:, None]).reshape(-1, x.shape[2])
-  return mean.sum(0), mean.T @ mean, rest.T @ rest
 
 
 def lidar(
@@ -150,7 +116,6 @@ def lidar(
   *,
   delta: float = 1e-4,
   epsilon: float = 1e-7,
-  mesh: Mesh | None = None,
 ) -> float:
   """LiDAR: the number of feature directions that tell images apart.
 
@@ -162,8 +127,6 @@ def lidar(
       p = lambda / sum lambda + epsilon,    LiDAR = exp(-sum p log p)
 
   The result is from 1 (one direction, or collapse) to about min(d, n - 1).
-  Devices compute in float64, because eigenvalues of S_w may be far below its
-  largest.
 
   Example:
     >>> h = np.random.default_rng(0).normal(size=(100, 4, 8)).astype("float32")
@@ -182,18 +145,20 @@ def lidar(
   checks.check_views(views)
   checks.check_positive(delta=delta, epsilon=epsilon)
   n, v, d = views.shape
-  shift = float64_mean(views[: blocks.block_images(views)], (0, 1))
-  with jax.enable_x64(True):
-    total, products, within = blocks.sums(
-      partial(_scatters, shift), views, name="views", mesh=mesh
-    )
-  offset = total / n
-  between = products / n - np.outer(offset, offset)
+  means, within = [], np.zeros((d, d))
+  for (x,) in float64_blocks(views=views):
+    means.append(x.mean(1))
+    rest = (x - means[-1][:, None]).reshape(-1, d)
+    within += rest.T @ rest
+  images = np.concatenate(means)
+  mean = images.mean(0)
+  centred = images - mean
+  between = centred.T @ centred / n
   factor = np.linalg.cholesky(within / (n * v) + delta * np.eye(d))
   half = np.linalg.solve(factor, between)
   values = np.linalg.eigvalsh(np.linalg.solve(factor, half.T))
   shares = np.zeros(d)
-  if np.trace(between) > ROUNDING * np.sum((shift + offset) ** 2):
+  if np.trace(between) > ROUNDING * np.sum(mean**2):
     values = np.maximum(values, 0)
     shares = values / values.sum()
   shares = shares + epsilon

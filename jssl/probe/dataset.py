@@ -30,7 +30,7 @@ class FeatureSet:
   @functools.cached_property
   def moment(self) -> SecondMoment:
     """Second moment of the training features."""
-    return second_moment(self.train.h, mesh=self.mesh)
+    return second_moment(self.train.h)
 
 
 class ProbeDataset:

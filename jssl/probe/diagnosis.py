@@ -133,7 +133,7 @@ class Diagnosis:
       measured["backbone"]["curves"].pop(name, None)
     for name, head in heads.items():
       outputs: Matrix = _HeadOutputs(train, head)
-      moment = functools.partial(diagnostics.second_moment, outputs, mesh=mesh)
+      moment = functools.partial(diagnostics.second_moment, outputs)
       measured[name] = run(
         functools.cache(moment),
         _HeadOutputs(test.h, head),

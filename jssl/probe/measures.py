@@ -57,15 +57,12 @@ def measure(
       unit.reshape(n * v, dim),
       np.repeat(labels, v),
       sample.num_classes,
-      mesh=mesh,
     )
 
   @functools.cache
   def divergence() -> Float[np.ndarray, "t"]:
     # Weighted, because R_eps is of the set and the sample is balanced.
-    return diagnostics.divergence_curve(
-      unit, _EPSILONS, weights=sample.weights, mesh=mesh
-    )
+    return diagnostics.divergence_curve(unit, _EPSILONS, weights=sample.weights)
 
   def bound() -> BoundTerms:
     if pixels.curve is None:
@@ -109,16 +106,16 @@ def measure(
     ),
     "alpha_req": lambda: diagnostics.alpha_req(spectrum()),
     "stable_rank": lambda: diagnostics.stable_rank(spectrum()),
-    "lidar": lambda: diagnostics.lidar(views, mesh=mesh),
-    "alignment": lambda: diagnostics.alignment(views, mesh=mesh),
+    "lidar": lambda: diagnostics.lidar(views),
+    "alignment": lambda: diagnostics.alignment(views),
     "uniformity": lambda: diagnostics.uniformity(views[:, 0], mesh=mesh),
     "info_nce": lambda: diagnostics.info_nce_split(unit[:, :2], mesh=mesh),
-    "barlow": lambda: diagnostics.barlow_split(views[:, :2], mesh=mesh),
+    "barlow": lambda: diagnostics.barlow_split(views[:, :2]),
     "centres": lambda: diagnostics.centre_divergence(means()),
     "centre_shrinkage": lambda: diagnostics.centre_shrinkage(means()),
     "class_simplex": lambda: diagnostics.simplex_distance(means().seen),
     "nearest_mean_error": lambda: diagnostics.nearest_mean_error(
-      test, test_labels, means(), mesh=mesh
+      test, test_labels, means()
     ),
     # The maximal invariant M(x) is the image that a view comes from.
     "simplex": lambda: diagnostics.simplex_distance(views.mean(1)),
@@ -129,9 +126,7 @@ def measure(
     "linear_predictability": lambda: diagnostics.linear_predictability(
       views[:, :half], views[:, half:], mesh=mesh
     ),
-    "lipschitz": lambda: diagnostics.lipschitz_at_least(
-      pixels.pixels, unit, mesh=mesh
-    ),
+    "lipschitz": lambda: diagnostics.lipschitz_at_least(pixels.pixels, unit),
     "bound": bound,
   }
   for name, function in measures.items():

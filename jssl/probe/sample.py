@@ -162,7 +162,7 @@ def measure_views(sample: Sample, *, batch_size: int) -> PixelViews:
   """Measures how the augmentation concentrates the classes."""
   pixels = view_pixels(sample, batch_size=batch_size)
   try:
-    check_views_differ(pixels)
+    check_views_differ(views=pixels)
   except ValueError as error:
     return PixelViews(pixels, None, str(error), str(error))
   try:

@@ -1,6 +1,6 @@
 import pytest
 
-from jssl.diagnostics import blocks
+from jssl.diagnostics import pairs, rows
 from jssl.mesh import make_mesh
 
 
@@ -9,6 +9,6 @@ from jssl.mesh import make_mesh
 def mesh(request, monkeypatch):
   """Devices and block sizes: results must not depend on them."""
   if request.param == "blocks":
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 25)
-    monkeypatch.setattr(blocks, "TILE", 105)
+    monkeypatch.setattr(rows, "BLOCK", 150)
+    monkeypatch.setattr(pairs, "TILE", 105)
   return make_mesh(8, 1) if request.param == "mesh" else None

@@ -4,24 +4,18 @@ import numpy as np
 import pytest
 from diagnostics.cases import features, images, unit
 
-from jssl.diagnostics import blocks, bound, concentration
-from jssl.mesh import make_mesh
+from jssl.diagnostics import bound, concentration, rows
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_divergence_is_the_share_of_images_with_distant_views(
-  devices, monkeypatch
-):
-  monkeypatch.setattr(blocks, "BLOCK_ROWS", 16)
+def test_divergence_is_the_share_of_images_with_distant_views(monkeypatch):
+  monkeypatch.setattr(rows, "BLOCK", 60)
   x = features(n=11, v=3)
   wide = x.astype(np.float64)
   widest = np.array(
     [max(np.linalg.norm(a - b) for a in v for b in v) for v in wide]
   )
   epsilons = np.append(np.sort(widest)[::2] + 1e-5, [0.0, 100.0])
-  curve = bound.divergence_curve(
-    x, epsilons, mesh=make_mesh(4, 2) if devices == 8 else None
-  )
+  curve = bound.divergence_curve(x, epsilons)
   np.testing.assert_allclose(curve, [(widest > e).mean() for e in epsilons])
   assert curve[-2] == 1
   assert curve[-1] == 0
@@ -57,10 +51,8 @@ def test_divergence_is_bounded_by_the_alignment_loss():
   assert np.all(np.diff(curve) <= 0)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_lipschitz_is_the_steepest_pair_of_views(devices, monkeypatch):
-  monkeypatch.setattr(blocks, "BLOCK_ROWS", 12)
-  mesh = make_mesh(4, 2) if devices == 8 else None
+def test_lipschitz_is_the_steepest_pair_of_views(monkeypatch):
+  monkeypatch.setattr(rows, "BLOCK", 60)
   x = images(n=11)
   x[4, 1] = x[4, 0]
   matrix = np.random.default_rng(0).normal(size=(4, 5))
@@ -70,7 +62,7 @@ def test_lipschitz_is_the_steepest_pair_of_views(devices, monkeypatch):
     for i, a, b in itertools.product(range(11), range(3), range(3))
     if np.any(x[i, a] != x[i, b])
   ]
-  steepest = bound.lipschitz_at_least(x.reshape(11, 3, 2, 2, 1), f, mesh=mesh)
+  steepest = bound.lipschitz_at_least(x.reshape(11, 3, 2, 2, 1), f)
   np.testing.assert_allclose(steepest, max(ratios), rtol=1e-5)
   assert steepest <= np.linalg.norm(matrix, 2)
 

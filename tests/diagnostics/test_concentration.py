@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from diagnostics.cases import exact_distances, images
 
-from jssl.diagnostics import blocks, concentration
+from jssl.diagnostics import concentration, pairs
 from jssl.mesh import make_mesh
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("tile", [2**22, 36])
 def test_augmented_distances_are_minima_over_views(devices, tile, monkeypatch):
-  monkeypatch.setattr(blocks, "TILE", tile)
+  monkeypatch.setattr(pairs, "TILE", tile)
   views = images(n=11)
   mesh = make_mesh(4, 2) if devices == 8 else None
   distances = concentration.augmented_distances(views, mesh=mesh)

@@ -110,7 +110,7 @@ def test_assignment_entropies_equal_their_sums(mesh):
     for image in wide
     for i, j in itertools.permutations(range(V), 2)
   ]
-  found = entropies.assignment_entropies(p, mesh=mesh)
+  found = entropies.assignment_entropies(p)
   assert all(isinstance(x, float) for x in found)
   np.testing.assert_allclose(
     found,

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from jssl.diagnostics import spectrum
-from jssl.mesh import make_mesh
+from jssl.diagnostics import rows, spectrum
 
 
 def features(n=1000, d=24, offset=0.0, smallest=0.02):
@@ -14,10 +13,13 @@ def features(n=1000, d=24, offset=0.0, smallest=0.02):
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("block_rows", [7, 1000, 4096])
-def test_moments_do_not_depend_on_blocks_or_on_a_large_mean(block_rows, offset):
+def test_moments_do_not_depend_on_blocks_or_on_a_large_mean(
+  block_rows, offset, monkeypatch
+):
+  monkeypatch.setattr(rows, "BLOCK", 24 * block_rows)
   x = features(offset=offset)
   wide = x.astype(np.float64)
-  moment = spectrum.second_moment(x, block_rows=block_rows)
+  moment = spectrum.second_moment(x)
   assert moment.rows == len(x)
   np.testing.assert_allclose(moment.mean, wide.mean(0), atol=1e-12)
   np.testing.assert_allclose(moment.std, wide.std(0), rtol=1e-9)
@@ -31,7 +33,7 @@ def test_moments_do_not_depend_on_blocks_or_on_a_large_mean(block_rows, offset):
 def test_sums_are_float64():
   # In float32 the sum of many equal rows stops growing.
   x = np.tile(np.array([[1.0, 0.0], [-1.0, 1e-3]], np.float32), (50_000, 1))
-  moment = spectrum.second_moment(x, block_rows=64)
+  moment = spectrum.second_moment(x)
   wide = x.astype(np.float64)
   np.testing.assert_allclose(moment.std, wide.std(0), rtol=1e-9)
 
@@ -57,16 +59,6 @@ def test_values_of_features_that_are_not_centred():
     spectrum.singular_values(x, centre=False),
     np.linalg.svd(x.astype(np.float64), compute_uv=False),
     rtol=1e-9,
-  )
-
-
-def test_on_a_mesh_moments_are_those_of_one_device():
-  x = features(n=1003, offset=3.0)
-  one = spectrum.second_moment(x)
-  many = spectrum.second_moment(x, mesh=make_mesh(4, 2), block_rows=100)
-  np.testing.assert_allclose(many.mean, one.mean, rtol=1e-12)
-  np.testing.assert_allclose(
-    many.scatter, one.scatter, atol=1e-11 * one.scatter.max()
   )
 
 

@@ -16,7 +16,7 @@ def test_alignment_is_the_mean_over_pairs_of_views(mesh, normalise):
     squares += [
       np.sum((x[a] - x[b]) ** 2) for a in range(V) for b in range(V) if a != b
     ]
-  found = diagnostics.alignment(views, normalise=normalise, mesh=mesh)
+  found = diagnostics.alignment(views, normalise=normalise)
   assert isinstance(found, float)
   np.testing.assert_allclose(found, np.mean(squares), rtol=1e-6)
 
@@ -100,7 +100,7 @@ def oracle_lidar(views, delta, epsilon):
 def test_lidar_equals_its_oracle(mesh, offset):
   views, _ = labelled(offset=offset)
   for delta, epsilon in ((1e-4, 1e-7), (0.3, 1e-3)):
-    found = diagnostics.lidar(views, delta=delta, epsilon=epsilon, mesh=mesh)
+    found = diagnostics.lidar(views, delta=delta, epsilon=epsilon)
     assert isinstance(found, float)
     np.testing.assert_allclose(
       found, oracle_lidar(views, delta, epsilon), rtol=1e-9
