@@ -4,6 +4,7 @@ Each case adds operations to the one before; ratios are to crops alone.
 """
 
 import argparse
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 from jssl import rng
 from jssl.augment import Augment, views
 from jssl.bench import harness
-from jssl.preflight import cost
 
 FLAGS = {
   "rounds": (10, "measurements of each case"),
@@ -51,29 +51,16 @@ def run(args: argparse.Namespace) -> harness.Report:
   images = jax.random.bits(jax.random.key(0), shape, jnp.uint8)
   keys = rng.per_row(jax.random.key(1), args.batch_size)
 
-  def case(name: str, augment: Augment) -> harness.Case:
-    def make(images: jax.Array) -> Any:
-      return views(augment, keys, images, args.views)
-
-    compiled = jax.jit(make)
-    needs = cost.compile_cost(make, images)
-
-    def take() -> int:
-      jax.block_until_ready(compiled(images))
-      return len(images)
-
-    cells = {"working MiB": needs.working_bytes / 2**20}
-    return harness.Case(
-      name, lambda: harness.throughput(take, len(images)), cells
-    )
-
   names: list[str] = []
   settings: dict[str, Any] = {}
   cases = []
   for name, operation in simclr(args.view_size_px).items():
     names.append(name)
     settings |= operation
-    cases.append(case(", ".join(names), Augment(**settings)))
+    make = partial(views, Augment(**settings), keys, num_views=args.views)
+    cases.append(
+      harness.compiled_case(", ".join(names), make, images, items=len(images))
+    )
   columns = {**harness.MILLISECONDS, **harness.RATES}
   rows = harness.measure(cases, rounds=args.rounds, columns=columns)
   about = {"images": "x".join(map(str, shape)), "views": args.views}

@@ -55,7 +55,8 @@ def compare(
       return {"AUC error": auc_error, "s_i / s_1 error": float(error)}
 
     return harness.Case(
-      name, lambda: harness.timed(lambda: algorithm(features), describe)
+      name,
+      lambda: harness.timed(lambda: algorithm(features), describe=describe),
     )
 
   cases = [case("full SVD", full_svd), case("streaming", singular_values)]

@@ -1,5 +1,6 @@
 """Shared parts of the benchmarks: timing, memory, tables and JSON."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import jax
+import psutil
+import tabulate
+
+from jssl.preflight import cost
 
 Row = dict[str, Any]
 
@@ -54,6 +61,19 @@ class Case:
   cells: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def compiled_case(
+  name: str, function: Callable, *arrays: jax.Array, items: int = 1
+) -> Case:
+  """Returns the case of a function that is compiled, and its memory."""
+  compiled = jax.jit(function)
+  needs = cost.compile_cost(function, *arrays)
+  return Case(
+    name,
+    lambda: timed(lambda: compiled(*arrays), items=items),
+    {"working MiB": needs.working_bytes / 2**20},
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
   """Rows of the table, and settings and versions to show above it."""
@@ -63,56 +83,42 @@ class Report:
 
 
 def children_cpu_s() -> float:
-  """Returns processor seconds of running child processes, 0 without /proc."""
-  parents, ticks = {}, {}
-  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-    try:
-      text = path.read_text()
-    except OSError:  # The process has ended.
-      continue
-    # The name of the process is in brackets and may contain spaces.
-    values = text.rpartition(")")[2].split()
-    pid = int(path.parent.name)
-    parents[pid] = int(values[1])
-    ticks[pid] = int(values[11]) + int(values[12])
-  family = {os.getpid()}
-  while more := {p for p, of in parents.items() if of in family} - family:
-    family |= more
-  children = family - {os.getpid()}
-  return sum(ticks[pid] for pid in children) / os.sysconf("SC_CLK_TCK")
-
-
-def throughput(take: Callable[[], int], items: int, ahead: int = 0) -> Timing:
-  """Times calls of `take`, which returns a number of items, up to `items`.
-
-  The first `ahead` calls are not counted.
-  """
-  for _ in range(ahead):
-    take()
-  children, cpu = children_cpu_s(), time.process_time()
-  started, done = time.perf_counter(), 0
-  while done < items:
-    done += take()
-  wall_s = time.perf_counter() - started
-  cpu_s = time.process_time() - cpu + children_cpu_s() - children
-  # In KiB on Linux.
-  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return Timing(wall_s, cpu_s, done, peak)
+  """Returns processor seconds of running child processes."""
+  seconds = 0.0
+  for child in psutil.Process().children(recursive=True):
+    with contextlib.suppress(psutil.NoSuchProcess):
+      seconds += sum(child.cpu_times()[:2])
+  return seconds
 
 
 def timed(
   function: Callable[[], Any],
+  *,
+  items: int = 1,
+  calls: int = 1,
+  ahead: int = 0,
   describe: Callable[[Any], Mapping[str, Any]] = lambda _: {},
 ) -> Timing:
-  """Times one call; `describe` computes further cells from its result."""
-  results: list[Any] = []
+  """Times calls of a function, each until its result is computed.
 
-  def take() -> int:
-    results.append(function())
-    return 1
-
-  timing = throughput(take, 1)
-  return dataclasses.replace(timing, cells=describe(results[0]))
+  Args:
+    function: function without arguments.
+    items: number of items that a call handles.
+    calls: number of calls to time.
+    ahead: number of calls before them that are not timed.
+    describe: further cells of the table, from the last result.
+  """
+  for _ in range(ahead):
+    jax.block_until_ready(function())
+  children, cpu = children_cpu_s(), time.process_time()
+  started = time.perf_counter()
+  for _ in range(calls):
+    result = jax.block_until_ready(function())
+  wall_s = time.perf_counter() - started
+  cpu_s = time.process_time() - cpu + children_cpu_s() - children
+  # In KiB on Linux.
+  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return Timing(wall_s, cpu_s, calls * items, peak, describe(result))
 
 
 def spread(values: Sequence[float], unit: str) -> Row:
@@ -162,9 +168,6 @@ def measure(
 
 def table(rows: Sequence[Row]) -> str:
   """Returns rows as a Markdown table, without their single measurements."""
-  # Imported on use, because torchvision_loader.py runs without it.
-  import tabulate
-
   shown = [{k: v for k, v in row.items() if k != "rounds"} for row in rows]
   return tabulate.tabulate(
     shown, headers="keys", tablefmt="github", floatfmt=".4g", missingval="-"
@@ -173,8 +176,6 @@ def table(rows: Sequence[Row]) -> str:
 
 def publish(report: Report, command: str, json_file: str) -> None:
   """Prints a report and, with a file name, writes it as JSON."""
-  import jax
-
   about = {
     "command": command,
     "date": time.strftime("%Y-%m-%d"),

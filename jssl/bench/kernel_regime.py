@@ -7,6 +7,7 @@ memory is that of the process up to the end of the case.
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -50,20 +51,21 @@ def _cases(args: argparse.Namespace) -> Iterator[harness.Case]:
     alpha = 0.03 * alpha_max(k, loss, ids)
     return ridge_closed_form(k, loss, ids, alpha=alpha)
 
-  def case(name: str, size: int, *functions: Callable) -> harness.Case:
-    return harness.Case(name, lambda: harness.timed(*functions), {"N": size})
+  def case(
+    name: str, size: int, function: Callable, **options: Any
+  ) -> harness.Case:
+    run = partial(harness.timed, function, **options)
+    return harness.Case(name, run, {"N": size})
 
   yield case("gram, RBF", n, lambda: gram(kernel, x))
   yield case("jitter", n, lambda: with_jitter(raw))
   losses = {type(x).__name__: x for x in (Contrastive(), NonContrastive(0.4))}
   for name, loss in losses.items():
-    yield case(
-      f"closed form, {name}", n, partial(solve, loss), partial(gap, loss)
-    )
+    run, describe = partial(solve, loss), partial(gap, loss)
+    yield case(f"closed form, {name}", n, run, describe=describe)
   for name, loss in losses.items():
-    yield case(
-      f"ridge, {name}", n, partial(ridge, loss), lambda m: {"rank": len(m)}
-    )
+    run = partial(ridge, loss)
+    yield case(f"ridge, {name}", n, run, describe=lambda m: {"rank": len(m)})
   conv_gp = partial(gram, ConvGP(depth=3), pixels)
   yield case("gram, ConvGP of depth 3", args.images, conv_gp)
 

@@ -14,11 +14,13 @@ import io
 import statistics
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import jax
+import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from jssl.bench import harness
 from jssl.config import command_line
@@ -36,33 +38,24 @@ FLAGS = {
 }
 
 
+# Axes of the moments of steps, in seconds: before the call, after the dispatch
+# and after the results; of the wall clock, and processor time of this thread
+# and of the process.
+_CALLED, _DISPATCHED, _DONE = range(3)
+_WALL, _THREAD, _PROCESS = range(3)
+
+
 class _StopTraining(Exception):
   pass
 
 
-class _Moment(NamedTuple):
-  """Seconds: wall clock, processor time of this thread and of the process."""
-
-  wall: float
-  thread: float
-  process: float
+def _now() -> tuple[float, float, float]:
+  return time.perf_counter(), time.thread_time(), time.process_time()
 
 
-def _now() -> _Moment:
-  return _Moment(time.perf_counter(), time.thread_time(), time.process_time())
-
-
-class _Step(NamedTuple):
-  """Moments before a step, after its dispatch and after its completion."""
-
-  called: _Moment
-  dispatched: _Moment
-  done: _Moment
-
-
-def _train(config: Config, number: int) -> list[_Step]:
-  """Trains, waits for each step and records it."""
-  steps: list[_Step] = []
+def _train(config: Config, number: int) -> Float[np.ndarray, "steps 3 3"]:
+  """Trains, waits for each step and returns its moments."""
+  steps: list[list[tuple[float, float, float]]] = []
 
   def make_program(*args: Any) -> Any:
     program: Any = Program(*args)
@@ -71,11 +64,11 @@ def _train(config: Config, number: int) -> list[_Step]:
     def step(*arguments: Any) -> Any:
       if len(steps) == number:
         raise _StopTraining
-      called = _now()
+      moments = [_now()]
       results = compiled(*arguments)
-      dispatched = _now()
+      moments.append(_now())
       jax.block_until_ready(results)
-      steps.append(_Step(called, dispatched, _now()))
+      steps.append([*moments, _now()])
       return results
 
     program.step = step
@@ -90,7 +83,7 @@ def _train(config: Config, number: int) -> list[_Step]:
     loop.train(config, workdir)
   if len(steps) < number:
     raise ValueError(f"training stopped after {len(steps)} of {number} steps")
-  return steps
+  return np.array(steps)
 
 
 def _batch_cpu_s(config: Config, number: int = 50) -> float:
@@ -121,20 +114,18 @@ def run(args: argparse.Namespace) -> harness.Report:
     )
   steps = _train(replace(config, {"checkpoint.every_steps": 2 * n}), total)
 
-  # Pairs of consecutive steps, without those around a checkpoint.
+  # Without the steps around a checkpoint.
   quiet = [i for i in range(warmup + 1, total) if i % (2 * n)]
-  pairs = [(steps[i - 1].done, steps[i]) for i in quiet]
-  step_s = [own.done.wall - own.called.wall for _, own in pairs]
-  between_s = [own.called.wall - before.wall for before, own in pairs]
-  host_s = [own.called.thread - before.thread for before, own in pairs]
-  dispatch_s = [own.dispatched.thread - own.called.thread for _, own in pairs]
+  called, dispatched, done = np.moveaxis(steps[quiet], 1, 0)
+  between_s = called - steps[np.subtract(quiet, 1), _DONE]
+  step_s = (done - called)[:, _WALL]
+  dispatch_s = (dispatched - called)[:, _THREAD]
+  host_s = between_s[:, _THREAD]
   batch_s = _batch_cpu_s(config)
-  # Seconds of each pair of rounds, the first with a checkpoint.
-  ends = [steps[i - 1].done for i in range(warmup, total + 1, n)]
-  saves = list(zip(ends[0::2], ends[1::2], ends[2::2], strict=False))
-  save_s = [2 * b.wall - a.wall - c.wall for a, b, c in saves]
-  save_cpu_s = [2 * b.process - a.process - c.process for a, b, c in saves]
-  ratios = [(b.wall - a.wall) / (c.wall - b.wall) for a, b, c in saves]
+  # Two rounds make a pair, and the first of them has a checkpoint.
+  rounds_s = np.diff(steps[warmup - 1 : total : n, _DONE], axis=0)
+  saving_s, other_s = rounds_s[0::2], rounds_s[1::2]
+  save_s = saving_s - other_s
 
   step = statistics.median(step_s)
   rows = [
@@ -146,21 +137,22 @@ def run(args: argparse.Namespace) -> harness.Report:
     }
     for part, clock, seconds in (
       ("step", "wall", step_s),
-      ("between two steps", "wall", between_s),
+      ("between two steps", "wall", between_s[:, _WALL]),
       ("between two steps", "CPU, thread", host_s),
       ("same, mean with log rows", "CPU, thread", [statistics.fmean(host_s)]),
       ("dispatch of a step", "CPU, thread", dispatch_s),
       ("a batch, in another thread", "CPU, thread", [batch_s]),
-      ("a checkpoint", "wall", save_s),
-      ("a checkpoint", "CPU, process", save_cpu_s),
+      ("a checkpoint", "wall", save_s[:, _WALL]),
+      ("a checkpoint", "CPU, process", save_s[:, _PROCESS]),
     )
   ]
   outside = statistics.fmean(host_s) + batch_s + statistics.fmean(dispatch_s)
-  share = statistics.median(save_s) / (interval * step)
+  share = statistics.median(save_s[:, _WALL]) / (interval * step)
+  ratios = saving_s / other_s
   about = {
     "steps/s": 1 / step,
     "CPU outside the step": f"{outside / step:.2%} of a step",
-    "rounds with a checkpoint": ", ".join(f"{r:.3f}" for r in ratios),
+    "rounds with a checkpoint": ", ".join(f"{r:.3f}" for r in ratios[:, _WALL]),
     "checkpoints": f"{share:.3%} of a run with one every {interval} steps",
     "log rows": f"one every {config.log.every_steps} steps",
   }

@@ -142,17 +142,11 @@ def _measured(
   keys = jax.random.split(jax.random.key(0), 2)
   arrays = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False)]
 
-  def case(name: str) -> harness.Case:
-    function = _value_and_grad(operation, name)
-    compiled = jax.jit(function)
-    needs = cost.compile_cost(function, *arrays)
-    return harness.Case(
-      name,
-      lambda: harness.timed(lambda: jax.block_until_ready(compiled(*arrays))),
-      {"working MiB": needs.working_bytes / 2**20},
-    )
-
-  rows = harness.measure(map(case, names), rounds=rounds)
+  cases = (
+    harness.compiled_case(name, _value_and_grad(operation, name), *arrays)
+    for name in names
+  )
+  rows = harness.measure(cases, rounds=rounds)
   return [{**_about(operation, shapes), **row} for row in rows]
 
 

@@ -34,12 +34,8 @@ _SIDE_PX = (64, 3000)
 def sizes_px(number: int, seed: int = 0) -> list[tuple[int, int]]:
   """Draws (width, height) of images."""
   rng = np.random.default_rng([seed, 0])
-  frequent = list(_FREQUENT)
-  chosen = rng.choice(
-    len(frequent) + 1,
-    number,
-    p=[*_FREQUENT.values(), 1 - sum(_FREQUENT.values())],
-  )
+  frequent, shares = list(_FREQUENT), list(_FREQUENT.values())
+  chosen = rng.choice(len(shares) + 1, number, p=[*shares, 1 - sum(shares)])
   # Geometric mean of the sides, and their ratio.
   sides = np.exp(rng.normal(np.log(330), 0.6, number))
   ratios = np.exp(rng.normal(0.15, 0.25, number) / 2)
@@ -78,16 +74,21 @@ def jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
   return file.getvalue()
 
 
-def prepare_sets(root: pathlib.Path, images: int, stored_size_px: int) -> None:
-  """Writes JPEGs to `root/photos/all` and prepared sets to `root/data`.
-
-  `photos` holds the files as they are, `photos_small` squares.
-  """
-  folder = root / "photos" / "all"
+def write_photos(folder: pathlib.Path, images: int) -> None:
+  """Draws JPEGs into a folder, which is made."""
   folder.mkdir(parents=True)
   for i, size in enumerate(sizes_px(images)):
     rng = np.random.default_rng([0, 1, i])
     (folder / f"{i:06}.jpg").write_bytes(jpeg(rng, *size))
+
+
+def prepare_sets(root: pathlib.Path, images: int, stored_size_px: int) -> None:
+  """Draws JPEGs into `root/photos/all` and prepares two sets in `root/data`.
+
+  `photos` holds the files as they are, `photos_small` squares.
+  """
+  folder = root / "photos" / "all"
+  write_photos(folder, images)
   tfds.disable_progress_bar()
   for name, size_px in (("photos", None), ("photos_small", stored_size_px)):
     with contextlib.redirect_stdout(sys.stderr):

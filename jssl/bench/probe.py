@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> harness.Report:
   def case(name: str, fit: Callable) -> harness.Case:
     return harness.Case(
       name,
-      lambda: harness.timed(lambda: fit(train, test, settings), _describe),
+      lambda: harness.timed(
+        lambda: fit(train, test, settings), describe=_describe
+      ),
     )
 
   cases = [case("scikit-learn", _scikit_learn), case("jssl", _ours)]

@@ -6,8 +6,6 @@
 import argparse
 from typing import Any
 
-import jax
-
 from jssl.bench import harness
 from jssl.config import command_line
 from jssl.config.build import build
@@ -29,25 +27,25 @@ def run(args: argparse.Namespace) -> harness.Report:
   objects = build(config)
   program = Program(objects)
   batches = train_batches(objects, program.batch_sharding)
-  batch = next(batches)
+  batch, size = next(batches), config.data.batch_size
   batches.close()
   state = program.init()
   step = program.step.lower(state, batch).compile()
   memory: Any = step.memory_analysis()
 
-  def take() -> int:
+  def take_step() -> Any:
     nonlocal state
-    state, _ = jax.block_until_ready(step(state, batch))
-    return config.data.batch_size
+    state, metrics = step(state, batch)
+    return state, metrics
 
   cells = {
     "state and batch MiB": memory.argument_size_in_bytes / 2**20,
     "temporary MiB": memory.temp_size_in_bytes / 2**20,
   }
   rows = harness.measure(
-    [harness.Case("step", lambda: harness.throughput(take, 1), cells)],
+    [harness.Case("step", lambda: harness.timed(take_step, items=size), cells)],
     rounds=args.rounds,
     columns={**harness.MILLISECONDS, **harness.RATES},
     compare=False,
   )
-  return harness.Report(rows, {"batch size": config.data.batch_size})
+  return harness.Report(rows, {"batch size": size})

@@ -23,15 +23,11 @@ def check(
   Raises:
     ValueError: if two sections do not fit; names the keys to change.
   """
-  data, train = config.data, config.train
   _check_chunks(config, mesh.size)
-  if data.batch_size > len(source):
-    raise ValueError(
-      f"data.batch_size={data.batch_size} is larger than {data.name} "
-      f"({data.split}), which has {len(source)} images"
-    )
   config.order.check(
-    images=len(source), batch_size=data.batch_size, steps=train.steps
+    images=len(source),
+    batch_size=config.data.batch_size,
+    steps=config.train.steps,
   )
   _check_objective(config, source, objective)
 

@@ -105,7 +105,7 @@ class Prepared:
     return len(self.records)
 
   def _read(
-    self, row: int, record: dict[str, Any] | None
+    self, row: int, record: dict[str, Any] | None = None
   ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
     """Returns an image and its label; reads the record if it is None."""
     size, _, channels = self.image_shape
@@ -124,20 +124,13 @@ class Prepared:
       ) from error
     return image, record[self.label_key] if self.label_key else -1
 
-  def _read_or_next(
-    self, row: int, record: dict[str, Any] | None
-  ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
-    """Returns an image and its label, or those of the next readable row."""
-    try:
-      return self._read(row, record)
-    except DamagedImage:
-      if not self.skip_damaged:
-        raise
+  def _read_next(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+    """Returns the next readable image after `row`, and its label."""
     # More damaged images in a row mean that a file or all images are damaged.
     others = min(100, len(self) - 1)
     for offset in range(1, others + 1):
       with contextlib.suppress(DamagedImage):
-        replacement = self._read((row + offset) % len(self), None)
+        replacement = self._read((row + offset) % len(self))
         logging.log_every_n_seconds(
           logging.WARNING,
           "Replaced %d damaged images so far (data.skip_damaged); the last is "
@@ -155,24 +148,24 @@ class Prepared:
       "delete the set and prepare it again"
     )
 
-  def _records(self, rows: Rows) -> list[dict[str, Any] | None]:
-    """Returns the records of rows, or only None if one is damaged."""
-    try:
-      return self.records.__getitems__(rows.tolist())
-    except RuntimeError as error:
-      if not _is_damage(error):
-        raise
-      # The error does not name the row, so rows are read one by one.
-      return [None] * len(rows)
-
   def fetch(self, rows: Rows) -> HostBatch:
     """See `Source.fetch`; raises ValueError if an image is damaged."""
     images = np.empty((len(rows), *self.image_shape), np.uint8)
     labels = np.empty(len(rows), np.int32)
-    for i, (row, record) in enumerate(
-      zip(rows.tolist(), self._records(rows), strict=True)
-    ):
-      images[i], labels[i] = self._read_or_next(row, record)
+    try:
+      records = self.records.__getitems__(rows.tolist())
+    except RuntimeError as error:
+      if not _is_damage(error):
+        raise
+      # The error does not name the row, so rows are read one by one.
+      records = [None] * len(rows)
+    for i, (row, record) in enumerate(zip(rows.tolist(), records, strict=True)):
+      try:
+        images[i], labels[i] = self._read(row, record)
+      except DamagedImage:
+        if not self.skip_damaged:
+          raise
+        images[i], labels[i] = self._read_next(row)
     return {"image": images, "label": labels}
 
 

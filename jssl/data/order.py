@@ -70,16 +70,16 @@ class Order:
     """Checks the order against a run.
 
     Raises:
-      ValueError: if a part of the set is smaller than a batch, or "hybrid" does
-        not switch within the run.
+      ValueError: if the set or a part of it is smaller than a batch, or
+        "hybrid" does not switch within the run.
     """
-    if self.name == "iid":
-      return
     if not 1 <= batch_size <= images:
       raise ValueError(
         f"data.batch_size={batch_size}: expected 1 to {images}, the number of "
         "images of the set"
       )
+    if self.name == "iid":
+      return
     if steps < 1:
       raise ValueError(
         f"train.steps={steps} must be at least 1: order.name={self.name!r} "

@@ -14,8 +14,8 @@ import functools
 import operator
 import sys
 import weakref
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import jax
@@ -27,7 +27,6 @@ from jssl.data.order import Order
 from jssl.data.source import HostBatch, Rows, Source
 from jssl.typing import Batch
 
-Batches: TypeAlias = grain.DatasetIterator
 _IID = Order()
 
 
@@ -82,6 +81,51 @@ def _on_devices(
   return iterator
 
 
+class Batches(Iterator[Batch]):
+  """An endless iterator of the batches of a run, on the devices.
+
+  Its position is a step number, equal on all hosts, so that a run may continue
+  with other workers or another prefetch.
+  """
+
+  def __init__(self, start: Callable[[int], grain.DatasetIterator]):
+    """Starts at step 0.
+
+    Args:
+      start: makes an iterator of the batches from a step on.
+    """
+    self._start = start
+    self._step = 0
+    self._batches: grain.DatasetIterator | None = None
+
+  def __next__(self) -> Batch:
+    if self._batches is None:
+      self._batches = self._start(self._step)
+    batch = next(self._batches)
+    self._step += 1
+    return batch
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns the step of the next batch as plain JSON."""
+    return {"step": self._step}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Moves to a step that `get_state` returned, of the same run."""
+    if state.keys() != {"step"}:
+      raise ValueError(
+        f"expected a position in the data with the key 'step', got "
+        f"{sorted(state)}: another version of jssl saved it; use a new workdir"
+      )
+    self.close()
+    self._step = state["step"]
+
+  def close(self) -> None:
+    """Stops the thread and the worker processes."""
+    if self._batches is not None:
+      self._batches.close()
+      self._batches = None
+
+
 def host_batches(
   source: Source,
   *,
@@ -91,6 +135,7 @@ def host_batches(
   order: Order = _IID,
   total_steps: int = 0,
   workers: int = 0,
+  first_step: int = 0,
 ) -> grain.IterDataset:
   """Returns `rows` of each global batch, on the host; see `train_batches`."""
   images = len(source)
@@ -105,7 +150,7 @@ def host_batches(
       total_steps, images=images, batch_size=batch_size
     ),
   )
-  steps = grain.MapDataset.range(sys.maxsize)
+  steps = grain.MapDataset.range(first_step, sys.maxsize)
   return _fetched(
     steps.map(global_rows).map(operator.itemgetter(rows)), source, workers
   )
@@ -114,49 +159,43 @@ def host_batches(
 def train_batches(
   source: Source,
   *,
-  seed: int,
   batch_size: int,
   sharding: Sharding,
-  order: Order = _IID,
-  total_steps: int = 0,
-  workers: int = 0,
   prefetch_batches: int = 2,
+  **options: Any,
 ) -> Batches:
   """Returns an endless iterator of shuffled batches on the devices.
 
-  `get_state` returns the position after the last batch that was taken, without
-  prefetched ones: plain JSON, equal on all hosts. `set_state` needs the same
-  set, `seed`, `batch_size`, `order`, `total_steps` and `workers`. The iterator
-  is an Orbax checkpointable. `close` stops its thread.
-
   The batch dimension of the global batch is sharded over the devices of all
-  hosts. Every order but "iid" needs the total steps of the run. Without worker
-  processes a thread of this process fetches and decodes, which is best for a
-  set in memory.
+  hosts. Without worker processes a thread of this process fetches and decodes,
+  which is best for a set in memory.
+
+  Args:
+    source: images to train on.
+    batch_size: images in a global batch.
+    sharding: sharding of the batch dimension.
+    prefetch_batches: batches kept ready on the devices.
+    **options: the `seed`, and optionally the `order`, the `total_steps` that
+      every order but "iid" needs, and the number of `workers`.
 
   Returns:
     Batches: `image`, uint8 [b, h, w, c], and `label`, int32 [b], -1 without a
     label.
 
   Raises:
-    ValueError: if the batch size is not 1 to the size of the set, or the order
-      does not fit the run, see `Order.check`.
+    ValueError: if the order or the batch size does not fit the run, see
+      `Order.check`.
   """
-  if not 1 <= batch_size <= len(source):
-    raise ValueError(
-      f"data.batch_size={batch_size}: expected 1 to {len(source)}, the number "
-      f"of images in {source.name}"
-    )
-  batches = host_batches(
-    source,
-    seed=seed,
-    batch_size=batch_size,
-    rows=local_rows(sharding, batch_size),
-    order=order,
-    total_steps=total_steps,
-    workers=workers,
+  make = functools.partial(
+    host_batches, source, batch_size=batch_size, **options
   )
-  return _on_devices(batches, sharding, prefetch_batches)
+  make(rows=np.arange(batch_size))  # Checks the options and reads nothing.
+
+  def start(step: int) -> grain.DatasetIterator:
+    batches = make(rows=local_rows(sharding, batch_size), first_step=step)
+    return _on_devices(batches, sharding, prefetch_batches)
+
+  return Batches(start)
 
 
 def eval_batches(

@@ -1,9 +1,7 @@
 """Cases of the data benchmark; not how fast anything is."""
 
 import argparse
-import importlib.util
 import io
-import sys
 
 import numpy as np
 import pytest
@@ -96,51 +94,6 @@ def test_cases(root):
       repeats = 8 if name.startswith("transfer") else 1
       assert timing.items == 24 * repeats, name
       assert timing.cpu_s > 0
-
-
-def test_an_interpreter_without_torch(tmp_path):
-  with pytest.raises(ValueError, match="cannot run"):
-    data.torch_versions(str(tmp_path / "python"))
-  if importlib.util.find_spec("torch") is None:
-    with pytest.raises(ValueError, match="cannot import torch and torchvision"):
-      data.torch_versions(sys.executable)
-
-
-def test_cases_of_torchvision(root, tmp_path):
-  """With an interpreter that returns the number of images it was asked for."""
-  python = tmp_path / "python"
-  python.write_text(
-    f"#!{sys.executable}\n"
-    "import json, sys\n"
-    "assert sys.argv[1].endswith('bench/torchvision_loader.py')\n"
-    "items = int(sys.argv[-1])\n"
-    "print(json.dumps({'wall_s': 1, 'cpu_s': 2, 'items': items}))\n"
-  )
-  python.chmod(0o755)
-  cases = [
-    *data.torchvision_cases(
-      str(python), root / "photos", arguments(batch_size=2)
-    )
-  ]
-  assert [case.name for case in cases] == [
-    "torchvision, resized to 32 px, workers: 1",
-    "torchvision, resized to 32 px, workers: 2",
-    "torchvision, two views, workers: 1",
-    "torchvision, two views, workers: 2",
-  ]
-  assert [case.run().items for case in cases] == [24, 24, 16, 16]
-
-
-def test_the_harness_runs_without_other_packages():
-  """As torchvision_loader.py needs it."""
-  path = importlib.util.find_spec("jssl.bench.harness").origin
-  code = (
-    f"import sys; sys.path = [p for p in sys.path if 'site-packages' not in p];"
-    f"exec(compile(open({path!r}).read(), 'harness', 'exec'))"
-  )
-  import subprocess
-
-  subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
 
 def test_run(small_photos):

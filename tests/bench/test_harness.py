@@ -29,14 +29,9 @@ def test_ratios_are_of_the_same_round(capsys):
   assert "round 2: second: 25 images/s and core" in capsys.readouterr().err
 
 
-def test_throughput_counts_items_after_the_warm_up():
+def test_items_are_counted_after_the_warm_up():
   calls = []
-
-  def take():
-    calls.append(None)
-    return 3
-
-  timing = harness.throughput(take, 7, ahead=2)
+  timing = harness.timed(lambda: calls.append(None), items=3, calls=3, ahead=2)
   assert timing.items == 9
   assert len(calls) == 5
   assert timing.wall_s > 0
@@ -44,7 +39,9 @@ def test_throughput_counts_items_after_the_warm_up():
 
 
 def test_cells_are_computed_from_the_result():
-  timing = harness.timed(lambda: [1, 2], lambda found: {"length": len(found)})
+  timing = harness.timed(
+    lambda: [1, 2], describe=lambda found: {"length": len(found)}
+  )
   assert timing.cells == {"length": 2}
 
 
