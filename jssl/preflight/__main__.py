@@ -18,8 +18,6 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from absl import app, flags, logging
 
@@ -48,13 +46,6 @@ _HTML = flags.DEFINE_string("html", None, "Write the report as HTML here.")
 _FITS, _ERROR, _DOES_NOT_FIT = 0, 1, 3
 
 
-def _write(data: dict[str, Any], page: Callable[[], str]) -> None:
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(data, indent=2) + "\n")
-  if _HTML.value:
-    pathlib.Path(_HTML.value).write_text(page(), encoding="utf-8")
-
-
 def _log(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
@@ -67,31 +58,41 @@ def _run(overrides: list[str]) -> int:
   from jssl.preflight.check import check, sizes, suggest, sweep
 
   config = command_line.load(_CONFIG.value, overrides, Config)
-  command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
+  attempts, points = [], []
   if _SWEEP.value:
-    requested = sizes(_SWEEP.value, target)
+    requested = sizes(_SWEEP.value, config, target)
     target.prepare(*(size.target for size in requested))
-    points = sweep(config, target, requested, _log)
-    print(text_report.sweep_text(points), end="")
-    _write(
-      {"command": command, "points": text_report.sweep_data(points)},
-      lambda: html_report.sweep_html(points, config=config, command=command),
+    points = sweep(config, requested, _log)
+    title, sections = "sweep", [text_report.sweep_section(points)]
+    data = {"points": text_report.sweep_data(points)}
+  else:
+    result = check(config, target)
+    if not result.fits and _SUGGEST.value:
+      _log("The config does not fit. Compiling changes.")
+      attempts = suggest(config, target, result, _log)
+    title = text_report.title(result)
+    sections = text_report.sections(result)
+    data = text_report.data(result, attempts)
+  suggestion = text_report.suggestion(attempts)
+  print(text_report.text(title, sections, suggestion), end="")
+  command = shlex.join(["python", "-m", "jssl.preflight", *sys.argv[1:]])
+  if _JSON.value:
+    text = json.dumps({"command": command, **data}, indent=2)
+    pathlib.Path(_JSON.value).write_text(text + "\n")
+  if _HTML.value:
+    page = html_report.html(
+      f"Preflight: {title}",
+      sections,
+      config=config,
+      command=command,
+      suggestion=suggestion,
+      points=points,
     )
-    fits = [point.result.fits for point in points if point.result]
-    if len(fits) < len(points):
-      return _ERROR
-    return _FITS if all(fits) else _DOES_NOT_FIT
-  result = check(config, target)
-  attempts = []
-  if not result.fits and _SUGGEST.value:
-    _log("The config does not fit. Compiling changes.")
-    attempts = suggest(config, target, result, _log)
-  print(text_report.text(result, attempts), end="")
-  _write(
-    {"command": command, **text_report.data(result, attempts)},
-    lambda: html_report.html(result, attempts, config=config, command=command),
-  )
-  return _FITS if result.fits else _DOES_NOT_FIT
+    pathlib.Path(_HTML.value).write_text(page, encoding="utf-8")
+  if any(point.error for point in points):
+    return _ERROR
+  fits = all(p.fits for p in points) if points else result.fits
+  return _FITS if fits else _DOES_NOT_FIT
 
 
 def main(argv: list[str]) -> int:

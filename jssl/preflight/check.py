@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -74,21 +74,37 @@ def check(config: Config, target: Target, *, only: str = "") -> Result:
   )
 
 
-class Attempt(NamedTuple):
-  """A compiled change of a config; `result` is None if it is invalid."""
+class Trial(NamedTuple):
+  """A changed config, compiled for a target.
 
+  Attributes:
+    name: flags or target that make the changes.
+    batch_size: global batch size.
+    result: requirements; None if the changed config is invalid.
+    error: reason why there is no result.
+  """
+
+  name: str
   changes: Changes
+  batch_size: int
   result: Result | None
+  error: str = ""
 
   @property
   def fits(self) -> bool:
     """True if the changed config fits."""
     return self.result is not None and self.result.fits
 
-  @property
-  def flags(self) -> str:
-    """Command-line flags that make the changes."""
-    return " ".join(f"--config.{k}={v}" for k, v in self.changes.items())
+
+def _try(
+  name: str, config: Config, target: Target, changes: Changes, only: str
+) -> Trial:
+  batch_size = changes.get("data.batch_size", config.data.batch_size)
+  try:
+    result = check(replace(config, changes), target, only=only)
+  except (ValueError, TypeError, RuntimeError) as error:
+    return Trial(name, changes, batch_size, None, str(error))
+  return Trial(name, changes, batch_size, result)
 
 
 def _memory_ratio(result: Result) -> float:
@@ -140,22 +156,19 @@ def suggest(
   target: Target,
   result: Result,
   log: Callable[[str], None] = lambda line: None,
-) -> list[Attempt]:
+) -> list[Trial]:
   """Compiles changes of a config until one fits.
 
-  Returns the attempts in order; the last one fits, if any does.
+  Returns the trials in order; the last one fits, if any does.
   """
-  attempts: list[Attempt] = []
+  trials: list[Trial] = []
 
   def search(candidates: Iterable[Changes], program: str) -> bool:
     for changes in itertools.islice(candidates, 6):
-      try:
-        found = check(replace(config, changes), target, only=program)
-      except (ValueError, RuntimeError):
-        found = None
-      attempts.append(attempt := Attempt(changes, found))
-      log(f"{attempt.flags}: {'fits' if attempt.fits else 'does not fit'}")
-      if attempt.fits:
+      flags = " ".join(f"--config.{k}={v}" for k, v in changes.items())
+      trials.append(_try(flags, config, target, changes, program))
+      log(f"{flags}: {'fits' if trials[-1].fits else 'does not fit'}")
+      if trials[-1].fits:
         return True
     return False
 
@@ -164,55 +177,47 @@ def suggest(
   step_changes: Changes = {}
   if not fits[STEP]:
     if not search(candidates(config, result), STEP):
-      return attempts
-    step_changes = attempts[-1].changes
+      return trials
+    step_changes = trials[-1].changes
   if not fits.get(FEATURES, True):
     batches = [config.probe.batch_size // factor for factor in (2, 4, 8, 16)]
     changes = [{**step_changes, "probe.batch_size": b} for b in batches if b]
     search(changes, FEATURES)
-  return attempts
+  return trials
 
 
 class Size(NamedTuple):
-  """A point of a sweep, to be compiled.
-
-  Attributes:
-    name: "v5e:16x16" or "data.batch_size=4096".
-    changes: values by config key; None keeps the number of images per device.
-  """
+  """A point of a sweep: "v5e:16x16" or "data.batch_size=4096"."""
 
   name: str
   target: Target
-  changes: Changes | None
+  changes: Changes
 
 
-class Point(NamedTuple):
-  """A compiled point of a sweep.
-
-  Attributes:
-    batch_size: global batch size; None if the number of devices is unknown.
-    result: requirements of the train step; None if the config is invalid.
-    error: reason why there is no result.
-  """
-
-  size: Size
-  batch_size: int | None
-  result: Result | None
-  error: str = ""
-
-
-def sizes(sweep: str, target: Target) -> list[Size]:
+def sizes(sweep: str, config: Config, target: Target) -> list[Size]:
   """Parses the points of a sweep.
 
   Args:
     sweep: "KEY=V1,V2,..." with integers, for example data.batch_size=1024,2048;
-      or names of targets, "v5e:2x4,v5e:16x16", with a constant number of images
-      per device.
+      or names of targets, "v5e:2x4,v5e:16x16", which get as many images per
+      device as `target`.
+    config: config of the first point of a sweep over targets.
     target: target of a sweep over a key.
   """
   key, equals, values = sweep.partition("=")
   if not equals:
-    return [Size(n, targets.target(n), None) for n in sweep.split(",")]
+    images = config.data.batch_size
+    return [
+      Size(
+        other.name,
+        other,
+        {
+          "data.batch_size": images * other.num_devices // target.num_devices,
+          "mesh.data": -1,
+        },
+      )
+      for other in map(targets.target, sweep.split(","))
+    ]
   try:
     numbers = [int(value) for value in values.split(",")]
   except ValueError as error:
@@ -224,25 +229,12 @@ def sizes(sweep: str, target: Target) -> list[Size]:
 
 def sweep(
   config: Config,
-  target: Target,
-  sizes: Sequence[Size],
+  sizes: Iterable[Size],
   log: Callable[[str], None] = lambda line: None,
-) -> list[Point]:
-  """Compiles the train step of a config for `target` at each size."""
+) -> list[Trial]:
+  """Compiles the train step of a config at each size."""
   points = []
   for size in sizes:
     log(f"Compiling {size.name}.")
-    batch_size, result, error = None, None, ""
-    try:
-      changes = size.changes
-      if changes is None:
-        devices, old = len(size.target.devices()), len(target.devices())
-        batch = config.data.batch_size * devices // old
-        changes = {"data.batch_size": batch, "mesh.data": -1}
-      resized = replace(config, changes)
-      batch_size = resized.data.batch_size
-      result = check(resized, size.target, only=STEP)
-    except (ValueError, TypeError, RuntimeError) as raised:
-      error = str(raised)
-    points.append(Point(size, batch_size, result, error))
+    points.append(_try(size.name, config, size.target, size.changes, STEP))
   return points

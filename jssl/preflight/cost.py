@@ -121,5 +121,5 @@ def collectives(program: str, devices: int) -> dict[str, int]:
   total: Counter[str] = Counter()
   module = text.parse(program)
   for found in collectives_lib.collectives(module, {"devices": devices}):
-    total[found.kind] += found.times * found.result_bytes
+    total[found.kind] += found.received_bytes
   return dict(total)

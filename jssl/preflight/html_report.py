@@ -8,30 +8,17 @@ from matplotlib.figure import Figure
 
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
-from jssl.preflight import text_report
-from jssl.preflight.check import Attempt, Point, Result
+from jssl.preflight.check import Trial
+from jssl.preflight.text_report import Section
 from jssl.report import charts
 from jssl.report.html import render
 
 
-def _facts(result: Result) -> dict[str, str]:
-  step, bound = result.step, result.step.bound
-  facts = {
-    "fits": "yes" if result.fits else "no",
-    "peak memory of the step": text_report.gib(step.memory.peak),
-    "FLOPs of the step": f"{step.product_flops / 1e9:,.0f} G per device",
-  }
-  if bound is not None:
-    facts["bound by"] = bound.bound_by
-    facts["max images/s"] = f"{bound.images_per_second:,.0f}"
-  return facts
-
-
 @charts.styled
-def _scaling(points: Sequence[Point]) -> Figure:
+def _scaling(points: Sequence[Trial]) -> Figure:
   """Plots peak memory, bytes sent and the roofline bound by size."""
   figure = Figure(figsize=(charts.WIDTH_IN, 3.0))
-  compiled = [(p.size.name, p.result) for p in points if p.result is not None]
+  compiled = [(p.name, p.result) for p in points if p.result is not None]
   names = [name for name, _ in compiled]
   panels: dict[str, list[float]] = {
     "peak memory, GiB": [
@@ -55,44 +42,33 @@ def _scaling(points: Sequence[Point]) -> Figure:
   return figure
 
 
-def sweep_html(points: Sequence[Point], *, config: Config, command: str) -> str:
-  """Returns the page of a sweep; `command` reproduces it."""
-  return render(
-    "jssl.preflight",
-    "sweep.html.j2",
-    title="Preflight sweep",
-    rows=text_report.sweep_rows(points),
-    headings=text_report.SWEEP_HEADINGS,
-    figure=charts.as_svg(_scaling(points), alt="Scaling with size"),
-    config=to_dict(config),
-    footer=command,
-  )
-
-
 def html(
-  result: Result, attempts: Sequence[Attempt], *, config: Config, command: str
+  title: str,
+  sections: Sequence[Section],
+  *,
+  config: Config,
+  command: str,
+  suggestion: str = "",
+  points: Sequence[Trial] = (),
 ) -> str:
-  """Returns the page of one config on one target; `command` reproduces it."""
-  programs = [
-    {
-      "name": one.name.capitalize(),
-      "rows": text_report.requirement_rows(one),
-      "reason": one.reason,
-      "lines": text_report.line_rows(one),
-      "collectives": text_report.collective_rows(one),
-    }
-    for one in result.requirements
-  ]
+  """Returns the page of a report.
+
+  Args:
+    title: title of the page.
+    sections: tables of the report.
+    config: config that was compiled.
+    command: command that reproduces the report.
+    suggestion: changes with which the config fits.
+    points: points of a sweep, for a figure.
+  """
+  alt = "Scaling with size"
   return render(
     "jssl.preflight",
     "preflight.html.j2",
-    title=f"Preflight: {text_report.title(result)}",
-    facts=_facts(result),
-    suggestion=text_report.suggestion(attempts),
-    programs=programs,
-    state=text_report.state_rows(result),
-    line_headings=text_report.LINE_HEADINGS,
-    collective_headings=text_report.COLLECTIVE_HEADINGS,
+    title=title,
+    sections=sections,
+    suggestion=suggestion,
+    figure=charts.as_svg(_scaling(points), alt=alt) if points else "",
     config=to_dict(config),
     footer=command,
   )

@@ -5,11 +5,10 @@ import pathlib
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 import jssl
 from jssl.preflight import cost
@@ -28,28 +27,6 @@ _OUT_OF_MEMORY = (
 )
 _ON_CHIP = re.compile(r"\b(?:vmem|smem|cmem|sflag)\b", re.IGNORECASE)
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
-
-
-class CollectiveTraffic(NamedTuple):
-  """Collectives of one kind over the same mesh axes, per device and run.
-
-  Attributes:
-    times: number of executions.
-    received_bytes: size of the results.
-    sent_bytes: bytes sent by ring algorithms.
-    crosses_slices: True for transfers between TPU slices.
-    network_bytes: lower bound on the part of `sent_bytes` that goes to other
-      nodes of GPUs, when all GPUs of a node share that traffic.
-  """
-
-  kind: str
-  axes: tuple[str, ...]
-  instructions: int
-  times: int
-  received_bytes: int
-  sent_bytes: int
-  crosses_slices: bool
-  network_bytes: int = 0
 
 
 class Memory(NamedTuple):
@@ -167,7 +144,7 @@ class Requirements(NamedTuple):
   chip: Chip | None
   hbm_bytes: int | None = None
   accessed_bytes: int | None = None
-  collectives: tuple[CollectiveTraffic, ...] = ()
+  collectives: tuple[Collective, ...] = ()
   unknown_loops: tuple[Loop, ...] = ()
   reason: str = ""
 
@@ -194,55 +171,6 @@ class Requirements(NamedTuple):
       network=chip.devices * network / (chip.network_rate or math.inf),
       images=self.images,
     )
-
-
-def _network_share(
-  kind: str, axes: Sequence[str], mesh: Mapping[str, int], nodes: int
-) -> float:
-  """Returns the least share of a device's sent bytes that leaves its node.
-
-  Assumes that each of the devices of a group in a node exchanges a distinct
-  part with the other nodes: of the `members - 1` parts that a ring sends,
-  `nodes - 1` leave the node.
-  """
-  ids = np.arange(math.prod(mesh.values()))
-  node = (ids // (len(ids) // nodes)).reshape([*mesh.values()])
-  along = [i for i, axis in enumerate(mesh) if axis in axes]
-  members = math.prod(node.shape[i] for i in along)
-  by_group = np.moveaxis(node, along, range(len(along))).reshape(members, -1)
-  spanned = max(len(np.unique(group)) for group in by_group.T)
-  if spanned == 1:
-    return 0.0
-  share = (spanned - 1) / (members - 1)
-  if kind in ("all-to-all", "ragged-all-to-all"):
-    return share * members / spanned
-  # A device at the edge of its node sends everything to the next node.
-  return 1.0 if kind == "collective-permute" else share
-
-
-def _collective_traffic(
-  module: text.Module, mesh: Mapping[str, int], slices: int, nodes: int
-) -> tuple[CollectiveTraffic, ...]:
-  slice_mesh = {**mesh, "data": mesh["data"] // slices}
-  groups: dict[tuple[str, tuple[str, ...]], list[Collective]] = {}
-  for found in collectives.collectives(module, slice_mesh):
-    groups.setdefault((found.kind, found.axes), []).append(found)
-  totals = []
-  for (kind, axes), own in sorted(groups.items()):
-    sent = sum(one.times * one.sent_bytes for one in own)
-    totals.append(
-      CollectiveTraffic(
-        kind,
-        axes,
-        instructions=len(own),
-        times=sum(one.times for one in own),
-        received_bytes=sum(one.times * one.result_bytes for one in own),
-        sent_bytes=sent,
-        crosses_slices=kind == collectives.BETWEEN_SLICES,
-        network_bytes=round(sent * _network_share(kind, axes, mesh, nodes)),
-      )
-    )
-  return tuple(totals)
 
 
 def _out_of_memory(error: Exception) -> tuple[int, int] | None:
@@ -298,6 +226,7 @@ def measure(
     )
   seconds = time.perf_counter() - started
   module = text.parse(compiled.as_text())
+  slice_mesh = {**mesh, "data": mesh["data"] // target.slices}
   stats = compiled.memory_analysis()
   arguments = stats.argument_size_in_bytes
   outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -317,7 +246,9 @@ def measure(
     product_flops=flops,
     hbm_bytes=buffers.hbm_bytes(module),
     accessed_bytes=cost.accessed_bytes(compiled),
-    collectives=_collective_traffic(module, mesh, target.slices, target.nodes),
+    collectives=collectives.by_kind_and_axes(
+      collectives.collectives(module, slice_mesh, target.nodes)
+    ),
     compile_seconds=seconds,
     chip=target.chip,
     unknown_loops=tuple(

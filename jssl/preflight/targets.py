@@ -5,28 +5,13 @@ and counts, not run times.
 """
 
 import dataclasses
+import math
 import os
+import pathlib
 import re
+import string
 from importlib.util import find_spec
 from typing import Any, NamedTuple
-
-# GpuTargetConfigProto of an H100 SXM or H200.
-_HOPPER = """
-gpu_device_info {{
-  threads_per_block_limit: 1024 threads_per_warp: 32
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-  block_dim_limit_z: 65535 memory_bandwidth: {bandwidth}
-  l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: {memory} shared_memory_per_block_optin: 232448
-  cuda_compute_capability {{ major: 9 }}
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 8 }}
-device_description_str: "NVIDIA {name}"
-"""
 
 # Compiling needs no accelerator, and processes must not wait for each other's
 # lock on libtpu.
@@ -109,6 +94,12 @@ class Target:
     """Number of nodes of GPUs; 1 for other targets."""
     return self.shape[0] if self.kind in _GPUS else 1
 
+  @property
+  def num_devices(self) -> int:
+    """Number of JAX devices."""
+    per_chip = self.chip.devices if self.chip else 1
+    return self.slices * math.prod(self.shape) * per_chip
+
   def prepare(self, *others: "Target") -> None:
     """Configures JAX for compiling; must be called before JAX is used.
 
@@ -125,6 +116,8 @@ class Target:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
+    # Otherwise a cached program can have source lines of another checkout.
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     cpus = [t.shape[0] for t in (self, *others) if t.kind == "cpu"]
     if cpus:
       jax.config.update("jax_num_cpu_devices", max(cpus))
@@ -158,7 +151,8 @@ class Target:
         options["chip_config_name"] = "megacore"
     else:
       module, extra = "jax_cuda12_plugin", "cuda12"
-      target_config = _HOPPER.format(
+      template = pathlib.Path(__file__).with_name("hopper.txtpb").read_text()
+      target_config = string.Template(template).substitute(
         name=self.kind.upper(),
         bandwidth=int(CHIPS[self.kind].memory_rate),
         memory=_GPU_BYTES[self.kind],

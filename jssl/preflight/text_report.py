@@ -1,14 +1,15 @@
-"""Reports of preflight as text and JSON; rows of tables for HTML, too."""
+"""Sections of preflight's reports, and reports as text and JSON."""
 
 import math
 import pathlib
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 import jssl
-from jssl.preflight.check import Attempt, Point, Result
+from jssl.preflight.check import Result, Trial
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.requirements import Requirements
 
@@ -18,14 +19,14 @@ _PROJECT = pathlib.Path(jssl.__file__).parents[1]
 # The first cell of a row is its name.
 Rows = list[list[str]]
 
-COLLECTIVE_HEADINGS = (
-  *("collective", "instructions", "executions", "received", "sent"),
-)
-LINE_HEADINGS = ("source line", "size", "buffers", "largest")
-SWEEP_HEADINGS = (
-  *("size", "devices", "batch", "peak memory", "FLOPs", "HBM traffic"),
-  *("sent", "max images/s", "bound by"),
-)
+
+class Section(NamedTuple):
+  """A table of a report; rows without headings are names and values."""
+
+  title: str
+  rows: Rows
+  headings: Sequence[str] = ()
+  note: str = ""
 
 
 def gib(size: int | None) -> str:
@@ -135,16 +136,54 @@ def state_rows(result: Result) -> Rows:
   return rows
 
 
-def sweep_rows(points: Sequence[Point]) -> Rows:
-  """Returns a row per size; per device, except batch and images/s."""
+def sections(result: Result) -> list[Section]:
+  """Returns the report of one config on one target."""
+  note = (
+    ""
+    if result.prepared
+    else "The data set is not prepared on this machine: assuming images of "
+    f"{result.image_bytes:,} bytes."
+  )
+  found = [Section("state per device", state_rows(result), note=note)]
+  for one in result.requirements:
+    rows = requirement_rows(one)
+    found.append(Section(f"{one.name}, per device", rows, note=one.reason))
+    if one.collectives:
+      found.append(
+        Section(
+          f"{one.name}: collectives per run",
+          collective_rows(one),
+          ("collective", "instructions", "executions", "received", "sent"),
+          "Loop bodies count by trip. Received: size of the results. Sent: by "
+          "ring algorithms.",
+        )
+      )
+    if one.memory.lines:
+      found.append(
+        Section(
+          f"{one.name}: live buffers at peak memory, excluding arguments",
+          line_rows(one),
+          ("source line", "size", "buffers", "largest"),
+          "Buffers that share memory are counted separately, so the sum can "
+          "exceed the compiler's peak.",
+        )
+      )
+  return found
+
+
+def sweep_section(points: Sequence[Trial]) -> Section:
+  """Returns the report of a sweep, with a row per size."""
+  headings = (
+    *("size", "devices", "batch", "peak memory", "FLOPs", "HBM traffic"),
+    *("sent", "max images/s", "bound by"),
+  )
   rows = []
   for point in points:
-    cells = dict.fromkeys(SWEEP_HEADINGS, "-")
-    cells["size"] = point.size.name
-    if point.batch_size is not None:
-      cells["batch"] = f"{point.batch_size:,}"
+    cells = dict.fromkeys(headings, "-")
+    cells["size"] = point.name
+    cells["batch"] = f"{point.batch_size:,}"
     if point.result is not None:
-      step, fits = point.result.step, point.result.fits
+      step, fits = point.result.step, point.fits
       cells["devices"] = f"{math.prod(point.result.mesh.values()):,}"
       cells["peak memory"] = gib(step.memory.peak) if fits else "does not fit"
       cells["FLOPs"] = f"{step.product_flops / 1e9:,.1f} G"
@@ -155,17 +194,19 @@ def sweep_rows(points: Sequence[Point]) -> Rows:
         cells["max images/s"] = f"{bound.images_per_second:,.0f}"
         cells["bound by"] = bound.bound_by
     rows.append([*cells.values()])
-  return rows
+  errors = [f"{point.name}: {point.error}" for point in points if point.error]
+  title = "train step, per device; batch and images/s of all devices"
+  return Section(title, rows, headings, "\n".join(errors))
 
 
-def suggestion(attempts: Sequence[Attempt]) -> str:
+def suggestion(attempts: Sequence[Trial]) -> str:
   """Describes the changes with which the config fits; "" without attempts."""
   if not attempts:
     return ""
   if not attempts[-1].fits:
-    flags = "; ".join(attempt.flags for attempt in attempts)
+    flags = "; ".join(attempt.name for attempt in attempts)
     return f"Does not fit with any of these changes (compiled): {flags}."
-  found = f"Fits with {attempts[-1].flags} (compiled)."
+  found = f"Fits with {attempts[-1].name} (compiled)."
   if "train.chunks" in attempts[-1].changes:
     found += (
       " Chunks preserve the loss and its gradient, except that BatchNorm uses "
@@ -174,48 +215,20 @@ def suggestion(attempts: Sequence[Attempt]) -> str:
   return found
 
 
-def _table(rows: Rows, headings: Sequence[str] = ()) -> str:
-  # The empty first column indents the table.
-  return tabulate(
-    [["", *row] for row in rows],
-    headers=["", *headings] if headings else (),
-    tablefmt="plain",
-    disable_numparse=True,
-  )
-
-
-def text(result: Result, attempts: Sequence[Attempt] = ()) -> str:
-  """Returns the report of one config on one target."""
-  blocks = [title(result)]
-  if not result.prepared:
-    blocks[0] += (
-      "\nThe data set is not prepared on this machine: assuming images of "
-      f"{result.image_bytes:,} bytes."
+def text(title: str, sections: Sequence[Section], last: str = "") -> str:
+  """Returns a report as text, with a `last` paragraph."""
+  blocks = [title]
+  for section in sections:
+    # The empty first column indents the table.
+    table = tabulate(
+      [["", *row] for row in section.rows],
+      headers=["", *section.headings] if section.headings else (),
+      tablefmt="plain",
+      disable_numparse=True,
     )
-  blocks.append("state per device\n" + _table(state_rows(result)))
-  for one in result.requirements:
-    rows = requirement_rows(one)
-    blocks.append(f"{one.name}, per device\n{_table(rows)}")
-    if one.reason:
-      blocks[-1] += f"\n  {one.reason}"
-    if one.collectives:
-      rows = collective_rows(one)
-      blocks.append(_table(rows, COLLECTIVE_HEADINGS))
-    if one.memory.lines:
-      table = _table(line_rows(one), LINE_HEADINGS)
-      blocks.append(
-        f"  live buffers at peak memory, excluding arguments\n{table}"
-      )
-  if attempts:
-    blocks.append(suggestion(attempts))
-  return "\n\n".join(blocks) + "\n"
-
-
-def sweep_text(points: Sequence[Point]) -> str:
-  """Returns the report of a sweep."""
-  table = _table(sweep_rows(points), SWEEP_HEADINGS)
-  errors = [f"  {p.size.name}: {p.error}" for p in points if p.error]
-  return "\n".join(["train step, per device", table, *errors]) + "\n"
+    note = textwrap.indent(section.note, "  ")
+    blocks.append("\n".join(filter(None, (section.title, table, note))))
+  return "\n\n".join(filter(None, (*blocks, last))) + "\n"
 
 
 def _json(value: Any) -> Any:
@@ -240,7 +253,7 @@ def _requirements_data(requirements: Requirements) -> dict[str, Any]:
   return found
 
 
-def data(result: Result, attempts: Sequence[Attempt] = ()) -> dict[str, Any]:
+def data(result: Result, attempts: Sequence[Trial] = ()) -> dict[str, Any]:
   """Returns a result as JSON types; sizes are bytes."""
   return {
     "target": result.target.name,
@@ -263,11 +276,11 @@ def data(result: Result, attempts: Sequence[Attempt] = ()) -> dict[str, Any]:
   }
 
 
-def sweep_data(points: Sequence[Point]) -> list[dict[str, Any]]:
+def sweep_data(points: Sequence[Trial]) -> list[dict[str, Any]]:
   """Returns a sweep as JSON types."""
   return [
     {
-      "size": point.size.name,
+      "size": point.name,
       "batch_size": point.batch_size,
       "error": point.error,
       "result": point.result and data(point.result),

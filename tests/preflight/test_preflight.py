@@ -14,16 +14,15 @@ from jssl.config.parse import replace
 from jssl.preflight import check as check_lib
 from jssl.preflight import targets, text_report
 from jssl.preflight.check import Result, check
+from jssl.preflight.hlo.collectives import Collective
 from jssl.preflight.hlo.text import Location
-from jssl.preflight.html_report import sweep_html
+from jssl.preflight.html_report import html
 from jssl.preflight.programs import Sizes, programs, total_bytes
 from jssl.preflight.requirements import (
-  CollectiveTraffic,
   Loop,
   Memory,
   Requirements,
   Roofline,
-  _network_share,
   _out_of_memory,
 )
 
@@ -33,6 +32,16 @@ CPU = targets.target("cpu:4")
 def config(**changed):
   changes = {key.replace("__", "."): value for key, value in changed.items()}
   return shipped.config(**{"data.batch_size": 16, **changes})
+
+
+def said_of(result, tried=()):
+  sections = text_report.sections(result)
+  suggestion = text_report.suggestion(tried)
+  return text_report.text(text_report.title(result), sections, suggestion)
+
+
+def said_of_sweep(points):
+  return text_report.text("sweep", [text_report.sweep_section(points)])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,7 @@ def test_what_is_said_of_the_step(result):
 
 
 def test_words_and_data(result):
-  said = text_report.text(result)
+  said = said_of(result)
   assert said.startswith("cpu:4: mesh data 4, fsdp 1; 1 host\n")
   for expected in (
     "train step",
@@ -117,7 +126,7 @@ def test_a_set_that_is_not_prepared_is_taken_by_its_shapes(tmp_path):
   found = check(unknown, CPU, only="train step")
   assert not found.prepared
   assert found.image_bytes == 40 * 40 * len(unknown.model.mean)
-  assert "is not prepared on this machine" in text_report.text(found)
+  assert "is not prepared on this machine" in said_of(found)
 
 
 def requirements(**changed):
@@ -139,12 +148,12 @@ def requirements(**changed):
 def test_the_roofline_is_the_largest_of_its_parts():
   bound = requirements().bound
   assert bound == pytest.approx(Roofline(0.01, 0.01, 0, 0, 512))
-  sent = CollectiveTraffic("all-reduce", ("data",), 1, 1, 0, int(4e9), False)
+  sent = Collective("all-reduce", ("data",), 1, 0, int(4e9))
   bound = requirements(collectives=(sent,)).bound
   assert bound.bound_by == "links"
   assert bound.seconds == pytest.approx(0.02)
   assert bound.images_per_second == pytest.approx(512 / 0.02)
-  across_slices = sent._replace(crosses_slices=True)
+  across_slices = sent._replace(kind="send")
   assert requirements(collectives=(across_slices,)).bound.links == 0
   # The two devices of a chip share its rates.
   two = requirements(chip=targets.CHIPS["tpu7x"]).bound
@@ -158,27 +167,6 @@ def test_the_roofline_is_the_largest_of_its_parts():
   ).bound
   assert bound.bound_by == "network"
   assert bound.seconds == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize(
-  ("kind", "axes", "share"),
-  [
-    # 16 GPUs, 8 a node: each GPU exchanges its eighth of half of it, where a
-    # ring sends 15 sixteenths.
-    ("all-gather", ("data", "fsdp"), 1 / 15),
-    ("all-reduce", ("data", "fsdp"), 1 / 15),
-    # 8 of 16 parts go to GPUs of the other node.
-    ("all-to-all", ("data", "fsdp"), 8 / 15),
-    ("collective-permute", ("data",), 1),
-    # Each with one of the other node.
-    ("all-reduce", ("data",), 1),
-    ("all-gather", ("fsdp",), 0),
-  ],
-)
-def test_what_goes_to_other_nodes(kind, axes, share):
-  mesh = {"data": 2, "fsdp": 8}
-  assert _network_share(kind, axes, mesh, 2) == pytest.approx(share)
-  assert _network_share(kind, axes, mesh, 1) == 0
 
 
 def test_what_the_compiler_says_when_it_gives_up():
@@ -268,7 +256,7 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
   assert told[-1] == "--config.train.chunks=8: fits"
   assert given.train.chunks == 1
   assert "Fits with --config.train.chunks=8" in text_report.suggestion(tried)
-  said = text_report.text(too_large(), tried)
+  said = said_of(too_large(), tried)
   assert "does not fit: 40.00 GiB, 24.00 GiB above 16.00 GiB" in said
   assert "BatchNorm uses the statistics of each chunk" in said
   assert "Does not fit with any" in text_report.suggestion(tried[:1])
@@ -343,7 +331,7 @@ def test_the_command(tmp_path):
   assert found["fits"] is True
   assert "jssl.preflight" in found["command"]
   page = (tmp_path / "html").read_text()
-  assert "<h2>Train step</h2>" in page
+  assert "<h2>Train step, per device</h2>" in page
   assert "http" not in page.replace("http://www.w3.org", "")
 
 
@@ -379,18 +367,22 @@ def test_what_is_wrong_is_told(arguments, message):
 
 
 def test_what_a_sweep_says():
-  by_key = check_lib.sizes("data.batch_size=8,16", CPU)
+  by_key = check_lib.sizes("data.batch_size=8,16", config(), CPU)
   assert [(s.target, s.changes) for s in by_key] == [
     (CPU, {"data.batch_size": 8}),
     (CPU, {"data.batch_size": 16}),
   ]
-  by_target = check_lib.sizes("v5e:2x4,2xv5e:16x16", CPU)
+  by_target = check_lib.sizes("v5e:2x4,2xv5e:16x16", config(), CPU)
   assert [s.target.slices for s in by_target] == [1, 2]
-  assert all(s.changes is None for s in by_target)
+  # 16 images on 4 devices.
+  assert [s.changes for s in by_target] == [
+    {"data.batch_size": 32, "mesh.data": -1},
+    {"data.batch_size": 2048, "mesh.data": -1},
+  ]
   with pytest.raises(ValueError, match="integers"):
-    check_lib.sizes("data.batch_size=8,many", CPU)
+    check_lib.sizes("data.batch_size=8,many", config(), CPU)
   with pytest.raises(ValueError, match="unknown target"):
-    check_lib.sizes("v99:1", CPU)
+    check_lib.sizes("v99:1", config(), CPU)
 
 
 def test_devices_keep_their_images_and_their_memory(tmp_path):
@@ -398,8 +390,8 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
 
   Not even by the other devices' features, which a gather would bring.
   """
-  wanted = check_lib.sizes("cpu:2,cpu:8", CPU)
-  two, eight = check_lib.sweep(config(), CPU, wanted)
+  wanted = check_lib.sizes("cpu:2,cpu:8", config(), CPU)
+  two, eight = check_lib.sweep(config(), wanted)
   assert [two.batch_size, eight.batch_size] == [8, 32]
   assert two.result.mesh == {"data": 2, "fsdp": 1}
   assert eight.result.mesh == {"data": 8, "fsdp": 1}
@@ -409,19 +401,22 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
   for point in (two, eight):
     kinds = {one.kind for one in point.result.step.collectives}
     assert kinds == {"all-reduce", "collective-permute"}
-  said = text_report.sweep_text([two, eight])
+  said = said_of_sweep([two, eight])
   assert re.search(r"cpu:8 +8 +32 ", said)
-  page = sweep_html([two, eight], config=config(), command="again")
+  sections = [text_report.sweep_section([two, eight])]
+  page = html(
+    "sweep", sections, config=config(), command="again", points=[two, eight]
+  )
   assert page.count("<svg") == 1
   json.dumps(text_report.sweep_data([two, eight]))
 
 
 def test_a_size_that_can_not_be_run_is_told_beside_the_others():
-  wanted = check_lib.sizes("data.batch_size=16,18", CPU)
-  fits, wrong = check_lib.sweep(config(), CPU, wanted)
+  wanted = check_lib.sizes("data.batch_size=16,18", config(), CPU)
+  fits, wrong = check_lib.sweep(config(), wanted)
   assert fits.result is not None
   assert wrong.result is None
-  said = text_report.sweep_text([fits, wrong])
+  said = said_of_sweep([fits, wrong])
   assert "data.batch_size=18 does not divide over 4 devices" in said
 
 
@@ -442,10 +437,13 @@ def test_a_sweep_over_numbers_of_cpu_devices_is_readied_for_the_most():
 
 
 def test_a_size_that_is_not_known_ends_no_sweep(monkeypatch):
-  monkeypatch.setattr(check_lib, "check", lambda *_, **__: "found")
-  wanted = check_lib.sizes("cpu:2,cpu:99,cpu:8", CPU)
-  two, unknown, eight = check_lib.sweep(config(), CPU, wanted)
+  monkeypatch.setattr(
+    check_lib,
+    "check",
+    lambda config, target, only: target.devices() and "found",
+  )
+  wanted = check_lib.sizes("cpu:2,cpu:99,cpu:8", config(), CPU)
+  two, unknown, eight = check_lib.sweep(config(), wanted)
   assert (two.result, unknown.result, eight.result) == ("found", None, "found")
-  assert unknown.batch_size is None
   assert "cpu:99" in unknown.error
-  assert "this process has 8 CPU devices" in text_report.sweep_text([unknown])
+  assert "this process has 8 CPU devices" in said_of_sweep([unknown])

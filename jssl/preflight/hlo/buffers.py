@@ -26,22 +26,30 @@ _NO_TRAFFIC = frozenset(
 # asynchronous collective.
 _ALLOCATES = '"AllocateBuffer"'
 _ENDS = ('"AsyncCollectiveStart"', '"AsyncCollectiveDone"')
+# Results that are views of the first operand's buffers.
+_VIEWS = frozenset(
+  ("bitcast", "while", "optimization-barrier", "add-dependency")
+)
+_RESULTS_FIRST = ("copy-start", "recv")
 _SLICES = frozenset(("dynamic-slice", "gather", "slice"))
 _ALIASES = re.compile(r"output_to_operand_aliasing=\{((?:[^{}]|\{[^{}]*\})*)\}")
 _ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}")
+
+
+_Alias = tuple[int, int]
 
 
 class Access(NamedTuple):
   """HBM accesses of one execution of an instruction.
 
   Attributes:
-    aliases: index of the operand whose memory an array of the result reuses, or
-      None for a new buffer; one entry per array.
+    aliases: buffer that an array of the result reuses, as the index of an
+      operand and of an array of that operand; None for a new buffer.
     read: bytes read of each operand.
     written: bytes written of each array of the result.
   """
 
-  aliases: tuple[int | None, ...]
+  aliases: tuple[_Alias | None, ...]
   read: tuple[int, ...]
   written: tuple[int, ...]
 
@@ -63,13 +71,36 @@ def _operand_arrays(
   return [known[o].arrays if o in known else () for o in instruction.operands]
 
 
-def _annotated_aliases(instruction: Instruction) -> dict[int, int]:
-  """Returns the operand by result index, from the instruction's attributes."""
-  found = _ALIASES.search(instruction.rest)
-  return {
-    int(result or 0): int(operand)
-    for result, operand in _ALIAS.findall(found.group(1) if found else "")
-  }
+def _aliases(module: Module, instruction: Instruction) -> dict[int, _Alias]:
+  """Returns aliases by index in the result, except those inside of fusions."""
+  opcode, count = instruction.opcode, len(instruction.arrays)
+  operands = _operand_arrays(module, instruction)
+  if opcode == "dynamic-update-slice":
+    return {0: (0, 0)}
+  if opcode == "tuple":
+    arrays = [
+      (at, i) for at, own in enumerate(operands) for i in range(len(own))
+    ]
+    return dict(enumerate(arrays))
+  if opcode == "get-tuple-element":
+    return {0: (0, instruction.tuple_index)}
+  if opcode in _VIEWS:
+    return {index: (0, index) for index in range(count)}
+  if opcode == "copy-start":
+    # (destination, source, context)
+    return {1: (0, 0), 2: (0, 0)}
+  if opcode.endswith("-start") and count > 1:
+    # (operands, results, contexts)
+    return {at: (at, 0) for at in range(len(operands))}
+  if opcode.endswith("-done") and operands:
+    # The results of the start follow its operands.
+    start = module.by_name[instruction.operands[0]]
+    skipped = len(operands[0]) > count and start.opcode not in _RESULTS_FIRST
+    offset = len(start.operands) if skipped else 0
+    return {index: (0, offset + index) for index in range(count)}
+  annotated = _ALIASES.search(instruction.rest)
+  found = _ALIAS.findall(annotated.group(1)) if annotated else ()
+  return {int(result or 0): (int(operand), 0) for result, operand in found}
 
 
 class _FusedComputation:
@@ -107,13 +138,9 @@ class _FusedComputation:
       return None
     if value.opcode == "parameter":
       return int(value.rest.split(",")[0]), 0
-    if value.opcode == "bitcast":
-      return self.update(value.operands[0])
-    if value.opcode == "get-tuple-element":
-      return self.update(value.operands[0], value.tuple_index)
     access = self._accesses[value.name]
-    operand = access.aliases[index] if index < len(access.aliases) else None
-    before = None if operand is None else self.update(value.operands[operand])
+    alias = access.aliases[index] if index < len(access.aliases) else None
+    before = alias and self.update(value.operands[alias[0]], alias[1])
     return before and (before[0], before[1] + access.written[index])
 
   def read(self, name: str) -> int:
@@ -124,8 +151,7 @@ class _FusedComputation:
         continue
       access = self._accesses[user.name]
       total += access.read[index]
-      is_view = user.opcode in ("bitcast", "get-tuple-element")
-      if is_view or index in access.aliases:
+      if any(alias and alias[0] == index for alias in access.aliases):
         total += self.read(user.name)
     return total
 
@@ -137,9 +163,9 @@ def _fusion_access(
   async_parts: frozenset[str],
 ) -> Access:
   body = _FusedComputation(module, fusion.called[0], accesses)
-  annotated = _annotated_aliases(fusion)
+  annotated = _aliases(module, fusion)
   operands = _operand_arrays(module, fusion)
-  aliases: list[int | None] = []
+  aliases: list[_Alias | None] = []
   written: list[int] = []
   for at, (array, (name, index)) in enumerate(
     zip(fusion.arrays, body.results(len(fusion.arrays)), strict=True)
@@ -150,9 +176,8 @@ def _fusion_access(
       update = None
     # The transfer of an asynchronous collective is counted at its start.
     is_async = at in annotated and name in async_parts
-    operand = update[0] if update else annotated.get(at)
     size = update[1] if update else 0 if is_async else array.bytes
-    aliases.append(operand)
+    aliases.append((update[0], 0) if update else annotated.get(at))
     written.append(min(size, array.bytes) if array.space == 0 else 0)
   read = [
     min(hbm_size(arrays), body.read(body.parameters.get(at, "")))
@@ -165,8 +190,8 @@ def _access(
   module: Module, instruction: Instruction, async_parts: frozenset[str]
 ) -> Access:
   opcode, arrays = instruction.opcode, instruction.arrays
-  annotated = _annotated_aliases(instruction)
-  aliases = tuple(annotated.get(at) for at in range(len(arrays)))
+  known = _aliases(module, instruction)
+  aliases = tuple(known.get(at) for at in range(len(arrays)))
   operands = _operand_arrays(module, instruction)
   if (
     opcode in _NO_TRAFFIC
@@ -179,7 +204,7 @@ def _access(
   written = [hbm_size((array,)) for array in arrays]
   if opcode == "dynamic-update-slice":
     update = sum(array.bytes for array in operands[1])
-    aliases, read[0], written[0] = (0,), 0, min(update, written[0])
+    read[0], written[0] = 0, min(update, written[0])
   elif opcode in _SLICES:
     read[0] = min(read[0], sum(array.bytes for array in arrays))
   return Access(aliases, tuple(read), tuple(written))

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,20 +37,30 @@ _ALONG = re.compile(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?")
 
 
 class Collective(NamedTuple):
-  """A collective instruction; sizes are per device and execution.
+  """Collectives of one kind over the same mesh axes, per device and run.
 
   Attributes:
     kind: for example "all-reduce", or `BETWEEN_SLICES`.
-    axes: mesh axes that it communicates over; () between slices.
-    times: executions in one run of the program.
-    sent_bytes: bytes sent by a ring algorithm.
+    axes: mesh axes that they communicate over; () between slices.
+    times: number of executions.
+    received_bytes: size of the results.
+    sent_bytes: bytes sent by ring algorithms.
+    network_bytes: lower bound on the part of `sent_bytes` that goes to other
+      nodes of GPUs, when all GPUs of a node share that traffic.
   """
 
   kind: str
   axes: tuple[str, ...]
   times: int
-  result_bytes: int
+  received_bytes: int
   sent_bytes: int
+  network_bytes: int = 0
+  instructions: int = 1
+
+  @property
+  def crosses_slices(self) -> bool:
+    """True for transfers between TPU slices."""
+    return self.kind == BETWEEN_SLICES
 
 
 def _integers(text: str) -> list[int]:
@@ -173,18 +183,37 @@ def _scattered_bytes(module: Module) -> dict[str, int]:
   return sizes
 
 
+def network_share(
+  kind: str, groups: Sequence[Sequence[int]], devices_per_node: int
+) -> float:
+  """Returns the least share of a device's sent bytes that leaves its node.
+
+  Assumes that each of the devices of a group in a node exchanges a distinct
+  part with the other nodes: of the `members - 1` parts that a ring sends,
+  `nodes - 1` leave the node.
+  """
+  members = len(groups[0])
+  nodes = max(len({i // devices_per_node for i in own}) for own in groups)
+  share = (nodes - 1) / (members - 1)
+  is_all_to_all = kind in ("all-to-all", "ragged-all-to-all")
+  return share * members / nodes if is_all_to_all else share
+
+
 def _collective(
   instruction: Instruction,
   mesh: Mapping[str, int],
+  nodes: int,
   scattered: Mapping[str, int],
 ) -> Collective | None:
+  """Returns one execution of a collective, None for other instructions."""
   kind = instruction.opcode.removesuffix("-start")
   if kind == "send" and "xla_megascale_runtime" in instruction.rest:
     size = instruction.arrays[0].bytes
     return Collective(BETWEEN_SLICES, (), 1, size, size)
   if kind not in _KINDS:
     return None
-  groups = replica_groups(instruction, math.prod(mesh.values()))
+  devices = math.prod(mesh.values())
+  groups = replica_groups(instruction, devices)
   members = len(groups[0])
   if members < 2:
     return None
@@ -192,16 +221,20 @@ def _collective(
   if instruction.name in scattered:
     kind, result = "reduce-scatter", scattered[instruction.name]
   sent = _ring_bytes(kind, result, members)
-  return Collective(kind, mesh_axes(groups, mesh), 1, result, sent)
+  network = round(sent * network_share(kind, groups, devices // nodes))
+  return Collective(kind, mesh_axes(groups, mesh), 1, result, sent, network)
 
 
-def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
-  """Returns the executed collectives; see `hlo.trip_counts` for counts.
+def collectives(
+  module: Module, mesh: Mapping[str, int], nodes: int = 1
+) -> list[Collective]:
+  """Returns the collective instructions of a run of the program, in order.
 
   Args:
     module: compiled program.
     mesh: axis sizes by name, as `Mesh.shape`; with several TPU slices, the mesh
       of one slice, because replica groups are per slice.
+    nodes: number of nodes of GPUs.
   """
   continuations = trip_counts.async_continuations(module)
   scattered = _scattered_bytes(module)
@@ -209,7 +242,7 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
     name: collective
     for name, instruction in module.by_name.items()
     if name not in continuations
-    and (collective := _collective(instruction, mesh, scattered))
+    and (collective := _collective(instruction, mesh, nodes, scattered))
   }
 
   def sent(instruction: Instruction) -> int:
@@ -217,7 +250,18 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
     return collective.sent_bytes if collective else 0
 
   return [
-    found[instruction.name]._replace(times=times)
+    Collective(own.kind, own.axes, *(times * n for n in own[2:-1]))
     for instruction, times in trip_counts.executed(module, sent)
-    if instruction.name in found
+    if (own := found.get(instruction.name))
   ]
+
+
+def by_kind_and_axes(found: Iterable[Collective]) -> tuple[Collective, ...]:
+  """Adds up collectives of the same kind over the same axes."""
+  groups: dict[tuple[str, tuple[str, ...]], list[Collective]] = {}
+  for one in found:
+    groups.setdefault(one[:2], []).append(one)
+  return tuple(
+    Collective(*key, *np.sum([own[2:] for own in groups[key]], 0).tolist())
+    for key in sorted(groups)
+  )

@@ -7,20 +7,12 @@ branches of a conditional the largest counts. In-place updates reuse buffers
 operand, is unknown, so sums can exceed the compiler's peak.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jssl.preflight.hlo import buffers, trip_counts
 from jssl.preflight.hlo.text import Array, Instruction, Location, Module
 
-# Results that are views of the operands' buffers.
-_VIEWS = frozenset(
-  (
-    *("bitcast", "get-tuple-element", "tuple", "while"),
-    *("optimization-barrier", "add-dependency"),
-  )
-)
 _NO_BUFFERS = frozenset(("parameter", "constant", "partition-id", "replica-id"))
 
 
@@ -47,11 +39,6 @@ class _Peak(NamedTuple):
 
 # A buffer by the instruction that creates it and the index in its result.
 _Key = tuple[str, int]
-_Keys = frozenset[_Key]
-
-
-def _union(keys: Iterable[_Keys]) -> _Keys:
-  return frozenset().union(*keys)
 
 
 class _Liveness:
@@ -88,25 +75,44 @@ class _Liveness:
     self, instructions: Sequence[Instruction], name: str
   ) -> tuple[dict[_Key, int], dict[_Key, Instruction]]:
     """Returns index of the last use and first located write by buffer."""
-    keys: dict[str, tuple[_Keys, ...]] = {}
+    keys: dict[str, tuple[_Key | None, ...]] = {}
     last_use: dict[_Key, int] = {}
     first_write: dict[_Key, Instruction] = {}
     for at, instruction in enumerate(instructions):
-      aliases = self._accesses[instruction.name].aliases
-      keys[instruction.name] = _result_keys(instruction, keys, aliases)
+      keys[instruction.name] = self._keys(instruction, keys)
       for used in (*instruction.operands, instruction.name):
-        last_use |= dict.fromkeys(_union(keys.get(used, ())), at)
+        last_use |= dict.fromkeys(filter(None, keys.get(used, ())), at)
       if self._module.stack(instruction):
-        for key in _union(keys[instruction.name]):
+        for key in filter(None, keys[instruction.name]):
           first_write.setdefault(key, instruction)
     results = keys.get(self._module.roots.get(name, ""), ())
-    last_use |= dict.fromkeys(_union(results), len(instructions))
+    last_use |= dict.fromkeys(filter(None, results), len(instructions))
     if name == self._module.entry:
       # Donated results use the memory of arguments.
-      for index in self._module.donated & frozenset(range(len(results))):
-        for key in results[index]:
-          last_use.pop(key, None)
+      donated = [
+        key
+        for index, key in enumerate(results)
+        if index in self._module.donated
+      ]
+      for key in filter(None, donated):
+        last_use.pop(key, None)
     return last_use, first_write
+
+  def _keys(
+    self, instruction: Instruction, keys: Mapping[str, tuple[_Key | None, ...]]
+  ) -> tuple[_Key | None, ...]:
+    """Returns the buffer of each array of a result, from preceding `keys`."""
+    if instruction.opcode in _NO_BUFFERS:
+      return (None,) * len(instruction.arrays)
+    found: list[_Key | None] = []
+    aliases = self._accesses[instruction.name].aliases
+    for index, alias in enumerate(aliases):
+      own = keys.get(instruction.operands[alias[0]], ()) if alias else ()
+      if alias is None:
+        found.append((instruction.name, index))
+      else:
+        found.append(own[alias[1]] if alias[1] < len(own) else None)
+    return tuple(found)
 
   def _scan(self, name: str) -> _Peak:
     instructions = self._module.computations.get(name, ())
@@ -134,49 +140,6 @@ class _Liveness:
         if key in live:
           size -= live.pop(key).array.bytes
     return peak if instructions else _Peak(0, ())
-
-
-def _result_keys(
-  instruction: Instruction,
-  keys: Mapping[str, tuple[_Keys, ...]],
-  aliases: Sequence[int | None],
-) -> tuple[_Keys, ...]:
-  """Returns the buffers that hold each array of a result.
-
-  `keys` are those of the preceding instructions, `aliases` are
-  `Access.aliases`.
-  """
-  opcode, count = instruction.opcode, len(instruction.arrays)
-  if opcode in _NO_BUFFERS:
-    return (frozenset(),) * count
-  operands = [keys.get(name, ()) for name in instruction.operands]
-  first = operands[0] if operands else ()
-  new = tuple(frozenset({(instruction.name, index)}) for index in range(count))
-  if opcode == "tuple":
-    first = tuple(itertools.chain.from_iterable(operands))
-  elif opcode == "get-tuple-element" and count == 1:
-    index = instruction.tuple_index
-    return (first[index],) if index < len(first) else new
-  elif opcode == "copy-start":
-    # (destination, source, context)
-    return (new[0], first[0] if first else frozenset(), frozenset())
-  elif opcode.endswith("-start") and count > 1:
-    # (operands, results, contexts)
-    own = len(operands)
-    flat = [*itertools.chain.from_iterable(operands)][:own]
-    return (*flat, *[frozenset()] * (own - len(flat)), *new[own:])
-  elif opcode.endswith("-done") and operands:
-    # The results are the buffers that the start created.
-    created = (
-      key for key in _union(first) if key[0] == instruction.operands[0]
-    )
-    return (frozenset(created),) * count
-  if opcode in _VIEWS and operands:
-    return first if len(first) == count else (_union(first),) * count
-  return tuple(
-    own if alias is None else _union(operands[alias])
-    for own, alias in zip(new, aliases, strict=True)
-  )
 
 
 def live_at_peak(module: Module, root: str = "") -> list[Buffer]:

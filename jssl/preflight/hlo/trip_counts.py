@@ -5,7 +5,7 @@ branches of a conditional the cheapest counts. A step that logs costs more.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jssl.preflight.hlo.text import Instruction, Module
 
@@ -17,88 +17,64 @@ _SCALAR_CALLS = frozenset(
     *("map", "all-reduce", "all-reduce-start", "reduce-scatter"),
   )
 )
-_COPIES = frozenset(("copy", "copy-start", "copy-done", "bitcast"))
+_SUMS = frozenset(("add", "copy", "copy-start", "copy-done", "bitcast"))
+# Longer loops count as loops of unknown length.
+_MAX_TRIPS = 2**16
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _INTEGER = re.compile(r"(-?\d+)(?:,|$)")
 
 
-class _Loop:
-  """Integers in the state of a `while` loop."""
+def _operands(module: Module, name: str) -> tuple[str, ...]:
+  """Returns the elements of a tuple, () for other instructions."""
+  found = module.by_name.get(name)
+  return found.operands if found and found.opcode == "tuple" else ()
 
-  def __init__(self, module: Module, loop: Instruction):
-    self._known = module.by_name
-    initial = self._operands(loop.operands[0])
-    root = module.roots.get(loop.attribute("body"), "")
-    # Initial value and value after a trip, by index in the state.
-    self._state = [*zip(initial, self._operands(root), strict=False)]
 
-  def _operands(self, name: str) -> tuple[str, ...]:
-    found = self._known.get(name)
-    return found.operands if found and found.opcode == "tuple" else ()
+def _integer(
+  module: Module, name: str, state: Sequence[int | None]
+) -> int | None:
+  """Evaluates an integer scalar, None for other values.
 
-  def _uncopied(self, name: str) -> Instruction | None:
-    found = self._known.get(name)
-    while found is not None and found.opcode in _COPIES and found.operands:
-      found = self._known.get(found.operands[0])
-    return found
-
-  def state_index(self, name: str) -> int | None:
-    """Returns the index of a value in the state at the start of a trip."""
-    found = self._uncopied(name)
-    if found is None or found.opcode != "get-tuple-element":
-      return None
-    source = self._known.get(found.operands[0])
-    is_state = source is not None and source.opcode == "parameter"
-    return found.tuple_index if is_state else None
-
-  def constant(self, name: str) -> int | None:
-    """Returns the value of a loop-invariant integer."""
-    found = self._uncopied(name)
-    index = self.state_index(name)
-    if index is not None and index < len(self._state):
-      initial, after = self._state[index]
-      if self.state_index(after) != index:
-        return None
-      found = self._uncopied(initial)
-    if found is None or found.opcode != "constant":
-      return None
+  `state` holds the integers of the enclosing computation's parameter.
+  """
+  found = module.by_name.get(name)
+  if found is None or not found.arrays or found.arrays[0].shape:
+    return None
+  if found.opcode == "constant":
     integer = _INTEGER.match(found.rest)
     return int(integer.group(1)) if integer else None
-
-  def start_and_step(self, index: int) -> tuple[int | None, int | None]:
-    """Returns initial value and increment of a counter in the state."""
-    if index >= len(self._state):
-      return None, None
-    initial, after = self._state[index]
-    change = self._uncopied(after)
-    if change is None or change.opcode != "add":
-      return None, None
-    is_counter = [self.state_index(o) == index for o in change.operands]
-    if sorted(is_counter) != [False, True]:
-      return None, None
-    step = change.operands[is_counter.index(False)]
-    return self.constant(initial), self.constant(step)
+  if found.opcode == "get-tuple-element":
+    source, index = module.by_name.get(found.operands[0]), found.tuple_index
+    is_state = source is not None and source.opcode == "parameter"
+    return state[index] if is_state and index < len(state) else None
+  if found.opcode in _SUMS:
+    terms = [_integer(module, operand, state) for operand in found.operands]
+    known = [term for term in terms if term is not None]
+    return sum(known) if len(known) == len(terms) else None
+  return None
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
   """Returns the trip count of a `while` loop; None if it is unknown."""
   if annotated := _TRIPS.search(loop.rest):
     return int(annotated.group(1))
-  # XLA:TPU does not annotate trip counts. Recognises a counter that is
-  # incremented by a constant up to a constant.
+  # XLA:TPU does not annotate trip counts. Follows the integers of the loop's
+  # state until a counter is no longer less than its limit.
   condition = module.roots.get(loop.attribute("condition"), "")
   compare = module.by_name.get(condition)
-  if compare is None or compare.opcode != "compare":
+  if compare is None or "direction=LT" not in compare.rest:
     return None
-  integers = _Loop(module, loop)
-  counter = integers.state_index(compare.operands[0])
-  if "direction=LT" not in compare.rest or counter is None:
-    return None
-  limit = integers.constant(compare.operands[1])
-  start, step = integers.start_and_step(counter)
-  if limit is None or start is None or step is None or step < 1:
-    return None
-  return max(-(-(limit - start) // step), 0)
+  after = _operands(module, module.roots.get(loop.attribute("body"), ""))
+  initial = _operands(module, loop.operands[0])
+  state = [_integer(module, name, ()) for name in initial]
+  for trips in range(_MAX_TRIPS):
+    counter, limit = (_integer(module, o, state) for o in compare.operands)
+    if counter is None or limit is None:
+      return None
+    if counter >= limit:
+      return trips
+    state = [_integer(module, name, state) for name in after]
+  return None
 
 
 def unknown_loops(module: Module) -> list[Instruction]:

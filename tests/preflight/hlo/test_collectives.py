@@ -9,8 +9,10 @@ from jax.sharding import PartitionSpec as P
 from jssl.preflight.hlo import buffers, memory, text
 from jssl.preflight.hlo.collectives import (
   Collective,
+  by_kind_and_axes,
   collectives,
   mesh_axes,
+  network_share,
   replica_groups,
 )
 
@@ -57,7 +59,7 @@ def test_all_gather_and_reduce_scatter():
     out_spec=P(("data", "fsdp")),
   )
   assert (scattered.kind, scattered.axes) == ("reduce-scatter", ("data",))
-  assert scattered.sent_bytes == 3 * scattered.result_bytes == 3 * 16
+  assert scattered.sent_bytes == 3 * scattered.received_bytes == 3 * 16
 
 
 def test_loops_count_by_trip():
@@ -69,7 +71,7 @@ def test_loops_count_by_trip():
     )
 
   (found,) = sent(local)
-  assert found == Collective("collective-permute", ("data",), 3, 64, 64)
+  assert found == Collective("collective-permute", ("data",), 3, 3 * 64, 3 * 64)
 
 
 def test_a_loop_of_unknown_length_counts_once():
@@ -130,6 +132,35 @@ def test_pairs_send_to_each_other():
   assert mesh_axes(replica_groups(instruction, 8), MESH) == ("fsdp",)
 
 
+@pytest.mark.parametrize(
+  ("kind", "groups", "share"),
+  [
+    # 16 GPUs, 8 a node: each GPU exchanges its eighth of half of it, where a
+    # ring sends 15 sixteenths.
+    ("all-gather", [range(16)], 1 / 15),
+    ("all-reduce", [range(16)], 1 / 15),
+    # 8 of 16 parts go to GPUs of the other node.
+    ("all-to-all", [range(16)], 8 / 15),
+    # Each with one of the other node.
+    ("collective-permute", [[i, i + 8] for i in range(8)], 1),
+    ("all-reduce", [[i, i + 8] for i in range(8)], 1),
+    ("all-gather", [range(8), range(8, 16)], 0),
+  ],
+)
+def test_what_goes_to_other_nodes(kind, groups, share):
+  assert network_share(kind, groups, 8) == pytest.approx(share)
+  assert network_share(kind, groups, 16) == 0
+
+
+def test_collectives_of_a_kind_and_axes_are_added_up():
+  one, other = (Collective("all-reduce", ("data",), n, 4, 8, 2) for n in (1, 3))
+  apart = Collective("all-reduce", ("fsdp",), 1, 1, 1)
+  assert by_kind_and_axes([apart, one, other]) == (
+    Collective("all-reduce", ("data",), 4, 8, 16, 4, instructions=2),
+    apart,
+  )
+
+
 @pytest.mark.parametrize("form", ["maximal_mesh[device_id=3]", "[8]*[2]"])
 def test_an_unknown_form_of_groups_is_told(form):
   instruction = text.Instruction(
@@ -167,7 +198,7 @@ frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
 
 def test_between_slices_and_a_sum_of_which_a_part_is_kept():
   found = collectives(text.parse(SLICES), {"data": 2, "fsdp": 2})
-  assert found == [
+  assert [one[:5] for one in found] == [
     ("reduce-scatter", ("fsdp",), 1, 128, 128),
     ("reduce-scatter", ("data",), 1, 64, 64),
     ("send", (), 1, 64, 64),

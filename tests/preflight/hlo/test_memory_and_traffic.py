@@ -172,7 +172,7 @@ def test_what_a_fusion_reads_and_writes():
   # The update is read by all four and written by three and as its negation;
   # nothing of what is passed on.
   new = buffers.accesses(text.parse(FUSED))["new"]
-  assert new.aliases == (0, 1, 2, None)
+  assert new.aliases == ((0, 0), (1, 0), (2, 0), None)
   assert new.written == (PIECE, 2 * PIECE, 0, PIECE)
   assert new.read == (0, 0, 0, PIECE, INDEX)
   assert moved["piece.1"] == PIECE + PIECE + INDEX

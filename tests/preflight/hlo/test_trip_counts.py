@@ -52,6 +52,12 @@ def test_a_loop_counts_from_its_start_by_its_step():
   # 0, 2, 4, 6.
   assert trips(LOOP.replace("constant(1)", "constant(2)")) == 4
   assert trips(LOOP.replace("constant(7)", "constant(-1)")) == 0
+  # The limit is less than the counter from the start.
+  swapped = LOOP.replace("compare(%i.1, %limit)", "compare(%limit, %i.1)")
+  assert trips(swapped) == 0
+  # A step that grows: 0, 1, 2, 4, 8.
+  grows = LOOP.replace("tuple(%add, %y, %step)", "tuple(%add, %y, %add)")
+  assert trips(grows) == 4
 
 
 def test_a_loop_that_says_how_long_it_is():
@@ -65,11 +71,9 @@ def test_a_loop_that_says_how_long_it_is():
     ("direction=LT", "direction=NE"),
     # A threshold that the counter has nothing to do with.
     ("get-tuple-element(%p.1), index=0", "get-tuple-element(%p.1), index=1"),
-    ("compare(%i.1, %limit)", "compare(%limit, %i.1)"),
     ("add(%copied, %step)", "multiply(%copied, %step)"),
     ("add(%copied, %step)", "add(%copied, %copied)"),
     ("tuple(%add, %y, %step)", "tuple(%i.2, %y, %step)"),
-    ("tuple(%add, %y, %step)", "tuple(%add, %y, %add)"),
     ("constant(1)", "constant(-1)"),
     ("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[] convert(%x)"),
     ("condition=%condition", "condition=%none"),
