@@ -195,7 +195,7 @@ def _access(
   operands = _operand_arrays(module, instruction)
   if (
     opcode in _NO_TRAFFIC
-    or opcode.endswith(("-start", "-update", "-done"))
+    or opcode.endswith(("-update", "-done"))
     or instruction.name in async_parts
     or _ALLOCATES in instruction.rest
   ):
@@ -205,6 +205,12 @@ def _access(
   if opcode == "dynamic-update-slice":
     update = sum(array.bytes for array in operands[1])
     read[0], written[0] = 0, min(update, written[0])
+  elif opcode.endswith("-start"):
+    # A start can slice its operand.
+    results = [array for at, array in enumerate(arrays) if at not in known]
+    largest = max(array.bytes for array in results)
+    read = [min(size, largest) for size in read]
+    written = [0 if at in known else n for at, n in enumerate(written)]
   elif opcode in _SLICES:
     read[0] = min(read[0], sum(array.bytes for array in arrays))
   return Access(aliases, tuple(read), tuple(written))
@@ -213,7 +219,7 @@ def _access(
 def accesses(module: Module) -> dict[str, Access]:
   """Returns the accesses of each instruction by name.
 
-  The parts of asynchronous pairs have none; see `hbm_bytes_by_instruction`.
+  The start of an asynchronous pair accounts for both.
   """
   found: dict[str, Access] = {}
   async_parts = trip_counts.async_continuations(module) | frozenset(
@@ -231,40 +237,23 @@ def accesses(module: Module) -> dict[str, Access]:
   return found
 
 
-def _start_bytes(instruction: Instruction) -> int:
-  """Returns the traffic of the start of an asynchronous pair."""
-  arrays, count = instruction.arrays, len(instruction.operands)
-  if instruction.opcode == "copy-start":
-    # (destination, source, context)
-    return hbm_size(arrays[:2])
-  if len(arrays) < 2 * count or count == 0:
-    return 2 * hbm_size(arrays)
-  # (operands, results, contexts). At most the size of the result is read.
-  total = 0
-  for operand, result in zip(
-    arrays[:count], arrays[count : 2 * count], strict=True
-  ):
-    total += min(operand.bytes, result.bytes) if operand.space == 0 else 0
-    total += result.bytes if result.space == 0 else 0
-  return total
-
-
 def hbm_bytes_by_instruction(module: Module) -> dict[str, int]:
   """Returns bytes read and written by one execution of each instruction.
 
-  The start of an asynchronous pair accounts for both. Instructions inside
-  fusions are left out.
+  Instructions inside fusions are left out.
   """
   by_name = accesses(module)
-  computations = [module.entry]
-  found = {}
-  for name in computations:
-    for i in module.computations.get(name, ()):
-      if i.opcode in trip_counts.CONTROL_FLOW:
-        computations += [own for own in i.called if own not in computations]
-      is_start = i.opcode.endswith("-start")
-      found[i.name] = _start_bytes(i) if is_start else by_name[i.name].total
-  return found
+  bodies = [
+    called
+    for i in module.by_name.values()
+    if i.opcode in trip_counts.CONTROL_FLOW
+    for called in i.called
+  ]
+  return {
+    i.name: by_name[i.name].total
+    for body in (module.entry, *bodies)
+    for i in module.computations[body]
+  }
 
 
 def hbm_bytes(module: Module) -> int:

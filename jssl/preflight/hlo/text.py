@@ -16,9 +16,11 @@ _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d\w*)?)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\((\d+)\)")
 _NAME = re.compile(r"%([\w.\-]+)")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+# Root, name, type, opcode, operands and attributes.
+_INSTRUCTION = re.compile(
+  r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)(.*)$"
+)
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_OPCODE = re.compile(r"^ ?([a-z][\w\-]*)\(")
 _CALLED = re.compile(
   r"\b(?:body|condition|to_apply|calls|true_computation|false_computation"
   r"|called_computations|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)"
@@ -52,8 +54,8 @@ class Instruction(NamedTuple):
     name: unique name in the program.
     arrays: arrays of the result; nested tuples are flattened.
     operands: names of the operand instructions.
-    rest: text of the attributes; for constants and parameters, preceded by the
-      value or number.
+    rest: text of the operands, or the value or number of constants and
+      parameters, and of the attributes.
   """
 
   name: str
@@ -161,32 +163,6 @@ def arrays(text: str) -> tuple[Array, ...]:
   return tuple(_array(*found) for found in _SHAPE.findall(text))
 
 
-def _close(text: str) -> int:
-  """Returns the index that closes the parenthesis at the start of `text`."""
-  depth = 0
-  for i, character in enumerate(text):
-    depth += (character == "(") - (character == ")")
-    if depth == 0:
-      return i
-  return len(text) - 1
-
-
-def _instruction(name: str, text: str) -> Instruction | None:
-  text = _COMMENT.sub("", text)
-  end = _close(text) + 1 if text.startswith("(") else text.find(" ")
-  kind, after = text[:end], text[end:]
-  found = _OPCODE.match(after)
-  if not found:
-    return None
-  opcode, after = found.group(1), after[found.end() - 1 :]
-  close = _close(after)
-  inside, rest = after[1:close], after[close + 1 :]
-  if opcode in ("constant", "parameter"):
-    return Instruction(name, opcode, arrays(kind), (), inside + rest)
-  operands = tuple(_NAME.findall(inside))
-  return Instruction(name, opcode, arrays(kind), operands, rest)
-
-
 def _frames(lines: list[str]) -> dict[int, tuple[Location, ...]]:
   """Parses the tables of files, locations and frames in the header."""
   files: dict[int, str] = {}
@@ -230,13 +206,14 @@ def parse(text: str) -> Module:
   roots: dict[str, str] = {}
   entry = name = ""
   for line in lines:
-    if found := _INSTRUCTION.match(line):
-      root, own, definition = found.groups()
-      instruction = _instruction(own, definition)
-      if instruction is not None and name:
-        computations[name].append(instruction)
-        if root:
-          roots[name] = own
+    if found := _INSTRUCTION.match(_COMMENT.sub("", line)):
+      root, own, kind, opcode, operands, rest = found.groups()
+      names = tuple(_NAME.findall(operands))
+      computations[name].append(
+        Instruction(own, opcode, arrays(kind), names, operands + rest)
+      )
+      if root:
+        roots[name] = own
     elif header := _HEADER.match(line):
       is_entry, name = header.groups()
       computations[name] = []
