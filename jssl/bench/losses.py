@@ -157,20 +157,23 @@ def _compiled(operation: Operation, mesh: Mesh, name: str) -> harness.Row:
     spec = P() if i in operation.replicated else P("data")
     sharding = NamedSharding(mesh, spec)
     arrays.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding))
+  traced = jax.jit(_value_and_grad(operation, name)).trace(*arrays)
   try:
-    needs = cost.compile_cost(_value_and_grad(operation, name), *arrays)
+    compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     return {**row, "working MiB": "does not fit"}
-  accessed = needs.accessed_bytes
+  accessed = cost.accessed_bytes(compiled)
+  flops = cost.product_flops(traced.jaxpr.jaxpr, mesh.size)
+  received = cost.collectives(compiled.as_text(), mesh.size)
   return {
     **row,
-    "working MiB": needs.working_bytes / 2**20,
-    "products TFLOP": needs.product_flops / 1e12,
+    "working MiB": cost.working_bytes(compiled) / 2**20,
+    "products TFLOP": flops / 1e12,
     "accessed GB, loops once": None if accessed is None else accessed / 1e9,
-    "collectives MiB": sum(needs.collectives.values()) / 2**20,
-    "kinds": ", ".join(sorted(needs.collectives)),
+    "collectives MiB": sum(received.values()) / 2**20,
+    "kinds": ", ".join(sorted(received)),
   }
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jssl.config.parse import replace
 from jssl.config.schema import Config
 from jssl.preflight import targets
-from jssl.preflight.programs import FEATURES, STEP, Sizes, programs
+from jssl.preflight.programs import FEATURES, STEP, Plan, programs
 from jssl.preflight.requirements import Requirements, measure
 from jssl.preflight.targets import Target
 
@@ -18,24 +18,10 @@ Changes = dict[str, Any]
 
 
 class Result(NamedTuple):
-  """Requirements of a config on a target.
-
-  Attributes:
-    mesh: axis sizes by name.
-    hosts: number of processes of the run.
-    prepared: True if the data set is prepared on this machine; otherwise the
-      config's image size is assumed.
-    image_bytes: size of an image on the device.
-    requirements: requirements of the train step and of the probe features.
-  """
+  """Requirements of the train step and of the probe features on a target."""
 
   target: Target
-  mesh: dict[str, int]
-  hosts: int
-  prepared: bool
-  image_bytes: int
-  sizes: Sizes
-  checkpoint_bytes: int
+  plan: Plan
   requirements: tuple[Requirements, ...]
 
   @property
@@ -56,38 +42,27 @@ def check(config: Config, target: Target, *, only: str = "") -> Result:
     ValueError, TypeError: if the config is invalid on these devices, or the
       target's compiler is not installed.
   """
-  found = programs(config, target.devices())
-  mesh = dict(found.run.mesh.shape)
-  selected = [one for one in found.compilable if only in ("", one.name)]
+  plan, compilable = programs(config, target.devices())
+  selected = [one for one in compilable if only in ("", one.name)]
   # Concurrently, because compilation is largely single-threaded.
   with ThreadPoolExecutor(len(selected)) as threads:
-    requirements = threads.map(lambda one: measure(one, target, mesh), selected)
-  return Result(
-    target,
-    mesh,
-    len({device.process_index for device in found.run.mesh.devices.flat}),
-    found.prepared,
-    math.prod(found.run.source.image_shape),
-    found.sizes,
-    found.checkpoint_bytes,
-    tuple(requirements),
-  )
+    found = threads.map(lambda one: measure(one, target, plan.mesh), selected)
+  return Result(target, plan, tuple(found))
 
 
 class Trial(NamedTuple):
-  """A changed config, compiled for a target.
+  """A changed config on a target.
 
   Attributes:
-    name: flags or target that make the changes.
-    batch_size: global batch size.
-    result: requirements; None if the changed config is invalid.
-    error: reason why there is no result.
+    name: "v5e:16x16", or the flags that make the changes.
+    result: requirements; None until compiled, and if the config is invalid.
+    error: reason why the config is invalid.
   """
 
   name: str
+  target: Target
   changes: Changes
-  batch_size: int
-  result: Result | None
+  result: Result | None = None
   error: str = ""
 
   @property
@@ -95,16 +70,18 @@ class Trial(NamedTuple):
     """True if the changed config fits."""
     return self.result is not None and self.result.fits
 
+  @property
+  def batch_size(self) -> int | None:
+    """Global batch size; None if the config is invalid."""
+    return self.result.step.images if self.result else None
 
-def _try(
-  name: str, config: Config, target: Target, changes: Changes, only: str
-) -> Trial:
-  batch_size = changes.get("data.batch_size", config.data.batch_size)
-  try:
-    result = check(replace(config, changes), target, only=only)
-  except (ValueError, TypeError, RuntimeError) as error:
-    return Trial(name, changes, batch_size, None, str(error))
-  return Trial(name, changes, batch_size, result)
+  def compile(self, config: Config, only: str) -> "Trial":
+    """Returns the trial with its result or error; see `check` for `only`."""
+    try:
+      changed = replace(config, self.changes)
+      return self._replace(result=check(changed, self.target, only=only))
+    except (ValueError, TypeError, RuntimeError) as error:
+      return self._replace(error=str(error))
 
 
 def _memory_ratio(result: Result) -> float:
@@ -112,9 +89,9 @@ def _memory_ratio(result: Result) -> float:
   memory = result.step.memory
   if memory.peak is None or memory.limit is None:
     return 2.0
-  held = sum(result.sizes)
+  held = sum(result.plan.sizes)
   # The peak includes arguments but not prefetched batches.
-  working = memory.peak - (held - result.sizes.prefetched)
+  working = memory.peak - (held - result.plan.sizes.prefetched)
   return max(working, 1) / max(memory.limit - held, memory.limit / 20)
 
 
@@ -126,13 +103,13 @@ def candidates(config: Config, result: Result) -> Iterator[Changes]:
   batch, which preserve loss and gradient except for BatchNorm statistics; and a
   smaller batch.
   """
-  devices = math.prod(result.mesh.values())
-  held, limit = sum(result.sizes), result.step.memory.limit or 0
+  devices = math.prod(result.plan.mesh.values())
+  held, limit = sum(result.plan.sizes), result.step.memory.limit or 0
   base: Changes = {}
   peak = result.step.memory.peak
-  if peak is not None and peak <= limit and result.sizes.batch:
-    yield {"data.prefetch_batches": (limit - peak) // result.sizes.batch}
-  if held > limit / 3 and result.mesh["fsdp"] == 1:
+  if peak is not None and peak <= limit and result.plan.sizes.batch:
+    yield {"data.prefetch_batches": (limit - peak) // result.plan.sizes.batch}
+  if held > limit / 3 and result.plan.mesh["fsdp"] == 1:
     least = 2 ** math.ceil(math.log2(max(4 * held / limit, 2)))
     fsdp = math.gcd(devices, least)
     base = {"mesh.data": devices // fsdp, "mesh.fsdp": fsdp}
@@ -166,7 +143,8 @@ def suggest(
   def search(candidates: Iterable[Changes], program: str) -> bool:
     for changes in itertools.islice(candidates, 6):
       flags = " ".join(f"--config.{k}={v}" for k, v in changes.items())
-      trials.append(_try(flags, config, target, changes, program))
+      trial = Trial(flags, target, changes)
+      trials.append(trial.compile(config, program))
       log(f"{flags}: {'fits' if trials[-1].fits else 'does not fit'}")
       if trials[-1].fits:
         return True
@@ -186,16 +164,8 @@ def suggest(
   return trials
 
 
-class Size(NamedTuple):
-  """A point of a sweep: "v5e:16x16" or "data.batch_size=4096"."""
-
-  name: str
-  target: Target
-  changes: Changes
-
-
-def sizes(sweep: str, config: Config, target: Target) -> list[Size]:
-  """Parses the points of a sweep.
+def sizes(sweep: str, config: Config, target: Target) -> list[Trial]:
+  """Parses the points of a sweep, to be compiled.
 
   Args:
     sweep: "KEY=V1,V2,..." with integers, for example data.batch_size=1024,2048;
@@ -207,34 +177,29 @@ def sizes(sweep: str, config: Config, target: Target) -> list[Size]:
   key, equals, values = sweep.partition("=")
   if not equals:
     images = config.data.batch_size
-    return [
-      Size(
-        other.name,
-        other,
-        {
-          "data.batch_size": images * other.num_devices // target.num_devices,
-          "mesh.data": -1,
-        },
-      )
-      for other in map(targets.target, sweep.split(","))
-    ]
+    trials = []
+    for other in map(targets.target, sweep.split(",")):
+      batch = images * other.num_devices // target.num_devices
+      changes = {"data.batch_size": batch, "mesh.data": -1}
+      trials.append(Trial(other.name, other, changes))
+    return trials
   try:
     numbers = [int(value) for value in values.split(",")]
   except ValueError as error:
     raise ValueError(
       f"--sweep={sweep}: expected KEY=V1,V2,... with integers, or targets"
     ) from error
-  return [Size(f"{key}={v}", target, {key: v}) for v in numbers]
+  return [Trial(f"{key}={v}", target, {key: v}) for v in numbers]
 
 
 def sweep(
   config: Config,
-  sizes: Iterable[Size],
+  trials: Iterable[Trial],
   log: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
-  """Compiles the train step of a config at each size."""
+  """Compiles the train step of a config for each trial."""
   points = []
-  for size in sizes:
-    log(f"Compiling {size.name}.")
-    points.append(_try(size.name, config, size.target, size.changes, STEP))
+  for trial in trials:
+    log(f"Compiling {trial.name}.")
+    points.append(trial.compile(config, STEP))
   return points

@@ -1,61 +1,29 @@
 """Memory, FLOPs and collectives of a compiled function."""
 
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from jssl.preflight.hlo import collectives as collectives_lib
 from jssl.preflight.hlo import text
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-  """Cost of a compiled function per device.
-
-  Attributes:
-    working_bytes: peak memory, excluding arguments and outputs.
-    product_flops: FLOPs of matrix products and convolutions.
-    accessed_bytes: the compiler's estimate of memory accesses, which counts
-      loop bodies once; None if the compiler gives none.
-    collectives: bytes received by kind of collective.
-  """
-
-  working_bytes: int
-  output_bytes: int
-  product_flops: int
-  accessed_bytes: int | None
-  collectives: dict[str, int]
-
-
-def compile_cost(function: Callable, *args: Any) -> Cost:
-  """Compiles a function that is not jitted yet and returns its cost.
-
-  `args` are arrays or `jax.ShapeDtypeStruct`s, whose shardings are used.
-  """
-  import jax
-
-  traced = jax.jit(function).trace(*args)
-  compiled = traced.lower().compile()
+def working_bytes(compiled: Any) -> int:
+  """Returns the peak memory per device, excluding arguments and outputs."""
   memory = compiled.memory_analysis()
   inputs, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
   peak = memory.peak_memory_in_bytes - inputs - outputs
-  shardings = [getattr(a, "sharding", None) for a in jax.tree.leaves(args)]
-  devices = max(len(s.device_set) if s else 1 for s in shardings)
-  return Cost(
-    # XLA:TPU leaves buffers in VMEM out of the temporaries; XLA:CPU leaves
-    # temporaries out of the peak.
-    max(peak, memory.temp_size_in_bytes),
-    outputs,
-    product_flops(traced.jaxpr.jaxpr, devices),
-    accessed_bytes(compiled),
-    collectives(compiled.as_text(), devices),
-  )
+  # XLA:TPU leaves buffers in VMEM out of the temporaries; XLA:CPU leaves
+  # temporaries out of the peak.
+  return max(peak, memory.temp_size_in_bytes)
 
 
 def accessed_bytes(compiled: Any) -> int | None:
-  """Returns the compiler's estimate of bytes accessed, None without one."""
+  """Returns the compiler's estimate of bytes accessed, None without one.
+
+  Includes on-chip memory, and counts loop bodies once.
+  """
   accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
   return None if accessed is None else int(accessed)
 

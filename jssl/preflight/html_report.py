@@ -26,7 +26,7 @@ def _scaling(points: Sequence[Trial]) -> Figure:
     ],
     "sent, MiB": [r.step.sent_bytes / 2**20 for _, r in compiled],
     "max images/s per device": [
-      r.step.bound.images_per_second / math.prod(r.mesh.values())
+      r.step.bound.images_per_second / math.prod(r.plan.mesh.values())
       if r.step.bound
       else np.nan
       for _, r in compiled

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int
-from numpy import ndarray
+import numpy as np
 
 from jssl import mesh
-from jssl.config.build import Run, build, open_split
+from jssl.config.build import build, open_split
 from jssl.config.schema import Config, Data
-from jssl.data.source import HostBatch, Source
+from jssl.data.source import InMemory
 from jssl.probe.encoders import center_features
 from jssl.train.init import Program, checkpoint_items
 from jssl.typing import PyTree
@@ -21,23 +20,17 @@ from jssl.typing import PyTree
 STEP, FEATURES = "train step", "probe features"
 
 
-class AbstractSource:
-  """Shapes of a data set that is not prepared: images of the config's size."""
-
-  def __init__(self, data: Data, channels: int):
-    self.name = data.name
-    self.image_shape = (data.image_size_px, data.image_size_px, channels)
-    # Classes and size of ImageNet; the compiled programs depend on neither.
-    self.num_classes = 1000
-    self.class_names = tuple(map(str, range(1000)))
-    self._images = max(1_281_167, data.batch_size)
-
-  def __len__(self) -> int:
-    return self._images
-
-  def fetch(self, rows: Int[ndarray, "n"]) -> HostBatch:
-    """Raises FileNotFoundError."""
-    raise FileNotFoundError(f"{self.name} is not prepared on this machine")
+def _stand_in(data: Data, channels: int) -> InMemory:
+  """Returns images of the config's size for a set that is not prepared."""
+  # Classes and size of ImageNet; the compiled programs depend on neither.
+  images, classes = max(1_281_167, data.batch_size), map(str, range(1000))
+  shape = (images, data.image_size_px, data.image_size_px, channels)
+  return InMemory(
+    data.name,
+    tuple(classes),
+    np.broadcast_to(np.uint8(0), shape),
+    np.zeros(images, np.int32),
+  )
 
 
 class Sizes(NamedTuple):
@@ -73,17 +66,22 @@ class Compilable(NamedTuple):
   prefetched: int
 
 
-class Programs(NamedTuple):
-  """Programs of a run.
+class Plan(NamedTuple):
+  """Devices and state of a run.
 
   Attributes:
-    prepared: True if the data set is prepared on this machine.
-    compilable: train step and probe features.
+    mesh: axis sizes by name.
+    hosts: number of processes.
+    prepared: True if the data set is prepared on this machine; otherwise the
+      config's image size is assumed.
+    image_bytes: size of an image on the device.
+    checkpoint_bytes: size of a checkpoint on disk.
   """
 
-  run: Run
+  mesh: dict[str, int]
+  hosts: int
   prepared: bool
-  compilable: tuple[Compilable, ...]
+  image_bytes: int
   sizes: Sizes
   checkpoint_bytes: int
 
@@ -97,17 +95,19 @@ def total_bytes(tree: PyTree, *, per_device: bool) -> int:
   return total
 
 
-def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
-  """Returns the programs of a run, without allocating arrays.
+def programs(
+  config: Config, devices: Sequence[jax.Device]
+) -> tuple[Plan, tuple[Compilable, Compilable]]:
+  """Returns a run's plan, train step and probe features, without allocating.
 
   Raises:
     ValueError, TypeError: if the config is invalid on these devices.
   """
-  source: Source
   try:
-    source = open_split(config.data, config.data.split)
+    source, prepared = open_split(config.data, config.data.split), True
   except FileNotFoundError:
-    source = AbstractSource(config.data, len(config.model.mean))
+    source = _stand_in(config.data, len(config.model.mean))
+    prepared = False
   run = build(config, source=source, devices=devices)
   program = Program(run)
   by_batch = mesh.batch_sharding(run.mesh)
@@ -142,15 +142,17 @@ def programs(config: Config, devices: Sequence[jax.Device]) -> Programs:
     batch=size(batch),
     prefetched=run.config.data.prefetch_batches * size(batch),
   )
-  inputs = variables, images(probe_b)
-  return Programs(
-    run,
-    not isinstance(source, AbstractSource),
-    (
-      Compilable(STEP, program.step, (state, batch), b, sizes.prefetched),
-      # The probe does not prefetch to the device.
-      Compilable(FEATURES, features, inputs, probe_b, prefetched=0),
-    ),
+  plan = Plan(
+    dict(run.mesh.shape),
+    len({device.process_index for device in run.mesh.devices.flat}),
+    prepared,
+    math.prod(source.image_shape),
     sizes,
     total_bytes(checkpoint_items(state), per_device=False),
+  )
+  inputs = variables, images(probe_b)
+  return plan, (
+    Compilable(STEP, program.step, (state, batch), b, sizes.prefetched),
+    # The probe does not prefetch to the device.
+    Compilable(FEATURES, features, inputs, probe_b, prefetched=0),
   )

@@ -50,8 +50,8 @@ def location(of: Location | None) -> str:
 
 def title(result: Result) -> str:
   """Formats target, mesh and number of hosts."""
-  axes = ", ".join(f"{axis} {size}" for axis, size in result.mesh.items())
-  hosts = f"{result.hosts} host" + "s" * (result.hosts > 1)
+  axes = ", ".join(f"{axis} {size}" for axis, size in result.plan.mesh.items())
+  hosts = f"{result.plan.hosts} host" + "s" * (result.plan.hosts > 1)
   return f"{result.target.name}: mesh {axes}; {hosts}"
 
 
@@ -126,11 +126,13 @@ def line_rows(requirements: Requirements) -> Rows:
 
 def state_rows(result: Result) -> Rows:
   """Returns sizes of state and batches per device, and of a checkpoint."""
-  rows = [[name, gib(size)] for name, size in result.sizes._asdict().items()]
-  rows.append(["checkpoint on disk", gib(result.checkpoint_bytes)])
+  rows = [
+    [name, gib(size)] for name, size in result.plan.sizes._asdict().items()
+  ]
+  rows.append(["checkpoint on disk", gib(result.plan.checkpoint_bytes)])
   if bound := result.step.bound:
-    rate = bound.images_per_second / result.hosts
-    pixels = rate * result.image_bytes / 1e6
+    rate = bound.images_per_second / result.plan.hosts
+    pixels = rate * result.plan.image_bytes / 1e6
     input_rate = f"{rate:,.0f} images/s, {pixels:,.0f} MB/s of pixels"
     rows.append(["input per host at the roofline bound", input_rate])
   return rows
@@ -140,9 +142,9 @@ def sections(result: Result) -> list[Section]:
   """Returns the report of one config on one target."""
   note = (
     ""
-    if result.prepared
+    if result.plan.prepared
     else "The data set is not prepared on this machine: assuming images of "
-    f"{result.image_bytes:,} bytes."
+    f"{result.plan.image_bytes:,} bytes."
   )
   found = [Section("state per device", state_rows(result), note=note)]
   for one in result.requirements:
@@ -181,10 +183,10 @@ def sweep_section(points: Sequence[Trial]) -> Section:
   for point in points:
     cells = dict.fromkeys(headings, "-")
     cells["size"] = point.name
-    cells["batch"] = f"{point.batch_size:,}"
     if point.result is not None:
+      cells["batch"] = f"{point.batch_size:,}"
       step, fits = point.result.step, point.fits
-      cells["devices"] = f"{math.prod(point.result.mesh.values()):,}"
+      cells["devices"] = f"{math.prod(point.result.plan.mesh.values()):,}"
       cells["peak memory"] = gib(step.memory.peak) if fits else "does not fit"
       cells["FLOPs"] = f"{step.product_flops / 1e9:,.1f} G"
       if step.hbm_bytes is not None:
@@ -258,12 +260,8 @@ def data(result: Result, attempts: Sequence[Trial] = ()) -> dict[str, Any]:
   return {
     "target": result.target.name,
     "slices": result.target.slices,
-    "mesh": result.mesh,
-    "hosts": result.hosts,
     "fits": result.fits,
-    "prepared": result.prepared,
-    "sizes": result.sizes._asdict(),
-    "checkpoint_bytes": result.checkpoint_bytes,
+    **_json(result.plan),
     "programs": [_requirements_data(one) for one in result.requirements],
     "attempts": [
       {

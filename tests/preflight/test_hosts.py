@@ -34,17 +34,18 @@ def main(_):
   distributed.initialize()
   import jax
   from jssl.preflight.requirements import measure
+  from jssl.config.parse import parse
+  from jssl.config.schema import Config
   from jssl.preflight.programs import programs
   assert len(jax.local_devices()) < len(jax.devices()) == 8
-  found = programs(config.value, jax.devices())
-  mesh = dict(found.run.mesh.shape)
-  step = measure(found.compilable[0], targets.target("cpu:8"), mesh)
+  plan, (step, _) = programs(parse(config.value, Config), jax.devices())
+  step = measure(step, targets.target("cpu:8"), plan.mesh)
   print("FOUND", json.dumps({
     "flops": step.product_flops,
     "arguments": step.memory.arguments,
     "peak": step.memory.peak,
     "collectives": [[c.kind, c.axes, c.times] for c in step.collectives],
-    "checkpoint_bytes": found.checkpoint_bytes,
+    "checkpoint_bytes": plan.checkpoint_bytes,
   }))
 
 app.run(main)

@@ -17,7 +17,7 @@ from jssl.preflight.check import Result, check
 from jssl.preflight.hlo.collectives import Collective
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.html_report import html
-from jssl.preflight.programs import Sizes, programs, total_bytes
+from jssl.preflight.programs import Plan, Sizes, programs, total_bytes
 from jssl.preflight.requirements import (
   Loop,
   Memory,
@@ -50,31 +50,30 @@ def result():
 
 
 def test_sizes_are_those_of_the_state(result):
-  found = programs(config(), CPU.devices())
-  step = found.compilable[0]
+  _, (step, _) = programs(config(), CPU.devices())
   state, batch = step.arguments
-  assert result.sizes.parameters == 4 * sum(
+  assert result.plan.sizes.parameters == 4 * sum(
     leaf.size for leaf in jax.tree.leaves(state.backbone)
   )
-  assert result.sizes.batch * 4 == total_bytes(batch, per_device=False)
+  assert result.plan.sizes.batch * 4 == total_bytes(batch, per_device=False)
   assert result.step.images == 16
   # The compiler's has the step and the key, and no labels: no one reads them.
-  held = sum(result.sizes) - result.sizes.prefetched
+  held = sum(result.plan.sizes) - result.plan.sizes.prefetched
   assert abs(result.step.memory.arguments - held) < 64
   # Two batches lie ready beside it.
-  assert result.sizes.prefetched == 2 * result.sizes.batch
-  assert result.step.memory.prefetched == result.sizes.prefetched
-  assert result.checkpoint_bytes == total_bytes(
+  assert result.plan.sizes.prefetched == 2 * result.plan.sizes.batch
+  assert result.step.memory.prefetched == result.plan.sizes.prefetched
+  assert result.plan.checkpoint_bytes == total_bytes(
     state._replace(step=(), rng=()), per_device=False
   ) + total_bytes((state.step, state.rng), per_device=False)
 
 
 def test_parameters_split_over_fsdp_take_less_of_a_device(result):
   split = check(config(mesh__data=1, mesh__fsdp=4), CPU, only="train step")
-  assert split.mesh == {"data": 1, "fsdp": 4}
-  assert split.sizes.parameters < result.sizes.parameters
-  assert split.sizes.optimizer < result.sizes.optimizer
-  assert split.checkpoint_bytes == result.checkpoint_bytes
+  assert split.plan.mesh == {"data": 1, "fsdp": 4}
+  assert split.plan.sizes.parameters < result.plan.sizes.parameters
+  assert split.plan.sizes.optimizer < result.plan.sizes.optimizer
+  assert split.plan.checkpoint_bytes == result.plan.checkpoint_bytes
   axes = {axis for one in split.step.collectives for axis in one.axes}
   assert axes == {"fsdp"}
 
@@ -124,8 +123,8 @@ def test_a_set_that_is_not_prepared_is_taken_by_its_shapes(tmp_path):
     data__image_size_px=40,
   )
   found = check(unknown, CPU, only="train step")
-  assert not found.prepared
-  assert found.image_bytes == 40 * 40 * len(unknown.model.mean)
+  assert not found.plan.prepared
+  assert found.plan.image_bytes == 40 * 40 * len(unknown.model.mean)
   assert "is not prepared on this machine" in said_of(found)
 
 
@@ -203,12 +202,7 @@ def too_large(peak=40 * GIB, held=1 * GIB):
   memory = Memory(16 * GIB, peak, None, ())
   return Result(
     targets.target("v5e:2x4"),
-    {"data": 8, "fsdp": 1},
-    2,
-    True,
-    1,
-    Sizes(held, 0, 0, 0, 0, 0),
-    0,
+    Plan({"data": 8, "fsdp": 1}, 2, True, 1, Sizes(held, 0, 0, 0, 0, 0), 0),
     (requirements(fits=False, memory=memory, hbm_bytes=None),),
   )
 
@@ -265,8 +259,9 @@ def test_suggestions_are_compiled_until_one_fits(monkeypatch):
 def test_where_batches_that_lie_ready_are_too_much():
   memory = Memory(16 * GIB, 15 * GIB, GIB, (), 2 * GIB)
   assert memory.spare == -GIB
-  result = too_large()._replace(
-    sizes=Sizes(0, 0, 0, 0, GIB, 2 * GIB),
+  result = too_large()
+  result = result._replace(
+    plan=result.plan._replace(sizes=Sizes(0, 0, 0, 0, GIB, 2 * GIB)),
     requirements=(requirements(fits=False, memory=memory),),
   )
   given = config(data__batch_size=256)
@@ -393,8 +388,8 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
   wanted = check_lib.sizes("cpu:2,cpu:8", config(), CPU)
   two, eight = check_lib.sweep(config(), wanted)
   assert [two.batch_size, eight.batch_size] == [8, 32]
-  assert two.result.mesh == {"data": 2, "fsdp": 1}
-  assert eight.result.mesh == {"data": 8, "fsdp": 1}
+  assert two.result.plan.mesh == {"data": 2, "fsdp": 1}
+  assert eight.result.plan.mesh == {"data": 8, "fsdp": 1}
   peaks = [p.result.step.memory.peak for p in (two, eight)]
   gathered = 4 * 2 * (32 - 8) * config().objective.projector.out_dim
   assert peaks[1] < peaks[0] + gathered / 4

@@ -110,7 +110,7 @@ class _FusedComputation:
     own = module.computations[name]
     self._accesses = accesses
     self._known = {i.name: i for i in own}
-    self._root = module.roots[name]
+    self.root = self._known[module.roots[name]]
     self._users: dict[str, list[tuple[Instruction, int]]] = {}
     for instruction in own:
       for index, operand in enumerate(instruction.operands):
@@ -119,13 +119,13 @@ class _FusedComputation:
       int(i.rest.split(",")[0]): i.name for i in own if i.opcode == "parameter"
     }
 
-  def results(self, count: int) -> list[tuple[str, int]]:
-    """Returns instruction and tuple index of each array of the result."""
-    root = self._known[self._root]
-    if root.opcode != "tuple":
-      return [(self._root, index) for index in range(count)]
-    results = [(name, 0) for name in root.operands]
-    return results if len(results) == count else [("", 0)] * count
+  def source(self, index: int) -> str:
+    """Returns the instruction that computes array `index` of the result."""
+    alias = self._accesses[self.root.name].aliases[index]
+    is_tuple = self.root.opcode == "tuple"
+    return (
+      self.root.operands[alias[0]] if alias and is_tuple else self.root.name
+    )
 
   def update(self, name: str, index: int = 0) -> tuple[int, int] | None:
     """Traces in-place updates of a parameter.
@@ -167,15 +167,13 @@ def _fusion_access(
   operands = _operand_arrays(module, fusion)
   aliases: list[_Alias | None] = []
   written: list[int] = []
-  for at, (array, (name, index)) in enumerate(
-    zip(fusion.arrays, body.results(len(fusion.arrays)), strict=True)
-  ):
-    update = body.update(name, index)
+  for at, array in enumerate(fusion.arrays):
+    update = body.update(body.root.name, at)
     # An update from one memory space to another is a copy.
     if update and [a.space for a in operands[update[0]]] != [array.space]:
       update = None
     # The transfer of an asynchronous collective is counted at its start.
-    is_async = at in annotated and name in async_parts
+    is_async = at in annotated and body.source(at) in async_parts
     size = update[1] if update else 0 if is_async else array.bytes
     aliases.append((update[0], 0) if update else annotated.get(at))
     written.append(min(size, array.bytes) if array.space == 0 else 0)

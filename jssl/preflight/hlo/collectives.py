@@ -20,9 +20,7 @@ _KINDS = frozenset(
 # Transfers between TPU slices, over the data-centre network.
 BETWEEN_SLICES = "send"
 
-_PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
-_EXPLICIT = re.compile(r"replica_groups=\{(\{.*?\})\}")
-_ALL = re.compile(r"replica_groups=\{\}")
+_EXPLICIT = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}")
 # Iota format, [groups, members]<=[shape]T(order): arange(N).reshape(shape)
 # .transpose(order).reshape(groups, members).
 _GRID = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
@@ -98,8 +96,6 @@ def replica_groups(instruction: Instruction, devices: int) -> list[list[int]]:
     ValueError: if the groups have an unknown format.
   """
   rest = instruction.rest
-  if pairs := _PAIRS.search(rest):
-    return [_integers(pair) for pair in pairs.group(1).split("},")]
   if iota := _IOTA.search(rest):
     shape, *grid = iota.groups()
     return _grid(*grid).reshape(_integers(shape)).tolist()
@@ -107,7 +103,7 @@ def replica_groups(instruction: Instruction, devices: int) -> list[list[int]]:
     return [_integers(group) for group in explicit.group(1).split("},")]
   if mesh := _MESH.search(rest):
     return _mesh_groups(*mesh.groups())
-  if "replica_groups=" in rest and not _ALL.search(rest):
+  if re.search(r"replica_groups=(?!\{\})", rest):
     form = rest[rest.index("replica_groups=") :][:80]
     raise ValueError(
       f"{instruction.name}: unknown format {form!r}; expected {{{{0,1}},..}}, "

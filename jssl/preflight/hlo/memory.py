@@ -7,7 +7,7 @@ branches of a conditional the largest counts. In-place updates reuse buffers
 operand, is unknown, so sums can exceed the compiler's peak.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jssl.preflight.hlo import buffers, trip_counts
@@ -73,46 +73,33 @@ class _Liveness:
 
   def _lifetimes(
     self, instructions: Sequence[Instruction], name: str
-  ) -> tuple[dict[_Key, int], dict[_Key, Instruction]]:
+  ) -> tuple[dict[_Key, int], dict[_Key | None, Instruction]]:
     """Returns index of the last use and first located write by buffer."""
-    keys: dict[str, tuple[_Key | None, ...]] = {}
-    last_use: dict[_Key, int] = {}
-    first_write: dict[_Key, Instruction] = {}
-    for at, instruction in enumerate(instructions):
-      keys[instruction.name] = self._keys(instruction, keys)
-      for used in (*instruction.operands, instruction.name):
-        last_use |= dict.fromkeys(filter(None, keys.get(used, ())), at)
-      if self._module.stack(instruction):
-        for key in filter(None, keys[instruction.name]):
-          first_write.setdefault(key, instruction)
-    results = keys.get(self._module.roots.get(name, ""), ())
-    last_use |= dict.fromkeys(filter(None, results), len(instructions))
+    # The buffer that holds an array; None if it has none of its own.
+    held: dict[_Key, _Key | None] = {}
+    counts = {i.name: len(i.arrays) for i in instructions}
+    last_use: dict[_Key | None, int] = {}
+    first_write: dict[_Key | None, Instruction] = {}
+    for at, i in enumerate(instructions):
+      is_located = bool(self._module.stack(i))
+      for index, alias in enumerate(self._accesses[i.name].aliases):
+        own = i.name, index
+        if i.opcode not in _NO_BUFFERS:
+          aliased = alias and held.get((i.operands[alias[0]], alias[1]))
+          held[own] = aliased if alias else own
+        if is_located:
+          first_write.setdefault(held.get(own), i)
+      for used in (*i.operands, i.name):
+        for index in range(counts.get(used, 0)):
+          last_use[held.get((used, index))] = at
+    root = self._module.roots.get(name, "")
+    for index in range(counts.get(root, 0)):
+      last_use[held.get((root, index))] = len(instructions)
     if name == self._module.entry:
       # Donated results use the memory of arguments.
-      donated = [
-        key
-        for index, key in enumerate(results)
-        if index in self._module.donated
-      ]
-      for key in filter(None, donated):
-        last_use.pop(key, None)
-    return last_use, first_write
-
-  def _keys(
-    self, instruction: Instruction, keys: Mapping[str, tuple[_Key | None, ...]]
-  ) -> tuple[_Key | None, ...]:
-    """Returns the buffer of each array of a result, from preceding `keys`."""
-    if instruction.opcode in _NO_BUFFERS:
-      return (None,) * len(instruction.arrays)
-    found: list[_Key | None] = []
-    aliases = self._accesses[instruction.name].aliases
-    for index, alias in enumerate(aliases):
-      own = keys.get(instruction.operands[alias[0]], ()) if alias else ()
-      if alias is None:
-        found.append((instruction.name, index))
-      else:
-        found.append(own[alias[1]] if alias[1] < len(own) else None)
-    return tuple(found)
+      for index in self._module.donated:
+        last_use.pop(held.get((root, index)), None)
+    return {key: at for key, at in last_use.items() if key}, first_write
 
   def _scan(self, name: str) -> _Peak:
     instructions = self._module.computations.get(name, ())
