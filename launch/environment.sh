@@ -2,6 +2,7 @@
 # Sourced by the other scripts: `environment NAME EXTRAS` creates the virtual
 # environment NAME in the checkout if it does not exist, and installs jssl with
 # EXTRAS ("" for none) into it. PYTHON selects the interpreter.
+# `check_workdir WORKDIR` refuses a folder that jssl.train would refuse.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -14,4 +15,15 @@ environment() {
   fi
   [ -x "$1/bin/python" ] || "$python" -m venv "$1"
   "$1/bin/python" -m pip install --quiet --editable ".${2:+[$2]}"
+}
+
+check_workdir() {
+  if [[ $1 =~ ^[A-Za-z][A-Za-z0-9+.-]+:/ ]]; then
+    echo "error: WORKDIR=$1 is a URL, not a folder; set WORKDIR to a folder of" \
+      "a mounted bucket, such as shared/simclr" >&2
+    return 1
+  elif [[ -z $1 || $1 == [-~]* ]]; then
+    echo "error: WORKDIR=$1: expected a folder, such as shared/simclr" >&2
+    return 1
+  fi
 }

@@ -19,7 +19,9 @@ if [ $# -lt 5 ]; then
   exit 2
 fi
 name=$1 zone=$2 type=$3 config=$4 workdir=$5 && shift 5
-cd "$(dirname "$0")/.."
+# shellcheck source=launch/environment.sh
+source "$(dirname "$0")/environment.sh"
+check_workdir "$workdir"
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
 # shellcheck source=launch/tpu_slice.sh

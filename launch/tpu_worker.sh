@@ -60,7 +60,7 @@ state() {
   fi
   # The manifest is the last file of a checkpoint.
   step=$(find "$1/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json \
-    -printf '%h\n' 2>/dev/null | sed 's|.*/||' | sort -n | tail -1) || true
+    -printf '%P\n' 2>/dev/null | sed 's|/.*||' | sort -n | tail -1) || true
   echo "jssl: $state at ${step:-0}"
 }
 
