@@ -13,7 +13,7 @@ from processes import ends, free_port, start
 from shipped import config
 
 from jssl import checkpoint
-from jssl.config import build
+from jssl.config.build import build
 from jssl.runtime import distributed
 from jssl.train.init import Program
 
@@ -23,7 +23,7 @@ TINY = {
   "model.width": 16,
   "model.depth": 1,
   "model.num_heads": 2,
-  "objective.projector.hidden_dims": "(16,)",
+  "objective.projector.hidden_dims": (16,),
   "objective.projector.out_dim": 8,
   "optim.name": "sgd",
   "optim.learning_rate": 0.005,

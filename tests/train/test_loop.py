@@ -133,7 +133,7 @@ def get_config(arg=""):
 """)
 
   def command(workdir):
-    module = [sys.executable, "-m", "jssl.train"]
+    module = [sys.executable, "-m", "train.recording"]
     return [*module, f"--config={file}", f"--workdir={workdir}"]
 
   def finish(workdir):
