@@ -82,7 +82,7 @@ def test_split_parameters_are_a_change_that_fits(tmp_path):
     tmp_path / "json",
     "--config=configs/dino_imagenet.py:vit_l",
     "--target=v5e:2x4",
-    "--config.data.batch_size=64",
+    "--config.data.batch_size=48",
     "--config.mesh.fsdp=1",
     "--config.augment.num_small=0",
     "--config.model.width=1280",
