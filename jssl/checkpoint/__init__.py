@@ -1,8 +1,8 @@
 """Checkpoints of a run: save, restore, verify."""
 
 from jssl.checkpoint.checkpointer import (
+  X64,
   Checkpoints,
-  DataIterator,
   NotSavedError,
   best_step,
   pin_best,
@@ -13,9 +13,9 @@ from jssl.checkpoint.checkpointer import (
 from jssl.checkpoint.manifest import CheckpointError
 
 __all__ = [
+  "X64",
   "CheckpointError",
   "Checkpoints",
-  "DataIterator",
   "NotSavedError",
   "best_step",
   "pin_best",

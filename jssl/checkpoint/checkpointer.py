@@ -1,23 +1,24 @@
 """Saves and restores the checkpoints of a run; the only importer of Orbax.
 
-A checkpoint is a folder `workdir/checkpoints/STEP` with named pytrees and the
-position in the data, written together in the background. Without its manifest
-(see `jssl.checkpoint.manifest`) it is unfinished and ignored.
+A checkpoint is a folder `workdir/checkpoints/STEP` with named pytrees, written
+in the background. Without its manifest (see `jssl.checkpoint.manifest`) it is
+unfinished and ignored.
 """
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from jssl.checkpoint import manifest
@@ -25,8 +26,8 @@ from jssl.checkpoint.manifest import CheckpointError
 from jssl.runtime import distributed, files
 from jssl.typing import PyTree, Variables
 
-_BACKBONE = "backbone"
-_POSITION = "position.json"
+X64 = "jax_enable_x64"
+"""Fact of a checkpoint: True if JAX computed with 64-bit floats."""
 
 policies = ocp.training.preservation_policies
 
@@ -54,31 +55,32 @@ def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
     step: step of the checkpoint.
     score: validation score; higher is better.
   """
-  path = pathlib.Path(workdir) / "best.json"
-  best = best_step(workdir)
-  if best is None or score > json.loads(path.read_text())["score"]:
+  best = _best(workdir)
+  if best is None or score > best["score"]:
+    path = pathlib.Path(workdir) / "best.json"
     files.write_json(path, {"step": step, "score": score})
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:
   """Returns the step of the pinned checkpoint, or None."""
+  best = _best(workdir)
+  return None if best is None else best["step"]
+
+
+def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
   path = pathlib.Path(workdir) / "best.json"
-  return json.loads(path.read_text())["step"] if path.exists() else None
+  best = files.read_json(path)
+  if best is not None and all(
+    isinstance(best.get(key), int | float) for key in ("step", "score")
+  ):
+    return best
+  if path.exists():
+    logging.warning("Ignored a damaged %s; the next probe writes it.", path)
+  return None
 
 
 class NotSavedError(CheckpointError):
   """A checkpoint could not be saved; a later attempt may succeed."""
-
-
-@runtime_checkable
-class DataIterator(Protocol):
-  """An iterator whose position can be saved; the same on every process."""
-
-  def get_state(self) -> Any:
-    """Returns the position as JSON."""
-
-  def set_state(self, state: Any) -> None:
-    """Moves to a position that `get_state` returned."""
 
 
 class _KeepBest:
@@ -93,29 +95,10 @@ class _KeepBest:
     return [checkpoint.step == best for checkpoint in checkpoints]
 
 
-def _with_sharding(leaf: Any) -> Any:
-  """Places a shaped array without a sharding on the first local device."""
-  if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-  return leaf
-
-
-def _load(
-  directory: pathlib.Path, items: Mapping[str, PyTree]
-) -> dict[str, PyTree]:
-  items = {name: jax.tree.map(_with_sharding, x) for name, x in items.items()}
-  try:
-    return ocp.load_checkpointables(directory, items)
-  except Exception as error:  # Orbax passes on any error of its back ends.
-    raise CheckpointError(f"could not read {directory}: {error}") from error
-
-
 def restore(
   workdir: str | os.PathLike,
   step: int,
   items: Mapping[str, PyTree],
-  data: DataIterator | None = None,
   *,
   check_files: bool = True,
 ) -> dict[str, PyTree]:
@@ -125,9 +108,7 @@ def restore(
     workdir: workdir of the run.
     step: step of the checkpoint.
     items: trees of `jax.ShapeDtypeStruct` by name. Arrays are restored with
-      these shardings, whatever mesh they were saved from; without a sharding,
-      on the first device.
-    data: iterator to move to the saved position.
+      these shardings, whatever mesh they were saved from.
     check_files: True if the files are compared with the manifest.
 
   Raises:
@@ -136,11 +117,32 @@ def restore(
   directory = _root(workdir) / str(step)
   if check_files:
     manifest.check_files(directory)
+  _check_precision(directory, items)
   manifest.check_leaves(directory, items)
-  restored = _load(directory, items)
-  if data is not None:
-    data.set_state(json.loads((directory / _POSITION).read_text()))
+  try:
+    restored = ocp.load_checkpointables(directory, dict(items))
+  except Exception as error:  # Orbax passes on any error of its back ends.
+    raise CheckpointError(f"could not read {directory}: {error}") from error
   return restored
+
+
+def _check_precision(directory: pathlib.Path, items: PyTree) -> None:
+  """Compares the precision of a checkpoint with that of this process.
+
+  Raises:
+    CheckpointError: if `items` have 64-bit floats, which JAX would round here.
+  """
+  enabled = getattr(jax.config, X64)
+  saved = manifest.facts(directory).get(X64, enabled)
+  if saved == enabled:
+    return
+  difference = f"{directory} was saved with {X64}={saved}, now {enabled}"
+  if saved and any(
+    isinstance(leaf, jax.ShapeDtypeStruct) and leaf.dtype == np.float64
+    for leaf in jax.tree.leaves(items)
+  ):
+    raise CheckpointError(f"{difference}; set JAX_ENABLE_X64=1")
+  logging.warning("%s. Results may differ.", difference)
 
 
 def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
@@ -149,17 +151,14 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
   Raises:
     CheckpointError: if the checkpoint is damaged.
   """
-  directory = _root(workdir) / str(step)
-  manifest.check_files(directory)
-  abstract: dict[str, Any] = {}
-  for name, (dtype, shape) in manifest.leaves(directory).items():
-    item, *parents, leaf = name.split("/")
-    if item == _BACKBONE:
-      node = abstract
-      for parent in parents:
-        node = node.setdefault(parent, {})
-      node[leaf] = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
-  return _load(directory, {_BACKBONE: abstract})[_BACKBONE]
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  leaves = manifest.leaves(_root(workdir) / str(step))
+  abstract = {
+    name: jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=sharding)
+    for name, (dtype, shape) in leaves.items()
+    if name.startswith("backbone/")
+  }
+  return restore(workdir, step, unflatten_dict(abstract, sep="/"))["backbone"]
 
 
 class Checkpoints:
@@ -174,14 +173,15 @@ class Checkpoints:
     *,
     keep_last: int,
     keep_every_steps: int | None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
   ):
-    """Opens `workdir/checkpoints`; the pinned checkpoint is always kept.
+    """Opens `workdir/checkpoints`.
 
-    Args:
-      workdir: workdir of the run.
-      keep_last: number of newest checkpoints to keep.
-      keep_every_steps: also keep checkpoints at multiples of this.
+    Kept are the pinned checkpoint, the `keep_last` newest ones and those at
+    multiples of `keep_every_steps`. `facts` are JSON values, by name, that a
+    checkpoint shares with every run that resumes from it.
     """
+    self._facts = facts
     self._workdir = pathlib.Path(workdir).absolute()
     self._root = _root(workdir)
     keep = [policies.LatestN(keep_last), _KeepBest(self._workdir)]
@@ -197,16 +197,13 @@ class Checkpoints:
       self._root, preservation_policy=self._policy, **options
     )
 
-  def save(
-    self, step: int, items: Mapping[str, PyTree], data: DataIterator
-  ) -> None:
+  def save(self, step: int, items: Mapping[str, PyTree]) -> None:
     """Starts to save in the background, after the previous save has ended.
 
     Args:
       step: number of steps done.
       items: trees of arrays by name, "backbone" among them; they may be
         donated once `save` returns.
-      data: iterator whose position is saved.
 
     Raises:
       NotSavedError: if the save could not start.
@@ -227,17 +224,14 @@ class Checkpoints:
     except Exception as failure:  # Orbax passes on any error of its back ends.
       error = f"{failed}: {failure}"
     self._raise_on_all(step, error)
-    leaves, position = manifest.describe(items), data.get_state()
+    leaves = manifest.describe(items)
 
     def finish() -> str:
       """Returns the error, or an empty string."""
       try:
         response.result()
         if distributed.is_first():
-          # Orbax would write one position per process, which more or fewer
-          # processes could not resume from.
-          files.write_json(self._root / str(step) / _POSITION, position)
-          manifest.write(self._root / str(step), leaves)
+          manifest.write(self._root / str(step), leaves, self._facts)
           seconds = time.monotonic() - started
           distributed.log_on_first(
             f"Saved checkpoint at step {step} ({seconds:.1f} s)."
@@ -277,22 +271,19 @@ class Checkpoints:
     raise NotSavedError(errors[0])
 
   def restore_latest(
-    self, items: Mapping[str, PyTree], data: DataIterator
+    self, items: Mapping[str, PyTree]
   ) -> tuple[int, dict[str, PyTree]] | None:
     """Restores the newest intact checkpoint.
 
     Newer ones, damaged or unfinished, are moved to `workdir/damaged`.
 
-    Args:
-      items: see `restore`.
-      data: see `restore`.
-
     Returns:
-      The step and the trees, or None if there is no checkpoint.
+      The step and the trees, or None if there is no checkpoint; `items` are
+      those of `restore`.
 
     Raises:
       CheckpointError: if all finished checkpoints are damaged, or the newest
-        intact one does not match `items`.
+        intact one does not match `items` or `facts`.
     """
     # Process 0 decides: on a network file system hosts see different files.
     step = distributed.broadcast_from_first(
@@ -301,7 +292,8 @@ class Checkpoints:
     self._orbax.reload()
     if step is None:
       return None
-    return step, restore(self._workdir, step, items, data, check_files=False)
+    manifest.check_facts(self._root / str(step), self._facts)
+    return step, restore(self._workdir, step, items, check_files=False)
 
   def _find_latest(self) -> int | None:
     """Returns the newest intact step, and moves newer folders to `damaged`."""

@@ -6,7 +6,6 @@ checkpoint without a manifest is unfinished.
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -46,33 +45,44 @@ def describe(items: PyTree) -> Leaves:
   }
 
 
-def _read(directory: pathlib.Path) -> dict[str, Any]:
-  return json.loads((directory / NAME).read_text())
+def _read(directory: pathlib.Path, key: str) -> dict[str, Any]:
+  value = (files.read_json(directory / NAME) or {}).get(key)
+  if not isinstance(value, dict):
+    raise CheckpointError(f"{directory}: no readable manifest")
+  return value
 
 
 def leaves(directory: pathlib.Path) -> Leaves:
   """Returns the dtypes and shapes of a checkpoint's leaves."""
-  return _read(directory)["leaves"]
+  return _read(directory, "leaves")
 
 
-def write(directory: pathlib.Path, leaves: Leaves) -> None:
-  """Finishes a checkpoint; its other files must be complete."""
-  files.write_json(
-    directory / NAME, {"leaves": leaves, "files": _digests(directory)}
-  )
+def facts(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns the facts of `write`; {} if an earlier version wrote none."""
+  return (files.read_json(directory / NAME) or {}).get("facts", {})
+
+
+def write(
+  directory: pathlib.Path, leaves: Leaves, facts: Mapping[str, Any]
+) -> None:
+  """Finishes a checkpoint; its other files must be complete.
+
+  Args:
+    directory: folder of the checkpoint.
+    leaves: see `describe`.
+    facts: JSON values of what must not change when the run is resumed.
+  """
+  content = {
+    "leaves": leaves,
+    "facts": dict(facts),
+    "files": _digests(directory),
+  }
+  files.write_json(directory / NAME, content)
 
 
 def check_files(directory: pathlib.Path) -> None:
-  """Checks the files of a checkpoint against its manifest.
-
-  Raises:
-    CheckpointError: if there is no manifest, or files have changed.
-  """
-  try:
-    expected = _read(directory)["files"]
-  except (OSError, ValueError, KeyError) as error:
-    raise CheckpointError(f"{directory}: no readable manifest") from error
-  found = _digests(directory)
+  """Raises CheckpointError if a checkpoint is unfinished or damaged."""
+  expected, found = _read(directory, "files"), _digests(directory)
   damaged = [n for n, digest in expected.items() if found.get(n) != digest]
   if damaged:
     raise CheckpointError(
@@ -82,30 +92,34 @@ def check_files(directory: pathlib.Path) -> None:
 
 
 def check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
-  """Checks that a checkpoint holds exactly the leaves of `items`.
-
-  Raises:
-    CheckpointError: names the leaves that differ.
-  """
-  saved = leaves(directory)
-  expected = describe(items)
-  lines = [
-    f"not in checkpoint: {n} {expected[n]}" for n in expected.keys() - saved
-  ]
-  lines += [
-    f"saved {saved[n]}, expected {expected[n]}: {n}"
-    for n in expected.keys() & saved
-    if saved[n] != expected[n]
-  ]
+  """Raises CheckpointError unless the leaves of `items` are those saved."""
+  saved, expected = leaves(directory), describe(items)
   prefixes = tuple(f"{name}/" for name in items)
-  lines += [
-    f"only in checkpoint: {n} {saved[n]}"
-    for n in saved.keys() - expected.keys()
-    if n.startswith(prefixes)
+  differences = [
+    f"{name}: saved {saved.get(name, 'nothing')}, expected "
+    f"{expected.get(name, 'nothing')}"
+    for name in sorted(saved.keys() | expected.keys())
+    if name.startswith(prefixes) and saved.get(name) != expected.get(name)
   ]
-  if lines:
-    shown = "\n  ".join(sorted(lines)[:8])
+  if differences:
+    shown = "\n  ".join(differences[:8])
     raise CheckpointError(
-      f"{directory} does not match this config in {len(lines)} arrays; use the "
-      f"model, objective, head and optim of its run:\n  {shown}"
+      f"{directory} does not match this config in {len(differences)} arrays; "
+      f"use the model, objective, head and optim of its run:\n  {shown}"
+    )
+
+
+def check_facts(directory: pathlib.Path, current: Mapping[str, Any]) -> None:
+  """Raises CheckpointError if a checkpoint was saved with other facts."""
+  saved = facts(directory)
+  differences = [
+    f"  {name}: was {saved[name]!r}, now {value!r}"
+    for name, value in current.items()
+    if saved.get(name, value) != value
+  ]
+  if differences:
+    raise CheckpointError(
+      f"{directory} was saved with other images or settings of JAX, so the run "
+      "cannot continue as it began; undo these changes or choose another "
+      "--workdir:\n" + "\n".join(differences)
     )

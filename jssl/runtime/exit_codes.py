@@ -9,11 +9,14 @@ statuses of all processes, and does not restart a run if any of them is 1.
 import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import jax
 
@@ -54,7 +57,9 @@ def run_with_exit_code(
     the distributed runtime (most often a lost process), 1 after others.
   """
   try:
-    work()
+    with _exit_on_interrupt():
+      work()
+    _flush()
     return 0
   except Exception as error:
     hint = advice(error)
@@ -66,6 +71,7 @@ def run_with_exit_code(
         )
       else:
         traceback.print_exc()
+    _flush()
   if jax.distributed.is_initialized():
     _exit_alone(status)
   return status
@@ -81,9 +87,56 @@ def _exit_alone(status: int) -> None:
     # The others are connected through this process: if they have met the same
     # error, let them report it and exit with its status.
     time.sleep(2)
+  _exit_now(status)
+
+
+def _exit_now(status: int) -> None:
   for child in multiprocessing.active_children():
     child.kill()  # Data workers outlive a parent that skips its exit handlers.
-  for stream in (sys.stdout, sys.stderr):
-    with suppress(OSError):
-      stream.flush()
   os._exit(status)
+
+
+@contextmanager
+def _exit_on_interrupt() -> Iterator[None]:
+  """Ends the process with status 130 at Ctrl-C.
+
+  KeyboardInterrupt may be lost in code of other libraries, such as a callback
+  of Orbax, and waits for compilation. A thread ends the process instead; as
+  after SIGKILL, files that are half written are not taken for whole ones.
+  """
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+
+  def watch() -> None:
+    while number := os.read(reader, 1):  # Nothing once `writer` is closed.
+      if number[0] == signal.SIGINT:
+        with suppress(OSError):
+          os.write(2, b"Interrupted.\n")
+        _exit_now(130)
+    os.close(reader)
+
+  threading.Thread(target=watch, daemon=True).start()
+  previous = signal.signal(signal.SIGINT, lambda *_: None)
+  previous_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(previous_writer)
+    signal.signal(signal.SIGINT, previous)
+    os.close(writer)
+
+
+def discard(stream: TextIO) -> None:
+  """Discards further output of a stream whose reader is gone."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _flush() -> None:
+  """Flushes the output; the interpreter would end with an error instead."""
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except BrokenPipeError:
+      discard(stream)
+    except OSError:  # A full disk.
+      pass

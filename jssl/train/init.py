@@ -1,5 +1,6 @@
 """The compiled functions of a run, its first state and its checkpoint items."""
 
+import os
 from functools import partial
 
 import jax
@@ -14,9 +15,9 @@ from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
 from jssl.runtime import distributed
-from jssl.train.metrics import Progress, empty_window
+from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
-from jssl.train.step import make_train_step
+from jssl.train.step import TrainStep, make_train_step
 from jssl.typing import PyTree
 
 
@@ -35,17 +36,15 @@ class Program:
   def __init__(self, run: Run):
     """Traces the step, which checks that its parts fit together."""
     config = run.config
-
-    def init() -> TrainState:
-      return init_state(
-        config.seed,
-        run.backbone,
-        run.objective,
-        run.optimizer,
-        run.image_shape,
-        config.head,
-      )
-
+    init = partial(
+      init_state,
+      config.seed,
+      run.backbone,
+      run.objective,
+      run.optimizer,
+      run.image_shape,
+      config.head,
+    )
     state = jax.eval_shape(init)
     shardings = mesh.state_sharding(run.mesh, state)
     self.batch_sharding: NamedSharding = mesh.batch_sharding(run.mesh)
@@ -77,6 +76,7 @@ class Program:
       "image": jax.ShapeDtypeStruct((b, *run.image_shape), jnp.uint8),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
+    self._abstract_batch = batch
     names = jax.eval_shape(step, state, batch)[1]
     self.metrics: tuple[str, ...] = tuple(
       name for name in names if name not in self.measures
@@ -87,6 +87,10 @@ class Program:
       out_shardings=(shardings, mesh.replicated(run.mesh)),
       donate_argnums=0,
     )
+
+  def compile(self) -> TrainStep:
+    """Returns the compiled step."""
+    return self.step.lower(self.abstract_state, self._abstract_batch).compile()
 
 
 def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
@@ -106,16 +110,14 @@ def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
 
 def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
   """Returns the items of a checkpoint, each of which can be restored alone."""
+  fields = state._asdict()
   return {
-    "backbone": state.backbone,
-    "objective": {"params": state.head_params, "state": state.objective},
-    "training": {
-      "step": state.step,
-      "rng": state.rng,
-      "teacher": state.teacher,
-      "opt_state": state.opt_state,
-      "head_opt_state": state.head_opt_state,
+    "backbone": fields.pop("backbone"),
+    "objective": {
+      "params": fields.pop("head_params"),
+      "state": fields.pop("objective"),
     },
+    "training": fields,
   }
 
 
@@ -129,18 +131,38 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
   )
 
 
+def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
+  """Opens the checkpoints of a run, with what decides its rows besides config.
+
+  JAX's settings decide keys, and the images what is read at a position.
+  """
+  keep = run.config.checkpoint
+  settings = ("jax_threefry_partitionable", "jax_random_seed_offset")
+  return Checkpoints(
+    workdir,
+    keep_last=keep.keep_last,
+    keep_every_steps=keep.keep_every_steps or None,
+    facts={
+      name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
+    },
+  )
+
+
 def restore_or_init(
   run: Run,
   program: Program,
   checkpoints: Checkpoints,
-  batches: checkpoint.DataIterator,
-) -> tuple[int, TrainState, Progress]:
-  """Returns step, state and progress of the latest checkpoint, or of step 0."""
-  progress = Progress.create(0.0, 0, empty_window(program.metrics, run.mesh))
+  initial: TrainState | None,
+) -> tuple[int, TrainState, PyTree]:
+  """Returns step, state and progress of the latest checkpoint, or of step 0.
+
+  `initial` is the state at step 0; None if the run seems to have a checkpoint.
+  """
+  progress = progress_item(0.0, 0, empty_window(program.metrics, run.mesh))
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
-  restored = checkpoints.restore_latest(abstract, batches)
+  restored = checkpoints.restore_latest(abstract)
   if restored is None:
-    state = _initial_state(program, run.config.init_from)
+    state = initial or initial_state(program, run.config.init_from)
     overview = parameter_overview.get_parameter_overview(
       state.backbone["params"], include_stats=False
     )
@@ -151,14 +173,14 @@ def restore_or_init(
   return step, from_checkpoint_items(items), items["progress"]
 
 
-def _initial_state(program: Program, init_from: InitFrom) -> TrainState:
+def initial_state(program: Program, init_from: InitFrom) -> TrainState:
   """Returns the state at step 0, with parameters of another run if given.
 
   Raises:
     ValueError: if `init_from` names a checkpoint that does not exist.
     CheckpointError: if it is damaged, or of another model or objective.
   """
-  state = program.init()
+  state = jax.block_until_ready(program.init())
   if not init_from.workdir:
     return state
   steps = checkpoint.steps(init_from.workdir)

@@ -12,27 +12,29 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-from jssl import tree
-from jssl.checkpoint import (
-  CheckpointError,
-  Checkpoints,
-  DataIterator,
-  NotSavedError,
-)
+from jssl import checkpoint, tree
+from jssl.checkpoint import CheckpointError, Checkpoints, NotSavedError
 from jssl.config.build import build
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
-from jssl.runtime import distributed, files
+from jssl.runtime import compilation, distributed, files
 from jssl.runtime.goodput import Clock
 from jssl.runtime.profiler import StepProfiler
-from jssl.runtime.workdir import claim_workdir, load_config
+from jssl.runtime.workdir import check_config, lock_workdir
 from jssl.train.init import (
   Program,
   checkpoint_items,
+  initial_state,
+  open_checkpoints,
   restore_or_init,
   train_batches,
 )
-from jssl.train.metrics import Progress, Window, add_to_window, empty_window
+from jssl.train.metrics import (
+  Window,
+  add_to_window,
+  empty_window,
+  progress_item,
+)
 from jssl.train.state import TrainState
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
@@ -45,14 +47,13 @@ def _checkpoint_items(
   state: TrainState, started: float, logged_step: int, window: Window
 ) -> dict[str, PyTree]:
   seconds = time.monotonic() - started
-  progress = Progress.create(seconds, logged_step, window)
+  progress = progress_item(seconds, logged_step, window)
   return checkpoint_items(state) | {"progress": progress}
 
 
 def _save_nonfinite_and_raise(
   workdir: pathlib.Path,
   checkpoints: Checkpoints,
-  batches: DataIterator,
   step: int,
   items: Mapping[str, PyTree],
 ) -> NoReturn:
@@ -64,15 +65,17 @@ def _save_nonfinite_and_raise(
     shutil.rmtree(broken, ignore_errors=True)
   distributed.barrier("removed broken")
   try:
-    claim_workdir(load_config(workdir), broken)
+    if distributed.is_first():
+      broken.mkdir()
+      shutil.copy(workdir / "config.json", broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as other:
-      other.save(step, items, batches)
+      other.save(step, items)
     saved = f"the state at step {step} is in {broken}"
-  except (CheckpointError, OSError, ValueError) as error:
+  except (CheckpointError, OSError) as error:
     saved = f"the state at step {step} could not be saved ({error})"
   raise FloatingPointError(
     "the loss or a parameter became NaN or infinite between step "
-    f"{items['progress'].logged_step} and step {step}; lower "
+    f"{items['progress']['logged_step']} and step {step}; lower "
     "optim.learning_rate, lengthen optim.warmup_steps or set optim.clip_norm. "
     f"Earlier checkpoints are kept; {saved}"
   )
@@ -95,39 +98,41 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       saved in `workdir/broken`.
     NotSavedError: if the last checkpoint could not be saved.
   """
+  check_config(to_dict(config), workdir)
   workdir = pathlib.Path(workdir)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
-  with clock.listening():
+  total_steps, save_every = config.train.steps, config.checkpoint.every_steps
+  learning_rate = config.optim.schedule(total_steps)
+  # ---- Everything that may fail before the workdir is claimed ----------------
+  with clock.listening(), compilation.explain_errors():
     run = build(config)
     program = Program(run)
-  claim_workdir(to_dict(config), workdir)
-  if distributed.is_first():
-    (workdir / "status.json").unlink(missing_ok=True)
-  total_steps, keep = config.train.steps, config.checkpoint
-  learning_rate = config.optim.schedule(total_steps)
-  batches = train_batches(run, program.batch_sharding)
+    train_step = program.compile()
+    batches = train_batches(run, program.batch_sharding)
+    is_new = distributed.broadcast_from_first(not checkpoint.steps(workdir))
+    initial = initial_state(program, config.init_from) if is_new else None
 
   with (
+    lock_workdir(to_dict(config), workdir),
     clock.running(),
     Writer(
       workdir, total_steps=total_steps, batch_size=config.data.batch_size
     ) as writer,
-    Checkpoints(
-      workdir,
-      keep_last=keep.keep_last,
-      keep_every_steps=keep.keep_every_steps or None,
-    ) as checkpoints,
+    open_checkpoints(run, workdir) as checkpoints,
     StepProfiler(workdir / "profile", config.log.profile_steps) as profiler,
     distributed.preemption_signal() as should_stop,
   ):
+    (workdir / "status.json").unlink(missing_ok=True)
+
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
       step, state, progress = restore_or_init(
-        run, program, checkpoints, batches
+        run, program, checkpoints, initial
       )
+      batches.set_state({"step": step})
     clock.record(from_step=step, to_step=step, until_first_step=None)
-    started = time.monotonic() - float(progress.seconds)
-    logged_step, window = int(progress.logged_step), progress.window
+    started = time.monotonic() - float(progress["seconds"])
+    logged_step, window = int(progress["logged_step"]), progress["window"]
     first_step = step
     writer.start(step)
 
@@ -136,15 +141,15 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       # Before the next batch is drawn, so that a resumed run sees the batches
       # of an uninterrupted one.
       last = step == total_steps or should_stop(step)
-      if step > first_step and (last or step % keep.every_steps == 0):
+      if step > first_step and (last or step % save_every == 0):
         with clock.on("step"):
           finite = bool(_all_finite(state))
         items = _checkpoint_items(state, started, logged_step, window)
         if not finite:
-          _save_nonfinite_and_raise(workdir, checkpoints, batches, step, items)
+          _save_nonfinite_and_raise(workdir, checkpoints, step, items)
         try:
           with clock.on("checkpoint"):
-            checkpoints.save(step, items, batches)
+            checkpoints.save(step, items)
         except NotSavedError as error:
           if last:
             raise
@@ -165,7 +170,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         jax.profiler.StepTraceAnnotation("train", step_num=step),
         jax.transfer_guard("disallow"),
       ):
-        state, metrics = program.step(state, batch)
+        state, metrics = train_step(state, batch)
         window = add_to_window(window, metrics)
         if step == first_step + 1:
           jax.block_until_ready(metrics)
@@ -182,7 +187,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         values["seconds"] = time.monotonic() - started
         if not math.isfinite(values["loss"]):
           items = _checkpoint_items(state, started, logged_step, window)
-          _save_nonfinite_and_raise(workdir, checkpoints, batches, step, items)
+          _save_nonfinite_and_raise(workdir, checkpoints, step, items)
         writer.write(step, values)
         clock.write()
         window, logged_step = empty_window(program.metrics, run.mesh), step
