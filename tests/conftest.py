@@ -31,8 +31,10 @@ jaxtyping.install_import_hook(
   [
     "jssl.augment",
     "jssl.data",
+    "jssl.kernel_regime",
     "jssl.models",
     "jssl.optim",
+    "jssl.study",
   ],
   "typechecker.check",
 )

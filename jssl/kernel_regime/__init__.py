@@ -12,8 +12,9 @@ f(x) = M k(X, x) with M of [d_out, N]; then
     k*(x, x') = f(x) . f(x') = k(x, X) B k(X, x')
 
 and a loss compares G with a target T that encodes which points are views of one
-image. `memory_limit_gib` bounds the matrices of a call; None is 80% of the
-available memory.
+image. With classes in place of images, the contrastive loss gives the
+supervised kernel. Matrices take at most 80% of the available memory, or the
+`memory_limit` of the context.
 
 Example:
   >>> import numpy as np
@@ -48,7 +49,7 @@ from jssl.kernel_regime.embedding import (
 )
 from jssl.kernel_regime.gram import gram
 from jssl.kernel_regime.losses import Contrastive, Loss, NonContrastive
-from jssl.kernel_regime.memory import gram_gib
+from jssl.kernel_regime.memory import gram_gib, memory_limit
 from jssl.kernel_regime.psd import with_jitter
 from jssl.kernel_regime.solvers import (
   alpha_max,
@@ -56,7 +57,6 @@ from jssl.kernel_regime.solvers import (
   ridge_closed_form,
   ridge_loss,
   solve,
-  solve_supervised,
 )
 from jssl.kernel_regime.targets import check_views, top_eigenpairs
 
@@ -83,11 +83,11 @@ __all__ = [
   "kernel_accuracy",
   "kernel_alignment",
   "median_bandwidth",
+  "memory_limit",
   "ridge_closed_form",
   "ridge_loss",
   "ridge_penalty",
   "solve",
-  "solve_supervised",
   "top_eigenpairs",
   "with_jitter",
   "within_between",

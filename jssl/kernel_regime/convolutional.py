@@ -22,13 +22,20 @@ References:
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.kernel_regime.dense import Block, Kernel, cosine, kappa_0, kappa_1
+from jssl.kernel_regime.dense import (
+  Block,
+  Kernel,
+  check_setting,
+  cosine,
+  kappa_0,
+  kappa_1,
+)
 from jssl.typing import Images
 
 Readout = Literal["flatten", "mean"]
@@ -73,14 +80,12 @@ class _Convolutional(Kernel):
   filter_px: int = 3
 
   def __post_init__(self) -> None:
-    if self.depth < 1:
-      raise ValueError(f"kernel.depth={self.depth} must be at least 1.")
-    if self.readout not in ("flatten", "mean"):
-      raise ValueError(
-        f"kernel.readout={self.readout!r} must be 'flatten' or 'mean'."
-      )
-    if self.filter_px < 1 or self.filter_px % 2 == 0:
-      raise ValueError(f"kernel.filter_px={self.filter_px} must be odd.")
+    readouts, size = get_args(Readout), self.filter_px
+    check_setting("kernel.depth", self.depth, self.depth >= 1, "at least 1")
+    check_setting(
+      "kernel.readout", self.readout, self.readout in readouts, f"in {readouts}"
+    )
+    check_setting("kernel.filter_px", size, size > 0 and size % 2 == 1, "odd")
 
   def _units(self, x: Images, y: Images) -> tuple[Maps, Maps]:
     """Covariance and tangent kernel after the last ReLU."""

@@ -29,6 +29,12 @@ Rows = Float[Array, "n ..."]
 Block = Float[Array, "n m"]
 
 
+def check_setting(key: str, value: object, valid: bool, expected: str) -> None:
+  """Raises ValueError with the config key unless a setting is valid."""
+  if not valid:
+    raise ValueError(f"{key}={value!r} must be {expected}.")
+
+
 class Kernel(abc.ABC):
   """A positive semidefinite function of pairs of points."""
 
@@ -83,11 +89,10 @@ class RBF(Kernel):
   bandwidth: float
 
   def __post_init__(self) -> None:
-    if not self.bandwidth > 0:
-      raise ValueError(
-        f"kernel.bandwidth={self.bandwidth} must be positive; "
-        "median_bandwidth(x) is usual."
-      )
+    expected = "positive; median_bandwidth(x) is usual"
+    check_setting(
+      "kernel.bandwidth", self.bandwidth, self.bandwidth > 0, expected
+    )
 
   def __call__(self, x: Rows, y: Float[Array, "m ..."]) -> Block:
     x, y = _flat(x), _flat(y)
@@ -113,11 +118,6 @@ def cosine(
 ) -> Float[Array, "*n"]:
   """Returns covariance / scale, and 0 where the scale is 0."""
   return covariance / jnp.where(scale > 0, scale, 1)
-
-
-def _check_depth(depth: int) -> None:
-  if depth < 1:
-    raise ValueError(f"kernel.depth={depth} must be at least 1.")
 
 
 def _covariance(x: Rows, y: Float[Array, "m ..."]) -> tuple[Block, Block]:
@@ -154,9 +154,8 @@ class ArcCosine(Kernel):
   depth: int = 1
 
   def __post_init__(self) -> None:
-    if self.degree not in (0, 1):
-      raise ValueError(f"kernel.degree={self.degree} must be 0 or 1.")
-    _check_depth(self.depth)
+    check_setting("kernel.degree", self.degree, self.degree in (0, 1), "0 or 1")
+    check_setting("kernel.depth", self.depth, self.depth >= 1, "at least 1")
 
   def __call__(self, x: Rows, y: Float[Array, "m ..."]) -> Block:
     covariance, scale = _covariance(x, y)
@@ -187,7 +186,7 @@ class MLPNTK(Kernel):
   depth: int = 1
 
   def __post_init__(self) -> None:
-    _check_depth(self.depth)
+    check_setting("kernel.depth", self.depth, self.depth >= 1, "at least 1")
 
   def __call__(self, x: Rows, y: Float[Array, "m ..."]) -> Block:
     covariance, scale = _covariance(x, y)

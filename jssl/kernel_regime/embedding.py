@@ -45,26 +45,14 @@ class Embedding:
       )
 
   def __call__(
-    self,
-    x: Points,
-    *,
-    block_rows: int = 4096,
-    mesh: Mesh | None = None,
-    memory_limit_gib: float | None = None,
+    self, x: Points, *, block_rows: int = 4096, mesh: Mesh | None = None
   ) -> Embedded:
     """Returns Z = k(x, X) M^T, [n, d], from blocks of k(x, X); see `gram`."""
-    parts = [
-      gram(
-        self.kernel,
-        x[start : start + block_rows],
-        self.points,
-        mesh=mesh,
-        memory_limit_gib=memory_limit_gib,
-      )
-      @ self.m.T
-      for start in range(0, len(x), block_rows)
-    ]
-    return np.concatenate(parts)
+    starts = range(0, len(x), block_rows)
+    blocks = (x[start : start + block_rows] for start in starts)
+    return np.concatenate(
+      [gram(self.kernel, b, self.points, mesh=mesh) @ self.m.T for b in blocks]
+    )
 
 
 def induced_kernel(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jssl.kernel_regime.dense import Kernel
-from jssl.kernel_regime.memory import check_memory
+from jssl.kernel_regime.memory import check_memory, gram_gib
 from jssl.mesh import batch_sharding, replicated
 
 Points = Float[np.ndarray, "n ..."]
@@ -44,11 +44,6 @@ def _check_points(name: str, x: Points) -> None:
     )
 
 
-def _default_rows(kernel: Kernel, shape: tuple[int, ...], devices: int) -> int:
-  pairs = _BLOCK_NUMBERS / kernel.pair_size(shape)
-  return max(devices, min(int(math.sqrt(pairs)), _MAX_ROWS))
-
-
 def gram(
   kernel: Kernel,
   x: Points,
@@ -56,7 +51,6 @@ def gram(
   *,
   block_rows: int | None = None,
   mesh: Mesh | None = None,
-  memory_limit_gib: float | None = None,
 ) -> Float[np.ndarray, "n m"]:
   """Gram matrix k(x_i, y_j) in float64, [n, m].
 
@@ -71,7 +65,6 @@ def gram(
     block_rows: rows and columns of a block, rounded up to a multiple of the
       mesh size; None limits each array of a block to 32 MiB.
     mesh: mesh of one process; the rows of a block are split over its devices.
-    memory_limit_gib: limit for the result.
 
   Raises:
     ValueError: if points differ in shape or are not finite, all points of x are
@@ -95,10 +88,11 @@ def gram(
       f"All {len(x)} points of x are identical; check the images, and that "
       "views are random."
     )
-  columns = None if symmetric else len(other)
-  check_memory("The Gram matrix", memory_limit_gib, len(x), columns)
+  size = f"The Gram matrix of {len(x)} x {len(other)} points"
+  check_memory(size, gram_gib(len(x), len(other)))
   devices = mesh.size if mesh else 1
-  rows = block_rows or _default_rows(kernel, x.shape[1:], devices)
+  pairs = _BLOCK_NUMBERS / kernel.pair_size(x.shape[1:])
+  rows = block_rows or max(devices, min(int(math.sqrt(pairs)), _MAX_ROWS))
   rows = -(-min(rows, max(len(x), len(other))) // devices) * devices
   k = np.empty((len(x), len(other)))
   with jax.enable_x64(True):

@@ -1,12 +1,15 @@
 """Memory of N x N float64 matrices, checked before they are allocated."""
 
-import math
+import contextlib
+import contextvars
 import os
 import pathlib
+from collections.abc import Iterator
 
 _GIB = 2**30
 # Share of the available memory; blocks and libraries need the rest.
 _SHARE = 0.8
+_LIMIT_GIB = contextvars.ContextVar[float | None]("limit_gib", default=None)
 
 
 def gram_gib(n: int, m: int | None = None) -> float:
@@ -31,38 +34,31 @@ def available_gib() -> float:
   return min(machine, limit - used) / _GIB
 
 
-def limit_gib(memory_limit_gib: float | None) -> float:
-  """Returns the positive limit in GiB; None is 80% of the available memory."""
-  if memory_limit_gib is None:
-    return _SHARE * available_gib()
-  if not memory_limit_gib > 0:
-    raise ValueError(f"memory_limit_gib={memory_limit_gib} must be positive.")
-  return memory_limit_gib
+@contextlib.contextmanager
+def memory_limit(gib: float | None) -> Iterator[None]:
+  """Limits the matrices of each call in this context to `gib` GiB.
 
-
-def check_memory(
-  what: str,
-  memory_limit_gib: float | None,
-  n: int,
-  m: int | None = None,
-  *,
-  matrices: float = 1.0,
-) -> None:
-  """Raises ValueError if matrices [n, m], or [n, n], exceed the memory limit.
-
-  `matrices` counts those that exist at the same time, besides the caller's.
+  None, as without this context, is 80% of the available memory.
   """
-  limit = limit_gib(memory_limit_gib)
-  needed = matrices * gram_gib(n, m)
-  if needed <= limit:
-    return
-  if m is None:
-    size = f"N={n} points"
-    fits = f"N={math.isqrt(int(limit * _GIB / (8 * matrices)))}"
-  else:
-    size, fits = f"{n} x {m} points", f"{int(limit * _GIB / (8 * m))} x {m}"
-  raise ValueError(
-    f"{what} of {size} needs {needed:.3g} GiB in float64, but the limit is "
-    f"{limit:.3g} GiB. {fits} would fit; use fewer points, or raise "
-    "memory_limit_gib."
-  )
+  if gib is not None and not gib > 0:
+    raise ValueError(f"memory_limit({gib}) must be positive.")
+  token = _LIMIT_GIB.set(gib)
+  try:
+    yield
+  finally:
+    _LIMIT_GIB.reset(token)
+
+
+def limit_gib() -> float:
+  """Returns the limit that holds now."""
+  limit = _LIMIT_GIB.get()
+  return _SHARE * available_gib() if limit is None else limit
+
+
+def check_memory(what: str, needed_gib: float) -> None:
+  """Raises ValueError if matrices of a size in GiB exceed the memory limit."""
+  if needed_gib > (limit := limit_gib()):
+    raise ValueError(
+      f"{what} needs {needed_gib:.3g} GiB in float64, but the limit is "
+      f"{limit:.3g} GiB. Use fewer points, or set a higher memory limit."
+    )

@@ -1,7 +1,5 @@
 """Jitter and Cholesky factors of Gram matrices."""
 
-import math
-
 import numpy as np
 from jaxtyping import Float
 from scipy import linalg
@@ -41,14 +39,6 @@ def _add_jitter(k: Gram, jitter: float) -> Gram:
   return shifted
 
 
-def _sufficient_jitter(k: Gram, smallest: float) -> float:
-  """Twice the missing jitter plus rounding, rounded up to two digits."""
-  rounding = 4 * len(k) * np.finfo(np.float64).eps * np.linalg.norm(k)
-  jitter = (2 * max(-smallest, 0) + float(rounding)) / _mean_diagonal(k)
-  digit = 10.0 ** (math.floor(math.log10(jitter)) - 1)
-  return math.ceil(jitter / digit) * digit
-
-
 def cholesky(k: Gram, *, jitter: float = 0.0) -> Gram:
   """Lower Cholesky factor of K + jitter tr(K) / N I.
 
@@ -61,12 +51,15 @@ def cholesky(k: Gram, *, jitter: float = 0.0) -> Gram:
     smallest = float(
       linalg.eigh(k, eigvals_only=True, subset_by_index=[0, 0])[0]
     )
+    # Twice the missing jitter, and that of rounding errors.
+    rounding = 4 * len(k) * np.finfo(np.float64).eps * np.linalg.norm(k)
+    sufficient = (2 * max(-smallest, 0) + rounding) / _mean_diagonal(k)
     raise ValueError(
       f"The Gram matrix of N={len(k)} points is not positive definite with "
       f"jitter={jitter:g}: its smallest eigenvalue is {smallest:.3g}, "
       f"tr(K) / N is {_mean_diagonal(k):.3g}. "
-      f"jitter={_sufficient_jitter(k, smallest):.2g} would suffice; if that is "
-      "far above the usual 1e-6 to 1e-4, K is not a kernel matrix."
+      f"jitter={sufficient:.2g} would suffice; if that is far "
+      "above the usual 1e-6 to 1e-4, K is not a kernel matrix."
     ) from None
 
 

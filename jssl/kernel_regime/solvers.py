@@ -18,28 +18,26 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from jssl.kernel_regime.losses import Contrastive, Loss
-from jssl.kernel_regime.memory import check_memory
+from jssl.kernel_regime.losses import Loss
+from jssl.kernel_regime.memory import check_memory, gram_gib
 from jssl.kernel_regime.psd import Gram, cholesky
 from jssl.kernel_regime.targets import (
   Eigenpairs,
   Ids,
   centre_gram,
   check_d_out,
-  view_groups,
 )
 
 Map = Float[np.ndarray, "d n"]
 
 
-def _check_size(k: Gram, n: int) -> None:
+def _check(what: str, k: Gram, n: int, matrices: float) -> None:
   if k.shape != (n, n):
     raise ValueError(f"K must be [{n}, {n}], like the target; got {k.shape}.")
+  check_memory(f"{what} of N={n} points", matrices * gram_gib(n))
 
 
-def closed_form(
-  k: Gram, top: Eigenpairs, *, memory_limit_gib: float | None = None
-) -> Map:
+def closed_form(k: Gram, top: Eigenpairs) -> Map:
   """Optimal map without a ridge: M of B* = K^-1 T_+ K^-1.
 
       M = diag(values)^1/2 V^T K^-1,   so Z = K M^T = V diag(values)^1/2
@@ -51,7 +49,6 @@ def closed_form(
   Args:
     k: [N, N] positive definite Gram matrix, see `with_jitter`.
     top: T_+, from `Loss.top_eigenpairs` or `top_eigenpairs`.
-    memory_limit_gib: limit for the matrices besides K.
 
   Returns:
     [d_out, N]; rows are 0 where T has no positive eigenvalue left.
@@ -60,9 +57,7 @@ def closed_form(
     ValueError: if K is not positive definite, or memory does not suffice.
   """
   n, d_out = top.vectors.shape
-  _check_size(k, n)
-  matrices = 2 + 3 * d_out / n
-  check_memory("The closed form", memory_limit_gib, n, matrices=matrices)
+  _check("The closed form", k, n, 2 + 3 * d_out / n)
   z = top.vectors * np.sqrt(top.values)
   return linalg.cho_solve((cholesky(k), True), z).T
 
@@ -74,7 +69,6 @@ def ridge_closed_form(
   *,
   alpha: float,
   d_out: int | None = None,
-  memory_limit_gib: float | None = None,
 ) -> Map:
   """Optimal map with a ridge alpha Tr(B K).
 
@@ -90,7 +84,6 @@ def ridge_closed_form(
     image_ids: [N].
     alpha: weight of the ridge, > 0; usually a fraction of `alpha_max`.
     d_out: dimension of the embedding; None is the rank of the optimum.
-    memory_limit_gib: limit for the matrices besides K.
 
   Returns:
     [d_out, N], padded with zeros if the optimum has a lower rank, or [rank, N].
@@ -107,8 +100,7 @@ def ridge_closed_form(
       f"alpha={alpha} must be positive; closed_form is the optimum without a "
       "ridge."
     )
-  _check_size(k, n)
-  check_memory("The ridge", memory_limit_gib, n, matrices=10)
+  _check("The ridge", k, n, 10)
   if loss.shift_invariant:
     kappa, basis = np.linalg.eigh(centre_gram(k))
     # The first eigenvector is 1 / sqrt(N), of eigenvalue 0.
@@ -143,20 +135,13 @@ def ridge_loss(
   return value + alpha * float(np.sum(z * m.T))
 
 
-def alpha_max(
-  k: Gram,
-  loss: Loss,
-  image_ids: Ids,
-  *,
-  memory_limit_gib: float | None = None,
-) -> float:
+def alpha_max(k: Gram, loss: Loss, image_ids: Ids) -> float:
   """Smallest alpha for which the optimum is 0: 2 lambda_max(K^1/2 T K^1/2).
 
   Arguments and errors are those of `ridge_closed_form`.
   """
   n = len(image_ids)
-  _check_size(k, n)
-  check_memory("alpha_max", memory_limit_gib, n, matrices=5)
+  _check("alpha_max", k, n, 5)
   # Any root of K gives these eigenvalues; the Cholesky factor is the cheapest.
   root = cholesky(k)
   product = root.T @ loss.target(image_ids) @ root
@@ -189,76 +174,31 @@ def solve(
   loss: Loss,
   image_ids: Ids,
   *,
-  d_out: int,
+  d_out: int | None = None,
   alpha: float = 0.0,
-  memory_limit_gib: float | None = None,
 ) -> Map:
   """Optimal map of a loss: `ridge_closed_form`, or `closed_form` for alpha 0.
 
-  Without a ridge, ties are broken by least Tr(B K).
+  Without a ridge, ties are broken by least Tr(B K). With classes in place of
+  images, the contrastive loss gives the supervised baseline.
 
   Args:
     k: [N, N] Gram matrix, see `with_jitter`.
     loss: `Contrastive()` or `NonContrastive(beta)`.
     image_ids: [N], equal for views of one image.
-    d_out: dimension of the embedding.
+    d_out: dimension of the embedding; None is `loss.directions(image_ids)`.
     alpha: weight of the ridge, >= 0.
-    memory_limit_gib: limit for the matrices besides K.
 
   Returns:
     [d_out, N].
   """
+  if d_out is None:
+    d_out = loss.directions(image_ids)
   if alpha:
-    return ridge_closed_form(
-      k,
-      loss,
-      image_ids,
-      alpha=alpha,
-      d_out=d_out,
-      memory_limit_gib=memory_limit_gib,
-    )
+    return ridge_closed_form(k, loss, image_ids, alpha=alpha, d_out=d_out)
   candidates = max(d_out, len(image_ids) - loss.shift_invariant)
   metric = k
   if loss.shift_invariant:
     metric = centre_gram(k) + np.trace(k) / k.size
   pairs = loss.top_eigenpairs(image_ids, candidates)
-  top = smoothest_eigenpairs(metric, pairs, d_out)
-  return closed_form(k, top, memory_limit_gib=memory_limit_gib)
-
-
-def solve_supervised(
-  k: Gram,
-  labels: Ids,
-  *,
-  d_out: int | None = None,
-  alpha: float = 0.0,
-  memory_limit_gib: float | None = None,
-) -> Map:
-  """Supervised baseline: the contrastive loss with classes in place of images.
-
-  Args:
-    k: [N, N] positive definite Gram matrix of all views.
-    labels: [N] class of each view.
-    d_out: dimension of the embedding; None is the number of classes, and more
-      dimensions would be 0.
-    alpha: weight of the ridge, >= 0.
-    memory_limit_gib: see `solve`.
-
-  Raises:
-    ValueError: as `solve`, or if a view has no label (-1) or there is only one
-      class.
-  """
-  missing = int(np.sum(np.asarray(labels) < 0))
-  if missing:
-    raise ValueError(
-      f"{missing} of {len(labels)} views have no label; the supervised kernel "
-      "needs all labels."
-    )
-  return solve(
-    k,
-    Contrastive(),
-    labels,
-    d_out=d_out or len(view_groups(labels).counts),
-    alpha=alpha,
-    memory_limit_gib=memory_limit_gib,
-  )
+  return closed_form(k, smoothest_eigenpairs(metric, pairs, d_out))

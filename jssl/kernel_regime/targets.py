@@ -34,13 +34,18 @@ class ViewGroups(NamedTuple):
 def view_groups(image_ids: Ids) -> ViewGroups:
   """Groups points by image: equal ids are views of one image.
 
-  Raises ValueError unless there are two images, one of them with two views.
+  Raises ValueError unless there are two images, one of them with two views, and
+  no id is negative (a missing label).
   """
   image_ids = np.asarray(image_ids)
   if image_ids.ndim != 1 or not len(image_ids):
     raise ValueError(f"image_ids must be [n], n > 0; got {image_ids.shape}.")
   if not np.issubdtype(image_ids.dtype, np.integer):
     raise TypeError(f"image_ids must be integers; got {image_ids.dtype}.")
+  if missing := int(np.sum(image_ids < 0)):
+    raise ValueError(
+      f"{missing} of {len(image_ids)} points have no image id or label (-1)."
+    )
   _, index, counts = np.unique(
     image_ids, return_inverse=True, return_counts=True
   )

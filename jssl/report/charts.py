@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from cycler import cycler
 from jaxtyping import Float
 from markupsafe import Markup, escape
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 BLUE, RED, GREEN = "#2f64ad", "#c8502b", "#2b8a66"
@@ -42,13 +44,14 @@ _STYLE: dict[Any, Any] = {
   "lines.linewidth": 1.6,
   "lines.markersize": 4,
   "text.color": INK,
-  # Class names may contain dollar signs.
+  # Names may contain dollar signs.
   "text.parse_math": False,
   "xtick.color": _LINE,
   "xtick.labelcolor": MUTED,
   "ytick.color": _LINE,
   "ytick.labelcolor": MUTED,
 }
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 styled = matplotlib.rc_context(_STYLE)
 
 
@@ -66,6 +69,7 @@ def paths(
   """
   figure = Figure(figsize=(WIDTH_IN, 4.2))
   ax = figure.subplots()
+  handles: dict[str, Artist] = {}
   for number, (name, points) in enumerate(series.items()):
     marker, colour = divmod(number, len(CLASS_COLOURS))
     style: dict[str, Any] = {
@@ -73,13 +77,14 @@ def paths(
       "marker": MARKERS[marker % len(MARKERS)],
     }
     x, y = np.array(points).T
-    ax.plot(x, y, lw=0.8, label=name, **style)
+    (handles[name],) = ax.plot(x, y, lw=0.8, **style)
     ax.plot(x[-1], y[-1], markersize=9, **style)
   if line is not None:
-    ax.plot(*line, ls="--", label="linear fit", color=MUTED, lw=1.2)
+    (handles["linear fit"],) = ax.plot(*line, ls="--", color=MUTED, lw=1.2)
   ax.set_title(title)
   ax.set_xlabel(x_label)
-  figure.legend(loc="outside right center")
+  # Labels of artists that start with an underscore are not in a legend.
+  figure.legend([*handles.values()], [*handles], loc="outside right center")
   return figure
 
 
@@ -121,10 +126,12 @@ def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> Markup:
   # Text as text is smaller, searchable, and in the font of the page.
   settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-  with matplotlib.rc_context(settings):
+  with matplotlib.rc_context(settings), warnings.catch_warnings():
+    # A browser has other fonts.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
     figure.savefig(file, format="svg", metadata=nothing, dpi=dpi)
   svg = file.getvalue()
-  svg = svg[svg.index("<svg") :]
+  svg = _NOT_XML.sub("\ufffd", svg[svg.index("<svg") :])
   # Group ids repeat between figures, and nothing refers to them.
   svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
   label = f'role="img" aria-label="{escape(alt)}"'

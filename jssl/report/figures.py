@@ -248,7 +248,8 @@ def scatter(
   """Draws points coloured by class, with a name at the densest of each."""
   figure = Figure(figsize=(charts.WIDTH_IN, 6.2))
   ax = figure.subplots()
-  for label in np.unique(labels):
+  present = np.unique(labels)
+  for label in present:
     x, y = xy[labels == label].T
     marker, colour = divmod(int(label), len(charts.CLASS_COLOURS))
     ax.scatter(
@@ -259,7 +260,6 @@ def scatter(
       marker=charts.MARKERS[marker],
       lw=0,
       alpha=0.75,
-      label=class_names[label],
       # Thousands of vector markers would make the page large.
       rasterized=True,
     )
@@ -276,5 +276,9 @@ def scatter(
     )
   ax.set_axis_off()
   ax.set_aspect("equal")
-  figure.legend(loc="outside right center", markerscale=2)
+  # Labels of artists that start with an underscore are not in a legend.
+  names = [class_names[label] for label in present]
+  figure.legend(
+    ax.collections, names, loc="outside right center", markerscale=2
+  )
   return figure

@@ -26,6 +26,8 @@ from typing import NamedTuple
 from absl import app, flags, logging
 
 from jssl.config import command_line
+from jssl.runtime import terminal
+from jssl.runtime.workdir import check_workdir
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -56,6 +58,10 @@ class _Arguments(NamedTuple):
   command: str
 
 
+# Text to print, and True if all parts of the study succeeded.
+_Result = tuple[str, bool]
+
+
 def _log(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
@@ -63,7 +69,7 @@ def _log(line: str) -> None:
 # Functions import their study, because imports take seconds.
 
 
-def _methods(arguments: _Arguments) -> int:
+def _methods(arguments: _Arguments) -> _Result:
   import jax
 
   from jssl.study import methods, methods_report, trials
@@ -82,45 +88,31 @@ def _methods(arguments: _Arguments) -> int:
   failures = trials.run(planned, environ=os.environ, log=_log)
   rows = methods.collect(planned, failures)
   about = methods_report.about(planned, command=command, environ=os.environ)
-  print(methods_report.write(workdir, about, rows, planned), end="")
-  return 1 if any(failures) else 0
+  text = methods_report.write(workdir, about, rows, planned)
+  return text, not any(failures)
 
 
-def _of_runs(name: str, arguments: _Arguments) -> int:
+def _of_runs(name: str, arguments: _Arguments) -> _Result:
   study = importlib.import_module(f"jssl.study.{name}")
   found = study.collect(arguments.workdir)
-  print(study.write(arguments.workdir, found), end="")
-  return 0
+  return study.write(arguments.workdir, found), True
 
 
-def _kernels(arguments: _Arguments) -> int:
-  from jssl.kernel_regime.study.config import KernelStudy
-  from jssl.kernel_regime.study.run import run
-
-  config = command_line.load(arguments.config, arguments.overrides, KernelStudy)
-  table, failures, paths = run(
-    config, arguments.workdir, command=arguments.command, log=_log
-  )
-  print(table, *failures, *paths, sep="\n")
-  return 1 if failures else 0
-
-
-def _bridge(arguments: _Arguments) -> int:
-  from jssl.kernel_regime.study.bridge import run
+def _kernel_regime(name: str, arguments: _Arguments) -> _Result:
   from jssl.kernel_regime.study.config import KernelStudy
 
-  config = command_line.load(arguments.config, arguments.overrides, KernelStudy)
-  text = run(config, arguments.workdir, command=arguments.command, log=_log)
-  print(text, end="")
-  return 0
+  study = importlib.import_module(f"jssl.kernel_regime.study.{name}")
+  spec, workdir, overrides, command = arguments
+  config = command_line.load(spec, overrides, KernelStudy)
+  return study.run(config, workdir, command=command, log=_log)
 
 
-_WITH_CONFIG: dict[str, Callable[[_Arguments], int]] = {
+_WITH_CONFIG: dict[str, Callable[[_Arguments], _Result]] = {
   "methods": _methods,
-  "kernels": _kernels,
-  "bridge": _bridge,
+  "kernels": functools.partial(_kernel_regime, "run"),
+  "bridge": functools.partial(_kernel_regime, "bridge"),
 }
-_STUDIES: dict[str, Callable[[_Arguments], int]] = {
+_STUDIES: dict[str, Callable[[_Arguments], _Result]] = {
   **_WITH_CONFIG,
   "forecast": functools.partial(_of_runs, "forecast"),
   "concentration": functools.partial(_of_runs, "concentration"),
@@ -149,6 +141,7 @@ def _check_usage(argv: Sequence[str]) -> str:
 def main(argv: list[str]) -> int:
   """Runs the study; returns the exit status."""
   study = _check_usage(argv)
+  terminal.accept_any_text()
   logging.set_verbosity(logging.WARNING)
   # SIGTERM acts like Ctrl-C, so that the process of a trial is stopped too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -159,13 +152,16 @@ def main(argv: list[str]) -> int:
     shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
   )
   try:
-    return _STUDIES[study](arguments)
+    check_workdir(arguments.workdir)
+    text, succeeded = _STUDIES[study](arguments)
   except KeyboardInterrupt:
     _log("Interrupted. Run the same command to resume.")
     return 1
   except (ValueError, TypeError, OSError) as error:
     _log(f"error: {error}")
     return 1
+  print(text, end="")
+  return 0 if succeeded else 1
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from jssl.diagnostics import ConcentrationCurve
 from jssl.probe.records import DiagnosticsRecord, ProbeRecord
 from jssl.probe.sample import balanced_rows, draw_sample, view_pixels
 from jssl.report import charts
+from jssl.report import write as report
 from jssl.report.diagnostics import BOUND_TERMS
 from jssl.report.read import Run, read
 from jssl.report.tables import markdown_table
@@ -294,7 +295,6 @@ def draw(augmentations: Sequence[Augmentation]) -> Figure:
 def write(workdir: pathlib.Path, augmentations: Sequence[Augmentation]) -> str:
   """Writes concentration.md and concentration.svg; returns the text."""
   text = markdown(augmentations)
-  (workdir / "concentration.md").write_text(text, encoding="utf-8")
   svg = charts.as_svg(draw(augmentations), alt="1 - sigma over delta")
-  (workdir / "concentration.svg").write_text(svg, encoding="utf-8")
+  report.write(workdir, "concentration", text, figures={"concentration": svg})
   return text

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from jssl import diagnostics
 from jssl.probe.records import ProbeRecord, SpectrumRecord
 from jssl.report import charts
+from jssl.report import write as report
 from jssl.report.read import read
 from jssl.report.tables import markdown_table
 
@@ -171,7 +172,6 @@ def draw(points: Sequence[Point]) -> Figure:
 def write(workdir: pathlib.Path, points: Sequence[Point]) -> str:
   """Writes forecast.md and forecast.svg; returns the text."""
   text = markdown(points)
-  (workdir / "forecast.md").write_text(text, encoding="utf-8")
   svg = charts.as_svg(draw(points), alt="linear accuracy over collapse AUC")
-  (workdir / "forecast.svg").write_text(svg, encoding="utf-8")
+  report.write(workdir, "forecast", text, figures={"forecast": svg})
   return text

@@ -121,14 +121,13 @@ def _baselines(trials: Sequence[Trial]) -> list[Row]:
   """Each baseline once; if there are several of a kind, with their method."""
   rows = []
   for kind in BASELINES:
-    found: list[tuple[Trial, Row]] = []
-    for own in _by_method(trials).values():
-      if not any(own[0].equal_up_to_seed(known, kind) for known, _ in found):
-        row = _baseline(own, trials, kind)
-        if row:
-          found.append((own[0], row))
-    for trial, row in found:
-      suffix = f" (that of {trial.method})" if len(found) > 1 else ""
+    found: dict[tuple, tuple[str, Row]] = {}
+    for method, own in _by_method(trials).items():
+      settings = own[0].baseline_settings(kind)
+      if settings not in found and (row := _baseline(own, trials, kind)):
+        found[settings] = method, row
+    for method, row in found.values():
+      suffix = f" (that of {method})" if len(found) > 1 else ""
       rows.append(dataclasses.replace(row, name=row.name + suffix))
   return rows
 

@@ -1,12 +1,10 @@
 """Report of the `methods` study as Markdown, JSON and SVG."""
 
 import dataclasses
-import os
 import pathlib
-import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -15,10 +13,10 @@ from jssl.config.schema import Config
 from jssl.probe.accuracy import format_accuracy
 from jssl.probe.records import PROBES, DiagnosticsRecord
 from jssl.report import charts
+from jssl.report import write as report
 from jssl.report.diagnostics import COLUMNS
 from jssl.report.read import read
 from jssl.report.tables import markdown_table
-from jssl.runtime import files
 from jssl.study.methods import CLOSE_POINTS, Row, run_row
 from jssl.study.trials import Environ, Trial
 
@@ -54,10 +52,10 @@ def about(trials: Sequence[Trial], *, command: str, environ: Environ) -> About:
     return " or ".join(values)
 
   names = [n for n in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if n in environ]
-  system = f"{platform.system()} {platform.machine()}"
+  settings = [f"{name}={shlex.quote(environ[name])}" for name in names]
   return About(
-    command=" ".join([*(f"{n}={environ[n]}" for n in names), command]),
-    machine=f"{os.cpu_count()} CPU cores, {system}, JAX {jax.__version__}",
+    command=" ".join([*settings, command]),
+    machine=report.machine(),
     dataset=distinct(lambda config: config.data.name),
     steps=distinct(lambda config: config.train.steps),
     batch_size=distinct(lambda config: config.data.batch_size),
@@ -200,15 +198,16 @@ def write(
     }
     for trial in _started(trials)
   ]
-  workdir.mkdir(parents=True, exist_ok=True)
   page = "\n".join(
     filter(None, (markdown(about, rows), diagnostics_table(trials)))
   )
-  (workdir / "methods.md").write_text(page, encoding="utf-8")
   svg = charts.as_svg(draw(rows), alt="accuracy of each method")
-  (workdir / "methods.svg").write_text(svg, encoding="utf-8")
   numbers = {"rows": [dataclasses.asdict(row) for row in rows], "runs": runs}
-  files.write_json(
-    workdir / "methods.json", {**dataclasses.asdict(about), **numbers}
+  report.write(
+    workdir,
+    "methods",
+    page,
+    figures={"methods": svg},
+    data={**dataclasses.asdict(about), **numbers},
   )
   return page

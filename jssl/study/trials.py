@@ -5,6 +5,7 @@ Each runs in its own process, so that a failure affects one trial only.
 
 import dataclasses
 import pathlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,20 +58,17 @@ class Trial(NamedTuple):
     records = RecordFile(self.workdir)
     return all(key in records.done(part) for part in parts)
 
-  def equal_up_to_seed(self, other: "Trial", kind: str) -> bool:
-    """True if a baseline of both trials differs by its seed only.
+  def baseline_settings(self, kind: str) -> tuple:
+    """Settings that a baseline depends on, besides the seed.
 
     Raw pixels depend on the images; a random backbone also on the model.
     """
-
-    def settings(config: Config) -> tuple:
-      data, model = config.data, config.model if kind == "random" else None
-      return (
-        *(data.name, data.split, data.test_split, data.image_size_px),
-        *(config.augment.crop_size_px, model),
-      )
-
-    return settings(self.config) == settings(other.config)
+    data, model = self.config.data, self.config.model
+    return (
+      *(data.name, data.split, data.test_split, data.image_size_px),
+      self.config.augment.crop_size_px,
+      model if kind == "random" else None,
+    )
 
   def with_baseline(
     self, kind: str, trials: Iterable["Trial"]
@@ -80,10 +78,9 @@ class Trial(NamedTuple):
     A random backbone is the initial one of a run, which depends on its seed.
     """
     for other in trials:
-      same_seed = kind != "random" or self.seed == other.seed
       if (
-        same_seed
-        and self.equal_up_to_seed(other, kind)
+        (kind != "random" or self.seed == other.seed)
+        and self.baseline_settings(kind) == other.baseline_settings(kind)
         and (kind, 0, other.dataset) in RecordFile(other.workdir).done("probe")
       ):
         return other
@@ -198,7 +195,7 @@ def _run_process(process: Process, log_file: pathlib.Path) -> int:
   """Runs a process, appends its output to a file, and returns its status."""
   log_file.parent.mkdir(parents=True, exist_ok=True)
   with log_file.open("a") as file:
-    print("$", *process.command, file=file, flush=True)
+    print("$", shlex.join(process.command), file=file, flush=True)
     popen = subprocess.Popen(
       process.command,
       env=dict(process.environ),

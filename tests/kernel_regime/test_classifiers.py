@@ -117,7 +117,7 @@ def test_some_points_are_only_fitted(accuracy, problem):
   own = accuracy(more, both, wide, labels_test, scored=scored)
   every = accuracy(more, both, wide, labels_test)
   assert own.validation_accuracy > every.validation_accuracy
-  with pytest.raises(ValueError, match="a fold has 0 points to score"):
+  with pytest.raises(ValueError, match="scored is False for all"):
     accuracy(more, both, wide, labels_test, scored=np.zeros(n + extra, bool))
 
 

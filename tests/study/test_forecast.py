@@ -1,5 +1,9 @@
 """Whether the AUC tells the accuracy, on workdirs as the probe leaves them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from study.runs import single_spaced, write_run
@@ -101,3 +105,21 @@ def test_what_can_not_be_fitted_leaves_its_reason(tmp_path, points, reason):
   assert "| a/seed_0 | 0.700 |" in single_spaced(text)
   assert (tmp_path / "forecast.md").read_text() == text
   assert (tmp_path / "forecast.svg").exists()
+
+
+def test_the_command_prints_names_that_are_not_ascii(tmp_path):
+  for name, points in AUCS.items():
+    write_run(tmp_path, f"{name}, ± 日", points)
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "jssl.study", "forecast"),
+      f"--workdir={tmp_path}",
+    ],
+    env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    capture_output=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert rb"wide, +- \u65e5/seed_0" in done.stdout
+  text = (tmp_path / "forecast.md").read_text(encoding="utf-8")
+  assert "wide, ± 日/seed_0" in text

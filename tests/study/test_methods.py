@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from jssl.study import methods, methods_report
 from jssl.study import trials as trials_lib
 
 W = pathlib.Path("W")
+ECHO = (sys.executable, "-c", "import sys; print(sys.argv[1:])")
 ABOUT = methods_report.About(
   command="python -m jssl.study methods --workdir=W",
   machine="2 CPU cores",
@@ -222,6 +224,26 @@ def test_calls_and_their_environments(config_file):
   assert probe.environ["JAX_NUM_CPU_DEVICES"] == "1"
 
 
+def test_config_strings_are_text_to_the_shell(config_file, tmp_path):
+  """A method is a part of arguments and of a folder, and of no command line."""
+  name = f"simclr; touch {tmp_path}/pwned; $(ls)"
+  with open(config_file, "a") as file:
+    file.write(f"METHODS[{name!r}] = METHODS['simclr']\n")
+    file.write("get = get_config\n")
+    file.write("def get_config(arg): return get('simclr')\n")
+  (trial,) = trials_lib.plan(config_file, tmp_path / "W", methods=[name])
+  (_, *arguments), environ = trials_lib.processes(
+    trial, baselines=(), environ=os.environ
+  )[0]
+  log = tmp_path / "log.txt"
+  process = trials_lib.Process((*ECHO, *arguments), environ)
+  assert trials_lib._run_process(process, log) == 0
+  first, told = log.read_text().splitlines()
+  assert shlex.split(first)[-len(arguments) :] == arguments
+  assert ast.literal_eval(told) == arguments
+  assert not (tmp_path / "pwned").exists()
+
+
 # ---- Run ---------------------------------------------------------------------
 
 
@@ -412,7 +434,7 @@ def test_output_and_environment_of_a_process(tmp_path):
   code = "import os, sys; print(os.environ['A']); sys.exit('worse')"
   assert trials_lib._run_process(python(code, A="told"), log) == 1
   assert {*log.read_text().splitlines()[1:]} == {"worse", "told"}
-  assert log.read_text().startswith(f"$ {sys.executable} -c import os")
+  assert log.read_text().startswith(f"$ {sys.executable} -c 'import os")
   code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
   assert trials_lib._run_process(python(code), log) == -9
   assert log.read_text().splitlines()[-1] == "ended by signal 9"
@@ -609,9 +631,9 @@ def test_the_caption_says_over_which_seeds():
 def test_about_says_what_ran_and_where(config_file):
   trials = trials_lib.plan(config_file, W, seeds=2)
   about = methods_report.about(
-    trials, command="study", environ={"JAX_PLATFORMS": "cpu", "HOME": "h"}
+    trials, command="study", environ={"JAX_PLATFORMS": "cpu;ls", "HOME": "h"}
   )
-  assert about.command == "JAX_PLATFORMS=cpu study"
+  assert about.command == "JAX_PLATFORMS='cpu;ls' study"
   assert about.machine.startswith(f"{os.cpu_count()} CPU cores")
   assert (about.steps, about.batch_size) == ("2", "16")
   assert about.backbone.startswith("vit (")
@@ -651,6 +673,7 @@ def study(*arguments):
     ([], "got none"),
     (["methods", "--workdir=W"], "--config is required for `methods`"),
     (["methods", "--config=FILE"], "--workdir is required"),
+    (["forecast", "--workdir=gs://bucket/W"], "is a URL, not a folder"),
     (["methods", "--sed=2"], "Unknown command line flag 'sed'"),
   ],
 )

@@ -39,7 +39,7 @@ from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
 from jssl.report.charts import as_svg
 from jssl.report.tables import markdown_table
-from jssl.runtime import files
+from jssl.report.write import write
 from jssl.runtime.workdir import claim_workdir
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
@@ -109,7 +109,7 @@ def train(
   basis: Basis,
   bridge: Bridge,
   seed: int = 0,
-) -> tuple[Float[np.ndarray, "steps+1"], Map]:
+) -> tuple[Float[np.ndarray, "t"], Map]:
   """Trains a linear map on full batches of [N, N] features of K.
 
   Returns the gaps of `Comparison`, and the map M of the embedding M k(X, x).
@@ -143,15 +143,15 @@ def train(
 class Comparison(NamedTuple):
   """A training compared with its closed form.
 
-  `gaps` are `Loss.relative_gap` before each step, in float32; the last is of
-  the trained map, in float64. `unseen` is ||k*_trained - k*_closed||_F /
+  `gaps` are `Loss.relative_gap` before each step, in float32; a further one is
+  of the trained map, in float64. `unseen` is ||k*_trained - k*_closed||_F /
   ||k*_closed||_F on test images, None if the optimum is not unique.
   """
 
   loss: str
   d_out: int
   basis: Basis
-  gaps: Float[np.ndarray, "steps+1"]
+  gaps: Float[np.ndarray, "t"]
   unseen: float | None
 
   @property
@@ -224,36 +224,36 @@ def run(
   *,
   command: str,
   log: Callable[[str], None] = lambda line: None,
-) -> str:
-  """Runs the study, writes its results, and returns the contents of bridge.md.
+) -> tuple[str, bool]:
+  """Runs the study and writes its results.
 
-  Raises the errors of `run.run`.
+  Returns the contents of bridge.md, and True. Raises the errors of `run.run`.
   """
-  config.check_memory()
-  grams = dataset.compute_grams(config)
-  claim_workdir(to_dict(config), workdir)
   comparisons = []
-  for loss in (losses.Contrastive(), losses.NonContrastive(config.loss.beta)):
-    for d_out in config.bridge.d_outs:
-      for basis in BASES:
-        comparison = compare(grams, loss, d_out, basis, config)
-        comparisons.append(comparison)
-        log(f"{comparison.name}, {basis}: gap {comparison.gaps[-1]:.1e}")
+  with config.memory_limit():
+    grams = dataset.compute_grams(config)
+    claim_workdir(to_dict(config), workdir)
+    for loss in (losses.Contrastive(), losses.NonContrastive(config.loss.beta)):
+      for d_out in config.bridge.d_outs:
+        for basis in BASES:
+          comparison = compare(grams, loss, d_out, basis, config)
+          comparisons.append(comparison)
+          log(f"{comparison.name}, {basis}: gap {comparison.gaps[-1]:.1e}")
   text = (
     f"`{command}`: {grams.kernel}, {len(grams.labels)} images with "
     f"{config.problem.views} views, {config.bridge.steps:,} steps.\n\n"
     f"{_table(comparisons)}"
-  )
-  (workdir / "bridge.md").write_text(text, encoding="utf-8")
-  files.write_json(
-    workdir / "bridge.json",
-    [{**c._asdict(), "gaps": c.gaps.tolist()} for c in comparisons],
   )
   curves = {
     basis: {c.name: c.gaps for c in comparisons if c.basis == basis}
     for basis in BASES
   }
   figure = figures.gaps(curves, tolerance=TOLERANCE)
-  svg = as_svg(figure, alt="gap to the closed form over steps")
-  (workdir / "bridge.svg").write_text(svg, encoding="utf-8")
-  return text
+  write(
+    workdir,
+    "bridge",
+    text,
+    figures={"bridge": as_svg(figure, alt="gap to the closed form over steps")},
+    data=[{**c._asdict(), "gaps": c.gaps.tolist()} for c in comparisons],
+  )
+  return text, True

@@ -1,7 +1,8 @@
 """Config of the kernel studies."""
 
-import bisect
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,17 +17,13 @@ from jssl.kernel_regime.dense import (
   RBF,
   ArcCosine,
   Kernel,
+  check_setting,
   median_bandwidth,
 )
 from jssl.kernel_regime.losses import NonContrastive
 
 Basis = Literal["principal", "root"]
 BASES: tuple[Basis, ...] = get_args(Basis)
-
-
-def _check(key: str, value: object, valid: bool, expected: str) -> None:
-  if not valid:
-    raise ValueError(f"{key}={value} must be {expected}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +37,8 @@ class RBFConfig:
   bandwidth: float = 0.0
 
   def __post_init__(self) -> None:
-    _check("kernel.bandwidth", self.bandwidth, self.bandwidth >= 0, ">= 0")
+    valid = self.bandwidth >= 0
+    check_setting("kernel.bandwidth", self.bandwidth, valid, ">= 0")
 
 
 KernelConfig = RBFConfig | ArcCosine | MLPNTK | ConvGP | ConvNTK
@@ -101,8 +99,9 @@ class Problem:
     least = {"images": 2, "views": 2, "test_images": 1, "folds": 2}
     for name, value in dataclasses.asdict(self).items():
       bound = least.get(name, 0)
-      _check(f"problem.{name}", value, value >= bound, f"at least {bound}")
-    _check("problem.alpha", self.alpha, self.alpha < 1, "less than 1")
+      valid = value >= bound
+      check_setting(f"problem.{name}", value, valid, f"at least {bound}")
+    check_setting("problem.alpha", self.alpha, self.alpha < 1, "less than 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +124,9 @@ class Sweep:
     for name, values in dataclasses.asdict(self).items():
       least = 2 if name in ("views", "labels") else 0
       valid = min(values, default=least) >= least
-      _check(f"sweep.{name}", values, valid, f"at least {least}")
+      check_setting(f"sweep.{name}", values, valid, f"at least {least}")
     valid = max(self.alphas, default=0) < 1
-    _check("sweep.alphas", self.alphas, valid, "less than 1")
+    check_setting("sweep.alphas", self.alphas, valid, "less than 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +144,9 @@ class Bridge:
   d_outs: tuple[int, ...] = (0,)
 
   def __post_init__(self) -> None:
-    _check("bridge.steps", self.steps, self.steps >= 1, "at least 1")
+    check_setting("bridge.steps", self.steps, self.steps >= 1, "at least 1")
     valid = min(self.d_outs, default=-1) >= 0
-    _check("bridge.d_outs", self.d_outs, valid, "dimensions >= 0")
+    check_setting("bridge.d_outs", self.d_outs, valid, "dimensions >= 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,9 @@ class KernelStudy:
   def __post_init__(self) -> None:
     images, labels = self.problem.images, self.sweep.labels
     valid = max(labels, default=0) <= images
-    _check("sweep.labels", labels, valid, f"at most problem.images={images}")
+    check_setting(
+      "sweep.labels", labels, valid, f"at most problem.images={images}"
+    )
     if self.problem.d_out:
       views = min((self.problem.views, *self.sweep.views))
       targets.check_d_out(self.problem.d_out, images * views)
@@ -175,41 +176,30 @@ class KernelStudy:
     """Largest number of views of the problem and its sweep."""
     return max((self.problem.views, *self.sweep.views))
 
-  @property
-  def memory_limit_gib(self) -> float | None:
-    """The limit as an argument of `jssl.kernel_regime`."""
-    return self.problem.memory_limit_gib or None
-
   def build_kernel(self, points: Float[np.ndarray, "n ..."]) -> Kernel:
     """Returns the kernel for these points."""
     if isinstance(self.kernel, RBFConfig):
       return RBF(self.kernel.bandwidth or median_bandwidth(points))
     return self.kernel
 
-  def check_memory(self) -> None:
-    """Raises ValueError if the matrices of the study exceed the limit."""
-    images, limit = self.problem.images, memory.limit_gib(self.memory_limit_gib)
-    needed = self._needed_gib(images)
-    if needed > limit:
-      # Memory grows with the number of images.
-      fits = bisect.bisect(range(images), limit, key=self._needed_gib) - 1
-      raise ValueError(
-        f"The study of {images} images with {self.max_views} views and "
-        f"{self.problem.test_images} test images needs {needed:.3g} GiB, but "
-        f"the limit is {limit:.3g} GiB. {fits} images would fit; lower "
-        "problem.images, views or test_images, or raise "
-        "problem.memory_limit_gib."
-      )
-
-  def _needed_gib(self, images: int) -> float:
+  @contextlib.contextmanager
+  def memory_limit(self) -> Iterator[None]:
+    """Holds the limit; ValueError if the matrices of the study exceed it."""
+    images, tests = self.problem.images, self.problem.test_images
     views = images * self.max_views
-    points = views + images
     # Besides the Gram matrix of all points, a solver needs 7 or 12 matrices of
     # views, counting a copy of the Gram matrix and one with jitter.
     ridge = self.problem.alpha or any(self.sweep.alphas)
-    return (
-      memory.gram_gib(points)
+    needed_gib = (
+      memory.gram_gib(views + images)
       + (12 if ridge else 7) * memory.gram_gib(views)
       # The kernel of test images, and its columns of one experiment.
-      + 2 * memory.gram_gib(self.problem.test_images, points)
+      + 2 * memory.gram_gib(tests, views + images)
     )
+    with memory.memory_limit(self.problem.memory_limit_gib or None):
+      memory.check_memory(
+        f"The study of problem.images={images} with {self.max_views} views and "
+        f"problem.test_images={tests} (see problem.memory_limit_gib)",
+        needed_gib,
+      )
+      yield

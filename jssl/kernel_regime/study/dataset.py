@@ -3,11 +3,11 @@
 import functools
 import pathlib
 import time
-import zipfile
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int
 
 from jssl import mesh as mesh_lib
@@ -99,21 +99,11 @@ def _views(
   root = rng.stream(rng.root(seed), "augment")
   keys = rng.per_row(root, len(images))
   parts = [
-    np.asarray(
-      _augmented(augment, keys[i : i + chunk], images[i : i + chunk], number)
-    )
+    _augmented(augment, keys[i : i + chunk], images[i : i + chunk], number)
     for i in range(0, len(images), chunk)
   ]
   grouped = np.concatenate([np.moveaxis(part, 0, 1) for part in parts])
   return grouped.reshape(-1, *grouped.shape[2:])
-
-
-def _describe(kernel: object) -> str:
-  values = (
-    f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-    for name, value in vars(kernel).items()
-  )
-  return f"{type(kernel).__name__}, {', '.join(values)}"
 
 
 def compute_grams(config: KernelStudy) -> GramMatrices:
@@ -148,22 +138,16 @@ def compute_grams(config: KernelStudy) -> GramMatrices:
   )
   points = np.concatenate([augmented, cropped])
   kernel = config.build_kernel(points)
-  block_gram = functools.partial(
-    gram,
-    kernel,
-    mesh=mesh_lib.make_mesh(-1, 1, jax.local_devices()),
-    memory_limit_gib=config.memory_limit_gib,
-  )
+  mesh = mesh_lib.make_mesh(-1, 1, jax.local_devices())
   started = time.perf_counter()
-  k, k_test = block_gram(points), block_gram(cropped_test, points)
   return GramMatrices(
-    k,
-    k_test,
-    train["label"],
-    test["label"],
-    tuple(source.class_names),
-    _describe(kernel),
-    time.perf_counter() - started,
+    k=gram(kernel, points, mesh=mesh),
+    k_test=gram(kernel, cropped_test, points, mesh=mesh),
+    labels=train["label"],
+    labels_test=test["label"],
+    class_names=tuple(source.class_names),
+    kernel=str(kernel),
+    seconds=time.perf_counter() - started,
   )
 
 
@@ -175,14 +159,18 @@ def save(path: pathlib.Path, grams: GramMatrices) -> None:
 
 
 def load(path: pathlib.Path) -> GramMatrices | None:
-  """Reads a file of `save`; None if it is missing or damaged."""
+  """Reads a file of `save`; None without one, or with a warning if damaged."""
+  if not path.exists():
+    return None
   try:
     # NumPy does not close a file that it fails to read.
     with path.open("rb") as file, np.load(file) as saved:
       arrays = {name: saved[name] for name in GramMatrices._fields}
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    arrays["class_names"] = tuple(map(str, arrays["class_names"]))
+    arrays["kernel"] = str(arrays["kernel"])
+    arrays["seconds"] = float(arrays["seconds"])
+    return GramMatrices(**arrays)
+  # Damage of the archive raises many types; the file can be computed anew.
+  except Exception as error:
+    logging.warning("Computing %s again; it is damaged (%s).", path, error)
     return None
-  arrays["class_names"] = tuple(map(str, arrays["class_names"]))
-  arrays["kernel"] = str(arrays["kernel"])
-  arrays["seconds"] = float(arrays["seconds"])
-  return GramMatrices(**arrays)

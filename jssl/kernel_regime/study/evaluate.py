@@ -16,7 +16,7 @@ from jssl.kernel_regime.embedding import (
   within_between,
 )
 from jssl.kernel_regime.psd import with_jitter
-from jssl.kernel_regime.solvers import Map, alpha_max, solve, solve_supervised
+from jssl.kernel_regime.solvers import Map, alpha_max, solve
 from jssl.kernel_regime.study.config import KernelStudy
 from jssl.kernel_regime.study.dataset import GramMatrices, Indices
 from jssl.kernel_regime.study.experiments import Experiment
@@ -93,17 +93,12 @@ def embed(
   loss: losses.Loss = losses.Contrastive()
   if experiment.beta is not None:
     loss = losses.NonContrastive(experiment.beta)
-  limit = config.memory_limit_gib
   k = with_jitter(grams.k[np.ix_(rows, rows)], config.problem.jitter)
   alpha = 0.0
   if experiment.alpha:
-    largest = alpha_max(k, loss, ids, memory_limit_gib=limit)
-    alpha = experiment.alpha * largest
-  if supervised:
-    m = solve_supervised(k, ids, alpha=alpha, memory_limit_gib=limit)
-  else:
-    d_out = config.problem.d_out or loss.directions(ids)
-    m = solve(k, loss, ids, d_out=d_out, alpha=alpha, memory_limit_gib=limit)
+    alpha = experiment.alpha * alpha_max(k, loss, ids)
+  d_out = None if supervised else config.problem.d_out or None
+  m = solve(k, loss, ids, d_out=d_out, alpha=alpha)
   z_test = grams.k_test[:, rows] @ m.T
   measures = measure(k, m, loss, ids, z_test=z_test)
   return Embedding(rows, m, {"alpha": alpha, **measures})

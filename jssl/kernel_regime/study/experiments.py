@@ -28,9 +28,9 @@ AXIS_NAMES: Mapping[Axis, str] = {
 _AXES: Mapping[Features, tuple[Axis, ...]] = {
   "raw": ("labels",),
   "raw_augmented": ("labels", "views"),
+  "supervised": ("labels", "views", "alpha"),
   "contrastive": ("labels", "views", "alpha"),
   "non_contrastive": ("labels", "views", "beta", "alpha"),
-  "supervised": ("labels", "views", "alpha"),
 }
 
 
@@ -67,10 +67,20 @@ def experiment(
   )
 
 
-def main_experiments(config: KernelStudy) -> list[Experiment]:
-  """Main experiments; those with a ridge also without."""
-  main = [experiment(features, config) for features in _AXES]
-  return [*(e._replace(alpha=0.0) for e in main if e.alpha), *main]
+def ordered_features(config: KernelStudy) -> list[Features]:
+  """All features, those of `loss.name` last."""
+  return sorted(_AXES, key=lambda features: features == config.loss.name)
+
+
+def main_experiments(config: KernelStudy) -> dict[str, Experiment]:
+  """Main experiments by name, in order; those with a ridge also without."""
+  found = {}
+  for features in ordered_features(config):
+    own, name = experiment(features, config), FEATURE_NAMES[features]
+    if own.alpha:
+      found[f"{name}, no ridge"] = own._replace(alpha=0.0)
+    found[name] = own
+  return found
 
 
 def sweep_experiments(
@@ -86,8 +96,8 @@ def sweep_experiments(
   return {
     axis: {
       features: {x: experiment(features, config, {axis: x}) for x in swept}
-      for features, axes in _AXES.items()
-      if axis in axes
+      for features in ordered_features(config)
+      if axis in _AXES[features]
     }
     for axis, swept in values.items()
     if swept
@@ -102,4 +112,4 @@ def all_experiments(config: KernelStudy) -> list[Experiment]:
     for by_value in by_features.values()
     for experiment in by_value.values()
   )
-  return [*dict.fromkeys([*main_experiments(config), *swept])]
+  return [*dict.fromkeys([*main_experiments(config).values(), *swept])]

@@ -147,7 +147,7 @@ def sweeps(
 
 @charts.styled
 def gaps(
-  curves: Mapping[Basis, Mapping[str, Float[np.ndarray, "steps"]]],
+  curves: Mapping[Basis, Mapping[str, Float[np.ndarray, "t"]]],
   *,
   tolerance: float,
 ) -> Figure:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
 from markupsafe import Markup
 
 from jssl.config.parse import to_dict
@@ -17,9 +19,11 @@ from jssl.kernel_regime.study.experiments import (
   Features,
   experiment,
   main_experiments,
+  ordered_features,
   sweep_experiments,
 )
 from jssl.kernel_regime.study.spirals import Spirals
+from jssl.kernel_regime.targets import centre_gram
 from jssl.report.charts import as_svg
 from jssl.report.html import render
 from jssl.report.tables import markdown_table
@@ -27,12 +31,12 @@ from jssl.report.tables import markdown_table
 Result = Mapping[str, Any]
 
 _ACCURACY_CAPTION = (
-  "Test accuracy in % of an SVM and of ridge regression; C and the ridge "
-  "weight are chosen within train. All see the same labelled images, “views "
-  "added” their views as well. “Supervised-augmented” is the contrastive "
-  "kernel with classes in place of images, so its cross-validation uses labels "
-  "that it was fitted to. Points: of the classifier, or of the embedding. "
-  "Alignment: of the kernel with that of the classes."
+  "Test accuracy of an SVM and of ridge regression; C and the ridge weight are "
+  "chosen within train. All see the same labelled images, 'views added' their "
+  "views as well. 'Supervised-augmented' is the contrastive kernel with "
+  "classes in place of images, so its cross-validation uses labels that it was "
+  "fitted to. Points: of the classifier, or of the embedding. Alignment: of "
+  "the kernel with that of the classes."
 )
 _EMBEDDING_CAPTION = (
   "At the views that the embeddings were fitted to. Gap: loss minus its "
@@ -63,28 +67,17 @@ class Results(NamedTuple):
   by_experiment: Mapping[Experiment, Result]
   spirals: Sequence[Spirals]
 
-  def order(self) -> list[Features]:
-    """Order of the kernels: that of `loss.name` is last."""
-    return sorted(FEATURE_NAMES, key=lambda f: f == self.config.loss.name)
-
   def main(self) -> dict[str, Result]:
-    """Results of the main experiments by name, in `order`."""
-    order, ridge = self.order(), self.config.problem.alpha > 0
-    experiments = main_experiments(self.config)
-    experiments.sort(key=lambda e: (order.index(e.features), e.alpha or 0))
-    return {
-      FEATURE_NAMES[e.features]
-      + (", no ridge" if ridge and e.alpha == 0 else ""): self.by_experiment[e]
-      for e in experiments
-    }
+    """Results of the main experiments by name."""
+    main = main_experiments(self.config)
+    return {name: self.by_experiment[e] for name, e in main.items()}
 
   def sweeps(self) -> dict[Axis, dict[Features, dict[float, Result]]]:
     """Results of each sweep, by features and value."""
     return {
       axis: {
-        f: {x: self.by_experiment[e] for x, e in by_features[f].items()}
-        for f in self.order()
-        if f in by_features
+        features: {x: self.by_experiment[e] for x, e in by_value.items()}
+        for features, by_value in by_features.items()
       }
       for axis, by_features in sweep_experiments(self.config).items()
     }
@@ -107,13 +100,21 @@ class Table(NamedTuple):
   caption: str
 
 
-def _accuracy(result: Result) -> float | None:
+def _number(result: Result, form: str, *keys: str) -> str:
+  """Formats a nested number of a result; "-" if there is none."""
+  found: Any = result
+  for key in keys:
+    found = found and found[key]
+  return "-" if found is None else format(found, form)
+
+
+def _svm(result: Result) -> float | None:
   return result["svm"] and result["svm"]["test_accuracy"]
 
 
-def _percent(result: Result, classifier: str) -> str:
-  found = result[classifier]
-  return f"{100 * found['test_accuracy']:.1f}" if found else "-"
+def _percents(result: Result) -> list[str]:
+  key = "test_accuracy"
+  return [_number(result, ".1%", name, key) for name in ("svm", "ridge")]
 
 
 def log_line(result: Result) -> str:
@@ -121,62 +122,58 @@ def log_line(result: Result) -> str:
   numbers = dict(result["experiment"])
   name = FEATURE_NAMES[numbers.pop("features")]
   values = (f"{key}={x:g}" for key, x in numbers.items() if x is not None)
+  svm, ridge = _percents(result)
   outcome = (
     f"failed: {result['failure']}"
     if result["failure"]
-    else f"SVM {_percent(result, 'svm')}%, ridge {_percent(result, 'ridge')}% "
-    f"({result['seconds']:.1f} s)"
+    else f"SVM {svm}, ridge {ridge} ({result['seconds']:.1f} s)"
   )
   return f"{', '.join((name, *values))}: {outcome}"
 
 
-def accuracy_table(results: Results) -> Table:
-  """Table of the classifiers of the main experiments."""
-  rows = [
-    [
-      name,
-      "failed" if r["failure"] else _percent(r, "svm"),
-      _percent(r, "ridge"),
-      *(f"{r[c]['chosen']:g}" if r[c] else "-" for c in ("svm", "ridge")),
-      "-" if r["failure"] else str(r["points"]),
-      "-" if r["failure"] else f"{r['class_alignment']:.3f}",
-    ]
-    for name, r in results.main().items()
-  ]
-  return Table(
-    ["kernel", "SVM", "ridge", "C", "ridge weight", "points", "alignment"],
-    rows,
-    _ACCURACY_CAPTION,
-  )
-
-
-# Heading, key of the measures, format.
+# Heading, format, and keys of the number in a result.
+_ACCURACY_COLUMNS = (
+  ("SVM", ".1%", "svm", "test_accuracy"),
+  ("ridge", ".1%", "ridge", "test_accuracy"),
+  ("C", "g", "svm", "chosen"),
+  ("ridge weight", "g", "ridge", "chosen"),
+  ("points", "d", "points"),
+  ("alignment", ".3f", "class_alignment"),
+)
 _EMBEDDING_COLUMNS = (
-  ("d_out", "d_out", "d"),
-  ("rank", "rank", "d"),
-  ("loss", "loss", ".4g"),
-  ("relative gap", "gap", ".1e"),
-  ("Tr(BK)", "trace_bk", ".4g"),
-  ("k* within", "within", ".4f"),
-  ("k* between", "between", ".1e"),
-  ("alignment", "target_alignment", ".3f"),
+  ("d_out", "d", "embedding", "d_out"),
+  ("rank", "d", "embedding", "rank"),
+  ("loss", "z.4f", "embedding", "loss"),
+  ("relative gap", ".1e", "embedding", "gap"),
+  ("Tr(BK)", ".4g", "embedding", "trace_bk"),
+  ("k* within", ".4f", "embedding", "within"),
+  ("k* between", ".1e", "embedding", "between"),
+  ("alignment", ".3f", "embedding", "target_alignment"),
 )
 
 
-def _embedding_table(results: Results) -> Table:
-  rows = []
-  for name, result in results.main().items():
-    if measures := result["embedding"]:
-      # Rounds losses of 1e-14 to 0; adding 0.0 turns -0 into 0.
-      shown = {**measures, "loss": round(measures["loss"], 6) + 0.0}
-      rows.append(
-        [
-          name,
-          *(format(shown[key], form) for _, key, form in _EMBEDDING_COLUMNS),
-        ]
-      )
-  headings = ["embedding", *(heading for heading, _, _ in _EMBEDDING_COLUMNS)]
-  return Table(headings, rows, _EMBEDDING_CAPTION)
+def check(result: Result) -> None:
+  """Raises KeyError, TypeError or ValueError if a result lacks numbers."""
+  log_line(result)
+  for _, form, *keys in (*_ACCURACY_COLUMNS, *_EMBEDDING_COLUMNS):
+    _number(result, form, *keys)
+  if result["embedding"]:
+    np.asarray(result["embedding"]["spectrum"], float)
+
+
+def _table(
+  results: Mapping[str, Result],
+  columns: Sequence[tuple[str, ...]],
+  caption: str,
+) -> Table:
+  rows = [
+    [
+      f"{name} (failed)" if result["failure"] else name,
+      *(_number(result, form, *keys) for _, form, *keys in columns),
+    ]
+    for name, result in results.items()
+  ]
+  return Table(["", *(heading for heading, *_ in columns)], rows, caption)
 
 
 def _sweep_tables(results: Results) -> list[Table]:
@@ -185,15 +182,12 @@ def _sweep_tables(results: Results) -> list[Table]:
     rows = [
       [
         FEATURE_NAMES[features],
-        *(
-          f"{_percent(r, 'svm')} / {_percent(r, 'ridge')}"
-          for r in found.values()
-        ),
+        *(" / ".join(_percents(result)) for result in by_value.values()),
       ]
-      for features, found in by_features.items()
+      for features, by_value in by_features.items()
     ]
     values = next(iter(by_features.values()))
-    caption = f"Test accuracy in %, SVM / ridge, over {AXIS_NAMES[axis]}."
+    caption = f"Test accuracy, SVM / ridge, over {AXIS_NAMES[axis]}."
     headings = [AXIS_NAMES[axis], *(f"{value:g}" for value in values)]
     tables.append(Table(headings, rows, caption))
   return tables
@@ -214,54 +208,63 @@ def _spirals_table(results: Results) -> Table:
   )
 
 
+def _matrices(results: Results) -> dict[str, Float[np.ndarray, "n n"]]:
+  """Kernels of the images, raw, of `loss.name`, and supervised."""
+  config, grams, matrices = results.config, results.grams, {}
+  shown: tuple[Features, ...] = ("raw", config.loss.name, "supervised")
+  for features in shown:
+    own = experiment(features, config)
+    if results.by_experiment[own]["failure"]:
+      continue
+    embedding = evaluate.embed(grams, own, config)
+    k, _, _ = evaluate.classifier_kernels(grams, own, embedding)
+    if features == "non_contrastive":
+      # The loss is invariant to a shift, which can dominate k*.
+      k = centre_gram(k)
+    matrices[FEATURE_NAMES[features]] = k
+  return matrices
+
+
 def draw_figures(results: Results) -> dict[str, Markup]:
   """Returns the figures as SVG by name, without empty ones."""
   config, grams = results.config, results.grams
-  own = {f: experiment(f, config) for f in results.order()}
-  main = {f: results.by_experiment[e] for f, e in own.items()}
-  drawn = {"spirals": figures.spirals(results.spirals)}
-
-  spectra = {
-    f: r["embedding"]["spectrum"] for f, r in main.items() if r["embedding"]
+  main = {
+    features: results.by_experiment[experiment(features, config)]
+    for features in ordered_features(config)
   }
-  if spectra:
-    drawn["spectra"] = figures.spectra(spectra)
-
-  matrices = {}
-  shown: tuple[Features, ...] = ("raw", config.loss.name, "supervised")
-  for features in shown:
-    if main[features]["failure"]:
-      continue
-    embedding = evaluate.embed(grams, own[features], config)
-    k, _, _ = evaluate.classifier_kernels(grams, own[features], embedding)
-    if features == "non_contrastive":
-      # The loss is invariant to a shift, which can dominate k*.
-      k = k - k.mean(0) - k.mean(0)[:, None] + k.mean()
-    matrices[FEATURE_NAMES[features]] = k
-  if matrices:
-    drawn["gram"] = figures.kernels(matrices, grams.labels, grams.class_names)
-
+  accuracies = {features: _svm(r) for features, r in main.items()}
+  spectra = {
+    features: r["embedding"]["spectrum"]
+    for features, r in main.items()
+    if r["embedding"]
+  }
   curves = {
     AXIS_NAMES[axis]: {
-      f: {x: _accuracy(r) for x, r in by_value.items()}
-      for f, by_value in by_features.items()
+      features: {x: _svm(r) for x, r in by_value.items()}
+      for features, by_value in by_features.items()
     }
     for axis, by_features in results.sweeps().items()
   }
-  if curves:
-    baselines = {f: _accuracy(r) for f, r in main.items()}
-    drawn["sweeps"] = figures.sweeps(curves, baselines)
+  matrices = _matrices(results)
+  drawn = {
+    "spectra": spectra and figures.spectra(spectra),
+    "gram": matrices
+    and figures.kernels(matrices, grams.labels, grams.class_names),
+    "sweeps": curves and figures.sweeps(curves, accuracies),
+    "spirals": figures.spirals(results.spirals),
+  }
   return {
     # The maps of the spirals are smooth; at 160 dpi the file is twice as large.
-    name: as_svg(drawn[name], alt=alt, dpi=72 if name == "spirals" else 160)
-    for name, alt in _ALT.items()
-    if name in drawn
+    name: as_svg(figure, alt=_ALT[name], dpi=72 if name == "spirals" else 160)
+    for name, figure in drawn.items()
+    if figure
   }
 
 
 def _page(results: Results) -> dict[str, Any]:
   """Contents that the Markdown and the HTML page share."""
-  problem = results.config.problem
+  problem, main = results.config.problem, results.main()
+  embedded = {name: r for name, r in main.items() if r["embedding"]}
   return {
     "title": f"The kernel regime: {results.config.data.name}",
     "facts": {
@@ -273,8 +276,8 @@ def _page(results: Results) -> dict[str, Any]:
       "seconds": f"{sum(results.seconds().values()):,.0f}",
     },
     "tables": {
-      "Accuracy": [accuracy_table(results)],
-      "Embeddings": [_embedding_table(results)],
+      "Accuracy": [_table(main, _ACCURACY_COLUMNS, _ACCURACY_CAPTION)],
+      "Embeddings": [_table(embedded, _EMBEDDING_COLUMNS, _EMBEDDING_CAPTION)],
       "Sweeps": _sweep_tables(results),
       "Two spirals": [_spirals_table(results)],
     },

@@ -8,14 +8,13 @@ experiments are not repeated; failed ones are reported and tried again in the
 next run.
 """
 
+import contextlib
 import json
-import os
 import pathlib
-import platform
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import jax
+from absl import logging
 
 from jssl.config.parse import to_dict
 from jssl.kernel_regime.study import dataset, evaluate, report
@@ -24,27 +23,23 @@ from jssl.kernel_regime.study.dataset import GramMatrices
 from jssl.kernel_regime.study.experiments import Experiment, all_experiments
 from jssl.kernel_regime.study.report import Results
 from jssl.kernel_regime.study.spirals import NOISES, make_spirals
-from jssl.report.tables import markdown_table
+from jssl.report.write import machine, write
 from jssl.runtime import files
 from jssl.runtime.workdir import claim_workdir
 
 
-class Written(NamedTuple):
-  """Main table, one line per failed experiment, and paths of the reports."""
-
-  table: str
-  failures: list[str]
-  paths: tuple[pathlib.Path, ...]
-
-
-def _read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields finished results; skips a line cut off by an interruption."""
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        yield json.loads(line)
-      except json.JSONDecodeError:
-        continue
+def _finished(path: pathlib.Path) -> dict[Experiment, dict[str, Any]]:
+  """Reads the results of finished experiments; skips damaged ones."""
+  rows, found = files.read_json_lines(path), {}
+  for row in rows:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+      report.check(row)
+      found[Experiment(**row["experiment"])] = row
+  if len(found) < len(rows):
+    logging.warning(
+      "Skipped %d damaged results of %s.", len(rows) - len(found), path
+    )
+  return found
 
 
 def _claim_with_grams(
@@ -76,53 +71,42 @@ def run(
   *,
   command: str,
   log: Callable[[str], None] = lambda line: None,
-) -> Written:
+) -> tuple[str, bool]:
   """Runs the unfinished experiments of a study and writes the report.
+
+  Returns:
+    The contents of kernels.md, and True if all experiments succeeded.
 
   Raises:
     ValueError: if the config does not fit the data set or memory, or the
       workdir belongs to another config.
     FileNotFoundError: if the data set is not prepared.
   """
-  config.check_memory()
-  grams = _claim_with_grams(config, workdir, log)
-  experiments = all_experiments(config)
-  path = workdir / "results.jsonl"
-  results = {Experiment(**r["experiment"]): r for r in _read_lines(path)}
-  for number, experiment in enumerate(experiments, 1):
-    if experiment in results:
-      continue
-    result = evaluate.evaluate(grams, experiment, config)
-    if result["failure"] is None:
-      with path.open("a") as file:
-        # A leading newline: the last line may have been cut off.
-        file.write("\n" * (path.stat().st_size > 0) + json.dumps(result))
-    results[experiment] = result
-    log(f"[{number}/{len(experiments)}] {report.log_line(result)}")
-  return _write(
+  with config.memory_limit():
+    grams = _claim_with_grams(config, workdir, log)
+    experiments = all_experiments(config)
+    path = workdir / "results.jsonl"
+    done = _finished(path)
+    for number, experiment in enumerate(experiments, 1):
+      if experiment in done:
+        continue
+      result = evaluate.evaluate(grams, experiment, config)
+      if result["failure"] is None:
+        with path.open("a") as file:
+          # A leading newline: the last line may have been cut off.
+          file.write("\n" * (path.stat().st_size > 0) + json.dumps(result))
+      done[experiment] = result
+      log(f"[{number}/{len(experiments)}] {report.log_line(result)}")
+    spirals = [make_spirals(n, seed=config.problem.seed) for n in NOISES]
+    results = Results(command, machine(), config, grams, done, spirals)
+    figures = report.draw_figures(results)
+  text = report.to_markdown(results)
+  write(
     workdir,
-    Results(
-      command=command,
-      machine=(
-        f"{os.cpu_count()} CPU cores, {platform.system()} "
-        f"{platform.machine()}, JAX {jax.__version__}"
-      ),
-      config=config,
-      grams=grams,
-      by_experiment=results,
-      spirals=[make_spirals(n, seed=config.problem.seed) for n in NOISES],
-    ),
+    "kernels",
+    text,
+    figures=figures,
+    data=report.to_json(results),
+    html=report.to_html(results, figures),
   )
-
-
-def _write(workdir: pathlib.Path, results: Results) -> Written:
-  paths = tuple(workdir / f"kernels.{end}" for end in ("json", "md", "html"))
-  json_path, markdown_path, html_path = paths
-  files.write_json(json_path, report.to_json(results))
-  markdown_path.write_text(report.to_markdown(results), encoding="utf-8")
-  figures = report.draw_figures(results)
-  html_path.write_text(report.to_html(results, figures), encoding="utf-8")
-  for name, svg in figures.items():
-    (workdir / f"{name}.svg").write_text(svg, encoding="utf-8")
-  headings, rows, _ = report.accuracy_table(results)
-  return Written(markdown_table(headings, rows), results.failures(), paths)
+  return text, not results.failures()

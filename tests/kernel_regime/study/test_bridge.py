@@ -88,7 +88,7 @@ def test_the_study(tmp_path):
   config.bridge.update(steps=300, d_outs=(0, 4))
   lines = []
   study = parse(config, KernelStudy)
-  text = bridge.run(study, tmp_path, command="again", log=lines.append)
+  text, _ = bridge.run(study, tmp_path, command="again", log=lines.append)
   assert (tmp_path / "bridge.md").read_text() == text
   assert "again" in text
   assert "12 images with 2 views" in text

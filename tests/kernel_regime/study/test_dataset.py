@@ -1,3 +1,5 @@
+import io
+
 import jax
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def grams(images=4, views=3, test=2):
     np.arange(images) % 2,
     np.arange(test),
     ("a", "b"),
-    "RBF, bandwidth=2",
+    "RBF(bandwidth=2.0)",
     0.5,
   )
 
@@ -43,8 +45,40 @@ def test_what_is_saved_is_loaded(tmp_path):
     np.testing.assert_array_equal(one, two)
   assert type(loaded.kernel) is str
   assert [*tmp_path.iterdir()] == [path]
-  path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(data):
+  """Every 50th bit."""
+  bits = np.unpackbits(np.frombuffer(data, np.uint8))
+  bits[::50] ^= 1
+  return np.packbits(bits).tobytes()
+
+
+def without_labels(data):
+  arrays = dict(np.load(io.BytesIO(data)))
+  del arrays["labels"]
+  file = io.BytesIO()
+  np.savez(file, **arrays)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda data: data[:-100],
+    lambda data: b"",
+    lambda data: bytes(len(data)),
+    lambda data: b"garbage",
+    flipped,
+    without_labels,
+  ],
+)
+def test_a_damaged_file_is_told_and_not_loaded(tmp_path, damage, caplog):
+  path = tmp_path / "gram.npz"
+  dataset.save(path, grams())
+  path.write_bytes(damage(path.read_bytes()))
   assert dataset.load(path) is None
+  assert f"Computing {path} again; it is damaged (" in caplog.text
 
 
 def source(labels):
@@ -123,7 +157,7 @@ def test_grams_are_those_of_the_images_and_their_views(config):
     (found.k_test[:, own], rbf(whole[1], whole[0])),
   ):
     np.testing.assert_allclose(k, expected, rtol=1e-5)
-  assert found.kernel == "RBF, bandwidth=12"
+  assert found.kernel == "RBF(bandwidth=12.0)"
   assert found.k.shape == (24, 24)
   assert found.k_test.shape == (3, 24)
 

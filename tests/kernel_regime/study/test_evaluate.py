@@ -8,6 +8,7 @@ import pytest
 from jssl.config.parse import parse
 from jssl.kernel_regime.classifiers import kernel_accuracy
 from jssl.kernel_regime.losses import Contrastive, NonContrastive
+from jssl.kernel_regime.memory import memory_limit
 from jssl.kernel_regime.solvers import (
   alpha_max,
   closed_form,
@@ -102,23 +103,23 @@ def test_an_experiment_has_what_its_kernel_depends_on():
 
 def test_main_experiments_are_all_kernels_and_those_without_a_ridge():
   main = experiments.main_experiments(CONFIG)
-  assert [(e.features, e.alpha) for e in main] == [
-    ("contrastive", 0.0),
-    ("non_contrastive", 0.0),
-    ("supervised", 0.0),
-    ("raw", None),
-    ("raw_augmented", None),
-    ("contrastive", 0.01),
-    ("non_contrastive", 0.01),
-    ("supervised", 0.01),
-  ]
+  assert {name: (e.features, e.alpha) for name, e in main.items()} == {
+    "raw kernel": ("raw", None),
+    "raw kernel, views added": ("raw_augmented", None),
+    "supervised-augmented, no ridge": ("supervised", 0.0),
+    "supervised-augmented": ("supervised", 0.01),
+    "non-contrastive, no ridge": ("non_contrastive", 0.0),
+    "non-contrastive": ("non_contrastive", 0.01),
+    "contrastive, no ridge": ("contrastive", 0.0),
+    "contrastive": ("contrastive", 0.01),
+  }
   assert len(experiments.main_experiments(study(alpha=0.0))) == 5
 
 
 def test_a_sweep_has_the_kernels_that_it_changes():
   swept = experiments.sweep_experiments(CONFIG)
   features = {axis: [*by_features] for axis, by_features in swept.items()}
-  embedded = ["contrastive", "non_contrastive", "supervised"]
+  embedded = ["supervised", "non_contrastive", "contrastive"]
   assert features == {
     "views": ["raw_augmented", *embedded],
     "labels": ["raw", "raw_augmented", *embedded],
@@ -129,7 +130,7 @@ def test_a_sweep_has_the_kernels_that_it_changes():
   assert {value: e.views for value, e in by_value.items()} == {2: 2, 3: 3}
   # Experiments that a sweep shares with the main ones are not repeated.
   main = experiments.main_experiments(CONFIG)
-  assert by_value[2] in main
+  assert by_value[2] in main.values()
   everything = experiments.all_experiments(CONFIG)
   assert len(everything) == len({*everything}) == 8 + 4 + 5 + 2 + 3
   assert not experiments.sweep_experiments(study(sweep={}))
@@ -334,7 +335,7 @@ def test_measures_of_an_embedding(found, features, alpha):
 
 def test_an_embedding_of_zeros_has_no_accuracy(found, monkeypatch):
   monkeypatch.setattr(
-    evaluate, "solve", lambda k, *a, d_out, **b: np.zeros((d_out, len(k)))
+    evaluate, "solve", lambda k, *a, **b: np.zeros((IMAGES, len(k)))
   )
   case = experiments.experiment("contrastive", CONFIG)
   row = evaluate.evaluate(found, case, CONFIG)
@@ -348,14 +349,14 @@ def test_a_failed_experiment_has_its_error(found):
   done = evaluate.evaluate(found, case, CONFIG)
   assert done["failure"] is None
   # The ridge takes 10 matrices of N x N, and raw kernels none.
-  tight = study(memory_limit_gib=5 * 36**2 * 8 / 2**30)
-  row = evaluate.evaluate(found, case, tight)
-  assert re.match(r"The ridge of N=36 .* N=25 would fit", row["failure"])
+  raw = experiments.experiment("raw", CONFIG)
+  with memory_limit(5 * 36**2 * 8 / 2**30):
+    row = evaluate.evaluate(found, case, CONFIG)
+    assert evaluate.evaluate(found, raw, CONFIG)["failure"] is None
+  assert re.match("The ridge of N=36 points needs", row["failure"])
   assert row.keys() == done.keys()
   assert row["experiment"] == case._asdict()
   assert row["svm"] is row["ridge"] is row["embedding"] is None
-  raw = experiments.experiment("raw", CONFIG)
-  assert evaluate.evaluate(found, raw, tight)["failure"] is None
 
 
 def test_folds_are_fewer_where_labels_are(found):
