@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import pathlib
+import resource
 import shutil
+import sys
 from typing import Any
 
 # Errors of a full disk or a network file system: a later attempt may succeed.
@@ -15,6 +17,9 @@ _RETRYABLE = frozenset(
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
   }
 )
+
+# Enough for the files of a data set, and not a cost to whoever closes all.
+_MAX_OPEN_FILES = 2**16
 
 
 def is_retryable(error: Exception) -> bool:
@@ -47,6 +52,22 @@ def disk_space_advice(path: str | os.PathLike) -> str:
     "`damaged`, `broken` and `features` in workdirs; then run the same command "
     "to resume from the last checkpoint"
   )
+
+
+def raise_open_files_limit() -> int:
+  """Raises the soft limit of open files as far as allowed; returns it.
+
+  A set of many files, kept open, would leave none for checkpoints.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if soft == resource.RLIM_INFINITY:
+    return sys.maxsize
+  limit = _MAX_OPEN_FILES
+  if hard != resource.RLIM_INFINITY:
+    limit = min(hard, limit)
+  if soft < limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+  return max(soft, limit)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
