@@ -106,7 +106,7 @@ def test_transparency_is_kept_when_asked(tmp_path, caplog, stored_size_px):
     keep_alpha=True,
     stored_size_px=stored_size_px,
   )
-  assert "transparency" not in caplog.text
+  assert "have transparency" not in caplog.text
   source = open_source("mine", data_dir=data_dir, image_size_px=8)
   assert source.image_shape == (8, 8, 4)
   images = source.fetch(np.arange(len(source)))["image"]
@@ -153,7 +153,11 @@ def turned(orientation, file_format="JPEG"):
     image = image.transpose(STORED[orientation])
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = orientation
-  options = {"quality": 100, "subsampling": 0} if file_format == "JPEG" else {}
+  options = {
+    "JPEG": {"quality": 100, "subsampling": 0},
+    "WEBP": {"lossless": True},
+    "PNG": {},
+  }[file_format]
   return encode(image, file_format, exif=exif, **options)
 
 
@@ -163,7 +167,7 @@ def test_orientation_is_applied_at_read_time(orientation, file_format):
   size = {"size_px": 16, "channels": 3}
   found = image_lib.decode(turned(orientation, file_format), **size)
   expected = image_lib.decode(encode(quarters()), **size)
-  np.testing.assert_allclose(found.astype(int), expected, atol=40)
+  assert np.abs(found.astype(int) - expected).mean() < 5
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -186,7 +190,7 @@ def test_orientation_is_applied_in_prepare(
   assert (record["image"] == data) == (orientation == 1 and size == 16)
   expected = image_lib.decode(encode(quarters()), size_px=size, channels=3)
   found = source.fetch(np.array([0]))["image"][0]
-  np.testing.assert_allclose(found.astype(int), expected, atol=60)
+  assert np.abs(found.astype(int) - expected).mean() < 5
   plain = plain_images(data_dir)[0]
   assert tuple(plain[1, 1] > 128) == (True, False, False)
   assert tuple(plain[1, -2] > 128) == (True, True, True)
@@ -220,7 +224,7 @@ def test_other_formats_are_taken(tmp_path, suffix, file_format):
 def test_programs_are_no_images(tmp_path, monkeypatch):
   """Pillow would run Ghostscript for PostScript of any suffix."""
   data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
-  with pytest.raises(ValueError, match=r"0\.png: truncated or damaged"):
+  with pytest.raises(ValueError, match=r"\d\.png: truncated or damaged"):
     prepare_files(tmp_path, [("png", data)] * 3)
 
 
@@ -230,7 +234,7 @@ def test_more_pixels_than_pillow_decodes_are_no_damage(
 ):
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
   data = encode(quarters())
-  with pytest.raises(ValueError, match=r"0\.png: .*512 pixels.* smaller"):
+  with pytest.raises(ValueError, match=r"\d\.png: .*512 pixels.* smaller"):
     prepare_files(tmp_path, [("png", data)] * 3, skip_damaged=skip_damaged)
 
 
