@@ -101,9 +101,10 @@ class Order:
     else:
       remedy = f"an order.epochs of 1 to {images // batch_size}"
     raise ValueError(
-      f"data.batch_size={batch_size} is larger than the {part.stop} of {images} "
-      f"images that order.name={self.name!r} sees in an epoch: a batch would "
-      f"hold an image twice; use {remedy}, or a smaller data.batch_size"
+      f"data.batch_size={batch_size} is larger than the {part.stop} of "
+      f"{images} images that order.name={self.name!r} sees in an epoch: a "
+      f"batch would hold an image twice; use {remedy}, or a smaller "
+      "data.batch_size"
     )
 
 

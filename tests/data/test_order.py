@@ -328,8 +328,8 @@ def test_a_chunk_must_fill_a_batch(name):
   order = Order(name, switch_epoch=3)
   order.check(steps=12 * STEPS_PER_EPOCH, **run)
   message = (
-    rf"data\.batch_size=8 is larger than the 7 of 100 images that .*{name}.*: .*"
-    r"an order\.epochs of 1 to 12, or a smaller data\.batch"
+    rf"data\.batch_size=8 is larger than the 7 of 100 images that .*{name}"
+    r".*: .* an order\.epochs of 1 to 12, or a smaller data\.batch"
   )
   with pytest.raises(ValueError, match=message):
     order.check(steps=12 * STEPS_PER_EPOCH + 1, **run)
