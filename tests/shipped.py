@@ -48,5 +48,8 @@ class Shapes:
   def __len__(self):
     return IMAGES.get(self.name, 2**20)
 
+  def fingerprint(self):
+    return "shapes"
+
   def fetch(self, rows):
     raise NotImplementedError

@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import pathlib
+import resource
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,9 @@ _RETRYABLE = frozenset(
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
   }
 )
+
+# Enough for the files of a data set, and not a cost to whoever closes all.
+_MAX_OPEN_FILES = 2**16
 
 
 def is_retryable(error: Exception) -> bool:
@@ -52,30 +57,20 @@ def disk_space_advice(path: str | os.PathLike) -> str:
   )
 
 
-def read_json_lines(
-  path: pathlib.Path, numbers: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-  """Reads the rows of a JSON-lines file; [] without a file.
+def raise_open_files_limit() -> int:
+  """Raises the soft limit of open files as far as allowed; returns it.
 
-  Args:
-    path: path of the file.
-    numbers: keys of every row whose value is a number. Other rows, and damaged
-      lines, are skipped and counted in a warning.
+  A set of many files, kept open, would leave none for checkpoints.
   """
-  lines = path.read_bytes().splitlines() if path.exists() else []
-  rows = []
-  for line in lines:
-    with contextlib.suppress(ValueError):
-      row = json.loads(line)
-      if isinstance(row, dict) and all(
-        isinstance(row.get(key), int | float) for key in numbers
-      ):
-        rows.append(row)
-  if len(rows) < len(lines):
-    logging.warning(
-      "Skipped %d damaged rows of %s.", len(lines) - len(rows), path
-    )
-  return rows
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if soft == resource.RLIM_INFINITY:
+    return sys.maxsize
+  limit = _MAX_OPEN_FILES
+  if hard != resource.RLIM_INFINITY:
+    limit = min(hard, limit)
+  if soft < limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+  return max(soft, limit)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
