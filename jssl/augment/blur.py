@@ -46,11 +46,11 @@ def random_blur(
   *,
   probability: Scalar | float,
   kernel_px: int,
-  min_sigma: float,
-  max_sigma: float,
+  sigmas: tuple[float, float],
 ) -> Images:
-  """Blurs each image with `probability` and a uniform standard deviation."""
+  """Blurs each image with `probability` and a uniform sigma from `sigmas`."""
   chance, place = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
-  sigmas = min_sigma + (max_sigma - min_sigma) * place
-  blurred = blur(images, sigmas, kernel_px=kernel_px)
+  low, high = sigmas
+  drawn = low + (high - low) * place
+  blurred = blur(images, drawn, kernel_px=kernel_px)
   return jnp.where((chance < probability)[:, None, None, None], blurred, images)

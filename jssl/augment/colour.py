@@ -1,7 +1,7 @@
-"""Colour jitter in random order, grayscale and solarisation.
+"""Colour jitter in random order, and grayscale.
 
-The operations are torchvision's, on pixels in [0, 1]. Saturation, hue and
-grayscale do not change images of one channel.
+The operations are torchvision's, on pixels in [0, 1]. Saturation and hue do not
+change images of one channel.
 
 Inside, an image is [c, h, w]: operations between channels are then elementwise
 over planes, which XLA vectorises on every backend.
@@ -15,10 +15,12 @@ from jaxtyping import Array, Float, Int
 
 from jssl.typing import Images, Key, Keys, Scalar
 
+STRENGTHS = ("brightness", "contrast", "saturation", "hue")
+
 Planes = Float[Array, "c h w"]
 
 
-def luminance(planes: Planes) -> Float[Array, "h w"]:
+def luminance(planes: Float[Array, "c *n"]) -> Float[Array, "*n"]:
   """Returns 0.2989 R + 0.587 G + 0.114 B, or the only channel."""
   if len(planes) == 1:
     return planes[0]
@@ -108,27 +110,18 @@ def _jitter(
 
 
 def jitter(
-  keys: Keys,
-  images: Images,
-  *,
-  probability: float,
-  brightness: float,
-  contrast: float,
-  saturation: float,
-  hue: float,
+  keys: Keys, images: Images, *, probability: float, **strengths: float
 ) -> Images:
   """Changes brightness, contrast, saturation and hue in a random order.
 
   Factors are uniform in [max(0, 1 - s), 1 + s] for strength s, and the hue
   shift is uniform in [-s, s] turns; strength 0 turns an operation off. An image
-  changes with `probability`.
+  changes with `probability`. All `STRENGTHS` must be given.
   """
-  blends = {"brightness": brightness, "contrast": contrast}
-  if images.shape[-1] == 3:
-    blends["saturation"] = saturation
-  ranges = {n: (max(0.0, 1 - s), 1 + s) for n, s in blends.items() if s}
-  if images.shape[-1] == 3 and hue:
-    ranges["hue"] = (-hue, hue)
+  ranges = {}
+  for name in STRENGTHS if images.shape[-1] == 3 else STRENGTHS[:2]:
+    if s := strengths[name]:
+      ranges[name] = (-s, s) if name == "hue" else (max(0.0, 1 - s), 1 + s)
   if not ranges:
     return images
   planes = jax.vmap(partial(_jitter, probability=probability, ranges=ranges))(
@@ -137,26 +130,7 @@ def jitter(
   return jnp.moveaxis(planes, 1, 3)
 
 
-def random_grayscale(
-  keys: Keys, images: Images, *, probability: float
-) -> Images:
-  """Replaces all channels by the luminance, with `probability`."""
-  planes = jax.vmap(
-    lambda key, planes: jnp.where(
-      jax.random.bernoulli(key, probability), luminance(planes)[None], planes
-    )
-  )(keys, jnp.moveaxis(images, 3, 1))
-  return jnp.moveaxis(planes, 1, 3)
-
-
-def random_solarize(
-  keys: Keys, images: Images, *, probability: Scalar | float, threshold: float
-) -> Images:
-  """Replaces x by 1 - x where x >= `threshold`, with `probability`."""
-  return jax.vmap(
-    lambda key, image: jnp.where(
-      jax.random.bernoulli(key, probability) & (image >= threshold),
-      1 - image,
-      image,
-    )
-  )(keys, images)
+def grayscale(images: Images) -> Images:
+  """Replaces all channels by the luminance."""
+  gray = luminance(jnp.moveaxis(images, 3, 0))
+  return jnp.broadcast_to(gray[..., None], images.shape)

@@ -46,21 +46,21 @@ def random_box(
   *,
   height: int,
   width: int,
-  min_area: float,
-  max_area: float,
-  min_ratio: float,
-  max_ratio: float,
+  areas: tuple[float, float],
+  ratios: tuple[float, float],
 ) -> Boxes:
   """Draws a crop box as torchvision's RandomResizedCrop does.
 
   Takes the first of ten candidates that fits into the image. Area (as a share
-  of the image), logarithm of width / height, and position are uniform. If no
-  candidate fits, the box is the largest centred box of an allowed ratio.
+  of the image, within `areas`), logarithm of width / height (within `ratios`)
+  and position are uniform. If no candidate fits, the box is the largest centred
+  box of an allowed ratio.
   """
   # A single flat draw: several draws, or one of shape (4, tries), take XLA
   # seconds longer to compile.
   drawn = jax.random.uniform(key, (4 * _TRIES,))
   area, ratio, top, left = drawn.reshape(4, _TRIES)
+  (min_area, max_area), (min_ratio, max_ratio) = areas, ratios
   area = height * width * (min_area + (max_area - min_area) * area)
   ratio = min_ratio * (max_ratio / min_ratio) ** ratio
   heights = jnp.round(jnp.sqrt(area / ratio)).astype(int)

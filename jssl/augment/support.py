@@ -1,8 +1,8 @@
 """Comparison of the sets of views that two augmentations can make."""
 
+from jssl.augment.colour import STRENGTHS
 from jssl.augment.views import Augment
 
-_FACTORS = ("brightness", "contrast", "saturation", "hue")
 _RANDOM = ("flip", "grayscale", "blur", "solarize")
 
 
@@ -50,7 +50,7 @@ def includes(augment: Augment, other: Augment) -> bool:
     and within("crop_min_area", "crop_max_area")
     and within("crop_ratio_min", "crop_ratio_max")
     and all(_outcomes(augment, x) >= _outcomes(other, x) for x in _RANDOM)
-    and all(strength(augment, f) >= strength(other, f) for f in _FACTORS)
+    and all(strength(augment, f) >= strength(other, f) for f in STRENGTHS)
     and (
       not any(other.blur_probability)
       or (same("blur_kernel_px") and within("blur_sigma_min", "blur_sigma_max"))

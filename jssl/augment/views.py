@@ -7,11 +7,12 @@ Operations follow SimCLR, arXiv 2002.05709, appendix A; solarisation BYOL,
 import dataclasses
 import itertools
 import math
+import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jssl import rng
 from jssl.augment import blur, colour, crop
@@ -19,6 +20,14 @@ from jssl.typing import Images, Keys, Pixels, Scalar, Views
 
 # Fields with one probability per large view.
 _PER_VIEW = ("blur_probability", "solarize_probability")
+_NOT_NEGATIVE = ("brightness", "contrast", "saturation", "num_small")
+# Ends of ranges of positive numbers, and the largest allowed number.
+_RANGES = (
+  ("crop_min_area", "crop_max_area", 1),
+  ("small_crop_min_area", "small_crop_max_area", 1),
+  ("crop_ratio_min", "crop_ratio_max", sys.float_info.max),
+  ("blur_sigma_min", "blur_sigma_max", sys.float_info.max),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +67,6 @@ class Augment:
 
   Raises:
     ValueError: if a value is out of range; the message names its config key.
-    TypeError: if a probability per large view is not a tuple.
   """
 
   crop_size_px: int
@@ -90,45 +98,29 @@ class Augment:
 
     def check(name: str, valid: object, expected: str) -> None:
       if not valid:
-        raise ValueError(f"augment.{name}={values[name]} must be {expected}")
+        raise ValueError(f"augment.{name}={values[name]!r} must be {expected}")
 
-    def check_range(low: str, high: str, limit: float = math.inf) -> None:
-      check(
-        low,
-        0 < values[low] <= values[high],
-        f"in (0, augment.{high}={values[high]}]",
-      )
-      check(high, values[high] <= limit, f"at most {limit:g}")
-
-    def check_kernel(size: str, probability: str) -> None:
-      limit = f"less than twice augment.{size}={values[size]}"
-      expected = f"{limit}, or augment.{probability} zero"
-      check("blur_kernel_px", kernel < 2 * values[size], expected)
-
-    for name in _PER_VIEW:
-      if not isinstance(values[name], tuple):
-        raise TypeError(
-          f"augment.{name}={values[name]!r} must be a tuple: one probability "
-          "for all large views, such as (0.5,), or one for each"
-        )
-      valid = values[name] and all(0 <= p <= 1 for p in values[name])
-      check(name, valid, "one or more numbers in [0, 1]")
     for name, value in values.items():
-      if (
-        name.endswith(("_probability", "_threshold")) and name not in _PER_VIEW
-      ):
+      if name in _PER_VIEW:
+        is_filled = isinstance(value, tuple) and len(value)
+        valid = is_filled and all(0 <= p <= 1 for p in value)
+        expected = (
+          "a tuple of numbers in [0, 1]: one for all large views, such "
+        )
+        check(name, valid, f"{expected}as (0.5,), or one for each")
+      elif name.endswith(("_probability", "_threshold")):
         check(name, 0 <= value <= 1, "in [0, 1]")
-    for name in ("brightness", "contrast", "saturation", "num_small"):
-      check(name, values[name] >= 0, "at least 0")
+      elif name in _NOT_NEGATIVE:
+        check(name, 0 <= value < math.inf, "finite and at least 0")
     check("hue", 0 <= self.hue <= 0.5, "in [0, 0.5]")
     check("crop_size_px", self.crop_size_px > 0, "positive")
-    check_range("crop_min_area", "crop_max_area", 1)
-    check_range("crop_ratio_min", "crop_ratio_max")
-    check_range("blur_sigma_min", "blur_sigma_max")
+    for low, high, limit in _RANGES:
+      end = values[high]
+      check(low, 0 < values[low] <= end, f"in (0, augment.{high}={end}]")
+      check(high, end <= limit, f"at most {limit:g}")
     kernel = self.blur_kernel_px
     check("blur_kernel_px", kernel > 0 and kernel % 2, "odd and positive")
-    if any(self.blur_probability):
-      check_kernel("crop_size_px", "blur_probability")
+    blurred = {"crop_size_px": any(self.blur_probability)}
     if self.num_small:
       check(
         "small_crop_size_px",
@@ -136,21 +128,21 @@ class Augment:
         f"positive and at most augment.crop_size_px={self.crop_size_px}, as "
         f"augment.num_small={self.num_small}",
       )
-      check_range("small_crop_min_area", "small_crop_max_area", 1)
-      if self.small_blur_probability:
-        check_kernel("small_crop_size_px", "small_blur_probability")
+      blurred["small_crop_size_px"] = bool(self.small_blur_probability)
+    for size, blurs in blurred.items():
+      expected = (
+        f"less than twice augment.{size}={values[size]}, of blurred views"
+      )
+      check("blur_kernel_px", not blurs or kernel < 2 * values[size], expected)
 
   def of_large_views(self, num_views: int) -> "Augment":
     """Returns a copy for large views only; cycles probabilities per view."""
-
-    def repeated(values: tuple[float, ...]) -> tuple[float, ...]:
-      return tuple(itertools.islice(itertools.cycle(values), num_views))
-
+    blurs, solarizes = (
+      tuple(itertools.islice(itertools.cycle(values), num_views))
+      for values in (self.blur_probability, self.solarize_probability)
+    )
     return dataclasses.replace(
-      self,
-      blur_probability=repeated(self.blur_probability),
-      solarize_probability=repeated(self.solarize_probability),
-      num_small=0,
+      self, blur_probability=blurs, solarize_probability=solarizes, num_small=0
     )
 
 
@@ -165,6 +157,11 @@ def _unit_interval(pixels: Pixels) -> Images:
       f"not {pixels.dtype} {list(pixels.shape)}"
     )
   return jnp.asarray(pixels).astype(float) / 255
+
+
+def _chosen(keys: Keys, probability: Scalar | float) -> Bool[Array, "b"]:
+  """Chooses each image with a probability."""
+  return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
 
 def _view(
@@ -187,17 +184,13 @@ def _view(
     crop.random_box,
     height=height,
     width=width,
-    min_area=augment.crop_min_area,
-    max_area=augment.crop_max_area,
-    min_ratio=augment.crop_ratio_min,
-    max_ratio=augment.crop_ratio_max,
+    areas=(augment.crop_min_area, augment.crop_max_area),
+    ratios=(augment.crop_ratio_min, augment.crop_ratio_max),
   )
   boxes = jax.vmap(random_box)(crop_keys)
   flip = jnp.zeros(len(images), bool)
   if augment.flip_probability:
-    flip = jax.vmap(
-      lambda key: jax.random.bernoulli(key, augment.flip_probability)
-    )(flip_keys)
+    flip = _chosen(flip_keys, augment.flip_probability)
   images = crop.crop_and_resize(
     boxes, images, size_px=augment.crop_size_px, flip=flip
   )
@@ -206,14 +199,12 @@ def _view(
       jitter_keys,
       images,
       probability=augment.jitter_probability,
-      brightness=augment.brightness,
-      contrast=augment.contrast,
-      saturation=augment.saturation,
-      hue=augment.hue,
+      **{name: getattr(augment, name) for name in colour.STRENGTHS},
     )
   if augment.grayscale_probability and channels == 3:
-    images = colour.random_grayscale(
-      gray_keys, images, probability=augment.grayscale_probability
+    gray = _chosen(gray_keys, augment.grayscale_probability)
+    images = jnp.where(
+      gray[:, None, None, None], colour.grayscale(images), images
     )
   if any(augment.blur_probability):
     images = blur.random_blur(
@@ -221,15 +212,13 @@ def _view(
       images,
       probability=blur_probability,
       kernel_px=augment.blur_kernel_px,
-      min_sigma=augment.blur_sigma_min,
-      max_sigma=augment.blur_sigma_max,
+      sigmas=(augment.blur_sigma_min, augment.blur_sigma_max),
     )
   if any(augment.solarize_probability):
-    images = colour.random_solarize(
-      solarize_keys,
-      images,
-      probability=solarize_probability,
-      threshold=augment.solarize_threshold,
+    inverted = _chosen(solarize_keys, solarize_probability)
+    bright = images >= augment.solarize_threshold
+    images = jnp.where(
+      inverted[:, None, None, None] & bright, 1 - images, images
     )
   return images
 
@@ -307,10 +296,10 @@ def views(
     solarize_probability=(0.0,),
     num_small=0,
   )
-  number = augment.num_small
-  return large, _views_of_one_size(
-    small_crops, keys, pixels, stream="small view", number=number
+  small = _views_of_one_size(
+    small_crops, keys, pixels, stream="small view", number=augment.num_small
   )
+  return large, small
 
 
 def center_view(

@@ -3,6 +3,9 @@
 Li, Efros and Pathak (ECCV 2022, arXiv 2209.15007) forecast the accuracy of a
 linear probe from `collapse_auc`. That their fit is a line in the AUC has not
 been checked against the paper.
+
+`aucs` and `accuracies` are `collapse_auc` and the linear probe accuracy of each
+checkpoint.
 """
 
 from collections.abc import Sequence
@@ -60,24 +63,12 @@ def fit_accuracy(aucs: Numbers, accuracies: Numbers) -> LinearFit:
     >>> fit = fit_accuracy([0.7, 0.8, 0.9], [0.6, 0.5, 0.4])
     >>> fit.predict([0.75])
     array([0.55])
-
-  Args:
-    aucs: `collapse_auc` of each checkpoint.
-    accuracies: linear probe accuracy of each checkpoint.
   """
   x, y = _columns(2, aucs=aucs, accuracies=accuracies)
   _check_vary("aucs", x)
-  offset = x - x.mean()
-  slope = offset @ (y - y.mean()) / (offset @ offset)
-  intercept = y.mean() - slope * x.mean()
-  residual = np.sum((y - slope * x - intercept) ** 2)
-  total = np.sum((y - y.mean()) ** 2)
-  return LinearFit(
-    slope=float(slope),
-    intercept=float(intercept),
-    # Rounding may make the residual larger than the total.
-    r_squared=max(float(1 - residual / total), 0.0) if np.ptp(y) else 0.0,
-  )
+  slope, intercept = np.polyfit(x, y, 1)
+  correlation = np.corrcoef(x, y)[0, 1] if np.ptp(y) else 0
+  return LinearFit(float(slope), float(intercept), float(correlation**2))
 
 
 def leave_one_run_out(
@@ -91,8 +82,6 @@ def leave_one_run_out(
     array([0.6, 0.5, 0.6, 0.4])
 
   Args:
-    aucs: `collapse_auc` of each checkpoint.
-    accuracies: linear probe accuracy of each checkpoint.
     runs: name or number of the run of each checkpoint.
   """
   x, y = _columns(2, aucs=aucs, accuracies=accuracies)
@@ -129,9 +118,6 @@ def rank_checkpoints(aucs: Numbers) -> Int[np.ndarray, "n"]:
   Example:
     >>> rank_checkpoints([0.8, 0.6, 0.7])
     array([1, 2, 0])
-
-  Args:
-    aucs: `collapse_auc` of each checkpoint.
   """
   (x,) = _columns(1, aucs=aucs)
   return np.argsort(x, kind="stable")
@@ -146,10 +132,6 @@ def rank_correlation(aucs: Numbers, accuracies: Numbers) -> float:
   Example:
     >>> round(rank_correlation([0.8, 0.6, 0.7], [0.5, 0.7, 0.6]), 6)
     1.0
-
-  Args:
-    aucs: `collapse_auc` of each checkpoint.
-    accuracies: linear probe accuracy of each checkpoint.
   """
   x, y = _columns(2, aucs=aucs, accuracies=accuracies)
   _check_vary("aucs", x)
@@ -177,7 +159,6 @@ def collapse_onset(
 
   Args:
     steps: steps of the checkpoints of one run, ascending, without step 0.
-    aucs: `collapse_auc` of each checkpoint.
     margin: share of the way from the lowest AUC to 1, in [0, 1).
     patience: number of checkpoints, at least 1.
   """

@@ -1,6 +1,7 @@
 """The singular spectrum of features and the collapse measures computed from it.
 
-`singular_values` takes one pass and O(d^2) memory; all others take its result.
+`singular_values` takes one pass and O(d^2) memory. All others take its result:
+[d] values of centred features, descending, not squared.
 """
 
 from typing import NamedTuple
@@ -136,9 +137,6 @@ def cumulative_share(singular_values: Values) -> Values:
   Example:
     >>> cumulative_share(np.array([2.0, 1.0, 1.0]))
     array([0.5 , 0.75, 1.  ])
-
-  Args:
-    singular_values: [d], descending, not squared.
   """
   _check_values(singular_values)
   total = np.sum(singular_values)
@@ -158,9 +156,6 @@ def collapse_auc(singular_values: Values) -> float:
     >>> collapse_auc(np.ones(8))
     0.5625
 
-  Args:
-    singular_values: [d], descending, of centred features.
-
   Reference:
     Li, Efros and Pathak, "Understanding Collapse in Non-contrastive Siamese
     Representation Learning", ECCV 2022, arXiv 2209.15007, and its code.
@@ -178,12 +173,9 @@ def rank_me(singular_values: Values, *, epsilon: float = 1e-7) -> float:
     2.0
 
   Args:
-    singular_values: [d], descending, of uncentred features as in the paper
-      (`singular_values(features, centre=False)`).
+    singular_values: of uncentred features as in the paper, from
+      `singular_values(features, centre=False)`; not all 0.
     epsilon: constant added to each share; the paper's value for float32.
-
-  Raises:
-    ValueError: if all values are 0.
 
   Reference:
     Garrido et al., "RankMe", ICML 2023, arXiv 2210.02885, equation 1.
@@ -199,15 +191,11 @@ def rank_me(singular_values: Values, *, epsilon: float = 1e-7) -> float:
 def stable_rank(singular_values: Values) -> float:
   """Stable rank sum s_i^2 / s_1^2, from 1 to d; insensitive to small s_i.
 
+  Constant features have none: a ValueError.
+
   Example:
     >>> stable_rank(np.array([2.0, 1.0, 1.0]))
     1.5
-
-  Args:
-    singular_values: [d], descending, of centred features.
-
-  Raises:
-    ValueError: if all values are 0.
   """
   _check_values(singular_values)
   if not singular_values[0]:
@@ -231,7 +219,6 @@ def alpha_req(
     1.0
 
   Args:
-    singular_values: [d], descending, of centred features.
     first: first j of the fit, from 1; the head of the spectrum is no power law.
     last: last j of the fit; values at the level of rounding are left out.
 

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.models.backbone import Backbone, from_linen
-from jssl.models.block import Block, Expansion, drop_path_factors
-from jssl.models.tokens import (
+from jssl.models.vit_layers import (
+  Block,
+  Expansion,
+  drop_path_factors,
   patches,
   pooled,
   resized_positions,

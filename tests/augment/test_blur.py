@@ -34,8 +34,7 @@ def test_probability_and_sigma():
       jnp.tile(point, (n, 1, 1, 1)),
       probability=0.4,
       kernel_px=3,
-      min_sigma=0.5,
-      max_sigma=2.0,
+      sigmas=(0.5, 2.0),
     )
   )(jax.random.split(jax.random.key(0), n))
   centre, beside = np.asarray(got, np.float64)[:, 3, 3:5, 0].T

@@ -92,7 +92,7 @@ def test_hue_stays_in_the_unit_interval_in_float32():
 
 def test_grayscale_equals_the_loops(x64):
   images = _images(3, 3)
-  got = colour.random_grayscale(_keys(3), images, probability=1.0)
+  got = colour.grayscale(jnp.asarray(images))
   for one, image in zip(got, images, strict=True):
     np.testing.assert_allclose(one, oracle.grayscale(image), rtol=0, atol=1e-12)
 
@@ -100,7 +100,6 @@ def test_grayscale_equals_the_loops(x64):
 @pytest.mark.parametrize(
   "function",
   [
-    partial(colour.random_grayscale, probability=1.0),
     partial(
       colour.jitter,
       probability=1.0,
@@ -108,21 +107,18 @@ def test_grayscale_equals_the_loops(x64):
     ),
     partial(colour.jitter, probability=0.0, **ALL),
   ],
-  ids=["grayscale", "saturation and hue", "probability 0"],
+  ids=["saturation and hue", "probability 0"],
 )
 def test_gray_images_do_not_change(function):
   images = jnp.asarray(_images(4, 1))
   np.testing.assert_array_equal(function(_keys(4), images), images)
 
 
-def test_probabilities():
+def test_probability_of_jitter():
   images = jnp.asarray(_images(1, 3)).repeat(2000, axis=0)
-  for function in (
-    partial(colour.random_grayscale, probability=0.3),
-    partial(colour.jitter, probability=0.3, **ALL),
-  ):
-    changed = (jax.jit(function)(_keys(2000), images) != images).any((1, 2, 3))
-    assert stats.binomtest(int(changed.sum()), 2000, 0.3).pvalue > 1e-3
+  function = jax.jit(partial(colour.jitter, probability=0.3, **ALL))
+  changed = (function(_keys(2000), images) != images).any((1, 2, 3))
+  assert stats.binomtest(int(changed.sum()), 2000, 0.3).pvalue > 1e-3
 
 
 def test_factors_are_uniform():

@@ -10,12 +10,7 @@ from scipy import stats
 
 from jssl.augment import crop
 
-USUAL = {
-  "min_area": 0.2,
-  "max_area": 1.0,
-  "min_ratio": 0.75,
-  "max_ratio": 4 / 3,
-}
+USUAL = {"areas": (0.2, 1.0), "ratios": (0.75, 4 / 3)}
 
 crop_and_resize = jax.jit(crop.crop_and_resize, static_argnames="size_px")
 center_crop = jax.jit(crop.center_crop, static_argnames="size_px")
@@ -94,9 +89,9 @@ def test_boxes_are_inside_and_within_the_limits():
   ("height", "width", "changes"),
   [
     (28, 28, {}),
-    (224, 224, {"min_area": 0.08}),
+    (224, 224, {"areas": (0.08, 1.0)}),
     # Most candidates fail, often all ten.
-    (24, 60, {"min_area": 0.7}),
+    (24, 60, {"areas": (0.7, 1.0)}),
   ],
 )
 def test_boxes_are_distributed_as_torchvision_draws_them(
@@ -112,8 +107,8 @@ def test_boxes_are_distributed_as_torchvision_draws_them(
         draw,
         height,
         width,
-        (limits["min_area"], limits["max_area"]),
-        (limits["min_ratio"], limits["max_ratio"]),
+        limits["areas"],
+        limits["ratios"],
       )
       for _ in range(n)
     ]
@@ -132,7 +127,7 @@ def test_boxes_are_distributed_as_torchvision_draws_them(
 
 
 def test_area_and_log_ratio_are_uniform_where_every_box_fits():
-  _, _, height, width = _draw(5000, 1000, 1000, min_area=0.1, max_area=0.5)
+  _, _, height, width = _draw(5000, 1000, 1000, areas=(0.1, 0.5))
   area = height * width / 1e6
   assert stats.kstest(area, stats.uniform(0.1, 0.4).cdf).pvalue > 1e-3
   log_ratio = np.log(width / height) / np.log(4 / 3)
@@ -147,7 +142,7 @@ def test_area_and_log_ratio_are_uniform_where_every_box_fits():
   ],
 )
 def test_fallback_is_the_largest_centred_box(height, width, want):
-  boxes = _draw(50, height, width, min_area=1.0)
+  boxes = _draw(50, height, width, areas=(1.0, 1.0))
   np.testing.assert_array_equal(np.stack(boxes, axis=1), [want] * 50)
 
 

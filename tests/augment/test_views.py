@@ -110,6 +110,19 @@ def test_each_option_controls_its_operation(x64, changes, want):
     np.testing.assert_allclose(one, want(image), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_solarize_inverts_from_the_threshold_on(x64, channels):
+  pixels = _pixels(2, channels)
+  pixels[0, 0, 0] = 153
+  augment = dataclasses.replace(
+    NOTHING, solarize_probability=(1.0,), solarize_threshold=153 / 255
+  )
+  got = make_large(augment, _keys(2), pixels, 1)
+  for one, image in zip(got[0], pixels / 255, strict=True):
+    want = oracle.solarize(image, 153 / 255)
+    np.testing.assert_allclose(one, want, rtol=0, atol=1e-15)
+
+
 def test_small_crops_equal_the_loops(x64):
   pixels = _pixels(2)
   augment = dataclasses.replace(
@@ -135,12 +148,27 @@ def test_small_crops_equal_the_loops(x64):
     np.testing.assert_allclose(small[0, i], want, rtol=0, atol=1e-9)
 
 
-def test_half_of_the_images_are_flipped():
-  augment = dataclasses.replace(NOTHING, flip_probability=0.5)
-  pixels = _pixels(1).repeat(400, axis=0)
-  got = make_large(augment, _keys(400), pixels, 1)[0]
-  flipped = np.asarray(abs(got - got[:1]).max((1, 2, 3)) > 0.1)
-  assert 150 < flipped.sum() < 250
+@pytest.mark.parametrize(
+  ("changes", "probability"),
+  [
+    ({"flip_probability": 0.5}, 0.5),
+    ({"grayscale_probability": 0.3}, 0.3),
+    ({"solarize_probability": (0.2,)}, 0.2),
+  ],
+)
+def test_an_image_changes_with_the_probability(changes, probability):
+  n, pixels = 1000, _pixels(1)
+  augment = dataclasses.replace(NOTHING, **changes)
+  got = make_large(augment, _keys(n), pixels.repeat(n, axis=0), 1)[0]
+  changed = np.asarray(abs(got - pixels / 255).max((1, 2, 3)) > 0.1)
+  assert stats.binomtest(int(changed.sum()), n, probability).pvalue > 1e-3
+
+
+def test_gray_images_have_no_grayscale():
+  gray = dataclasses.replace(NOTHING, grayscale_probability=1.0)
+  pixels = _pixels(3, channels=1)
+  got = make_large(gray, _keys(3), pixels, 1)
+  np.testing.assert_allclose(got[0], pixels / 255, rtol=0, atol=1e-7)
 
 
 def test_each_view_has_its_own_probabilities():
@@ -324,6 +352,12 @@ def test_strengths_have_no_effect_without_jitter():
     ({"flip_probability": 1.1}, "flip_probability"),
     ({"jitter_probability": -0.1}, "jitter_probability"),
     ({"brightness": -0.1}, "brightness"),
+    ({"brightness": float("inf")}, "brightness"),
+    ({"contrast": float("nan")}, "contrast"),
+    ({"crop_min_area": float("nan")}, "crop_min_area"),
+    ({"crop_ratio_max": float("inf")}, "crop_ratio_max"),
+    ({"blur_sigma_max": float("inf")}, "blur_sigma_max"),
+    ({"hue": float("nan")}, "hue"),
     ({"contrast": -0.1}, "contrast"),
     ({"saturation": -0.1}, "saturation"),
     ({"hue": 0.6}, "hue"),
@@ -367,7 +401,7 @@ def test_errors_of_small_crops_name_both_options():
 @pytest.mark.parametrize("value", [0.5, [0.5]])
 def test_probabilities_per_view_must_be_tuples(value):
   message = r"^augment\.solarize_probability=.* must be a tuple.*\(0\.5,\)"
-  with pytest.raises(TypeError, match=message):
+  with pytest.raises(ValueError, match=message):
     dataclasses.replace(EVERYTHING, solarize_probability=value)
 
 

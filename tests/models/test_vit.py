@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jssl import rng
-from jssl.models import block, tokens, vit
+from jssl.models import vit, vit_layers
 from jssl.models.backbone import init_variables
 
 # Most of the time of these tests is compilation.
@@ -73,7 +73,7 @@ def keys_of(n, seed=0):
 
 def test_patches_hold_their_pixels():
   x = np.arange(2.0 * 8 * 12 * 3).reshape(2, 8, 12, 3)
-  cut = tokens.patches(x, 4)
+  cut = vit_layers.patches(x, 4)
   assert cut.shape == (2, 6, 48)
   for n, (row, column) in enumerate(np.ndindex(2, 3)):
     expected = x[1, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
@@ -81,7 +81,7 @@ def test_patches_hold_their_pixels():
 
 
 def test_positions_are_those_of_the_formula():
-  positions = tokens.sincos_positions(2, 3, 8)
+  positions = vit_layers.sincos_positions(2, 3, 8)
   for n, (y, x) in enumerate(np.ndindex(2, 3)):
     frequencies = (1.0, 10000**-0.5)
     expected = [np.sin(y * f) for f in frequencies]
@@ -230,7 +230,7 @@ def test_scanned_blocks_start_differently():
 
 def test_drop_path_drops_at_its_rate_and_keeps_the_mean():
   n, depth, rate = 4000, 4, 0.6
-  draw = jit(lambda: block.drop_path_factors(keys_of(n), depth, rate))
+  draw = jit(lambda: vit_layers.drop_path_factors(keys_of(n), depth, rate))
   factors = np.asarray(draw())
   assert factors.shape == (depth, 2, n)
   for i, (dropped, of_block) in enumerate(
@@ -253,7 +253,7 @@ def test_drop_path_drops_at_its_rate_and_keeps_the_mean():
 
 def test_a_draw_depends_on_the_key_not_the_position():
   keys = keys_of(16)
-  draw = jit(lambda keys: block.drop_path_factors(keys, 3, 0.5))
+  draw = jit(lambda keys: vit_layers.drop_path_factors(keys, 3, 0.5))
   factors = draw(keys)
   order = np.random.default_rng(0).permutation(16)
   np.testing.assert_array_equal(draw(keys[order]), factors[..., order])
@@ -263,7 +263,7 @@ def test_a_draw_depends_on_the_key_not_the_position():
 
 
 def test_factors_scale_the_branches_of_their_image():
-  part = block.Block(4, 2, 32, False, 0.0, jnp.dtype("float32"))
+  part = vit_layers.Block(4, 2, 32, False, 0.0, jnp.dtype("float32"))
   x = images(3 * 4, 16)
   variables = jit(part.init)(jax.random.key(0), x)
   apply = jit(lambda *factors: part.apply(variables, x, *factors))
@@ -330,7 +330,7 @@ def test_layer_scale_scales_both_branches():
 
 
 def test_layer_scale_starts_at_its_value():
-  part = block.Block(4, 2, 32, False, 0.1, jnp.dtype("float32"))
+  part = vit_layers.Block(4, 2, 32, False, 0.1, jnp.dtype("float32"))
   params = jit(part.init)(jax.random.key(0), images(4, 16))["params"]
   for name in ("attention_scale", "mlp_scale"):
     np.testing.assert_array_equal(params[name], np.full(16, np.float32(0.1)))
@@ -359,7 +359,7 @@ def test_learned_positions_are_interpolated_for_other_grids(rows, columns):
     "ih,jw,hwd->ijd", bicubic(5, rows), bicubic(4, columns), learned
   )
   np.testing.assert_allclose(
-    tokens.resized_positions(jnp.asarray(learned), rows, columns),
+    vit_layers.resized_positions(jnp.asarray(learned), rows, columns),
     expected.reshape(-1, 3),
     rtol=1e-5,
     atol=1e-5,
@@ -370,7 +370,7 @@ def test_learned_positions_are_unchanged_on_their_grid():
   model = dataclasses.replace(TINY, positions="learned")
   params = dict(filled(model)["params"])
   assert params["positions"].shape == (2, 2, 16)
-  table = tokens.sincos_positions(2, 2, 16).astype(np.float32)
+  table = vit_layers.sincos_positions(2, 2, 16).astype(np.float32)
   params["positions"] = table.reshape(2, 2, 16)
   x = images(4, 8, 8, 1)
   h = evaluate(model, {"params": params}, x)
@@ -407,7 +407,7 @@ def test_class_token_is_the_feature():
 def test_expansion_is_its_formula():
   draw = np.random.default_rng(0)
   x = draw.normal(size=(2 * 3, 4))
-  module = block.Expansion(12, 3, jnp.dtype("float64"))
+  module = vit_layers.Expansion(12, 3, jnp.dtype("float64"))
   shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
   variables = jax.tree.map(
     lambda leaf: 0.1 * draw.normal(size=leaf.shape), shapes
@@ -458,7 +458,7 @@ def test_indivisible_sizes_are_errors():
   with pytest.raises(ValueError, match=r"10 x 10 px.*model.patch_size_px=4"):
     init_variables(0, TINY.backbone(), (10, 10, 1))
   with pytest.raises(ValueError, match=r"model.width=6"):
-    tokens.sincos_positions(2, 2, 6)
+    vit_layers.sincos_positions(2, 2, 6)
 
 
 # Counts of timm's vit_*_patch16_224 without the classifier.
