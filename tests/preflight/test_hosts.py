@@ -24,31 +24,27 @@ FLAGS = [
 # As a run's own process: joined, with devices of all of them.
 COMPILE = """
 import json, sys
-from absl import app
-from ml_collections import config_flags
-config = config_flags.DEFINE_config_file("config")
+from jssl.preflight import targets
+from jssl.runtime import distributed
+distributed.initialize()
+import jax
+from jssl.config import command_line
+from jssl.config.schema import Config
+from jssl.preflight.programs import programs
+from jssl.preflight.requirements import measure
 
-def main(_):
-  from jssl.preflight import targets
-  from jssl.runtime import distributed
-  distributed.initialize()
-  import jax
-  from jssl.preflight.requirements import measure
-  from jssl.config.parse import parse
-  from jssl.config.schema import Config
-  from jssl.preflight.programs import programs
-  assert len(jax.local_devices()) < len(jax.devices()) == 8
-  plan, (step, _) = programs(parse(config.value, Config), jax.devices())
-  step = measure(step, targets.target("cpu:8"), plan.mesh)
-  print("FOUND", json.dumps({
-    "flops": step.product_flops,
-    "arguments": step.memory.arguments,
-    "peak": step.memory.peak,
-    "collectives": [[c.kind, c.axes, c.times] for c in step.collectives],
-    "checkpoint_bytes": plan.checkpoint_bytes,
-  }))
-
-app.run(main)
+assert len(jax.local_devices()) < len(jax.devices()) == 8
+path, *overrides = sys.argv[1:]
+config = command_line.load(path.partition("=")[2], overrides, Config)
+plan, (step, _) = programs(config, jax.devices())
+step = measure(step, targets.target("cpu:8"), plan.mesh)
+print("FOUND", json.dumps({
+  "flops": step.product_flops,
+  "arguments": step.memory.arguments,
+  "peak": step.memory.peak,
+  "collectives": [[c.kind, c.axes, c.times] for c in step.collectives],
+  "checkpoint_bytes": plan.checkpoint_bytes,
+}))
 """
 
 
