@@ -6,6 +6,8 @@ import runpy
 import shutil
 import sys
 
+from jssl.runtime import terminal
+
 _COMMANDS = {
   "train": ("jssl.train", "Pretrain an encoder."),
   "probe": ("jssl.probe", "Evaluate the checkpoints of a run."),
@@ -98,6 +100,7 @@ def configs(arguments: list[str]) -> int:
 
 def main() -> int:
   """Runs the command that `sys.argv` names; returns the exit status."""
+  terminal.accept_any_text()
   command, *arguments = sys.argv[1:] or ["--help"]
   if command in ("--help", "-h", "help"):
     print(_usage())

@@ -8,6 +8,8 @@ import importlib
 import shlex
 import sys
 
+from jssl.runtime import terminal
+
 BENCHES = {
   "losses": "fused operations of the losses: time, memory, communication",
   "augment": "views of a batch on the device",
@@ -22,6 +24,7 @@ BENCHES = {
 
 def main() -> None:
   """Runs the benchmark that the command line names."""
+  terminal.accept_any_text()
   name = sys.argv[1] if len(sys.argv) > 1 else "--help"
   if name not in BENCHES:
     names = "\n".join(f"  {key:14} {text}" for key, text in BENCHES.items())

@@ -36,6 +36,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jssl.data.folder import Examples, Folder, Options, encode_image
+from jssl.runtime import terminal
 
 _SOURCE = flags.DEFINE_string(
   "source", None, "Folder of the images or of the IDX files."
@@ -249,6 +250,7 @@ def prepare(
 
 def main(argv: list[str]) -> None:
   """Prepares the data set that the command line names."""
+  terminal.accept_any_text()
   if len(argv) != 2:
     raise app.UsageError("expected one of fashion_mnist, folder or a TFDS name")
   if not sys.stderr.isatty():

@@ -23,6 +23,7 @@ from absl import app, flags, logging
 
 from jssl.config import command_line
 from jssl.preflight import targets
+from jssl.runtime import terminal
 
 _CONFIG = flags.DEFINE_string(
   "config", None, "Config file, FILE or FILE:ARG.", required=True
@@ -97,6 +98,7 @@ def _run(overrides: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
   """Prints the report; returns the exit status."""
+  terminal.accept_any_text()
   logging.set_verbosity(logging.WARNING)
   try:
     return _run(argv[1:])

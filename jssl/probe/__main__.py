@@ -45,9 +45,16 @@ def main(argv: list[str]) -> int:
   # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
   from jssl.probe.runner import run
-  from jssl.runtime import compilation, distributed, exit_codes, files
+  from jssl.runtime import (
+    compilation,
+    distributed,
+    exit_codes,
+    files,
+    terminal,
+  )
   from jssl.runtime.workdir import check_workdir
 
+  terminal.accept_any_text()
   logging.set_verbosity(logging.WARNING)
   compilation.use_cache()
 

@@ -6,11 +6,13 @@ import hashlib
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
@@ -96,7 +98,13 @@ def path(
 
 
 def _labels_path(path: pathlib.Path) -> pathlib.Path:
-  return path.with_suffix(".labels.npy")
+  """Path of the labels, and of the SHA-256 of the features; written last."""
+  return path.with_suffix(".labels.npz")
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -137,11 +145,12 @@ def _encode(
     )
 
 
-def _write(
+def write(
   path: pathlib.Path,
   images: int,
   batches: Iterable[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]],
 ) -> None:
+  """Writes features and labels of all images to the cache."""
   labels: list[np.ndarray] = []
   # Not memory-mapped, where a full disk would crash the process.
   with _open_atomically(path) as file:
@@ -152,14 +161,29 @@ def _write(
         np.lib.format.write_array_header_1_0(file, header)
       file.write(h.tobytes())
       labels.append(of_batch)
-    with _open_atomically(_labels_path(path)) as label_file:
-      np.save(label_file, np.concatenate(labels))
+  with _open_atomically(_labels_path(path)) as file:
+    np.savez(file, labels=np.concatenate(labels), sha256=_sha256(path))
 
 
-def read(path: pathlib.Path, num_classes: int) -> Features:
+def _read(path: pathlib.Path, num_classes: int) -> Features:
   """Opens cached features, memory-mapped."""
-  h = np.load(path, mmap_mode="r")
-  return Features(h, np.load(_labels_path(path)), num_classes)
+  with np.load(_labels_path(path)) as found:
+    return Features(np.load(path, mmap_mode="r"), found["labels"], num_classes)
+
+
+def cached(path: pathlib.Path, num_classes: int) -> Features | None:
+  """Opens cached features; None, with a warning, if they are damaged."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(_labels_path(path)) as found:
+      intact = str(found["sha256"]) == _sha256(path)
+    if intact:
+      return _read(path, num_classes)
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    pass
+  logging.warning("Ignored damaged features in %s.", path)
+  return None
 
 
 def extract(
@@ -180,10 +204,11 @@ def extract(
     NotFiniteError: if features are not finite; nothing is cached then.
     ValueError: if the processes do not share the workdir.
   """
-  if not distributed.broadcast_from_first(path.exists()):
+  found = cached(path, source.num_classes) if distributed.is_first() else None
+  if not distributed.broadcast_from_first(found is not None):
     batches = _encode(path, encode, source, batch_size, mesh, workers)
     if distributed.is_first():
-      _write(path, len(source), batches)
+      write(path, len(source), batches)
     else:
       collections.deque(batches, maxlen=0)  # Encodes its part of each batch.
     distributed.barrier(f"wrote {path.name}")
@@ -192,13 +217,13 @@ def extract(
       f"process {jax.process_index()} cannot see {path}, which process 0 "
       "wrote; put the workdir on a disk that all processes share"
     )
-  return read(path, source.num_classes)
+  return _read(path, source.num_classes)
 
 
 def forget_all_but(workdir: str | os.PathLike, steps: list[int]) -> None:
   """Removes the cached features of deleted checkpoints."""
-  for found in (pathlib.Path(workdir) / "features").glob("*.npy"):
-    step = re.search(r"-step(\d+)-[0-9a-f]+(\.labels)?\.npy$", found.name)
+  for found in (pathlib.Path(workdir) / "features").glob("*.np[yz]"):
+    step = re.search(r"-step(\d+)-[0-9a-f]+(\.labels)?\.np[yz]$", found.name)
     if step and int(step[1]) not in steps:
       found.unlink(missing_ok=True)
 

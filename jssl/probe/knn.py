@@ -125,12 +125,12 @@ def vote(
   first, then the vote weighted by each temperature.
   """
   known = jnp.isfinite(nearest.similarity)
+  # Relative to the nearest neighbour, whose weight does not underflow.
+  gap = jnp.where(known, nearest.similarity - nearest.similarity[:, :1], 0)
   weights = jnp.stack(
-    [
-      known.astype(jnp.float32),
-      *(jnp.exp((nearest.similarity - 1) / t) for t in temperatures),
-    ]
+    [jnp.ones_like(gap), *(jnp.exp(gap / t) for t in temperatures)]
   )
+  weights = jnp.where(known[None], weights, 0)
   votes, winners = jnp.zeros(()), []
   for start, stop in itertools.pairwise((0, *neighbours)):
     labels = nearest.labels[:, start:stop, None]

@@ -3,13 +3,16 @@
 The probe writes the records; the report and the studies read them.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from absl import logging
 
 from jssl.runtime import files
 
@@ -143,6 +146,38 @@ def to_json(record: Record) -> str:
   return json.dumps({"record": name, **dataclasses.asdict(record)})
 
 
+def _from_row(row: dict[str, Any]) -> Record | None:
+  """Returns the record of a row; None unless all fields have their type."""
+  fields = dict(row)
+  cls = _TYPES.get(str(fields.pop("record", None)))
+  if cls is None:
+    return None
+  hints = get_type_hints(cls)
+  if not all(_matches(value, hints.get(k)) for k, value in fields.items()):
+    return None
+  with contextlib.suppress(TypeError):  # A field without default is missing.
+    return cls(**fields)
+  return None
+
+
+def _matches(value: Any, hint: Any) -> bool:
+  """True if a JSON value has the type of a field."""
+  origin, arguments = get_origin(hint), get_args(hint)
+  if hint is Any:
+    return True
+  if origin is Literal:
+    return value in arguments
+  if origin is list:
+    return isinstance(value, list) and all(
+      _matches(entry, arguments[0]) for entry in value
+    )
+  if origin is dict:
+    return isinstance(value, dict) and all(
+      _matches(entry, arguments[1]) for entry in value.values()
+    )
+  return isinstance(value, int | float if hint is float else hint or ())
+
+
 def summary(records: Iterable[Record]) -> str:
   """Returns records in one line, for the log."""
   return ", ".join(map(_summary, records))
@@ -183,19 +218,18 @@ class RecordFile:
     self._path = pathlib.Path(workdir) / _NAME
 
   def read(self) -> list[Record]:
-    """Reads all records, if any; ValueError if one is of another version."""
-    if not self._path.exists():
-      return []
-    records = []
-    for number, line in enumerate(self._path.read_text().splitlines(), 1):
-      try:
-        fields = json.loads(line)
-        records.append(_TYPES[fields.pop("record")](**fields))
-      except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-          f"line {number} of {self._path} is not a record of this version of "
-          "jssl; delete the file and run the probe again"
-        ) from error
+    """Reads all records, if any.
+
+    Damaged lines, and records of another version, are skipped with a warning.
+    """
+    rows = files.read_json_lines(self._path)
+    records = [record for row in rows if (record := _from_row(row))]
+    if len(records) < len(rows):
+      logging.warning(
+        "Skipped %d records of %s that are not of this version of jssl.",
+        len(rows) - len(records),
+        self._path,
+      )
     return records
 
   def done(self, part: Part, **settings: Any) -> set[tuple[str, int, str]]:

@@ -44,6 +44,8 @@ from jssl.typing import Variables
 GOODPUT = "probe_goodput.jsonl"
 GOODPUT_KINDS = ("wait", "restore", "features", *PARTS)
 _POLL_SECONDS = 5.0
+# Longer than the deletion of a checkpoint takes.
+_DELETION_SECONDS = 2.0
 
 
 def _new_steps(
@@ -107,6 +109,7 @@ class Runner:
 
   def run(self, *, follow: bool) -> None:
     """Probes the baselines, then the checkpoints."""
+    self._pin(self._records.read())
     self._probe_baselines()
     steps = _new_steps(
       self._workdir, follow=follow, last_step=self._config.train.steps
@@ -178,12 +181,14 @@ class Runner:
     error = ""
     try:
       variables = checkpoint.restore_backbone(self._workdir, step)
-    except checkpoint.CheckpointError as failure:
+    except (checkpoint.CheckpointError, OSError) as failure:
       error = str(failure)
     # All processes skip what one of them cannot read.
     errors = [e for e in distributed.all_gather_text(error) if e]
     if not errors:
       return self._encoders.checkpoint(step, variables)
+    # A training in progress may be deleting it: let it finish.
+    time.sleep(_DELETION_SECONDS)
     if step in checkpoint.steps(self._workdir):
       self._log(f"Skipped a damaged checkpoint: {errors[0]}")
     else:
@@ -259,20 +264,34 @@ class Runner:
     )
 
   def _write(self, records: Sequence[Record], name: str) -> None:
-    """Writes and logs records of one part; pins the best checkpoint."""
+    """Writes and logs records of one part, and pins the best checkpoint."""
     if distributed.is_first():
       self._records.replace(records)
       write_events(self._workdir, records)
-      for record in records if self._pin_best else ():
-        if (
-          isinstance(record, ProbeRecord)
-          and record.features == "backbone"
-          and (record.probe, record.label_fraction) == ("linear", 1)
-        ):
-          checkpoint.pin_best(
-            self._workdir, step=record.step, score=record.validation_accuracy
-          )
+      self._pin(records)
     self._log(f"{name} on {self._dataset.name}: {summary(records)}")
+
+  def _pin(self, records: Sequence[Record]) -> None:
+    """Pins the best of the checkpoints that still exist."""
+    if not (self._pin_best and distributed.is_first()):
+      return
+    steps = checkpoint.steps(self._workdir)
+    wanted = ("backbone", self._dataset.name, "linear", 1)
+    for record in records:
+      if (
+        isinstance(record, ProbeRecord)
+        and wanted
+        == (
+          record.features,
+          record.dataset,
+          record.probe,
+          record.label_fraction,
+        )
+        and record.step in steps
+      ):
+        checkpoint.pin_best(
+          self._workdir, step=record.step, score=record.validation_accuracy
+        )
 
 
 def run(

@@ -26,7 +26,9 @@ def main(argv: list[str]) -> int:
   from jssl.probe.accuracy import accuracy_table
   from jssl.report import page
   from jssl.report.read import read
+  from jssl.runtime import terminal
 
+  terminal.accept_any_text()
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
   output = pathlib.Path(

@@ -85,15 +85,12 @@ def cached_features(
   pattern = features.path(
     run.workdir, dataset=dataset, split=split, name=f"step{step}", key="*"
   )
-  cached = [
-    path
-    for path in pattern.parent.glob(pattern.name)
-    if not path.name.endswith(".labels.npy")
-  ]
-  if not cached:
+  paths = [*pattern.parent.glob(pattern.name)]
+  newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
+  found = newest and features.cached(newest, num_classes=0)
+  if found is None:
     return None
-  newest = max(cached, key=lambda path: path.stat().st_mtime)
-  h, labels, _ = features.read(newest, num_classes=0)
+  h, labels, _ = found
   rows = np.flatnonzero((labels >= 0) & (labels < classes))
   if len(rows) < 4:
     return None

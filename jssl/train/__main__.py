@@ -36,10 +36,17 @@ def main(argv: list[str]) -> int:
   from jssl.checkpoint import CheckpointError, NotSavedError
   from jssl.config.parse import to_dict
   from jssl.config.schema import Config
-  from jssl.runtime import compilation, distributed, exit_codes, files
+  from jssl.runtime import (
+    compilation,
+    distributed,
+    exit_codes,
+    files,
+    terminal,
+  )
   from jssl.runtime.workdir import check_workdir
   from jssl.train.loop import train
 
+  terminal.accept_any_text()
   logging.set_verbosity(logging.WARNING)
   compilation.use_cache()
   compilation.order_cpu_collectives()

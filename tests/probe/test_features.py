@@ -130,7 +130,7 @@ def test_features_go_with_their_checkpoint(tmp_path, one_device):
   assert kept == {
     f"d-train-{name}-0a{end}"
     for name in ("step12", "random", "pixels")
-    for end in (".npy", ".labels.npy")
+    for end in (".npy", ".labels.npz")
   }
 
 
@@ -146,11 +146,48 @@ def test_export_has_both_splits(tmp_path, train, test):
     np.testing.assert_array_equal(arrays["test_labels"], test.labels)
 
 
-def test_features_are_what_the_file_says(tmp_path, train):
-  # The header is written before the rows are known; any reader must agree.
+def test_any_reader_of_npy_files_agrees(tmp_path, train):
+  # The header is written before the rows are known.
   path = tmp_path / "x.npy"
-  np.save(path, train.h)
-  np.save(path.with_suffix(".labels.npy"), train.labels)
-  found = features.read(path, 4)
+  features.write(
+    path,
+    302,
+    [(train.h[:200], train.labels[:200])] * 1
+    + [(train.h[200:], train.labels[200:])],
+  )
+  np.testing.assert_array_equal(np.load(path), train.h)
+  found = features.cached(path, 4)
   assert isinstance(found, Features)
   np.testing.assert_array_equal(found.h, train.h)
+  np.testing.assert_array_equal(found.labels, train.labels)
+
+
+def _truncate(path):
+  path.write_bytes(path.read_bytes()[:-8])
+
+
+def _zero(path):
+  path.write_bytes(bytes(path.stat().st_size))
+
+
+def _flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.labels.npz"])
+@pytest.mark.parametrize(
+  "damage", [_truncate, _zero, _flip, lambda path: path.unlink()]
+)
+def test_damaged_features_are_extracted_again(
+  tmp_path, one_device, caplog, name, damage
+):
+  first = extract(tmp_path / "x.npy", mesh=one_device)
+  expected = np.array(first.h), first.labels
+  damage(tmp_path / name)
+  again = extract(tmp_path / "x.npy", mesh=one_device)
+  np.testing.assert_array_equal(again.h, expected[0])
+  np.testing.assert_array_equal(again.labels, expected[1])
+  if (tmp_path / name).name != "x.npy" or damage in (_truncate, _zero, _flip):
+    assert f"damaged features in {tmp_path / 'x.npy'}" in caplog.text

@@ -58,6 +58,24 @@ def test_scale_of_features_does_not_matter(train, test, one_device):
   np.testing.assert_allclose(one[0], two[0], atol=1e-6)
 
 
+def test_votes_of_far_neighbours_do_not_underflow():
+  rng = np.random.default_rng(0)
+  similarity = -np.sort(-rng.uniform(-0.9, 0.6, (100, 9)).astype(np.float32))
+  labels = rng.integers(0, 5, (100, 9)).astype(np.int32)
+  (found,) = knn.vote(
+    Neighbours(jnp.asarray(similarity), jnp.asarray(labels)),
+    neighbours=(9,),
+    temperatures=(0.005,),
+    num_classes=5,
+  )[1:]
+  wide = similarity.astype(np.float64)
+  weights = np.exp((wide - wide[:, :1]) / 0.005)
+  hit = labels[..., None] == np.arange(5)
+  np.testing.assert_array_equal(
+    found, np.sum(weights[..., None] * hit, 1).argmax(1)
+  )
+
+
 def test_votes_equal_a_loop():
   rng = np.random.default_rng(0)
   similarity = -np.sort(-rng.uniform(0.5, 1, (30, 9)).astype(np.float32))

@@ -1,4 +1,6 @@
 import importlib.util
+import json
+import re
 import sys
 import types
 
@@ -71,11 +73,29 @@ def test_two_probes_of_one_run_keep_each_others_records(tmp_path):
 @pytest.mark.parametrize(
   "line", ['{"step": 4', "7", '{"step": 4}', '{"record": "probe", "step": 4}']
 )
-def test_lines_of_another_version_are_an_error(tmp_path, line):
+def test_lines_that_are_no_records_are_skipped(tmp_path, line, caplog):
   path = tmp_path / "probe.jsonl"
   path.write_text(records.to_json(CONCENTRATION) + "\n" + line + "\n")
-  with pytest.raises(ValueError, match=r"line 2 of .*probe\.jsonl .* delete"):
-    RecordFile(tmp_path).read()
+  file = RecordFile(tmp_path)
+  assert file.read() == [CONCENTRATION]
+  assert re.search(rf"Skipped 1 .* {path}", caplog.text)
+  file.replace([NOT_MEASURED])
+  assert len(path.read_text().splitlines()) == 2
+
+
+def test_fields_of_another_type_are_no_record(tmp_path):
+  wrong = {"test_accuracy": "high", "step": 1.5, "chosen": {"k": 1}, "new": 0}
+  for key, value in wrong.items():
+    row = json.loads(records.to_json(probe_record())) | {key: value}
+    (tmp_path / "probe.jsonl").write_text(json.dumps(row) + "\n")
+    assert RecordFile(tmp_path).read() == [], key
+
+
+def test_bytes_that_are_not_text_are_skipped(tmp_path):
+  good = records.to_json(probe_record()).encode()
+  bad = good.replace(b"cluttered", b"\xff\xfe")
+  (tmp_path / "probe.jsonl").write_bytes(bad + b"\n" + good + b"\n")
+  assert RecordFile(tmp_path).read() == [probe_record()]
 
 
 def test_the_table_has_baselines_first_and_a_column_for_each_probe():

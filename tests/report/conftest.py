@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from probe import made
 
+from jssl.probe import features
+
 CONFIG = {
   "seed": 3,
   "data": {"name": "cluttered_digits", "batch_size": 4, "image_size_px": 32},
@@ -104,8 +106,7 @@ def write_features(workdir, step, n=60, d=6):
   h = rng.normal(size=(10, d))[labels] + 0.1 * rng.normal(size=(n, d))
   (workdir / "features").mkdir(exist_ok=True)
   path = workdir / "features" / f"cluttered_digits-test-step{step}-0a1b.npy"
-  np.save(path, h.astype(np.float32))
-  np.save(path.with_suffix(".labels.npy"), labels)
+  features.write(path, n, [(h.astype(np.float32), labels)])
 
 
 @pytest.fixture

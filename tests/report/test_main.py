@@ -26,6 +26,14 @@ def test_writes_the_page_and_prints_the_table(workdir):
   assert not [*workdir.glob("*.tmp")]
 
 
+def test_a_terminal_that_takes_ascii_only(workdir, monkeypatch):
+  monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+  done = report(f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  assert "20.2 +- 1.2" in done.stdout
+  assert "20.2 ± 1.2" in (workdir / "report.html").read_text()
+
+
 def test_output_and_a_workdir_that_is_none(tmp_path):
   done = report(f"--workdir={tmp_path}", f"--output={tmp_path / 'x.html'}")
   assert done.returncode == 1

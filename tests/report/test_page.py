@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from probe import made
 
+from jssl.probe import features
 from jssl.probe.records import NotMeasuredRecord, ProbeRecord, RecordFile
 from jssl.report import page, samples
 from jssl.report.read import read
@@ -166,7 +167,8 @@ def test_data_set_that_is_not_here(workdir, config):
 
 def test_collapsed_features(workdir, cheap):
   path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
-  np.save(path, np.ones_like(np.load(path)))
+  h, labels, _ = features.cached(path, num_classes=0)
+  features.write(path, len(h), [(np.ones_like(h), labels)])
   assert "they have collapsed" in rendered(workdir).visible
 
 

@@ -62,10 +62,18 @@ def test_own_data_set_comes_first(workdir):
   assert read(workdir).datasets == ["cluttered_digits", "another"]
 
 
-def test_records_of_another_version_are_an_error(workdir):
+def test_records_of_another_version_are_skipped(workdir):
+  before = read(workdir).records
   append(workdir / "probe.jsonl", '{"step": 20, "probe": "linear"}\n')
-  with pytest.raises(ValueError, match=r"line \d+ of .* delete the file"):
-    read(workdir)
+  assert read(workdir).records == before
+
+
+@pytest.mark.parametrize(
+  "text", ["", "[3]", '{"step": "x", "score": 1}', "\x00"]
+)
+def test_a_damaged_pin_does_not_count(workdir, text):
+  (workdir / "best.json").write_text(text)
+  assert read(workdir).step("cluttered_digits") == 40
 
 
 def test_what_is_not_there_is_empty(workdir):

@@ -11,6 +11,7 @@ from jssl.augment import Augment, views
 from jssl.config.parse import parse
 from jssl.config.schema import Config
 from jssl.data.embedded import cluttered_digits
+from jssl.probe import features
 from jssl.report import samples
 from jssl.report.read import read
 
@@ -70,7 +71,7 @@ def test_finds_the_features_of_a_step(workdir):
 
 def test_rows_and_labels_stay_together(workdir):
   path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
-  h, labels = np.load(path), np.load(path.with_suffix(".labels.npy"))
+  h, labels, _ = features.cached(path, num_classes=0)
   found = kept(workdir, limit=7)
   assert len(found.h) == len({row.tobytes() for row in found.h}) == 7
   for row, label in zip(found.h, found.labels, strict=True):
@@ -78,13 +79,20 @@ def test_rows_and_labels_stay_together(workdir):
 
 
 def test_leaves_out_later_classes_and_images_without_a_label(workdir):
-  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.labels.npy"
-  labels = np.load(path)
-  labels[labels == 0] = -1
-  np.save(path, labels)
+  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
+  h, labels, _ = features.cached(path, num_classes=0)
+  h = np.array(h)
+  features.write(path, 60, [(h, np.where(labels == 0, -1, labels))])
   assert {*kept(workdir, classes=3).labels} == {1, 2}
-  np.save(path, np.full_like(labels, -1))
+  features.write(path, 60, [(h, np.full_like(labels, -1))])
   assert kept(workdir) is None
+
+
+def test_damaged_features_are_not_drawn(workdir, caplog):
+  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
+  path.write_bytes(path.read_bytes()[:-1])
+  assert kept(workdir) is None
+  assert f"damaged features in {path}" in caplog.text
 
 
 def test_a_set_that_is_not_here_has_numbers_for_names(workdir):
