@@ -176,7 +176,8 @@ def cached(path: pathlib.Path, num_classes: int) -> Features | None:
   if not path.exists():
     return None
   try:
-    with np.load(_labels_path(path)) as found:
+    # np.load would leave a damaged file open.
+    with _labels_path(path).open("rb") as file, np.load(file) as found:
       intact = str(found["sha256"]) == _sha256(path)
     if intact:
       return _read(path, num_classes)

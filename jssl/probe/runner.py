@@ -276,17 +276,11 @@ class Runner:
     if not (self._pin_best and distributed.is_first()):
       return
     steps = checkpoint.steps(self._workdir)
-    wanted = ("backbone", self._dataset.name, "linear", 1)
     for record in records:
       if (
         isinstance(record, ProbeRecord)
-        and wanted
-        == (
-          record.features,
-          record.dataset,
-          record.probe,
-          record.label_fraction,
-        )
+        and (record.features, record.probe) == ("backbone", "linear")
+        and (record.dataset, record.label_fraction) == (self._dataset.name, 1)
         and record.step in steps
       ):
         checkpoint.pin_best(

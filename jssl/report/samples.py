@@ -86,8 +86,10 @@ def cached_features(
     run.workdir, dataset=dataset, split=split, name=f"step{step}", key="*"
   )
   paths = [*pattern.parent.glob(pattern.name)]
-  newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
-  found = newest and features.cached(newest, num_classes=0)
+  if not paths:
+    return None
+  newest = max(paths, key=lambda path: path.stat().st_mtime)
+  found = features.cached(newest, num_classes=0)
   if found is None:
     return None
   h, labels, _ = found

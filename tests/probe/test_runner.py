@@ -321,19 +321,57 @@ def test_following_waits_for_the_run(workdir, monkeypatch):
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
 
-def test_a_checkpoint_deleted_meanwhile_is_skipped(workdir, monkeypatch):
+@pytest.mark.parametrize("left", [None, "manifest.json"])
+def test_a_checkpoint_deleted_meanwhile_is_skipped(workdir, monkeypatch, left):
+  """Its manifest may be the last file that goes."""
+  save(workdir, 10, 20)
+  folder = workdir / "checkpoints" / "10"
+  restore = checkpoint.restore_backbone
+
+  def late(workdir, step):
+    if step == 10:
+      manifest = (folder / "manifest.json").read_bytes()
+      shutil.rmtree(folder)
+      if left:
+        folder.mkdir()
+        (folder / left).write_bytes(manifest)
+    return restore(workdir, step)
+
+  def finish_deleting(seconds):
+    del seconds
+    shutil.rmtree(folder, ignore_errors=True)
+
+  monkeypatch.setattr(checkpoint, "restore_backbone", late)
+  monkeypatch.setattr(runner.time, "sleep", finish_deleting)
+  lines = run(workdir)
+  assert "Skipped step 10: deleted before it was probed." in lines
+  assert ("backbone", 20, "tiny") in subjects(workdir)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_no_crash(
+  workdir, monkeypatch
+):
   save(workdir, 10, 20)
   restore = checkpoint.restore_backbone
 
   def late(workdir, step):
     if step == 10:
-      shutil.rmtree(workdir / "checkpoints" / "10")
+      raise FileNotFoundError("ocdbt.process_0/d/3f")
     return restore(workdir, step)
 
   monkeypatch.setattr(checkpoint, "restore_backbone", late)
-  lines = run(workdir)
-  assert "Skipped step 10: deleted before it was probed." in lines
+  monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+  run(workdir)
   assert ("backbone", 20, "tiny") in subjects(workdir)
+
+
+def test_a_lost_pin_is_made_again(workdir):
+  save(workdir, 10, 20)
+  run(workdir)
+  pinned = (workdir / "best.json").read_text()
+  (workdir / "best.json").write_text("{")
+  run(workdir)
+  assert (workdir / "best.json").read_text() == pinned
 
 
 def test_a_damaged_checkpoint_is_told_and_skipped(workdir):
