@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jssl import checkpoint, diagnostics, rng
-from jssl.augment import Augment
-from jssl.config.schema import Probe
+from jssl.config.build import build_objective
+from jssl.config.schema import Config, Probe
 from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
-from jssl.objectives.base import Objective
 from jssl.probe.dataset import FeatureSet, ProbeDataset
 from jssl.probe.measures import Matrix, measure
 from jssl.probe.records import ConcentrationRecord, DiagnosticsRecord
@@ -45,26 +44,23 @@ class Diagnosis:
     self,
     dataset: ProbeDataset,
     backbone: Backbone,
-    objective: Objective,
-    augment: Augment,
-    settings: Probe,
-    *,
-    seed: int,
+    config: Config,
     labels: Int[np.ndarray, "n"],
   ):
     """Draws images and views; `labels` are of the training images."""
-    self._dataset, self._objective = dataset, objective
+    settings = config.probe
+    self._dataset, self._objective = dataset, build_objective(config)
     self._head_shapes = jax.eval_shape(
-      lambda: objective.init(rng.root(0), backbone.feature_dim)
+      lambda: self._objective.init(rng.root(0), backbone.feature_dim)
     )
-    self._outputs = jax.jit(objective.outputs)
+    self._outputs = jax.jit(self._objective.outputs)
     self._sample = draw_sample(
       dataset.train,
       labels,
       balanced_rows(labels, images=settings.diagnostic_images),
-      augment,
+      config.augment,
       num_views=settings.diagnostic_views,
-      seed=seed,
+      seed=config.seed,
       mesh=dataset.mesh,
     )
     self._view_features = self._sample.map_views(
@@ -119,7 +115,7 @@ class Diagnosis:
       try:
         # First, because a running training may delete the checkpoint.
         heads = self._heads(workdir, encoder.step)
-      except checkpoint.CheckpointError as error:
+      except (checkpoint.CheckpointError, OSError) as error:
         reason = {"head": str(error)}
         found = {"values": {}, "curves": {}, "not_measured": reason}
         lost = dict.fromkeys(self._objective.heads, found)

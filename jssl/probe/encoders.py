@@ -64,16 +64,17 @@ class BackboneEncoders:
   def __init__(
     self,
     backbone: Backbone,
+    image_shape: tuple[int, int, int],
     *,
-    crop_size_px: int,
-    channels: int,
     mesh: Mesh,
     key: str,
   ):
     """Prepares the function; `key` is of inputs but variables and images."""
-    self._image_shape = (crop_size_px, crop_size_px, channels)
-    self._backbone, self._mesh, self._key = backbone, mesh, key
-    self._apply = jax.jit(center_features(backbone, crop_size_px=crop_size_px))
+    self._backbone, self._image_shape = backbone, image_shape
+    self._mesh, self._key = mesh, key
+    self._apply = jax.jit(
+      center_features(backbone, crop_size_px=image_shape[0])
+    )
 
   def checkpoint(self, step: int, variables: Variables) -> Encoder:
     """Returns the backbone with the variables of a checkpoint."""

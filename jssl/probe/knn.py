@@ -6,9 +6,9 @@ because a mean that all images share can dominate the cosine.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jssl.config.schema import Probe
 from jssl.losses.rows import l2_normalize
 from jssl.mesh import batch_sharding
 from jssl.probe import splits
-from jssl.probe.features import Features, Scaling, scaling
+from jssl.probe.features import Features, scaling
 from jssl.probe.splits import Result
 
 _BANK_ROWS = 16384
@@ -74,7 +74,7 @@ def nearest(
   *,
   count: int,
   mesh: Mesh,
-  scale: Scaling | None = None,
+  scale: Callable[[np.ndarray], np.ndarray] = np.asarray,
   bank_rows: int = _BANK_ROWS,
 ) -> list[Neighbours]:
   """Finds nearest neighbours block by block, never with [q, n] similarities.
@@ -88,12 +88,8 @@ def nearest(
   # Blocks of equal size with the least padding.
   bank_rows = -(-len(bank.h) // -(-len(bank.h) // bank_rows))
   by_row = batch_sharding(mesh)
-
-  def scaled(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    return h if scale is None else scale(h)
-
   blocks = [
-    jax.device_put(scaled(q), by_row) for _, q in _blocks(queries, query_rows)
+    jax.device_put(scale(q), by_row) for _, q in _blocks(queries, query_rows)
   ]
   unknown = Neighbours(
     jnp.full((query_rows, count), -jnp.inf),
@@ -105,16 +101,15 @@ def nearest(
     labels = np.pad(bank.labels[rows], fill)
     valid = np.pad(counted[rows], fill)
     found = [
-      _merge(known, q, scaled(block), labels, valid)
+      _merge(known, q, scale(block), labels, valid)
       for known, q in zip(found, blocks, strict=True)
     ]
   return found
 
 
-@partial(jax.jit, static_argnames=("neighbours", "temperatures", "num_classes"))
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def vote(
   nearest: Neighbours,
-  *,
   neighbours: tuple[int, ...],
   temperatures: tuple[float, ...],
   num_classes: int,
@@ -146,34 +141,34 @@ def probe(
 ) -> Result:
   """Chooses scaling, k and vote on held-out rows, evaluates test once."""
   temperatures = settings.knn_temperatures
-  held_out = splits.hold_out_each(
-    train.labels, fraction=settings.validation_fraction, seeds=settings.seeds
-  )
-  rows = min(int((~held).sum()) for held in held_out)
+  held_out = splits.hold_out_each(train.labels, settings)
+  rows = int((~held_out).sum(1).min())
   ks = tuple(sorted({min(k, rows) for k in settings.knn_neighbours}))
-  scales = {"none": None, "standardised": scaling(train.h)}
+  scales: dict[str, Any] = {
+    "none": np.asarray,
+    "standardised": scaling(train.h),
+  }
   votes = ("majority", *(f"exp(s / {t})" for t in temperatures))
-  grid = list(itertools.product(scales, ks, votes))
-
-  elect = partial(
-    vote,
-    neighbours=ks,
-    temperatures=temperatures,
-    num_classes=train.num_classes,
-  )
+  candidates = [
+    {"scale": scale, "neighbours": k, "vote": vote}
+    for scale, k, vote in itertools.product(scales, ks, votes)
+  ]
 
   def accuracies(
     queries: Features, counted: Bool[np.ndarray, "n"]
   ) -> Float[np.ndarray, "m"]:
     found = []
     for scale in scales.values():
-      blocks = nearest(
-        queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
-      )
       # Sequentially, because concurrent programs with collectives can deadlock
       # on several CPU devices.
-      winners = np.concatenate([np.asarray(elect(b)) for b in blocks], 1)
-      right = winners[:, : len(queries.labels)] == queries.labels
+      winners = [
+        np.asarray(vote(block, ks, temperatures, train.num_classes))
+        for block in nearest(
+          queries.h, train, counted, count=ks[-1], mesh=mesh, scale=scale
+        )
+      ]
+      padded = np.concatenate(winners, 1)
+      right = padded[:, : len(queries.labels)] == queries.labels
       found.append(right.mean(1))
     return np.concatenate(found)
 
@@ -185,11 +180,6 @@ def probe(
       for held in held_out
     ]
   )
-  best = splits.best(validation)
   everywhere = np.ones(len(train.labels), bool)
-  scale, k, winner = zip(*(grid[i] for i in best), strict=True)
-  return Result(
-    test_accuracy=accuracies(test, everywhere)[best],
-    validation_accuracy=validation.max(1),
-    chosen={"scale": [*scale], "neighbours": [*k], "vote": [*winner]},
-  )
+  found = accuracies(test, everywhere)[splits.best(validation)]
+  return splits.result(candidates, validation, found)

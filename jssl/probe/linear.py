@@ -115,13 +115,12 @@ def fit(
 class _Columns(NamedTuple):
   """Standardised features on the mesh, one column per image.
 
-  Arrays have a leading axis if each seed has its own images. `real` is False
-  for padding.
+  Arrays have a leading axis if each seed has its own images. Padding has the
+  label -1.
   """
 
   x: Float[Array, "*s d n"]
   labels: Int[Array, "*s n"]
-  real: Bool[Array, "*s n"]
 
   @property
   def seed_axis(self) -> int | None:
@@ -129,11 +128,12 @@ class _Columns(NamedTuple):
     return 0 if self.x.ndim == 3 else None
 
 
-def _fill(a: np.ndarray, mesh: Mesh) -> jax.Array:
-  """Pads the last axis with zeros and shards it over the mesh."""
+def _fill(a: np.ndarray, mesh: Mesh, value: int = 0) -> jax.Array:
+  """Pads the last axis and shards it over the mesh."""
   widths = [(0, 0)] * (a.ndim - 1) + [(0, -a.shape[-1] % mesh.size)]
+  padded = np.pad(a, widths, constant_values=value)
   spec = P(*[None] * (a.ndim - 1), AXES)
-  return jax.device_put(np.pad(a, widths), NamedSharding(mesh, spec))
+  return jax.device_put(padded, NamedSharding(mesh, spec))
 
 
 def _columns(
@@ -142,22 +142,8 @@ def _columns(
   mesh: Mesh,
   rows: Int[np.ndarray, "s n"] | slice = slice(None),
 ) -> _Columns:
-  labels = features.labels[rows]
-  return _Columns(
-    x=_fill(np.swapaxes(scale(features.h[rows]), -1, -2), mesh),
-    labels=_fill(labels, mesh),
-    real=_fill(np.ones(labels.shape, bool), mesh),
-  )
-
-
-def _count_right(
-  model: Linear,
-  x: Float[Array, "d n"],
-  labels: Int[Array, "n"],
-  counted: Bool[Array, "n"],
-) -> Int[Array, ""]:
-  right = jnp.argmax(model(x), axis=0) == labels
-  return jnp.sum(right & counted)
+  x = np.swapaxes(scale(features.h[rows]), -1, -2)
+  return _Columns(_fill(x, mesh), _fill(features.labels[rows], mesh, -1))
 
 
 _jit = partial(
@@ -175,9 +161,10 @@ def _validate(
   """Returns the accuracy of each member on its held-out rows."""
 
   def member(train: _Columns, held_out: Array, l2: Array) -> Array:
-    weights = (train.real & ~held_out).astype(train.x.dtype)
+    weights = ((train.labels >= 0) & ~held_out).astype(train.x.dtype)
     model = fit(train.x, train.labels, weights, l2, **settings)
-    return _count_right(model, train.x, train.labels, held_out)
+    right = jnp.argmax(model(train.x), axis=0) == train.labels
+    return jnp.sum(right & held_out)
 
   over_values = jax.vmap(member, (None, None, 0))
   over_folds = jax.vmap(over_values, (None, 0, None))
@@ -193,12 +180,12 @@ def _test(
   """Fits each seed's l2 to all of train; returns the test accuracies."""
 
   def member(train: _Columns, l2: Array) -> Array:
-    weights = train.real.astype(train.x.dtype)
+    weights = (train.labels >= 0).astype(train.x.dtype)
     model = fit(train.x, train.labels, weights, l2, **settings)
-    return _count_right(model, test.x, test.labels, test.real)
+    return jnp.sum(jnp.argmax(model(test.x), axis=0) == test.labels)
 
   right = jax.vmap(member, (train.seed_axis, 0))(train, l2)
-  return right / test.real.sum()
+  return right / jnp.sum(test.labels >= 0)
 
 
 def probe(
@@ -215,23 +202,17 @@ def probe(
   chooses by cross-validation. Features are standardised with all of train,
   which needs no labels.
   """
-  seeds = settings.seeds
+  labels, seeds = train.labels, range(settings.seeds)
   rows: Int[np.ndarray, "s n"] | slice = slice(None)
   if label_fraction < 1:
-    labels = train.labels
-    drawn = [
-      splits.subset(labels, fraction=label_fraction, seed=seed)
-      for seed in range(seeds)
-    ]
-    folds = [
-      splits.folds(labels[own], count=FOLDS, seed=seed)
-      for seed, own in enumerate(drawn)
-    ]
-    rows, held_out = np.stack(drawn), np.stack(folds)
+    rows = np.stack(
+      [splits.subset(labels, fraction=label_fraction, seed=s) for s in seeds]
+    )
+    held_out = np.stack(
+      [splits.folds(labels[rows[s]], count=FOLDS, seed=s) for s in seeds]
+    )
   else:
-    held_out = splits.hold_out_each(
-      train.labels, fraction=settings.validation_fraction, seeds=seeds
-    )[:, None]
+    held_out = splits.hold_out_each(labels, settings)[:, None]
   scale = scaling(train.h)
   data = _columns(train, scale, mesh, rows)
   values = np.asarray(settings.linear_l2_values, np.float32)
@@ -241,12 +222,10 @@ def probe(
     "max_iterations": settings.linear_max_iterations,
   }
   with jax.default_matmul_precision("highest"):
-    found = _validate(data, _fill(held_out, mesh), values, **options)
-    validation = np.asarray(found)
-    best = splits.best(validation)
-    accuracy = _test(data, _columns(test, scale, mesh), values[best], **options)
-  return Result(
-    test_accuracy=np.asarray(accuracy),
-    validation_accuracy=validation.max(1),
-    chosen={"l2": [settings.linear_l2_values[i] for i in best]},
-  )
+    validation = np.asarray(
+      _validate(data, _fill(held_out, mesh), values, **options)
+    )
+    l2 = values[splits.best(validation)]
+    accuracy = _test(data, _columns(test, scale, mesh), l2, **options)
+  candidates = [{"l2": value} for value in settings.linear_l2_values]
+  return splits.result(candidates, validation, np.asarray(accuracy))

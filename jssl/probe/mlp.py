@@ -6,7 +6,6 @@ their first layers are one matmul. Rows held out by a seed have weight zero.
 
 import itertools
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -79,13 +78,6 @@ def _loss(
   return mean + member.l2 / 2 * squares
 
 
-def _over_sweep(function: Callable, in_axes: tuple) -> Callable:
-  """Maps over [s, m]; an axis is "m" (both), "s" (seeds only) or None."""
-  members = tuple(0 if axis == "m" else None for axis in in_axes)
-  seeds = tuple(None if axis is None else 0 for axis in in_axes)
-  return jax.vmap(jax.vmap(function, members), seeds)
-
-
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _start(
   seeds: int, members: int, sizes: tuple[int, ...]
@@ -120,9 +112,8 @@ def _step(
     rate = member.learning_rate * (1 + jnp.cos(jnp.pi * progress)) / 2
     return jax.tree.map(lambda p, u: p - rate * u, network, updates), moment
 
-  return _over_sweep(one, ("m", "m", "m", "s"))(
-    networks, moments, members, fitted.astype(x.dtype)
-  )
+  of_seed = jax.vmap(one, (0, 0, 0, None))
+  return jax.vmap(of_seed)(networks, moments, members, fitted.astype(x.dtype))
 
 
 @jax.jit
@@ -135,7 +126,7 @@ def _count_right(
   def one(network: Network, counted: Array) -> Array:
     return jnp.sum((logits(network, x).argmax(1) == labels) & counted)
 
-  return _over_sweep(one, ("m", "s"))(networks, counted)
+  return jax.vmap(jax.vmap(one, (0, None)))(networks, counted)
 
 
 def fit(
@@ -239,26 +230,21 @@ def probe(
     held_out[seed, rows] = splits.hold_out(
       train.labels[rows], fraction=settings.validation_fraction, seed=seed
     )
-  grid = list(itertools.product(learning_rates, l2_values))
-  rates, penalties = np.array(grid, np.float32).T
+  candidates = [
+    {"learning_rate": rate, "l2": l2}
+    for rate, l2 in itertools.product(learning_rates, l2_values)
+  ]
+  grid = np.array([[*c.values()] for c in candidates], np.float32)
   scale = scaling(train.h)
   trained = partial(
     fit, train, scale, hidden_dims=hidden_dims, settings=settings, mesh=mesh
   )
   with jax.default_matmul_precision("highest"):
-    sweep = Member(np.tile(rates, (seeds, 1)), np.tile(penalties, (seeds, 1)))
+    sweep = Member(*np.tile(grid.T[:, None], (1, seeds, 1)))
     networks = trained(labelled & ~held_out, sweep)
     validation = accuracy(networks, train, scale, held_out)
-    best = splits.best(validation)
-    chosen = Member(rates[best, None], penalties[best, None])
+    chosen = Member(*grid[splits.best(validation)].T[..., None])
     networks = trained(labelled, chosen)
     counted = np.ones((seeds, len(test.labels)), bool)
     test_accuracy = accuracy(networks, test, scale, counted)[:, 0]
-  return Result(
-    test_accuracy=test_accuracy,
-    validation_accuracy=validation.max(1),
-    chosen={
-      "learning_rate": [grid[i][0] for i in best],
-      "l2": [grid[i][1] for i in best],
-    },
-  )
+  return splits.result(candidates, validation, test_accuracy)

@@ -9,14 +9,9 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-from jaxtyping import Int
-
 from jssl import checkpoint
-from jssl.config.build import build_objective
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
-from jssl.diagnostics import spectrum
 from jssl.probe import encoders, features
 from jssl.probe.accuracy import accuracy_table
 from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
@@ -29,12 +24,11 @@ from jssl.probe.records import (
   ProbeRecord,
   Record,
   RecordFile,
-  SpectrumRecord,
   summary,
   write_events,
 )
 from jssl.probe.splits import LabelsError
-from jssl.probe.suite import probe_records
+from jssl.probe.suite import probe_records, spectrum_record
 from jssl.runtime import distributed
 from jssl.runtime.goodput import Clock
 from jssl.runtime.workdir import check_workdir_shared, load_config
@@ -98,14 +92,12 @@ class Runner:
     crop_size_px = config.augment.crop_size_px
     self._encoders = BackboneEncoders(
       self._backbone,
-      crop_size_px=crop_size_px,
-      channels=self._dataset.train.image_shape[-1],
+      (crop_size_px, crop_size_px, self._dataset.train.image_shape[-1]),
       mesh=self._dataset.global_mesh,
       key=str((to_dict(config)["model"], crop_size_px)),
     )
     # Made with the first features, which have the labels.
     self._diagnosis: Diagnosis | None = None
-    self._views_measured = False
 
   def run(self, *, follow: bool) -> None:
     """Probes the baselines, then the checkpoints."""
@@ -209,52 +201,33 @@ class Runner:
       with self._clock.on(part):
         records = self._measure(part, found)
       self._write(records, encoder.name)
-    if "diagnostics" in parts and not self._views_measured:
-      self._views_measured = True
-      if "diagnostics" in self._missing_parts("views", 0):
-        with self._clock.on("diagnostics"):
-          curve = self._diagnose(found.train.labels).concentration()
-        self._write([curve], "views")
     self._clock.write()
 
   def _measure(self, part: Part, found: FeatureSet) -> Sequence[Record]:
-    if part == "diagnostics":
-      diagnosis = self._diagnose(found.train.labels)
-      return diagnosis.records(found, self._workdir)
+    name = self._dataset.name
     try:
+      if part == "diagnostics":
+        return self._diagnose(found)
       if part == "probe":
-        return probe_records(self._settings, found, self._dataset.name)
-      return [self._spectrum(found)]
-    except LabelsError as error:
-      if "diagnostics" not in self._parts:
+        return probe_records(self._settings, found, name)
+      return [spectrum_record(found, name)]
+    except ValueError as error:
+      # Too few images for a spectrum, or for probes beside the diagnostics.
+      if part != "spectrum" and not (
+        isinstance(error, LabelsError) and "diagnostics" in self._parts
+      ):
         raise
       return [self._not_measured(part, found.encoder, error)]
 
-  def _spectrum(self, found: FeatureSet) -> Record:
-    try:
-      values = spectrum.values_of(found.moment)
-    except ValueError as error:  # Too few images; probes may still be possible.
-      return self._not_measured("spectrum", found.encoder, error)
-    return SpectrumRecord(
-      **found.encoder.fields(self._dataset.name),
-      singular_values=values.tolist(),
-      deviation=np.sort(found.moment.std)[::-1].tolist(),
-      collapse_auc=spectrum.collapse_auc(values),
-    )
-
-  def _diagnose(self, labels: Int[np.ndarray, "n"]) -> Diagnosis:
+  def _diagnose(self, found: FeatureSet) -> Sequence[Record]:
+    """Measures features; the first call measures the views if missing."""
     if self._diagnosis is None:
-      config = self._config
       self._diagnosis = Diagnosis(
-        self._dataset,
-        self._backbone,
-        build_objective(config),
-        config.augment,
-        self._settings,
-        seed=config.seed,
-        labels=labels,
+        self._dataset, self._backbone, self._config, found.train.labels
       )
-    return self._diagnosis
+      if "diagnostics" in self._missing_parts("views", 0):
+        self._write([self._diagnosis.concentration()], "views")
+    return self._diagnosis.records(found, self._workdir)
 
   def _not_measured(
     self, part: Part, encoder: Encoder, error: Exception
@@ -279,8 +252,8 @@ class Runner:
     for record in records:
       if (
         isinstance(record, ProbeRecord)
-        and (record.features, record.probe) == ("backbone", "linear")
-        and (record.dataset, record.label_fraction) == (self._dataset.name, 1)
+        and (record.features, record.dataset, record.name)
+        == ("backbone", self._dataset.name, "linear")
         and record.step in steps
       ):
         checkpoint.pin_best(

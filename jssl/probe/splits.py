@@ -4,11 +4,13 @@ A split is drawn by class. It is a mask over train, whose features are shared.
 """
 
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jssl.config.schema import Probe
 from jssl.probe.features import Features
 
 Rows = Int[np.ndarray, "n"]
@@ -64,12 +66,14 @@ def hold_out(labels: Rows, *, fraction: float, seed: int) -> Mask:
   return rank < np.clip(np.round(fraction * size), 1, size - 1)
 
 
-def hold_out_each(
-  labels: Rows, *, fraction: float, seeds: int
-) -> Bool[np.ndarray, "{seeds} n"]:
-  """Returns `hold_out` of each seed below `seeds`."""
+def hold_out_each(labels: Rows, settings: Probe) -> Bool[np.ndarray, "s n"]:
+  """Returns `hold_out` of the settings' fraction for each seed."""
+  fraction = settings.validation_fraction
   return np.stack(
-    [hold_out(labels, fraction=fraction, seed=seed) for seed in range(seeds)]
+    [
+      hold_out(labels, fraction=fraction, seed=seed)
+      for seed in range(settings.seeds)
+    ]
   )
 
 
@@ -94,3 +98,17 @@ def subset(labels: Rows, *, fraction: float, seed: int) -> Int[np.ndarray, "m"]:
 def best(validation_accuracy: Float[np.ndarray, "s m"]) -> Rows:
   """Returns the best member of each seed, the first one of ties."""
   return np.argmax(validation_accuracy, axis=1)
+
+
+def result(
+  candidates: Sequence[dict[str, Any]],
+  validation_accuracy: Float[np.ndarray, "s m"],
+  test_accuracy: Float[np.ndarray, "s"],
+) -> Result:
+  """Returns the accuracies of the best candidate of each seed."""
+  chosen = [candidates[i] for i in best(validation_accuracy)]
+  return Result(
+    test_accuracy=test_accuracy,
+    validation_accuracy=validation_accuracy.max(1),
+    chosen={name: [c[name] for c in chosen] for name in candidates[0]},
+  )

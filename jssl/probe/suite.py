@@ -1,16 +1,18 @@
-"""All probes of one feature set."""
+"""All probes, and the spectrum, of one feature set."""
 
 import time
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 from jax.sharding import Mesh
 
 from jssl.config.schema import Probe
+from jssl.diagnostics import spectrum
 from jssl.probe import knn, linear, mlp, splits
 from jssl.probe.dataset import FeatureSet
 from jssl.probe.features import Features
-from jssl.probe.records import ProbeRecord
+from jssl.probe.records import ProbeRecord, SpectrumRecord
 from jssl.probe.splits import Result
 
 
@@ -93,3 +95,14 @@ def probe_records(
     )
     started = time.perf_counter()
   return records
+
+
+def spectrum_record(features: FeatureSet, dataset: str) -> SpectrumRecord:
+  """Returns the spectrum; ValueError if there are too few images."""
+  values = spectrum.values_of(features.moment)
+  return SpectrumRecord(
+    **features.encoder.fields(dataset),
+    singular_values=values.tolist(),
+    deviation=np.sort(features.moment.std)[::-1].tolist(),
+    collapse_auc=spectrum.collapse_auc(values),
+  )

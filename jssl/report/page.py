@@ -56,7 +56,7 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, str]:
     "model": config["model"]["name"],
     "steps done": f"{run.steps_done:,} of {run.config.train.steps:,}",
   }
-  if run.metrics:
+  if "images_per_second" in run.metrics:
     # The median, because the first rows include compilation.
     speed = np.nanmedian(run.metrics["images_per_second"])
     facts["images/s, median"] = f"{speed:,.0f}"

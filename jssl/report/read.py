@@ -2,10 +2,9 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from jssl import checkpoint
 from jssl.config.parse import parse
 from jssl.config.schema import Config
 from jssl.probe.records import ProbeRecord, Record, RecordFile, SpectrumRecord
+from jssl.runtime import files
 from jssl.runtime.workdir import load_config
 
 R = TypeVar("R", bound=Record)
@@ -39,19 +39,19 @@ PROBE_SECONDS = {
   "wait": "waiting for a checkpoint",
   "other": "other",
 }
-_TRAINING_KEYS = {
+_TRAINING_KEYS = (
   *("from_step", "to_step", "began", "seconds", *TRAINING_SECONDS),
-  *("until_first_step", "programs_found", "programs_compiled"),
-}
+  *("programs_found", "programs_compiled"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
   """Contents of a workdir.
 
-  Metrics are columns by name, NaN where a row lacks the name. The goodputs have
-  one row per start of the training and of the probe. `best_step` is the one
-  that a probe pinned as the best.
+  Metrics are columns by name, NaN where a row has no such number. The goodputs
+  have one row per start of the training and of the probe. `best_step` is the
+  one that a probe pinned as the best.
   """
 
   workdir: pathlib.Path
@@ -83,7 +83,7 @@ class Run:
   @property
   def seconds(self) -> float:
     """Seconds of training until the last row, over all starts."""
-    return float(self.metrics["seconds"][-1]) if self.metrics else 0.0
+    return float(self.metrics.get("seconds", [0.0])[-1])
 
   @property
   def idle_seconds(self) -> float:
@@ -120,19 +120,8 @@ class Run:
     return None
 
 
-def _json_lines(
-  path: pathlib.Path, keys: Iterable[str] = ()
-) -> list[dict[str, Any]]:
-  """Reads the complete rows, with all keys, of a file; [] without a file."""
-  rows = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      row = json.loads(line)
-    except ValueError:
-      continue
-    if isinstance(row, dict) and row.keys() >= {*keys}:
-      rows.append(row)
-  return rows
+def _number(value: Any) -> float:
+  return value if isinstance(value, int | float) else np.nan
 
 
 def read(workdir: str | os.PathLike) -> Run:
@@ -150,17 +139,17 @@ def read(workdir: str | os.PathLike) -> Run:
       f"{path / 'config.json'} is damaged or not the config of a run made by "
       f"`python -m jssl.train`: {error}"
     ) from error
-  rows = _json_lines(path / "metrics.jsonl", ["step"])
+  rows = files.read_json_lines(path / "metrics.jsonl", ["step", "loss"])
   return Run(
     workdir=path,
     config=config,
     metrics={
-      name: np.array([row.get(name, np.nan) for row in rows], float)
+      name: np.array([_number(row.get(name)) for row in rows], float)
       for name in dict.fromkeys(name for row in rows for name in row)
     },
     records=RecordFile(path).read(),
-    goodput=_json_lines(path / "goodput.jsonl", _TRAINING_KEYS),
-    probe_goodput=_json_lines(
+    goodput=files.read_json_lines(path / "goodput.jsonl", _TRAINING_KEYS),
+    probe_goodput=files.read_json_lines(
       path / "probe_goodput.jsonl", ("seconds", *PROBE_SECONDS)
     ),
     checkpoints=checkpoint.steps(path),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from typing import NamedTuple
 
 import jax
@@ -85,11 +86,8 @@ def cached_features(
   pattern = features.path(
     run.workdir, dataset=dataset, split=split, name=f"step{step}", key="*"
   )
-  paths = [*pattern.parent.glob(pattern.name)]
-  if not paths:
-    return None
-  newest = max(paths, key=lambda path: path.stat().st_mtime)
-  found = features.cached(newest, num_classes=0)
+  paths = sorted(pattern.parent.glob(pattern.name), key=os.path.getmtime)
+  found = features.cached(paths[-1], num_classes=0) if paths else None
   if found is None:
     return None
   h, labels, _ = found

@@ -17,7 +17,7 @@ from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
 from jssl.objectives.cissl import CISSL
-from jssl.probe import dataset, measures, runner, sample
+from jssl.probe import dataset, diagnosis, measures, runner, sample
 from jssl.runtime.workdir import claim_workdir
 
 SHAPE, DIM = (4, 4, 1), 6
@@ -103,7 +103,7 @@ def save(workdir, step, *, scale=1.0):
 def workdir(tmp_path, monkeypatch, one_device):
   monkeypatch.setattr(dataset, "open_split", lambda data, split: tiny(split))
   monkeypatch.setattr(ViT, "backbone", lambda self: BACKBONE)
-  monkeypatch.setattr(runner, "build_objective", lambda config: OBJECTIVE)
+  monkeypatch.setattr(diagnosis, "build_objective", lambda config: OBJECTIVE)
   # Eight devices of one processor wait for each other.
   monkeypatch.setattr(dataset.mesh_lib, "make_mesh", lambda *_: one_device)
   claim_workdir(to_dict(CONFIG), tmp_path)

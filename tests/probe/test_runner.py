@@ -451,8 +451,7 @@ def test_features_follow_the_config(workdir):
   keys = {
     runner.BackboneEncoders(
       BACKBONE,
-      crop_size_px=4,
-      channels=1,
+      SHAPE,
       mesh=dataset.mesh_lib.make_mesh(1, 1),
       key=key,
     )

@@ -78,12 +78,12 @@ def records():
   kinds = [("linear", 1.0), ("mlp", 1.0), ("knn", 1.0)]
   kinds += [("linear", 0.1), ("linear", 0.01)]
   encoders = [("pixels", 0), ("random", 0), ("backbone", 20), ("backbone", 40)]
-  for i, (encoder, step) in enumerate(encoders):
-    auc = 0.789 if encoder == "backbone" else 0.876
-    found.append(made.spectrum_record(step, auc, features=encoder))
+  for i, (kind, step) in enumerate(encoders):
+    auc = 0.789 if kind == "backbone" else 0.876
+    found.append(made.spectrum_record(step, auc, features=kind))
     found += [
       made.probe_record(
-        encoder,
+        kind,
         step,
         probe,
         label_fraction=fraction,
