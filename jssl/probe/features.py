@@ -25,6 +25,7 @@ from jssl.runtime import distributed
 from jssl.typing import PyTree
 
 Encode = Callable[[jax.Array], jax.Array]
+Batch = tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]
 
 
 class NotFiniteError(ValueError):
@@ -120,35 +121,10 @@ def _open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
     temporary.unlink(missing_ok=True)
 
 
-def _encode(
-  path: pathlib.Path,
-  encode: Encode,
-  source: Source,
-  batch_size: int,
-  mesh: Mesh,
-  workers: int,
-) -> Iterator[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]]:
-  """Yields features and labels of each batch, complete on every process."""
-  bad = 0
-  for batch, real in pipeline.eval_batches(
-    source,
-    batch_size=-(-batch_size // mesh.size) * mesh.size,
-    sharding=batch_sharding(mesh),
-    workers=workers,
-  ):
-    h = distributed.to_host(encode(batch["image"]))[:real].astype(np.float32)
-    bad += int(np.sum(~np.isfinite(h).all(1)))
-    yield h, distributed.to_host(batch["label"])[:real]
-  if bad:  # All processes count all rows, so all of them raise.
-    raise NotFiniteError(
-      f"{path.stem}: {bad} of {len(source)} rows of features are not finite"
-    )
-
-
 def write(
   path: pathlib.Path,
   images: int,
-  batches: Iterable[tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]],
+  batches: Iterable[Batch],
 ) -> None:
   """Writes features and labels of all images to the cache."""
   labels: list[np.ndarray] = []
@@ -205,13 +181,30 @@ def extract(
     NotFiniteError: if features are not finite; nothing is cached then.
     ValueError: if the processes do not share the workdir.
   """
+
+  def encoded() -> Iterator[Batch]:
+    """Yields features and labels of each batch, complete on every process."""
+    bad = 0
+    for batch, real in pipeline.eval_batches(
+      source,
+      batch_size=-(-batch_size // mesh.size) * mesh.size,
+      sharding=batch_sharding(mesh),
+      workers=workers,
+    ):
+      h = distributed.to_host(encode(batch["image"]))[:real].astype(np.float32)
+      bad += int(np.sum(~np.isfinite(h).all(1)))
+      yield h, distributed.to_host(batch["label"])[:real]
+    if bad:  # All processes count all rows, so all of them raise.
+      raise NotFiniteError(
+        f"{path.stem}: {bad} of {len(source)} rows of features are not finite"
+      )
+
   found = cached(path, source.num_classes) if distributed.is_first() else None
   if not distributed.broadcast_from_first(found is not None):
-    batches = _encode(path, encode, source, batch_size, mesh, workers)
     if distributed.is_first():
-      write(path, len(source), batches)
+      write(path, len(source), encoded())
     else:
-      collections.deque(batches, maxlen=0)  # Encodes its part of each batch.
+      collections.deque(encoded(), maxlen=0)  # Its part of each batch.
     distributed.barrier(f"wrote {path.name}")
   if not path.exists():
     raise ValueError(

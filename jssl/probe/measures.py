@@ -80,26 +80,11 @@ def measure(
       min_share=float(shares[shares > 0].min()),
     )
 
-  def run(name: str, function: Callable[[], Any]) -> Any:
-    """Returns the result; None, with a reason, if it is impossible."""
-    try:
-      if pixels.identical and name in _COMPARE_VIEWS:
-        raise ValueError(pixels.identical)
-      return function()
-    except NOT_MEASURED as error:
-      not_measured[name] = str(error)
-      return None
-
-  arrays: dict[str, Callable[[], np.ndarray]] = {
+  measures: dict[str, Callable[[], Any]] = {
     "singular_values": spectrum,
     "deviation": lambda: np.sort(moment().std)[::-1],
     "epsilon": lambda: _EPSILONS,
     "divergence": divergence,
-  }
-  for name, array in arrays.items():
-    if (result := run(name, array)) is not None:
-      curves[name] = result.tolist()
-  measures: dict[str, Callable[[], Any]] = {
     "collapse_auc": lambda: diagnostics.collapse_auc(spectrum()),
     "rank_me": lambda: diagnostics.rank_me(
       diagnostics.values_of(moment(), centre=False)
@@ -130,9 +115,17 @@ def measure(
     "bound": bound,
   }
   for name, function in measures.items():
-    result = run(name, function)
-    if hasattr(result, "_asdict"):  # A tuple of several numbers.
+    try:
+      if pixels.identical and name in _COMPARE_VIEWS:
+        raise ValueError(pixels.identical)
+      result = function()
+    except NOT_MEASURED as error:
+      not_measured[name] = str(error)
+      continue
+    if isinstance(result, np.ndarray) and result.ndim:
+      curves[name] = result.tolist()
+    elif hasattr(result, "_asdict"):  # A tuple of several numbers.
       values |= {f"{name}/{k}": x for k, x in result._asdict().items()}
-    elif result is not None:
+    else:
       values[name] = result
   return {"values": values, "curves": curves, "not_measured": not_measured}

@@ -139,11 +139,11 @@ class Runner:
     self._log(f"Wrote the features of step {step} to {path}.")
 
   def _probe_baselines(self) -> None:
+    wanted = self._settings.baselines
     # Pixels have no views, and are of no interest without labels.
     parts = self._missing_parts("pixels", 0)
     parts = [part for part in parts if part != "diagnostics"]
-    wanted = "pixels" in self._settings.baselines and self._dataset.has_labels
-    if wanted and parts:
+    if "pixels" in wanted and self._dataset.has_labels and parts:
       with self._clock.on("features"):
         pixels = encoders.pixels(
           self._dataset.train,
@@ -152,7 +152,7 @@ class Runner:
         )
       self._probe(pixels, parts)
     parts = self._missing_parts("random", 0)
-    if "random" in self._settings.baselines and parts:
+    if "random" in wanted and parts:
       self._probe(self._encoders.random(self._config.seed), parts)
 
   def _missing_parts(self, kind: str, step: int) -> list[Part]:

@@ -1,6 +1,6 @@
 """The section of the report on diagnostics of features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jssl import diagnostics
@@ -75,39 +75,33 @@ def collapse(run: Run, dataset: str) -> Collapse | None:
   )
 
 
-def _cell(record: DiagnosticsRecord, name: str, decimals: int = 3) -> str:
-  value = record.values.get(name)
-  return "-" if value is None else f"{value:,.{decimals}f}"
-
-
 def _tables(
   shown: Sequence[tuple[str, DiagnosticsRecord]],
 ) -> dict[str, tuple[list[str], list[list[str]]]]:
   """Returns (headings, rows) of the measures, the bound, and all others."""
-  bound_names = [f"bound/{name}" for _, name in BOUND_TERMS]
+  bound = [(heading, f"bound/{name}", 3) for heading, name in BOUND_TERMS]
+  others = {name for _, record in shown for name in record.values}
+  others -= {"bound/holds", *(name for _, name, _ in (*COLUMNS, *bound))}
+
+  def cells(record: DiagnosticsRecord, columns: Iterable) -> list[str]:
+    return [
+      f"{record.values[name]:,.{digits}f}" if name in record.values else "-"
+      for _, name, digits in columns
+    ]
 
   def condition(record: DiagnosticsRecord) -> str:
     holds = record.values.get("bound/holds")
     return "-" if holds is None else "holds" if holds else "does not hold"
 
-  others = {name for _, record in shown for name in record.values}
-  others -= {*(name for _, name, _ in COLUMNS), *bound_names, "bound/holds"}
   return {
     "measures": (
       ["features", *(heading for heading, _, _ in COLUMNS)],
-      [
-        [title, *(_cell(record, name, digits) for _, name, digits in COLUMNS)]
-        for title, record in shown
-      ],
+      [[title, *cells(record, COLUMNS)] for title, record in shown],
     ),
     "bound": (
-      ["features", *(heading for heading, _ in BOUND_TERMS), "condition"],
+      ["features", *(heading for heading, _, _ in bound), "condition"],
       [
-        [
-          title,
-          *(_cell(record, name) for name in bound_names),
-          condition(record),
-        ]
+        [title, *cells(record, bound), condition(record)]
         for title, record in shown
         if "bound/rho" in record.values
       ],
@@ -115,7 +109,7 @@ def _tables(
     "others": (
       ["measure", *(title for title, _ in shown)],
       [
-        [name, *(_cell(record, name) for _, record in shown)]
+        [name, *(cells(record, [("", name, 3)])[0] for _, record in shown)]
         for name in sorted(others)
       ],
     ),
