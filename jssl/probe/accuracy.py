@@ -44,21 +44,19 @@ def accuracy_table(
     key=lambda record: (order.index(record.features), record.step),
   )
 
-  def column(record: ProbeRecord) -> tuple[bool, float, int]:
+  def position(record: ProbeRecord) -> tuple[bool, float, int]:
     few = record.label_fraction < 1
-    return few, record.label_fraction, [*PROBES].index(record.probe)
+    return few, record.label_fraction_used, [*PROBES].index(record.probe)
 
-  columns = {
-    column(record): record.name for record in sorted(shown, key=column)
-  }
-  cells: dict[str, dict] = {}
+  columns = dict.fromkeys(record.name for record in sorted(shown, key=position))
+  cells: dict[str, dict[str, str]] = {}
   for record in shown:
     name = BASELINES.get(record.features, f"pretrained, step {record.step:,}")
-    cells.setdefault(name, {})[column(record)] = format_accuracy(
+    cells.setdefault(name, {})[record.name] = format_accuracy(
       record.test_accuracy, record.test_accuracy_std
     )
   return AccuracyTable(
-    [f"{dataset}: test accuracy in %", *columns.values()],
+    [f"{dataset}: test accuracy in %", *columns],
     [
       [name, *(row.get(column, "-") for column in columns)]
       for name, row in cells.items()

@@ -130,6 +130,16 @@ def test_the_table_has_baselines_first_and_a_column_for_each_probe():
   assert len({len(line) for line in lines}) == 1
 
 
+def test_fractions_that_come_to_the_same_labels_share_a_column():
+  # Four images a class, of which at least two are labelled.
+  fractions = [
+    probe_record(label_fraction=fraction, label_fraction_used=0.5)
+    for fraction in (0.1, 0.01)
+  ]
+  table = accuracy_table([probe_record(), *fractions], "cluttered_digits")
+  assert table.headings[1:] == ["linear", "linear (50% of labels)"]
+
+
 def test_the_table_of_one_checkpoint():
   table = accuracy_table(
     [probe_record(step=10), probe_record(step=20), probe_record("pixels", 0)],

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -348,30 +349,59 @@ def test_a_checkpoint_deleted_meanwhile_is_skipped(workdir, monkeypatch, left):
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
 
-def test_a_file_that_vanishes_while_it_is_read_is_no_crash(
-  workdir, monkeypatch
-):
+def test_a_checkpoint_that_is_being_deleted_is_skipped(workdir, monkeypatch):
   save(workdir, 10, 20)
   restore = checkpoint.restore_backbone
 
   def late(workdir, step):
     if step == 10:
-      raise FileNotFoundError("ocdbt.process_0/d/3f")
+      raise FileNotFoundError("a file of step 10")
     return restore(workdir, step)
 
+  # The manifest goes last.
   monkeypatch.setattr(checkpoint, "restore_backbone", late)
-  monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
-  run(workdir)
+  monkeypatch.setattr(
+    runner.time,
+    "sleep",
+    lambda _: shutil.rmtree(workdir / "checkpoints" / "10"),
+  )
+  lines = run(workdir)
+  assert "Skipped step 10: deleted before it was probed." in lines
   assert ("backbone", 20, "tiny") in subjects(workdir)
 
 
-def test_a_lost_pin_is_made_again(workdir):
+def test_following_a_training_that_deletes_faster_than_probes(
+  workdir, monkeypatch
+):
+  sleep = time.sleep
+  monkeypatch.setattr(runner.time, "sleep", lambda _: sleep(0.05))
+
+  def train():
+    with checkpoint.Checkpoints(
+      workdir, keep_last=1, keep_every_steps=None
+    ) as checkpoints:
+      for step in range(1, 21):
+        variables = init_variables(step, BACKBONE, SHAPE)
+        checkpoints.save(step, {"backbone": variables})
+
+  training = threading.Thread(target=train)
+  training.start()
+  lines = run(workdir, follow=True)
+  training.join()
+  assert ("backbone", 20, "tiny") in subjects(workdir)
+  assert not any("damaged" in line for line in lines)
+  best = checkpoint.best_step(workdir)
+  assert (workdir / "checkpoints" / str(best)).exists()
+
+
+def test_the_best_of_the_checkpoints_that_exist_is_pinned(workdir):
   save(workdir, 10, 20)
   run(workdir)
-  pinned = (workdir / "best.json").read_text()
-  (workdir / "best.json").write_text("{")
+  best = checkpoint.best_step(workdir)
+  shutil.rmtree(workdir / "checkpoints" / str(best))
+  (workdir / "best.json").write_text("damaged")
   run(workdir)
-  assert (workdir / "best.json").read_text() == pinned
+  assert checkpoint.best_step(workdir) == 30 - best
 
 
 def test_a_damaged_checkpoint_is_told_and_skipped(workdir):
