@@ -1,5 +1,6 @@
 """Builds the objects of a run from its parsed config."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from jssl import mesh as mesh_lib
 from jssl import rng
 from jssl.config import checks
+from jssl.config.parse import parse
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import Source
@@ -17,6 +19,7 @@ from jssl.models import Backbone, init_variables
 from jssl.objectives import Objective
 from jssl.optim import Optim, make_optimizer
 from jssl.optim.bilevel import HeadStrategy
+from jssl.runtime.workdir import load_config
 
 
 class Run(NamedTuple):
@@ -33,6 +36,22 @@ class Run(NamedTuple):
   objective: Objective
   optimizer: optax.GradientTransformation
   mesh: Mesh
+
+
+def read_config(workdir: str | os.PathLike) -> Config:
+  """Reads the config of a run.
+
+  Raises:
+    FileNotFoundError: if it is not the workdir of a run.
+    ValueError: if the config is damaged or of another version.
+  """
+  try:
+    return parse(load_config(workdir), Config)
+  except (ValueError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{os.path.join(workdir, 'config.json')} is damaged or not the config of "
+      f"a run of this version of `python -m jssl.train`: {error}"
+    ) from error
 
 
 def build(

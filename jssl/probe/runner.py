@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from jssl import checkpoint
-from jssl.config.parse import parse, to_dict
+from jssl.config.build import read_config
+from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.probe import encoders, features
 from jssl.probe.accuracy import accuracy_table
@@ -31,7 +32,7 @@ from jssl.probe.splits import LabelsError
 from jssl.probe.suite import probe_records, spectrum_record
 from jssl.runtime import distributed
 from jssl.runtime.goodput import Clock
-from jssl.runtime.workdir import check_workdir_shared, load_config
+from jssl.runtime.workdir import check_workdir_shared
 from jssl.typing import Variables
 
 # One row per start of the probe: how it spent its time.
@@ -292,12 +293,12 @@ def run(
       while not distributed.broadcast_from_first(config_file.exists()):
         time.sleep(_POLL_SECONDS)
   elif not distributed.broadcast_from_first(checkpoint.steps(workdir)):
-    load_config(workdir)  # Raises if this is not a run.
+    read_config(workdir)  # Raises if this is not a run.
     raise FileNotFoundError(
       f"{workdir} has no finished checkpoint; wait for one with --follow"
     )
   check_workdir_shared(workdir)
-  own = parse(load_config(workdir), Config)
+  own = read_config(workdir)
   config = change_dataset(own, dataset, data_dir, test_split)
   runner = Runner(
     workdir,

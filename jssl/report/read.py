@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jssl import checkpoint
-from jssl.config.parse import parse
+from jssl.config.build import read_config
 from jssl.config.schema import Config
 from jssl.probe.records import ProbeRecord, Record, RecordFile, SpectrumRecord
 from jssl.runtime import files
-from jssl.runtime.workdir import load_config
 
 R = TypeVar("R", bound=Record)
 GoodputRow = Mapping[str, Any]
@@ -132,17 +131,10 @@ def read(workdir: str | os.PathLike) -> Run:
     ValueError: if the config or the records are damaged or of another version.
   """
   path = pathlib.Path(workdir)
-  try:
-    config = parse(load_config(path), Config)
-  except (ValueError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{path / 'config.json'} is damaged or not the config of a run made by "
-      f"`python -m jssl.train`: {error}"
-    ) from error
   rows = files.read_json_lines(path / "metrics.jsonl", ["step", "loss"])
   return Run(
     workdir=path,
-    config=config,
+    config=read_config(path),
     metrics={
       name: np.array([_number(row.get(name)) for row in rows], float)
       for name in dict.fromkeys(name for row in rows for name in row)

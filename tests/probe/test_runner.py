@@ -430,6 +430,15 @@ def test_a_directory_that_is_no_run_is_an_error(tmp_path):
     run(tmp_path)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("text", ["", "[]", '{"data": {"batch_size": 4}}'])
+def test_a_damaged_config_is_named(workdir, text):
+  save(workdir, 10)
+  (workdir / "config.json").write_text(text)
+  with pytest.raises(ValueError, match=rf"^{workdir}/config\.json is damaged"):
+    run(workdir)
+
+
 @pytest.mark.parametrize(
   ("dataset", "message"),
   [

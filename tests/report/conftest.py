@@ -78,12 +78,12 @@ def records():
   kinds = [("linear", 1.0), ("mlp", 1.0), ("knn", 1.0)]
   kinds += [("linear", 0.1), ("linear", 0.01)]
   encoders = [("pixels", 0), ("random", 0), ("backbone", 20), ("backbone", 40)]
-  for i, (kind, step) in enumerate(encoders):
-    auc = 0.789 if kind == "backbone" else 0.876
-    found.append(made.spectrum_record(step, auc, features=kind))
+  for i, (encoder, step) in enumerate(encoders):
+    auc = 0.789 if encoder == "backbone" else 0.876
+    found.append(made.spectrum_record(step, auc, features=encoder))
     found += [
       made.probe_record(
-        kind,
+        encoder,
         step,
         probe,
         label_fraction=fraction,
