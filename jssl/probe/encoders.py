@@ -65,7 +65,6 @@ class BackboneEncoders:
     self,
     backbone: Backbone,
     image_shape: tuple[int, int, int],
-    *,
     mesh: Mesh,
     key: str,
   ):

@@ -121,11 +121,7 @@ def _open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
     temporary.unlink(missing_ok=True)
 
 
-def write(
-  path: pathlib.Path,
-  images: int,
-  batches: Iterable[Batch],
-) -> None:
+def write(path: pathlib.Path, images: int, batches: Iterable[Batch]) -> None:
   """Writes features and labels of all images to the cache."""
   labels: list[np.ndarray] = []
   # Not memory-mapped, where a full disk would crash the process.

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
   from jssl.probe.accuracy import accuracy_table
   from jssl.report import page
   from jssl.report.read import read
-  from jssl.runtime import terminal
+  from jssl.runtime import files, terminal
 
   terminal.accept_any_text()
   # A training may be using the accelerator.
@@ -36,10 +36,7 @@ def main(argv: list[str]) -> int:
   )
   try:
     run = read(_WORKDIR.value)
-    text = page.render(run)
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(output)
+    files.write_text(output, page.render(run))
   except (ValueError, TypeError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
