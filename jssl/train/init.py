@@ -143,7 +143,10 @@ def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
     keep_last=keep.keep_last,
     keep_every_steps=keep.keep_every_steps or None,
     facts={
-      name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
+      "images": run.source.fingerprint(),
+      **{
+        name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
+      },
     },
   )
 
