@@ -26,7 +26,7 @@ from jssl import mesh, rng
 from jssl.augment import Augment, views
 from jssl.bench import augment, harness, photos
 from jssl.bench.harness import Case, Timing, timed
-from jssl.data import array_record, pipeline
+from jssl.data import array_record, image, pipeline
 from jssl.data.source import Source
 
 FLAGS = {
@@ -52,10 +52,10 @@ def _decoding(
 
 
 def _load(data: bytes, scaled_px: int = 0) -> None:
-  with Image.open(io.BytesIO(data)) as image:
+  with Image.open(io.BytesIO(data)) as file:
     if scaled_px:
-      array_record.scale(image, "RGB", scaled_px)
-    image.load()
+      image.scale(file, "RGB", scaled_px)
+    file.load()
 
 
 def _batches(
@@ -154,7 +154,7 @@ def cases(root: pathlib.Path, args: argparse.Namespace) -> Iterator[Case]:
       )
       yield Case(f"{prefix}batches on the device, workers: {workers}", run)
 
-  decode = partial(array_record.decode, size_px=size_px, channels=3)
+  decode = partial(image.decode, size_px=size_px, channels=3)
   scaled = partial(_load, scaled_px=size_px)
   yield _decoding("JPEG decoder", _load, files)
   yield _decoding("JPEG decoder, scaled as in the reader", scaled, files)

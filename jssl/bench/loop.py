@@ -27,9 +27,10 @@ from jssl.config import command_line
 from jssl.config.build import build
 from jssl.config.parse import replace
 from jssl.config.schema import Config
+from jssl.data import pipeline
 from jssl.runtime import compilation
 from jssl.train import loop
-from jssl.train.init import Program, train_batches
+from jssl.train.init import Program
 
 FLAGS = {
   "config": ("", "config file"),
@@ -88,8 +89,17 @@ def _train(config: Config, number: int) -> Float[np.ndarray, "steps 3 3"]:
 
 def _batch_cpu_s(config: Config, number: int = 50) -> float:
   """Returns processor seconds of a batch, which a run makes in a thread."""
-  objects = build(replace(config, {"data.prefetch_batches": 0}))
-  batches = train_batches(objects, Program(objects).batch_sharding)
+  objects = build(config)
+  batches = pipeline.train_batches(
+    objects.source,
+    seed=config.seed,
+    batch_size=config.data.batch_size,
+    sharding=Program(objects).batch_sharding,
+    workers=config.data.workers,
+    prefetch_batches=0,
+    order=config.order,
+    total_steps=config.train.steps,
+  )
   jax.block_until_ready(next(batches))
   started = time.thread_time()
   for _ in range(number):

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from jssl.data import prepare
+from jssl.data.folder import Options
 
 # Gives files of 110 kB on average, as in ImageNet's train split.
 _QUALITY = 92
@@ -97,5 +98,5 @@ def prepare_sets(root: pathlib.Path, images: int, stored_size_px: int) -> None:
         source=str(folder),
         set_name=name,
         data_dir=str(root / "data"),
-        stored_size_px=size_px,
+        options=Options(stored_size_px=size_px),
       )

@@ -7,6 +7,7 @@ position in the data, written together in the background. Without its manifest
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -253,6 +254,7 @@ class Checkpoints:
 
     Raises:
       NotSavedError: if it failed; older checkpoints are kept.
+      CheckpointError: if this process may not open more files.
     """
     pending, self._pending = self._pending, None
     if pending is not None:
@@ -274,6 +276,10 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
     distributed.barrier(f"removed {step}")
     self._orbax = self._open()
+    if os.strerror(errno.EMFILE) in errors[0]:
+      raise CheckpointError(
+        f"{errors[0]}; raise the limit of open files with `ulimit -n`"
+      )
     raise NotSavedError(errors[0])
 
   def restore_latest(

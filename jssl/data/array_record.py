@@ -1,79 +1,42 @@
-"""Data sets in ArrayRecord files, as TFDS writes them; decoded with pillow."""
+"""Data sets in ArrayRecord files, as TFDS writes them."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
-import io
+import functools
 import itertools
+import os
 import shlex
+from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 from tensorflow_datasets.core import file_adapters, read_only_builder
+from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
-from jssl.data.source import HostBatch, Rows
+from jssl.data.image import MODES, decode, is_damage
+from jssl.data.source import HostBatch, Rows, make_fingerprint
+from jssl.runtime.files import raise_open_files_limit
 
 # Counts the replaced images of this process, over all sources.
 _replacements = itertools.count(1)
 _LOG_SECONDS = 10
-
-
-def scale(image: Image.Image, mode: str, size_px: int) -> None:
-  """Makes libjpeg decode a large image at a half, a quarter or an eighth.
-
-  Leaves at least twice `size_px`, so that the resize filter has enough pixels.
-  """
-  image.draft(mode, (2 * size_px, 2 * size_px))
-
-
-def square(encoded: bytes, mode: str, size_px: int) -> Image.Image:
-  """Decodes a PNG or JPEG file and resizes its centre square, antialiased.
-
-  Raises:
-    OSError: if the file is damaged; pillow raises SyntaxError for some damage.
-  """
-  with Image.open(io.BytesIO(encoded)) as file:
-    scale(file, mode, size_px)
-    # `convert` would copy an image that has the mode already.
-    image = file if file.mode == mode else file.convert(mode)
-    if image.size == (size_px, size_px):
-      image.load()
-      return image
-    side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    box = (left, top, left + side, top + side)
-    # Resizing takes as long as decoding. HAMMING has half the taps of BICUBIC:
-    # a little softer, and sharper than the usual BILINEAR.
-    shrinks = side > size_px
-    taps = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
-    return image.resize((size_px, size_px), taps, box=box)
-
-
-def decode(
-  encoded: bytes, *, size_px: int, channels: int
-) -> UInt8[np.ndarray, "h w c"]:
-  """Decodes a PNG or JPEG file to 1 (grayscale) or 3 channels; see `square`."""
-  image = square(encoded, "L" if channels == 1 else "RGB", size_px)
-  return np.asarray(image).reshape(size_px, size_px, channels)
+# Files that a run opens beside those of its data set.
+_OTHER_OPEN_FILES = 64
+_FEATURE_CLASSES = "tensorflow_datasets.core.features."
+_FIND_CLASS = tfds.features.FeatureConnector.cls_from_name
+# Files are padded to a multiple of it.
+_BLOCK_BYTES = 2**16
 
 
 class DamagedImage(ValueError):
   """An image that cannot be decoded."""
-
-
-def _is_damage(error: Exception) -> bool:
-  """True if the bytes are damaged, False if reading them failed.
-
-  pillow has no single exception for damaged files; ArrayRecord raises
-  RuntimeError for everything.
-  """
-  if isinstance(error, RuntimeError):
-    return "Corrupted" in str(error)
-  failed = isinstance(error, OSError) and error.errno is not None
-  return not failed and not isinstance(error, MemoryError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +57,28 @@ class Prepared:
   image_key: str
   label_key: str | None
   records: Any
+  files: Sequence[FileInstruction]
   skip_damaged: bool = False
+
+  def fingerprint(self) -> str:
+    """See `Source.fingerprint`; of the size and both ends of each file.
+
+    An ArrayRecord file begins with records and ends with their index.
+    """
+
+    def read(part: FileInstruction) -> tuple[int, bytes]:
+      path = epath.Path(part.filename)
+      with path.open("rb") as file:
+        ends = file.read(_BLOCK_BYTES)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _BLOCK_BYTES))
+        ends += file.read()
+      about = (path.name, part.skip, part.take, size, self.class_names)
+      return size, repr(about).encode() + ends
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+      sizes, parts = zip(*pool.map(read, self.files), strict=True)
+    return make_fingerprint(len(self), sum(sizes), parts)
 
   @property
   def num_classes(self) -> int:
@@ -114,8 +98,13 @@ class Prepared:
         (record,) = self.records.__getitems__([row])
       encoded = record[self.image_key]
       image = decode(encoded, size_px=size, channels=channels)
+    except Image.DecompressionBombError as error:
+      raise ValueError(
+        f"image {row} of {self.name}, split {self.split}: {error} Prepare the "
+        "set again with smaller images"
+      ) from error
     except Exception as error:
-      if not _is_damage(error):
+      if not is_damage(error):
         raise
       raise DamagedImage(
         f"image {row} of {self.name}, split {self.split}, cannot be decoded "
@@ -155,7 +144,7 @@ class Prepared:
     try:
       records = self.records.__getitems__(rows.tolist())
     except RuntimeError as error:
-      if not _is_damage(error):
+      if not is_damage(error):
         raise
       # The error does not name the row, so rows are read one by one.
       records = [None] * len(rows)
@@ -184,6 +173,22 @@ def _prepare_command(name: str, data_dir: str | None) -> str:
   return shlex.join(["python", "-m", "jssl.data.prepare", *words])
 
 
+def _find_feature_class(
+  set_name: str, name: str
+) -> type[tfds.features.FeatureConnector]:
+  """Returns a feature class of TFDS by name.
+
+  TFDS would import the module of any name, also one beside the records.
+  """
+  if not name.startswith(_FEATURE_CLASSES):
+    raise ValueError(
+      f"features.json of data.name={set_name!r} names the feature class "
+      f"{name!r}; expected only classes of {_FEATURE_CLASSES}*, because "
+      "opening the set would run the code of another module"
+    )
+  return _FIND_CLASS(name)
+
+
 def open_prepared(
   name: str,
   *,
@@ -201,7 +206,12 @@ def open_prepared(
   """
   try:
     # `tfds.builder` would load the code of the set and query the network.
-    builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+    with mock.patch.object(
+      tfds.features.FeatureConnector,
+      "cls_from_name",
+      functools.partial(_find_feature_class, name),
+    ):
+      builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as error:
     raise FileNotFoundError(
       f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"
@@ -222,15 +232,29 @@ def open_prepared(
       f"{_prepare_command(name, data_dir)}"
     )
   try:
+    files = builder.info.splits[split].file_instructions
     records = builder.as_data_source(
       split=split, decoders={image_key: tfds.decode.SkipDecoding()}
     )
-  except ValueError as error:
+  except (KeyError, ValueError) as error:
     raise ValueError(
       f"data.name={name!r} has the splits {sorted(builder.info.splits)}, not "
       f"{split!r}"
     ) from error
   channels = features[image_key].shape[-1]
+  if channels not in MODES:
+    raise ValueError(
+      f"data.name={name!r} has images of {channels} channels; expected one of "
+      f"{', '.join(map(str, MODES))}"
+    )
+  # Files stay open once they are read.
+  needed, limit = len(files) + _OTHER_OPEN_FILES, raise_open_files_limit()
+  if needed > limit:
+    raise ValueError(
+      f"data.name={name!r} has {len(files)} files, and this process may open "
+      f"{limit} at once, all others included; raise the limit to at least "
+      f"{needed} with `ulimit -n`"
+    )
   return Prepared(
     name=name,
     split=split,
@@ -239,5 +263,6 @@ def open_prepared(
     image_key=image_key,
     label_key=label_key,
     records=records,
+    files=files,
     skip_damaged=skip_damaged,
   )

@@ -1,140 +1,87 @@
-"""A folder of PNG and JPEG files as a TFDS data set, without TensorFlow.
+"""A folder of image files as a TFDS data set, without TensorFlow.
 
-The folder has a subfolder for each class, or only images for an unlabelled set.
-Subfolders `train` and `test` or `val` at the top are splits. With `train` alone
-or none of them, a tenth of each class becomes `test`, chosen by a hash of the
-file names. The set has one channel if all images are grayscale, otherwise 3.
+See `layout` for its subfolders. The set has one channel if all images are
+grayscale, otherwise 3, or 4 if it keeps transparency.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
-import hashlib
 import io
-import os
-import pathlib
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image
+from PIL import Image, ImageColor
 
-from jssl.data.array_record import square
+from jssl.data.image import (
+  FORMATS,
+  MODES,
+  is_damage,
+  orientation,
+  square,
+  upright,
+)
+from jssl.data.layout import Classes, Path, key, list_splits
 
-Path = pathlib.Path
-# Files of each class; an unlabelled set has one class, "".
-Classes = dict[str, list[Path]]
-Examples = Iterator[tuple[int | str, dict[str, Any]]]
+Examples = Iterator[tuple[int | bytes, dict[str, Any]]]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _GRAYSCALE_MODES = ("1", "L", "LA")
-_COLOUR_MODES = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # Images in memory at once.
 _CHUNK_SIZE = 256
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How the images of a folder are stored.
+
+  Attributes:
+    skip_damaged: True to omit damaged images; False makes them an error.
+    stored_size_px: side of the centre squares that larger images are stored as;
+      None for whole images.
+    background: colour behind transparent pixels, by name or as "#rrggbb".
+    keep_alpha: True to store 4 channels, the last of them opacity.
+
+  Raises:
+    ValueError: if the background is not a colour.
+  """
+
+  skip_damaged: bool = False
+  stored_size_px: int | None = None
+  background: str = "white"
+  keep_alpha: bool = False
+
+  def __post_init__(self) -> None:
+    try:
+      ImageColor.getrgb(self.background)
+    except ValueError as error:
+      raise ValueError(
+        f"--background={self.background}: expected a colour such as white or "
+        "'#808080'"
+      ) from error
+
+
 def encode_image(image: Image.Image, file_format: str = "PNG") -> bytes:
-  """Returns an image as a PNG or JPEG file."""
+  """Returns an image as a PNG or JPEG file, without its metadata."""
   file = io.BytesIO()
+  pixels = image.copy()
+  # Metadata would turn an upright image once more.
+  pixels.info = {}
   # At 256 px, a synthetic photograph has 44 kB and 37 dB PSNR as a JPEG.
-  image.save(file, file_format, quality=95)
+  pixels.save(file, file_format, quality=95)
   return file.getvalue()
 
 
-def _raise(error: OSError) -> NoReturn:
-  raise error
-
-
-def _list_images(folder: Path) -> list[Path]:
-  # `Path.rglob` would skip folders that cannot be read.
-  return sorted(
-    Path(parent, name)
-    for parent, _, names in os.walk(folder, onerror=_raise)
-    for name in names
-    if name.lower().endswith(_SUFFIXES) and not name.startswith(".")
-  )
-
-
-def _list_classes(folder: Path) -> Classes:
-  """Returns the images of each subfolder, or those directly in the folder."""
-  children = [p for p in folder.iterdir() if not p.name.startswith(".")]
-  folders = sorted(child for child in children if child.is_dir())
-  loose = sorted(
-    p for p in children if p.name.lower().endswith(_SUFFIXES) and p.is_file()
-  )
-  classes = {child.name: _list_images(child) for child in folders}
-  if not loose and not any(classes.values()):
-    raise ValueError(
-      f"{folder} has no images; expected {', '.join(_SUFFIXES)} files, in a "
-      "folder for each class or without folders"
-    )
-  if not folders:
-    return {"": loose}
-  if loose:
-    raise ValueError(
-      f"{folder} has both folders and images ({loose[0].name}, ...); "
-      "expected a folder for each class, or only images"
-    )
-  if empty := [name for name, paths in classes.items() if not paths]:
-    raise ValueError(f"{folder} has classes without images: {empty}")
-  if len(classes) == 1:
-    raise ValueError(
-      f"{folder} has a single class, {folders[0].name}; for an unlabelled set "
-      f"use --source {folders[0]}"
-    )
-  return classes
-
-
-def _hold_out(classes: Classes, root: Path) -> tuple[Classes, Classes]:
-  """Splits each class 9:1 by a hash of the file names."""
-
-  def by_hash(path: Path) -> bytes:
-    name = path.relative_to(root).as_posix()
-    return hashlib.sha256(name.encode()).digest()
-
-  train, test = {}, {}
-  for name, paths in classes.items():
-    shuffled = sorted(paths, key=by_hash)
-    held_out = max(1, round(len(paths) / 10))
-    test[name], train[name] = shuffled[:held_out], shuffled[held_out:]
-  return train, test
-
-
-def list_splits(source: Path) -> dict[str, Classes]:
-  """Returns the images of each class of each split of a folder.
-
-  The splits are `train` and `test`, and `val` if there are folders for all.
-
-  Raises:
-    ValueError: if a folder is empty, a class has too few images to train,
-      validate and test on, or a split has a class that `train` does not have.
-  """
-  if not (source / "train").is_dir():
-    splits = {"train": _list_classes(source)}
-  else:
-    names = [n for n in ("train", "val", "test") if (source / n).is_dir()]
-    splits = {name: _list_classes(source / name) for name in names}
-  classes = splits["train"]
-  if "test" not in splits and "val" in splits:
-    splits["test"] = splits.pop("val")
-  needed = 2 if "test" in splits else 3
-  for name, paths in classes.items():
-    if len(paths) < needed:
-      raise ValueError(
-        f"{f'class {name}' if name else source} has {len(paths)} image(s) to "
-        f"train on, {paths[0]}; expected at least {needed}, because some are "
-        "held out for validation and test; add images or remove the class"
-      )
-  if "test" not in splits:
-    splits["train"], splits["test"] = _hold_out(classes, source)
-  for split, others in splits.items():
-    if unknown := sorted(set(others) - set(classes)):
-      raise ValueError(f"split {split} has classes not in train: {unknown}")
-  return splits
-
-
 def _check_skipped(path: Path, error: Exception, skip: bool) -> None:
-  """Raises ValueError about a damaged file unless `skip` is True."""
+  """Raises an error about a file, unless it is damaged and `skip` is True."""
+  if isinstance(error, Image.DecompressionBombError):
+    raise ValueError(
+      f"{path}: {error} Make the image smaller or remove it"
+    ) from error
+  if not is_damage(error):
+    raise error
   if not skip:
     raise ValueError(
       f"{path}: truncated or damaged image ({error}); repair or remove it, or "
@@ -144,13 +91,17 @@ def _check_skipped(path: Path, error: Exception, skip: bool) -> None:
 
 def _read_header(
   path: Path, *, skip: bool
-) -> tuple[str, tuple[int, int]] | None:
-  """Returns pixel mode and (width, height); None if damaged and `skip`."""
+) -> tuple[str, tuple[int, int], bool] | None:
+  """Returns pixel mode, size and True if some pixels may be transparent.
+
+  The size is (width, height) of the upright image. Returns None for a damaged
+  file if `skip`.
+  """
   try:
-    with Image.open(path) as image:
-      mode, size = image.mode, image.size
-  except PermissionError:
-    raise
+    with Image.open(path, formats=FORMATS) as image:
+      mode, (width, height) = image.mode, image.size
+      size = (height, width) if orientation(image) >= 5 else (width, height)
+      transparent = image.has_transparency_data
   except Exception as error:  # pillow has no one exception for damaged files.
     _check_skipped(path, error, skip)
     return None
@@ -158,29 +109,29 @@ def _read_header(
     raise ValueError(
       f"{path}: pixels of mode {mode}; expected 8 bits per channel; convert it"
     )
-  return mode, size
+  return mode, size, transparent
 
 
-def _encode(
-  path: Path, *, mode: str, size_px: int | None = None, skip: bool = False
-) -> bytes | None:
-  """Returns the content of an image file, or as PNG if its mode differs.
+def _encode(path: Path, *, mode: str, options: Options) -> bytes | None:
+  """Returns an image as a PNG or JPEG file, as it is if it can be.
 
-  A larger image becomes a square of `size_px` in the same file format. Returns
-  None for a damaged file if `skip`.
+  Returns None for a damaged file that may be skipped.
   """
-  data = path.read_bytes()
+  data, size_px = path.read_bytes(), options.stored_size_px
   try:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+      jpeg = image.format in ("JPEG", "MPO") and mode != "RGBA"
+      file_format = "JPEG" if jpeg else "PNG"
       if size_px and min(image.size) > size_px:
-        file_format = "JPEG" if image.format == "JPEG" else "PNG"
-        return encode_image(square(data, mode, size_px), file_format)
+        small = square(data, mode, size_px, options.background)
+        return encode_image(small, file_format)
       image.load()
-      if image.format in ("PNG", "JPEG") and image.mode == mode:
+      stored = upright(image, mode, options.background)
+      if stored is image and image.format in ("PNG", "JPEG", "MPO"):
         return data
-      return encode_image(image.convert(mode))
+      return encode_image(stored, file_format)
   except Exception as error:
-    _check_skipped(path, error, skip)
+    _check_skipped(path, error, options.skip_damaged)
     return None
 
 
@@ -196,28 +147,38 @@ class Folder(  # type: ignore[call-arg]
     *,
     name: str,
     source: Path,
-    skip_damaged: bool = False,
-    stored_size_px: int | None = None,
+    options: Options = Options(),
     **kwargs: Any,
   ):
     self.name = name
     self._source = source
-    self._size_px = stored_size_px
-    self._skip_damaged = skip_damaged
+    self._options = options
     self._splits = list_splits(source)
-    headers = {
+    headers = [
       header
       for classes in self._splits.values()
       for paths in classes.values()
       for path in paths
-      if (header := _read_header(path, skip=skip_damaged))
-    }
-    modes, sizes = {mode for mode, _ in headers}, {size for _, size in headers}
+      if (header := _read_header(path, skip=options.skip_damaged))
+    ]
+    modes = {mode for mode, _, _ in headers}
+    sizes = {size for _, size, _ in headers}
     grayscale = modes <= set(_GRAYSCALE_MODES)
-    self._mode = "L" if grayscale else "RGB"
-    same_size = len(sizes) == 1 and stored_size_px is None
+    channels = 1 if grayscale else 3
+    if options.keep_alpha:
+      channels = 4
+    elif transparent := sum(some for _, _, some in headers):
+      logging.warning(
+        "%d of %d images have transparency, and get the background %s; "
+        "--background names another, and --keep_alpha keeps transparency.",
+        transparent,
+        len(headers),
+        options.background,
+      )
+    self._mode = MODES[channels]
+    same_size = len(sizes) == 1 and options.stored_size_px is None
     width, height = sizes.pop() if same_size else (None, None)
-    self._image_shape = (height, width, 1 if grayscale else 3)
+    self._image_shape = (height, width, channels)
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -229,7 +190,7 @@ class Folder(  # type: ignore[call-arg]
       features["label"] = tfds.features.ClassLabel(names=names)
     return tfds.core.DatasetInfo(
       builder=self,
-      description=f"Images of the folder {self._source.name}.",
+      description=f"Images of the folder set {self.name}.",
       features=tfds.features.FeaturesDict(features),
       supervised_keys=("image", "label") if "label" in features else None,
     )
@@ -245,9 +206,7 @@ class Folder(  # type: ignore[call-arg]
 
   def _generate_examples(self, classes: Classes) -> Examples:
     files = [(path, name) for name, paths in classes.items() for path in paths]
-    encode = functools.partial(
-      _encode, mode=self._mode, size_px=self._size_px, skip=self._skip_damaged
-    )
+    encode = functools.partial(_encode, mode=self._mode, options=self._options)
     with concurrent.futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(files), _CHUNK_SIZE):
         chunk = files[start : start + _CHUNK_SIZE]
@@ -257,4 +216,4 @@ class Folder(  # type: ignore[call-arg]
             logging.warning("Omitted damaged image %s.", path)
             continue
           example = {"image": image, **({"label": name} if name else {})}
-          yield path.relative_to(self._source).as_posix(), example
+          yield key(path, self._source), example

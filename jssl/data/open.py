@@ -1,6 +1,7 @@
 """Opens data sets by name."""
 
 from jssl.data.source import Source, load
+from jssl.runtime import files
 
 
 def open_source(
@@ -31,6 +32,7 @@ def open_source(
     raise ValueError(
       f"data.image_size_px={image_size_px}: expected a positive number"
     )
+  files.raise_open_files_limit()
   # Imported on use: the embedded set needs scikit-learn, prepared sets TFDS.
   if name == "cluttered_digits":
     from jssl.data import embedded

@@ -97,18 +97,14 @@ class Order:
     if part.stop >= batch_size:
       return
     if self.name == "subset":
-      subject = f"order.fraction={self.fraction} of {images} images"
       remedy = f"an order.fraction of at least {batch_size}/{images}"
     else:
-      source = "order.epochs" if self.epochs else f"train.steps={steps}"
-      subject = (
-        f"one of {self.epochs or epochs} chunks ({source}) of {images} images"
-      )
       remedy = f"an order.epochs of 1 to {images // batch_size}"
     raise ValueError(
-      f"data.batch_size={batch_size} is larger than {subject}, which has "
-      f"{part.stop}: a batch would hold an image twice; use {remedy}, or a "
-      "smaller data.batch_size"
+      f"data.batch_size={batch_size} is larger than the {part.stop} of "
+      f"{images} images that order.name={self.name!r} sees in an epoch: a "
+      f"batch would hold an image twice; use {remedy}, or a smaller "
+      "data.batch_size"
     )
 
 

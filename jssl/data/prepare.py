@@ -11,10 +11,12 @@ whole or not at all. Only other TFDS data sets need TensorFlow.
 Debian's package dataset-fashion-mnist if installed; otherwise TFDS downloads
 them. All give the same records in the same order.
 
-`folder` takes a tree of PNG and JPEG files, see `jssl/data/folder.py`. A
-damaged image is an error; --skip_damaged omits it. --stored_size_px=256 stores
-larger images as the 256 px squares that training reads, JPEGs as JPEGs, which
-takes a third of the time to read. Training at a larger size would enlarge them.
+`folder` takes a tree of image files, see `jssl/data/folder.py`. Orientations in
+EXIF are applied. A damaged image is an error; --skip_damaged omits it.
+Transparent images get a white background, or that of --background; --keep_alpha
+stores 4 channels instead. --stored_size_px=256 stores larger images as the 256
+px squares that training reads, JPEGs as JPEGs, which takes a third of the time
+to read. Training at a larger size would enlarge them.
 """
 
 import difflib
@@ -33,7 +35,7 @@ from absl import app, flags
 from jaxtyping import UInt8
 from PIL import Image
 
-from jssl.data.folder import Examples, Folder, encode_image
+from jssl.data.folder import Examples, Folder, Options, encode_image
 
 _SOURCE = flags.DEFINE_string(
   "source", None, "Folder of the images or of the IDX files."
@@ -46,6 +48,12 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _SKIP_DAMAGED = flags.DEFINE_bool(
   "skip_damaged", False, "Omit damaged images of a folder."
+)
+_BACKGROUND = flags.DEFINE_string(
+  "background", "white", "Colour behind transparent pixels of a folder."
+)
+_KEEP_ALPHA = flags.DEFINE_bool(
+  "keep_alpha", False, "Store the images of a folder with 4 channels."
 )
 _STORED_SIZE_PX = flags.DEFINE_integer(
   "stored_size_px",
@@ -183,8 +191,7 @@ def prepare(
   source: str | None = None,
   set_name: str | None = None,
   data_dir: str | None = None,
-  skip_damaged: bool = False,
-  stored_size_px: int | None = None,
+  options: Options = Options(),
 ) -> str:
   """Writes a data set to disk, as described at the top of this module.
 
@@ -210,13 +217,12 @@ def prepare(
       name=_folder_name(set_name, folder),
       source=folder,
       data_dir=data_dir,
-      skip_damaged=skip_damaged,
-      stored_size_px=stored_size_px,
+      options=options,
     )
-  elif stored_size_px is not None:
+  elif options != Options():
     raise ValueError(
-      f"--stored_size_px={stored_size_px}: only images of a folder can be "
-      f"stored at another size, not those of {name}; omit the flag"
+      f"{options}: only images of a folder can be stored in another way, not "
+      f"those of {name}; omit the flags"
     )
   elif name == "fashion_mnist":
     if folder is None and _DEBIAN_FASHION_MNIST.is_dir():
@@ -253,8 +259,12 @@ def main(argv: list[str]) -> None:
       source=_SOURCE.value,
       set_name=_NAME.value,
       data_dir=_DATA_DIR.value,
-      skip_damaged=_SKIP_DAMAGED.value,
-      stored_size_px=_STORED_SIZE_PX.value,
+      options=Options(
+        skip_damaged=_SKIP_DAMAGED.value,
+        stored_size_px=_STORED_SIZE_PX.value,
+        background=_BACKGROUND.value,
+        keep_alpha=_KEEP_ALPHA.value,
+      ),
     )
   # TFDS raises AssertionError for sets that must be downloaded by hand.
   except (OSError, ValueError, AssertionError) as error:

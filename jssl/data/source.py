@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import dataclasses
+import hashlib
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +33,9 @@ class Source(Protocol):
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) in pixels."""
 
+  def fingerprint(self) -> str:
+    """Returns number of images, bytes and a checksum: other images differ."""
+
   def __len__(self) -> int: ...
 
   def fetch(self, rows: Rows) -> HostBatch:
@@ -40,14 +45,33 @@ class Source(Protocol):
     """
 
 
+def make_fingerprint(images: int, size: int, parts: Iterable[bytes]) -> str:
+  """Returns a fingerprint of a number of images, of bytes, and a checksum."""
+  digest = hashlib.blake2b(digest_size=8)
+  for part in parts:
+    digest.update(part)
+  return f"{images:,} images, {size:,} bytes, checksum {digest.hexdigest()}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMemory:
-  """A data set in memory; a `Source`. Labels are -1 without a label."""
+  """A data set in memory; a `Source`. Labels are -1 without a label.
+
+  `read_from` is the fingerprint of the source that was read, if any.
+  """
 
   name: str
   class_names: tuple[str, ...]
   images: UInt8[np.ndarray, "n h w c"]
   labels: Int[np.ndarray, "n"]
+  read_from: str = ""
+
+  def fingerprint(self) -> str:
+    """See `Source.fingerprint`; that of the source that was read, if any."""
+    if self.read_from:
+      return self.read_from
+    parts = (array.tobytes() for array in (self.images, self.labels))
+    return make_fingerprint(len(self), self.images.nbytes, parts)
 
   @property
   def num_classes(self) -> int:
@@ -81,4 +105,6 @@ def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
   # Image decoders release the GIL.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     list(pool.map(read, range(0, len(source), chunk_size)))
-  return InMemory(source.name, source.class_names, images, labels)
+  return InMemory(
+    source.name, source.class_names, images, labels, source.fingerprint()
+  )

@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import pathlib
+import resource
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,9 @@ _RETRYABLE = frozenset(
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
   }
 )
+
+# Enough for the files of a data set, and not a cost to whoever closes all.
+_MAX_OPEN_FILES = 2**16
 
 
 def is_retryable(error: Exception) -> bool:
@@ -76,6 +81,22 @@ def read_json_lines(
       "Skipped %d damaged rows of %s.", len(lines) - len(rows), path
     )
   return rows
+
+
+def raise_open_files_limit() -> int:
+  """Raises the soft limit of open files as far as allowed; returns it.
+
+  A set of many files, kept open, would leave none for checkpoints.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if soft == resource.RLIM_INFINITY:
+    return sys.maxsize
+  limit = _MAX_OPEN_FILES
+  if hard != resource.RLIM_INFINITY:
+    limit = min(hard, limit)
+  if soft < limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+  return max(soft, limit)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jssl import checkpoint
-from jssl.checkpoint import CheckpointError, Checkpoints
+from jssl.checkpoint import CheckpointError, Checkpoints, NotSavedError
 from jssl.runtime import files
 
 
@@ -242,6 +242,17 @@ def test_a_failed_save_is_told_and_the_next_one_tried(tmp_path, monkeypatch):
   with pytest.raises(CheckpointError, match="No space left"):
     save(tmp_path / "other", 1, 2)
   assert checkpoint.steps(tmp_path / "other") == [1]
+
+
+def test_too_many_open_files_are_no_full_disk(tmp_path, monkeypatch):
+  def write(path, value):
+    raise OSError(24, "Too many open files", str(path))
+
+  monkeypatch.setattr(files, "write_json", write)
+  with pytest.raises(CheckpointError, match="with `ulimit -n`") as raised:
+    save(tmp_path, 1)
+  # A later attempt would not succeed.
+  assert not isinstance(raised.value, NotSavedError)
 
 
 def test_a_disk_that_fills_up_costs_one_checkpoint(tmp_path):

@@ -40,6 +40,9 @@ class Shapes:
   def __len__(self):
     return IMAGES.get(self.name, 2**20)
 
+  def fingerprint(self):
+    return "shapes"
+
   def fetch(self, rows):
     raise NotImplementedError
 

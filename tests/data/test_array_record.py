@@ -1,5 +1,8 @@
 import io
+import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jssl.data import array_record, folder, pipeline, prepare
+from jssl.data import image as image_lib
+from jssl.data.open import open_source
 
 
 def encode(pixels, file_format="PNG"):
@@ -41,7 +46,7 @@ def open_photos(data_dir, split="train", image_size_px=12):
 def test_image_of_the_right_size_is_left_alone(channels):
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (8, 8, channels), np.uint8)
-  image = array_record.decode(
+  image = image_lib.decode(
     encode(pixels.squeeze()), size_px=8, channels=channels
   )
   np.testing.assert_array_equal(image, pixels)
@@ -54,7 +59,7 @@ def test_shorter_side_is_resized_and_the_centre_taken(shape):
   along = np.arange(max(shape)) / (max(shape) - 1)
   ramp = 255 * (along[None, :] if width >= height else along[:, None])
   pixels = np.rint(np.broadcast_to(ramp, shape)).astype(np.uint8)
-  image = array_record.decode(encode(pixels), size_px=8, channels=1)
+  image = image_lib.decode(encode(pixels), size_px=8, channels=1)
   assert image.shape == (8, 8, 1)
   assert abs(image.mean() - 127.5) < 2
   profile = image[..., 0].mean(axis=0 if width >= height else 1)
@@ -65,14 +70,14 @@ def test_shorter_side_is_resized_and_the_centre_taken(shape):
 def test_resize_is_antialiased():
   """A chequered pattern of single pixels becomes its mean."""
   pixels = (255 * (np.indices((64, 64)).sum(axis=0) % 2)).astype(np.uint8)
-  image = array_record.decode(encode(pixels), size_px=8, channels=1)
+  image = image_lib.decode(encode(pixels), size_px=8, channels=1)
   np.testing.assert_allclose(image, 127.5, atol=3)
 
 
 def test_large_jpeg_keeps_its_picture():
   along = np.linspace(0, 255, 800)
   pixels = np.rint(np.broadcast_to(along, (600, 800))).astype(np.uint8)
-  image = array_record.decode(encode(pixels, "JPEG"), size_px=32, channels=3)
+  image = image_lib.decode(encode(pixels, "JPEG"), size_px=32, channels=3)
   assert image.shape == (32, 32, 3)
   profile = image.mean(axis=(0, 2))
   np.testing.assert_allclose(np.diff(profile), 255 / 800 * 600 / 32, atol=1.5)
@@ -261,3 +266,134 @@ def test_a_process_reads_its_rows_alone(sharded, monkeypatch):
     assert len(files) > 1
     seen += read
   assert sorted(seen) == list(range(30))
+
+
+def test_fingerprint_is_that_of_the_records(tmp_path):
+  """Two sets of the same images have one; other images or a part another."""
+  tfds.disable_progress_bar()
+
+  def prepared(name, *, split="train", seed=0, renamed="a", in_memory=False):
+    rng = np.random.default_rng(seed)
+    root = tmp_path / name / "photos"
+    for class_name in (renamed, "b"):
+      (root / class_name).mkdir(parents=True)
+      for i in range(5):
+        # A PNG of noise has the same size, whatever the noise.
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        (root / class_name / f"{i}.png").write_bytes(encode(pixels))
+    data_dir = str(tmp_path / name / "data")
+    prepare.prepare("folder", source=str(root), data_dir=data_dir)
+    options = {"data_dir": data_dir, "split": split, "image_size_px": 8}
+    return open_source("photos", in_memory=in_memory, **options)
+
+  first = prepared("first")
+  assert first.fingerprint().startswith("8 images, ")
+  sent = pickle.loads(pickle.dumps(first))
+  assert sent.fingerprint() == first.fingerprint()
+  assert prepared("again").fingerprint() == first.fingerprint()
+  assert prepared("memory", in_memory=True).fingerprint() == first.fingerprint()
+  others = [
+    prepared("other", seed=1),
+    prepared("part", split="train[:50%]"),
+    prepared("test", split="test"),
+    prepared("renamed", renamed="c"),
+  ]
+  assert first.fingerprint() not in {other.fingerprint() for other in others}
+
+
+def test_a_set_does_not_choose_what_is_imported(photos, tmp_path, monkeypatch):
+  """Feature classes of a set from somebody else."""
+  marker = tmp_path / "ran"
+  (tmp_path / "foreign.py").write_text(
+    f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  (path,) = (tmp_path / "data").rglob("features.json")
+  plain = json.loads(path.read_text())
+  image = "tensorflow_datasets.core.features.image_feature.Image"
+  assert image in path.read_text()
+  foreign = {"type": "foreign.Image", "content": {}}
+  for features in (
+    {**plain, "pythonClassName": "foreign.Features"},
+    path.read_text().replace(image, "foreign.Image"),
+    path.read_text()
+    .replace("pythonClassName", "python_class_name")
+    .replace(image, "foreign.Image"),
+    foreign,
+    # JSON within a string of JSON.
+    {
+      "pythonClassName": image.replace(
+        "image_feature.Image", "sequence_feature.Sequence"
+      ),
+      "jsonFeature": {"json": json.dumps({"feature": foreign})},
+    },
+  ):
+    text = features if isinstance(features, str) else json.dumps(features)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"json of .*'photos'.*'foreign\."):
+      open_photos(photos)
+  assert not marker.exists()
+  path.write_text(json.dumps(plain))
+  assert len(open_photos(photos)) == 8
+
+
+OPEN_FILES = """
+import resource, sys
+import numpy as np
+soft, hard = int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from jssl.data.open import open_source
+source = open_source("many", data_dir=sys.argv[1], image_size_px=8)
+print(len(source.fetch(np.arange(len(source)))["label"]))
+files = [open("/dev/null") for _ in range(40)]  # As a save needs them.
+"""
+
+
+def test_a_set_of_more_files_than_the_soft_limit(tmp_path):
+  tfds.disable_progress_bar()
+  for split in ("train", "test"):
+    (tmp_path / "set" / split).mkdir(parents=True)
+    for i in range(120):
+      path = tmp_path / "set" / split / f"{i:03}.png"
+      path.write_bytes(encode(np.full((8, 8, 3), i, np.uint8)))
+  builder = folder.Folder(
+    name="many", source=tmp_path / "set", data_dir=str(tmp_path / "data")
+  )
+  builder.download_and_prepare(
+    file_format="array_record",
+    download_config=tfds.download.DownloadConfig(num_shards=100),
+  )
+
+  def run(soft, hard):
+    return subprocess.run(
+      [
+        sys.executable,
+        "-c",
+        OPEN_FILES,
+        tmp_path / "data",
+        str(soft),
+        str(hard),
+      ],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  done = run(72, 1024)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "120\n"
+  done = run(72, 128)
+  assert done.returncode == 1
+  assert "'many' has 100 files, and this process may open 128" in done.stderr
+  assert "at least 164 with `ulimit -n`" in done.stderr
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_numbers_of_channels(photos, tmp_path, channels, monkeypatch):
+  (path,) = (tmp_path / "data").rglob("features.json")
+  features = json.loads(path.read_text())
+  shape = features["featuresDict"]["features"]["image"]["image"]["shape"]
+  shape["dimensions"][-1] = str(channels)
+  path.write_text(json.dumps(features))
+  with pytest.raises(ValueError, match=f"{channels} channels; expected one of"):
+    open_photos(photos)

@@ -16,6 +16,7 @@ from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
 from jssl.config.schema import Data
 from jssl.data import array_record, pipeline, prepare
+from jssl.data.folder import Options
 from jssl.data.open import open_source
 
 ROWS = 35
@@ -242,7 +243,7 @@ def test_damaged_files_of_a_folder_are_left_out(
     "folder",
     source=str(tmp_path / "photos"),
     data_dir=data_dir,
-    skip_damaged=True,
+    options=Options(skip_damaged=True),
   )
   assert "b/3.jpg" in caplog.text
   source = opened(data_dir)

@@ -328,12 +328,12 @@ def test_a_chunk_must_fill_a_batch(name):
   order = Order(name, switch_epoch=3)
   order.check(steps=12 * STEPS_PER_EPOCH, **run)
   message = (
-    r"data\.batch_size=8 is larger than one of 13 chunks \({}\) of 100 images, "
-    r"which has 7: .*an order\.epochs of 1 to 12, or a smaller data\.batch"
+    rf"data\.batch_size=8 is larger than the 7 of 100 images that .*{name}"
+    r".*: .* an order\.epochs of 1 to 12, or a smaller data\.batch"
   )
-  with pytest.raises(ValueError, match=message.format(r"train\.steps=145")):
+  with pytest.raises(ValueError, match=message):
     order.check(steps=12 * STEPS_PER_EPOCH + 1, **run)
-  with pytest.raises(ValueError, match=message.format(r"order\.epochs")):
+  with pytest.raises(ValueError, match=message):
     Order(name, switch_epoch=3, epochs=13).check(steps=STEPS, **run)
   # What the message says helps.
   Order(name, switch_epoch=3, epochs=12).check(steps=145, **run)
@@ -344,8 +344,8 @@ def test_a_subset_must_fill_a_batch():
   Order("subset", fraction=0.08).check(**run)
   with pytest.raises(
     ValueError,
-    match=r"data\.batch_size=8 is larger than order\.fraction=0\.07 of 100 "
-    r"images, which has 7: .* an order\.fraction of at least 8/100",
+    match=r"data\.batch_size=8 is larger than the 7 of 100 images that .*subset"
+    r".*: .* an order\.fraction of at least 8/100",
   ):
     Order("subset", fraction=0.07).check(**run)
 

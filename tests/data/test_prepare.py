@@ -10,7 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import array_record, folder, prepare
+from jssl.data import folder, layout, prepare
+from jssl.data.image import decode
+from jssl.data.layout import list_splits
 from jssl.data.open import open_source
 from jssl.data.source import InMemory
 
@@ -226,10 +228,10 @@ def test_classes_of_a_folder(tmp_path):
 def test_held_out_images_are_the_same_every_time(tmp_path):
   write_images(tmp_path / "pets" / "cat", 20)
   write_images(tmp_path / "pets" / "dog", 20)
-  splits = folder.list_splits(tmp_path / "pets")
-  assert splits == folder.list_splits(tmp_path / "pets")
+  splits = list_splits(tmp_path / "pets")
+  assert splits == list_splits(tmp_path / "pets")
   (tmp_path / "pets").rename(tmp_path / "moved")
-  moved = folder.list_splits(tmp_path / "moved")
+  moved = list_splits(tmp_path / "moved")
   for name in ("cat", "dog"):
     assert [p.name for p in moved["test"][name]] == [
       p.name for p in splits["test"][name]
@@ -252,7 +254,7 @@ def test_splits_of_a_folder(tmp_path, other):
 def test_three_splits_of_a_folder(tmp_path):
   for split in ("train", "val", "test"):
     write_images(tmp_path / "set" / split, 4)
-  assert set(folder.list_splits(tmp_path / "set")) == {"train", "val", "test"}
+  assert set(list_splits(tmp_path / "set")) == {"train", "val", "test"}
 
 
 def test_unlabelled_folder(tmp_path):
@@ -301,7 +303,8 @@ def test_jpeg_of_four_colours_is_converted(tmp_path):
 def test_files_that_fit_are_kept_byte_for_byte(tmp_path):
   write_images(tmp_path / "set", 5, suffix="jpeg")
   path = tmp_path / "set" / "0.jpeg"
-  assert folder._encode(path, mode="RGB") == path.read_bytes()
+  stored = folder._encode(path, mode="RGB", options=folder.Options())
+  assert stored == path.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -322,13 +325,13 @@ def test_larger_images_are_stored_as_they_are_read(tmp_path, suffix):
     source=str(tmp_path / "set"),
     set_name="mine",
     data_dir=data_dir,
-    stored_size_px=16,
+    options=folder.Options(stored_size_px=16),
   )
   source = open_source("mine", data_dir=data_dir, image_size_px=16)
   stored = [r["image"] for r in source.records.__getitems__([0, 1, 2])]
   stored.remove(low.read_bytes())
   path = tmp_path / "set" / "train" / f"0.{suffix}"
-  wanted = array_record.decode(path.read_bytes(), size_px=16, channels=3)
+  wanted = decode(path.read_bytes(), size_px=16, channels=3)
   for data in stored:
     with Image.open(io.BytesIO(data)) as image:
       assert image.format == Image.registered_extensions()[f".{suffix}"]
@@ -341,12 +344,12 @@ def test_larger_images_are_stored_as_they_are_read(tmp_path, suffix):
 
 
 def test_only_a_folder_is_stored_at_another_size(fashion, tmp_path):
-  with pytest.raises(ValueError, match="stored_size_px=16: only images of a f"):
+  with pytest.raises(ValueError, match=r"_px=16.*only images of a folder"):
     prepare.prepare(
       "fashion_mnist",
       source=str(fashion[0]),
       data_dir=str(tmp_path),
-      stored_size_px=16,
+      options=folder.Options(stored_size_px=16),
     )
 
 
@@ -450,14 +453,14 @@ def test_unreadable_folder_is_not_passed_over(tmp_path, monkeypatch):
   for name in ("a", "b"):
     write_images(tmp_path / "set" / name, 5)
 
-  def scandir(path, scandir=folder.os.scandir):
+  def scandir(path, scandir=layout.os.scandir):
     if str(path).endswith("b"):
       raise PermissionError(13, "Permission denied", str(path))
     return scandir(path)
 
-  monkeypatch.setattr(folder.os, "scandir", scandir)
+  monkeypatch.setattr(layout.os, "scandir", scandir)
   with pytest.raises(PermissionError, match=r"Permission denied: .*b"):
-    folder.list_splits(tmp_path / "set")
+    list_splits(tmp_path / "set")
 
 
 def test_folder_is_never_written_over(tmp_path):

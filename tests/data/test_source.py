@@ -51,3 +51,16 @@ def test_package_imports_nothing_heavy():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   ).stdout.split()
   assert not {"numpy", "jax", "grain", "tensorflow_datasets"} & set(printed)
+
+
+def test_fingerprint_of_arrays():
+  images = np.zeros((5, 2, 2, 3), np.uint8)
+  labels = np.arange(5, dtype=np.int32)
+
+  def fingerprint(images=images, labels=labels):
+    return InMemory("five", (), images, labels).fingerprint()
+
+  assert fingerprint().startswith("5 images, 60 bytes, checksum ")
+  assert fingerprint() == fingerprint(images.copy())
+  assert fingerprint() != fingerprint(images + np.uint8(1))
+  assert fingerprint() != fingerprint(labels=labels[::-1])

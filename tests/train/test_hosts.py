@@ -190,6 +190,7 @@ class Counted:
   class_names = tuple(map(str, range(100)))
   def __init__(self): self.read = []
   def __len__(self): return 100
+  def fingerprint(self): return "counted"
   def fetch(self, rows):
     self.read.append([int(row) for row in rows])
     images = np.broadcast_to(rows[:, None, None, None], (len(rows), 2, 2, 1))

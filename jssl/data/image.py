@@ -1,0 +1,109 @@
+"""Decodes image files: upright, of one size and without transparency."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image
+
+# Pillow finds the format by the content, and runs Ghostscript for EPS.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Pillow's modes, by number of channels.
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# What makes an image upright, by its EXIF orientation.
+_UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+def is_damage(error: Exception) -> bool:
+  """True if the bytes are damaged, False if reading them failed.
+
+  pillow has no single exception for damaged files, and decodes no images above
+  a number of pixels; ArrayRecord raises RuntimeError for everything.
+  """
+  if isinstance(error, RuntimeError):
+    return "Corrupted" in str(error)
+  failed = isinstance(error, OSError) and error.errno is not None
+  whole = (MemoryError, Image.DecompressionBombError)
+  return not failed and not isinstance(error, whole)
+
+
+def scale(image: Image.Image, mode: str, size_px: int) -> None:
+  """Makes libjpeg decode a large image at a half, a quarter or an eighth.
+
+  Leaves at least twice `size_px`, so that the resize filter has enough pixels.
+  """
+  image.draft(mode, (2 * size_px, 2 * size_px))
+
+
+def orientation(image: Image.Image) -> int:
+  """Returns the EXIF orientation, 1 to 8; 1 if there is none."""
+  try:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # Malformed metadata of an image that may be whole.
+    return 1
+
+
+def upright(
+  image: Image.Image, mode: str, background: str = "white"
+) -> Image.Image:
+  """Applies the EXIF orientation and converts the pixels.
+
+  Args:
+    image: an image of any mode.
+    mode: "L" or "RGB", for which transparent images are composited, or "RGBA".
+    background: colour behind transparent pixels.
+
+  Returns:
+    The image, which is the same object if nothing had to change.
+  """
+  turn = _UPRIGHT.get(orientation(image))
+  if turn is not None:
+    image = image.transpose(turn)
+  if image.has_transparency_data and mode != "RGBA":
+    canvas = Image.new("RGBA", image.size, background)
+    canvas.alpha_composite(image.convert("RGBA"))
+    image = canvas
+  # `convert` would copy an image that has the mode already.
+  return image if image.mode == mode else image.convert(mode)
+
+
+def square(
+  encoded: bytes, mode: str, size_px: int, background: str = "white"
+) -> Image.Image:
+  """Decodes an image file and resizes its centre square, antialiased.
+
+  See `upright` for `mode` and `background`.
+
+  Raises:
+    OSError: if the file is damaged; pillow raises SyntaxError for some damage.
+  """
+  with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
+    scale(file, mode, size_px)
+    image = upright(file, mode, background)
+    if image.size == (size_px, size_px):
+      image.load()
+      return image
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    box = (left, top, left + side, top + side)
+    # Resizing takes as long as decoding. HAMMING has half the taps of BICUBIC:
+    # a little softer, and sharper than the usual BILINEAR.
+    shrinks = side > size_px
+    taps = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
+    return image.resize((size_px, size_px), taps, box=box)
+
+
+def decode(
+  encoded: bytes, *, size_px: int, channels: int
+) -> UInt8[np.ndarray, "h w c"]:
+  """Decodes an image to 1 (grayscale), 3 or 4 channels; see `square`."""
+  image = square(encoded, MODES[channels], size_px)
+  return np.asarray(image).reshape(size_px, size_px, channels)
