@@ -3,12 +3,13 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
-import json
 import os
 import shlex
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,6 +30,7 @@ _LOG_SECONDS = 10
 # Files that a run opens beside those of its data set.
 _OTHER_OPEN_FILES = 64
 _FEATURE_CLASSES = "tensorflow_datasets.core.features."
+_FIND_CLASS = tfds.features.FeatureConnector.cls_from_name
 # Files are padded to a multiple of it.
 _BLOCK_BYTES = 2**16
 
@@ -171,33 +173,20 @@ def _prepare_command(name: str, data_dir: str | None) -> str:
   return shlex.join(["python", "-m", "jssl.data.prepare", *words])
 
 
-def _check_feature_classes(name: str, path: epath.Path) -> None:
-  """Refuses classes whose module TFDS would import from anywhere."""
+def _find_feature_class(
+  set_name: str, name: str
+) -> type[tfds.features.FeatureConnector]:
+  """Returns a feature class of TFDS by name.
 
-  def check(value: Any) -> None:
-    if isinstance(value, str):
-      # Some features are JSON within a string of JSON.
-      with contextlib.suppress(ValueError):
-        value = json.loads(value)
-    if isinstance(value, list):
-      for item in value:
-        check(item)
-    if not isinstance(value, dict):
-      return
-    for key, item in value.items():
-      check(item)
-      # `type` is the key of TFDS's former format, beside `content`.
-      named = key in ("pythonClassName", "python_class_name") or (
-        key == "type" and "content" in value
-      )
-      if named and not str(item).startswith(_FEATURE_CLASSES):
-        raise ValueError(
-          f"data.name={name!r}: {path} names the feature class {item!r}; "
-          f"expected only classes of {_FEATURE_CLASSES}*, because reading the "
-          "set would run the code of another module"
-        )
-
-  check(path.read_text())
+  TFDS would import the module of any name, also one beside the records.
+  """
+  if not name.startswith(_FEATURE_CLASSES):
+    raise ValueError(
+      f"features.json of data.name={set_name!r} names the feature class "
+      f"{name!r}; expected only classes of {_FEATURE_CLASSES}*, because "
+      "opening the set would run the code of another module"
+    )
+  return _FIND_CLASS(name)
 
 
 def open_prepared(
@@ -215,15 +204,19 @@ def open_prepared(
     ValueError: if the set lacks the split or images, or its file format has no
       random access.
   """
-  # `tfds.builder` would load the code of the set and query the network.
-  directory = read_only_builder._find_builder_dir(name, data_dir=data_dir)
-  if directory is None:
+  try:
+    # `tfds.builder` would load the code of the set and query the network.
+    with mock.patch.object(
+      tfds.features.FeatureConnector,
+      "cls_from_name",
+      functools.partial(_find_feature_class, name),
+    ):
+      builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
     raise FileNotFoundError(
       f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"
       f" (data.data_dir); run: {_prepare_command(name, data_dir)}"
-    )
-  _check_feature_classes(name, epath.Path(directory) / "features.json")
-  builder = read_only_builder.builder_from_directory(directory)
+    ) from error
   features = builder.info.features
   image_key = _first_key(features, tfds.features.Image)
   label_key = _first_key(features, tfds.features.ClassLabel)

@@ -137,21 +137,43 @@ def test_workers_give_the_same_batches(source, sharding):
   # An order that has more to remember than iid, and is sent to the workers.
   run = {"order": Order("hybrid", switch_epoch=1, epochs=2), "total_steps": 12}
   expected = labels_of(train(source, sharding, **run), 12)
-  state, labels = {"step": 0}, []
+  iterator = train(source, sharding, **run)
+  state = iterator.get_state()
+  labels_of(iterator, 1)
+  second, labels = iterator.get_state(), []
+  iterator.close()
   # The number of workers changes at every start.
   for workers in (2, 0, 1, 3):
     iterator = train(source, sharding, workers=workers, **run)
     iterator.set_state(state)
     labels += labels_of(iterator, 3)
     state = json.loads(json.dumps(iterator.get_state()))
-    iterator.set_state({"step": 1})
+    iterator.set_state(second)
     assert labels_of(iterator, 2) == expected[1:3]
     iterator.close()
   assert labels == expected
 
 
+@pytest.mark.parametrize("images", [IMAGES, IMAGES - 10])
+def test_other_images_are_refused(source, sharding, images):
+  """A set that was prepared anew between two starts of a run."""
+  other = InMemory(
+    source.name,
+    source.class_names,
+    255 - source.images[:images],
+    source.labels[:images],
+  )
+  state = train(source, sharding).get_state()
+  message = (
+    rf"'rows' is not the set .*expected 50 images, .* got {images} images, "
+    r".*; restore the set, or use a new workdir"
+  )
+  with pytest.raises(ValueError, match=message):
+    train(other, sharding).set_state(state)
+
+
 def test_a_position_of_another_version_is_refused(source, sharding):
-  with pytest.raises(ValueError, match=r"key 'step', got \['next_index'\]"):
+  with pytest.raises(ValueError, match=r"and 'data', got \['next_index'\]"):
     train(source, sharding).set_state({"next_index": 3})
 
 
