@@ -1,5 +1,6 @@
 """Decodes image files: upright, of one size and without transparency."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -45,10 +46,12 @@ def scale(image: Image.Image, mode: str, size_px: int) -> None:
 
 def orientation(image: Image.Image) -> int:
   """Returns the EXIF orientation, 1 to 8; 1 if there is none."""
-  try:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-  except Exception:  # Malformed metadata of an image that may be whole.
-    return 1
+  # Metadata may be malformed, and the image whole.
+  with contextlib.suppress(Exception):
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    if found in _UPRIGHT:
+      return found
+  return 1
 
 
 def upright(
