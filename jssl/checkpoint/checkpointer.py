@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 from absl import logging
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from jssl.checkpoint import manifest
@@ -26,7 +27,6 @@ from jssl.checkpoint.manifest import CheckpointError
 from jssl.runtime import distributed, files
 from jssl.typing import PyTree, Variables
 
-_BACKBONE = "backbone"
 _POSITION = "position.json"
 
 policies = ocp.training.preservation_policies
@@ -94,24 +94,6 @@ class _KeepBest:
     return [checkpoint.step == best for checkpoint in checkpoints]
 
 
-def _with_sharding(leaf: Any) -> Any:
-  """Places a shaped array without a sharding on the first local device."""
-  if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-  return leaf
-
-
-def _load(
-  directory: pathlib.Path, items: Mapping[str, PyTree]
-) -> dict[str, PyTree]:
-  items = {name: jax.tree.map(_with_sharding, x) for name, x in items.items()}
-  try:
-    return ocp.load_checkpointables(directory, items)
-  except Exception as error:  # Orbax passes on any error of its back ends.
-    raise CheckpointError(f"could not read {directory}: {error}") from error
-
-
 def restore(
   workdir: str | os.PathLike,
   step: int,
@@ -126,8 +108,7 @@ def restore(
     workdir: workdir of the run.
     step: step of the checkpoint.
     items: trees of `jax.ShapeDtypeStruct` by name. Arrays are restored with
-      these shardings, whatever mesh they were saved from; without a sharding,
-      on the first device.
+      these shardings, whatever mesh they were saved from.
     data: iterator to move to the saved position.
     check_files: True if the files are compared with the manifest.
 
@@ -138,7 +119,10 @@ def restore(
   if check_files:
     manifest.check_files(directory)
   manifest.check_leaves(directory, items)
-  restored = _load(directory, items)
+  try:
+    restored = ocp.load_checkpointables(directory, dict(items))
+  except Exception as error:  # Orbax passes on any error of its back ends.
+    raise CheckpointError(f"could not read {directory}: {error}") from error
   if data is not None:
     data.set_state(json.loads((directory / _POSITION).read_text()))
   return restored
@@ -150,17 +134,14 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
   Raises:
     CheckpointError: if the checkpoint is damaged.
   """
-  directory = _root(workdir) / str(step)
-  manifest.check_files(directory)
-  abstract: dict[str, Any] = {}
-  for name, (dtype, shape) in manifest.leaves(directory).items():
-    item, *parents, leaf = name.split("/")
-    if item == _BACKBONE:
-      node = abstract
-      for parent in parents:
-        node = node.setdefault(parent, {})
-      node[leaf] = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
-  return _load(directory, {_BACKBONE: abstract})[_BACKBONE]
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  leaves = manifest.leaves(_root(workdir) / str(step))
+  abstract = {
+    name: jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=sharding)
+    for name, (dtype, shape) in leaves.items()
+    if name.startswith("backbone/")
+  }
+  return restore(workdir, step, unflatten_dict(abstract, sep="/"))["backbone"]
 
 
 class Checkpoints:
@@ -176,12 +157,10 @@ class Checkpoints:
     keep_last: int,
     keep_every_steps: int | None,
   ):
-    """Opens `workdir/checkpoints`; the pinned checkpoint is always kept.
+    """Opens `workdir/checkpoints`.
 
-    Args:
-      workdir: workdir of the run.
-      keep_last: number of newest checkpoints to keep.
-      keep_every_steps: also keep checkpoints at multiples of this.
+    Kept are the pinned checkpoint, the `keep_last` newest ones and those at
+    multiples of `keep_every_steps`.
     """
     self._workdir = pathlib.Path(workdir).absolute()
     self._root = _root(workdir)
@@ -289,12 +268,9 @@ class Checkpoints:
 
     Newer ones, damaged or unfinished, are moved to `workdir/damaged`.
 
-    Args:
-      items: see `restore`.
-      data: see `restore`.
-
     Returns:
-      The step and the trees, or None if there is no checkpoint.
+      The step and the trees, or None if there is no checkpoint; the arguments
+      are those of `restore`.
 
     Raises:
       CheckpointError: if all finished checkpoints are damaged, or the newest

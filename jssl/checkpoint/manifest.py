@@ -46,13 +46,16 @@ def describe(items: PyTree) -> Leaves:
   }
 
 
-def _read(directory: pathlib.Path) -> dict[str, Any]:
-  return json.loads((directory / NAME).read_text())
+def _read(directory: pathlib.Path, key: str) -> dict[str, Any]:
+  try:
+    return json.loads((directory / NAME).read_text())[key]
+  except (OSError, ValueError, KeyError) as error:
+    raise CheckpointError(f"{directory}: no readable manifest") from error
 
 
 def leaves(directory: pathlib.Path) -> Leaves:
   """Returns the dtypes and shapes of a checkpoint's leaves."""
-  return _read(directory)["leaves"]
+  return _read(directory, "leaves")
 
 
 def write(directory: pathlib.Path, leaves: Leaves) -> None:
@@ -63,16 +66,8 @@ def write(directory: pathlib.Path, leaves: Leaves) -> None:
 
 
 def check_files(directory: pathlib.Path) -> None:
-  """Checks the files of a checkpoint against its manifest.
-
-  Raises:
-    CheckpointError: if there is no manifest, or files have changed.
-  """
-  try:
-    expected = _read(directory)["files"]
-  except (OSError, ValueError, KeyError) as error:
-    raise CheckpointError(f"{directory}: no readable manifest") from error
-  found = _digests(directory)
+  """Raises CheckpointError if a checkpoint is unfinished or damaged."""
+  expected, found = _read(directory, "files"), _digests(directory)
   damaged = [n for n, digest in expected.items() if found.get(n) != digest]
   if damaged:
     raise CheckpointError(
@@ -82,30 +77,18 @@ def check_files(directory: pathlib.Path) -> None:
 
 
 def check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
-  """Checks that a checkpoint holds exactly the leaves of `items`.
-
-  Raises:
-    CheckpointError: names the leaves that differ.
-  """
-  saved = leaves(directory)
-  expected = describe(items)
-  lines = [
-    f"not in checkpoint: {n} {expected[n]}" for n in expected.keys() - saved
-  ]
-  lines += [
-    f"saved {saved[n]}, expected {expected[n]}: {n}"
-    for n in expected.keys() & saved
-    if saved[n] != expected[n]
-  ]
+  """Raises CheckpointError unless the leaves of `items` are those saved."""
+  saved, expected = leaves(directory), describe(items)
   prefixes = tuple(f"{name}/" for name in items)
-  lines += [
-    f"only in checkpoint: {n} {saved[n]}"
-    for n in saved.keys() - expected.keys()
-    if n.startswith(prefixes)
+  differences = [
+    f"{name}: saved {saved.get(name, 'nothing')}, expected "
+    f"{expected.get(name, 'nothing')}"
+    for name in sorted(saved.keys() | expected.keys())
+    if name.startswith(prefixes) and saved.get(name) != expected.get(name)
   ]
-  if lines:
-    shown = "\n  ".join(sorted(lines)[:8])
+  if differences:
+    shown = "\n  ".join(differences[:8])
     raise CheckpointError(
-      f"{directory} does not match this config in {len(lines)} arrays; use the "
-      f"model, objective, head and optim of its run:\n  {shown}"
+      f"{directory} does not match this config in {len(differences)} arrays; "
+      f"use the model, objective, head and optim of its run:\n  {shown}"
     )

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -41,37 +41,21 @@ def initialize() -> None:
     ValueError: if only some of the three are set, or none is and JAX does not
       recognise the cluster.
   """
-  values = {name: os.environ.get(name) for name in _VARIABLES}
-  missing = [name for name, value in values.items() if not value]
-  arguments: dict[str, Any] = {}
-  if not missing:
-    address, count, index = values.values()
-    try:
-      arguments = {
-        "coordinator_address": address,
-        "num_processes": int(str(count)),
-        "process_id": int(str(index)),
-      }
-    except ValueError as error:
-      raise ValueError(
-        f"expected integers: {_VARIABLES[1]}={count}, {_VARIABLES[2]}={index}"
-      ) from error
-  elif len(missing) < len(_VARIABLES):
-    raise ValueError(
-      f"--distributed: {' and '.join(missing)} not set; set all of "
-      f"{', '.join(_VARIABLES)}, or none of them on TPU pods, SLURM and "
-      "Kubernetes"
-    )
+  address, count, index = (os.environ.get(name) or None for name in _VARIABLES)
   # Collectives between CPU devices of several processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
     jax.distributed.initialize(
-      **arguments, heartbeat_timeout_seconds=exit_codes.HEARTBEAT_SECONDS
+      address,
+      num_processes=int(count) if count else None,
+      process_id=int(index) if index else None,
+      heartbeat_timeout_seconds=exit_codes.HEARTBEAT_SECONDS,
     )
   except (ValueError, RuntimeError) as error:
     raise ValueError(
-      f"--distributed: could not connect the processes: {error}. Outside of "
-      f"TPU pods, SLURM and Kubernetes, set {', '.join(_VARIABLES)}"
+      f"--distributed: could not connect the processes. Set all of "
+      f"{', '.join(_VARIABLES)}, or none of them on TPU pods, SLURM and "
+      f"Kubernetes: {error}"
     ) from error
 
 
@@ -181,15 +165,10 @@ def check_same(text: str, name: str) -> None:
   Raises:
     ValueError: on every process, with the first difference to process 0.
   """
-  texts = all_gather_text(text)
-  for index, other in enumerate(texts):
+  first, *others = (text.splitlines() for text in all_gather_text(text))
+  for index, other in enumerate(others, 1):
     lines = difflib.unified_diff(
-      texts[0].splitlines(),
-      other.splitlines(),
-      "process 0",
-      f"process {index}",
-      n=0,
-      lineterm="",
+      first, other, "process 0", f"process {index}", n=0, lineterm=""
     )
     if difference := "\n".join(itertools.islice(lines, 20)):
       raise ValueError(

@@ -119,3 +119,50 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON atomically, with sorted keys."""
   write_text(path, json.dumps(value, indent=1, sort_keys=True))
+
+
+def read_json_lines(
+  path: pathlib.Path, numbers: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+  """Reads the rows of a JSON-lines file; [] without a file.
+
+  Args:
+    path: path of the file.
+    numbers: keys of every row whose value is a number. Other rows, and damaged
+      lines, are skipped and counted in a warning.
+  """
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  rows = []
+  for line in lines:
+    with contextlib.suppress(ValueError):
+      row = json.loads(line)
+      if isinstance(row, dict) and all(
+        isinstance(row.get(key), int | float) for key in numbers
+      ):
+        rows.append(row)
+  if len(rows) < len(lines):
+    logging.warning(
+      "Skipped %d damaged rows of %s.", len(lines) - len(rows), path
+    )
+  return rows
+
+
+def write_json_lines(
+  path: pathlib.Path, rows: Sequence[dict[str, Any]], *, append: bool = False
+) -> bool:
+  """Writes or appends rows; logs a failure and returns False."""
+  text = "".join(f"{json.dumps(row)}\n" for row in rows)
+  try:
+    if append:
+      with path.open("a") as file:
+        file.write(text)
+    else:
+      write_text(path, text)
+  except OSError as error:
+    logging.error(
+      "Could not write %s: %s. The next write will include these rows.",
+      path,
+      error.strerror,
+    )
+    return False
+  return True

@@ -6,7 +6,6 @@ upper bounds of what they cost.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import threading
@@ -15,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
-from absl import logging
 
 from jssl.runtime import distributed, files
 
@@ -56,7 +54,7 @@ class Clock:
     self._programs = {"hits": 0, "misses": 0}
     self._compiled: list[tuple[float, float]] = []
     self._thread = threading.get_ident()
-    self._earlier_rows: list[str] | None = None
+    self._earlier_rows: list[dict[str, Any]] | None = None
 
   def _count(self, event: str, **_: Any) -> None:
     kind = event.removeprefix(_CACHE)
@@ -143,16 +141,6 @@ class Clock:
     """Writes the row, on the first process; logs a failure and returns."""
     if not distributed.is_first():
       return
-    try:
-      if self._earlier_rows is None:
-        exists = self._path.exists()
-        text = self._path.read_text() if exists else ""
-        self._earlier_rows = text.splitlines()
-      lines = [*self._earlier_rows, json.dumps(self.row())]
-      files.write_text(self._path, "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-      logging.error(
-        "Could not write %s: %s. The next write will include this row.",
-        self._path,
-        error.strerror,
-      )
+    if self._earlier_rows is None:
+      self._earlier_rows = files.read_json_lines(self._path)
+    files.write_json_lines(self._path, [*self._earlier_rows, self.row()])

@@ -11,36 +11,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from jssl.runtime import distributed, files
 
 # Prefixes of keys that may change when a run is resumed: they do not change
 # the result of the training.
 _FREE = (
-  "mesh/",
-  "log/",
-  "checkpoint/",
-  "probe/",
-  "data/data_dir",
-  "data/in_memory",
-  "data/workers",
-  "data/prefetch_batches",
+  *("mesh.", "log.", "checkpoint.", "probe."),
+  *("data.data_dir", "data.in_memory", "data.workers"),
+  "data.prefetch_batches",
   # To resume a run that a damaged image has stopped.
-  "data/skip_damaged",
+  "data.skip_damaged",
 )
 
 # Time for a network file system to show a new file to the other hosts.
 _VISIBLE_SECONDS = 10.0
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(value, dict):
-    return {prefix: value}
-  return {
-    path: leaf
-    for key, child in value.items()
-    for path, leaf in _flat(child, f"{prefix}/{key}" if prefix else key).items()
-  }
 
 
 def check_workdir(workdir: str | os.PathLike) -> None:
@@ -125,10 +111,12 @@ def claim_workdir(
     path.parent.mkdir(parents=True, exist_ok=True)
   check_workdir_shared(workdir)
   if path.exists():
-    old = _flat(json.loads(path.read_text()))
-    new = _flat(json.loads(json.dumps(config)))
+    old, new = (
+      flatten_dict(json.loads(text), sep=".")
+      for text in (path.read_text(), json.dumps(config))
+    )
     lines = [
-      f"  {key.replace('/', '.')}: was {old.get(key)!r}, now {new.get(key)!r}"
+      f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
       for key in sorted(old.keys() | new.keys())
       if old.get(key) != new.get(key) and not key.startswith(_FREE)
     ]

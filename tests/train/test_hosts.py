@@ -295,7 +295,7 @@ def test_half_of_an_environment_is_told(monkeypatch):
   monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
   monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
   with pytest.raises(
-    ValueError, match=r"JAX_NUM_PROCESSES and JAX_PROCESS_ID not set"
+    ValueError, match=r"Set all of JAX_COORDINATOR_ADDRESS, JAX_NUM_PROC"
   ):
     distributed.initialize()
 
