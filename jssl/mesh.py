@@ -42,23 +42,18 @@ def make_mesh(
   may_use_part = devices is None and jax.process_count() == 1
   devices = jax.devices() if devices is None else devices
   available = len(devices)
-  if fsdp < 1 or (data < 1 and data != -1):
-    raise ValueError(
-      f"mesh.data={data}, mesh.fsdp={fsdp}: both must be positive "
-      "(mesh.data may be -1: the number of devices / mesh.fsdp)"
-    )
-  if data == -1 and available % fsdp:
+  if data == -1 and fsdp > 0 and available % fsdp == 0:
+    data = available // fsdp
+  used = data * fsdp
+  if (
+    min(data, fsdp) < 1
+    or used > available
+    or (used < available and not may_use_part)
+  ):
     divisors = [str(n) for n in range(1, available + 1) if available % n == 0]
     raise ValueError(
-      f"mesh.data=-1, mesh.fsdp={fsdp}: {available} devices do not divide by "
-      f"mesh.fsdp; use mesh.fsdp={' or '.join(divisors)}"
-    )
-  data = available // fsdp if data == -1 else data
-  used = data * fsdp
-  if used > available or (used < available and not may_use_part):
-    raise ValueError(
-      f"mesh.data={data} x mesh.fsdp={fsdp} is {used} devices, but there are "
-      f"{available}; use mesh.data=-1 for all devices"
+      f"mesh.data={data}, mesh.fsdp={fsdp} is not a mesh of the {available} "
+      f"devices; use mesh.data=-1 and mesh.fsdp={' or '.join(divisors)}"
     )
   kinds = (AxisType.Auto, AxisType.Auto)
   if used < available:
@@ -66,25 +61,25 @@ def make_mesh(
     part = np.array(devices[:used]).reshape(data, fsdp)
     return Mesh(part, AXES, axis_types=kinds)
   slices = len({getattr(device, "slice_index", None) for device in devices})
-  if slices == 1:
-    # Splitting allows axes that are not sides of the torus: 8 of 4 x 4 x 4.
-    device_array = mesh_utils.create_device_mesh(
-      (data, fsdp), devices, allow_split_physical_axes=True
-    )
-    return Mesh(device_array, AXES, axis_types=kinds)
   if data % slices:
     raise ValueError(
       f"mesh.data={data} must be a multiple of the {slices} slices, because "
       f"mesh.fsdp={fsdp} cannot span slices"
     )
-  # Only axis "data" spans slices: it communicates once per step over the slow
-  # data-centre network, whereas `fsdp` gathers parameters at each layer.
-  device_array = mesh_utils.create_hybrid_device_mesh(
-    (data // slices, fsdp),
-    (slices, 1),
-    devices,
-    allow_split_physical_axes=True,
-  )
+  # Splitting allows axes that are not sides of the torus: 8 of 4 x 4 x 4.
+  if slices == 1:
+    device_array = mesh_utils.create_device_mesh(
+      (data, fsdp), devices, allow_split_physical_axes=True
+    )
+  else:
+    # Only axis "data" spans slices: it communicates once per step over the slow
+    # data-centre network, whereas `fsdp` gathers parameters at each layer.
+    device_array = mesh_utils.create_hybrid_device_mesh(
+      (data // slices, fsdp),
+      (slices, 1),
+      devices,
+      allow_split_physical_axes=True,
+    )
   return Mesh(device_array, AXES, axis_types=kinds)
 
 

@@ -153,12 +153,12 @@ def test_devices_that_are_given_are_all_taken():
   # One process alone may leave some out, of its own.
   assert mesh.make_mesh(3, 1).size == 3
   for data, fsdp in ((2, 1), (5, 1), (3, 2)):
-    with pytest.raises(ValueError, match=r"but there are 8; use mesh.data=-1"):
+    with pytest.raises(ValueError, match=r"the 8 devices; use mesh.data=-1"):
       mesh.make_mesh(data, fsdp, devices)
 
 
 def test_no_device_is_left_over():
-  expected = r"mesh.data=-1, mesh.fsdp=3: 8 devices .*use mesh.fsdp=1 or 2 or 4"
+  expected = r"mesh.data=-1, mesh.fsdp=3 is not .*and mesh.fsdp=1 or 2 or 4"
   for devices in (None, jax.devices()):
     with pytest.raises(ValueError, match=expected):
       mesh.make_mesh(-1, 3, devices)

@@ -1,7 +1,7 @@
 """The optimizer of a run, an optax chain per parameter group.
 
 Weight decay and the trust ratios of LARS and LAMB apply to matrices and
-convolutions, not to vectors (see `masks.py`). Parameters of the backbone are in
+convolutions, not to vectors (see `matrices`). Parameters of the backbone are in
 group "backbone", those of the head in groups of their objective. A group may
 have a learning-rate multiplier by step (0 freezes it), or a constant rate.
 """
@@ -14,9 +14,36 @@ import jax
 import optax
 
 from jssl import schedules, tree
-from jssl.optim.masks import is_stacked, matrices
 from jssl.schedules import Schedule
 from jssl.typing import PyTree, Scalar, Step
+
+STACKED = "blocks"
+"""Path component of leaves whose first axis is the layer (`model.scan_layers`).
+Other blocks are called `block_0` etc."""
+_VECTORS = frozenset({"bias", "scale", "positions", "cls"})
+
+
+def is_stacked(name: str) -> bool:
+  """True if a leaf of this path name holds all layers."""
+  return STACKED in name.split("/")
+
+
+def is_matrix(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+  """True if a leaf is a matrix or a convolution, or a stack of them.
+
+  Biases, norm scales, learned positions and class tokens are not, whatever
+  their shape. SimCLR's LARS and BERT's LAMB exclude biases and norms. For ViTs,
+  timm and MAE's fine-tuning exclude positions and tokens too, while DINO decays
+  them; here they are excluded, because they are offsets, as biases are.
+  """
+  if name.split("/")[-1] in _VECTORS:
+    return False
+  return leaf.ndim - is_stacked(name) > 1
+
+
+def matrices(params: PyTree) -> PyTree:
+  """Returns a mask: True where a leaf is a matrix (see `is_matrix`)."""
+  return tree.mask(params, is_matrix)
 
 
 @dataclasses.dataclass(frozen=True)

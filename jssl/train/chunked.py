@@ -41,19 +41,23 @@ def rows_of(images: Pixels, root: Key, step: Step) -> Rows:
 
 
 class Encoded(NamedTuple):
-  """Features of a batch and updated variables.
+  """Features of a batch and updated batch statistics.
 
   Attributes:
     student: features of the backbone.
     teacher: features of the averaged backbone, large crops only; () without it.
-    backbone: variables with updated batch statistics.
-    teacher_backbone: variables of the averaged backbone, also updated.
+    statistics: variables of the backbone besides its parameters.
+    teacher_statistics: those of the averaged backbone; {} without it.
   """
 
   student: Hidden
   teacher: Hidden
-  backbone: Variables
-  teacher_backbone: Variables
+  statistics: Variables
+  teacher_statistics: Variables
+
+
+def _statistics(variables: Variables) -> Variables:
+  return {name: x for name, x in variables.items() if name != "params"}
 
 
 def encode(
@@ -66,12 +70,7 @@ def encode(
 
   The views of an image stay together, [b * v, ...]: on a mesh, each device
   flattens its own rows. Batch statistics are over all views of a resolution.
-
-  Args:
-    backbone: the encoder.
-    variables: parameters and batch statistics.
-    images: [v, b, h, w, c] per resolution.
-    keys: one key per image, [b]; None disables stochastic depth.
+  `keys` has one key per image; None disables stochastic depth.
 
   Returns:
     [v, b, d] per resolution, and variables with new batch statistics.
@@ -105,7 +104,12 @@ def make_encoder(
       # Own batch statistics and no stochastic depth, as in official code.
       teacher_h, teacher = encode(backbone, teacher, images[:1], None)
     h, variables = encode(backbone, variables, images, rows.model_keys)
-    return Encoded(h, jax.lax.stop_gradient(teacher_h), variables, teacher)
+    return Encoded(
+      h,
+      jax.lax.stop_gradient(teacher_h),
+      _statistics(variables),
+      _statistics(teacher),
+    )
 
   return encoder
 
@@ -114,15 +118,8 @@ def split(tree: PyTree, parts: int, shards: int, axis: int = 0) -> PyTree:
   """Splits a batch axis into parts with equally many rows of every device.
 
   Device i has rows [i b/shards, (i + 1) b/shards); no row moves between them.
-
-  Args:
-    tree: arrays with b rows on `axis`.
-    parts: number of parts; parts * shards divides b.
-    shards: number of devices that the batch is split over.
-    axis: axis of the rows.
-
-  Returns:
-    Arrays with a new first axis of size `parts`, and b / parts rows.
+  Arrays with b rows on `axis` get a new first axis of size `parts`, and have
+  b / parts rows; parts * shards divides b.
   """
 
   def cut(x: Array) -> Array:
@@ -187,13 +184,12 @@ def encode_with_pullback(
   parts = split(rows, chunks, shards)
 
   def forward(total: PyTree, part: Rows) -> tuple[PyTree, Any]:
-    encoded = encoder(variables, teacher, part)
-    statistics = _statistics(encoded)
+    student, teacher_h, *statistics = encoder(variables, teacher, part)
     total = jax.tree.map(lambda t, s: t + s / chunks, total, statistics)
-    return total, (encoded.student, encoded.teacher)
+    return total, (student, teacher_h)
 
-  before = Encoded((), (), variables, teacher)
-  zeros = jax.tree.map(jnp.zeros_like, _statistics(before))
+  statistics = [_statistics(variables), _statistics(teacher)]
+  zeros = jax.tree.map(jnp.zeros_like, statistics)
   statistics, hidden = jax.lax.scan(forward, zeros, parts)
   student, teacher_h = join(hidden, shards, axis=1)
 
@@ -210,17 +206,4 @@ def encode_with_pullback(
     )
     return total
 
-  updated, teacher_updated = (
-    {**old, **new}
-    for old, new in zip((variables, teacher), statistics, strict=True)
-  )
-  return Encoded(student, teacher_h, updated, teacher_updated), pullback
-
-
-def _statistics(encoded: Encoded) -> tuple[PyTree, PyTree]:
-  """Returns the variables besides parameters, of backbone and teacher."""
-  backbone, teacher = (
-    {name: part for name, part in variables.items() if name != "params"}
-    for variables in (encoded.backbone, encoded.teacher_backbone)
-  )
-  return backbone, teacher
+  return Encoded(student, teacher_h, *statistics), pullback

@@ -14,7 +14,7 @@ from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
 from jssl.runtime import distributed
-from jssl.train.metrics import Progress, empty_window
+from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import make_train_step
 from jssl.typing import PyTree
@@ -35,17 +35,15 @@ class Program:
   def __init__(self, run: Run):
     """Traces the step, which checks that its parts fit together."""
     config = run.config
-
-    def init() -> TrainState:
-      return init_state(
-        config.seed,
-        run.backbone,
-        run.objective,
-        run.optimizer,
-        run.image_shape,
-        config.head,
-      )
-
+    init = partial(
+      init_state,
+      config.seed,
+      run.backbone,
+      run.objective,
+      run.optimizer,
+      run.image_shape,
+      config.head,
+    )
     state = jax.eval_shape(init)
     shardings = mesh.state_sharding(run.mesh, state)
     self.batch_sharding: NamedSharding = mesh.batch_sharding(run.mesh)
@@ -106,16 +104,14 @@ def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
 
 def checkpoint_items(state: TrainState) -> dict[str, PyTree]:
   """Returns the items of a checkpoint, each of which can be restored alone."""
+  fields = state._asdict()
   return {
-    "backbone": state.backbone,
-    "objective": {"params": state.head_params, "state": state.objective},
-    "training": {
-      "step": state.step,
-      "rng": state.rng,
-      "teacher": state.teacher,
-      "opt_state": state.opt_state,
-      "head_opt_state": state.head_opt_state,
+    "backbone": fields.pop("backbone"),
+    "objective": {
+      "params": fields.pop("head_params"),
+      "state": fields.pop("objective"),
     },
+    "training": fields,
   }
 
 
@@ -134,9 +130,9 @@ def restore_or_init(
   program: Program,
   checkpoints: Checkpoints,
   batches: checkpoint.DataIterator,
-) -> tuple[int, TrainState, Progress]:
+) -> tuple[int, TrainState, PyTree]:
   """Returns step, state and progress of the latest checkpoint, or of step 0."""
-  progress = Progress.create(0.0, 0, empty_window(program.metrics, run.mesh))
+  progress = progress_item(0.0, 0, empty_window(program.metrics, run.mesh))
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
   restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:

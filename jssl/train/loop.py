@@ -32,7 +32,12 @@ from jssl.train.init import (
   restore_or_init,
   train_batches,
 )
-from jssl.train.metrics import Progress, Window, add_to_window, empty_window
+from jssl.train.metrics import (
+  Window,
+  add_to_window,
+  empty_window,
+  progress_item,
+)
 from jssl.train.state import TrainState
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
@@ -45,7 +50,7 @@ def _checkpoint_items(
   state: TrainState, started: float, logged_step: int, window: Window
 ) -> dict[str, PyTree]:
   seconds = time.monotonic() - started
-  progress = Progress.create(seconds, logged_step, window)
+  progress = progress_item(seconds, logged_step, window)
   return checkpoint_items(state) | {"progress": progress}
 
 
@@ -72,7 +77,7 @@ def _save_nonfinite_and_raise(
     saved = f"the state at step {step} could not be saved ({error})"
   raise FloatingPointError(
     "the loss or a parameter became NaN or infinite between step "
-    f"{items['progress'].logged_step} and step {step}; lower "
+    f"{items['progress']['logged_step']} and step {step}; lower "
     "optim.learning_rate, lengthen optim.warmup_steps or set optim.clip_norm. "
     f"Earlier checkpoints are kept; {saved}"
   )
@@ -126,8 +131,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         run, program, checkpoints, batches
       )
     clock.record(from_step=step, to_step=step, until_first_step=None)
-    started = time.monotonic() - float(progress.seconds)
-    logged_step, window = int(progress.logged_step), progress.window
+    started = time.monotonic() - float(progress["seconds"])
+    logged_step, window = int(progress["logged_step"]), progress["window"]
     first_step = step
     writer.start(step)
 

@@ -1,14 +1,12 @@
 """Metrics between two log lines, and other progress that checkpoints hold."""
 
-from typing import NamedTuple
-
 import jax
 import numpy as np
 from clu.metrics import Average
 from jax.sharding import Mesh
 
 from jssl import mesh as mesh_lib
-from jssl.typing import Metrics
+from jssl.typing import Metrics, PyTree
 
 Window = dict[str, Average]
 """Averages of metrics over the steps since the last log line."""
@@ -30,21 +28,18 @@ def empty_window(names: tuple[str, ...], mesh: Mesh) -> Window:
   )
 
 
-class Progress(NamedTuple):
-  """Progress of a run besides its state; an item of its checkpoints.
+def progress_item(seconds: float, step: int, window: Window) -> PyTree:
+  """Returns the item of a checkpoint with progress besides the state.
 
-  Attributes:
+  A resumed run then writes the same rows as an uninterrupted one.
+
+  Args:
     seconds: seconds of training, over all starts of the run.
-    logged_step: step of the last row of metrics.
-    window: metrics since then, so that a resumed run writes the same rows as an
-      uninterrupted one.
+    step: step of the last row of metrics.
+    window: metrics since then.
   """
-
-  seconds: np.ndarray
-  logged_step: np.ndarray
-  window: Window
-
-  @classmethod
-  def create(cls, seconds: float, step: int, window: Window) -> "Progress":
-    """Returns progress with NumPy scalars, which checkpoints need."""
-    return cls(np.asarray(seconds), np.asarray(step), window)
+  return {
+    "seconds": np.asarray(seconds),
+    "logged_step": np.asarray(step),
+    "window": window,
+  }

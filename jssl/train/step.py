@@ -21,7 +21,7 @@ from jssl.train.chunked import (
   split,
 )
 from jssl.train.state import TrainState, outer_params
-from jssl.typing import Batch, Metrics, PyTree, Scalar, Step
+from jssl.typing import Batch, Metrics, PyTree, Scalar, Step, Variables
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -82,11 +82,11 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
 
-    teacher = encoded.teacher_backbone
+    teacher: Variables = {}
     momentum = objective.teacher_momentum(step)
     if momentum is not None:
-      average = tree.ema(teacher["params"], params["backbone"], momentum)
-      teacher = {**teacher, "params": average}
+      average = tree.ema(state.teacher["params"], params["backbone"], momentum)
+      teacher = {**encoded.teacher_statistics, "params": average}
     # Either the backbone's optimizer or the head's own has all of the head.
     head_params, objective_state = objective.update(
       {**params["head"], **updated.params},
@@ -105,7 +105,7 @@ def make_train_step(
     return TrainState(
       step=step + 1,
       rng=state.rng,
-      backbone={**encoded.backbone, "params": params["backbone"]},
+      backbone={**encoded.statistics, "params": params["backbone"]},
       teacher=teacher,
       head_params=head_params,
       objective=objective_state,
@@ -120,8 +120,7 @@ def _measures(due: Array, h: Float[Array, "v b d"]) -> Metrics:
   """Measures features if `due`; otherwise all values are 0, at no cost."""
   shapes = jax.eval_shape(batch_measures, h)
 
-  def zeros(h: Float[Array, "v b d"]) -> Metrics:
-    del h
+  def zeros(_: Array) -> Metrics:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   return jax.lax.cond(due, batch_measures, zeros, h)

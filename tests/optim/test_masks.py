@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jssl.optim.masks import is_matrix, matrices
+from jssl.optim.chain import is_matrix, matrices
 
 DEPTH = 3
 

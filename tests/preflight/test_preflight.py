@@ -337,13 +337,13 @@ def test_the_command(tmp_path):
     (["--target=cpu:3"], "data.batch_size=256 does not divide over 3 devices"),
     (
       ["--target=cpu:2", "--config.mesh.data=2", "--config.mesh.fsdp=3"],
-      "mesh.data=2 x mesh.fsdp=3 is 6 devices, but there are 2",
+      "mesh.data=2, mesh.fsdp=3 is not a mesh of the 2 devices",
     ),
     (["--target=2xcpu:2"], "expected at least 1 slice for a TPU"),
     # What a run would refuse, or leave devices out of.
     (
       ["--target=cpu:8", "--config.mesh.data=2"],
-      "mesh.data=2 x mesh.fsdp=1 is 2 devices, but there are 8",
+      "mesh.data=2, mesh.fsdp=1 is not a mesh of the 8 devices",
     ),
     (
       ["--target=cpu:8", "--config.mesh.fsdp=3"],

@@ -190,12 +190,14 @@ def test_batch_statistics_in_groups_of_a_chunk():
   chunked = program(single, LARGE, 4)(variables["params"], rows(), cotangents)
   assert_near(chunked[1], whole[1], 1e-5)
   assert_near(
-    chunked[0].backbone["batch_stats"],
-    whole[0].backbone["batch_stats"],
+    chunked[0].statistics["batch_stats"],
+    whole[0].statistics["batch_stats"],
     1e-5,
   )
   before = variables["batch_stats"]["stem_norm"]["mean"]
-  assert np.abs(whole[0].backbone["batch_stats"]["stem_norm"]["mean"]).max() > 0
+  assert (
+    np.abs(whole[0].statistics["batch_stats"]["stem_norm"]["mean"]).max() > 0
+  )
   assert np.abs(before).max() == 0
 
 
