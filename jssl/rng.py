@@ -13,6 +13,14 @@ import jax.numpy as jnp
 from jssl.typing import Key, Keys, Step
 
 
+def root(seed: int) -> Key:
+  """Returns a root key: threefry, whatever `jax_default_prng_impl` says.
+
+  Other implementations draw other numbers for an image in another batch.
+  """
+  return jax.random.key(seed, impl="threefry2x32")
+
+
 def stream(root: Key, name: str, step: Step = 0) -> Key:
   """Returns the key of a stream at a step.
 

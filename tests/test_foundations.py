@@ -212,3 +212,12 @@ def test_batch_must_divide(batch, advice):
 
 def test_batch_that_divides():
   mesh.check_batch_size(mesh.make_mesh(4, 2), 96)
+
+
+def test_keys_do_not_depend_on_the_default_implementation():
+  """What is drawn for a row would depend on the batch under "rbg"."""
+  expected = jax.random.key_data(rng.per_row(rng.root(7), 3))
+  with jax.default_prng_impl("rbg"):
+    keys = rng.per_row(rng.root(7), 8)
+    np.testing.assert_array_equal(jax.random.key_data(keys[:3]), expected)
+    assert str(keys.dtype) == "key<fry>"

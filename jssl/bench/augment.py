@@ -48,8 +48,8 @@ def simclr(view_size_px: int) -> dict[str, dict[str, Any]]:
 def run(args: argparse.Namespace) -> harness.Report:
   """Measures crops, crops with colour changes, and all of SimCLR's views."""
   shape = (args.batch_size, args.image_size_px, args.image_size_px, 3)
-  images = jax.random.bits(jax.random.key(0), shape, jnp.uint8)
-  keys = rng.per_row(jax.random.key(1), args.batch_size)
+  images = jax.random.bits(rng.root(0), shape, jnp.uint8)
+  keys = rng.per_row(rng.root(1), args.batch_size)
 
   names: list[str] = []
   settings: dict[str, Any] = {}

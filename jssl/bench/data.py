@@ -99,7 +99,7 @@ def _parts(source: Source, batch_size: int, view_px: int) -> Iterator[Case]:
 
   @jax.jit
   def two_views(images: jax.Array) -> Any:
-    keys = rng.per_row(jax.random.key(0), len(images))
+    keys = rng.per_row(rng.root(0), len(images))
     return views(simclr, keys, images, 2)
 
   def read() -> Timing:

@@ -60,7 +60,7 @@ def _train(config: Config, number: int) -> Float[np.ndarray, "steps 3 3"]:
 
   def make_program(*args: Any) -> Any:
     program: Any = Program(*args)
-    compiled = program.step
+    compiled = program.compile()
 
     def step(*arguments: Any) -> Any:
       if len(steps) == number:
@@ -72,7 +72,7 @@ def _train(config: Config, number: int) -> Float[np.ndarray, "steps 3 3"]:
       steps.append([*moments, _now()])
       return results
 
-    program.step = step
+    program.compile = lambda: step
     return program
 
   with (

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jssl import rng
 from jssl.bench import harness
 from jssl.losses.ops import (
   characteristic,
@@ -139,7 +140,7 @@ def _about(operation: Operation, shapes: Shapes) -> harness.Row:
 def _measured(
   operation: Operation, shapes: Shapes, names: Sequence[str], rounds: int
 ) -> list[harness.Row]:
-  keys = jax.random.split(jax.random.key(0), 2)
+  keys = jax.random.split(rng.root(0), 2)
   arrays = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=False)]
 
   cases = (

@@ -1,6 +1,7 @@
 """Checkpoints of a run: save, restore, verify."""
 
 from jssl.checkpoint.checkpointer import (
+  X64,
   Checkpoints,
   DataIterator,
   NotSavedError,
@@ -13,6 +14,7 @@ from jssl.checkpoint.checkpointer import (
 from jssl.checkpoint.manifest import CheckpointError
 
 __all__ = [
+  "X64",
   "CheckpointError",
   "Checkpoints",
   "DataIterator",

@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -28,6 +29,8 @@ from jssl.runtime import distributed, files
 from jssl.typing import PyTree, Variables
 
 _POSITION = "position.json"
+X64 = "jax_enable_x64"
+"""Fact of a checkpoint: True if JAX computed with 64-bit floats."""
 
 policies = ocp.training.preservation_policies
 
@@ -55,16 +58,28 @@ def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
     step: step of the checkpoint.
     score: validation score; higher is better.
   """
-  path = pathlib.Path(workdir) / "best.json"
-  best = best_step(workdir)
-  if best is None or score > json.loads(path.read_text())["score"]:
+  best = _best(workdir)
+  if best is None or score > best["score"]:
+    path = pathlib.Path(workdir) / "best.json"
     files.write_json(path, {"step": step, "score": score})
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:
   """Returns the step of the pinned checkpoint, or None."""
+  best = _best(workdir)
+  return None if best is None else best["step"]
+
+
+def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
   path = pathlib.Path(workdir) / "best.json"
-  return json.loads(path.read_text())["step"] if path.exists() else None
+  best = files.read_json(path)
+  if best is not None and all(
+    isinstance(best.get(key), int | float) for key in ("step", "score")
+  ):
+    return best
+  if path.exists():
+    logging.warning("Ignored a damaged %s; the next probe writes it.", path)
+  return None
 
 
 class NotSavedError(CheckpointError):
@@ -118,6 +133,7 @@ def restore(
   directory = _root(workdir) / str(step)
   if check_files:
     manifest.check_files(directory)
+  _check_precision(directory, items)
   manifest.check_leaves(directory, items)
   try:
     restored = ocp.load_checkpointables(directory, dict(items))
@@ -126,6 +142,25 @@ def restore(
   if data is not None:
     data.set_state(json.loads((directory / _POSITION).read_text()))
   return restored
+
+
+def _check_precision(directory: pathlib.Path, items: PyTree) -> None:
+  """Compares the precision of a checkpoint with that of this process.
+
+  Raises:
+    CheckpointError: if `items` have 64-bit floats, which JAX would round here.
+  """
+  enabled = getattr(jax.config, X64)
+  saved = manifest.facts(directory).get(X64, enabled)
+  if saved == enabled:
+    return
+  difference = f"{directory} was saved with {X64}={saved}, now {enabled}"
+  if saved and any(
+    isinstance(leaf, jax.ShapeDtypeStruct) and leaf.dtype == np.float64
+    for leaf in jax.tree.leaves(items)
+  ):
+    raise CheckpointError(f"{difference}; set JAX_ENABLE_X64=1")
+  logging.warning("%s. Results may differ.", difference)
 
 
 def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
@@ -156,12 +191,15 @@ class Checkpoints:
     *,
     keep_last: int,
     keep_every_steps: int | None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
   ):
     """Opens `workdir/checkpoints`.
 
     Kept are the pinned checkpoint, the `keep_last` newest ones and those at
-    multiples of `keep_every_steps`.
+    multiples of `keep_every_steps`. `facts` are JSON values, by name, that a
+    checkpoint shares with every run that resumes from it.
     """
+    self._facts = facts
     self._workdir = pathlib.Path(workdir).absolute()
     self._root = _root(workdir)
     keep = [policies.LatestN(keep_last), _KeepBest(self._workdir)]
@@ -217,7 +255,7 @@ class Checkpoints:
           # Orbax would write one position per process, which more or fewer
           # processes could not resume from.
           files.write_json(self._root / str(step) / _POSITION, position)
-          manifest.write(self._root / str(step), leaves)
+          manifest.write(self._root / str(step), leaves, self._facts)
           seconds = time.monotonic() - started
           distributed.log_on_first(
             f"Saved checkpoint at step {step} ({seconds:.1f} s)."
@@ -274,7 +312,7 @@ class Checkpoints:
 
     Raises:
       CheckpointError: if all finished checkpoints are damaged, or the newest
-        intact one does not match `items`.
+        intact one does not match `items` or `facts`.
     """
     # Process 0 decides: on a network file system hosts see different files.
     step = distributed.broadcast_from_first(
@@ -283,6 +321,7 @@ class Checkpoints:
     self._orbax.reload()
     if step is None:
       return None
+    manifest.check_facts(self._root / str(step), self._facts)
     return step, restore(self._workdir, step, items, data, check_files=False)
 
   def _find_latest(self) -> int | None:

@@ -6,7 +6,6 @@ checkpoint without a manifest is unfinished.
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -47,10 +46,10 @@ def describe(items: PyTree) -> Leaves:
 
 
 def _read(directory: pathlib.Path, key: str) -> dict[str, Any]:
-  try:
-    return json.loads((directory / NAME).read_text())[key]
-  except (OSError, ValueError, KeyError) as error:
-    raise CheckpointError(f"{directory}: no readable manifest") from error
+  value = (files.read_json(directory / NAME) or {}).get(key)
+  if not isinstance(value, dict):
+    raise CheckpointError(f"{directory}: no readable manifest")
+  return value
 
 
 def leaves(directory: pathlib.Path) -> Leaves:
@@ -58,11 +57,27 @@ def leaves(directory: pathlib.Path) -> Leaves:
   return _read(directory, "leaves")
 
 
-def write(directory: pathlib.Path, leaves: Leaves) -> None:
-  """Finishes a checkpoint; its other files must be complete."""
-  files.write_json(
-    directory / NAME, {"leaves": leaves, "files": _digests(directory)}
-  )
+def facts(directory: pathlib.Path) -> dict[str, Any]:
+  """Returns the facts of `write`; {} if an earlier version wrote none."""
+  return (files.read_json(directory / NAME) or {}).get("facts", {})
+
+
+def write(
+  directory: pathlib.Path, leaves: Leaves, facts: Mapping[str, Any]
+) -> None:
+  """Finishes a checkpoint; its other files must be complete.
+
+  Args:
+    directory: folder of the checkpoint.
+    leaves: see `describe`.
+    facts: JSON values of what must not change when the run is resumed.
+  """
+  content = {
+    "leaves": leaves,
+    "facts": dict(facts),
+    "files": _digests(directory),
+  }
+  files.write_json(directory / NAME, content)
 
 
 def check_files(directory: pathlib.Path) -> None:
@@ -91,4 +106,20 @@ def check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
     raise CheckpointError(
       f"{directory} does not match this config in {len(differences)} arrays; "
       f"use the model, objective, head and optim of its run:\n  {shown}"
+    )
+
+
+def check_facts(directory: pathlib.Path, current: Mapping[str, Any]) -> None:
+  """Raises CheckpointError if a checkpoint was saved with other facts."""
+  saved = facts(directory)
+  differences = [
+    f"  {name}: was {saved[name]!r}, now {value!r}"
+    for name, value in current.items()
+    if saved.get(name, value) != value
+  ]
+  if differences:
+    raise CheckpointError(
+      f"{directory} was saved with other images or settings of JAX, so the run "
+      "cannot continue as it began; undo these changes or choose another "
+      "--workdir:\n" + "\n".join(differences)
     )

@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from jssl import mesh as mesh_lib
+from jssl import rng
 from jssl.config import checks
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
@@ -103,7 +104,7 @@ def build_optimizer(
   """
 
   def parameters() -> Any:
-    head_params, _ = objective.init(jax.random.key(0), backbone.feature_dim)
+    head_params, _ = objective.init(rng.root(0), backbone.feature_dim)
     variables = init_variables(0, backbone, image_shape)
     return {
       "backbone": variables["params"],

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jssl import rng
 from jssl.augment import views
 from jssl.config.schema import Config
 from jssl.data.source import Source
@@ -88,7 +89,7 @@ def check_shapes(
   rows = batch_size // 2 if config.head.batch == "fresh" else batch_size
 
   def trace() -> Any:
-    key = jax.random.key(0)
+    key = rng.root(0)
     variables = init_variables(0, backbone, image_shape)
     pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
     keys = jax.random.split(key, chunk)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -117,5 +116,5 @@ def init_variables(
     >>> sorted(variables)
     ['batch_stats', 'params']
   """
-  key = rng.stream(jax.random.key(seed), "backbone")
+  key = rng.stream(rng.root(seed), "backbone")
   return backbone.init(key, image_shape)

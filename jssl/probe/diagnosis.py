@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jssl import checkpoint, diagnostics
+from jssl import checkpoint, diagnostics, rng
 from jssl.augment import Augment
 from jssl.config.schema import Probe
 from jssl.mesh import on_every_device
@@ -55,7 +55,7 @@ class Diagnosis:
     """Draws images and views; `labels` are of the training images."""
     self._dataset, self._objective = dataset, objective
     self._head_shapes = jax.eval_shape(
-      lambda: objective.init(jax.random.key(0), backbone.feature_dim)
+      lambda: objective.init(rng.root(0), backbone.feature_dim)
     )
     self._outputs = jax.jit(objective.outputs)
     self._sample = draw_sample(

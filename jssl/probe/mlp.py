@@ -93,7 +93,7 @@ def _start(
   """Returns networks and moments [s, m], equal for all members of a seed."""
 
   def one(seed: Array) -> tuple[Network, PyTree]:
-    network = init(rng.stream(jax.random.key(0), "probe", seed), sizes)
+    network = init(rng.stream(rng.root(0), "probe", seed), sizes)
     return network, optax.scale_by_adam().init(network)
 
   alike = jax.vmap(one, in_axes=None, axis_size=members)

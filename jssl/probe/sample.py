@@ -125,7 +125,7 @@ def draw_sample(
   if own.min() >= 0:
     in_set = np.bincount(labels[labels >= 0])
     weights = in_set[own] / np.bincount(own)[own]
-  key = rng.stream(jax.random.key(seed), "diagnostics")
+  key = rng.stream(rng.root(seed), "diagnostics")
   return Sample(
     images=train.fetch(rows)["image"],
     labels=own,

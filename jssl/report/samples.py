@@ -60,7 +60,7 @@ def augmented(
   source = _source(data, data.name, data.split)
   rows = _some(np.arange(len(source)), images)
   pixels = source.fetch(rows)["image"]
-  root = jax.random.key(config.seed)
+  root = rng.root(config.seed)
   keys = rng.per_row(rng.stream(root, "augment"), len(rows))
   augment = config.augment.of_large_views(num_views)
   draw = jax.jit(

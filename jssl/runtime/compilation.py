@@ -1,11 +1,17 @@
 """Compilation settings of a process; call these before the first use of JAX."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+_COMPILER_ERRORS = (
+  *("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"),
+  *("UNIMPLEMENTED", "INTERNAL"),
+)
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
@@ -13,11 +19,14 @@ def use_cache() -> None:
   """Enables JAX's persistent compilation cache.
 
   The folder is JAX_COMPILATION_CACHE_DIR, by default `jssl/compiled` in the
-  user's cache folder; "" disables the cache.
+  user's cache folder; "" disables the cache, as does a user without a home.
   """
   if _VARIABLE in os.environ:
     return
-  caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  try:
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  except RuntimeError:  # No HOME, and a user that the system does not know.
+    return
   folder = pathlib.Path(caches) / "jssl" / "compiled"
   jax.config.update("jax_compilation_cache_dir", str(folder))
 
@@ -33,3 +42,19 @@ def order_cpu_collectives() -> None:
   flags = os.environ.get("XLA_FLAGS", "")
   if _SCHEDULER not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} {_SCHEDULER}=false".strip()
+
+
+@contextlib.contextmanager
+def explain_errors() -> Iterator[None]:
+  """Raises errors of the compiler or the device as a ValueError of one line."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if not str(error).startswith(_COMPILER_ERRORS):
+      raise
+    reason = str(error).split("\n", 1)[0]
+    raise ValueError(
+      "the training step could not be compiled or does not fit the devices: "
+      f"{reason} Lower data.batch_size or the size of the model, or raise "
+      "train.chunks or mesh.fsdp; `python -m jssl.preflight` shows the memory"
+    ) from None

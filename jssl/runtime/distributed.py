@@ -81,16 +81,15 @@ def is_first() -> bool:
 
 
 def log_on_first(line: str) -> None:
-  """Prints a line on process 0; a full disk under stdout is not an error."""
+  """Prints a line on process 0; a full disk or a closed pipe is no error."""
   if not is_first():
     return
   try:
     # One write: background saves log too.
     print(f"{line}\n", end="", flush=True)
-  except BrokenPipeError:  # The reader is gone, as after `| head`.
-    raise
   except OSError as error:
     logging.error("Could not write to stdout: %s", error)
+    exit_codes.silence_closed_pipes()
 
 
 @contextmanager

@@ -9,11 +9,13 @@ statuses of all processes, and does not restart a run if any of them is 1.
 import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import jax
 
@@ -54,7 +56,9 @@ def run_with_exit_code(
     the distributed runtime (most often a lost process), 1 after others.
   """
   try:
-    work()
+    with _exit_on_interrupt():
+      work()
+    silence_closed_pipes()
     return 0
   except Exception as error:
     hint = advice(error)
@@ -66,6 +70,7 @@ def run_with_exit_code(
         )
       else:
         traceback.print_exc()
+    silence_closed_pipes()
   if jax.distributed.is_initialized():
     _exit_alone(status)
   return status
@@ -81,9 +86,54 @@ def _exit_alone(status: int) -> None:
     # The others are connected through this process: if they have met the same
     # error, let them report it and exit with its status.
     time.sleep(2)
-  for child in multiprocessing.active_children():
-    child.kill()  # Data workers outlive a parent that skips its exit handlers.
   for stream in (sys.stdout, sys.stderr):
     with suppress(OSError):
       stream.flush()
+  _exit_now(status)
+
+
+def _exit_now(status: int) -> None:
+  for child in multiprocessing.active_children():
+    child.kill()  # Data workers outlive a parent that skips its exit handlers.
   os._exit(status)
+
+
+@contextmanager
+def _exit_on_interrupt() -> Iterator[None]:
+  """Ends the process with status 130 at Ctrl-C.
+
+  KeyboardInterrupt may be lost in code of other libraries, such as a callback
+  of Orbax, and waits for compilation. A thread ends the process instead; as
+  after SIGKILL, files that are half written are not taken for whole ones.
+  """
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+
+  def watch() -> None:
+    while number := os.read(reader, 1):  # Nothing once `writer` is closed.
+      if number[0] == signal.SIGINT:
+        with suppress(OSError):
+          os.write(2, b"Interrupted.\n")
+        _exit_now(130)
+    os.close(reader)
+
+  threading.Thread(target=watch, daemon=True).start()
+  previous = signal.signal(signal.SIGINT, lambda *_: None)
+  previous_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(previous_writer)
+    signal.signal(signal.SIGINT, previous)
+    os.close(writer)
+
+
+def silence_closed_pipes() -> None:
+  """Discards further output if its reader is gone, as after `| head`."""
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except BrokenPipeError:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError:  # A full disk, which may have room later.
+      pass

@@ -121,6 +121,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=1, sort_keys=True))
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+  """Reads a JSON object; None if the file is missing, damaged or no object."""
+  try:
+    value = json.loads(path.read_bytes())
+  except (FileNotFoundError, ValueError):
+    return None
+  return value if isinstance(value, dict) else None
+
+
 def read_json_lines(
   path: pathlib.Path, numbers: Sequence[str] = ()
 ) -> list[dict[str, Any]]:

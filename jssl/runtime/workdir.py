@@ -1,16 +1,20 @@
-"""The workdir of a run, and its config."""
+"""The workdir of a run: its config and its lock."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import re
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
 
 import jax
+from absl import logging
 from flax.traverse_util import flatten_dict
 
 from jssl.runtime import distributed, files
@@ -28,19 +32,24 @@ _FREE = (
 # Time for a network file system to show a new file to the other hosts.
 _VISIBLE_SECONDS = 10.0
 
+# A lock that its holder does not renew for so long is stale.
+_STALE_SECONDS = 30.0
+
 
 def check_workdir(workdir: str | os.PathLike) -> None:
-  """Checks that a workdir is a folder, not a URL.
-
-  Raises:
-    ValueError: if it is a URL, such as that of a bucket.
-  """
+  """Raises ValueError if a workdir is not the path of a folder."""
+  name = os.fspath(workdir)
   # `pathlib` removes one of the two slashes.
-  if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(workdir), re.IGNORECASE):
+  if re.match(r"[a-z][a-z0-9+.-]+:/", name, re.IGNORECASE):
     raise ValueError(
-      f"--workdir={workdir} is a URL, not a folder: mount the bucket with "
+      f"--workdir={name} is a URL, not a folder: mount the bucket with "
       "`gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET shared` and "
       "use a folder in it, such as --workdir=shared/simclr"
+    )
+  if not name or name.startswith("~"):
+    raise ValueError(
+      f"--workdir={name!r}: expected the path of a folder, such as "
+      "runs/simclr or $HOME/runs/simclr; shells do not expand ~ in a flag"
     )
 
 
@@ -54,7 +63,7 @@ def load_config(workdir: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: if `workdir` has no config.
-    ValueError: if `workdir` is a URL.
+    ValueError: if `workdir` is not a path, or the config is damaged.
   """
   path = _config_path(workdir)
   if not path.exists():
@@ -62,7 +71,13 @@ def load_config(workdir: str | os.PathLike) -> dict[str, Any]:
       f"{path} does not exist: --workdir must be the workdir of "
       "`python -m jssl.train --config=... --workdir=...`"
     )
-  return json.loads(path.read_text())
+  config = files.read_json(path)
+  if config is None:
+    raise ValueError(
+      f"{path} is damaged: expected a JSON object. Restore it from a copy, or "
+      "choose another --workdir"
+    )
+  return config
 
 
 def check_workdir_shared(workdir: str | os.PathLike) -> None:
@@ -97,33 +112,122 @@ def check_workdir_shared(workdir: str | os.PathLike) -> None:
     )
 
 
+def check_config(config: Mapping[str, Any], workdir: str | os.PathLike) -> None:
+  """Raises ValueError if a workdir is that of a run with another config."""
+  if not _config_path(workdir).exists():
+    return
+  old, new = (
+    flatten_dict(values, sep=".")
+    for values in (load_config(workdir), json.loads(json.dumps(config)))
+  )
+  lines = [
+    f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and not key.startswith(_FREE)
+  ]
+  if lines:
+    raise ValueError(
+      f"{workdir} belongs to a run with another config; choose another "
+      "--workdir or undo these changes:\n" + "\n".join(lines)
+    )
+
+
 def claim_workdir(
   config: Mapping[str, Any], workdir: str | os.PathLike
 ) -> None:
-  """Writes the config to a new workdir, or compares it with that of a used one.
+  """Writes the config to a workdir, after `check_config`."""
+  path = _config_path(workdir)
+  check_config(config, workdir)
+  if distributed.is_first():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(config, indent=2))
+
+
+@contextlib.contextmanager
+def lock_workdir(
+  config: Mapping[str, Any], workdir: str | os.PathLike
+) -> Iterator[None]:
+  """Makes and claims a workdir, and locks it against a second run.
+
+  The kernel releases the lock of a process that ends. Network file systems may
+  not show it to other hosts, so its holder also renews the time of the file: a
+  lock of another host counts unless it is not renewed for `_STALE_SECONDS`.
 
   Raises:
-    ValueError: if the workdir has another config, is a URL, or is not shared by
-      all processes.
+    ValueError: on every process, if another run holds the lock, the workdir
+      has another config, or is not shared by all processes.
   """
-  path = _config_path(workdir)
+  path = pathlib.Path(workdir) / "lock"
   if distributed.is_first():
     path.parent.mkdir(parents=True, exist_ok=True)
   check_workdir_shared(workdir)
-  if path.exists():
-    old, new = (
-      flatten_dict(json.loads(text), sep=".")
-      for text in (path.read_text(), json.dumps(config))
-    )
-    lines = [
-      f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
-      for key in sorted(old.keys() | new.keys())
-      if old.get(key) != new.get(key) and not key.startswith(_FREE)
-    ]
-    if lines:
-      raise ValueError(
-        f"{workdir} belongs to a run with another config; choose another "
-        "--workdir or undo these changes:\n" + "\n".join(lines)
-      )
-  if distributed.is_first():
-    files.write_text(path, json.dumps(config, indent=2))
+  with contextlib.ExitStack() as stack:
+    error = ""
+    if distributed.is_first():
+      file = stack.enter_context(path.open("a"))
+      if _is_held(path, file):
+        holder = files.read_json(path) or {}
+        error = (
+          f"--workdir={workdir} is in use by process {holder.get('pid')} on "
+          f"{holder.get('host')}, started {holder.get('started')}: wait for it "
+          "to end, stop it, or choose another --workdir"
+        )
+      else:
+        holder = {
+          "host": socket.gethostname(),
+          "pid": os.getpid(),
+          "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        }
+        file.truncate(0)
+        file.write(json.dumps(holder))
+        file.flush()
+        stack.callback(file.truncate, 0)
+        stack.enter_context(_renewed(path))
+    if error := distributed.broadcast_from_first(error):
+      raise ValueError(error)
+    claim_workdir(config, workdir)
+    yield
+
+
+def _is_held(path: pathlib.Path, file: TextIO) -> bool:
+  """Locks a file and returns False, or returns True if another run has it."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    has_locks = True
+  except BlockingIOError:
+    return True
+  except OSError:  # The file system has no locks.
+    has_locks = False
+  holder = files.read_json(path)
+  own = holder is not None and holder.get("host") == socket.gethostname()
+  if holder is None or (own and has_locks):
+    return False
+  logging.warning(
+    "%s is the lock of process %s on %s; waiting %g s for a sign of it.",
+    path,
+    holder.get("pid"),
+    holder.get("host"),
+    _STALE_SECONDS,
+  )
+  before = path.stat().st_mtime_ns
+  time.sleep(_STALE_SECONDS)
+  return path.stat().st_mtime_ns != before
+
+
+@contextlib.contextmanager
+def _renewed(path: pathlib.Path) -> Iterator[None]:
+  """Sets the time of a file again and again, in a thread."""
+  ended = threading.Event()
+
+  def renew() -> None:
+    while not ended.wait(_STALE_SECONDS / 4):
+      with contextlib.suppress(OSError):  # A later attempt may succeed.
+        os.utime(path)
+
+  thread = threading.Thread(target=renew, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()

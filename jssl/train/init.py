@@ -1,6 +1,7 @@
 """The compiled functions of a run, its first state and its checkpoint items."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jssl.diagnostics.batch import NAMES
 from jssl.runtime import distributed
 from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
-from jssl.train.step import make_train_step
+from jssl.train.step import TrainStep, make_train_step
 from jssl.typing import PyTree
 
 
@@ -75,6 +76,7 @@ class Program:
       "image": jax.ShapeDtypeStruct((b, *run.image_shape), jnp.uint8),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
+    self._abstract_batch = batch
     names = jax.eval_shape(step, state, batch)[1]
     self.metrics: tuple[str, ...] = tuple(
       name for name in names if name not in self.measures
@@ -85,6 +87,10 @@ class Program:
       out_shardings=(shardings, mesh.replicated(run.mesh)),
       donate_argnums=0,
     )
+
+  def compile(self) -> TrainStep:
+    """Returns the compiled step."""
+    return self.step.lower(self.abstract_state, self._abstract_batch).compile()
 
 
 def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
@@ -125,18 +131,29 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
   )
 
 
-def restore_or_init(
+def resume_facts(run: Run) -> dict[str, Any]:
+  """Returns what decides the images and keys of a run besides its config."""
+  del run
+  settings = (checkpoint.X64, "jax_threefry_partitionable")
+  return {name: getattr(jax.config, name) for name in settings}
+
+
+def restore_or_start(
   run: Run,
   program: Program,
   checkpoints: Checkpoints,
   batches: checkpoint.DataIterator,
+  initial: TrainState | None,
 ) -> tuple[int, TrainState, PyTree]:
-  """Returns step, state and progress of the latest checkpoint, or of step 0."""
+  """Returns step, state and progress of the latest checkpoint, or of step 0.
+
+  `initial` is the state at step 0; None if the run seems to have a checkpoint.
+  """
   progress = progress_item(0.0, 0, empty_window(program.metrics, run.mesh))
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
   restored = checkpoints.restore_latest(abstract, batches)
   if restored is None:
-    state = _initial_state(program, run.config.init_from)
+    state = initial or initial_state(program, run.config.init_from)
     overview = parameter_overview.get_parameter_overview(
       state.backbone["params"], include_stats=False
     )
@@ -147,14 +164,14 @@ def restore_or_init(
   return step, from_checkpoint_items(items), items["progress"]
 
 
-def _initial_state(program: Program, init_from: InitFrom) -> TrainState:
+def initial_state(program: Program, init_from: InitFrom) -> TrainState:
   """Returns the state at step 0, with parameters of another run if given.
 
   Raises:
     ValueError: if `init_from` names a checkpoint that does not exist.
     CheckpointError: if it is damaged, or of another model or objective.
   """
-  state = program.init()
+  state = jax.block_until_ready(program.init())
   if not init_from.workdir:
     return state
   steps = checkpoint.steps(init_from.workdir)

@@ -12,7 +12,7 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-from jssl import tree
+from jssl import checkpoint, tree
 from jssl.checkpoint import (
   CheckpointError,
   Checkpoints,
@@ -22,14 +22,21 @@ from jssl.checkpoint import (
 from jssl.config.build import build
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
-from jssl.runtime import distributed, files
+from jssl.runtime import compilation, distributed, files
 from jssl.runtime.goodput import Clock
 from jssl.runtime.profiler import StepProfiler
-from jssl.runtime.workdir import claim_workdir, load_config
+from jssl.runtime.workdir import (
+  check_config,
+  claim_workdir,
+  load_config,
+  lock_workdir,
+)
 from jssl.train.init import (
   Program,
   checkpoint_items,
-  restore_or_init,
+  initial_state,
+  restore_or_start,
+  resume_facts,
   train_batches,
 )
 from jssl.train.metrics import (
@@ -100,19 +107,22 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       saved in `workdir/broken`.
     NotSavedError: if the last checkpoint could not be saved.
   """
+  check_config(to_dict(config), workdir)
   workdir = pathlib.Path(workdir)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
-  with clock.listening():
-    run = build(config)
-    program = Program(run)
-  claim_workdir(to_dict(config), workdir)
-  if distributed.is_first():
-    (workdir / "status.json").unlink(missing_ok=True)
   total_steps, keep = config.train.steps, config.checkpoint
   learning_rate = config.optim.schedule(total_steps)
-  batches = train_batches(run, program.batch_sharding)
+  # ---- Everything that may fail before the workdir is claimed ----------------
+  with clock.listening(), compilation.explain_errors():
+    run = build(config)
+    program = Program(run)
+    train_step = program.compile()
+    batches = train_batches(run, program.batch_sharding)
+    is_new = distributed.broadcast_from_first(not checkpoint.steps(workdir))
+    initial = initial_state(program, config.init_from) if is_new else None
 
   with (
+    lock_workdir(to_dict(config), workdir),
     clock.running(),
     Writer(
       workdir, total_steps=total_steps, batch_size=config.data.batch_size
@@ -121,15 +131,20 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       workdir,
       keep_last=keep.keep_last,
       keep_every_steps=keep.keep_every_steps or None,
+      facts=resume_facts(run),
     ) as checkpoints,
     StepProfiler(workdir / "profile", config.log.profile_steps) as profiler,
     distributed.preemption_signal() as should_stop,
   ):
+    if distributed.is_first():
+      (workdir / "status.json").unlink(missing_ok=True)
+
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
-      step, state, progress = restore_or_init(
-        run, program, checkpoints, batches
+      step, state, progress = restore_or_start(
+        run, program, checkpoints, batches, initial
       )
+      del initial
     clock.record(from_step=step, to_step=step, until_first_step=None)
     started = time.monotonic() - float(progress["seconds"])
     logged_step, window = int(progress["logged_step"]), progress["window"]
@@ -170,7 +185,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         jax.profiler.StepTraceAnnotation("train", step_num=step),
         jax.transfer_guard("disallow"),
       ):
-        state, metrics = program.step(state, batch)
+        state, metrics = train_step(state, batch)
         window = add_to_window(window, metrics)
         if step == first_step + 1:
           jax.block_until_ready(metrics)

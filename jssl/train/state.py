@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
@@ -57,7 +56,7 @@ def init_state(
   head: HeadStrategy = HeadStrategy(),
 ) -> TrainState:
   """Returns the initial state of a run; pure, for the caller to jit."""
-  root = jax.random.key(seed)
+  root = rng.root(seed)
   variables = init_variables(seed, backbone, image_shape)
   head_params, state = objective.init(
     rng.stream(root, "head"), backbone.feature_dim

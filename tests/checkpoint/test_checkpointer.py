@@ -301,3 +301,65 @@ def test_manifest_lists_every_leaf(tmp_path):
     "training/opt_state/1",
     "training/seconds",
   }
+
+
+@pytest.mark.parametrize(
+  "content", ["[1, 2]", "3", '{"files": [], "leaves": 1}']
+)
+def test_a_manifest_of_another_type(tmp_path, content):
+  save(tmp_path, 1, 2)
+  path = tmp_path / "checkpoints" / "2" / "manifest.json"
+  path.write_text(content)
+  with pytest.raises(CheckpointError, match="2: no readable manifest"):
+    checkpoint.restore_backbone(tmp_path, 2)
+  with opened(tmp_path) as checkpoints:
+    step, _ = checkpoints.restore_latest(abstract(items()), numbers())
+  assert step == 1
+
+
+@pytest.mark.parametrize("content", ["", "[3]", '{"step": "a", "score": 1}'])
+def test_a_damaged_pin_is_written_anew(tmp_path, content, caplog):
+  path = tmp_path / "best.json"
+  path.write_text(content)
+  assert checkpoint.best_step(tmp_path) is None
+  assert f"damaged {path}" in caplog.text
+  save(tmp_path, 1, 2, 3)
+  checkpoint.pin_best(tmp_path, step=3, score=0.1)
+  assert checkpoint.best_step(tmp_path) == 3
+
+
+def test_other_images_are_refused(tmp_path):
+  def run(images):
+    return Checkpoints(
+      tmp_path, keep_last=2, keep_every_steps=None, facts={"images": images}
+    )
+
+  with run("60 images") as checkpoints:
+    checkpoints.save(1, items(), numbers())
+  with run("60 images") as checkpoints:
+    assert checkpoints.restore_latest(abstract(items()), numbers())[0] == 1
+  with (
+    run("90 images") as checkpoints,
+    pytest.raises(
+      CheckpointError, match="images: was '60 images', now '90 images'"
+    ),
+  ):
+    checkpoints.restore_latest(abstract(items()), numbers())
+
+
+def test_another_precision_is_refused_or_told(tmp_path, x64, caplog):
+  for name, dtype in (("double", jnp.float64), ("single", jnp.float32)):
+    with Checkpoints(
+      tmp_path / name,
+      keep_last=2,
+      keep_every_steps=None,
+      facts={checkpoint.X64: True},
+    ) as checkpoints:
+      w = {"w": jnp.ones(3, dtype)}
+      checkpoints.save(1, {"backbone": w}, numbers())
+  with jax.enable_x64(False):
+    with pytest.raises(CheckpointError, match="set JAX_ENABLE_X64=1"):
+      checkpoint.restore_backbone(tmp_path / "double", 1)
+    checkpoint.restore_backbone(tmp_path / "single", 1)
+    assert "saved with jax_enable_x64=True, now False" in caplog.text
+  checkpoint.restore_backbone(tmp_path / "double", 1)

@@ -19,11 +19,10 @@ from jssl.train.init import Program
 class Recording(Program):
   """Writes down what its steps see."""
 
-  def __init__(self, run):
-    super().__init__(run)
+  def compile(self):
     seen = pathlib.Path(flags.FLAGS.workdir) / "examples"
     seen.mkdir(parents=True, exist_ok=True)
-    compiled, done = self.step, None
+    compiled, done = super().compile(), None
 
     def step(state, batch):
       nonlocal done
@@ -36,7 +35,7 @@ class Recording(Program):
       (seen / f"{done + 1}-{digest.hexdigest()}").touch()
       return compiled(state, batch)
 
-    self.step = step
+    return step
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def _views(
 ) -> Float[np.ndarray, "p h w c"]:
   """Views of each image, grouped by image."""
   augment = augment.of_large_views(number)
-  root = rng.stream(jax.random.key(seed), "augment")
+  root = rng.stream(rng.root(seed), "augment")
   keys = rng.per_row(root, len(images))
   parts = [
     _augmented(augment, keys[i : i + chunk], images[i : i + chunk], number)

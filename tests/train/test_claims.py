@@ -1,0 +1,45 @@
+"""A workdir is claimed only by a run that can begin."""
+
+import jax
+import pytest
+from shipped import config
+from train.runs import TINY
+
+from jssl.checkpoint import CheckpointError, Checkpoints
+from jssl.train.loop import train
+
+
+def tiny(**overrides):
+  return config(**{**TINY, **overrides})
+
+
+def test_a_missing_checkpoint_to_start_from(tmp_path):
+  wrong = tiny(**{"init_from.workdir": str(tmp_path / "none")})
+  with pytest.raises(ValueError, match=r"init_from\.workdir=.*no checkpoint"):
+    train(wrong, tmp_path / "W")
+  assert not (tmp_path / "W").exists()
+
+
+def test_a_checkpoint_of_another_model_to_start_from(tmp_path):
+  with Checkpoints(
+    tmp_path / "other", keep_last=2, keep_every_steps=None
+  ) as checkpoints:
+    checkpoints.save(1, {"backbone": {"w": jax.numpy.ones(3)}}, Position())
+  wrong = tiny(**{"init_from.workdir": str(tmp_path / "other")})
+  with pytest.raises(CheckpointError, match="does not match this config"):
+    train(wrong, tmp_path / "W")
+  assert not (tmp_path / "W").exists()
+
+
+class Position:
+  def get_state(self):
+    return {"step": 0}
+
+  def set_state(self, state):
+    raise NotImplementedError
+
+
+def test_a_model_that_does_not_fit_the_device(tmp_path):
+  with pytest.raises(ValueError, match=r"does not fit the devices: .*mory"):
+    train(tiny(**{"model.width": 1_000_000}), tmp_path / "W")
+  assert not (tmp_path / "W").exists()
