@@ -134,8 +134,10 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
 def resume_facts(run: Run) -> dict[str, Any]:
   """Returns what decides the images and keys of a run besides its config."""
   del run
-  settings = (checkpoint.X64, "jax_threefry_partitionable")
-  return {name: getattr(jax.config, name) for name in settings}
+  settings = ("jax_threefry_partitionable", "jax_random_seed_offset")
+  return {
+    name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
+  }
 
 
 def restore_or_start(

@@ -247,6 +247,28 @@ def test_a_workdir_of_another_config_is_refused(uninterrupted):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+  ("variable", "message"),
+  [
+    ("JAX_ENABLE_X64=1", "jax_enable_x64: was False, now True"),
+    (
+      "JAX_THREEFRY_PARTITIONABLE=0",
+      "jax_threefry_partitionable: was True, now False",
+    ),
+  ],
+)
+def test_settings_that_change_rows_are_refused(
+  uninterrupted, monkeypatch, variable, message
+):
+  before = outcome(uninterrupted)
+  monkeypatch.setenv(*variable.split("="))
+  done = run(uninterrupted)
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert "Traceback" not in done.stderr
+  assert_same(outcome(uninterrupted), before)
+
+
 def test_starts_from_another_runs_backbone(uninterrupted, tmp_path):
   done = run(
     tmp_path,
