@@ -3,7 +3,6 @@
 from jssl.checkpoint.checkpointer import (
   X64,
   Checkpoints,
-  DataIterator,
   NotSavedError,
   best_step,
   pin_best,
@@ -17,7 +16,6 @@ __all__ = [
   "X64",
   "CheckpointError",
   "Checkpoints",
-  "DataIterator",
   "NotSavedError",
   "best_step",
   "pin_best",

@@ -1,21 +1,20 @@
 """Saves and restores the checkpoints of a run; the only importer of Orbax.
 
-A checkpoint is a folder `workdir/checkpoints/STEP` with named pytrees and the
-position in the data, written together in the background. Without its manifest
-(see `jssl.checkpoint.manifest`) it is unfinished and ignored.
+A checkpoint is a folder `workdir/checkpoints/STEP` with named pytrees, written
+in the background. Without its manifest (see `jssl.checkpoint.manifest`) it is
+unfinished and ignored.
 """
 
 import concurrent.futures
 import contextlib
 import errno
-import json
 import os
 import pathlib
 import shutil
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +27,6 @@ from jssl.checkpoint.manifest import CheckpointError
 from jssl.runtime import distributed, files
 from jssl.typing import PyTree, Variables
 
-_POSITION = "position.json"
 X64 = "jax_enable_x64"
 """Fact of a checkpoint: True if JAX computed with 64-bit floats."""
 
@@ -86,17 +84,6 @@ class NotSavedError(CheckpointError):
   """A checkpoint could not be saved; a later attempt may succeed."""
 
 
-@runtime_checkable
-class DataIterator(Protocol):
-  """An iterator whose position can be saved; the same on every process."""
-
-  def get_state(self) -> Any:
-    """Returns the position as JSON."""
-
-  def set_state(self, state: Any) -> None:
-    """Moves to a position that `get_state` returned."""
-
-
 class _KeepBest:
   """Orbax policy: keeps the checkpoint of `pin_best`."""
 
@@ -113,7 +100,6 @@ def restore(
   workdir: str | os.PathLike,
   step: int,
   items: Mapping[str, PyTree],
-  data: DataIterator | None = None,
   *,
   check_files: bool = True,
 ) -> dict[str, PyTree]:
@@ -124,7 +110,6 @@ def restore(
     step: step of the checkpoint.
     items: trees of `jax.ShapeDtypeStruct` by name. Arrays are restored with
       these shardings, whatever mesh they were saved from.
-    data: iterator to move to the saved position.
     check_files: True if the files are compared with the manifest.
 
   Raises:
@@ -139,8 +124,6 @@ def restore(
     restored = ocp.load_checkpointables(directory, dict(items))
   except Exception as error:  # Orbax passes on any error of its back ends.
     raise CheckpointError(f"could not read {directory}: {error}") from error
-  if data is not None:
-    data.set_state(json.loads((directory / _POSITION).read_text()))
   return restored
 
 
@@ -215,16 +198,13 @@ class Checkpoints:
       self._root, preservation_policy=self._policy, **options
     )
 
-  def save(
-    self, step: int, items: Mapping[str, PyTree], data: DataIterator
-  ) -> None:
+  def save(self, step: int, items: Mapping[str, PyTree]) -> None:
     """Starts to save in the background, after the previous save has ended.
 
     Args:
       step: number of steps done.
       items: trees of arrays by name, "backbone" among them; they may be
         donated once `save` returns.
-      data: iterator whose position is saved.
 
     Raises:
       NotSavedError: if the save could not start.
@@ -245,16 +225,13 @@ class Checkpoints:
     except Exception as failure:  # Orbax passes on any error of its back ends.
       error = f"{failed}: {failure}"
     self._raise_on_all(step, error)
-    leaves, position = manifest.describe(items), data.get_state()
+    leaves = manifest.describe(items)
 
     def finish() -> str:
       """Returns the error, or an empty string."""
       try:
         response.result()
         if distributed.is_first():
-          # Orbax would write one position per process, which more or fewer
-          # processes could not resume from.
-          files.write_json(self._root / str(step) / _POSITION, position)
           manifest.write(self._root / str(step), leaves, self._facts)
           seconds = time.monotonic() - started
           distributed.log_on_first(
@@ -300,15 +277,15 @@ class Checkpoints:
     raise NotSavedError(errors[0])
 
   def restore_latest(
-    self, items: Mapping[str, PyTree], data: DataIterator
+    self, items: Mapping[str, PyTree]
   ) -> tuple[int, dict[str, PyTree]] | None:
     """Restores the newest intact checkpoint.
 
     Newer ones, damaged or unfinished, are moved to `workdir/damaged`.
 
     Returns:
-      The step and the trees, or None if there is no checkpoint; the arguments
-      are those of `restore`.
+      The step and the trees, or None if there is no checkpoint; `items` are
+      those of `restore`.
 
     Raises:
       CheckpointError: if all finished checkpoints are damaged, or the newest
@@ -322,7 +299,7 @@ class Checkpoints:
     if step is None:
       return None
     manifest.check_facts(self._root / str(step), self._facts)
-    return step, restore(self._workdir, step, items, data, check_files=False)
+    return step, restore(self._workdir, step, items, check_files=False)
 
   def _find_latest(self) -> int | None:
     """Returns the newest intact step, and moves newer folders to `damaged`."""

@@ -57,32 +57,6 @@ def disk_space_advice(path: str | os.PathLike) -> str:
   )
 
 
-def read_json_lines(
-  path: pathlib.Path, numbers: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-  """Reads the rows of a JSON-lines file; [] without a file.
-
-  Args:
-    path: path of the file.
-    numbers: keys of every row whose value is a number. Other rows, and damaged
-      lines, are skipped and counted in a warning.
-  """
-  lines = path.read_bytes().splitlines() if path.exists() else []
-  rows = []
-  for line in lines:
-    with contextlib.suppress(ValueError):
-      row = json.loads(line)
-      if isinstance(row, dict) and all(
-        isinstance(row.get(key), int | float) for key in numbers
-      ):
-        rows.append(row)
-  if len(rows) < len(lines):
-    logging.warning(
-      "Skipped %d damaged rows of %s.", len(lines) - len(rows), path
-    )
-  return rows
-
-
 def raise_open_files_limit() -> int:
   """Raises the soft limit of open files as far as allowed; returns it.
 

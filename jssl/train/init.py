@@ -1,7 +1,7 @@
 """The compiled functions of a run, its first state and its checkpoint items."""
 
+import os
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,20 +131,27 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
   )
 
 
-def resume_facts(run: Run) -> dict[str, Any]:
-  """Returns what decides the images and keys of a run besides its config."""
-  del run
+def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
+  """Opens the checkpoints of a run, with what decides its rows besides config.
+
+  JAX's settings decide keys, and the images what is read at a position.
+  """
+  keep = run.config.checkpoint
   settings = ("jax_threefry_partitionable", "jax_random_seed_offset")
-  return {
-    name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
-  }
+  return Checkpoints(
+    workdir,
+    keep_last=keep.keep_last,
+    keep_every_steps=keep.keep_every_steps or None,
+    facts={
+      name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
+    },
+  )
 
 
 def restore_or_start(
   run: Run,
   program: Program,
   checkpoints: Checkpoints,
-  batches: checkpoint.DataIterator,
   initial: TrainState | None,
 ) -> tuple[int, TrainState, PyTree]:
   """Returns step, state and progress of the latest checkpoint, or of step 0.
@@ -153,7 +160,7 @@ def restore_or_start(
   """
   progress = progress_item(0.0, 0, empty_window(program.metrics, run.mesh))
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
-  restored = checkpoints.restore_latest(abstract, batches)
+  restored = checkpoints.restore_latest(abstract)
   if restored is None:
     state = initial or initial_state(program, run.config.init_from)
     overview = parameter_overview.get_parameter_overview(

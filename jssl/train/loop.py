@@ -13,30 +13,20 @@ import jax
 from absl import logging
 
 from jssl import checkpoint, tree
-from jssl.checkpoint import (
-  CheckpointError,
-  Checkpoints,
-  DataIterator,
-  NotSavedError,
-)
+from jssl.checkpoint import CheckpointError, Checkpoints, NotSavedError
 from jssl.config.build import build
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.runtime import compilation, distributed, files
 from jssl.runtime.goodput import Clock
 from jssl.runtime.profiler import StepProfiler
-from jssl.runtime.workdir import (
-  check_config,
-  claim_workdir,
-  load_config,
-  lock_workdir,
-)
+from jssl.runtime.workdir import check_config, lock_workdir
 from jssl.train.init import (
   Program,
   checkpoint_items,
   initial_state,
+  open_checkpoints,
   restore_or_start,
-  resume_facts,
   train_batches,
 )
 from jssl.train.metrics import (
@@ -64,7 +54,6 @@ def _checkpoint_items(
 def _save_nonfinite_and_raise(
   workdir: pathlib.Path,
   checkpoints: Checkpoints,
-  batches: DataIterator,
   step: int,
   items: Mapping[str, PyTree],
 ) -> NoReturn:
@@ -76,11 +65,13 @@ def _save_nonfinite_and_raise(
     shutil.rmtree(broken, ignore_errors=True)
   distributed.barrier("removed broken")
   try:
-    claim_workdir(load_config(workdir), broken)
+    if distributed.is_first():
+      broken.mkdir()
+      shutil.copy(workdir / "config.json", broken)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as other:
-      other.save(step, items, batches)
+      other.save(step, items)
     saved = f"the state at step {step} is in {broken}"
-  except (CheckpointError, OSError, ValueError) as error:
+  except (CheckpointError, OSError) as error:
     saved = f"the state at step {step} could not be saved ({error})"
   raise FloatingPointError(
     "the loss or a parameter became NaN or infinite between step "
@@ -110,7 +101,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
   check_config(to_dict(config), workdir)
   workdir = pathlib.Path(workdir)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
-  total_steps, keep = config.train.steps, config.checkpoint
+  total_steps = config.train.steps
   learning_rate = config.optim.schedule(total_steps)
   # ---- Everything that may fail before the workdir is claimed ----------------
   with clock.listening(), compilation.explain_errors():
@@ -127,24 +118,18 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     Writer(
       workdir, total_steps=total_steps, batch_size=config.data.batch_size
     ) as writer,
-    Checkpoints(
-      workdir,
-      keep_last=keep.keep_last,
-      keep_every_steps=keep.keep_every_steps or None,
-      facts=resume_facts(run),
-    ) as checkpoints,
+    open_checkpoints(run, workdir) as checkpoints,
     StepProfiler(workdir / "profile", config.log.profile_steps) as profiler,
     distributed.preemption_signal() as should_stop,
   ):
-    if distributed.is_first():
-      (workdir / "status.json").unlink(missing_ok=True)
+    (workdir / "status.json").unlink(missing_ok=True)
 
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
       step, state, progress = restore_or_start(
-        run, program, checkpoints, batches, initial
+        run, program, checkpoints, initial
       )
-      del initial
+      batches.set_state({"step": step})
     clock.record(from_step=step, to_step=step, until_first_step=None)
     started = time.monotonic() - float(progress["seconds"])
     logged_step, window = int(progress["logged_step"]), progress["window"]
@@ -156,15 +141,17 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       # Before the next batch is drawn, so that a resumed run sees the batches
       # of an uninterrupted one.
       last = step == total_steps or should_stop(step)
-      if step > first_step and (last or step % keep.every_steps == 0):
+      if step > first_step and (
+        last or step % config.checkpoint.every_steps == 0
+      ):
         with clock.on("step"):
           finite = bool(_all_finite(state))
         items = _checkpoint_items(state, started, logged_step, window)
         if not finite:
-          _save_nonfinite_and_raise(workdir, checkpoints, batches, step, items)
+          _save_nonfinite_and_raise(workdir, checkpoints, step, items)
         try:
           with clock.on("checkpoint"):
-            checkpoints.save(step, items, batches)
+            checkpoints.save(step, items)
         except NotSavedError as error:
           if last:
             raise
@@ -202,7 +189,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         values["seconds"] = time.monotonic() - started
         if not math.isfinite(values["loss"]):
           items = _checkpoint_items(state, started, logged_step, window)
-          _save_nonfinite_and_raise(workdir, checkpoints, batches, step, items)
+          _save_nonfinite_and_raise(workdir, checkpoints, step, items)
         writer.write(step, values)
         clock.write()
         window, logged_step = empty_window(program.metrics, run.mesh), step

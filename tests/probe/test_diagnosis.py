@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -93,11 +92,10 @@ def save(workdir, step, *, scale=1.0):
     "backbone": jax.tree.map(lambda x: x * scale, variables),
     "objective": {"params": params, "state": state},
   }
-  data = iter(grain.MapDataset.range(10).to_iter_dataset())
   with checkpoint.Checkpoints(
     workdir, keep_last=9, keep_every_steps=None
   ) as checkpoints:
-    checkpoints.save(step, items, data)
+    checkpoints.save(step, items)
   return items
 
 

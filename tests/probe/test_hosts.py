@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -35,11 +34,10 @@ def trained(tmp_path_factory):
   broken = jax.tree.map(
     lambda x: np.full_like(x, np.nan), checkpoint.restore_backbone(workdir, 8)
   )
-  data = iter(grain.MapDataset.range(10).to_iter_dataset())
   with checkpoint.Checkpoints(
     workdir, keep_last=9, keep_every_steps=None
   ) as checkpoints:
-    checkpoints.save(9, {"backbone": broken}, data)
+    checkpoints.save(9, {"backbone": broken})
   return workdir
 
 

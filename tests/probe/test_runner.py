@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +73,6 @@ CONFIG = {
 
 
 def save(workdir, *steps, broken=None):
-  data = iter(grain.MapDataset.range(10).to_iter_dataset())
   with checkpoint.Checkpoints(
     workdir, keep_last=9, keep_every_steps=None
   ) as checkpoints:
@@ -82,7 +80,7 @@ def save(workdir, *steps, broken=None):
       variables = init_variables(step, BACKBONE, SHAPE)
       if step == broken:
         variables = jax.tree.map(lambda x: x * jnp.nan, variables)
-      checkpoints.save(step, {"backbone": variables}, data)
+      checkpoints.save(step, {"backbone": variables})
 
 
 def claim(workdir, **probe):

@@ -24,19 +24,11 @@ def test_a_checkpoint_of_another_model_to_start_from(tmp_path):
   with Checkpoints(
     tmp_path / "other", keep_last=2, keep_every_steps=None
   ) as checkpoints:
-    checkpoints.save(1, {"backbone": {"w": jax.numpy.ones(3)}}, Position())
+    checkpoints.save(1, {"backbone": {"w": jax.numpy.ones(3)}})
   wrong = tiny(**{"init_from.workdir": str(tmp_path / "other")})
   with pytest.raises(CheckpointError, match="does not match this config"):
     train(wrong, tmp_path / "W")
   assert not (tmp_path / "W").exists()
-
-
-class Position:
-  def get_state(self):
-    return {"step": 0}
-
-  def set_state(self, state):
-    raise NotImplementedError
 
 
 def test_a_model_that_does_not_fit_the_device(tmp_path):

@@ -417,11 +417,10 @@ STALE = """
 import shutil, sys
 from jssl.runtime import distributed
 distributed.initialize()
-import grain, jax, numpy as np
+import jax, numpy as np
 from jssl import mesh
 from jssl.checkpoint import Checkpoints
 
-data = iter(grain.MapDataset.range(10).to_iter_dataset())
 items = {"backbone": {"w": np.zeros(3, np.float32)}}
 items = mesh.on_every_device(mesh.make_mesh(-1, 1), items)
 abstract = jax.tree.map(
@@ -430,14 +429,14 @@ abstract = jax.tree.map(
 workdir = sys.argv[1]
 with Checkpoints(workdir, keep_last=9, keep_every_steps=None) as checkpoints:
   for step in (1, 2):
-    checkpoints.save(step, items, data)
+    checkpoints.save(step, items)
   checkpoints.wait()
   if distributed.is_first():
     shutil.rmtree(f"{workdir}/checkpoints/2")
     checkpoints._orbax.reload()
   distributed.barrier("removed")
   there = [checkpoint.step for checkpoint in checkpoints._orbax.checkpoints]
-  found = checkpoints.restore_latest(abstract, data)
+  found = checkpoints.restore_latest(abstract)
   print("FOUND", there, found[0])
 """
 
