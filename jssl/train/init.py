@@ -148,7 +148,7 @@ def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
   )
 
 
-def restore_or_start(
+def restore_or_init(
   run: Run,
   program: Program,
   checkpoints: Checkpoints,

@@ -26,7 +26,7 @@ from jssl.train.init import (
   checkpoint_items,
   initial_state,
   open_checkpoints,
-  restore_or_start,
+  restore_or_init,
   train_batches,
 )
 from jssl.train.metrics import (
@@ -101,7 +101,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
   check_config(to_dict(config), workdir)
   workdir = pathlib.Path(workdir)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
-  total_steps = config.train.steps
+  total_steps, save_every = config.train.steps, config.checkpoint.every_steps
   learning_rate = config.optim.schedule(total_steps)
   # ---- Everything that may fail before the workdir is claimed ----------------
   with clock.listening(), compilation.explain_errors():
@@ -126,7 +126,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
 
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
-      step, state, progress = restore_or_start(
+      step, state, progress = restore_or_init(
         run, program, checkpoints, initial
       )
       batches.set_state({"step": step})
@@ -141,9 +141,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       # Before the next batch is drawn, so that a resumed run sees the batches
       # of an uninterrupted one.
       last = step == total_steps or should_stop(step)
-      if step > first_step and (
-        last or step % config.checkpoint.every_steps == 0
-      ):
+      if step > first_step and (last or step % save_every == 0):
         with clock.on("step"):
           finite = bool(_all_finite(state))
         items = _checkpoint_items(state, started, logged_step, window)
