@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,9 +88,11 @@ def log_on_first(line: str) -> None:
   try:
     # One write: background saves log too.
     print(f"{line}\n", end="", flush=True)
+  except BrokenPipeError:  # As after `| head`.
+    exit_codes.discard(sys.stdout)
+    logging.warning("The reader of stdout is gone; continuing without output.")
   except OSError as error:
     logging.error("Could not write to stdout: %s", error)
-    exit_codes.silence_closed_pipes()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import jax
 
@@ -58,7 +59,7 @@ def run_with_exit_code(
   try:
     with _exit_on_interrupt():
       work()
-    silence_closed_pipes()
+    _flush()
     return 0
   except Exception as error:
     hint = advice(error)
@@ -70,7 +71,7 @@ def run_with_exit_code(
         )
       else:
         traceback.print_exc()
-    silence_closed_pipes()
+    _flush()
   if jax.distributed.is_initialized():
     _exit_alone(status)
   return status
@@ -86,9 +87,6 @@ def _exit_alone(status: int) -> None:
     # The others are connected through this process: if they have met the same
     # error, let them report it and exit with its status.
     time.sleep(2)
-  for stream in (sys.stdout, sys.stderr):
-    with suppress(OSError):
-      stream.flush()
   _exit_now(status)
 
 
@@ -128,12 +126,17 @@ def _exit_on_interrupt() -> Iterator[None]:
     os.close(writer)
 
 
-def silence_closed_pipes() -> None:
-  """Discards further output if its reader is gone, as after `| head`."""
+def discard(stream: TextIO) -> None:
+  """Discards further output of a stream whose reader is gone."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _flush() -> None:
+  """Flushes the output; the interpreter would end with an error instead."""
   for stream in (sys.stdout, sys.stderr):
     try:
       stream.flush()
     except BrokenPipeError:
-      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except OSError:  # A full disk, which may have room later.
+      discard(stream)
+    except OSError:  # A full disk.
       pass

@@ -44,7 +44,7 @@ def test_a_run_is_made_of_the_config():
     ({"objective.projector": 8}, TypeError, "projector=8 must be a section"),
     ({"model.patch_size_px": 5}, ValueError, "patch_size_px=5.*crop_size_px"),
     ({"model.mean": (0.5, 0.5)}, ValueError, "model.mean"),
-    ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3 x mesh.fsdp=3"),
+    ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3, mesh.fsdp=3"),
     ({"optim.warmup_steps": 9999}, ValueError, "optim.warmup_steps=9999"),
     ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*'adam'"),
     ({"optims.name": "adamw"}, ValueError, "optims is not a section.*'optim'"),

@@ -69,11 +69,11 @@ def test_an_interrupted_run_can_be_resumed(uninterrupted, tmp_path):
 @pytest.mark.parametrize("stderr", [subprocess.PIPE, subprocess.STDOUT])
 def test_a_run_goes_on_without_its_reader(tmp_path, stderr):
   """As with `| head -3` and `2>&1 | head -3`."""
-  process = start(tmp_path, stderr=stderr)
-  wait_for_step(process, 3)
-  process.stdout.close()
-  if stderr == subprocess.PIPE:
-    assert "Could not write to stdout: " in process.stderr.read()
-  assert process.wait(timeout=120) == 0
+  with start(tmp_path, stderr=stderr) as process:
+    wait_for_step(process, 3)
+    process.stdout.close()
+    if stderr == subprocess.PIPE:
+      assert process.stderr.read().count("The reader of stdout is gone") == 1
+    assert process.wait(timeout=120) == 0
   assert [row["step"] for row in rows(tmp_path)] == [*range(1, 25)]
   assert checkpoint.steps(tmp_path)[-1] == 24
