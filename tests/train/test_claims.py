@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from data.damage import prepare_set
 from shipped import config
 from train.runs import TINY
 
@@ -35,3 +36,20 @@ def test_a_model_that_does_not_fit_the_device(tmp_path):
   with pytest.raises(ValueError, match=r"does not fit the devices: .*mory"):
     train(tiny(**{"model.width": 1_000_000}), tmp_path / "W")
   assert not (tmp_path / "W").exists()
+
+
+def test_a_set_that_was_prepared_anew_is_refused(tmp_path):
+  """With other images a run would go on as another one."""
+
+  def run(folder, images_a_class):
+    data_dir = prepare_set(tmp_path / folder, images_a_class=images_a_class)
+    options = {"data.name": "photos", "data.data_dir": data_dir}
+    steps = {"train.steps": 3, "data.batch_size": 8}
+    return train(tiny(**options, **steps), tmp_path / "W")
+
+  assert run("first", 8)
+  assert run("the_same", 8)
+  with pytest.raises(
+    CheckpointError, match=r"images: was '35 images, .*now '50 images, "
+  ):
+    run("more", 12)
