@@ -132,21 +132,19 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
 
 
 def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
-  """Opens the checkpoints of a run, with what decides its rows besides config.
-
-  JAX's settings decide keys, and the images what is read at a position.
-  """
+  """Opens the checkpoints of a run; their facts decide its rows and keys."""
   keep = run.config.checkpoint
-  settings = ("jax_threefry_partitionable", "jax_random_seed_offset")
+  settings = (
+    *(checkpoint.X64, "jax_threefry_partitionable"),
+    "jax_random_seed_offset",
+  )
   return Checkpoints(
     workdir,
     keep_last=keep.keep_last,
     keep_every_steps=keep.keep_every_steps or None,
     facts={
       "images": run.source.fingerprint(),
-      **{
-        name: getattr(jax.config, name) for name in (checkpoint.X64, *settings)
-      },
+      **{name: getattr(jax.config, name) for name in settings},
     },
   )
 

@@ -1,15 +1,12 @@
 """A workdir is claimed only by a run that can begin."""
 
 import jax
-import numpy as np
 import pytest
+from data.damage import prepare_set
 from shipped import config
 from train.runs import TINY
 
 from jssl.checkpoint import CheckpointError, Checkpoints
-from jssl.config.build import build, open_split
-from jssl.data.source import InMemory
-from jssl.train.init import open_checkpoints
 from jssl.train.loop import train
 
 
@@ -41,21 +38,18 @@ def test_a_model_that_does_not_fit_the_device(tmp_path):
   assert not (tmp_path / "W").exists()
 
 
-def digits(images):
-  """The first images of the embedded set, as another preparation has them."""
-  whole = open_split(tiny().data, "train")
-  rows = whole.fetch(np.arange(images))
-  return InMemory(whole.name, whole.class_names, rows["image"], rows["label"])
-
-
 def test_a_set_that_was_prepared_anew_is_refused(tmp_path):
-  items = {"backbone": {"w": jax.numpy.ones(3)}}
-  with open_checkpoints(build(tiny(), source=digits(60)), tmp_path) as saved:
-    saved.save(1, items)
-  with (
-    open_checkpoints(build(tiny(), source=digits(90)), tmp_path) as other,
-    pytest.raises(CheckpointError, match=r"images: was '60 im.*now '90 im"),
+  """With other images a run would go on as another one."""
+
+  def run(folder, images_a_class):
+    data_dir = prepare_set(tmp_path / folder, images_a_class=images_a_class)
+    options = {"data.name": "photos", "data.data_dir": data_dir}
+    steps = {"train.steps": 3, "data.batch_size": 8}
+    return train(tiny(**options, **steps), tmp_path / "W")
+
+  assert run("first", 8)
+  assert run("the_same", 8)
+  with pytest.raises(
+    CheckpointError, match=r"images: was '35 images, .*now '50 images, "
   ):
-    other.restore_latest(items)
-  with open_checkpoints(build(tiny(), source=digits(60)), tmp_path) as same:
-    assert same.restore_latest(items) is not None
+    run("more", 12)
