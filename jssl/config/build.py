@@ -54,7 +54,7 @@ def build(
   source = source or open_split(config.data, config.data.split)
   backbone = config.model.backbone()
   objective = build_objective(config)
-  checks.check(config, source, objective, mesh)
+  checks.check(config, source, backbone, objective, mesh.size)
   size = config.augment.crop_size_px
   image_shape = (size, size, source.image_shape[-1])
   optimizer = build_optimizer(
@@ -65,7 +65,6 @@ def build(
     image_shape,
     config.train.steps,
   )
-  checks.check_shapes(config, backbone, objective, image_shape)
   return Run(config, source, image_shape, backbone, objective, optimizer, mesh)
 
 

@@ -15,34 +15,30 @@ from jssl.objectives import OBJECTIVES, Features, Objective
 def check(
   config: Config,
   source: Source,
+  backbone: Backbone,
   objective: Objective,
-  mesh: jax.sharding.Mesh,
+  devices: int,
 ) -> None:
-  """Checks sections against each other, the data set and the mesh.
+  """Checks sections against each other, the data set and the devices.
 
   Raises:
     ValueError: if two sections do not fit; names the keys to change.
   """
-  _check_chunks(config, mesh.size)
-  config.order.check(
-    images=len(source),
-    batch_size=config.data.batch_size,
-    steps=config.train.steps,
-  )
-  _check_objective(config, source, objective)
-
-
-def _check_chunks(config: Config, devices: int) -> None:
+  batch_size, chunks = config.data.batch_size, config.train.chunks
   for parts, key in (
-    (config.train.chunks, f"train.chunks={config.train.chunks}"),
+    (chunks, f"train.chunks={chunks}"),
     (2 if config.head.batch == "fresh" else 1, 'head.batch="fresh"'),
   ):
-    if config.data.batch_size % (parts * devices):
+    if batch_size % (parts * devices):
       raise ValueError(
-        f"data.batch_size={config.data.batch_size} does not divide into "
-        f"{parts} parts ({key}) over {devices} devices; use a multiple of "
-        f"{parts * devices}"
+        f"data.batch_size={batch_size} does not divide into {parts} parts "
+        f"({key}) over {devices} devices; use a multiple of {parts * devices}"
       )
+  config.order.check(
+    images=len(source), batch_size=batch_size, steps=config.train.steps
+  )
+  _check_objective(config, source, objective)
+  _check_shapes(config, source.image_shape[-1], backbone, objective)
 
 
 def _check_objective(
@@ -54,15 +50,21 @@ def _check_objective(
       f"data.name={source.name!r} has no labels, and {name} (objective.name) "
       "needs them"
     )
-  if config.augment.num_small and not objective.multi_crop:
+  num_views, num_small = objective.num_views, config.augment.num_small
+  if num_small and not objective.multi_crop:
     others = [name for name, cls in OBJECTIVES.items() if cls.multi_crop]
     raise ValueError(
-      f"augment.num_small={config.augment.num_small}: {name} takes "
-      f"{objective.num_views} views of one size; set it to 0 or objective.name "
-      f"to one of {', '.join(others)}"
+      f"augment.num_small={num_small}: {name} takes {num_views} views of one "
+      f"size; set it to 0 or objective.name to one of {', '.join(others)}"
+    )
+  if objective.multi_crop and num_views + num_small < 2:
+    raise ValueError(
+      f"objective.num_views={num_views} and augment.num_small={num_small}: "
+      f"{name} compares views; set objective.num_views to 2 or more, or "
+      "augment.num_small to 1 or more"
     )
   special = {*objective.schedules(), *objective.constant_rates()}
-  if config.head.strategy != "joint" and special:
+  if special and config.head.has_own_optimizer:
     raise ValueError(
       f'head.strategy="{config.head.strategy}" has its own optimizer, but '
       f"{name} has learning rates for {sorted(special)}: use "
@@ -71,11 +73,8 @@ def _check_objective(
     )
 
 
-def check_shapes(
-  config: Config,
-  backbone: Backbone,
-  objective: Objective,
-  image_shape: tuple[int, int, int],
+def _check_shapes(
+  config: Config, channels: int, backbone: Backbone, objective: Objective
 ) -> None:
   """Traces views, backbone and loss; allocates nothing.
 
@@ -83,7 +82,8 @@ def check_shapes(
   channels unlike `model.mean`, groups of batch statistics that do not divide a
   chunk, a queue that is no multiple of the batch.
   """
-  batch_size = config.data.batch_size
+  batch_size, size = config.data.batch_size, config.augment.crop_size_px
+  image_shape = (size, size, channels)
   chunk = batch_size // config.train.chunks
   rows = batch_size // 2 if config.head.batch == "fresh" else batch_size
 

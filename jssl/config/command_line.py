@@ -1,18 +1,21 @@
 """`--config=FILE[:ARG]` and `--config.section.key=VALUE` on a command line."""
 
+import ast
+import pathlib
 import re
 import runpy
-from collections.abc import Sequence
-from typing import TypeVar
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import app
+from ml_collections import ConfigDict
 
-from jssl.config.parse import complete, parse
+from jssl.config.parse import parse, replace
 
 T = TypeVar("T")
 
-_OVERRIDE = re.compile(r"--?config\.")
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(=?)(.*)", re.DOTALL)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -22,44 +25,88 @@ def parse_flags(argv: list[str]) -> list[str]:
   return [*app.parse_flags_with_usage(others), *overrides]
 
 
+def run_file(path: str) -> dict[str, Any]:
+  """Runs a config file and returns its names.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is not a Python file, or raises; names the line.
+  """
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f"--config={path}: no such file")
+  if pathlib.Path(path).suffix != ".py":
+    raise ValueError(
+      f"--config={path}: expected a Python file with a function get_config"
+    )
+  try:
+    return runpy.run_path(path)
+  except Exception as error:
+    raise _error_of_file(f"--config={path}", path, error) from error
+
+
+def _error_of_file(flag: str, path: str, error: Exception) -> ValueError:
+  """Returns an error in one line, with the last line of the file that ran."""
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [f", line {f.lineno}" for f in frames if f.filename == path]
+  kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+  text = " ".join(str(error).split())
+  return ValueError(f"{flag}{lines[-1] if lines else ''}: {kind}{text}")
+
+
 def read_file(spec: str) -> ConfigDict:
   """Returns the ConfigDict of `FILE`, or of `FILE:ARG`: `get_config(ARG)`.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if the file has no `get_config` or does not know the argument.
+    ValueError: if the file or its `get_config` raises, such as for an unknown
+      argument, or does not return a config.
   """
   path, colon, arg = spec.partition(":")
-  get_config = runpy.run_path(path).get("get_config")
-  if get_config is None:
+  get_config = run_file(path).get("get_config")
+  if not callable(get_config):
     raise ValueError(f"--config={path} has no function get_config")
-  return get_config(arg) if colon else get_config()
+  try:
+    config = get_config(arg) if colon else get_config()
+  except Exception as error:
+    raise _error_of_file(f"--config={spec}", path, error) from error
+  if not isinstance(config, ConfigDict | Mapping):
+    raise ValueError(
+      f"--config={spec}: get_config returns {type(config).__name__}, expected "
+      "ConfigDict"
+    )
+  return config
 
 
 def load(spec: str, overrides: Sequence[str], cls: type[T]) -> T:
-  """Reads `FILE[:ARG]`, applies overrides and parses the result as `cls`.
+  """Reads `FILE[:ARG]`, parses it as `cls` and applies overrides.
 
-  Overrides are flags such as `--config.optim.learning_rate=0.1`.
+  Overrides are flags such as `--config.optim.learning_rate=0.1`. Values are
+  Python literals, or plain text for strings; a tuple of one may omit brackets.
 
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if a key is unknown or a value out of range.
     TypeError: if a value has the wrong type.
   """
-  config = complete(read_file(spec), cls)
+  changes = {}
   for flag in overrides:
-    if not _OVERRIDE.match(flag) or "=" not in flag:
+    match = _OVERRIDE.fullmatch(flag)
+    if not match or not match[2]:
       raise ValueError(
         f"unexpected argument {flag!r}; set a value of the config with "
         "--config.SECTION.KEY=VALUE"
       )
-  argv = ["", *overrides]
-  values = flags.FlagValues()
+    changes[match[1]] = match[3]
+  return replace(parse(read_file(spec), cls), changes, _read)
+
+
+def _read(text: str, old: Any) -> Any:
+  """Returns the value that a flag gives to a key whose value was `old`."""
+  if isinstance(old, str):
+    return text
   try:
-    config_flags.DEFINE_config_dict(
-      "config", config, flag_values=values, sys_argv=argv
-    )
-    values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    raise ValueError(f"{' '.join(overrides)}: {error}") from error
-  return parse(config, cls)
+    value = float(text) if isinstance(old, float) else ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    value = {"true": True, "false": False}.get(text.lower(), text)
+  one = isinstance(old, tuple) and not isinstance(value, tuple | list)
+  return (value,) if one else value

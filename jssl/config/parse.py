@@ -7,10 +7,12 @@ metadata: `field(metadata={"classes": {...}})`. The `name` key chooses one.
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
+
+from jssl.typing import check_value
 
 T = TypeVar("T")
 
@@ -39,14 +41,13 @@ def complete(
 ) -> ConfigDict:
   """Returns a config with every key of its sections, defaults filled in.
 
-  Command-line flags can set only keys that exist. Values are not checked.
+  Command-line flags can set only keys that exist. Raises as `parse` does.
   """
-  given = config.to_dict() if isinstance(config, ConfigDict) else config
-  return ConfigDict(_with_defaults(cls, given))
+  return ConfigDict(to_dict(parse(config, cls)))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """Inverse of `parse`: nested dicts of JSON types, `name` keys included."""
+  """Inverse of `parse`: nested dicts with `name` keys, for JSON."""
   result: dict[str, Any] = {}
   for key, field in _fields(type(config)).items():
     value = getattr(config, key)
@@ -55,12 +56,21 @@ def to_dict(config: Any) -> dict[str, Any]:
       name = {"name": names[type(value)]} if names else {}
       result[key] = {**name, **to_dict(value)}
     else:
-      result[key] = list(value) if isinstance(value, tuple) else value
+      result[key] = value
   return result
 
 
-def replace(config: T, changes: Mapping[str, Any]) -> T:
+def replace(
+  config: T,
+  changes: Mapping[str, Any],
+  read: Callable[[Any, Any], Any] = lambda value, old: value,
+) -> T:
   """Returns a config with changes such as `{"data.batch_size": 64}`.
+
+  Args:
+    config: a parsed config.
+    changes: new values by key.
+    read: maps a value of `changes` and the old value to the new value.
 
   Raises:
     ValueError: if a key is unknown or a value out of range.
@@ -70,12 +80,38 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
   for key, value in changes.items():
     *sections, name = key.split(".")
     node: Any = values
-    for section in sections:
-      node = node.get(section) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or name not in node:
-      raise ValueError(f"config.{key} is not a key of the config")
-    node[name] = value
+    for part in sections:
+      node = _child(node, part, key)
+    node[name] = read(value, _child(node, name, key))
+  for section, field in _fields(type(config)).items():
+    if classes := field.metadata.get("classes"):
+      _check_same_keys(section, to_dict(config), values, classes)
   return parse(values, type(config))
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+  if isinstance(node, dict) and part in node:
+    return node[part]
+  hint = f"; {suggest(part, node)}" if isinstance(node, dict) else ""
+  raise ValueError(f"config.{key} is not a key of the config{hint}")
+
+
+def _check_same_keys(
+  section: str,
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  classes: Mapping[str, type],
+) -> None:
+  """Raises ValueError if a new `name` does not have the keys of its section."""
+  name = new[section]["name"]
+  if name not in classes or name == old[section]["name"]:
+    return
+  if unknown := new[section].keys() - {"name", *_fields(classes[name])}:
+    raise ValueError(
+      f"{section}.name={name!r}: the config's section {section!r} is that of "
+      f"{old[section]['name']!r}, with keys that {name!r} does not have "
+      f"({', '.join(sorted(unknown))}); write its section in the config file"
+    )
 
 
 def _fields(cls: Any) -> dict[str, dataclasses.Field]:
@@ -95,6 +131,7 @@ def _section(name: str, given: Any, cls: type[T]) -> T:
   if not isinstance(given, Mapping):
     raise TypeError(f"{name}={given!r} must be a section of its own")
   hints = typing.get_type_hints(cls)
+  bounds = typing.get_type_hints(cls, include_extras=True)
   fields = _fields(cls)
   for key in given:
     if key not in fields:
@@ -112,6 +149,7 @@ def _section(name: str, given: Any, cls: type[T]) -> T:
       if _is_section(field.default) and isinstance(value, Mapping):
         value = {**dataclasses.asdict(field.default), **value}
       values[key] = _coerce(full, value, hints[key])
+      check_value(full, values[key], bounds[key])
     elif field.default is dataclasses.MISSING:
       if not dataclasses.is_dataclass(hints[key]):
         raise ValueError(f"{full} is missing from the config")
@@ -141,11 +179,6 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
       raise TypeError(f"{key}={value!r} must be a tuple")
     element = typing.get_args(hint)[0]
     return tuple(_coerce(key, v, element) for v in value)
-  if origin is typing.Literal:
-    choices = typing.get_args(hint)
-    if value not in choices:
-      raise ValueError(f"{key}={value!r}: {suggest(value, choices)}")
-    return value
   if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     return _section(key, value, hint)
   if hint is float and type(value) is int:
@@ -156,24 +189,3 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
       f"{hint.__name__}"
     )
   return value
-
-
-def _with_defaults(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds the defaults of absent keys, recursively."""
-  result = dict(given)
-  hints = typing.get_type_hints(cls)
-  for key, field in _fields(cls).items():
-    value = given.get(key, {})
-    section = isinstance(value, Mapping)
-    if classes := field.metadata.get("classes"):
-      chosen = classes.get(value.get("name")) if section else None
-      if chosen:
-        result[key] = _with_defaults(chosen, value)
-    elif _is_section(field.default) and section:
-      defaults = dataclasses.asdict(field.default)
-      result[key] = {**defaults, **value}
-    elif dataclasses.is_dataclass(hints[key]) and section:
-      result[key] = _with_defaults(hints[key], value)
-    elif field.default is not dataclasses.MISSING:
-      result.setdefault(key, field.default)
-  return result

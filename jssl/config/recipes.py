@@ -59,25 +59,37 @@ def variant(
   return name, epochs(number) if comma else default_epochs
 
 
-def _sections(
-  data: Section,
-  *,
-  images: int,
-  epochs: int,
-  save_epochs: int,
-  keep_epochs: int,
-  log_steps: int,
+def _small_images(
+  name: str, images: int, size_px: int, epochs: int, batch_size: int
 ) -> dict[str, Section]:
-  epoch = images // data["batch_size"]
+  epoch = images // batch_size
   return {
-    "data": data,
+    "data": {
+      "name": name,
+      "batch_size": batch_size,
+      "image_size_px": size_px,
+    },
     "train": {"steps": epochs * epoch},
     "checkpoint": {
-      "every_steps": save_epochs * epoch,
-      "keep_every_steps": keep_epochs * epoch,
+      "every_steps": 10 * epoch,
+      "keep_every_steps": 100 * epoch,
     },
-    "log": {"every_steps": log_steps},
   }
+
+
+def cifar10(*, epochs: int, batch_size: int) -> dict[str, Section]:
+  """Returns data, train and checkpoint sections for CIFAR-10."""
+  return _small_images("cifar10", CIFAR10_IMAGES, 32, epochs, batch_size)
+
+
+def tiny_imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
+  """Returns data, train and checkpoint sections for Tiny ImageNet.
+
+  Prepare the data set from an image folder with `--name tiny_imagenet`.
+  """
+  return _small_images(
+    "tiny_imagenet", TINY_IMAGENET_IMAGES, 64, epochs, batch_size
+  )
 
 
 def imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
@@ -85,50 +97,21 @@ def imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
 
   Host processes decode images to 256 px squares; devices crop them.
   """
-  data = {
-    "name": "imagenet2012",
-    "batch_size": batch_size,
-    "image_size_px": 256,
-    "test_split": "validation",
-    "in_memory": False,
-    "workers": 16,
+  epoch = IMAGENET_IMAGES // batch_size
+  return {
+    "data": {
+      "name": "imagenet2012",
+      "batch_size": batch_size,
+      "image_size_px": 256,
+      "test_split": "validation",
+      "in_memory": False,
+      "workers": 16,
+    },
+    "train": {"steps": epochs * epoch},
+    "checkpoint": {"every_steps": 5 * epoch, "keep_every_steps": 50 * epoch},
+    "log": {"every_steps": 100},
+    "probe": {"memory_limit_gib": 4.0},
   }
-  run = _sections(
-    data,
-    images=IMAGENET_IMAGES,
-    epochs=epochs,
-    save_epochs=5,
-    keep_epochs=50,
-    log_steps=100,
-  )
-  return {**run, "probe": {"memory_limit_gib": 4.0}}
-
-
-def cifar10(*, epochs: int, batch_size: int) -> dict[str, Section]:
-  """Returns data, train, checkpoint and log sections for CIFAR-10."""
-  return _sections(
-    {"name": "cifar10", "batch_size": batch_size, "image_size_px": 32},
-    images=CIFAR10_IMAGES,
-    epochs=epochs,
-    save_epochs=10,
-    keep_epochs=100,
-    log_steps=50,
-  )
-
-
-def tiny_imagenet(*, epochs: int, batch_size: int) -> dict[str, Section]:
-  """Returns data, train, checkpoint and log sections for Tiny ImageNet.
-
-  Prepare the data set from an image folder with `--name tiny_imagenet`.
-  """
-  return _sections(
-    {"name": "tiny_imagenet", "batch_size": batch_size, "image_size_px": 64},
-    images=TINY_IMAGENET_IMAGES,
-    epochs=epochs,
-    save_epochs=10,
-    keep_epochs=100,
-    log_steps=50,
-  )
 
 
 def fashion_mnist(*, epochs: int, batch_size: int) -> dict[str, Section]:
@@ -177,7 +160,9 @@ def colour_strength(s: float) -> dict[str, float]:
   """
   if not s >= 0:
     raise ValueError(f"s={s} must be at least 0")
-  return _jitter(0.8 * s, 0.2 * s)
+  # Half a turn in both directions covers all hues.
+  ranges = dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * s)
+  return {**ranges, "hue": min(0.2 * s, 0.5)}
 
 
 def coarse(s: float) -> dict[str, float]:
@@ -199,16 +184,8 @@ def coarse(s: float) -> dict[str, float]:
     raise ValueError(f"s={s} must be positive")
   return {
     "crop_min_area": min(0.2 / s, 1.0),
-    **_jitter(0.4 * s, 0.1 * s),
+    **colour_strength(s / 2),
     "grayscale_probability": min(0.1 * s, 1.0),
-  }
-
-
-def _jitter(blends: float, hue: float) -> dict[str, float]:
-  return {
-    **dict.fromkeys(("brightness", "contrast", "saturation"), blends),
-    # Half a turn in both directions covers all hues.
-    "hue": min(hue, 0.5),
   }
 
 

@@ -5,7 +5,7 @@ of their packages; the others are here.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from jssl.augment import Augment
 from jssl.data.order import Order
@@ -13,12 +13,14 @@ from jssl.models import MODELS, ResNet, ViT
 from jssl.objectives import OBJECTIVES, Objective
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
-
-
-def _check_positive(**values: int) -> None:
-  for key, value in values.items():
-    if value < 1:
-      raise ValueError(f"{key.replace('__', '.')}={value} must be at least 1")
+from jssl.typing import (
+  Interval,
+  NonNegativeInt,
+  OpenFraction,
+  Positive,
+  PositiveInt,
+  check_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Data:
       the host.
     data_dir: directory of prepared sets; "" for the default of TFDS.
     split: split to pretrain on; probes are fitted on it too.
-    test_split: split that the probe evaluates on, once per checkpoint.
+    test_split: split that the probe evaluates on, once per checkpoint; without
+      images of `split`.
     in_memory: True to decode the whole set once, as uint8.
     workers: number of decoding processes; 0 decodes in a thread.
     prefetch_batches: batches prefetched to the devices.
@@ -42,15 +45,37 @@ class Data:
   """
 
   name: str
-  batch_size: int
-  image_size_px: int
+  batch_size: PositiveInt
+  image_size_px: PositiveInt
   data_dir: str = ""
   split: str = "train"
   test_split: str = "test"
   in_memory: bool = True
-  workers: int = 0
-  prefetch_batches: int = 2
+  workers: NonNegativeInt = 0
+  prefetch_batches: PositiveInt = 2
   skip_damaged: bool = False
+
+  def __post_init__(self) -> None:
+    for key in ("name", "split", "test_split"):
+      if not getattr(self, key):
+        raise ValueError(f'data.{key}="": expected a name')
+    if _overlap(self.split, self.test_split):
+      raise ValueError(
+        f"data.test_split={self.test_split!r} has images of "
+        f"data.split={self.split!r}: their accuracy is not a test accuracy"
+      )
+
+
+def _overlap(split: str, other: str) -> bool:
+  """True if a part of one split, as in `train[:9%]+test`, has one of the other.
+
+  Two parts of one split may overlap as well, which only their sizes show.
+  """
+  return any(
+    "all" in (x, y) or x in (y, y.partition("[")[0]) or y == x.partition("[")[0]
+    for x in split.split("+")
+    for y in other.split("+")
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +90,8 @@ class Train:
       backbone uses the statistics of a chunk, which changes the loss.
   """
 
-  steps: int
-  chunks: int = 1
-
-  def __post_init__(self) -> None:
-    _check_positive(train__steps=self.steps, train__chunks=self.chunks)
+  steps: PositiveInt
+  chunks: PositiveInt = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +107,11 @@ class Log:
       traces to `workdir/profile`; () for none.
   """
 
-  every_steps: int = 50
+  every_steps: PositiveInt = 50
   diagnostics: bool = True
   profile_steps: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
-    _check_positive(log__every_steps=self.every_steps)
     if self.profile_steps and not (
       len(self.profile_steps) == 2
       and 1 <= self.profile_steps[0] <= self.profile_steps[1]
@@ -113,21 +134,14 @@ class Checkpoint:
 
   Attributes:
     every_steps: interval of checkpoints; the last step has one too.
-    keep_last: number of newest checkpoints to keep, at least 2.
+    keep_last: number of newest checkpoints to keep, at least 2: a run that is
+      killed during a save needs the checkpoint before it.
     keep_every_steps: also keep multiples of this; 0 for none.
   """
 
-  every_steps: int
-  keep_last: int = 2
-  keep_every_steps: int = 0
-
-  def __post_init__(self) -> None:
-    _check_positive(checkpoint__every_steps=self.every_steps)
-    if self.keep_last < 2:
-      raise ValueError(
-        f"checkpoint.keep_last={self.keep_last} must be at least 2: a run that "
-        "is killed during a save needs the checkpoint before it"
-      )
+  every_steps: PositiveInt
+  keep_last: Annotated[int, Interval(2)] = 2
+  keep_every_steps: NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +156,7 @@ class InitFrom:
   """
 
   workdir: str = ""
-  step: int = -1
+  step: Annotated[int, Interval(-1)] = -1
   heads: bool = False
 
 
@@ -150,8 +164,8 @@ class InitFrom:
 class Mesh:
   """The `mesh` section: number of devices per axis, see `jssl.mesh`."""
 
-  data: int = -1
-  fsdp: int = 1
+  data: Annotated[int, Interval(-1)] = -1
+  fsdp: PositiveInt = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,69 +199,43 @@ class Probe:
       all pixels.
     diagnostic_images: images of train for `--diagnostics`, from as many classes
       as leave at least 10 images for each.
-    diagnostic_views: views of each of them, at least 4.
+    diagnostic_views: views of each of them, at least 4: the diagnostics fit on
+      some and evaluate on others.
 
   Raises:
     ValueError: if a value is out of range.
   """
 
-  probes: tuple[str, ...] = ("linear", "knn", "mlp")
-  baselines: tuple[str, ...] = ("pixels", "random")
-  label_fractions: tuple[float, ...] = (0.1, 0.01)
-  seeds: int = 3
-  validation_fraction: float = 0.1
-  batch_size: int = 512
-  memory_limit_gib: float = 8.0
-  linear_l2_values: tuple[float, ...] = (
+  probes: tuple[Literal["linear", "mlp", "knn"], ...] = ("linear", "knn", "mlp")
+  baselines: tuple[Literal["pixels", "random"], ...] = ("pixels", "random")
+  label_fractions: tuple[OpenFraction, ...] = (0.1, 0.01)
+  seeds: PositiveInt = 3
+  validation_fraction: OpenFraction = 0.1
+  batch_size: PositiveInt = 512
+  memory_limit_gib: Positive = 8.0
+  linear_l2_values: tuple[Positive, ...] = (
     *(1e-6, 1e-5, 1e-4, 3e-4),
     *(1e-3, 1e-2, 1e-1, 1.0),
   )
-  linear_tolerance: float = 1e-3
-  linear_max_iterations: int = 200
-  knn_neighbours: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
-  knn_temperatures: tuple[float, ...] = (0.02, 0.07)
-  mlp_hidden_dims: tuple[int, ...] = (256,)
-  mlp_learning_rates: tuple[float, ...] = (1e-3, 3e-3)
-  mlp_l2_values: tuple[float, ...] = (1e-5, 1e-4)
-  minibatch_size: int = 512
-  minibatch_epochs: int = 10
-  minibatch_min_steps: int = 500
-  pixel_dims: int = 256
-  diagnostic_images: int = 1000
-  diagnostic_views: int = 10
+  linear_tolerance: Positive = 1e-3
+  linear_max_iterations: PositiveInt = 200
+  knn_neighbours: tuple[PositiveInt, ...] = (5, 10, 20, 50, 100, 200)
+  knn_temperatures: tuple[Positive, ...] = (0.02, 0.07)
+  mlp_hidden_dims: tuple[PositiveInt, ...] = (256,)
+  mlp_learning_rates: tuple[Positive, ...] = (1e-3, 3e-3)
+  mlp_l2_values: tuple[Positive, ...] = (1e-5, 1e-4)
+  minibatch_size: PositiveInt = 512
+  minibatch_epochs: PositiveInt = 10
+  minibatch_min_steps: NonNegativeInt = 500
+  pixel_dims: NonNegativeInt = 256
+  diagnostic_images: PositiveInt = 1000
+  diagnostic_views: Annotated[int, Interval(4)] = 10
 
   def __post_init__(self) -> None:
-    for name, known in (
-      ("probes", ("linear", "knn", "mlp")),
-      ("baselines", ("pixels", "random")),
-    ):
-      unknown = set(getattr(self, name)) - set(known)
-      if unknown:
-        raise ValueError(
-          f"probe.{name} has {sorted(unknown)}; known: {', '.join(known)}"
-        )
-    if not 0 < self.validation_fraction < 1:
-      raise ValueError(
-        f"probe.validation_fraction={self.validation_fraction} must be in "
-        "(0, 1)"
-      )
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.name in ("probes", "baselines", "label_fractions"):
-        continue
-      least = min(value, default=0) if isinstance(value, tuple) else value
-      optional = field.name in ("pixel_dims", "minibatch_min_steps")
-      if least < 0 or (least == 0 and not optional):
-        raise ValueError(f"probe.{field.name}={value} must be positive")
-    if self.diagnostic_views < 4:
-      raise ValueError(
-        f"probe.diagnostic_views={self.diagnostic_views} must be at least 4, "
-        "for views to fit on and views to evaluate on"
-      )
-    if any(not 0 < share < 1 for share in self.label_fractions):
-      raise ValueError(
-        f"probe.label_fractions={self.label_fractions} must be in (0, 1)"
-      )
+    check_fields(self, "probe")
+    for name, value in dataclasses.asdict(self).items():
+      if value == () and name.startswith(("linear", "knn", "mlp")):
+        raise ValueError(f"probe.{name}=() must have one value or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,7 +243,8 @@ class Config:
   """Config of a pretraining run.
 
   Attributes:
-    seed: seed of initialisation, order of examples and augmentation.
+    seed: seed of initialisation, order of examples and augmentation, below
+      2**32: larger ones have the keys of smaller ones.
     data: data set, batch and input pipeline.
     augment: views.
     model: backbone.
@@ -271,7 +260,7 @@ class Config:
     probe: evaluation of checkpoints.
   """
 
-  seed: int = 0
+  seed: Annotated[int, Interval(0, 2**32 - 1)] = 0
   data: Data
   augment: Augment
   model: ViT | ResNet = dataclasses.field(metadata={"classes": MODELS})

@@ -15,12 +15,12 @@ code follows the same rule.
 
 import dataclasses
 import functools
-import typing
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from jssl.data.source import Rows
+from jssl.typing import Interval, NonNegativeInt, check_fields
 
 # Follows the seed in the key of the fixed permutation. The keys of passes,
 # (seed, epoch, pass), are padded with zeros by NumPy and differ from it.
@@ -50,21 +50,12 @@ class Order:
   """
 
   name: Name = "iid"
-  fraction: float = 1.0
-  switch_epoch: int = 0
-  epochs: int = 0
+  fraction: Annotated[float, Interval(0, 1, low_open=True)] = 1.0
+  switch_epoch: NonNegativeInt = 0
+  epochs: NonNegativeInt = 0
 
   def __post_init__(self) -> None:
-    names = typing.get_args(Name)
-    if self.name not in names:
-      raise ValueError(
-        f"order.name={self.name!r}: expected one of {', '.join(names)}"
-      )
-    if not 0 < self.fraction <= 1:
-      raise ValueError(f"order.fraction={self.fraction} must be in (0, 1]")
-    for key in ("switch_epoch", "epochs"):
-      if getattr(self, key) < 0:
-        raise ValueError(f"order.{key}={getattr(self, key)} must not be < 0")
+    check_fields(self, "order")
 
   def check(self, *, images: int, batch_size: int, steps: int) -> None:
     """Checks the order against a run.

@@ -19,9 +19,8 @@ from jssl.objectives.base import (
   Aux,
   Features,
   Objective,
-  check_range,
 )
-from jssl.typing import Key, Scalar
+from jssl.typing import Key, NonNegative, PositiveInt, Scalar
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -39,11 +38,10 @@ class KernelRegime(Objective):
       augmented copies, or classes. Otherwise the views of the step are.
   """
 
-  out_dim: int = 64
-  num_views: int = 2
+  out_dim: PositiveInt = 64
+  num_views: PositiveInt = 2
   uses_labels: bool = False
   heads = ()
-  positive = ("out_dim", "num_views")
 
   @abc.abstractmethod
   def loss_of_rows(self, z: Float[Array, "n z"], same: SameImage) -> Scalar:
@@ -86,11 +84,7 @@ class KernelNonContrastive(KernelRegime):
     beta: weight of the invariance.
   """
 
-  beta: float = 0.5
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    check_range("beta", self.beta, 0)
+  beta: NonNegative = 0.5
 
   def loss_of_rows(self, z: Float[Array, "n z"], same: SameImage) -> Scalar:
     """Returns the loss of rows [n, z]."""

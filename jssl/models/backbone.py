@@ -32,13 +32,6 @@ class Backbone(NamedTuple):
   feature_dim: int
 
 
-def check_field(model: object, name: str, valid: bool, expected: str) -> None:
-  """Raises ValueError with the config key of a model's field unless valid."""
-  if not valid:
-    value = getattr(model, name)
-    raise ValueError(f"model.{name}={value!r} must be {expected}")
-
-
 def from_linen(
   module: nn.Module,
   feature_dim: int,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jssl.losses.rows import l2_normalize
 from jssl.schedules import Schedule, frozen_until
-from jssl.typing import Key, PyTree
+from jssl.typing import Key, NonNegativeInt, PositiveInt, PyTree, check_fields
 
 Activation = Literal["relu", "gelu", "none"]
 LastNorm = Literal["none", "plain", "affine"]
@@ -42,18 +42,14 @@ class Head:
       "affine" with both, or "none", where the last layer has a bias instead.
   """
 
-  hidden_dims: tuple[int, ...] = ()
-  out_dim: int = 0
+  hidden_dims: tuple[PositiveInt, ...] = ()
+  out_dim: NonNegativeInt = 0
   norm: bool = True
   activation: Activation = "relu"
   last_norm: LastNorm = "none"
 
   def __post_init__(self) -> None:
-    if self.out_dim < 0 or min(self.hidden_dims, default=1) < 1:
-      raise ValueError(
-        f"a head of hidden_dims={self.hidden_dims}, out_dim={self.out_dim}: "
-        "widths must be positive, except out_dim=0 for no last layer"
-      )
+    check_fields(self, "Head")
 
   def width(self, feature_dim: int) -> int:
     """Returns the width of the output."""
@@ -129,16 +125,12 @@ class Prototypes:
     freeze_steps: number of initial steps without updates.
   """
 
-  number: int
+  number: PositiveInt
   norm: Literal["weight", "step", "none"] = "none"
-  freeze_steps: int = 0
+  freeze_steps: NonNegativeInt = 0
 
   def __post_init__(self) -> None:
-    if self.number < 1 or self.freeze_steps < 0:
-      raise ValueError(
-        f"objective.prototypes.number={self.number} must be positive and "
-        f"objective.prototypes.freeze_steps={self.freeze_steps} at least 0"
-      )
+    check_fields(self, "Prototypes")
 
   def init(self, key: Key, width: int) -> Float[Array, "k d"]:
     """Returns rows in random directions, of norm 1 (about 1 for "none")."""

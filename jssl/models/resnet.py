@@ -3,15 +3,24 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.models.backbone import Backbone, check_field, from_linen
+from jssl.models.backbone import Backbone, from_linen
 from jssl.models.norm import STATISTICS, BatchNorm
-from jssl.typing import Images, Keys
+from jssl.typing import (
+  Dtype,
+  Images,
+  Keys,
+  NonNegativeInt,
+  Positive,
+  PositiveInt,
+  check_fields,
+)
 
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BOTTLENECK_FROM = 50
@@ -45,24 +54,23 @@ class ResNet:
     ValueError: if a field is out of range; the message names its config key.
   """
 
-  depth: int
+  depth: Literal[18, 34, 50]
   small_images: bool
   small_max_pool: bool = False
-  width: int = 64
-  norm_groups: int = 1
-  expand_dim: int = 0
-  dtype: str = "float32"
+  width: PositiveInt = 64
+  norm_groups: PositiveInt = 1
+  expand_dim: NonNegativeInt = 0
+  dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-  std: tuple[float, ...] = (0.229, 0.224, 0.225)
+  std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
 
   def __post_init__(self) -> None:
-    check_field(self, "depth", self.depth in _STAGES, f"one of {[*_STAGES]}")
-    for name in ("width", "norm_groups"):
-      check_field(self, name, getattr(self, name) >= 1, "positive")
-    narrow = self._narrow_dim
-    expands = self.expand_dim >= 0 and not self.expand_dim % narrow
-    multiple = f"0 or a multiple of the {narrow} features without an expansion"
-    check_field(self, "expand_dim", expands, multiple)
+    check_fields(self, "model")
+    if self.expand_dim % self._narrow_dim:
+      raise ValueError(
+        f"model.expand_dim={self.expand_dim} must be 0 or a multiple of the "
+        f"{self._narrow_dim} features without an expansion"
+      )
 
   @property
   def _narrow_dim(self) -> int:

@@ -6,7 +6,6 @@ of MoCo v3 and MAE.
 
 import dataclasses
 import functools
-import typing
 from typing import Literal
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.models.backbone import Backbone, check_field, from_linen
+from jssl.models.backbone import Backbone, from_linen
 from jssl.models.block import Block, Expansion, drop_path_factors
 from jssl.models.tokens import (
   patches,
@@ -22,7 +21,17 @@ from jssl.models.tokens import (
   resized_positions,
   sincos_positions,
 )
-from jssl.typing import Images, Keys
+from jssl.typing import (
+  Decay,
+  Dtype,
+  Images,
+  Keys,
+  NonNegative,
+  NonNegativeInt,
+  Positive,
+  PositiveInt,
+  check_fields,
+)
 
 Pooling = Literal["mean", "cls"]
 Positions = Literal["sincos", "learned"]
@@ -72,38 +81,35 @@ class ViT:
     ValueError: if a field is out of range; the message names its config key.
   """
 
-  patch_size_px: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_ratio: int = 4
+  patch_size_px: PositiveInt
+  width: PositiveInt
+  depth: PositiveInt
+  num_heads: PositiveInt
+  mlp_ratio: PositiveInt = 4
   pooling: Pooling = "mean"
   positions: Positions = "sincos"
   zero_init_residual: bool = False
-  layer_scale: float = 0.0
-  drop_path: float = 0.0
-  expand_dim: int = 0
+  layer_scale: NonNegative = 0.0
+  drop_path: Decay = 0.0
+  expand_dim: NonNegativeInt = 0
   scan_layers: bool = False
   remat: Remat = "none"
-  dtype: str = "float32"
+  dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.5,)
-  std: tuple[float, ...] = (0.5,)
+  std: tuple[Positive, ...] = (0.5,)
 
   def __post_init__(self) -> None:
-    for name in ("patch_size_px", "width", "num_heads", "mlp_ratio"):
-      check_field(self, name, getattr(self, name) >= 1, "positive")
-    for name in ("depth", "layer_scale"):
-      check_field(self, name, getattr(self, name) >= 0, "at least 0")
-    choices = {"pooling": Pooling, "positions": Positions, "remat": Remat}
-    for name, choice in choices.items():
-      known = typing.get_args(choice)
-      check_field(self, name, getattr(self, name) in known, f"one of {known}")
-    multiple = f"a multiple of model.num_heads={self.num_heads}"
-    check_field(self, "width", not self.width % self.num_heads, multiple)
-    check_field(self, "drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
-    expands = self.expand_dim >= 0 and not self.expand_dim % self.width
-    multiple = f"0 or a multiple of model.width={self.width}"
-    check_field(self, "expand_dim", expands, multiple)
+    check_fields(self, "model")
+    if self.width % self.num_heads:
+      raise ValueError(
+        f"model.width={self.width} must be a multiple of "
+        f"model.num_heads={self.num_heads}"
+      )
+    if self.expand_dim % self.width:
+      raise ValueError(
+        f"model.expand_dim={self.expand_dim} must be 0 or a multiple of "
+        f"model.width={self.width}"
+      )
 
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""

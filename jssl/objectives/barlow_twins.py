@@ -10,7 +10,7 @@ import dataclasses
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.projector import Embeddings, TwoViewObjective
-from jssl.typing import Labels, Metrics, Scalar
+from jssl.typing import Labels, Metrics, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,9 @@ class BarlowTwins(TwoViewObjective):
     projector: head without a last norm, because the loss standardises.
   """
 
-  off_diagonal_weight: float = 0.005
-  scale: float = 1.0
+  off_diagonal_weight: Positive = 0.005
+  scale: Positive = 1.0
   projector: Head = Head((8192, 8192), 8192)
-  positive = ("off_diagonal_weight", "scale")
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

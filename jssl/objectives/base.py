@@ -14,7 +14,16 @@ import jax
 from jaxtyping import Array, Float
 
 from jssl.schedules import Schedule
-from jssl.typing import Key, Labels, Metrics, PyTree, Scalar, Step
+from jssl.typing import (
+  Key,
+  Labels,
+  Metrics,
+  PositiveInt,
+  PyTree,
+  Scalar,
+  Step,
+  check_fields,
+)
 
 
 class Features(NamedTuple):
@@ -48,7 +57,8 @@ class Objective(abc.ABC):
   """A pretraining method: a frozen dataclass of hyper-parameters.
 
   A subclass defines the `objective` section of a config. It must implement
-  `init` and `loss`; every other method has a default.
+  `init` and `loss`; every other method has a default. Bounds of its fields are
+  part of their annotations, such as `jssl.typing.Positive`.
 
   Attributes:
     num_views: number of large views per image.
@@ -56,21 +66,15 @@ class Objective(abc.ABC):
     uses_labels: True if every image needs a label.
     heads: names of the heads applied to backbone features; each name is a
       field, a key of `head_params` and a key of `state`.
-    positive: names of the fields that must be positive.
   """
 
-  num_views: int = 2
+  num_views: PositiveInt = 2
   multi_crop: bool = False
   uses_labels: bool = False
   heads: tuple[str, ...] = ("projector",)
-  positive: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
-    for name in self.positive:
-      if not getattr(self, name) > 0:
-        raise ValueError(
-          f"objective.{name}={getattr(self, name)} must be positive"
-        )
+    check_fields(self, "objective")
 
   @abc.abstractmethod
   def init(
@@ -89,6 +93,17 @@ class Objective(abc.ABC):
     step: Step,
   ) -> tuple[Scalar, Aux]:
     """Returns `(loss, aux)` of a global batch."""
+
+  def apply_head(
+    self,
+    name: str,
+    head_params: Mapping[str, PyTree],
+    state: Mapping[str, PyTree],
+    h: Float[Array, "*n d"],
+  ) -> tuple[Float[Array, "*n z"], dict[str, PyTree]]:
+    """Returns the output of a head in training mode, and the new state."""
+    z, new = getattr(self, name).apply(head_params[name], state[name], h)
+    return z, {**state, name: new}
 
   def update(
     self, head_params: Any, state: Any, carry: Any, *, step: Step
@@ -130,14 +145,6 @@ class Objective(abc.ABC):
   def constant_rates(self) -> frozenset[str]:
     """Returns groups whose learning rate stays at its peak after warm-up."""
     return frozenset()
-
-
-def check_range(
-  key: str, value: float, low: float, high: float = float("inf")
-) -> None:
-  """Raises ValueError unless `low <= value <= high`; names the config key."""
-  if not low <= value <= high:
-    raise ValueError(f"objective.{key}={value} must be in [{low}, {high}]")
 
 
 def check_same_width(**widths: int) -> None:

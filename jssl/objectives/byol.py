@@ -15,7 +15,7 @@ from jssl.models.heads import Head
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Scalar
+from jssl.typing import Fraction, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class BYOL(PredictorObjective, MomentumObjective):
 
   projector: Head = Head((4096,), 256)
   predictor: Head = Head((4096,), 256)
-  momentum_start: float = 0.996
+  momentum_start: Fraction = 0.996
 
   def loss(
     self, head_params: dict, state: dict, features: Features, **unused: Any

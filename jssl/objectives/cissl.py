@@ -20,7 +20,7 @@ from jssl.objectives.base import (
   check_same_width,
 )
 from jssl.objectives.projector import DistillationObjective
-from jssl.typing import Key, Scalar
+from jssl.typing import Key, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,9 @@ class CISSL(DistillationObjective):
     temperature: temperature of the softmax over the teacher's 2b rows.
   """
 
-  temperature: float = 0.07
+  temperature: Positive = 0.07
   student: Head = Head((), 128, last_norm="affine")
   teacher: Head = Head((1024,), 128, last_norm="affine")
-  positive = ("temperature",)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns parameters and batch statistics of both heads."""
@@ -49,7 +48,8 @@ class CISSL(DistillationObjective):
   ) -> tuple[Scalar, Aux]:
     """Cross-entropy of student rows with both views of the teacher."""
     (h,) = features.student
-    u, v, state = self.project(head_params, state, h, h)
+    u, state = self.apply_head("student", head_params, state, h)
+    v, state = self.apply_head("teacher", head_params, state, h)
     loss = losses.cissl(
       u.reshape(-1, u.shape[-1]),
       v.reshape(-1, v.shape[-1]),

@@ -10,7 +10,7 @@ import dataclasses
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.projector import Embeddings, TwoViewObjective
-from jssl.typing import Labels, Metrics, Scalar
+from jssl.typing import Labels, Metrics, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,8 @@ class DCL(TwoViewObjective):
     temperature: temperature of the loss.
   """
 
-  temperature: float = 0.1
+  temperature: Positive = 0.1
   projector: Head = Head((2048,), 128, last_norm="plain")
-  positive = ("temperature",)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

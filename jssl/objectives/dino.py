@@ -15,10 +15,18 @@ import jax.numpy as jnp
 from jssl import losses, schedules, tree
 from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
-from jssl.objectives.base import Aux, Features, check_range
+from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PrototypeObjective
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import (
+  Fraction,
+  Key,
+  NonNegativeInt,
+  Positive,
+  PositiveInt,
+  Scalar,
+  Step,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,27 +43,16 @@ class DINO(PrototypeObjective, MomentumObjective):
     num_views: number of large crops; the teacher sees only large crops.
   """
 
-  student_temperature: float = 0.1
-  teacher_temperature_start: float = 0.04
-  teacher_temperature: float = 0.07
-  temperature_warmup_steps: int = 0
-  center_momentum: float = 0.9
+  student_temperature: Positive = 0.1
+  teacher_temperature_start: Positive = 0.04
+  teacher_temperature: Positive = 0.07
+  temperature_warmup_steps: NonNegativeInt = 0
+  center_momentum: Fraction = 0.9
   projector: Head = Head((2048, 2048), 256, norm=False, activation="gelu")
   prototypes: Prototypes = Prototypes(65_536, "weight")
-  momentum_start: float = 0.996
-  num_views: int = 2
+  momentum_start: Fraction = 0.996
+  num_views: PositiveInt = 2
   multi_crop = True
-  positive = (
-    "student_temperature",
-    "teacher_temperature_start",
-    "teacher_temperature",
-    "num_views",
-  )
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    check_range("center_momentum", self.center_momentum, 0, 1)
-    check_range("temperature_warmup_steps", self.temperature_warmup_steps, 0)
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head and prototypes; state with averages of both."""
@@ -75,7 +72,7 @@ class DINO(PrototypeObjective, MomentumObjective):
   ) -> tuple[Scalar, Aux]:
     """Cross-entropy of student and teacher over all pairs of unequal views."""
     views = jnp.concatenate(features.student)
-    z, state = self.project(head_params, state, views)
+    z, state = self.apply_head("projector", head_params, state, views)
     target, state = self.targets(state, features)
     target = l2_normalize(target)
     teacher_prototypes = self.prototypes.rows(state["teacher"]["prototypes"])

@@ -11,17 +11,25 @@ Adam at 2e-3, decay 1e-6, batch 256. The paper's prototype layers have a bias;
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head, Prototypes
-from jssl.objectives.base import Aux, Features, check_range
+from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import DistillationObjective
 from jssl.schedules import Schedule
-from jssl.typing import Key, PyTree, Scalar, Step
+from jssl.typing import (
+  Interval,
+  Key,
+  NonNegative,
+  Positive,
+  PyTree,
+  Scalar,
+  Step,
+)
 
 _PROTOTYPES = ("student_prototypes", "teacher_prototypes")
 
@@ -40,20 +48,18 @@ class DISSL(DistillationObjective):
     num_views: number of large crops; the teacher sees only large crops.
   """
 
-  student_temperature: float = 1.0
-  teacher_temperature: float = 0.5
-  marginal_weight: float = 2.3
-  invariance_weight: float = 0.8
+  student_temperature: Positive = 1.0
+  teacher_temperature: Positive = 0.5
+  marginal_weight: NonNegative = 2.3
+  invariance_weight: NonNegative = 0.8
   student: Head = Head((), 512, last_norm="affine")
   teacher: Head = Head((1024,), 512, last_norm="affine")
   prototypes: Prototypes = Prototypes(16_384)
-  num_views: int = 2
+  num_views: Annotated[int, Interval(2)] = 2
   multi_crop = True
-  positive = ("student_temperature", "teacher_temperature")
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_range("num_views", self.num_views, 2)
     if self.marginal_weight < 1 + self.invariance_weight:
       warnings.warn(
         f"objective.marginal_weight={self.marginal_weight} is less than 1 + "
@@ -81,7 +87,8 @@ class DISSL(DistillationObjective):
   ) -> tuple[Scalar, Aux]:
     """Distillation and invariance minus the entropy of the mean assignment."""
     views, large = jnp.concatenate(features.student), features.student[0]
-    s, t, state = self.project(head_params, state, views, large)
+    s, state = self.apply_head("student", head_params, state, views)
+    t, state = self.apply_head("teacher", head_params, state, large)
     terms = losses.dissl_terms(
       s,
       t,

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import Aux, Features, check_range
+from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import ProjectorObjective
 from jssl.rng import stream
-from jssl.typing import Key, Scalar, Step
+from jssl.typing import Fraction, Key, PositiveInt, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,16 +27,11 @@ class LeJEPA(ProjectorObjective):
     num_views: number of large crops; their mean is the target of all views.
   """
 
-  sigreg_weight: float = 0.05
-  num_slices: int = 1024
+  sigreg_weight: Fraction = 0.05
+  num_slices: PositiveInt = 1024
   projector: Head = Head((2048, 2048), 64)
-  num_views: int = 2
+  num_views: PositiveInt = 2
   multi_crop = True
-  positive = ("num_slices", "num_views")
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    check_range("sigreg_weight", self.sigreg_weight, 0, 1)
 
   def loss(
     self,
@@ -49,7 +44,7 @@ class LeJEPA(ProjectorObjective):
   ) -> tuple[Scalar, Aux]:
     """SIGReg and squared distance to the mean large view, over all views."""
     views = jnp.concatenate(features.student)
-    z, state = self.project(head_params, state, views)
+    z, state = self.apply_head("projector", head_params, state, views)
     mean = jnp.mean(z[: self.num_views], axis=0, keepdims=True)
     invariance = jnp.mean((z - mean) ** 2)
     slices = stream(key, "slices")

@@ -21,10 +21,10 @@ import jax
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives import queue
-from jssl.objectives.base import Aux, Features, check_range
+from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Scalar
+from jssl.typing import Fraction, Key, NonNegativeInt, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,16 +38,11 @@ class MoCoV3(PredictorObjective, MomentumObjective):
       0 the other keys of the batch are the negatives.
   """
 
-  temperature: float = 0.2
+  temperature: Positive = 0.2
   projector: Head = Head((4096, 4096), 256, last_norm="plain")
   predictor: Head = Head((4096,), 256, last_norm="plain")
-  momentum_start: float = 0.99
-  queue_size: int = 0
-  positive = ("temperature",)
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    check_range("queue_size", self.queue_size, 0)
+  momentum_start: Fraction = 0.99
+  queue_size: NonNegativeInt = 0
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head parameters; state with averages and the queue."""

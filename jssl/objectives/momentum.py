@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import schedules, tree
-from jssl.objectives.base import Features, check_range
+from jssl.objectives.base import Features
 from jssl.objectives.projector import ProjectorObjective
-from jssl.typing import Key, PyTree, Scalar, Step
+from jssl.typing import Fraction, Key, NonNegativeInt, PyTree, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,17 @@ class MomentumObjective(ProjectorObjective):
     total_steps: number of steps of the run; 0 in a config uses `train.steps`.
   """
 
-  momentum_start: float
-  momentum_end: float = 1.0
-  total_steps: int = 0
+  momentum_start: Fraction
+  momentum_end: Fraction = 1.0
+  total_steps: NonNegativeInt = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_range("momentum_start", self.momentum_start, 0, 1)
-    check_range("momentum_end", self.momentum_end, self.momentum_start, 1)
-    check_range("total_steps", self.total_steps, 0)
+    if self.momentum_end < self.momentum_start:
+      raise ValueError(
+        f"objective.momentum_end={self.momentum_end} must be at least "
+        f"objective.momentum_start={self.momentum_start}"
+      )
 
   def with_total_steps(self, total_steps: int) -> Self:
     """Sets `total_steps` if it is 0."""

@@ -20,7 +20,7 @@ from jssl.models.heads import Head
 from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Scalar
+from jssl.typing import Key, Positive, PositiveInt, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,10 @@ class NNCLR(PredictorObjective):
     projector: head that maps features to z; neighbours are searched in z.
   """
 
-  temperature: float = 0.1
-  queue_size: int = 98_304
+  temperature: Positive = 0.1
+  queue_size: PositiveInt = 98_304
   projector: Head = Head((2048, 2048), 256, last_norm="affine")
   predictor: Head = Head((4096,), 256)
-  positive = ("temperature", "queue_size")
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head parameters; state with a queue of random directions."""

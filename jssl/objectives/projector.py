@@ -33,15 +33,6 @@ class ProjectorObjective(Objective):
     params, state = self.projector.init(key, feature_dim)
     return {"projector": params}, {"projector": state}
 
-  def project(
-    self, head_params: dict, state: dict, h: Float[Array, "v b d"]
-  ) -> tuple[Float[Array, "v b z"], dict]:
-    """Returns the embeddings of features and the new state."""
-    z, new = self.projector.apply(
-      head_params["projector"], state["projector"], h
-    )
-    return z, {**state, "projector": new}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoViewObjective(ProjectorObjective):
@@ -58,7 +49,7 @@ class TwoViewObjective(ProjectorObjective):
   ) -> tuple[Scalar, Aux]:
     """Applies the projector and compares two views."""
     (h,) = features.student
-    (z1, z2), state = self.project(head_params, state, h)
+    (z1, z2), state = self.apply_head("projector", head_params, state, h)
     loss, metrics = self.compare(z1, z2, features.labels)
     return loss, Aux(metrics, state)
 
@@ -87,11 +78,9 @@ class PredictorObjective(ProjectorObjective):
   ) -> tuple[Float[Array, "v b z"], Float[Array, "v b z"], dict]:
     """Returns predictions, embeddings and the new state."""
     (h,) = features.student
-    z, state = self.project(head_params, state, h)
-    p, new = self.predictor.apply(
-      head_params["predictor"], state["predictor"], z
-    )
-    return p, z, {**state, "predictor": new}
+    z, state = self.apply_head("projector", head_params, state, h)
+    p, state = self.apply_head("predictor", head_params, state, z)
+    return p, z, state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,19 +133,3 @@ class DistillationObjective(Objective):
     return init_heads(
       key, {name: (head, feature_dim) for name, head in heads.items()}
     )
-
-  def project(
-    self,
-    head_params: dict,
-    state: dict,
-    student: Float[Array, "v b d"],
-    teacher: Float[Array, "u b d"],
-  ) -> tuple[Float[Array, "v b z"], Float[Array, "u b y"], dict]:
-    """Returns the outputs of both heads for their features, and the state."""
-    s, new = self.student.apply(
-      head_params["student"], state["student"], student
-    )
-    t, other = self.teacher.apply(
-      head_params["teacher"], state["teacher"], teacher
-    )
-    return s, t, {"student": new, "teacher": other}

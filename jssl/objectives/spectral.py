@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.projector import Embeddings, TwoViewObjective
-from jssl.typing import Labels, Metrics, Scalar
+from jssl.typing import Labels, Metrics, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,8 @@ class Spectral(TwoViewObjective):
     squared_radius: squared radius of the ball.
   """
 
-  squared_radius: float = 10.0
+  squared_radius: Positive = 10.0
   projector: Head = Head((8192, 8192), 8192, last_norm="affine")
-  positive = ("squared_radius",)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

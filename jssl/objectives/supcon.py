@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jssl import losses
 from jssl.models.heads import Head
 from jssl.objectives.projector import Embeddings, TwoViewObjective
-from jssl.typing import Labels, Metrics, Scalar
+from jssl.typing import Labels, Metrics, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,9 @@ class SupCon(TwoViewObjective):
     temperature: temperature of the loss.
   """
 
-  temperature: float = 0.1
+  temperature: Positive = 0.1
   projector: Head = Head((2048,), 128, norm=False)
   uses_labels = True
-  positive = ("temperature",)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

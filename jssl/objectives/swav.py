@@ -17,7 +17,7 @@ from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PrototypeObjective
-from jssl.typing import Scalar
+from jssl.typing import Positive, PositiveInt, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,20 @@ class SwAV(PrototypeObjective):
     projector: head that maps features to z; z is then normalised.
   """
 
-  temperature: float = 0.1
-  epsilon: float = 0.05
-  iterations: int = 3
+  temperature: Positive = 0.1
+  epsilon: Positive = 0.05
+  iterations: PositiveInt = 3
   projector: Head = Head((2048,), 128)
   prototypes: Prototypes = Prototypes(3000, "step")
-  num_views: int = 2
+  num_views: PositiveInt = 2
   multi_crop = True
-  positive = ("temperature", "epsilon", "iterations", "num_views")
 
   def loss(
     self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Swapped prediction: all views predict assignments of large crops."""
     views = jnp.concatenate(features.student)
-    z, state = self.project(head_params, state, views)
+    z, state = self.apply_head("projector", head_params, state, views)
     loss = losses.swav(
       l2_normalize(z),
       self.prototypes.rows(head_params["prototypes"]),

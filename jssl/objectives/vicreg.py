@@ -9,9 +9,8 @@ import dataclasses
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import check_range
 from jssl.objectives.projector import Embeddings, TwoViewObjective
-from jssl.typing import Labels, Metrics, Scalar
+from jssl.typing import Labels, Metrics, NonNegative, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,15 +24,10 @@ class VICReg(TwoViewObjective):
     projector: head without a last norm, because the loss controls the variance.
   """
 
-  invariance_weight: float = 25.0
-  variance_weight: float = 25.0
-  covariance_weight: float = 1.0
+  invariance_weight: NonNegative = 25.0
+  variance_weight: NonNegative = 25.0
+  covariance_weight: NonNegative = 1.0
   projector: Head = Head((8192, 8192), 8192)
-
-  def __post_init__(self) -> None:
-    for term in ("invariance", "variance", "covariance"):
-      key = f"{term}_weight"
-      check_range(key, getattr(self, key), 0)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

@@ -7,12 +7,12 @@ a whole; the paper whitens sub-batches of twice the width.
 """
 
 import dataclasses
+from typing import Annotated
 
 from jssl import losses
 from jssl.models.heads import Head
-from jssl.objectives.base import check_range
 from jssl.objectives.projector import Embeddings, TwoViewObjective
-from jssl.typing import Labels, Metrics, Scalar
+from jssl.typing import Interval, Labels, Metrics, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,8 @@ class WMSE(TwoViewObjective):
     projector: head of output width below the batch size.
   """
 
-  eps: float = 1e-3
+  eps: Annotated[float, Interval(1e-12, 1)] = 1e-3
   projector: Head = Head((1024,), 64)
-
-  def __post_init__(self) -> None:
-    check_range("eps", self.eps, 1e-12, 1)
 
   def compare(
     self, z1: Embeddings, z2: Embeddings, labels: Labels | None

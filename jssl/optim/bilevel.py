@@ -31,7 +31,16 @@ import jax.numpy as jnp
 import optax
 
 from jssl import tree
-from jssl.typing import Metrics, PyTree, Scalar
+from jssl.typing import (
+  Decay,
+  Metrics,
+  NonNegative,
+  Positive,
+  PositiveInt,
+  PyTree,
+  Scalar,
+  check_fields,
+)
 
 InnerLoss = Callable[[PyTree, PyTree], Scalar]
 """`(phi, theta) -> scalar`; variables in its closure are constants."""
@@ -77,30 +86,23 @@ class HeadStrategy:
   """
 
   strategy: Literal["joint", "alternating", "unrolled", "implicit"] = "joint"
-  steps: int = 1
+  steps: PositiveInt = 1
   optimizer: Literal["sgd", "adam"] = "sgd"
-  learning_rate: float = 0.1
-  momentum: float = 0.9
+  learning_rate: Positive = 0.1
+  momentum: Decay = 0.9
   batch: Literal["same", "fresh"] = "same"
-  l2: float = 0.0
-  damping: float = 0.0
-  solver_iterations: int = 20
+  l2: NonNegative = 0.0
+  damping: NonNegative = 0.0
+  solver_iterations: PositiveInt = 20
 
   def __post_init__(self) -> None:
-    for name in ("steps", "solver_iterations", "learning_rate"):
-      if getattr(self, name) <= 0:
-        raise ValueError(f"head.{name}={getattr(self, name)} must be positive")
-    for name in ("l2", "damping"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"head.{name}={getattr(self, name)} must not be < 0")
-    if not 0 <= self.momentum < 1:
-      raise ValueError(f"head.momentum={self.momentum} must be in [0, 1)")
+    check_fields(self, "head")
     if self.strategy == "implicit" and not self.l2 + self.damping:
       raise ValueError(
         'head.strategy="implicit" with head.l2=0 and head.damping=0: the inner '
         "Hessian of a head is not positive definite; raise one of them"
       )
-    if self.strategy == "joint" and self.batch == "fresh":
+    if self.batch == "fresh" and not self.has_own_optimizer:
       raise ValueError(
         'head.batch="fresh" needs a head.strategy other than "joint"'
       )
@@ -111,13 +113,18 @@ class HeadStrategy:
       return optax.adam(self.learning_rate)
     return optax.sgd(self.learning_rate, self.momentum or None)
 
+  @property
+  def has_own_optimizer(self) -> bool:
+    """True unless the optimizer of the backbone trains the head as well."""
+    return self.strategy != "joint"
+
   def outer_params(self, head_params: PyTree) -> PyTree:
     """Returns the head parameters that the backbone's optimizer trains."""
-    return head_params if self.strategy == "joint" else {}
+    return {} if self.has_own_optimizer else head_params
 
   def init(self, head_params: PyTree) -> PyTree:
     """Returns the state of the head's own optimizer; () without one."""
-    if self.strategy == "joint":
+    if not self.has_own_optimizer:
       return ()
     return self.inner_optimizer().init(head_params)
 
@@ -140,7 +147,7 @@ class HeadStrategy:
     Returns:
       The loss, its gradient with respect to `features`, and the head.
     """
-    if self.strategy == "joint":
+    if not self.has_own_optimizer:
       (value, aux), (head_grads, feature_grads) = jax.value_and_grad(
         loss, argnums=(0, 1), has_aux=True
       )(head_params, features)

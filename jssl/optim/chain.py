@@ -16,7 +16,17 @@ import optax
 from jssl import schedules, tree
 from jssl.optim.masks import is_stacked, matrices
 from jssl.schedules import Schedule
-from jssl.typing import PyTree, Scalar, Step
+from jssl.typing import (
+  Decay,
+  Fraction,
+  NonNegative,
+  NonNegativeInt,
+  Positive,
+  PyTree,
+  Scalar,
+  Step,
+  check_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,32 +54,19 @@ class Optim:
   """
 
   name: Literal["adamw", "adam", "sgd", "lars", "lamb"]
-  learning_rate: float
-  warmup_steps: int = 0
-  end_fraction: float = 0.0
-  weight_decay: float = 0.0
+  learning_rate: Positive
+  warmup_steps: NonNegativeInt = 0
+  end_fraction: Fraction = 0.0
+  weight_decay: NonNegative = 0.0
   weight_decay_end: float = -1.0
-  clip_norm: float = 0.0
-  momentum: float = 0.9
-  b1: float = 0.9
-  b2: float = 0.999
-  trust_coefficient: float = 0.001
+  clip_norm: NonNegative = 0.0
+  momentum: Decay = 0.9
+  b1: Decay = 0.9
+  b2: Decay = 0.999
+  trust_coefficient: Positive = 0.001
 
   def __post_init__(self) -> None:
-    if self.name not in ("adamw", "adam", "sgd", "lars", "lamb"):
-      raise ValueError(
-        f"optim.name={self.name!r}: expected adamw, adam, sgd, lars or lamb"
-      )
-    if self.learning_rate <= 0:
-      raise ValueError(
-        f"optim.learning_rate={self.learning_rate} must be positive"
-      )
-    for key in ("momentum", "b1", "b2"):
-      if not 0 <= getattr(self, key) < 1:
-        raise ValueError(f"optim.{key}={getattr(self, key)} must be in [0, 1)")
-    for key in ("weight_decay", "clip_norm"):
-      if getattr(self, key) < 0:
-        raise ValueError(f"optim.{key}={getattr(self, key)} must not be < 0")
+    check_fields(self, "optim")
 
   def schedule(self, total_steps: int) -> Schedule:
     """Returns the learning rate by step."""

@@ -5,7 +5,6 @@ Each runs in its own process, so that a failure affects one trial only.
 
 import dataclasses
 import pathlib
-import runpy
 import shlex
 import subprocess
 import sys
@@ -107,7 +106,7 @@ def plan(
     ValueError: if a method or a key of the config is unknown.
   """
   config_file, _, arg = config.partition(":")
-  known = runpy.run_path(config_file).get("METHODS")
+  known = command_line.run_file(config_file).get("METHODS")
   if not known:
     raise ValueError(
       f"--config={config_file} has no METHODS, a dict of the methods that its "

@@ -149,5 +149,5 @@ def test_says_what_it_is(path):
 def test_keys_are_set_on_the_command_line(path):
   flag = "--config.optim.learning_rate=0.5"
   assert load(str(path), [flag], Config).optim.learning_rate == 0.5
-  with pytest.raises(ValueError, match='mean "learning_rate"'):
+  with pytest.raises(ValueError, match="mean 'learning_rate'"):
     load(str(path), ["--config.optim.learning_rat=1.0"], Config)

@@ -30,6 +30,13 @@ FULL = dataclasses.replace(
 )
 
 
+def without_blocks(model):
+  """A model of depth 0, which only a test needs."""
+  model = dataclasses.replace(model)
+  object.__setattr__(model, "depth", 0)
+  return model
+
+
 def images(*shape, seed=0):
   return np.random.default_rng(seed).random(shape, np.float32)
 
@@ -125,11 +132,10 @@ def test_zero_initialised_residuals_start_as_the_identity():
       last = variables["params"][f"block_{i}"][name]["kernel"]
       np.testing.assert_array_equal(last, np.zeros_like(last))
   x = images(4, 8, 8, 1)
-  without_blocks = dataclasses.replace(TINY, depth=0)
   kept = {k: v for k, v in variables["params"].items() if "block" not in k}
   np.testing.assert_allclose(
     evaluate(TINY, variables, x),
-    evaluate(without_blocks, {"params": kept}, x),
+    evaluate(without_blocks(TINY), {"params": kept}, x),
     atol=1e-6,
   )
 
@@ -383,7 +389,7 @@ def test_small_crops_run_on_the_same_variables(positions):
 
 
 def test_class_token_is_the_feature():
-  model = dataclasses.replace(TINY, pooling="cls", depth=0)
+  model = without_blocks(dataclasses.replace(TINY, pooling="cls"))
   params = filled(model)["params"]
   x = images(4, 8, 8, 1)
   token = np.asarray(params["cls"], np.float64)
@@ -392,7 +398,7 @@ def test_class_token_is_the_feature():
   h = evaluate(model, {"params": params}, x)
   np.testing.assert_allclose(h, np.stack([unit] * 4), rtol=1e-4, atol=1e-5)
   # The class token depends on the image only through the blocks.
-  seeing = dataclasses.replace(model, depth=1)
+  seeing = dataclasses.replace(TINY, pooling="cls", depth=1)
   h = evaluate(seeing, filled(seeing), x)
   assert np.abs(h[0] - h[1]).max() > 1e-3
 
@@ -429,15 +435,18 @@ def test_expansion_is_its_formula():
   ("changed", "match"),
   [
     ({"width": 18, "num_heads": 4}, r"model.width=18.*model.num_heads=4"),
-    ({"num_heads": 0}, r"model.num_heads=0 must be positive"),
-    ({"depth": -1}, r"model.depth=-1 must be at least 0"),
+    ({"num_heads": 0}, r"model.num_heads=0 must be at least 1"),
+    ({"depth": 0}, r"model.depth=0 must be at least 1"),
+    ({"depth": -1}, r"model.depth=-1 must be at least 1"),
     ({"layer_scale": -0.1}, r"model.layer_scale=-0.1 must be at least 0"),
     ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
     ({"drop_path": -0.1}, r"model.drop_path=-0.1 must be in \[0, 1\)"),
+    ({"std": (0.5, 0.0)}, r"model.std\[1\]=0.0 must be positive"),
+    ({"mean": (float("nan"),)}, r"model.mean\[0\]=nan must be a finite"),
     ({"expand_dim": 24}, r"model.expand_dim=24 .* model.width=16"),
-    ({"pooling": "max"}, r"model.pooling='max' .*'mean', 'cls'"),
-    ({"positions": "none"}, r"model.positions='none' .*'sincos', 'learned'"),
-    ({"remat": "full"}, r"model.remat='full' .*'none', 'block', 'dots'"),
+    ({"pooling": "max"}, r"model.pooling='max'.*mean, cls"),
+    ({"positions": "none"}, r"model.positions='none'.*sincos, learned"),
+    ({"remat": "full"}, r"model.remat='full'.*none, block, dots"),
   ],
 )
 def test_errors_name_the_option_out_of_range(changed, match):
