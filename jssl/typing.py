@@ -12,7 +12,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -69,13 +69,13 @@ class Interval(typing.NamedTuple):
     return f"in {start}{self.low}, {self.high}{end}"
 
 
-Positive = Annotated[float, Interval(0, low_open=True)]
-NonNegative = Annotated[float, Interval(0)]
+T = TypeVar("T")
+Positive = Annotated[T, Interval(0, low_open=True)]
+"""`Positive[int]` or `Positive[float]`; the next one likewise."""
+NonNegative = Annotated[T, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
 OpenFraction = Annotated[float, Interval(0, 1, low_open=True, high_open=True)]
 Decay = Annotated[float, Interval(0, 1, high_open=True)]
-PositiveInt = Annotated[int, Interval(1)]
-NonNegativeInt = Annotated[int, Interval(0)]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 

@@ -15,10 +15,9 @@ from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
 from jssl.typing import (
   Interval,
-  NonNegativeInt,
+  NonNegative,
   OpenFraction,
   Positive,
-  PositiveInt,
   check_fields,
 )
 
@@ -45,14 +44,14 @@ class Data:
   """
 
   name: str
-  batch_size: PositiveInt
-  image_size_px: PositiveInt
+  batch_size: Positive[int]
+  image_size_px: Positive[int]
   data_dir: str = ""
   split: str = "train"
   test_split: str = "test"
   in_memory: bool = True
-  workers: NonNegativeInt = 0
-  prefetch_batches: PositiveInt = 2
+  workers: NonNegative[int] = 0
+  prefetch_batches: Positive[int] = 2
   skip_damaged: bool = False
 
   def __post_init__(self) -> None:
@@ -90,8 +89,8 @@ class Train:
       backbone uses the statistics of a chunk, which changes the loss.
   """
 
-  steps: PositiveInt
-  chunks: PositiveInt = 1
+  steps: Positive[int]
+  chunks: Positive[int] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Log:
       traces to `workdir/profile`; () for none.
   """
 
-  every_steps: PositiveInt = 50
+  every_steps: Positive[int] = 50
   diagnostics: bool = True
   profile_steps: tuple[int, ...] = ()
 
@@ -139,9 +138,9 @@ class Checkpoint:
     keep_every_steps: also keep multiples of this; 0 for none.
   """
 
-  every_steps: PositiveInt
+  every_steps: Positive[int]
   keep_last: Annotated[int, Interval(2)] = 2
-  keep_every_steps: NonNegativeInt = 0
+  keep_every_steps: NonNegative[int] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Mesh:
   """The `mesh` section: number of devices per axis, see `jssl.mesh`."""
 
   data: Annotated[int, Interval(-1)] = -1
-  fsdp: PositiveInt = 1
+  fsdp: Positive[int] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,26 +208,26 @@ class Probe:
   probes: tuple[Literal["linear", "mlp", "knn"], ...] = ("linear", "knn", "mlp")
   baselines: tuple[Literal["pixels", "random"], ...] = ("pixels", "random")
   label_fractions: tuple[OpenFraction, ...] = (0.1, 0.01)
-  seeds: PositiveInt = 3
+  seeds: Positive[int] = 3
   validation_fraction: OpenFraction = 0.1
-  batch_size: PositiveInt = 512
-  memory_limit_gib: Positive = 8.0
-  linear_l2_values: tuple[Positive, ...] = (
+  batch_size: Positive[int] = 512
+  memory_limit_gib: Positive[float] = 8.0
+  linear_l2_values: tuple[Positive[float], ...] = (
     *(1e-6, 1e-5, 1e-4, 3e-4),
     *(1e-3, 1e-2, 1e-1, 1.0),
   )
-  linear_tolerance: Positive = 1e-3
-  linear_max_iterations: PositiveInt = 200
-  knn_neighbours: tuple[PositiveInt, ...] = (5, 10, 20, 50, 100, 200)
-  knn_temperatures: tuple[Positive, ...] = (0.02, 0.07)
-  mlp_hidden_dims: tuple[PositiveInt, ...] = (256,)
-  mlp_learning_rates: tuple[Positive, ...] = (1e-3, 3e-3)
-  mlp_l2_values: tuple[Positive, ...] = (1e-5, 1e-4)
-  minibatch_size: PositiveInt = 512
-  minibatch_epochs: PositiveInt = 10
-  minibatch_min_steps: NonNegativeInt = 500
-  pixel_dims: NonNegativeInt = 256
-  diagnostic_images: PositiveInt = 1000
+  linear_tolerance: Positive[float] = 1e-3
+  linear_max_iterations: Positive[int] = 200
+  knn_neighbours: tuple[Positive[int], ...] = (5, 10, 20, 50, 100, 200)
+  knn_temperatures: tuple[Positive[float], ...] = (0.02, 0.07)
+  mlp_hidden_dims: tuple[Positive[int], ...] = (256,)
+  mlp_learning_rates: tuple[Positive[float], ...] = (1e-3, 3e-3)
+  mlp_l2_values: tuple[Positive[float], ...] = (1e-5, 1e-4)
+  minibatch_size: Positive[int] = 512
+  minibatch_epochs: Positive[int] = 10
+  minibatch_min_steps: NonNegative[int] = 500
+  pixel_dims: NonNegative[int] = 256
+  diagnostic_images: Positive[int] = 1000
   diagnostic_views: Annotated[int, Interval(4)] = 10
 
   def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from jssl.data.source import Rows
-from jssl.typing import Interval, NonNegativeInt, check_fields
+from jssl.typing import Interval, NonNegative, check_fields
 
 # Follows the seed in the key of the fixed permutation. The keys of passes,
 # (seed, epoch, pass), are padded with zeros by NumPy and differ from it.
@@ -51,8 +51,8 @@ class Order:
 
   name: Name = "iid"
   fraction: Annotated[float, Interval(0, 1, low_open=True)] = 1.0
-  switch_epoch: NonNegativeInt = 0
-  epochs: NonNegativeInt = 0
+  switch_epoch: NonNegative[int] = 0
+  epochs: NonNegative[int] = 0
 
   def __post_init__(self) -> None:
     check_fields(self, "order")

@@ -20,7 +20,7 @@ from jssl.objectives.base import (
   Features,
   Objective,
 )
-from jssl.typing import Key, NonNegative, PositiveInt, Scalar
+from jssl.typing import Key, NonNegative, Positive, Scalar
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -38,8 +38,8 @@ class KernelRegime(Objective):
       augmented copies, or classes. Otherwise the views of the step are.
   """
 
-  out_dim: PositiveInt = 64
-  num_views: PositiveInt = 2
+  out_dim: Positive[int] = 64
+  num_views: Positive[int] = 2
   uses_labels: bool = False
   heads = ()
 
@@ -84,7 +84,7 @@ class KernelNonContrastive(KernelRegime):
     beta: weight of the invariance.
   """
 
-  beta: NonNegative = 0.5
+  beta: NonNegative[float] = 0.5
 
   def loss_of_rows(self, z: Float[Array, "n z"], same: SameImage) -> Scalar:
     """Returns the loss of rows [n, z]."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jssl.losses.rows import l2_normalize
 from jssl.schedules import Schedule, frozen_until
-from jssl.typing import Key, NonNegativeInt, PositiveInt, PyTree, check_fields
+from jssl.typing import Key, NonNegative, Positive, PyTree, check_fields
 
 Activation = Literal["relu", "gelu", "none"]
 LastNorm = Literal["none", "plain", "affine"]
@@ -42,8 +42,8 @@ class Head:
       "affine" with both, or "none", where the last layer has a bias instead.
   """
 
-  hidden_dims: tuple[PositiveInt, ...] = ()
-  out_dim: NonNegativeInt = 0
+  hidden_dims: tuple[Positive[int], ...] = ()
+  out_dim: NonNegative[int] = 0
   norm: bool = True
   activation: Activation = "relu"
   last_norm: LastNorm = "none"
@@ -125,9 +125,9 @@ class Prototypes:
     freeze_steps: number of initial steps without updates.
   """
 
-  number: PositiveInt
+  number: Positive[int]
   norm: Literal["weight", "step", "none"] = "none"
-  freeze_steps: NonNegativeInt = 0
+  freeze_steps: NonNegative[int] = 0
 
   def __post_init__(self) -> None:
     check_fields(self, "Prototypes")

@@ -12,15 +12,7 @@ from jaxtyping import Array, Float
 
 from jssl.models.backbone import Backbone, from_linen
 from jssl.models.norm import STATISTICS, BatchNorm
-from jssl.typing import (
-  Dtype,
-  Images,
-  Keys,
-  NonNegativeInt,
-  Positive,
-  PositiveInt,
-  check_fields,
-)
+from jssl.typing import Dtype, Images, Keys, NonNegative, Positive, check_fields
 
 _STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BOTTLENECK_FROM = 50
@@ -57,12 +49,12 @@ class ResNet:
   depth: Literal[18, 34, 50]
   small_images: bool
   small_max_pool: bool = False
-  width: PositiveInt = 64
-  norm_groups: PositiveInt = 1
-  expand_dim: NonNegativeInt = 0
+  width: Positive[int] = 64
+  norm_groups: Positive[int] = 1
+  expand_dim: NonNegative[int] = 0
   dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-  std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+  std: tuple[Positive[float], ...] = (0.229, 0.224, 0.225)
 
   def __post_init__(self) -> None:
     check_fields(self, "model")

@@ -27,9 +27,7 @@ from jssl.typing import (
   Images,
   Keys,
   NonNegative,
-  NonNegativeInt,
   Positive,
-  PositiveInt,
   check_fields,
 )
 
@@ -81,22 +79,22 @@ class ViT:
     ValueError: if a field is out of range; the message names its config key.
   """
 
-  patch_size_px: PositiveInt
-  width: PositiveInt
-  depth: PositiveInt
-  num_heads: PositiveInt
-  mlp_ratio: PositiveInt = 4
+  patch_size_px: Positive[int]
+  width: Positive[int]
+  depth: Positive[int]
+  num_heads: Positive[int]
+  mlp_ratio: Positive[int] = 4
   pooling: Pooling = "mean"
   positions: Positions = "sincos"
   zero_init_residual: bool = False
-  layer_scale: NonNegative = 0.0
+  layer_scale: NonNegative[float] = 0.0
   drop_path: Decay = 0.0
-  expand_dim: NonNegativeInt = 0
+  expand_dim: NonNegative[int] = 0
   scan_layers: bool = False
   remat: Remat = "none"
   dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.5,)
-  std: tuple[Positive, ...] = (0.5,)
+  std: tuple[Positive[float], ...] = (0.5,)
 
   def __post_init__(self) -> None:
     check_fields(self, "model")

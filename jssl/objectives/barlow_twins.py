@@ -23,8 +23,8 @@ class BarlowTwins(TwoViewObjective):
     projector: head without a last norm, because the loss standardises.
   """
 
-  off_diagonal_weight: Positive = 0.005
-  scale: Positive = 1.0
+  off_diagonal_weight: Positive[float] = 0.005
+  scale: Positive[float] = 1.0
   projector: Head = Head((8192, 8192), 8192)
 
   def compare(

@@ -18,7 +18,7 @@ from jssl.typing import (
   Key,
   Labels,
   Metrics,
-  PositiveInt,
+  Positive,
   PyTree,
   Scalar,
   Step,
@@ -68,7 +68,7 @@ class Objective(abc.ABC):
       field, a key of `head_params` and a key of `state`.
   """
 
-  num_views: PositiveInt = 2
+  num_views: Positive[int] = 2
   multi_crop: bool = False
   uses_labels: bool = False
   heads: tuple[str, ...] = ("projector",)

@@ -31,7 +31,7 @@ class CISSL(DistillationObjective):
     temperature: temperature of the softmax over the teacher's 2b rows.
   """
 
-  temperature: Positive = 0.07
+  temperature: Positive[float] = 0.07
   student: Head = Head((), 128, last_norm="affine")
   teacher: Head = Head((1024,), 128, last_norm="affine")
 

@@ -21,7 +21,7 @@ class DCL(TwoViewObjective):
     temperature: temperature of the loss.
   """
 
-  temperature: Positive = 0.1
+  temperature: Positive[float] = 0.1
   projector: Head = Head((2048,), 128, last_norm="plain")
 
   def compare(

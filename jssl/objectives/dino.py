@@ -18,15 +18,7 @@ from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PrototypeObjective
-from jssl.typing import (
-  Fraction,
-  Key,
-  NonNegativeInt,
-  Positive,
-  PositiveInt,
-  Scalar,
-  Step,
-)
+from jssl.typing import Fraction, Key, NonNegative, Positive, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,15 +35,15 @@ class DINO(PrototypeObjective, MomentumObjective):
     num_views: number of large crops; the teacher sees only large crops.
   """
 
-  student_temperature: Positive = 0.1
-  teacher_temperature_start: Positive = 0.04
-  teacher_temperature: Positive = 0.07
-  temperature_warmup_steps: NonNegativeInt = 0
+  student_temperature: Positive[float] = 0.1
+  teacher_temperature_start: Positive[float] = 0.04
+  teacher_temperature: Positive[float] = 0.07
+  temperature_warmup_steps: NonNegative[int] = 0
   center_momentum: Fraction = 0.9
   projector: Head = Head((2048, 2048), 256, norm=False, activation="gelu")
   prototypes: Prototypes = Prototypes(65_536, "weight")
   momentum_start: Fraction = 0.996
-  num_views: PositiveInt = 2
+  num_views: Positive[int] = 2
   multi_crop = True
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:

@@ -48,10 +48,10 @@ class DISSL(DistillationObjective):
     num_views: number of large crops; the teacher sees only large crops.
   """
 
-  student_temperature: Positive = 1.0
-  teacher_temperature: Positive = 0.5
-  marginal_weight: NonNegative = 2.3
-  invariance_weight: NonNegative = 0.8
+  student_temperature: Positive[float] = 1.0
+  teacher_temperature: Positive[float] = 0.5
+  marginal_weight: NonNegative[float] = 2.3
+  invariance_weight: NonNegative[float] = 0.8
   student: Head = Head((), 512, last_norm="affine")
   teacher: Head = Head((1024,), 512, last_norm="affine")
   prototypes: Prototypes = Prototypes(16_384)

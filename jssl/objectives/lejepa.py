@@ -14,7 +14,7 @@ from jssl.models.heads import Head
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import ProjectorObjective
 from jssl.rng import stream
-from jssl.typing import Fraction, Key, PositiveInt, Scalar, Step
+from jssl.typing import Fraction, Key, Positive, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class LeJEPA(ProjectorObjective):
   """
 
   sigreg_weight: Fraction = 0.05
-  num_slices: PositiveInt = 1024
+  num_slices: Positive[int] = 1024
   projector: Head = Head((2048, 2048), 64)
-  num_views: PositiveInt = 2
+  num_views: Positive[int] = 2
   multi_crop = True
 
   def loss(

@@ -24,7 +24,7 @@ from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Fraction, Key, NonNegativeInt, Positive, Scalar
+from jssl.typing import Fraction, Key, NonNegative, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class MoCoV3(PredictorObjective, MomentumObjective):
       0 the other keys of the batch are the negatives.
   """
 
-  temperature: Positive = 0.2
+  temperature: Positive[float] = 0.2
   projector: Head = Head((4096, 4096), 256, last_norm="plain")
   predictor: Head = Head((4096,), 256, last_norm="plain")
   momentum_start: Fraction = 0.99
-  queue_size: NonNegativeInt = 0
+  queue_size: NonNegative[int] = 0
 
   def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
     """Returns head parameters; state with averages and the queue."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from jssl import schedules, tree
 from jssl.objectives.base import Features
 from jssl.objectives.projector import ProjectorObjective
-from jssl.typing import Fraction, Key, NonNegativeInt, PyTree, Scalar, Step
+from jssl.typing import Fraction, Key, NonNegative, PyTree, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class MomentumObjective(ProjectorObjective):
 
   momentum_start: Fraction
   momentum_end: Fraction = 1.0
-  total_steps: NonNegativeInt = 0
+  total_steps: NonNegative[int] = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -20,7 +20,7 @@ from jssl.models.heads import Head
 from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PredictorObjective
-from jssl.typing import Key, Positive, PositiveInt, Scalar
+from jssl.typing import Key, Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class NNCLR(PredictorObjective):
     projector: head that maps features to z; neighbours are searched in z.
   """
 
-  temperature: Positive = 0.1
-  queue_size: PositiveInt = 98_304
+  temperature: Positive[float] = 0.1
+  queue_size: Positive[int] = 98_304
   projector: Head = Head((2048, 2048), 256, last_norm="affine")
   predictor: Head = Head((4096,), 256)
 

@@ -25,7 +25,7 @@ class Spectral(TwoViewObjective):
     squared_radius: squared radius of the ball.
   """
 
-  squared_radius: Positive = 10.0
+  squared_radius: Positive[float] = 10.0
   projector: Head = Head((8192, 8192), 8192, last_norm="affine")
 
   def compare(

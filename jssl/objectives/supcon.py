@@ -23,7 +23,7 @@ class SupCon(TwoViewObjective):
     temperature: temperature of the loss.
   """
 
-  temperature: Positive = 0.1
+  temperature: Positive[float] = 0.1
   projector: Head = Head((2048,), 128, norm=False)
   uses_labels = True
 

@@ -17,7 +17,7 @@ from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PrototypeObjective
-from jssl.typing import Positive, PositiveInt, Scalar
+from jssl.typing import Positive, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,12 @@ class SwAV(PrototypeObjective):
     projector: head that maps features to z; z is then normalised.
   """
 
-  temperature: Positive = 0.1
-  epsilon: Positive = 0.05
-  iterations: PositiveInt = 3
+  temperature: Positive[float] = 0.1
+  epsilon: Positive[float] = 0.05
+  iterations: Positive[int] = 3
   projector: Head = Head((2048,), 128)
   prototypes: Prototypes = Prototypes(3000, "step")
-  num_views: PositiveInt = 2
+  num_views: Positive[int] = 2
   multi_crop = True
 
   def loss(

@@ -24,9 +24,9 @@ class VICReg(TwoViewObjective):
     projector: head without a last norm, because the loss controls the variance.
   """
 
-  invariance_weight: NonNegative = 25.0
-  variance_weight: NonNegative = 25.0
-  covariance_weight: NonNegative = 1.0
+  invariance_weight: NonNegative[float] = 25.0
+  variance_weight: NonNegative[float] = 25.0
+  covariance_weight: NonNegative[float] = 1.0
   projector: Head = Head((8192, 8192), 8192)
 
   def compare(

@@ -36,7 +36,6 @@ from jssl.typing import (
   Metrics,
   NonNegative,
   Positive,
-  PositiveInt,
   PyTree,
   Scalar,
   check_fields,
@@ -86,14 +85,14 @@ class HeadStrategy:
   """
 
   strategy: Literal["joint", "alternating", "unrolled", "implicit"] = "joint"
-  steps: PositiveInt = 1
+  steps: Positive[int] = 1
   optimizer: Literal["sgd", "adam"] = "sgd"
-  learning_rate: Positive = 0.1
+  learning_rate: Positive[float] = 0.1
   momentum: Decay = 0.9
   batch: Literal["same", "fresh"] = "same"
-  l2: NonNegative = 0.0
-  damping: NonNegative = 0.0
-  solver_iterations: PositiveInt = 20
+  l2: NonNegative[float] = 0.0
+  damping: NonNegative[float] = 0.0
+  solver_iterations: Positive[int] = 20
 
   def __post_init__(self) -> None:
     check_fields(self, "head")

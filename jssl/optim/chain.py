@@ -20,7 +20,6 @@ from jssl.typing import (
   Decay,
   Fraction,
   NonNegative,
-  NonNegativeInt,
   Positive,
   PyTree,
   Scalar,
@@ -54,16 +53,16 @@ class Optim:
   """
 
   name: Literal["adamw", "adam", "sgd", "lars", "lamb"]
-  learning_rate: Positive
-  warmup_steps: NonNegativeInt = 0
+  learning_rate: Positive[float]
+  warmup_steps: NonNegative[int] = 0
   end_fraction: Fraction = 0.0
-  weight_decay: NonNegative = 0.0
+  weight_decay: NonNegative[float] = 0.0
   weight_decay_end: float = -1.0
-  clip_norm: NonNegative = 0.0
+  clip_norm: NonNegative[float] = 0.0
   momentum: Decay = 0.9
   b1: Decay = 0.9
   b2: Decay = 0.999
-  trust_coefficient: Positive = 0.001
+  trust_coefficient: Positive[float] = 0.001
 
   def __post_init__(self) -> None:
     check_fields(self, "optim")

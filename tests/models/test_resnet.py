@@ -216,7 +216,7 @@ def test_blocks_start_as_the_identity():
   ("changed", "match"),
   [
     ({"depth": 19}, r"model.depth=19.*18, 34, 50"),
-    ({"norm_groups": 0}, r"model.norm_groups=0 must be at least 1"),
+    ({"norm_groups": 0}, r"model.norm_groups=0 must be positive"),
     ({"expand_dim": 48}, r"model.expand_dim=48 .* 32 features"),
     ({"depth": 50, "expand_dim": 64}, r"model.expand_dim=64 .* 128 features"),
   ],

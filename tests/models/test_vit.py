@@ -435,9 +435,9 @@ def test_expansion_is_its_formula():
   ("changed", "match"),
   [
     ({"width": 18, "num_heads": 4}, r"model.width=18.*model.num_heads=4"),
-    ({"num_heads": 0}, r"model.num_heads=0 must be at least 1"),
-    ({"depth": 0}, r"model.depth=0 must be at least 1"),
-    ({"depth": -1}, r"model.depth=-1 must be at least 1"),
+    ({"num_heads": 0}, r"model.num_heads=0 must be positive"),
+    ({"depth": 0}, r"model.depth=0 must be positive"),
+    ({"depth": -1}, r"model.depth=-1 must be positive"),
     ({"layer_scale": -0.1}, r"model.layer_scale=-0.1 must be at least 0"),
     ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
     ({"drop_path": -0.1}, r"model.drop_path=-0.1 must be in \[0, 1\)"),

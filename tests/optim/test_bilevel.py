@@ -200,7 +200,7 @@ def test_info_nce_by_finite_differences(x64, strategy):
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"steps": 0}, "head.steps=0 must be at least 1"),
+    ({"steps": 0}, "head.steps=0 must be positive"),
     ({"learning_rate": -1.0}, "head.learning_rate=-1.0 must be positive"),
     ({"momentum": 1.5}, "head.momentum=1.5 must be in"),
     ({"l2": -1.0}, "head.l2=-1.0 must be at least 0"),
