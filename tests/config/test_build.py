@@ -46,7 +46,7 @@ def test_a_run_is_made_of_the_config():
     ({"model.mean": (0.5, 0.5)}, ValueError, "model.mean"),
     ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3 x mesh.fsdp=3"),
     ({"optim.warmup_steps": 9999}, ValueError, "optim.warmup_steps=9999"),
-    ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*'adam'"),
+    ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*adam"),
     ({"optims.name": "adamw"}, ValueError, "optims is not a section.*'optim'"),
     ({"augment.hue": 0.7}, ValueError, "augment.hue=0.7"),
     ({"train.steps": 0}, ValueError, "train.steps=0"),

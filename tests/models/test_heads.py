@@ -168,9 +168,9 @@ def test_hidden_dims_may_be_a_list():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"out_dim": -1}, r"out_dim=-1: widths must be positive"),
-    ({"hidden_dims": (4, 0)}, r"hidden_dims=\(4, 0\), out_dim=0: widths must"),
-    ({"hidden_dims": (-2,), "out_dim": 3}, r"hidden_dims=\(-2,\), out_dim=3"),
+    ({"out_dim": -1}, r"out_dim=-1 must be at least 0"),
+    ({"hidden_dims": (4, 0)}, r"hidden_dims\[1\]=0 must be positive"),
+    ({"hidden_dims": (-2,), "out_dim": 3}, r"hidden_dims\[0\]=-2"),
   ],
 )
 def test_widths_are_positive(values, message):
@@ -210,7 +210,7 @@ def test_prototypes_are_frozen_for_some_steps():
 @pytest.mark.parametrize("wrong", [{"number": 0}, {"freeze_steps": -1}])
 def test_errors_of_prototypes_name_the_option(wrong):
   ((key, value),) = wrong.items()
-  with pytest.raises(ValueError, match=f"objective.prototypes.{key}={value}"):
+  with pytest.raises(ValueError, match=f"Prototypes.{key}={value}"):
     Prototypes(**{"number": 3, **wrong})
 
 

@@ -175,5 +175,5 @@ def test_keys_are_set_on_the_command_line(path):
   )
   assert found.kernel == RBFConfig(2.5)
   assert found.sweep.views == (2, 3)
-  with pytest.raises(ValueError, match='mean "views"'):
+  with pytest.raises(ValueError, match="mean 'views'"):
     load(spec, ["--config.problem.view=3"], KernelStudy)
