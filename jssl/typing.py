@@ -90,7 +90,9 @@ def check_value(key: str, value: Any, hint: Any) -> None:
   if origin is tuple:
     for i, element in enumerate(value):
       check_value(f"{key}[{i}]", element, args[0])
-  if origin is Literal and value not in args:
+  if origin is Literal and (value, type(value)) not in [
+    (choice, type(choice)) for choice in args
+  ]:
     choices = ", ".join(map(str, args))
     raise ValueError(f"{key}={value!r}: expected one of {choices}")
   if origin is Annotated:

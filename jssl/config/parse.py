@@ -103,7 +103,7 @@ def _check_same_keys(
   classes: Mapping[str, type],
 ) -> None:
   """Raises ValueError if a new `name` does not have the keys of its section."""
-  name = new[section]["name"]
+  name = str(new[section]["name"])
   if name not in classes or name == old[section]["name"]:
     return
   if unknown := new[section].keys() - {"name", *_fields(classes[name])}:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jssl import rng
 from jssl.mesh import rows_on_all
-from jssl.typing import Images, Key, Keys, Variables
+from jssl.typing import Images, Key, Keys, Pixels, Variables
 
 
 class Backbone(NamedTuple):
@@ -18,12 +18,13 @@ class Backbone(NamedTuple):
 
   Attributes:
     init: `(key, image_shape) -> variables`, with image_shape (h, w, c).
-    apply: `(variables, images [n, h, w, c] in [0, 1], *, train, keys=None) ->
-      (features [n, d], variables)`. Pixels are standardised inside. With
-      `train=True` the returned variables hold updated batch statistics, over
-      all n images of the global batch. `keys` [n] are typed keys, one per
-      image, so that random draws do not depend on chunks or meshes. Dropout
-      and its like are off without keys and with `train=False`.
+    apply: `(variables, images [n, h, w, c], *, train, keys=None) ->
+      (features [n, d], variables)`. Images are floats in [0, 1], or uint8,
+      which are divided by 255; they are standardised inside. With `train=True`
+      the returned variables hold updated batch statistics, over all n images
+      of the global batch. `keys` [n] are typed keys, one per image, so that
+      random draws do not depend on chunks or meshes. Dropout and its like are
+      off without keys and with `train=False`.
     feature_dim: feature dimension d.
   """
 
@@ -57,7 +58,13 @@ def from_linen(
     std: standard deviation of the pixels, one value or one per channel.
   """
 
-  def standardise(images: Images) -> Images:
+  def standardise(images: Array) -> Images:
+    if images.dtype == jnp.uint8:
+      images = images.astype(float) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise TypeError(
+        f"images of dtype {images.dtype}: expected floats in [0, 1] or uint8"
+      )
     channels = images.shape[-1]
     if not {len(mean), len(std)} <= {1, channels}:
       raise ValueError(
@@ -75,7 +82,7 @@ def from_linen(
 
   def apply(
     variables: Variables,
-    images: Images,
+    images: Images | Pixels,
     *,
     train: bool,
     keys: Keys | None = None,
@@ -87,7 +94,7 @@ def from_linen(
       )
     features, updated = module.apply(
       variables,
-      standardise(rows_on_all(images)),
+      standardise(rows_on_all(jnp.asarray(images))),
       train=train,
       keys=keys if train else None,
       mutable=[name for name in variables if train and name != "params"],

@@ -1,5 +1,5 @@
 """Trained backbones for use in other programs."""
 
-from jssl.weights.workdir import load_backbone
+from jssl.weights.workdir import Encoder, load_backbone
 
-__all__ = ["load_backbone"]
+__all__ = ["Encoder", "load_backbone"]

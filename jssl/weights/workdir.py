@@ -1,26 +1,84 @@
 """Backbones of runs, read from the checkpoints of their workdirs."""
 
+import dataclasses
 import os
-from collections.abc import Callable
-from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jssl import checkpoint
+from jssl.augment import center_view
 from jssl.config.parse import parse
 from jssl.config.schema import Config
+from jssl.models import Backbone, init_variables
 from jssl.runtime.workdir import load_config
-from jssl.typing import Variables
+from jssl.typing import Images, Pixels, Variables
+
+# Rounding of a resize or of bfloat16 may leave [0, 1].
+_TOLERANCE = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """The function from images to features of a pretrained backbone.
+
+  Attributes:
+    backbone: the backbone.
+    image_shape: (height, width, channels) of the images that the run's probe
+      evaluates, which `preprocess` makes. A backbone may accept other sizes.
+  """
+
+  backbone: Backbone
+  image_shape: tuple[int, int, int]
+
+  def __call__(
+    self, variables: Variables, images: Images | Pixels
+  ) -> Float[Array, "b d"]:
+    """Returns features, in evaluation mode.
+
+    Args:
+      variables: parameters and batch statistics of the backbone.
+      images: [b, h, w, c], not standardised: floats in [0, 1], or uint8, which
+        are divided by 255. Their range is not checked under `jax.jit`.
+
+    Raises:
+      ValueError: if images have another number of channels or another range.
+      TypeError: if images are neither floats nor uint8.
+    """
+    *_, channels = self.image_shape
+    if images.ndim != 4 or images.shape[-1] != channels:
+      raise ValueError(
+        f"images of shape {list(images.shape)}: expected [b, h, w, {channels}]"
+        f", such as [b, {', '.join(map(str, self.image_shape))}]"
+      )
+    floats = jnp.issubdtype(images.dtype, jnp.floating)
+    if floats and images.size and not isinstance(images, jax.core.Tracer):
+      low, high = float(images.min()), float(images.max())
+      if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+        raise ValueError(
+          f"image values from {low:.3g} to {high:.3g}: expected floats in "
+          "[0, 1], not standardised, or uint8"
+        )
+    return self.backbone.apply(variables, images, train=False)[0]
+
+  def preprocess(self, images: Pixels) -> Images:
+    """Returns centre crops in [0, 1] of uint8 images [b, h, w, c].
+
+    They are the views that the probe of the run evaluates: the centre square,
+    resized to `image_shape`.
+    """
+    return center_view(images, crop_size_px=self.image_shape[0])
 
 
 def load_backbone(
   workdir: str | os.PathLike, step: int | None = None
-) -> tuple[Callable[..., Any], Variables]:
+) -> tuple[Encoder, Variables]:
   """Returns a trained encoder as `(apply, variables)`.
 
   Example:
     >>> apply, variables = jssl.load_backbone("runs/quickstart")
-    >>> h = apply(variables, images)
+    >>> h = apply(variables, apply.preprocess(images))
 
   Args:
     workdir: workdir of the run.
@@ -28,14 +86,14 @@ def load_backbone(
       accuracy, or the last where nothing was probed.
 
   Returns:
-    apply: maps variables and images [n, h, w, c] in [0, 1] to features [n, d].
+    apply: maps variables and images to features, see `Encoder`.
     variables: parameters and batch statistics of the backbone.
 
   Raises:
     FileNotFoundError: if the run or the checkpoint does not exist.
     CheckpointError: if the checkpoint is damaged.
   """
-  backbone = parse(load_config(workdir), Config).model.backbone()
+  config = parse(load_config(workdir), Config)
   steps = checkpoint.steps(workdir)
   if not steps:
     raise FileNotFoundError(f"{workdir} has no finished checkpoint")
@@ -46,9 +104,23 @@ def load_backbone(
     raise FileNotFoundError(
       f"{workdir} has no checkpoint of step {step}; it has {steps}"
     )
+  backbone = config.model.backbone()
+  variables = checkpoint.restore_backbone(workdir, step)
+  size = config.augment.crop_size_px
+  return Encoder(backbone, _image_shape(backbone, variables, size)), variables
 
-  def apply(variables: Variables, images: jax.Array) -> jax.Array:
-    features, _ = backbone.apply(variables, images, train=False)
-    return features
 
-  return apply, checkpoint.restore_backbone(workdir, step)
+def _image_shape(
+  backbone: Backbone, variables: Variables, size: int
+) -> tuple[int, int, int]:
+  """Returns the image shape with which a backbone has variables like these."""
+  shapes = jax.tree.map(jnp.shape, variables)
+  for channels in (1, 2, 3, 4):
+    shape = (size, size, channels)
+    try:
+      found = jax.eval_shape(lambda s=shape: init_variables(0, backbone, s))
+    except ValueError:
+      continue  # The config has a mean for each channel, of another number.
+    if jax.tree.map(jnp.shape, found) == shapes:
+      return shape
+  raise ValueError("the checkpoint is not one of the config's backbone (model)")

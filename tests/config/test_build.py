@@ -1,15 +1,12 @@
 import pathlib
 
-import numpy as np
 import pytest
 from shipped import config, config_dict
 
 import jssl
-from jssl import checkpoint
 from jssl.config.build import build
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
-from jssl.models import init_variables
 from jssl.runtime.workdir import check_workdir, claim_workdir, load_config
 
 
@@ -183,39 +180,3 @@ def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
   assert not [*tmp_path.iterdir()]
   for folder in ("W", "shared/W", "/shared/W", pathlib.Path("a:b/W")):
     check_workdir(folder)
-
-
-def test_load_backbone(tmp_path):
-  made = config(**{"model.width": 16, "model.depth": 1})
-  claim_workdir(to_dict(made), tmp_path)
-  with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
-    jssl.load_backbone(tmp_path)
-  encoder = made.model.backbone()
-  images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
-  expected = {}
-  with checkpoint.Checkpoints(
-    tmp_path, keep_last=3, keep_every_steps=None
-  ) as checkpoints:
-    for step in (1, 2):
-      variables = init_variables(step, encoder, (32, 32, 3))
-      expected[step], _ = encoder.apply(variables, images, train=False)
-      # Any iterator that Orbax can save will do here.
-      checkpoints.save(step, {"backbone": variables}, _counter())
-  for step, wanted in [(None, 2), (1, 1), (2, 2)]:
-    apply, variables = jssl.load_backbone(tmp_path, step)
-    np.testing.assert_allclose(
-      apply(variables, images), expected[wanted], rtol=1e-5, atol=1e-6
-    )
-  checkpoint.pin_best(tmp_path, step=1, score=0.5)
-  apply, variables = jssl.load_backbone(tmp_path)
-  np.testing.assert_allclose(
-    apply(variables, images), expected[1], rtol=1e-5, atol=1e-6
-  )
-  with pytest.raises(FileNotFoundError, match=r"step 7; it has \[1, 2\]"):
-    jssl.load_backbone(tmp_path, 7)
-
-
-def _counter():
-  import grain
-
-  return iter(grain.MapDataset.range(10).to_iter_dataset())

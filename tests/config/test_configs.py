@@ -7,6 +7,7 @@ import runpy
 import jax
 import jax.numpy as jnp
 import pytest
+from shipped import Shapes
 
 import jssl
 from jssl.config.build import build
@@ -22,29 +23,6 @@ CONFIGS = sorted(
   for path in (ROOT / "configs").glob("*.py")
   if not path.name.startswith("kernel_")
 )
-
-CHANNELS = {"fashion_mnist": 1}
-# Of the smallest split of it that a config takes.
-IMAGES = {"fashion_mnist": 15_000}
-
-
-class Shapes:
-  """A source of which only the shapes are there."""
-
-  def __init__(self, data):
-    size = data.image_size_px
-    self.image_shape = (size, size, CHANNELS.get(data.name, 3))
-    self.name, self.num_classes = data.name, 10
-    self.class_names = tuple(map(str, range(10)))
-
-  def __len__(self):
-    return IMAGES.get(self.name, 2**20)
-
-  def fingerprint(self):
-    return "shapes"
-
-  def fetch(self, rows):
-    raise NotImplementedError
 
 
 def run_file(path):

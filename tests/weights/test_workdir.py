@@ -1,0 +1,150 @@
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from shipped import config
+
+import jssl
+from jssl import checkpoint
+from jssl.augment import center_view
+from jssl.config.parse import to_dict
+from jssl.models import init_variables
+from jssl.runtime.workdir import claim_workdir
+
+SIZE = 32
+RESNET = {
+  "name": "resnet",
+  "depth": 18,
+  "small_images": True,
+  "width": 8,
+  "mean": (0.5,),
+  "std": (0.2,),
+}
+
+
+def save(workdir, channels=3, steps=(1,), **overrides):
+  """A workdir with checkpoints of random backbones; returns their variables."""
+  small = {} if "model" in overrides else {"model.width": 16, "model.depth": 1}
+  made = config(**small, **overrides)
+  claim_workdir(to_dict(made), workdir)
+  backbone = made.model.backbone()
+  saved = {}
+  # Any iterator that Orbax can save will do here.
+  counter = iter(grain.MapDataset.range(10).to_iter_dataset())
+  with checkpoint.Checkpoints(
+    workdir, keep_last=3, keep_every_steps=None
+  ) as checkpoints:
+    for step in steps:
+      saved[step] = init_variables(step, backbone, (SIZE, SIZE, channels))
+      checkpoints.save(step, {"backbone": saved[step]}, counter)
+  return backbone, saved
+
+
+def floats(*shape):
+  return np.random.default_rng(0).random(shape, np.float32)
+
+
+def test_a_step_can_be_chosen(tmp_path):
+  claim_workdir(to_dict(config()), tmp_path)
+  with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+    jssl.load_backbone(tmp_path)
+  backbone, saved = save(tmp_path / "W", steps=(1, 2))
+  images = floats(4, SIZE, SIZE, 3)
+
+  def features(step):
+    apply, variables = jssl.load_backbone(tmp_path / "W", step)
+    return apply(variables, images)
+
+  expected = {
+    step: backbone.apply(variables, images, train=False)[0]
+    for step, variables in saved.items()
+  }
+  near = {"rtol": 1e-5, "atol": 1e-6}
+  np.testing.assert_allclose(features(None), expected[2], **near)
+  np.testing.assert_allclose(features(1), expected[1], **near)
+  checkpoint.pin_best(tmp_path / "W", step=1, score=0.5)
+  np.testing.assert_allclose(features(None), expected[1], **near)
+  with pytest.raises(FileNotFoundError, match=r"step 7; it has \[1, 2\]"):
+    features(7)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("W")
+  save(workdir)
+  return jssl.load_backbone(workdir)
+
+
+def test_uint8_images_have_the_features_of_their_floats(loaded):
+  apply, variables = loaded
+  pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+  h = apply(variables, pixels)
+  assert np.all(np.isfinite(h))
+  scaled = apply(variables, (pixels / 255).astype(np.float32))
+  np.testing.assert_allclose(h, scaled, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    jax.jit(apply)(variables, pixels), h, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_images_come_as_the_probe_sees_them(loaded):
+  apply, variables = loaded
+  assert apply.image_shape == (32, 32, 3)
+  pixels = np.random.default_rng(0).integers(0, 256, (2, 50, 41, 3), np.uint8)
+  views = apply.preprocess(pixels)
+  np.testing.assert_array_equal(views, center_view(pixels, crop_size_px=32))
+  assert apply(variables, views).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+  ("images", "error", "match"),
+  [
+    (
+      255 * floats(2, 32, 32, 3),
+      ValueError,
+      r"values from .* floats in \[0, 1\]",
+    ),
+    (floats(2, 32, 32, 3) - 0.5, ValueError, r"image values from -0\.5"),
+    (floats(2, 32, 32, 3) * np.nan, ValueError, "values from nan"),
+    (
+      floats(2, 32, 32, 1),
+      ValueError,
+      r"\[2, 32, 32, 1\]: expected .*w, 3\]",
+    ),
+    (
+      floats(2, 32, 32, 4),
+      ValueError,
+      r"\[2, 32, 32, 4\]: expected .*w, 3\]",
+    ),
+    (floats(32, 32, 3), ValueError, r"\[32, 32, 3\]: expected \[b, h, w, 3"),
+    (np.ones((2, 32, 32, 3), np.int32), TypeError, "dtype int32.*uint8"),
+    (np.ones((2, 32, 32, 3), bool), TypeError, "dtype bool.*uint8"),
+  ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_other_images_are_refused(loaded, images, error, match):
+  apply, variables = loaded
+  with pytest.raises(error, match=match):
+    apply(variables, images)
+
+
+def test_values_just_outside_are_rounding(loaded):
+  apply, variables = loaded
+  images = jnp.asarray([-0.001, 1.001]).reshape(2, 1, 1, 1)
+  apply(variables, jnp.broadcast_to(images, (2, 32, 32, 3)))
+
+
+@pytest.mark.parametrize(
+  ("channels", "overrides"),
+  [
+    (1, {}),
+    (4, {}),
+    (3, {"model.mean": (0.5, 0.4, 0.3)}),
+    (1, {"model": RESNET}),
+  ],
+)
+def test_channels_are_those_of_the_run(tmp_path, channels, overrides):
+  save(tmp_path, channels, **overrides)
+  apply, _ = jssl.load_backbone(tmp_path)
+  assert apply.image_shape == (32, 32, channels)
