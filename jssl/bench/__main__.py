@@ -54,7 +54,7 @@ def main() -> None:
 
   try:
     report = bench.run(args)
-  except (ValueError, OSError) as error:
+  except (ValueError, TypeError, OSError) as error:
     sys.exit(f"error: {error}")
   command = shlex.join(["python", "-m", "jssl.bench", *sys.argv[1:]])
   harness.publish(report, command, args.json)
