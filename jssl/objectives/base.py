@@ -152,6 +152,6 @@ def check_same_width(**widths: int) -> None:
   (one, width), (other, other_width) = widths.items()
   if width != other_width:
     raise ValueError(
-      f"objective.{one} has width {width} and objective.{other} has width "
-      f"{other_width}: expected the same out_dim for both"
+      f"objective.{one}.out_dim gives width {width} and objective.{other}."
+      f"out_dim width {other_width}: expected the same for both"
     )

@@ -81,9 +81,9 @@ def test_an_unknown_variant_names_file_and_variant():
     ValueError, match=r"--config=.*quickstart.py:big, line .*big"
   ):
     get(f"{QUICKSTART}:big")
-  match = "swav_imagenet.py:vit.*unknown variant 'vit'; known: "
+  match = "dino_imagenet.py:vit.*unknown variant 'vit'; known: "
   with pytest.raises(ValueError, match=match):
-    get("configs/swav_imagenet.py:vit")
+    get("configs/dino_imagenet.py:vit")
 
 
 @pytest.mark.parametrize(

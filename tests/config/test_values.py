@@ -15,7 +15,7 @@ from jssl.objectives import OBJECTIVES
 from jssl.rng import stream
 
 SMALL = {
-  "data.batch_size": 16,
+  "data.batch_size": 128,
   "augment.crop_size_px": 16,
   "model.width": 16,
   "model.depth": 1,
@@ -29,7 +29,7 @@ OTHERS = ("text", None, True, {}, (1, "text"))
 def of_method(name):
   """A small config of a method."""
   fields = {field.name for field in dataclasses.fields(OBJECTIVES[name])}
-  sizes = {"prototypes": {"number": 8}, "queue_size": 32}
+  sizes = {"prototypes": {"number": 8}, "queue_size": 256}
   own = {key: value for key, value in sizes.items() if key in fields}
   return config(**SMALL, objective={"name": name, **own})
 
@@ -72,6 +72,7 @@ def floats_of(made):
     yield from (value for value in values if isinstance(value, float))
 
 
+@pytest.mark.filterwarnings("ignore:objective.marginal_weight")
 @pytest.mark.parametrize("method", [*OBJECTIVES, None])
 def test_a_value_is_refused_by_name_or_builds(method):
   """Keys of one method, or of all other sections."""
