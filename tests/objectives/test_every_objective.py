@@ -227,7 +227,7 @@ ERRORS = [
     for key in ("student_temperature", "teacher_temperature")
   ],
   *[
-    (name, {key: value}, f"objective.{key}={value} must be in")
+    (name, {key: value}, f"objective.{key}={value} must be")
     for name in ("moco_v3", "byol", "dino")
     for key, value in (
       ("momentum_start", -0.1),
@@ -241,7 +241,7 @@ ERRORS = [
     (name, {"num_views": 0}, "objective.num_views=0 must be positive")
     for name in ("swav", "dino", "lejepa")
   ],
-  ("dissl", {"num_views": 1}, "objective.num_views=1 must be in"),
+  ("dissl", {"num_views": 1}, "objective.num_views=1 must be at least 2"),
   ("barlow_twins", {"scale": 0.0}, "objective.scale=0.0"),
   (
     "barlow_twins",
@@ -295,7 +295,7 @@ def test_compared_heads_need_equal_widths(name, one, other):
   objective = BY_NAME[name].objective
   head = dataclasses.replace(getattr(objective, other), out_dim=3)
   wrong = dataclasses.replace(objective, **{other: head})
-  message = f"objective.{one} has width 4 and objective.{other} has width 3"
+  message = f"objective.{one}.out_dim gives width 4 .*{other}.out_dim width 3"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda key: wrong.init(key, D), jax.random.key(0))
 
