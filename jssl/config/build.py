@@ -45,12 +45,13 @@ def read_config(workdir: str | os.PathLike) -> Config:
     FileNotFoundError: if it is not the workdir of a run.
     ValueError: if the config is damaged or of another version.
   """
+  given = load_config(workdir)
   try:
-    return parse(load_config(workdir), Config)
-  except (ValueError, TypeError, AttributeError) as error:
+    return parse(given, Config)
+  except (ValueError, TypeError) as error:
     raise ValueError(
-      f"{os.path.join(workdir, 'config.json')} is damaged or not the config of "
-      f"a run of this version of `python -m jssl.train`: {error}"
+      f"{os.path.join(workdir, 'config.json')} is not the config of a run of "
+      f"this version of `python -m jssl.train`: {error}"
     ) from error
 
 
