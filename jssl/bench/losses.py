@@ -9,7 +9,6 @@ collectives, but no times.
 """
 
 import argparse
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,52 +41,52 @@ FLAGS = {
 Shapes = Sequence[tuple[int, ...]]
 
 
-def _normalized(x: Any, **options: Any) -> Any:
+def _normalized(x: Any, ids: Any) -> Any:
   wide = x.astype(matmul.upcast_dtype(x.dtype))
   scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1) / 10)
-  return similarity.operand(x, scale, **options)
+  return similarity.operand(x, scale, ids=ids)
 
 
-def _two_sets(layout: Any, x: Any, y: Any, **options: Any) -> Any:
+def _two_sets(layout: Any, x: Any, y: Any) -> Any:
   rows, columns = similarity.log_sum_exps(
-    layout, _normalized(x, ids=0), _normalized(y, ids=1), **options
+    layout, _normalized(x, ids=0), _normalized(y, ids=1)
   )
   return layout.mean(rows) + layout.mean(columns)
 
 
-def _one_set(layout: Any, x: Any, **options: Any) -> Any:
+def _one_set(layout: Any, x: Any) -> Any:
   rows = _normalized(x, ids=layout.positions(len(x)))
-  return layout.mean(similarity.log_sum_exp(layout, rows, None, **options))
+  return layout.mean(similarity.log_sum_exp(layout, rows))
 
 
-def _prototypes(layout: Any, x: Any, w: Any, **options: Any) -> Any:
+def _prototypes(layout: Any, x: Any, w: Any) -> Any:
   rows, columns = _normalized(x, ids=0), similarity.operand(w, 1.0, ids=1)
-  found = prototypes.attend(layout, rows, columns, w, **options)
+  found = prototypes.attend(layout, rows, columns, w)
   return layout.mean(found.lse) + layout.mean(jnp.sum(found.mean**2, axis=1))
 
 
-def _gram(layout: Any, x: Any, **options: Any) -> Any:
+def _gram(layout: Any, x: Any) -> Any:
   mean = layout.mean(x.astype(matmul.upcast_dtype(x.dtype)))
   centred = Factor(x, mean, jnp.ones_like(mean))
-  return gram.inner(layout, Pair(centred), **options)
+  return gram.inner(layout, Pair(centred))
 
 
-def _sigmoid(layout: Any, x: Any, y: Any, **options: Any) -> Any:
+def _sigmoid(layout: Any, x: Any, y: Any) -> Any:
   one = jnp.ones((), matmul.upcast_dtype(x.dtype))
   ids = layout.positions(len(x))
-  return sigmoid.total(layout, x, y, one, -one, ids=(ids, ids), **options)
+  return sigmoid.total(layout, x, y, one, -one, ids=(ids, ids))
 
 
-def _nearest(layout: Any, x: Any, **options: Any) -> Any:
+def _nearest(layout: Any, x: Any) -> Any:
   wide = x.astype(matmul.upcast_dtype(x.dtype))
   scale = jax.lax.rsqrt(jnp.sum(wide * wide, axis=1))
-  other = nearest.neighbours(layout, x, scale, **options)
+  other = nearest.neighbours(layout, x, scale)
   return layout.mean(jnp.sum((wide - other) ** 2, axis=1))
 
 
-def _characteristic(layout: Any, p: Any, **options: Any) -> Any:
+def _characteristic(layout: Any, p: Any) -> Any:
   wide = p.astype(matmul.upcast_dtype(p.dtype))
-  sums = characteristic.sums(layout, wide, knots=17, step=3 / 16, **options)
+  sums = characteristic.sums(layout, wide, knots=17, step=3 / 16)
   return jnp.sum(sums.cosine**2) + jnp.sum(sums.sine**2)
 
 
@@ -124,10 +123,11 @@ OPERATIONS = [
 ]
 
 
-def _value_and_grad(operation: Operation, implementation: str) -> Callable:
+def _value_and_grad(operation: Operation, implementation: Any) -> Callable:
   def value(*arrays: Any) -> Any:
-    loss = functools.partial(operation.loss, implementation=implementation)
-    return run_with_layout(loss, arrays[:1], arrays[1:], None)
+    return run_with_layout(
+      operation.loss, arrays[:1], arrays[1:], implementation=implementation
+    )
 
   return jax.value_and_grad(value, argnums=tuple(range(len(operation.here))))
 

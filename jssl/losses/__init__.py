@@ -31,6 +31,11 @@ keywords are common to most losses:
   chooses by platform and shape; the log says why a TPU does not use a kernel.
   "pallas_tpu" has no second derivatives. Only "reference" supports forward-mode
   differentiation (`jax.jvp`).
+
+Losses that average over rows take `weights`, one nonnegative weight per row,
+for the mean of the rows' terms. A row of weight 0 is still a negative of other
+rows. Weights that are all 0 give gradients of 0. Parameter objects such as
+`flax.nnx.Param` stand for their arrays.
 """
 
 from jssl.losses.clustering import sinkhorn, swav

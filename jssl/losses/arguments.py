@@ -4,6 +4,7 @@ Functions take arrays by name; error messages use these names.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def floats(arrays: Mapping[str, Array], shape: str) -> tuple[Array, ...]:
     ValueError: if one has another number of dimensions, or is empty.
   """
   letters = shape.split()
+  arrays = {name: unwrapped(x) for name, x in arrays.items()}
   for name, x in arrays.items():
     if not isinstance(x, jax.Array | np.ndarray):
       raise TypeError(f"{name} must be an array, got {type(x).__name__}")
@@ -39,9 +41,21 @@ def floats(arrays: Mapping[str, Array], shape: str) -> tuple[Array, ...]:
       raise ValueError(
         f"{name} must have shape [{', '.join(letters)}], got {x.shape}"
       )
+    if not all(isinstance(n, int) for n in x.shape):
+      raise ValueError(
+        f"{name} has the symbolic shape {x.shape}, but tiles need known sizes: "
+        "export one program (`jax.export`) for each batch size"
+      )
     if 0 in x.shape:
       raise ValueError(f"{name} must not be empty, got {x.shape}")
   return of_one_dtype(*map(jnp.asarray, arrays.values()))
+
+
+def unwrapped(value: Any) -> Any:
+  """Returns the array of a parameter object, such as `flax.nnx.Param`."""
+  if isinstance(value, jax.Array) or not hasattr(value, "__jax_array__"):
+    return value
+  return value.__jax_array__()
 
 
 def of_one_dtype(*arrays: Array) -> tuple[Array, ...]:
@@ -54,6 +68,7 @@ def of_one_dtype(*arrays: Array) -> tuple[Array, ...]:
 
 def same_shape(shape: str, **arrays: Array) -> tuple[Array, ...]:
   """Validates arrays as `floats` does, and that their shapes are equal."""
+  arrays = {name: unwrapped(x) for name, x in arrays.items()}
   shapes = {name: np.shape(x) for name, x in arrays.items()}
   out = floats(arrays, shape)
   if len(set(shapes.values())) > 1:
@@ -93,6 +108,7 @@ def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
     ValueError: if one isn't a scalar.
   """
   dtype = upcast_dtype(like.dtype)
+  values = {name: unwrapped(value) for name, value in values.items()}
   for name, value in values.items():
     numeric = isinstance(
       value, int | float | np.generic | jax.Array | np.ndarray
@@ -124,10 +140,29 @@ def positive(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
   """
   out = scalar(like, **values)
   for name, value in values.items():
+    value = unwrapped(value)
     # Traced values are unknown.
     if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
       raise ValueError(f"{name} must be positive, got {value}")
   return out
+
+
+def weights(
+  weights: Float[Array, "n"] | None, rows: int, like: Array
+) -> Float[Array, "n"] | None:
+  """Validates weights of a loss's rows, in the dtype of its result.
+
+  Raises:
+    ValueError: if there isn't one weight per row, or one is negative.
+  """
+  if weights is None:
+    return None
+  (out,) = floats({"weights": weights}, "n")
+  if len(out) != rows:
+    raise ValueError(f"weights must have {rows} rows, got {len(out)}")
+  if not isinstance(out, jax.core.Tracer) and not np.all(np.asarray(out) >= 0):
+    raise ValueError("weights must not be negative or NaN")
+  return out.astype(upcast_dtype(like.dtype))
 
 
 def at_least(

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jssl.losses.ops import similarity
-from jssl.losses.ops.base import Implementation
 from jssl.losses.ops.layout import Layout
 from jssl.losses.rows import dots
 from jssl.typing import Scalar
@@ -43,15 +42,10 @@ def log_sum_exp(
   z: Float[Array, "b v d"],
   weights: Float[Array, "k d"],
   temperature: Scalar,
-  implementation: Implementation | None,
 ) -> Float[Array, "b v"]:
   """Returns the log-sum-exp of each view's logits."""
   lse = similarity.log_sum_exp(
-    layout,
-    rows_of(z, temperature),
-    columns_of(weights),
-    replicated=True,
-    implementation=implementation,
+    layout, rows_of(z, temperature), columns_of(weights), replicated=True
   )
   return lse.reshape(z.shape[:2])
 
@@ -62,6 +56,7 @@ def cross_entropy(
   z: Float[Array, "b v d"],
   lse: Float[Array, "b v"],
   temperature: Scalar,
+  weights: Float[Array, "b"] | None = None,
 ) -> Scalar:
   """Returns the cross-entropy, averaged over images and views a != c.
 
@@ -71,10 +66,11 @@ def cross_entropy(
     z: features of the predicting views c.
     lse: log-sum-exp of their logits.
     temperature: temperature of their logits.
+    weights: weights of the images.
   """
   pairs = _other_views(mean.shape[1], z.shape[1])
   products = dots(mean[:, :, None], z[:, None])
-  by_pair = layout.mean(lse[:, None] - products / temperature)
+  by_pair = layout.mean(lse[:, None] - products / temperature, weights)
   return jnp.sum(by_pair * pairs) / pairs.sum()
 
 

@@ -1,6 +1,6 @@
 """Losses on balanced cluster assignments."""
 
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from jssl.losses.assignment import (
   rows_of,
 )
 from jssl.losses.ops import prototypes, similarity
-from jssl.losses.ops.base import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.ops.layout import AxisNames, Layout, Options, with_layout
 from jssl.losses.rows import upcast
 from jssl.typing import Scalar
 
@@ -62,7 +61,7 @@ def sinkhorn(
     _sinkhorn,
     (scores,),
     (epsilon,),
-    axis_name,
+    axis_name=axis_name,
     rows_out=True,
     iterations=iterations,
   )
@@ -88,9 +87,8 @@ def swav(
   epsilon: float | Scalar,
   iterations: int,
   num_large: int,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "b"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """SwAV: each view predicts the balanced assignments of the large crops.
 
@@ -117,7 +115,9 @@ def swav(
     iterations: at least 1, see `sinkhorn`; 3 in the paper.
     num_large: number of large crops, whose assignments are the targets; 2 in
       the paper.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each image in the mean, [b], not in the assignments; see
+      `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over images and pairs of views, float32 or wider.
@@ -137,31 +137,30 @@ def swav(
       f"expected at least 2 views and 1 <= num_large <= views, got {len(z)} "
       f"views and num_large={num_large}"
     )
-  (weights,) = arguments.prototypes({"z": z}, prototypes=prototypes)
-  z, weights = one_width(z, weights)
+  (matrix,) = arguments.prototypes({"z": z}, prototypes=prototypes)
+  z, matrix = one_width(z, matrix)
   temperatures = arguments.positive(z, temperature=temperature, epsilon=epsilon)
+  w = arguments.weights(weights, z.shape[1], z)
   return with_layout(
     _swav,
-    (jnp.moveaxis(z, 0, 1),),
-    (weights, *temperatures),
-    axis_name,
-    batch_axes,
+    (jnp.moveaxis(z, 0, 1), w),
+    (matrix, *temperatures),
     iterations=iterations,
     num_large=num_large,
-    implementation=implementation,
+    **options,
   )
 
 
 def _swav(
   layout: Layout,
   z: Float[Array, "b v d"],
+  image_weights: Float[Array, "b"] | None,
   weights: Float[Array, "k d"],
   temperature: Scalar,
   epsilon: Scalar,
   *,
   iterations: int,
   num_large: int,
-  implementation: Implementation | None,
 ) -> Scalar:
   weights = layout.as_varying(weights)
   means = []
@@ -169,20 +168,17 @@ def _swav(
     large, fixed, eps = jax.lax.stop_gradient(
       (z[:, view : view + 1], weights, epsilon)
     )
-    bias = _sinkhorn_scales(
-      layout, large, fixed, eps, iterations, implementation
-    )
+    bias = _sinkhorn_scales(layout, large, fixed, eps, iterations)
     mean = prototypes.attend(
       layout,
       rows_of(large, eps),
       columns_of(fixed, layout.as_varying(bias)),
       weights,
-      implementation=implementation,
     ).mean
     means.append(mean)
-  lse = log_sum_exp(layout, z, weights, temperature, implementation)
+  lse = log_sum_exp(layout, z, weights, temperature)
   mean = jnp.stack(means, axis=1)
-  return cross_entropy(layout, mean, z, lse, temperature)
+  return cross_entropy(layout, mean, z, lse, temperature, image_weights)
 
 
 def _sinkhorn_scales(
@@ -191,23 +187,18 @@ def _sinkhorn_scales(
   weights: Float[Array, "k d"],
   epsilon: Scalar,
   iterations: int,
-  implementation: Implementation | None,
 ) -> Float[Array, "k"]:
   """Returns log column scales g, for assignments softmax_k(S_ik + g_k)."""
-  options: dict[str, Any] = {
-    "replicated": True,
-    "implementation": implementation,
-  }
   by_row = None
   for _ in range(iterations - 1):
     _, columns = similarity.log_sum_exps(
-      layout, rows_of(z, epsilon, by_row), columns_of(weights), **options
+      layout, rows_of(z, epsilon, by_row), columns_of(weights), replicated=True
     )
     scaled = columns_of(weights, layout.as_varying(-columns))
     by_row = -similarity.log_sum_exp(
-      layout, rows_of(z, epsilon), scaled, **options
+      layout, rows_of(z, epsilon), scaled, replicated=True
     )
   _, columns = similarity.log_sum_exps(
-    layout, rows_of(z, epsilon, by_row), columns_of(weights), **options
+    layout, rows_of(z, epsilon, by_row), columns_of(weights), replicated=True
   )
   return -columns

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jssl.losses import arguments
 from jssl.losses.ops import similarity
-from jssl.losses.ops.base import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.ops.layout import Layout, Options, with_layout
 from jssl.losses.rows import cosines, dots, interleaved, inverse_norms, upcast
 from jssl.typing import Scalar
 
@@ -21,15 +21,12 @@ def _within(
   z: Float[Array, "n d"],
   temperature: Scalar,
   ids: Int[Array, "n"],
-  implementation: Implementation | None,
 ) -> Float[Array, "n"]:
   """Returns log sum_k exp(c(i, k) / T) over the rows k with another id."""
   # The temperature is split between both factors: the matrix is symmetric.
   scale = inverse_norms(z) * jax.lax.rsqrt(temperature)
   rows = similarity.operand(z, scale, ids=ids)
-  return similarity.log_sum_exp(
-    layout, rows, None, implementation=implementation
-  )
+  return similarity.log_sum_exp(layout, rows)
 
 
 def nt_xent(
@@ -37,9 +34,8 @@ def nt_xent(
   z2: Float[Array, "b d"],
   *,
   temperature: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "b"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """NT-Xent, the loss of SimCLR: cross-entropy over all other views.
 
@@ -61,7 +57,8 @@ def nt_xent(
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
     temperature: positive temperature T.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over 2b rows, float32 or wider.
@@ -75,17 +72,16 @@ def nt_xent(
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (t,) = arguments.positive(z1, temperature=temperature)
-  return with_layout(
-    _nt_xent, (z1, z2), (t,), axis_name, batch_axes, implementation
-  )
+  w = arguments.weights(weights, len(z1), z1)
+  return with_layout(_nt_xent, (z1, z2, w), (t,), **options)
 
 
 def _nt_xent(
   layout: Layout,
   z1: Float[Array, "b d"],
   z2: Float[Array, "b d"],
+  weights: Float[Array, "b"] | None,
   temperature: Scalar,
-  implementation: Implementation | None,
   *,
   decoupled: bool = False,
 ) -> Scalar:
@@ -94,8 +90,10 @@ def _nt_xent(
   if decoupled:
     # Views of an image share an id, and are masked for each other.
     ids = ids // 2
-  lse = _within(layout, interleaved(z1, z2), temperature, ids, implementation)
-  return layout.mean(lse) - layout.mean(cosines(z1, z2)) / temperature
+  lse = _within(layout, interleaved(z1, z2), temperature, ids)
+  by_view = None if weights is None else jnp.repeat(weights, 2)
+  positives = layout.mean(cosines(z1, z2), weights)
+  return layout.mean(lse, by_view) - positives / temperature
 
 
 def dcl(
@@ -103,9 +101,8 @@ def dcl(
   z2: Float[Array, "b d"],
   *,
   temperature: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "b"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """DCL: NT-Xent without the positive pair in the denominator.
 
@@ -123,7 +120,8 @@ def dcl(
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
     temperature: positive temperature T.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over 2b rows, float32 or wider.
@@ -136,27 +134,19 @@ def dcl(
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (t,) = arguments.positive(z1, temperature=temperature)
-  return with_layout(
-    _nt_xent,
-    (z1, z2),
-    (t,),
-    axis_name,
-    batch_axes,
-    implementation,
-    decoupled=True,
-  )
+  w = arguments.weights(weights, len(z1), z1)
+  return with_layout(_nt_xent, (z1, z2, w), (t,), **options, decoupled=True)
 
 
 def info_nce(
   queries: Float[Array, "b d"],
-  keys: Float[Array, "b d"],
+  keys: Float[Array, "m d"],
   *,
   temperature: float | Scalar,
   negatives: Float[Array, "q d"] | None = None,
   symmetric: bool = False,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "b"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """InfoNCE: cross-entropy of each query against all keys or a queue.
 
@@ -174,24 +164,35 @@ def info_nce(
 
   Args:
     queries: embeddings, [b, d].
-    keys: embeddings of the same images, [b, d].
+    keys: embeddings, [m, d], m >= b; the first b show the images of the
+      queries, in order, the others are further negatives. Inside `shard_map`
+      this holds on each device.
     temperature: positive temperature T.
     negatives: queue of negatives, [q, d]; replicated on a mesh.
     symmetric: True to average with the loss of swapped queries and keys.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each query in the mean, [b]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over b rows, float32 or wider. MoCo v3 multiplies by 2T.
 
   Raises:
-    ValueError: if shapes differ or are not [b, d], b < 2 without a queue, a
-      queue of another width, or temperature <= 0.
+    ValueError: if shapes don't match, m < 2 without a queue, m > b with
+      `negatives` or `symmetric`, or temperature <= 0.
 
   Reference:
     van den Oord et al., "Representation Learning with Contrastive Predictive
     Coding", 2018, eq. 4; He et al., "Momentum Contrast", CVPR 2020, eq. 1.
   """
-  queries, keys = arguments.same_shape("b d", queries=queries, keys=keys)
+  queries, keys = arguments.floats({"queries": queries, "keys": keys}, "b d")
+  equal = symmetric or negatives is not None
+  if queries.shape[1] != keys.shape[1] or (
+    len(keys) != len(queries) if equal else len(keys) < len(queries)
+  ):
+    raise ValueError(
+      f"queries {queries.shape}, keys {keys.shape}: must have the same width, "
+      "and more keys than queries only without negatives and symmetric"
+    )
   (t,) = arguments.positive(queries, temperature=temperature)
   queue: tuple[Array, ...] = ()
   if negatives is not None:
@@ -202,30 +203,25 @@ def info_nce(
       )
     queries, keys, bank = arguments.of_one_dtype(queries, keys, bank)
     queue = (bank,)
+  w = arguments.weights(weights, len(queries), queries)
   return with_layout(
-    _info_nce,
-    (queries, keys),
-    (t, *queue),
-    axis_name,
-    batch_axes,
-    symmetric=symmetric,
-    implementation=implementation,
+    _info_nce, (queries, keys, w), (t, *queue), symmetric=symmetric, **options
   )
 
 
 def _info_nce(
   layout: Layout,
   queries: Float[Array, "b d"],
-  keys: Float[Array, "b d"],
+  keys: Float[Array, "m d"],
+  weights: Float[Array, "b"] | None,
   temperature: Scalar,
   negatives: Float[Array, "q d"] | None = None,
   *,
   symmetric: bool,
-  implementation: Implementation | None,
 ) -> Scalar:
-  positives = cosines(queries, keys) / temperature
+  positives = cosines(queries, keys[: len(queries)]) / temperature
 
-  def rows(x: Float[Array, "b d"]) -> similarity.Operand:
+  def rows(x: Float[Array, "n d"]) -> similarity.Operand:
     return similarity.operand(x, inverse_norms(x) / temperature, ids=0)
 
   def columns(x: Float[Array, "m d"]) -> similarity.Operand:
@@ -235,27 +231,19 @@ def _info_nce(
   if negatives is not None:
     queue = columns(layout.as_varying(negatives))
     lse = functools.partial(
-      similarity.log_sum_exp,
-      layout,
-      columns=queue,
-      replicated=True,
-      implementation=implementation,
+      similarity.log_sum_exp, layout, columns=queue, replicated=True
     )
     askers = (queries, keys) if symmetric else (queries,)
     denominators = [jnp.logaddexp(positives, lse(rows(x))) for x in askers]
   else:
-    arguments.at_least(layout, 2, queries=queries)
+    arguments.at_least(layout, 2, keys=keys)
     sides = rows(queries), columns(keys)
     if symmetric:
-      denominators = similarity.log_sum_exps(
-        layout, *sides, implementation=implementation
-      )
+      denominators = similarity.log_sum_exps(layout, *sides)
     else:
-      denominators = [
-        similarity.log_sum_exp(layout, *sides, implementation=implementation)
-      ]
-  mean = sum(map(layout.mean, denominators)) / len(denominators)
-  return mean - layout.mean(positives)
+      denominators = [similarity.log_sum_exp(layout, *sides)]
+  means = [layout.mean(lse, weights) for lse in denominators]
+  return sum(means) / len(means) - layout.mean(positives, weights)
 
 
 def cissl(
@@ -263,9 +251,8 @@ def cissl(
   teacher: Float[Array, "2*b d"],
   *,
   temperature: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "2*b"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """CISSL, contrastive idealised self-supervised learning.
 
@@ -287,7 +274,8 @@ def cissl(
       Inside `shard_map`, each device holds both views of its images.
     teacher: outputs of the other head for the same rows, [2b, d].
     temperature: positive temperature T.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each row in the mean, [2b]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over 2b rows, float32 or wider.
@@ -308,27 +296,25 @@ def cissl(
       f"{len(student)} rows"
     )
   (t,) = arguments.positive(student, temperature=temperature)
-  return with_layout(
-    _cissl, (student, teacher), (t,), axis_name, batch_axes, implementation
-  )
+  w = arguments.weights(weights, len(student), student)
+  return with_layout(_cissl, (student, teacher, w), (t,), **options)
 
 
 def _cissl(
   layout: Layout,
   student: Float[Array, "2*b d"],
   teacher: Float[Array, "2*b d"],
+  weights: Float[Array, "2*b"] | None,
   temperature: Scalar,
-  implementation: Implementation | None,
 ) -> Scalar:
   lse = similarity.log_sum_exp(
     layout,
     similarity.operand(student, inverse_norms(student) / temperature, ids=0),
     similarity.operand(teacher, inverse_norms(teacher), ids=1),
-    implementation=implementation,
   )
   other = jnp.roll(teacher, len(teacher) // 2, axis=0)
   found = (cosines(student, teacher) + cosines(student, other)) / 2
-  return layout.mean(lse) - layout.mean(found) / temperature
+  return layout.mean(lse, weights) - layout.mean(found, weights) / temperature
 
 
 def supervised_contrastive(
@@ -336,9 +322,8 @@ def supervised_contrastive(
   labels: Int[Array, "n"],
   *,
   temperature: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "n"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """SupCon, the supervised contrastive loss: rows of one class are positives.
 
@@ -361,9 +346,12 @@ def supervised_contrastive(
 
   Args:
     z: projections of all views, [n, d].
-    labels: integer labels, [n].
+    labels: integer labels, [n]; negative where there is none. A row without a
+      label has no positives and is a negative of all other rows. To make the
+      views of an unlabelled image positives, give it a label of its own.
     temperature: positive temperature T.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each row in the mean, [n]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over n rows, float32 or wider.
@@ -385,27 +373,19 @@ def supervised_contrastive(
   if labels.shape != z.shape[:1]:
     raise ValueError(f"labels must be [n] for z {z.shape}, got {labels.shape}")
   (t,) = arguments.positive(z, temperature=temperature)
-  return with_layout(
-    _supervised_contrastive,
-    (z, labels),
-    (t,),
-    axis_name,
-    batch_axes,
-    implementation,
-  )
+  w = arguments.weights(weights, len(z), z)
+  return with_layout(_supervised_contrastive, (z, labels, w), (t,), **options)
 
 
 def _supervised_contrastive(
   layout: Layout,
   z: Float[Array, "n d"],
   labels: Int[Array, "n"],
+  weights: Float[Array, "n"] | None,
   temperature: Scalar,
-  implementation: Implementation | None,
 ) -> Scalar:
   arguments.at_least(layout, 2, z=z)
-  lse = _within(
-    layout, z, temperature, layout.positions(len(z)), implementation
-  )
+  lse = _within(layout, z, temperature, layout.positions(len(z)))
   # At most one class per row: gives `jnp.unique` a static size.
   classes = layout.num_rows(len(z))
   _, numbers = jnp.unique(
@@ -420,4 +400,5 @@ def _supervised_contrastive(
   kin = layout.sum(sum_by_class(normed))[label] - normed
   others = jnp.maximum(members - 1, 1)
   positives = dots(normed, kin) / others / temperature
-  return layout.mean(jnp.where(members > 1, lse - positives, 0))
+  labelled = (members > 1) & (labels >= 0)
+  return layout.mean(jnp.where(labelled, lse - positives, 0), weights)

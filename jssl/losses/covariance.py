@@ -1,7 +1,7 @@
 """Losses on the covariance of features, within or across two views."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,8 @@ from jaxtyping import Array, Float
 
 from jssl.losses import arguments
 from jssl.losses.ops import gram
-from jssl.losses.ops.base import Implementation
 from jssl.losses.ops.gram import Factor, Pair
-from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.ops.layout import AxisNames, Layout, Options, with_layout
 from jssl.losses.rows import cosines, upcast
 from jssl.typing import Scalar
 
@@ -44,18 +43,11 @@ class BarlowTerms(NamedTuple):
 
 
 def barlow_terms(
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  *,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  z1: Float[Array, "b d"], z2: Float[Array, "b d"], **options: Unpack[Options]
 ) -> BarlowTerms:
   """Returns the unweighted terms of `barlow_twins`."""
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  return with_layout(
-    _barlow_terms, (z1, z2), (), axis_name, batch_axes, implementation
-  )
+  return with_layout(_barlow_terms, (z1, z2), (), **options)
 
 
 # Added to the variance, as in the BatchNorm of the official code.
@@ -63,10 +55,7 @@ _BARLOW_EPSILON = 1e-5
 
 
 def _barlow_terms(
-  layout: Layout,
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  implementation: Implementation | None,
+  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
 ) -> BarlowTerms:
   arguments.at_least(layout, 2, z1=z1)
 
@@ -77,12 +66,7 @@ def _barlow_terms(
 
   first, second = standardised(z1), standardised(z2)
   diagonal = layout.mean(first.rows() * second.rows())
-  squares = gram.inner(
-    layout,
-    Pair(first, second),
-    diagonal=False,
-    implementation=implementation,
-  )
+  squares = gram.inner(layout, Pair(first, second), diagonal=False)
   b = float(layout.num_rows(len(z1)))
   return BarlowTerms(jnp.sum((1 - diagonal) ** 2), squares / b**2)
 
@@ -92,9 +76,7 @@ def barlow_twins(
   z2: Float[Array, "b d"],
   *,
   off_diagonal_weight: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """Barlow Twins: moves the cross-correlation of two views to the identity.
 
@@ -114,7 +96,7 @@ def barlow_twins(
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
     off_diagonal_weight: lambda in the paper, 5e-3 there.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The loss, float32 or wider; its terms: `barlow_terms`.
@@ -125,13 +107,7 @@ def barlow_twins(
   Reference:
     Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2.
   """
-  on, off = barlow_terms(
-    z1,
-    z2,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    implementation=implementation,
-  )
+  on, off = barlow_terms(z1, z2, **options)
   (weight,) = arguments.scalar(on, off_diagonal_weight=off_diagonal_weight)
   return on + weight * off
 
@@ -151,18 +127,11 @@ class VICRegTerms(NamedTuple):
 
 
 def vicreg_terms(
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  *,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  z1: Float[Array, "b d"], z2: Float[Array, "b d"], **options: Unpack[Options]
 ) -> VICRegTerms:
   """Returns the unweighted terms of `vicreg`."""
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  return with_layout(
-    _vicreg_terms, (z1, z2), (), axis_name, batch_axes, implementation
-  )
+  return with_layout(_vicreg_terms, (z1, z2), (), **options)
 
 
 # Added to the variance: keeps the gradient finite at collapse.
@@ -170,10 +139,7 @@ _VICREG_EPSILON = 1e-4
 
 
 def _vicreg_terms(
-  layout: Layout,
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  implementation: Implementation | None,
+  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
 ) -> VICRegTerms:
   arguments.at_least(layout, 2, z1=z1)
   b, d = layout.num_rows(len(z1)), z1.shape[1]
@@ -183,18 +149,14 @@ def _vicreg_terms(
     variance = biased * (b / (b - 1))
     deviation = jnp.sqrt(variance + _VICREG_EPSILON)
     centred = Factor(z, *layout.as_varying((mean, jnp.ones_like(mean))))
-    squares = gram.inner(
-      layout, Pair(centred), diagonal=False, implementation=implementation
-    )
+    squares = gram.inner(layout, Pair(centred), diagonal=False)
     covariance = squares / float(b - 1) ** 2 / d
     return jnp.mean(jax.nn.relu(1 - deviation)), covariance
 
   (variance1, covariance1), (variance2, covariance2) = map(of_view, (z1, z2))
   gap = jnp.mean((upcast(z1) - upcast(z2)) ** 2, axis=1)
   return VICRegTerms(
-    layout.mean(gap),
-    (variance1 + variance2) / 2,
-    covariance1 + covariance2,
+    layout.mean(gap), (variance1 + variance2) / 2, covariance1 + covariance2
   )
 
 
@@ -205,9 +167,7 @@ def vicreg(
   invariance_weight: float | Scalar,
   variance_weight: float | Scalar,
   covariance_weight: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """VICReg: variance-invariance-covariance regularisation of two views.
 
@@ -234,7 +194,7 @@ def vicreg(
     invariance_weight: lambda in the paper, 25 there.
     variance_weight: mu in the paper, 25 there.
     covariance_weight: nu in the paper, 1 there.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The loss, float32 or wider; its terms: `vicreg_terms`.
@@ -252,13 +212,7 @@ def vicreg(
     variance_weight=variance_weight,
     covariance_weight=covariance_weight,
   )
-  terms = vicreg_terms(
-    z1,
-    z2,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    implementation=implementation,
-  )
+  terms = vicreg_terms(z1, z2, **options)
   first, *others = (w * t for w, t in zip(weights, terms, strict=True))
   return sum(others, first)
 
@@ -268,6 +222,7 @@ def w_mse(
   z2: Float[Array, "b d"],
   *,
   eps: float | Scalar,
+  weights: Float[Array, "b"] | None = None,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
   """W-MSE: squared distance of whitened and normalised views.
@@ -289,6 +244,8 @@ def w_mse(
     z1: projections of the first view, [b, d].
     z2: projections of the second view of the same images, [b, d].
     eps: weight of the identity, in (0, 1]; 1e-3 is usual.
+    weights: weight of each image in the mean, [b], not in the covariances; see
+      `jssl.losses`.
     axis_name: see `jssl.losses`.
 
   Returns:
@@ -303,9 +260,11 @@ def w_mse(
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
   (shrinkage,) = arguments.positive(z1, eps=eps)
+  eps = arguments.unwrapped(eps)
   if not isinstance(eps, jax.core.Tracer) and eps > 1:
     raise ValueError(f"eps must be at most 1, got {eps}")
-  return with_layout(_w_mse, (z1, z2), (shrinkage,), axis_name)
+  w = arguments.weights(weights, len(z1), z1)
+  return with_layout(_w_mse, (z1, z2, w), (shrinkage,), axis_name=axis_name)
 
 
 def _inverse_factor(x: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -316,7 +275,11 @@ def _inverse_factor(x: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 def _w_mse(
-  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"], eps: Scalar
+  layout: Layout,
+  z1: Float[Array, "b d"],
+  z2: Float[Array, "b d"],
+  weights: Float[Array, "b"] | None,
+  eps: Scalar,
 ) -> Scalar:
   arguments.at_least(layout, 2, z1=z1)
 
@@ -342,4 +305,4 @@ def _w_mse(
     # [d, d] and replicated: the rows need no communication.
     return matmul(centred, matmul(second, first).T)
 
-  return 2 - 2 * layout.mean(cosines(whitened(z1), whitened(z2)))
+  return 2 - 2 * layout.mean(cosines(whitened(z1), whitened(z2)), weights)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,7 @@ from jssl.losses.assignment import (
   rows_of,
 )
 from jssl.losses.ops import prototypes, similarity
-from jssl.losses.ops.base import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.ops.layout import AxisNames, Layout, Options, with_layout
 from jssl.losses.rows import upcast
 from jssl.typing import Scalar
 
@@ -51,9 +50,8 @@ def dino(
   *,
   student_temperature: float | Scalar,
   teacher_temperature: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "b"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """DINO: cross-entropy between the centred teacher and the student.
 
@@ -81,7 +79,8 @@ def dino(
     center: center of the teacher's logits, [k]; see `dino_center`.
     student_temperature: positive temperature T_s; 0.1 in the paper.
     teacher_temperature: positive temperature T_t; 0.04 to 0.07 in the paper.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over images and pairs of views, float32 or wider.
@@ -94,32 +93,28 @@ def dino(
     ICCV 2021, eq. 3 and algorithm 1.
   """
   student, teacher = _views(student, teacher, 1)
-  weights: Sequence[Array] = arguments.prototypes(
+  matrices: Sequence[Array] = arguments.prototypes(
     {"student": student, "teacher": teacher},
     student_prototypes=student_prototypes,
     teacher_prototypes=teacher_prototypes,
   )
   (center,) = arguments.floats({"center": center}, "k")
-  if center.shape != weights[1].shape[:1]:
+  if center.shape != matrices[1].shape[:1]:
     raise ValueError(
-      f"center must be [k={len(weights[1])}], one entry per prototype, got "
+      f"center must be [k={len(matrices[1])}], one entry per prototype, got "
       f"{center.shape}"
     )
-  student, teacher, center, *weights = one_width(
-    student, teacher, center, *weights
+  student, teacher, center, *matrices = one_width(
+    student, teacher, center, *matrices
   )
   temperatures = arguments.positive(
     student,
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
   )
+  w = arguments.weights(weights, len(student), student)
   return with_layout(
-    _dino,
-    (student, teacher),
-    (*weights, center, *temperatures),
-    axis_name,
-    batch_axes,
-    implementation,
+    _dino, (student, teacher, w), (*matrices, center, *temperatures), **options
   )
 
 
@@ -127,12 +122,12 @@ def _dino(
   layout: Layout,
   student: Float[Array, "b v d"],
   teacher: Float[Array, "b u e"],
+  weights: Float[Array, "b"] | None,
   student_prototypes: Float[Array, "k d"],
   teacher_prototypes: Float[Array, "k e"],
   center: Float[Array, "k"],
   student_temperature: Scalar,
   teacher_temperature: Scalar,
-  implementation: Implementation | None,
 ) -> Scalar:
   teacher, teacher_prototypes, center, teacher_temperature = (
     jax.lax.stop_gradient(
@@ -147,11 +142,10 @@ def _dino(
     rows_of(teacher, teacher_temperature),
     columns_of(theirs, bias),
     ours,
-    implementation=implementation,
   ).mean
-  lse = log_sum_exp(layout, student, ours, student_temperature, implementation)
+  lse = log_sum_exp(layout, student, ours, student_temperature)
   mean = mean.reshape(*teacher.shape[:2], -1)
-  return cross_entropy(layout, mean, student, lse, student_temperature)
+  return cross_entropy(layout, mean, student, lse, student_temperature, weights)
 
 
 def dino_center(
@@ -183,7 +177,7 @@ def dino_center(
     {"teacher": teacher}, teacher_prototypes=teacher_prototypes
   )
   by_image = jnp.moveaxis(teacher, 0, 1)
-  return with_layout(_dino_center, (by_image,), (weights,), axis_name)
+  return with_layout(_dino_center, (by_image,), (weights,), axis_name=axis_name)
 
 
 def _dino_center(
@@ -215,9 +209,7 @@ def dissl_terms(
   *,
   student_temperature: float | Scalar,
   teacher_temperature: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  **options: Unpack[Options],
 ) -> DISSLTerms:
   """Returns the unweighted terms of `dissl`."""
   student, teacher = _views(student, teacher, 2)
@@ -233,12 +225,7 @@ def dissl_terms(
     teacher_temperature=teacher_temperature,
   )
   return with_layout(
-    _dissl_terms,
-    (student, teacher),
-    (*weights, *temperatures),
-    axis_name,
-    batch_axes,
-    implementation,
+    _dissl_terms, (student, teacher), (*weights, *temperatures), **options
   )
 
 
@@ -250,7 +237,6 @@ def _dissl_terms(
   teacher_prototypes: Float[Array, "k e"],
   student_temperature: Scalar,
   teacher_temperature: Scalar,
-  implementation: Implementation | None,
 ) -> DISSLTerms:
   ours, theirs = layout.as_varying((student_prototypes, teacher_prototypes))
   seen = prototypes.attend(
@@ -258,7 +244,6 @@ def _dissl_terms(
     rows_of(teacher, teacher_temperature),
     columns_of(theirs),
     jnp.concatenate([ours, theirs], axis=1),
-    implementation=implementation,
   )
   b, u, _ = teacher.shape
   lse = seen.lse.reshape(b, u)
@@ -275,13 +260,10 @@ def _dissl_terms(
       ),
       columns_of(theirs),
       replicated=True,
-      implementation=implementation,
     )
     log_p = columns - jnp.log(layout.num_rows(b))
     entropies.append(-jnp.sum(jnp.exp(log_p) * log_p))
-  student_lse = log_sum_exp(
-    layout, student, ours, student_temperature, implementation
-  )
+  student_lse = log_sum_exp(layout, student, ours, student_temperature)
   to_student, to_teacher = jnp.split(mean, [ours.shape[1]], axis=2)
   return DISSLTerms(
     cross_entropy(
@@ -302,9 +284,7 @@ def dissl(
   teacher_temperature: float | Scalar,
   marginal_weight: float | Scalar,
   invariance_weight: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """DISSL, distilled idealised self-supervised learning.
 
@@ -337,7 +317,7 @@ def dissl(
     marginal_weight: lambda in the paper; 2.3 in the official code.
     invariance_weight: beta in the paper; 0.8 in the official code, 0.6 on
       ImageNet.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The loss, float32 or wider; its terms: `dissl_terms`.
@@ -359,6 +339,9 @@ def dissl(
     marginal_weight=marginal_weight,
     invariance_weight=invariance_weight,
   )
+  marginal_weight, invariance_weight = map(
+    arguments.unwrapped, (marginal_weight, invariance_weight)
+  )
   weights = marginal_weight, invariance_weight
   traced = any(isinstance(w, jax.core.Tracer) for w in weights)
   if not traced and marginal_weight < 1 + invariance_weight:
@@ -374,9 +357,7 @@ def dissl(
     teacher_prototypes,
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
-    axis_name=axis_name,
-    batch_axes=batch_axes,
-    implementation=implementation,
+    **options,
   )
   return (
     terms.distillation

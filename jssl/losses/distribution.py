@@ -1,6 +1,7 @@
 """Losses on the distribution of features, without views or labels."""
 
 import math
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,7 @@ from jaxtyping import Array, Float
 
 from jssl.losses import arguments
 from jssl.losses.ops import characteristic, nearest, similarity
-from jssl.losses.ops.base import Implementation
-from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.ops.layout import Layout, Options, with_layout
 from jssl.losses.rows import dots, inverse_norms, upcast
 from jssl.typing import Key, Scalar
 
@@ -21,9 +21,7 @@ def sigreg(
   *,
   key: Key,
   num_slices: int,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """SIGReg of LeJEPA: a sketched test against an isotropic Gaussian.
 
@@ -47,7 +45,7 @@ def sigreg(
     key: random key of the directions: a new key each step, the same on all
       devices.
     num_slices: number of directions.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over directions, float32 or wider.
@@ -63,16 +61,11 @@ def sigreg(
   arguments.count(num_slices=num_slices)
   normal = jax.random.normal(key, (z.shape[1], num_slices), upcast(z).dtype)
   slices = normal * inverse_norms(normal.T)[None]
-  return with_layout(
-    _sigreg, (z,), (slices,), axis_name, batch_axes, implementation
-  )
+  return with_layout(_sigreg, (z,), (slices,), **options)
 
 
 def _sigreg(
-  layout: Layout,
-  z: Float[Array, "n d"],
-  slices: Float[Array, "d s"],
-  implementation: Implementation | None,
+  layout: Layout, z: Float[Array, "n d"], slices: Float[Array, "d s"]
 ) -> Scalar:
   n, step = layout.num_rows(len(z)), _LAST_KNOT / (_KNOTS - 1)
   waves = characteristic.sums(
@@ -80,7 +73,6 @@ def _sigreg(
     jnp.matmul(upcast(z), slices, precision=jax.lax.Precision.HIGHEST),
     knots=_KNOTS,
     step=step,
-    implementation=implementation,
   )
   normal = jnp.exp(-((jnp.arange(_KNOTS) * step) ** 2) / 2).astype(slices.dtype)
   ends = jnp.array([0, _KNOTS - 1])
@@ -90,12 +82,7 @@ def _sigreg(
 
 
 def uniformity(
-  z: Float[Array, "n d"],
-  *,
-  t: float = 2.0,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  z: Float[Array, "n d"], *, t: float = 2.0, **options: Unpack[Options]
 ) -> Scalar:
   """Uniformity (L_uniform): log of the mean Gaussian potential of pairs.
 
@@ -112,7 +99,7 @@ def uniformity(
   Args:
     z: features, [n, d].
     t: positive scale of the potential; 2 in the paper.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The loss, float32 or wider. Rows much longer than 1 lose accuracy, since
@@ -127,29 +114,17 @@ def uniformity(
   """
   (z,) = arguments.floats({"z": z}, "n d")
   (width,) = arguments.positive(z, t=t)
-  return with_layout(
-    _uniformity, (z,), (width,), axis_name, batch_axes, implementation
-  )
+  return with_layout(_uniformity, (z,), (width,), **options)
 
 
-def _uniformity(
-  layout: Layout,
-  z: Float[Array, "n d"],
-  t: Scalar,
-  implementation: Implementation | None,
-) -> Scalar:
+def _uniformity(layout: Layout, z: Float[Array, "n d"], t: Scalar) -> Scalar:
   arguments.at_least(layout, 2, z=z)
   n = layout.num_rows(len(z))
   # -t |x - y|^2 = 2t <x, y> - t |x|^2 - t |y|^2
   rows = similarity.operand(
-    z,
-    jnp.sqrt(2 * t),
-    ids=layout.positions(len(z)),
-    bias=-t * dots(z, z),
+    z, jnp.sqrt(2 * t), ids=layout.positions(len(z)), bias=-t * dots(z, z)
   )
-  by_row = similarity.log_sum_exp(
-    layout, rows, None, implementation=implementation
-  )
+  by_row = similarity.log_sum_exp(layout, rows)
   return layout.log_sum_exp(by_row) - math.log(n * (n - 1))
 
 
@@ -160,9 +135,8 @@ _KOLEO_EPSILON = 1e-8
 def koleo(
   z: Float[Array, "n d"],
   *,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  weights: Float[Array, "n"] | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """KoLeo, the Kozachenko-Leonenko regulariser: spreads rows apart.
 
@@ -178,7 +152,8 @@ def koleo(
 
   Args:
     z: features, [n, d].
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    weights: weight of each row in the mean, [n]; see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The mean over n rows, float32 or wider. (The official code adds 1e-8 to the
@@ -192,18 +167,19 @@ def koleo(
     eq. 2; Oquab et al., "DINOv2", 2023.
   """
   (z,) = arguments.floats({"z": z}, "n d")
-  return with_layout(_koleo, (z,), (), axis_name, batch_axes, implementation)
+  w = arguments.weights(weights, len(z), z)
+  return with_layout(_koleo, (z, w), (), **options)
 
 
 def _koleo(
-  layout: Layout, z: Float[Array, "n d"], implementation: Implementation | None
+  layout: Layout, z: Float[Array, "n d"], weights: Float[Array, "n"] | None
 ) -> Scalar:
   arguments.at_least(layout, 2, z=z)
   scale = inverse_norms(z)
-  other = nearest.neighbours(layout, z, scale, implementation=implementation)
+  other = nearest.neighbours(layout, z, scale)
   # From differences, since 2 - 2 cos cancels for near rows.
   gap = (
     upcast(z) * scale[:, None] - upcast(other) * inverse_norms(other)[:, None]
   )
   square = jnp.sum(gap**2, axis=1) + _KOLEO_EPSILON**2
-  return layout.mean(jnp.log(square)) / -2
+  return layout.mean(jnp.log(square), weights) / -2

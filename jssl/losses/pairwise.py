@@ -1,12 +1,13 @@
 """Contrastive losses that are sums over independent pairs."""
 
+from typing import Unpack
+
 from jaxtyping import Array, Float
 
 from jssl.losses import arguments
 from jssl.losses.ops import gram, sigmoid
-from jssl.losses.ops.base import Implementation
 from jssl.losses.ops.gram import Factor, Pair
-from jssl.losses.ops.layout import AxisNames, Layout, with_layout
+from jssl.losses.ops.layout import Layout, Options, with_layout
 from jssl.losses.rows import dots
 from jssl.typing import Scalar
 
@@ -17,9 +18,7 @@ def sigmoid_contrastive(
   *,
   scale: float | Scalar,
   bias: float | Scalar,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  **options: Unpack[Options],
 ) -> Scalar:
   """SigLIP: the pairwise sigmoid loss.
 
@@ -39,7 +38,7 @@ def sigmoid_contrastive(
     scale: positive factor of the dot products, exp(t') in the paper.
     bias: summand of the logits, initially -10 in the paper: most pairs are
       negative.
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The sum over pairs divided by b, float32 or wider.
@@ -55,14 +54,7 @@ def sigmoid_contrastive(
   x, y = arguments.same_shape("b d", x=x, y=y)
   (scale,) = arguments.positive(x, scale=scale)
   (bias,) = arguments.scalar(x, bias=bias)
-  return with_layout(
-    _sigmoid_contrastive,
-    (x, y),
-    (scale, bias),
-    axis_name,
-    batch_axes,
-    implementation,
-  )
+  return with_layout(_sigmoid_contrastive, (x, y), (scale, bias), **options)
 
 
 def _sigmoid_contrastive(
@@ -71,23 +63,15 @@ def _sigmoid_contrastive(
   y: Float[Array, "b d"],
   scale: Scalar,
   bias: Scalar,
-  implementation: Implementation | None,
 ) -> Scalar:
   scale, bias = layout.as_varying((scale, bias))
   ids = layout.positions(len(x))
-  total = sigmoid.total(
-    layout, x, y, scale, bias, ids=(ids, ids), implementation=implementation
-  )
+  total = sigmoid.total(layout, x, y, scale, bias, ids=(ids, ids))
   return total / layout.num_rows(len(x))
 
 
 def spectral_contrastive(
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  *,
-  axis_name: AxisNames | None = None,
-  batch_axes: AxisNames | None = None,
-  implementation: Implementation | None = None,
+  z1: Float[Array, "b d"], z2: Float[Array, "b d"], **options: Unpack[Options]
 ) -> Scalar:
   """Spectral contrastive loss.
 
@@ -104,7 +88,7 @@ def spectral_contrastive(
   Args:
     z1: features of the first view, [b, d].
     z2: features of the second view of the same images, [b, d].
-    axis_name, batch_axes, implementation: see `jssl.losses`.
+    **options: axis_name, batch_axes, implementation; see `jssl.losses`.
 
   Returns:
     The loss, float32 or wider.
@@ -117,23 +101,16 @@ def spectral_contrastive(
     Spectral Contrastive Loss", NeurIPS 2021, eq. 6.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  return with_layout(
-    _spectral_contrastive, (z1, z2), (), axis_name, batch_axes, implementation
-  )
+  return with_layout(_spectral_contrastive, (z1, z2), (), **options)
 
 
 def _spectral_contrastive(
-  layout: Layout,
-  z1: Float[Array, "b d"],
-  z2: Float[Array, "b d"],
-  implementation: Implementation | None,
+  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
 ) -> Scalar:
   arguments.at_least(layout, 2, z1=z1)
   b = layout.num_rows(len(z1))
   positives = dots(z1, z2)
   # sum_ij <z1_i, z2_j>^2, positives included.
-  squares = gram.inner(
-    layout, Pair(Factor(z1)), Pair(Factor(z2)), implementation=implementation
-  )
+  squares = gram.inner(layout, Pair(Factor(z1)), Pair(Factor(z2)))
   negatives = (squares - b * layout.mean(positives**2)) / float(b * (b - 1))
   return negatives - 2 * layout.mean(positives)

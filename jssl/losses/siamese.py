@@ -14,6 +14,7 @@ def negative_cosine(
   p: Float[Array, "b d"],
   z: Float[Array, "b d"],
   *,
+  weights: Float[Array, "b"] | None = None,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
   """Negative mean cosine similarity, from 1 to -1 (equal directions).
@@ -30,6 +31,7 @@ def negative_cosine(
   Args:
     p: predictions, [b, d].
     z: targets, [b, d].
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
     axis_name: see `jssl.losses`.
 
   Returns:
@@ -43,13 +45,17 @@ def negative_cosine(
     eq. 1.
   """
   p, z = arguments.same_shape("b d", p=p, z=z)
-  return with_layout(_negative_cosine, (p, z), (), axis_name)
+  w = arguments.weights(weights, len(p), p)
+  return with_layout(_negative_cosine, (p, z, w), (), axis_name=axis_name)
 
 
 def _negative_cosine(
-  layout: Layout, p: Float[Array, "b d"], z: Float[Array, "b d"]
+  layout: Layout,
+  p: Float[Array, "b d"],
+  z: Float[Array, "b d"],
+  weights: Float[Array, "b"] | None,
 ) -> Scalar:
-  return -layout.mean(cosines(p, z))
+  return -layout.mean(cosines(p, z), weights)
 
 
 def simsiam(
@@ -58,6 +64,7 @@ def simsiam(
   z1: Float[Array, "b d"],
   z2: Float[Array, "b d"],
   *,
+  weights: Float[Array, "b"] | None = None,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
   """SimSiam: symmetric negative cosine with stopped targets (sg).
@@ -76,6 +83,7 @@ def simsiam(
     p2: predictions from the second view, [b, d].
     z1: projections of the first view, [b, d]; no gradient.
     z2: projections of the second view, [b, d]; no gradient.
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
     axis_name: see `jssl.losses`.
 
   Returns:
@@ -89,7 +97,8 @@ def simsiam(
     eq. 4.
   """
   p1, p2, z1, z2 = arguments.same_shape("b d", p1=p1, p2=p2, z1=z1, z2=z2)
-  total = with_layout(_both_ways, (p1, p2, z2, z1), (), axis_name)
+  w = arguments.weights(weights, len(p1), p1)
+  total = with_layout(_both_ways, (p1, p2, z2, z1, w), (), axis_name=axis_name)
   return total / -2
 
 
@@ -99,6 +108,7 @@ def byol(
   target1: Float[Array, "b d"],
   target2: Float[Array, "b d"],
   *,
+  weights: Float[Array, "b"] | None = None,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
   """BYOL: squared distance of unit vectors, with stopped targets (sg).
@@ -117,6 +127,7 @@ def byol(
     p2: predictions from the second view, [b, d].
     target1: projections of the target network of the first view, [b, d].
     target2: projections of the second view, [b, d].
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
     axis_name: see `jssl.losses`.
 
   Returns:
@@ -132,7 +143,10 @@ def byol(
   p1, p2, target1, target2 = arguments.same_shape(
     "b d", p1=p1, p2=p2, target1=target1, target2=target2
   )
-  total = with_layout(_both_ways, (p1, p2, target2, target1), (), axis_name)
+  w = arguments.weights(weights, len(p1), p1)
+  total = with_layout(
+    _both_ways, (p1, p2, target2, target1, w), (), axis_name=axis_name
+  )
   return 4 - 2 * total
 
 
@@ -142,16 +156,18 @@ def _both_ways(
   p2: Float[Array, "b d"],
   target1: Float[Array, "b d"],
   target2: Float[Array, "b d"],
+  weights: Float[Array, "b"] | None,
 ) -> Scalar:
   """Returns the sum of both directions' mean cosines."""
   target1, target2 = jax.lax.stop_gradient((target1, target2))
-  return layout.mean(cosines(p1, target1) + cosines(p2, target2))
+  return layout.mean(cosines(p1, target1) + cosines(p2, target2), weights)
 
 
 def alignment(
   z1: Float[Array, "b d"],
   z2: Float[Array, "b d"],
   *,
+  weights: Float[Array, "b"] | None = None,
   axis_name: AxisNames | None = None,
 ) -> Scalar:
   """Alignment (L_align): mean squared distance of two views.
@@ -168,6 +184,7 @@ def alignment(
   Args:
     z1: features of the first view, [b, d].
     z2: features of the second view of the same images, [b, d].
+    weights: weight of each image in the mean, [b]; see `jssl.losses`.
     axis_name: see `jssl.losses`.
 
   Returns:
@@ -181,10 +198,15 @@ def alignment(
     Alignment and Uniformity on the Hypersphere", ICML 2020, eq. 6, alpha = 2.
   """
   z1, z2 = arguments.same_shape("b d", z1=z1, z2=z2)
-  return with_layout(_alignment, (z1, z2), (), axis_name)
+  w = arguments.weights(weights, len(z1), z1)
+  return with_layout(_alignment, (z1, z2, w), (), axis_name=axis_name)
 
 
 def _alignment(
-  layout: Layout, z1: Float[Array, "b d"], z2: Float[Array, "b d"]
+  layout: Layout,
+  z1: Float[Array, "b d"],
+  z2: Float[Array, "b d"],
+  weights: Float[Array, "b"] | None,
 ) -> Scalar:
-  return layout.mean(jnp.sum((upcast(z1) - upcast(z2)) ** 2, axis=1))
+  squares = jnp.sum((upcast(z1) - upcast(z2)) ** 2, axis=1)
+  return layout.mean(squares, weights)

@@ -63,7 +63,7 @@ class Objective(abc.ABC):
   Attributes:
     num_views: number of large views per image.
     multi_crop: True if the method also accepts small crops.
-    uses_labels: True if every image needs a label.
+    uses_labels: True if the loss needs the labels of the images.
     heads: names of the heads applied to backbone features; each name is a
       field, a key of `head_params` and a key of `state`.
   """

@@ -2,7 +2,7 @@
 
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: temperature 0.1 (0.07 in the authors' code), projector 2048-128 without
-norms, batch 6144. Supervised: every training image needs a label.
+norms, batch 6144. Positives of an image without a label (-1) are its own views.
 """
 
 import dataclasses
@@ -35,7 +35,10 @@ class SupCon(TwoViewObjective):
       raise ValueError('objective.name="supcon" needs a data set with labels')
     # Interleaved instead of concatenated, so that no row changes its device.
     z = jnp.stack([z1, z2], axis=1).reshape(-1, z1.shape[1])
-    row_labels = jnp.stack([labels, labels], axis=1).reshape(-1)
+    # An image without a label is a class of its own.
+    own = jnp.iinfo(labels.dtype).max - jnp.arange(len(labels))
+    classes = jnp.where(labels < 0, own.astype(labels.dtype), labels)
+    row_labels = jnp.stack([classes, classes], axis=1).reshape(-1)
     loss = losses.supervised_contrastive(
       z, row_labels, temperature=self.temperature
     )

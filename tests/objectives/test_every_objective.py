@@ -25,7 +25,7 @@ from objectives.cases import (
   point,
 )
 
-from jssl import objectives
+from jssl import losses, objectives
 from jssl.objectives.base import Objective
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -321,6 +321,18 @@ def test_supcon_needs_labels():
     ValueError, match=r'objective.name="supcon" needs a data set'
   ):
     shape_of_loss(BY_NAME["supcon"].objective, labels=None)
+
+
+def test_supcon_compares_an_image_without_a_label_with_its_own_view():
+  z1, z2 = jax.random.normal(jax.random.key(0), (2, 8, D))
+  got, _ = BY_NAME["supcon"].objective.compare(z1, z2, jnp.full(8, -1))
+  expected = losses.nt_xent(z1, z2, temperature=0.5)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
+  labels = jnp.array([-1, 0, -1, 0, 1, 1, 2, -1])
+  own = jnp.array([10, 0, 11, 0, 1, 1, 2, 12])
+  got, _ = BY_NAME["supcon"].objective.compare(z1, z2, labels)
+  expected, _ = BY_NAME["supcon"].objective.compare(z1, z2, own)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_w_mse_needs_more_rows_than_dimensions():

@@ -14,30 +14,25 @@ import abc
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from jssl.losses.ops import tiles
-from jssl.losses.ops.layout import Layout
+from jssl.losses.ops.layout import Implementation, Layout
 from jssl.typing import PyTree, Scalar
 
-Implementation = Literal["reference", "tiled", "pallas_tpu"]
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
 
 def choose_implementation(
-  implementation: Implementation | None,
-  layout: Layout,
-  name: str,
-  *,
-  no_kernel: str | None,
-  no_gain: str | None = None,
+  layout: Layout, name: str, *, no_kernel: str | None, no_gain: str | None
 ) -> Implementation:
   """Validates the caller's choice of implementation, or chooses one.
 
@@ -45,18 +40,15 @@ def choose_implementation(
   "tiled" everywhere else. The log says why a TPU doesn't use a kernel.
 
   Args:
-    implementation: the caller's choice; None chooses by platform.
-    layout: layout of the rows.
+    layout: layout of the rows, with the caller's choice.
     name: name of the operation, for messages.
     no_kernel: reason why the kernel cannot run; None if it can.
     no_gain: reason why the kernel is not faster; None if it is.
 
-  Returns:
-    The implementation to run.
-
   Raises:
     ValueError: if the name is unknown or the implementation cannot run here.
   """
+  implementation = layout.implementation
   if implementation is None:
     if layout.platform != "tpu":
       return "tiled"
@@ -92,7 +84,6 @@ class FusedOperation(abc.ABC):
   Attributes:
     layout: layout of the rows.
     implementation: implementation that runs.
-    explicit: True if the caller named the implementation.
     tile: rows and columns of a tile.
     name: name of the operation, for messages.
     max_tile: upper bound of `tile`, approximately.
@@ -100,7 +91,6 @@ class FusedOperation(abc.ABC):
 
   layout: Layout
   implementation: Implementation
-  explicit: bool
   tile: tuple[int, int]
 
   name: ClassVar[str]
@@ -110,7 +100,6 @@ class FusedOperation(abc.ABC):
   def create(
     cls,
     layout: Layout,
-    implementation: Implementation | None,
     rows: int,
     columns: int | None = None,
     *,
@@ -124,7 +113,6 @@ class FusedOperation(abc.ABC):
 
     Args:
       layout: layout of the rows, and of the columns unless replicated.
-      implementation: see `choose_implementation`.
       rows: number of rows, as `layout` has them.
       columns: number of columns; None if the columns are the rows.
       no_kernel: see `choose_implementation`.
@@ -140,36 +128,30 @@ class FusedOperation(abc.ABC):
       shards = 1 if replicated_columns else layout.shards
       column_tile = tiles.tile_size(-(-columns // shards), max_columns)
     chosen = choose_implementation(
-      implementation, layout, cls.name, no_kernel=no_kernel, no_gain=no_gain
+      layout, cls.name, no_kernel=no_kernel, no_gain=no_gain
     )
-    explicit = implementation is not None
-    return cls(layout, chosen, explicit, (row_tile, column_tile), **static)
+    return cls(layout, chosen, (row_tile, column_tile), **static)
 
   def pad(
-    self,
-    tree: T,
-    values: Sequence[float],
-    *,
-    axis: Literal[0, 1] = 0,
-    replicated: bool = False,
+    self, tree: T, *, axis: Literal[0, 1] = 0, replicated: bool = False
   ) -> T:
     """Pads arrays of rows to whole tiles on each device.
 
     Args:
       tree: arrays with the same number of rows.
-      values: padding value of each array.
       axis: 0 for rows of the matrix, 1 for its columns.
       replicated: True if every device holds all of the arrays.
     """
     if self.implementation == "reference":
       return tree
     shards = 1 if replicated else self.layout.shards
-    return tiles.pad(tree, values, multiple=self.tile[axis] * shards)
+    return tiles.pad(tree, multiple=self.tile[axis] * shards)
 
   def __call__(self, operands: PyTree, constants: PyTree) -> PyTree:
     """Runs the operation on padded arrays."""
     if self.implementation == "reference":
       return self.reference(operands, constants)
+    operands = jax.tree.map(_refuse_forward_mode, operands)
     return _call(self, operands, constants)
 
   @abc.abstractmethod
@@ -194,7 +176,7 @@ class FusedOperation(abc.ABC):
         "differentiate a loss of global arrays, under `jit` and without "
         "axis_name"
       )
-    if self.explicit and self.implementation == "pallas_tpu":
+    if self.layout.implementation == "pallas_tpu":
       raise ValueError(
         "implementation='pallas_tpu' has no second derivatives: use None, "
         "'tiled' or 'reference'"
@@ -218,6 +200,7 @@ class FusedSum(FusedOperation):
     """Runs the operation on padded arrays."""
     if self.implementation == "reference":
       return self.reference(operands, constants)
+    operands = jax.tree.map(_refuse_forward_mode, operands)
     return _call_sum(self, operands, constants)
 
   def forward(self, operands: PyTree, constants: PyTree) -> Scalar:
@@ -232,6 +215,41 @@ class FusedSum(FusedOperation):
     # In a caller's `shard_map` without `check_vma`, g differs between devices.
     g = self.layout.sum_transpose(g)
     return jax.tree.map(lambda x: (g * x).astype(x.dtype), out)
+
+
+# A tangent passes through this primitive. Reverse mode transposes it away;
+# forward mode runs or compiles it, which raises. JAX's own error for
+# `custom_vjp` does not say what to do.
+_tangent_p = Primitive("fused_operation_tangent")
+_tangent_p.def_abstract_eval(lambda tangent: tangent)
+ad.deflinear2(_tangent_p, lambda cotangent, _: [cotangent])
+batching.primitive_batchers[_tangent_p] = lambda args, axes: (
+  _tangent_p.bind(*args),
+  axes[0],
+)
+
+
+def _raise_forward_mode(*args: Any, **kwargs: Any) -> NoReturn:
+  raise TypeError(
+    "forward-mode differentiation (jax.jvp, jax.linearize, jax.jacfwd, "
+    'jax.hessian) of this loss needs implementation="reference", which builds '
+    "whole matrices; or use reverse mode, jax.jacrev(jax.grad(loss)) for a "
+    "Hessian"
+  )
+
+
+_tangent_p.def_impl(_raise_forward_mode)
+mlir.register_lowering(_tangent_p, _raise_forward_mode)
+
+
+@jax.custom_jvp
+def _refuse_forward_mode(x: Array) -> Array:
+  return x
+
+
+@_refuse_forward_mode.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+  return primals[0], _tangent_p.bind(tangents[0])
 
 
 _custom_vjp = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

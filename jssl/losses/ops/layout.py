@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +23,34 @@ from jaxtyping import Array, Float, Int
 from jssl.typing import PyTree
 
 AxisNames = str | tuple[str, ...]
+Implementation = Literal["reference", "tiled", "pallas_tpu"]
 
 Args = ParamSpec("Args")
 Out = TypeVar("Out")
 
 
+class Options(TypedDict, total=False):
+  """Keywords that most losses take; see `jssl.losses`."""
+
+  axis_name: AxisNames | None
+  batch_axes: AxisNames | None
+  implementation: Implementation | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Sharding of the batch rows.
+  """Sharding of the batch rows, and how fused operations are computed.
 
   Attributes:
     mesh: mesh of global arrays; None if arrays are those of one device, either
       without a mesh or inside a caller's `shard_map`.
     axes: mesh axes that shard the rows, outermost first; () for no sharding.
+    implementation: the caller's choice for all operations; None for none.
   """
 
   mesh: AbstractMesh | None
   axes: tuple[str, ...]
+  implementation: Implementation | None = None
 
   @property
   def size(self) -> int:
@@ -124,9 +135,15 @@ class Layout:
     first = self.device_index() * local if self.manual else 0
     return first + jnp.arange(local, dtype=jnp.int32)
 
-  def mean(self, x: Float[Array, "n *more"]) -> Float[Array, "*more"]:
-    """Returns the mean over the rows of all devices."""
-    return self.sum(jnp.sum(x, axis=0)) / self.num_rows(len(x))
+  def mean(
+    self, x: Float[Array, "n *more"], weights: Float[Array, "n"] | None = None
+  ) -> Float[Array, "*more"]:
+    """Returns the mean over the rows of all devices; 0 for zero weights."""
+    if weights is None:
+      return self.sum(jnp.sum(x, axis=0)) / self.num_rows(len(x))
+    total = self.sum(weights.sum())
+    weighted = x * weights.reshape(-1, *[1] * (x.ndim - 1))
+    return self.sum(jnp.sum(weighted, axis=0)) / jnp.where(total > 0, total, 1)
 
   def log_sum_exp(self, x: Float[Array, "n *more"]) -> Float[Array, "*more"]:
     """Returns the log-sum-exp over the rows of all devices."""
@@ -191,29 +208,31 @@ def _split_axes(rows: Array) -> tuple[str, ...]:
 
 def with_layout(
   loss: Callable[..., Out],
-  sharded: tuple[Array, ...],
+  sharded: tuple[Array | None, ...],
   replicated: tuple[PyTree, ...],
-  axis_name: AxisNames | None,
+  *,
+  axis_name: AxisNames | None = None,
   batch_axes: AxisNames | None = None,
-  *static: Any,
+  implementation: Implementation | None = None,
   rows_out: bool = False,
-  **static_keywords: Any,
+  **static: Any,
 ) -> Out:
   """Infers the layout of the rows and calls `loss` with it.
 
   Args:
     loss: function of a layout, of the arrays (global, or one device's), and of
       the static arguments.
-    sharded: arrays whose first dimension is the batch.
+    sharded: arrays whose first dimension is the batch; None for an optional
+      array that is not there.
     replicated: all other arrays.
     axis_name: mesh axes of a caller's `shard_map` that shard the batch; () for
       the loss of this device's rows alone.
     batch_axes: mesh axes that shard the batch on an Auto mesh, where shardings
       are unknown while tracing; None for all axes.
-    *static: further positional arguments of `loss`.
+    implementation: the caller's choice for all operations.
     rows_out: True if the result is sharded like the rows; else it is
       replicated.
-    **static_keywords: keyword arguments of `loss`.
+    **static: keyword arguments of `loss`.
 
   Raises:
     ValueError: if an axis isn't bound or doesn't shard the rows, or if
@@ -222,7 +241,7 @@ def with_layout(
   arrays = *sharded, *replicated
 
   def call(layout: Layout, *arrays: PyTree) -> Out:
-    return loss(layout, *arrays, *static, **static_keywords)
+    return loss(layout, *arrays, **static)
 
   mesh = jax.typeof(arrays[0]).sharding.mesh
   kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -230,7 +249,7 @@ def with_layout(
   if axis_name is not None:
     names = _axes_of(axis_name, mesh, "axis_name")
     _check_manual(names, manual, sharded, batch_axes)
-    return call(Layout(None, names), *arrays)
+    return call(Layout(None, names, implementation), *arrays)
   if manual:
     bound = tuple(name for name in mesh.axis_names if name in manual)
     raise ValueError(
@@ -238,12 +257,12 @@ def with_layout(
       "of the global batch, or axis_name=() for the loss of local rows alone"
     )
   if mesh.empty:
-    return call(Layout(None, ()), *arrays)
+    return call(Layout(None, (), implementation), *arrays)
   axes = mesh.axis_names
   if batch_axes is not None:
     axes = _axes_of(batch_axes, mesh, "batch_axes")
   if AxisType.Explicit not in kinds.values():
-    return call(Layout(mesh, axes), *arrays)
+    return call(Layout(mesh, axes, implementation), *arrays)
   own = _split_axes(arrays[0])
   if batch_axes is not None and axes != own:
     raise ValueError(
@@ -253,7 +272,7 @@ def with_layout(
 
   def on_auto(*arrays: PyTree) -> Out:
     mesh = jax.sharding.get_abstract_mesh()
-    return call(Layout(mesh, own), *arrays)
+    return call(Layout(mesh, own, implementation), *arrays)
 
   out = P(own) if rows_out else P()
   # Arrays may be on a mesh that the caller has not set.
@@ -264,7 +283,7 @@ def with_layout(
 def _check_manual(
   names: tuple[str, ...],
   manual: set[str],
-  sharded: tuple[Array, ...],
+  sharded: tuple[Array | None, ...],
   batch_axes: AxisNames | None,
 ) -> None:
   if batch_axes is not None:
@@ -279,7 +298,7 @@ def _check_manual(
     )
   if not names or not _checks_vma(names):
     return
-  for array in sharded:
+  for array in jax.tree.leaves(sharded):
     same = set(names) - jax.typeof(array).manual_axis_type.varying
     if same:
       raise ValueError(

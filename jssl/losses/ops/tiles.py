@@ -1,6 +1,6 @@
 """Tiles of long arrays: sizes, padding, reads and writes in a loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -12,6 +12,9 @@ T = TypeVar("T")
 # Tiles have a multiple of this number of rows: the vector width of any machine.
 _ALIGN = 8
 
+# Id of padding rows.
+PAD_ID = -1
+
 
 def tile_size(rows: int, maximum: int, *, align: int = _ALIGN) -> int:
   """Returns a tile size near `maximum` at most, with little padding."""
@@ -19,23 +22,19 @@ def tile_size(rows: int, maximum: int, *, align: int = _ALIGN) -> int:
   return -(-rows // (count * align)) * align
 
 
-def pad(tree: T, values: Sequence[float], *, multiple: int) -> T:
+def pad(tree: T, *, multiple: int) -> T:
   """Appends rows to all arrays, up to a multiple of a number of rows.
 
-  Args:
-    tree: arrays with the same number of rows.
-    values: padding value of each array.
-    multiple: divisor of the padded number of rows.
+  Features are padded with 0, ids (integers) with `PAD_ID`.
   """
 
-  def pad_one(a: Array, value: float) -> Array:
+  def pad_one(a: Array) -> Array:
     missing = -len(a) % multiple
     widths = [(0, missing)] + [(0, 0)] * (a.ndim - 1)
+    value = PAD_ID if jnp.issubdtype(a.dtype, jnp.integer) else 0
     return jnp.pad(a, widths, constant_values=value) if missing else a
 
-  leaves, structure = jax.tree.flatten(tree)
-  padded = [pad_one(*pair) for pair in zip(leaves, values, strict=True)]
-  return jax.tree.unflatten(structure, padded)
+  return jax.tree.map(pad_one, tree)
 
 
 def read(tree: T, tile: Array, size: int) -> T:

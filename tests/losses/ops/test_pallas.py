@@ -47,7 +47,7 @@ def arguments(n=N, m=M, d=D, dtype=jnp.float32, seed=0):
   return (x, y, *(jnp.asarray(a, jnp.float32) for a in numbers))
 
 
-def similarity_loss(layout, x, y, r, c, p, q, *, kind, ids=True, **options):
+def similarity_loss(layout, x, y, r, c, p, q, *, kind, ids=True):
   """A scalar that depends on every log-sum-exp, and not linearly."""
   n, m = len(x), len(y)
   rows = similarity.operand(x, r, ids=jnp.arange(n) % 9 if ids else 0, bias=p)
@@ -57,15 +57,13 @@ def similarity_loss(layout, x, y, r, c, p, q, *, kind, ids=True, **options):
   if kind == "self":
     rows, columns = rows._replace(ids=jnp.arange(n)), None
   if kind == "both":
-    by_row, by_column = similarity.log_sum_exps(
-      layout, rows, columns, **options
-    )
+    by_row, by_column = similarity.log_sum_exps(layout, rows, columns)
     return jnp.mean(jnp.sin(by_row)) + jnp.mean(jnp.cos(by_column))
-  by_row = similarity.log_sum_exp(layout, rows, columns, **options)
+  by_row = similarity.log_sum_exp(layout, rows, columns)
   return jnp.mean(jnp.sin(by_row))
 
 
-def prototypes_loss(layout, x, y, r, c, p, q, values, *, ids=True, **options):
+def prototypes_loss(layout, x, y, r, c, p, q, values, *, ids=True):
   """The same, of the means too."""
   rows = similarity.operand(
     x, r, ids=jnp.arange(len(x)) % 9 if ids else 0, bias=p
@@ -73,17 +71,14 @@ def prototypes_loss(layout, x, y, r, c, p, q, values, *, ids=True, **options):
   columns = similarity.operand(
     y, c, ids=jnp.arange(len(y)) % 5 if ids else 1, bias=q
   )
-  lse, mean = prototypes.attend(layout, rows, columns, values, **options)
+  lse, mean = prototypes.attend(layout, rows, columns, values)
   return jnp.mean(jnp.sin(lse)) + jnp.mean(jnp.cos(2 * mean).sum(axis=1))
 
 
 def value_and_grads(loss, implementation, *args, **options):
   def run(*args):
     return layouts.with_layout(
-      functools.partial(loss, implementation=implementation, **options),
-      args[:1],
-      args[1:],
-      None,
+      loss, args[:1], args[1:], implementation=implementation, **options
     )
 
   return once(jax.value_and_grad(run, argnums=range(len(args))), *args)
@@ -250,11 +245,7 @@ def test_there_are_no_second_derivatives():
 
   def length(x):
     by_x = jax.grad(similarity_loss, argnums=1)(
-      layouts.Layout(None, ()),
-      x,
-      *others,
-      kind="both",
-      implementation="pallas_tpu",
+      layouts.Layout(None, (), "pallas_tpu"), x, *others, kind="both"
     )
     return jnp.sum(by_x**2)
 
@@ -274,9 +265,7 @@ from jssl.losses.ops import layout as layouts, prototypes, similarity
 def infonce(layout, x, y):
   rows = similarity.operand(x, 0.1, ids=0)
   columns = similarity.operand(y, 1.0, ids=1)
-  by_row, by_column = similarity.log_sum_exps(
-    layout, rows, columns, implementation="pallas_tpu"
-  )
+  by_row, by_column = similarity.log_sum_exps(layout, rows, columns)
   return layout.sum(by_row.sum() + by_column.sum())
 
 def attended(layout, x, w):
@@ -291,7 +280,11 @@ mesh = Mesh(of.devices(), ("data",), axis_types=(AxisType.Auto,))
 def compiled(loss, split, dtype, width, check_vma):
   def run(x, y):
     return layouts.with_layout(
-      loss, (x,), (y,), None if check_vma is None else "data"
+      loss,
+      (x,),
+      (y,),
+      axis_name=None if check_vma is None else "data",
+      implementation="pallas_tpu",
     )
   specs = P("data"), P("data") if split else P()
   args = [

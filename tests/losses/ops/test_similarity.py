@@ -30,7 +30,7 @@ def arguments(n=N, m=M, seed=0):
   return (x, y, *scales, rng.normal(size=n), rng.normal(size=m))
 
 
-def objective(layout, x, y, r, c, p, q, *, kind, ids, shared=False, **options):
+def objective(layout, x, y, r, c, p, q, *, kind, ids, shared=False):
   """A scalar that depends on every output, and not linearly."""
   n, m = len(x), len(y)
   # In manual mode arrays are a device's, ids are global all the same.
@@ -44,7 +44,7 @@ def objective(layout, x, y, r, c, p, q, *, kind, ids, shared=False, **options):
   else:
     column_ids = jnp.arange(m) % 5 if ids else 1
     columns = similarity.operand(y, c, ids=column_ids, bias=q)
-  options = {"replicated": shared, **options}
+  options = {"replicated": shared}
   if kind == "both":
     by_row, by_column = similarity.log_sum_exps(
       layout, rows, columns, **options
@@ -55,12 +55,7 @@ def objective(layout, x, y, r, c, p, q, *, kind, ids, shared=False, **options):
 
 
 def run(*args, **options):
-  return layouts.with_layout(
-    functools.partial(objective, **options),
-    args[:1],
-    args[1:],
-    None,
-  )
+  return layouts.with_layout(objective, args[:1], args[1:], **options)
 
 
 def value_and_grads(**options):
@@ -98,10 +93,7 @@ def test_reference_equals_a_loop(x64, ids):
   rows = similarity.operand(x, r, ids=np.arange(N) % 9 if ids else 0, bias=p)
   columns = similarity.operand(y, c, ids=np.arange(M) % 5 if ids else 1, bias=q)
   by_row, by_column = similarity.log_sum_exps(
-    layouts.Layout(None, ()),
-    rows,
-    columns,
-    implementation="reference",
+    layouts.Layout(None, (), "reference"), rows, columns
   )
   sums = np.zeros(N), np.zeros(M)
   for i, j in np.ndindex(N, M):

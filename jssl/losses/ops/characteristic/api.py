@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.losses.ops.base import FusedOperation, Implementation
+from jssl.losses.ops.base import FusedOperation
 from jssl.losses.ops.characteristic import reference, tiled
 from jssl.losses.ops.characteristic.reference import Waves
 from jssl.losses.ops.layout import Layout
@@ -60,14 +60,7 @@ class Sums(FusedOperation):
     return self.layout.shard_map(local, (True, False), True)(operands, g)
 
 
-def sums(
-  layout: Layout,
-  p: Rows,
-  *,
-  knots: int,
-  step: float,
-  implementation: Implementation | None = None,
-) -> Waves:
+def sums(layout: Layout, p: Rows, *, knots: int, step: float) -> Waves:
   """Returns sums of cosines and sines over the rows of all devices.
 
   Args:
@@ -75,11 +68,9 @@ def sums(
     p: projections, at least float32.
     knots: number of frequencies: multiples of `step`, from 0 on.
     step: distance of two frequencies.
-    implementation: see `base.choose_implementation`.
   """
   op = Sums.create(
     layout,
-    implementation,
     len(p),
     no_kernel="it has no kernel, as it contains no matmul",
     knots=knots,
@@ -87,4 +78,4 @@ def sums(
   )
   if op.implementation == "reference":
     return reference.sums(p, knots=knots, step=step)
-  return op(*op.pad((p, jnp.ones_like(p[:, 0])), (0, 0)))
+  return op(*op.pad((p, jnp.ones_like(p[:, 0]))))

@@ -6,7 +6,7 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.losses.ops.base import FusedSum, Implementation
+from jssl.losses.ops.base import FusedSum
 from jssl.losses.ops.gram import features, reference, tiled
 from jssl.losses.ops.gram.reference import Factor, Pair
 from jssl.losses.ops.gram.tiled import Gradient, Operand
@@ -73,11 +73,10 @@ class Inner(FusedSum):
         )
       if by_rows is None:
         return value, None
-      if columns is None or by_columns is None:
-        return value, (self._factor_gradients(rows, by_rows), None)
+      by_pair = self._factor_gradients
       return value, (
-        self._factor_gradients(rows, by_rows),
-        self._factor_gradients(columns, by_columns),
+        by_pair(rows, by_rows),
+        columns and by_columns and by_pair(columns, by_columns),
       )
 
     specs = tuple(p and p.map(lambda factor: _SPECS) for p in operands)
@@ -160,7 +159,6 @@ def inner(
   columns: Pair | None = None,
   *,
   diagonal: bool = True,
-  implementation: Implementation | None = None,
 ) -> Scalar:
   """Returns <A^T B, C^T E> over the rows of all devices.
 
@@ -171,7 +169,6 @@ def inner(
       cheaper than passing them twice.
     diagonal: True if the diagonals of A^T B and C^T E count. False excludes
       them without cancellation, even if they dominate the sum.
-    implementation: see `base.choose_implementation`.
   """
   n, d = rows.first.x.shape
   dtype = upcast_dtype(rows.first.x.dtype)
@@ -179,7 +176,6 @@ def inner(
   by_rows = layout.num_rows(n) < d
   op = Inner.create(
     layout,
-    implementation,
     n,
     no_kernel="it has no kernel, as XLA's matmuls suffice",
     max_tile=(max_rows, max_rows),
@@ -191,7 +187,7 @@ def inner(
     op = dataclasses.replace(op, tile=(1, 1))
 
   def pad(factor: Factor) -> Factor:
-    return factor._replace(x=op.pad(factor.x, (0,)))
+    return factor._replace(x=op.pad(factor.x))
 
-  mask = layout.as_varying(op.pad(jnp.ones(n, dtype), (0,)))
+  mask = layout.as_varying(op.pad(jnp.ones(n, dtype)))
   return op((rows.map(pad), columns and columns.map(pad)), mask)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.base import FusedOperation, Implementation
+from jssl.losses.ops.base import FusedOperation
 from jssl.losses.ops.layout import Layout
 from jssl.losses.ops.matmul import upcast_dtype
 from jssl.losses.ops.nearest import reference, tiled
 from jssl.losses.ops.ring import ring_fold
-from jssl.losses.ops.similarity.reference import PADDING, Operand, operand
+from jssl.losses.ops.similarity.reference import Operand, operand
 
 Rows = Float[Array, "n d"]
 # Positions of the rows, and the index of the row that each row takes.
@@ -91,28 +91,21 @@ class Take(FusedOperation):
     return function(g, *constants).astype(operands.dtype)
 
 
-def neighbours(
-  layout: Layout,
-  x: Rows,
-  scale: Float[Array, "n"],
-  *,
-  implementation: Implementation | None = None,
-) -> Rows:
+def neighbours(layout: Layout, x: Rows, scale: Float[Array, "n"]) -> Rows:
   """Returns each row's most similar other row, of all devices.
 
   Args:
     layout: layout of the rows.
     x: features; the only argument with a gradient.
     scale: factor of each row in the similarities.
-    implementation: see `base.choose_implementation`.
   """
   n = len(x)
-  op = Take.create(layout, implementation, n, no_kernel="it has no kernel yet")
+  op = Take.create(layout, n, no_kernel="it has no kernel yet")
   constant = jax.lax.stop_gradient((x, scale))
   rows = operand(*constant, ids=layout.positions(n))
   if op.implementation == "reference":
     return reference.take(x, reference.argmax(rows))
-  rows, x = op.pad((rows, x), (*PADDING, 0))
+  rows, x = op.pad((rows, x))
   # Positions count padding: in manual mode, every device pads its own rows.
   positions = layout.positions(len(x))
   return op(x, (positions, op.index(rows, positions)))[:n]

@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.base import FusedOperation, Implementation
+from jssl.losses.ops.base import FusedOperation
 from jssl.losses.ops.layout import Layout
 from jssl.losses.ops.prototypes import pallas_tpu, reference, tiled
 from jssl.losses.ops.prototypes.reference import Attention
-from jssl.losses.ops.similarity.reference import (
-  PADDING,
-  Differentiable,
-  Operand,
-)
+from jssl.losses.ops.similarity.reference import Differentiable, Operand
 from jssl.losses.ops.similarity.tiled import gradients
 
 # Rows, columns, and the values of the columns.
@@ -79,12 +75,7 @@ class Attend(FusedOperation):
 
 
 def attend(
-  layout: Layout,
-  rows: Operand,
-  columns: Operand,
-  values: Float[Array, "k e"],
-  *,
-  implementation: Implementation | None = None,
+  layout: Layout, rows: Operand, columns: Operand, values: Float[Array, "k e"]
 ) -> Attention:
   """Returns each row's log-sum-exp over the columns, and its mean of `values`.
 
@@ -93,7 +84,6 @@ def attend(
     rows: rows that attend.
     columns: prototypes; every row has an unmasked prototype.
     values: [k, e] values of the prototypes.
-    implementation: see `base.choose_implementation`.
 
   Returns:
     The log-sum-exps [n] and means [n, e], float32 or wider.
@@ -101,7 +91,6 @@ def attend(
   n = len(rows.ids)
   op = Attend.create(
     layout,
-    implementation,
     n,
     len(columns.ids),
     no_kernel=pallas_tpu.unsupported(
@@ -109,9 +98,7 @@ def attend(
     ),
     replicated_columns=True,
   )
-  rows = op.pad(rows, PADDING)
-  columns, values = op.pad(
-    (columns, values), (*PADDING, 0), axis=1, replicated=True
-  )
+  rows = op.pad(rows)
+  columns, values = op.pad((columns, values), axis=1, replicated=True)
   out = op((rows[:3], columns[:3], values), (rows.ids, columns.ids))
   return jax.tree.map(lambda a: a[:n], out)

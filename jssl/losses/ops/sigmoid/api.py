@@ -3,12 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.base import FusedSum, Implementation
+from jssl.losses.ops.base import FusedSum
 from jssl.losses.ops.layout import Layout
 from jssl.losses.ops.ring import ring_fold
 from jssl.losses.ops.sigmoid import reference, tiled
 from jssl.losses.ops.sigmoid.reference import Ids, Operands
-from jssl.losses.ops.similarity.reference import PAD_ID
 from jssl.typing import PyTree, Scalar
 
 
@@ -66,7 +65,6 @@ def total(
   bias: Scalar,
   *,
   ids: tuple[Int[Array, "n"], Int[Array, "m"]],
-  implementation: Implementation | None = None,
 ) -> Scalar:
   """Returns the sum of sigmoid losses over all pairs, of all devices.
 
@@ -77,11 +75,8 @@ def total(
     scale: factor of the dot products, at least float32.
     bias: summand of the logits, of the dtype of the scale.
     ids: nonnegative ids of rows and columns; equal ids are positive pairs.
-    implementation: see `base.choose_implementation`.
   """
-  op = Total.create(
-    layout, implementation, len(x), len(y), no_kernel="it has no kernel yet"
-  )
-  x, x_ids = op.pad((x, ids[0]), (0, PAD_ID))
-  y, y_ids = op.pad((y, ids[1]), (0, PAD_ID), axis=1)
+  op = Total.create(layout, len(x), len(y), no_kernel="it has no kernel yet")
+  x, x_ids = op.pad((x, ids[0]))
+  y, y_ids = op.pad((y, ids[1]), axis=1)
   return op(Operands(x, y, scale, bias), Ids(x_ids, y_ids))

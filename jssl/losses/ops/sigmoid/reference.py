@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jssl.losses.ops.matmul import matmul
-from jssl.losses.ops.similarity.reference import PAD_ID
+from jssl.losses.ops.tiles import PAD_ID
 from jssl.typing import Scalar
 
 

@@ -8,16 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jssl.losses.ops.base import FusedOperation, Implementation
+from jssl.losses.ops.base import FusedOperation
 from jssl.losses.ops.layout import Layout
 from jssl.losses.ops.ring import ring_fold
 from jssl.losses.ops.similarity import pallas_tpu, reference, tiled
-from jssl.losses.ops.similarity.reference import (
-  MASKED,
-  PADDING,
-  Differentiable,
-  Operand,
-)
+from jssl.losses.ops.similarity.reference import MASKED, Differentiable, Operand
 from jssl.losses.ops.similarity.tiled import Cotangent, GradientSum, RunningSum
 from jssl.typing import PyTree
 
@@ -171,10 +166,9 @@ class LogSumExp(FusedOperation):
 def log_sum_exp(
   layout: Layout,
   rows: Operand,
-  columns: Operand | None,
+  columns: Operand | None = None,
   *,
   replicated: bool = False,
-  implementation: Implementation | None = None,
 ) -> Float[Array, "n"]:
   """Returns log sum_j exp S_ij of each row i.
 
@@ -184,65 +178,50 @@ def log_sum_exp(
     columns: columns of the matrix; None for the rows, which is cheaper than
       passing the rows twice.
     replicated: True if every device holds all columns (prototypes, a queue).
-    implementation: see `base.choose_implementation`.
 
   Returns:
     [n] array, at least float32; `MASKED` where all pairs are masked.
   """
-  if columns is None:
-    op = _create(layout, rows, rows, "self", replicated, implementation)
-    padded = op.pad(rows, PADDING)
-    by_row, _ = op((padded[:3], None), (padded.ids, None))
-    return by_row[: len(rows.ids)]
-  op = _create(layout, rows, columns, "rows", replicated, implementation)
-  return _run(op, rows, columns)[0]
+  kind: Kind = "self" if columns is None else "rows"
+  return _run(layout, rows, columns, kind, replicated=replicated)[0]
 
 
 def log_sum_exps(
-  layout: Layout,
-  rows: Operand,
-  columns: Operand,
-  *,
-  replicated: bool = False,
-  implementation: Implementation | None = None,
+  layout: Layout, rows: Operand, columns: Operand, *, replicated: bool = False
 ) -> tuple[Float[Array, "n"], Float[Array, "m"]]:
   """Returns the log-sum-exps of all rows and of all columns, from one pass.
 
   See `log_sum_exp` for the arguments.
   """
-  op = _create(layout, rows, columns, "both", replicated, implementation)
-  by_row, by_column = _run(op, rows, columns)
-  return by_row, by_column
+  return _run(layout, rows, columns, "both", replicated=replicated)
 
 
-def _create(
+def _run(
   layout: Layout,
   rows: Operand,
-  columns: Operand,
+  columns: Operand | None,
   kind: Kind,
+  *,
   replicated: bool,
-  implementation: Implementation | None,
-) -> LogSumExp:
+) -> Outputs:
   factor = _CPU_FACTOR if layout.platform == "cpu" else 1
   max_rows, max_columns = LogSumExp.max_tile
   two_operands = "with gradients of both operands it takes 5 matmuls, not 4"
-  return LogSumExp.create(
+  n, m = len(rows.ids), None if columns is None else len(columns.ids)
+  op = LogSumExp.create(
     layout,
-    implementation,
-    len(rows.ids),
-    None if kind == "self" else len(columns.ids),
+    n,
+    m,
     no_kernel=pallas_tpu.unsupported(rows.x.dtype, rows.x.shape[1]),
-    no_gain=None if kind == "self" else two_operands,
+    no_gain=None if columns is None else two_operands,
     replicated_columns=replicated,
     max_tile=(max_rows * factor, max_columns * factor),
     kind=kind,
     replicated=replicated,
   )
-
-
-def _run(op: LogSumExp, rows: Operand, columns: Operand) -> Outputs:
-  n, m = len(rows.ids), len(columns.ids)
-  rows = op.pad(rows, PADDING)
-  columns = op.pad(columns, PADDING, axis=1, replicated=op.replicated)
-  by_row, by_column = op((rows[:3], columns[:3]), (rows.ids, columns.ids))
+  rows = op.pad(rows)
+  columns = columns and op.pad(columns, axis=1, replicated=replicated)
+  by_row, by_column = op(
+    (rows[:3], columns and columns[:3]), (rows.ids, columns and columns.ids)
+  )
   return by_row[:n], None if by_column is None else by_column[:m]

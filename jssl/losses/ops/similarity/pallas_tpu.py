@@ -18,13 +18,14 @@ from jaxtyping import Array, Float, Int
 from jssl.losses.ops import pallas
 from jssl.losses.ops.matmul import precision
 from jssl.losses.ops.pallas import Blocks, Ref
-from jssl.losses.ops.similarity.reference import MASKED, PAD_ID, Operand
+from jssl.losses.ops.similarity.reference import MASKED, Operand
 from jssl.losses.ops.similarity.tiled import (
   Cotangent,
   GradientSum,
   RunningSum,
   Tile,
 )
+from jssl.losses.ops.tiles import PAD_ID
 
 # Indices of the scalars of a row. Those of a kernel start at OWN.
 _IDS, _SCALE, _BIAS, OWN = range(4)

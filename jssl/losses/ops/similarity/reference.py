@@ -14,13 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jssl.losses.ops.matmul import matmul, upcast_dtype
+from jssl.losses.ops.tiles import PAD_ID
 
 # Finite, so that differences of masked values are not NaN, and so large that
 # exp(MASKED - s) is 0 for every similarity s.
 MASKED = -1e30
-
-# Id of padding rows.
-PAD_ID = -1
 
 Differentiable = tuple[Array, Array, Array]
 """Features, scale and bias of an operand, or the gradients by them."""
@@ -40,10 +38,6 @@ class Operand(NamedTuple):
   scale: Float[Array, "n"]
   bias: Float[Array, "n"]
   ids: Int[Array, "n"]
-
-
-# Padding values of an operand.
-PADDING = (0, 0, 0, PAD_ID)
 
 
 def operand(
