@@ -85,19 +85,11 @@ class Batches(Iterator[Batch]):
   """An endless iterator of the batches of a run, on the devices.
 
   Its position is a step number, equal on all hosts, so that a run may continue
-  with other workers or another prefetch, but not with other images.
+  with other workers or another prefetch.
   """
 
-  def __init__(
-    self, source: Source, start: Callable[[int], grain.DatasetIterator]
-  ):
-    """Starts at step 0.
-
-    Args:
-      source: images of the batches.
-      start: makes an iterator of the batches from a step on.
-    """
-    self._source = source
+  def __init__(self, start: Callable[[int], grain.DatasetIterator]):
+    """Starts at step 0; `start` makes an iterator of batches from a step on."""
     self._start = start
     self._step = 0
     self._batches: grain.DatasetIterator | None = None
@@ -109,33 +101,10 @@ class Batches(Iterator[Batch]):
     self._step += 1
     return batch
 
-  @functools.cached_property
-  def _fingerprint(self) -> str:
-    return self._source.fingerprint()
-
-  def get_state(self) -> dict[str, Any]:
-    """Returns the step of the next batch, and the set, as plain JSON."""
-    return {"step": self._step, "data": self._fingerprint}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Moves to a step that `get_state` returned, of the same run.
-
-    Raises:
-      ValueError: if another version of jssl saved it, or the images are others.
-    """
-    if state.keys() != {"step", "data"}:
-      raise ValueError(
-        f"expected a position in the data with the keys 'step' and 'data', got "
-        f"{sorted(state)}: another version of jssl saved it; use a new workdir"
-      )
-    if state["data"] != self._fingerprint:
-      raise ValueError(
-        f"data.name={self._source.name!r} is not the set that the checkpoint "
-        f"was trained on: expected {state['data']}, got {self._fingerprint}; "
-        "restore the set, or use a new workdir"
-      )
+  def seek(self, step: int) -> None:
+    """Moves to the batch of a step, counted from 0."""
     self.close()
-    self._step = state["step"]
+    self._step = step
 
   def close(self) -> None:
     """Stops the thread and the worker processes."""
@@ -213,7 +182,7 @@ def train_batches(
     batches = make(rows=local_rows(sharding, batch_size), first_step=step)
     return _on_devices(batches, sharding, prefetch_batches)
 
-  return Batches(source, start)
+  return Batches(start)
 
 
 def eval_batches(

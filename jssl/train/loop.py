@@ -129,7 +129,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       step, state, progress = restore_or_init(
         run, program, checkpoints, initial
       )
-      batches.set_state({"step": step})
+      batches.seek(step)
     clock.record(from_step=step, to_step=step, until_first_step=None)
     started = time.monotonic() - float(progress["seconds"])
     logged_step, window = int(progress["logged_step"]), progress["window"]

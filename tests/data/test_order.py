@@ -1,5 +1,4 @@
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -248,15 +247,12 @@ def labels_of(iterator, batches):
 def test_a_run_is_resumed_at_any_step(source, order):
   expected = rows_of(order)
   iterator = train(source, order)
-  states = []
-  for rows in expected:
-    states.append(json.loads(json.dumps(iterator.get_state())))
-    assert labels_of(iterator, 1) == [rows]
+  assert labels_of(iterator, len(expected)) == expected
   iterator.close()
 
   fresh = train(source, order)
   for step in np.random.default_rng(0).permutation(STEPS - 3):
-    fresh.set_state(states[step])
+    fresh.seek(int(step))
     assert labels_of(fresh, 3) == expected[step : step + 3]
   fresh.close()
 
