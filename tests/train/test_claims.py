@@ -50,6 +50,6 @@ def test_a_set_that_was_prepared_anew_is_refused(tmp_path):
   assert run("first", 8)
   assert run("the_same", 8)
   with pytest.raises(
-    CheckpointError, match=r"images: was '35 images, .*now '50 images, "
+    CheckpointError, match=r"images: was '35 images, .*now '55 images, "
   ):
     run("more", 12)
