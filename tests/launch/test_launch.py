@@ -1,12 +1,13 @@
 """The scripts: what they would do, and what they do on this machine."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from launch.stubs import LAUNCH, said, shellcheck
+from launch.stubs import LAUNCH, ROOT, said, shellcheck, stub
 
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 
@@ -73,3 +74,42 @@ def test_a_signal_is_passed_on(status):
   started.communicate(timeout=30)
   assert started.returncode == status
   assert time.monotonic() - began < 20
+
+
+def test_smoke_tests_are_there():
+  for line in (ROOT / "tests/smoke.txt").read_text().splitlines():
+    path, _, name = line.partition("::")
+    assert f"def {name or 'test_'}" in (ROOT / path).read_text(), line
+
+
+@pytest.mark.parametrize("newest", [None, "python3.12", "pyenv"])
+def test_smoke_tests_run_on_the_newest_python(tmp_path, newest):
+  shutil.copytree(LAUNCH, tmp_path / "launch")
+  for name in ("bash", "dirname", "env", "mkdir", "cp"):
+    path = tmp_path / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(shutil.which(name))
+  # A shim of pyenv for a version that is not selected.
+  stub(tmp_path / "bin/python3.13", "exit 127")
+  told = f'echo "$0" "$@" >> {tmp_path}/told\n'
+  copied = f"mkdir -p $3/bin; cp {tmp_path}/own $3/bin/python"
+  venv = f'[ "$2" != venv ] || {{ {copied}; }}'
+  stub(tmp_path / "own", told)
+  if newest:
+    own = ".pyenv/versions/3.13.9/bin/python3.13"
+    where = own if newest == "pyenv" else f"bin/{newest}"
+    stub(tmp_path / where, told + venv)
+  done = subprocess.run(
+    ["bash", str(tmp_path / "launch/test.sh"), "smoke"],
+    env={"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  if newest is None:
+    assert "smoke tests skipped" in done.stdout
+    return
+  *_, install, run = (tmp_path / "told").read_text().splitlines()
+  assert install.endswith("-m pip install --quiet --editable .[test]")
+  assert ".venv-smoke/bin/python -m pytest" in run
+  assert run.endswith("@tests/smoke.txt")
