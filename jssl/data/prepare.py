@@ -22,7 +22,6 @@ to read. Training at a larger size would enlarge them.
 import difflib
 import gzip
 import importlib.util
-import math
 import pathlib
 import re
 import sys
@@ -82,31 +81,22 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     unsigned bytes, the number of dimensions, each of them as a big-endian
     uint32, then the data in C order.
   """
-  data = path.read_bytes()
-  if data[:2] == b"\x1f\x8b":
-    try:
+  data, start = path.read_bytes(), 4 + 4 * dimensions
+  try:
+    if data[:2] == b"\x1f\x8b":
       data = gzip.decompress(data)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    if data[:4] != bytes([0, 0, 8, dimensions]):
       raise ValueError(
-        f"{path}: truncated or damaged after {len(data)} bytes ({error}); get "
-        "the file again"
-      ) from error
-  magic = bytes([0, 0, 8, dimensions])
-  start = 4 + 4 * dimensions
-  if data[:4] != magic or len(data) < start:
+        f"expected an IDX file of bytes with {dimensions} dimensions, got one "
+        f"that begins with {data[:4].hex()}"
+      )
+    shape = np.frombuffer(data[4:start], ">u4")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+  except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
     raise ValueError(
-      f"{path}: expected an IDX file of bytes with {dimensions} dimensions, "
-      f"{magic.hex()} and at least {start} bytes; got {data[:4].hex()} and "
-      f"{len(data)} bytes"
-    )
-  shape = np.frombuffer(data[4:start], ">u4").tolist()
-  expected = start + math.prod(shape)
-  if len(data) != expected:
-    raise ValueError(
-      f"{path}: expected {expected} bytes for shape {shape}, got {len(data)}; "
-      "get the file again"
-    )
-  return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+      f"{path}: truncated, damaged or another file after {len(data)} bytes "
+      f"({error}); get the file again"
+    ) from error
 
 
 class FashionMnist(  # type: ignore[call-arg]
