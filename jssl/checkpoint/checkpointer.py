@@ -109,7 +109,8 @@ def restore(
     workdir: workdir of the run.
     step: step of the checkpoint.
     items: trees of `jax.ShapeDtypeStruct` by name. Arrays are restored with
-      these shardings, whatever mesh they were saved from.
+      these shardings, whatever mesh they were saved from; without a sharding,
+      on the first device.
     check_files: True if the files are compared with the manifest.
 
   Raises:
@@ -120,8 +121,17 @@ def restore(
     manifest.check_files(directory)
   _check_precision(directory, items)
   manifest.check_leaves(directory, items)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  placed = jax.tree.map(
+    lambda leaf: (
+      leaf.update(sharding=device)
+      if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None
+      else leaf
+    ),
+    dict(items),
+  )
   try:
-    restored = ocp.load_checkpointables(directory, dict(items))
+    restored = ocp.load_checkpointables(directory, placed)
   except Exception as error:  # Orbax passes on any error of its back ends.
     raise CheckpointError(f"could not read {directory}: {error}") from error
   return restored
@@ -152,10 +162,9 @@ def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
   Raises:
     CheckpointError: if the checkpoint is damaged.
   """
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   leaves = manifest.leaves(_root(workdir) / str(step))
   abstract = {
-    name: jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=sharding)
+    name: jax.ShapeDtypeStruct(shape, np.dtype(dtype))
     for name, (dtype, shape) in leaves.items()
     if name.startswith("backbone/")
   }

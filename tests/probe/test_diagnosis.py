@@ -175,10 +175,10 @@ def test_heads_that_are_lost_leave_the_backbone(workdir, monkeypatch):
   save(workdir, 20)
   restore = checkpoint.restore
 
-  def late(workdir, step, items, data=None):
+  def late(workdir, step, items):
     if step == 10 and "objective" in items:
       raise checkpoint.CheckpointError("no readable manifest")
-    return restore(workdir, step, items, data)
+    return restore(workdir, step, items)
 
   monkeypatch.setattr(checkpoint, "restore", late)
   run(workdir, diagnostics=True)
