@@ -10,14 +10,19 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from jssl.typing import Key, Keys, Step
+from jssl.typing import Key, Keys, Seed, Step, check_value
 
 
-def root(seed: int) -> Key:
+def root(seed: int | jax.Array) -> Key:
   """Returns a root key: threefry, whatever `jax_default_prng_impl` says.
 
   Other implementations draw other numbers for an image in another batch.
+
+  Raises:
+    ValueError: if a seed that is not traced is outside of [0, 2**32).
   """
+  if not isinstance(seed, jax.core.Tracer):
+    check_value("seed", seed, Seed)
   return jax.random.key(seed, impl="threefry2x32")
 
 

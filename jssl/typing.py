@@ -76,6 +76,8 @@ NonNegative = Annotated[T, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
 OpenFraction = Annotated[float, Interval(0, 1, low_open=True, high_open=True)]
 Decay = Annotated[float, Interval(0, 1, high_open=True)]
+Seed = Annotated[int, Interval(0, 2**32 - 1)]
+"""Larger seeds would have the keys of smaller ones."""
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 

@@ -18,6 +18,7 @@ from jssl.typing import (
   NonNegative,
   OpenFraction,
   Positive,
+  Seed,
   check_fields,
 )
 
@@ -243,7 +244,7 @@ class Config:
 
   Attributes:
     seed: seed of initialisation, order of examples and augmentation, below
-      2**32: larger ones have the keys of smaller ones.
+      2**32.
     data: data set, batch and input pipeline.
     augment: views.
     model: backbone.
@@ -259,7 +260,7 @@ class Config:
     probe: evaluation of checkpoints.
   """
 
-  seed: Annotated[int, Interval(0, 2**32 - 1)] = 0
+  seed: Seed = 0
   data: Data
   augment: Augment
   model: ViT | ResNet = dataclasses.field(metadata={"classes": MODELS})

@@ -9,10 +9,8 @@ from jaxtyping import Array, Float
 
 from jssl import checkpoint
 from jssl.augment import center_view
-from jssl.config.parse import parse
-from jssl.config.schema import Config
+from jssl.config.build import read_config
 from jssl.models import Backbone, init_variables
-from jssl.runtime.workdir import load_config
 from jssl.typing import Images, Pixels, Variables
 
 # Rounding of a resize or of bfloat16 may leave [0, 1].
@@ -91,9 +89,10 @@ def load_backbone(
 
   Raises:
     FileNotFoundError: if the run or the checkpoint does not exist.
+    ValueError: if the config of the run is damaged or of another version.
     CheckpointError: if the checkpoint is damaged.
   """
-  config = parse(load_config(workdir), Config)
+  config = read_config(workdir)
   steps = checkpoint.steps(workdir)
   if not steps:
     raise FileNotFoundError(f"{workdir} has no finished checkpoint")

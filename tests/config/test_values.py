@@ -8,11 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 from shipped import Shapes, config
 
+from jssl import rng
 from jssl.config.build import build
 from jssl.config.parse import replace, to_dict
 from jssl.config.schema import Data
 from jssl.objectives import OBJECTIVES
-from jssl.rng import stream
 
 SMALL = {
   "data.batch_size": 128,
@@ -136,11 +136,14 @@ def test_senseless_values_are_refused(key, value):
 def test_every_seed_has_a_key_of_its_own():
   seeds = [0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
   keys = [
-    tuple(jax.random.key_data(stream(jax.random.key(seed), "x")).tolist())
+    tuple(jax.random.key_data(rng.stream(rng.root(seed), "x")).tolist())
     for seed in seeds
     if replace(config(), {"seed": seed}).seed == seed
   ]
   assert len(set(keys)) == len(seeds)
+  for seed in (-1, 2**32, 2**63):
+    with pytest.raises(ValueError, match=f"seed={seed} must be in"):
+      rng.root(seed)
 
 
 @pytest.mark.parametrize(

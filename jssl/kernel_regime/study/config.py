@@ -21,6 +21,7 @@ from jssl.kernel_regime.dense import (
   median_bandwidth,
 )
 from jssl.kernel_regime.losses import NonContrastive
+from jssl.typing import Seed
 
 Basis = Literal["principal", "root"]
 BASES: tuple[Basis, ...] = get_args(Basis)
@@ -93,7 +94,7 @@ class Problem:
   jitter: float = 1e-6
   memory_limit_gib: float = 0.0
   folds: int = 5
-  seed: int = 0
+  seed: Seed = 0
 
   def __post_init__(self) -> None:
     least = {"images": 2, "views": 2, "test_images": 1, "folds": 2}
