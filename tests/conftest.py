@@ -25,12 +25,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 
 # Annotations of these packages (shapes, dtypes, types) are checked at run time.
-# `jssl.diagnostics` annotates arrays where it also takes rows that are computed
-# on access; the other packages have not been run with these checks yet.
+# The other packages have not been run with these checks yet.
 jaxtyping.install_import_hook(
   [
     "jssl.augment",
     "jssl.data",
+    "jssl.diagnostics",
     "jssl.kernel_regime",
     "jssl.models",
     "jssl.optim",

@@ -6,28 +6,39 @@ Operations follow SimCLR, arXiv 2002.05709, appendix A; solarisation BYOL,
 
 import dataclasses
 import itertools
-import math
-import sys
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jssl import rng
 from jssl.augment import blur, colour, crop
-from jssl.typing import Images, Keys, Pixels, Scalar, Views
+from jssl.typing import (
+  Fraction,
+  Images,
+  Interval,
+  Keys,
+  NonNegative,
+  Pixels,
+  Positive,
+  Scalar,
+  Views,
+  check_fields,
+)
 
 # Fields with one probability per large view.
 _PER_VIEW = ("blur_probability", "solarize_probability")
-_NOT_NEGATIVE = ("brightness", "contrast", "saturation", "num_small")
-# Ends of ranges of positive numbers, and the largest allowed number.
+# Ends of ranges.
 _RANGES = (
-  ("crop_min_area", "crop_max_area", 1),
-  ("small_crop_min_area", "small_crop_max_area", 1),
-  ("crop_ratio_min", "crop_ratio_max", sys.float_info.max),
-  ("blur_sigma_min", "blur_sigma_max", sys.float_info.max),
+  ("crop_min_area", "crop_max_area"),
+  ("small_crop_min_area", "small_crop_max_area"),
+  ("crop_ratio_min", "crop_ratio_max"),
+  ("blur_sigma_min", "blur_sigma_max"),
 )
+
+_Area = Annotated[float, Interval(0, 1, low_open=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,29 +80,29 @@ class Augment:
     ValueError: if a value is out of range; the message names its config key.
   """
 
-  crop_size_px: int
-  crop_min_area: float
-  crop_max_area: float = 1.0
-  crop_ratio_min: float = 3 / 4
-  crop_ratio_max: float = 4 / 3
-  flip_probability: float = 0.0
-  jitter_probability: float = 0.0
-  brightness: float = 0.0
-  contrast: float = 0.0
-  saturation: float = 0.0
-  hue: float = 0.0
-  grayscale_probability: float = 0.0
-  blur_probability: tuple[float, ...] = (0.0,)
-  blur_kernel_px: int = 3
-  blur_sigma_min: float = 0.1
-  blur_sigma_max: float = 2.0
-  solarize_probability: tuple[float, ...] = (0.0,)
-  solarize_threshold: float = 0.5
-  num_small: int = 0
-  small_crop_size_px: int = 0
-  small_crop_min_area: float = 0.05
-  small_crop_max_area: float = 0.25
-  small_blur_probability: float = 0.5
+  crop_size_px: Positive[int]
+  crop_min_area: _Area
+  crop_max_area: _Area = 1.0
+  crop_ratio_min: Positive[float] = 3 / 4
+  crop_ratio_max: Positive[float] = 4 / 3
+  flip_probability: Fraction = 0.0
+  jitter_probability: Fraction = 0.0
+  brightness: NonNegative[float] = 0.0
+  contrast: NonNegative[float] = 0.0
+  saturation: NonNegative[float] = 0.0
+  hue: Annotated[float, Interval(0, 0.5)] = 0.0
+  grayscale_probability: Fraction = 0.0
+  blur_probability: tuple[Fraction, ...] = (0.0,)
+  blur_kernel_px: Positive[int] = 3
+  blur_sigma_min: Positive[float] = 0.1
+  blur_sigma_max: Positive[float] = 2.0
+  solarize_probability: tuple[Fraction, ...] = (0.0,)
+  solarize_threshold: Fraction = 0.5
+  num_small: NonNegative[int] = 0
+  small_crop_size_px: NonNegative[int] = 0
+  small_crop_min_area: _Area = 0.05
+  small_crop_max_area: _Area = 0.25
+  small_blur_probability: Fraction = 0.5
 
   def __post_init__(self) -> None:
     values = dataclasses.asdict(self)
@@ -100,26 +111,16 @@ class Augment:
       if not valid:
         raise ValueError(f"augment.{name}={values[name]!r} must be {expected}")
 
-    for name, value in values.items():
-      if name in _PER_VIEW:
-        is_filled = isinstance(value, tuple) and len(value)
-        valid = is_filled and all(0 <= p <= 1 for p in value)
-        expected = (
-          "a tuple of numbers in [0, 1]: one for all large views, such "
-        )
-        check(name, valid, f"{expected}as (0.5,), or one for each")
-      elif name.endswith(("_probability", "_threshold")):
-        check(name, 0 <= value <= 1, "in [0, 1]")
-      elif name in _NOT_NEGATIVE:
-        check(name, 0 <= value < math.inf, "finite and at least 0")
-    check("hue", 0 <= self.hue <= 0.5, "in [0, 0.5]")
-    check("crop_size_px", self.crop_size_px > 0, "positive")
-    for low, high, limit in _RANGES:
+    for name in _PER_VIEW:
+      expected = "one for all large views, such as (0.5,), or one for each"
+      valid = isinstance(values[name], tuple) and values[name]
+      check(name, valid, f"a tuple of numbers in [0, 1]: {expected}")
+    check_fields(self, "augment")
+    for low, high in _RANGES:
       end = values[high]
-      check(low, 0 < values[low] <= end, f"in (0, augment.{high}={end}]")
-      check(high, end <= limit, f"at most {limit:g}")
+      check(low, values[low] <= end, f"in (0, augment.{high}={end}]")
     kernel = self.blur_kernel_px
-    check("blur_kernel_px", kernel > 0 and kernel % 2, "odd and positive")
+    check("blur_kernel_px", kernel % 2, "odd and positive")
     blurred = {"crop_size_px": any(self.blur_probability)}
     if self.num_small:
       check(
@@ -130,10 +131,9 @@ class Augment:
       )
       blurred["small_crop_size_px"] = bool(self.small_blur_probability)
     for size, blurs in blurred.items():
-      expected = (
-        f"less than twice augment.{size}={values[size]}, of blurred views"
-      )
-      check("blur_kernel_px", not blurs or kernel < 2 * values[size], expected)
+      limit = values[size]
+      expected = f"less than twice augment.{size}={limit}, of blurred views"
+      check("blur_kernel_px", not blurs or kernel < 2 * limit, expected)
 
   def of_large_views(self, num_views: int) -> "Augment":
     """Returns a copy for large views only; cycles probabilities per view."""
@@ -159,89 +159,73 @@ def _unit_interval(pixels: Pixels) -> Images:
   return jnp.asarray(pixels).astype(float) / 255
 
 
-def _chosen(keys: Keys, probability: Scalar | float) -> Bool[Array, "b"]:
-  """Chooses each image with a probability."""
-  return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
-
-
-def _view(
-  augment: Augment,
-  keys: Keys,
-  images: Images,
-  *,
-  blur_probability: Scalar,
-  solarize_probability: Scalar,
-) -> Float[Array, "b {augment.crop_size_px} {augment.crop_size_px} c"]:
-  """Returns one view of each image; all views run the same operations."""
-  # Key i of a split does not depend on the number of keys: an operation added
-  # at the end does not change the draws of the others.
-  keys = jax.vmap(partial(jax.random.split, num=6))(keys)
-  crop_keys, flip_keys, jitter_keys, gray_keys, blur_keys, solarize_keys = (
-    keys[:, i] for i in range(6)
-  )
-  _, height, width, channels = images.shape
-  random_box = partial(
-    crop.random_box,
-    height=height,
-    width=width,
-    areas=(augment.crop_min_area, augment.crop_max_area),
-    ratios=(augment.crop_ratio_min, augment.crop_ratio_max),
-  )
-  boxes = jax.vmap(random_box)(crop_keys)
-  flip = jnp.zeros(len(images), bool)
-  if augment.flip_probability:
-    flip = _chosen(flip_keys, augment.flip_probability)
-  images = crop.crop_and_resize(
-    boxes, images, size_px=augment.crop_size_px, flip=flip
-  )
-  if augment.jitter_probability:
-    images = colour.jitter(
-      jitter_keys,
-      images,
-      probability=augment.jitter_probability,
-      **{name: getattr(augment, name) for name in colour.STRENGTHS},
-    )
-  if augment.grayscale_probability and channels == 3:
-    gray = _chosen(gray_keys, augment.grayscale_probability)
-    images = jnp.where(
-      gray[:, None, None, None], colour.grayscale(images), images
-    )
-  if any(augment.blur_probability):
-    images = blur.random_blur(
-      blur_keys,
-      images,
-      probability=blur_probability,
-      kernel_px=augment.blur_kernel_px,
-      sigmas=(augment.blur_sigma_min, augment.blur_sigma_max),
-    )
-  if any(augment.solarize_probability):
-    inverted = _chosen(solarize_keys, solarize_probability)
-    bright = images >= augment.solarize_threshold
-    images = jnp.where(
-      inverted[:, None, None, None] & bright, 1 - images, images
-    )
-  return images
+def _change(
+  keys: Keys, probability: Scalar | float, changed: Images, images: Images
+) -> Images:
+  """Replaces each image by the changed one, with a probability."""
+  draw = jax.vmap(lambda key: jax.random.bernoulli(key, probability))
+  return jnp.where(draw(keys)[:, None, None, None], changed, images)
 
 
 def _views_of_one_size(
   augment: Augment, keys: Keys, images: Images, *, stream: str, number: int
 ) -> Float[Array, "{number} b {augment.crop_size_px} {augment.crop_size_px} c"]:
   """Returns `number` views of each image, drawn from a named key stream."""
+  _, height, width, channels = images.shape
 
-  def view(index: Array, blur: Scalar, solarize: Scalar) -> Array:
-    return _view(
-      augment,
-      jax.vmap(lambda key: rng.stream(key, stream, index))(keys),
-      images,
-      blur_probability=blur,
-      solarize_probability=solarize,
+  def one_view(index: Array, blurs: Scalar, solarizes: Scalar) -> Images:
+    own = jax.vmap(lambda key: rng.stream(key, stream, index))(keys)
+    # Key i of a split does not depend on the number of keys: an operation added
+    # at the end does not change the draws of the others.
+    own = jax.vmap(partial(jax.random.split, num=6))(own)
+    crop_keys, flip_keys, jitter_keys, gray_keys, blur_keys, solarize_keys = (
+      own[:, i] for i in range(6)
     )
+    random_box = partial(
+      crop.random_box,
+      height=height,
+      width=width,
+      areas=(augment.crop_min_area, augment.crop_max_area),
+      ratios=(augment.crop_ratio_min, augment.crop_ratio_max),
+    )
+    boxes = jax.vmap(random_box)(crop_keys)
+    flip = jnp.zeros(len(images), bool)
+    if augment.flip_probability:
+      flip = jax.vmap(
+        lambda key: jax.random.bernoulli(key, augment.flip_probability)
+      )(flip_keys)
+    view = crop.crop_and_resize(
+      boxes, images, size_px=augment.crop_size_px, flip=flip
+    )
+    if augment.jitter_probability:
+      view = colour.jitter(
+        jitter_keys,
+        view,
+        probability=augment.jitter_probability,
+        **{name: getattr(augment, name) for name in colour.STRENGTHS},
+      )
+    if augment.grayscale_probability and channels == 3:
+      gray = colour.grayscale(view)
+      view = _change(gray_keys, augment.grayscale_probability, gray, view)
+    if any(augment.blur_probability):
+      view = blur.random_blur(
+        blur_keys,
+        view,
+        probability=blurs,
+        kernel_px=augment.blur_kernel_px,
+        sigmas=(augment.blur_sigma_min, augment.blur_sigma_max),
+      )
+    if any(augment.solarize_probability):
+      bright = view >= augment.solarize_threshold
+      inverted = jnp.where(bright, 1 - view, view)
+      view = _change(solarize_keys, solarizes, inverted, view)
+    return view
 
   per_view = (
     jnp.broadcast_to(jnp.array(getattr(augment, field), float), number)
     for field in _PER_VIEW
   )
-  return jax.vmap(view)(jnp.arange(number), *per_view)
+  return jax.vmap(one_view)(jnp.arange(number), *per_view)
 
 
 def views(

@@ -58,7 +58,7 @@ from jssl.diagnostics.forecast import (
   rank_checkpoints,
   rank_correlation,
 )
-from jssl.diagnostics.rows import unit_rows
+from jssl.diagnostics.rows import Matrix, unit_rows
 from jssl.diagnostics.spectrum import (
   SecondMoment,
   alpha_req,
@@ -82,6 +82,7 @@ __all__ = [
   "Forecast",
   "LinearFit",
   "LossSplit",
+  "Matrix",
   "SecondMoment",
   "SimplexDistance",
   "alignment",

@@ -14,6 +14,7 @@ from jssl.diagnostics.checks import check_features, check_labels
 from jssl.diagnostics.pairs import TILE
 from jssl.diagnostics.rows import (
   ROUNDING,
+  Matrix,
   float64_blocks,
   float64_rows,
   unit_rows,
@@ -134,7 +135,7 @@ def centre_shrinkage(
 
 
 def nearest_mean_error(
-  features: Float[np.ndarray, "n d"],
+  features: Matrix,
   labels: Int[np.ndarray, "n"],
   means: ClassMeans,
   *,

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from jssl.diagnostics.rows import ROUNDING, float64_blocks
+from jssl.diagnostics.rows import ROUNDING, Matrix, float64_blocks
 
 
-def check_floating(x: Shaped[np.ndarray, "..."], name: str) -> None:
+def check_floating(x: Shaped[np.ndarray, "..."] | Matrix, name: str) -> None:
   """Raises TypeError unless the dtype is floating, bfloat16 included."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(f"{name} must be floating, not {x.dtype}")
 
 
 def check_features(
-  features: Shaped[np.ndarray, "n *v d"],
+  features: Shaped[np.ndarray, "..."] | Matrix,
   name: str = "features",
   *,
   rows: int = 2,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -13,8 +14,31 @@ ROUNDING = 1e-12
 BLOCK = 2**24
 
 
+@runtime_checkable
+class Matrix(Protocol):
+  """Features [n, d] in memory, memory-mapped, or computed on access."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The numbers of rows and columns."""
+
+  @property
+  def ndim(self) -> int:
+    """2."""
+
+  @property
+  def dtype(self) -> np.dtype:
+    """A floating dtype."""
+
+  def __len__(self) -> int:
+    """Returns the number of rows."""
+
+  def __getitem__(self, rows: slice, /) -> Float[np.ndarray, "m d"]:
+    """Returns consecutive rows."""
+
+
 def float64_blocks(
-  **arrays: Shaped[np.ndarray, "n ..."],
+  **arrays: Shaped[np.ndarray, "n ..."] | Matrix,
 ) -> Iterator[list[Shaped[np.ndarray, "b ..."]]]:
   """Yields blocks of rows of all arrays; floats are cast to float64.
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jssl.diagnostics.checks import check_features
-from jssl.diagnostics.rows import ROUNDING, float64_blocks
+from jssl.diagnostics.rows import ROUNDING, Matrix, float64_blocks
 
 Values = Float[np.ndarray, "d"]
 
@@ -34,7 +34,7 @@ class SecondMoment(NamedTuple):
     return np.sqrt(np.maximum(np.diag(self.scatter), 0) / self.rows)
 
 
-def second_moment(features: Float[np.ndarray, "n d"]) -> SecondMoment:
+def second_moment(features: Matrix) -> SecondMoment:
   """Computes mean and scatter of the rows in one pass.
 
   In float64, because singular values are square roots of eigenvalues: a float32
@@ -46,7 +46,7 @@ def second_moment(features: Float[np.ndarray, "n d"]) -> SecondMoment:
     (array([2., 2.]), array([1., 0.]))
 
   Args:
-    features: [n, d], in memory or memory-mapped.
+    features: [n, d]: an array, or rows that are computed on access.
   """
   check_features(features, rows=1)
   d = features.shape[1]
@@ -95,9 +95,7 @@ def values_of(moment: SecondMoment, *, centre: bool = True) -> Values:
   return np.sqrt(np.maximum(np.linalg.eigvalsh(scatter)[::-1], 0))
 
 
-def singular_values(
-  features: Float[np.ndarray, "n d"], *, centre: bool = True
-) -> Values:
+def singular_values(features: Matrix, *, centre: bool = True) -> Values:
   """Computes the singular values of a feature matrix in one pass.
 
   Errors are below 1e-6 of the largest value. Rows that differ by no more than

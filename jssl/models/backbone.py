@@ -1,7 +1,7 @@
 """The interface of an image encoder: pure functions `init` and `apply`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +9,19 @@ from jaxtyping import Array, Float
 
 from jssl import rng
 from jssl.mesh import rows_on_all
-from jssl.typing import Images, Key, Keys, Pixels, Variables
+from jssl.typing import (
+  Images,
+  Interval,
+  Key,
+  Keys,
+  Pixels,
+  Positive,
+  Variables,
+  check_value,
+)
+
+# No known model is wider; wider programs fail only in the compiler.
+Width = Annotated[int, Interval(1, 2**16)]
 
 
 class Backbone(NamedTuple):
@@ -55,7 +67,12 @@ def from_linen(
     feature_dim: feature dimension d.
     mean: mean of the pixels in [0, 1], one value or one per channel.
     std: standard deviation of the pixels, one value or one per channel.
+
+  Raises:
+    ValueError: if `mean` or `std` is not finite, or `std` not positive.
   """
+  check_value("model.mean", mean, tuple[float, ...])
+  check_value("model.std", std, tuple[Positive[float], ...])
 
   def standardise(images: Array) -> Images:
     if images.dtype == jnp.uint8:

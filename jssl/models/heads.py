@@ -96,8 +96,12 @@ class MLP(nn.Module):
     self, x: Float[Array, "*n d"], train: bool
   ) -> Float[Array, "*n z"]:
     head, dtype = self.head, jnp.promote_types(x.dtype, jnp.float32)
+    # E[x²] - E[x]², the fast variance, cancels for features of a large mean.
     norm = functools.partial(
-      nn.BatchNorm, use_running_average=not train, dtype=dtype
+      nn.BatchNorm,
+      use_running_average=not train,
+      dtype=dtype,
+      use_fast_variance=False,
     )
     for width in head.hidden_dims:
       # A norm that follows has its own bias.

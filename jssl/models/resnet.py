@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.models.backbone import Backbone, from_linen
+from jssl.models.backbone import Backbone, Width, from_linen
 from jssl.models.norm import STATISTICS, BatchNorm
 from jssl.typing import Dtype, Images, Keys, NonNegative, Positive, check_fields
 
@@ -49,7 +49,7 @@ class ResNet:
   depth: Literal[18, 34, 50]
   small_images: bool
   small_max_pool: bool = False
-  width: Positive[int] = 64
+  width: Width = 64
   norm_groups: Positive[int] = 1
   expand_dim: NonNegative[int] = 0
   dtype: Dtype = "float32"

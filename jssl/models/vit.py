@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jssl.models.backbone import Backbone, from_linen
+from jssl.models.backbone import Backbone, Width, from_linen
 from jssl.models.vit_layers import (
   Block,
   Expansion,
+  LayerNorm,
   drop_path_factors,
   patches,
   pooled,
@@ -82,7 +83,7 @@ class ViT:
   """
 
   patch_size_px: Positive[int]
-  width: Positive[int]
+  width: Width
   depth: Positive[int]
   num_heads: Positive[int]
   mlp_ratio: Positive[int] = 4
@@ -154,7 +155,7 @@ class Encoder(nn.Module):
     if config.pooling == "cls":
       # The layers below act on each token alone: drop the patch tokens.
       x, tokens = x.reshape(-1, tokens, config.width)[:, 0], 1
-    x = nn.LayerNorm(dtype=dtype, name="norm")(x)
+    x = LayerNorm(dtype=dtype, name="norm")(x)
     if config.expand_dim:
       return Expansion(config.expand_dim, tokens, dtype, name="expansion")(x)
     return pooled(x, tokens)

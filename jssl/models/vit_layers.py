@@ -18,6 +18,9 @@ from jssl.typing import Images, Keys
 
 _EXPANSION_HIDDEN_DIM = 512
 
+# The fast variance, E[x²] - E[x]², cancels for tokens of a large mean.
+LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
+
 
 def patches(images: Images, size: int) -> Float[Array, "b n p"]:
   """Cuts images into patches [b, h/size * w/size, size² c]."""
@@ -145,13 +148,13 @@ class Block(nn.Module):
         y = y * of_tokens.astype(self.dtype)[:, None]
       return y
 
-    y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+    y = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
     y = nn.Dense(3 * d, dtype=self.dtype, name="qkv")(y)
     y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
     y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2]).reshape(-1, d)
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
-    y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
+    y = LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
     y = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y))
     return x + weighted(last(name="mlp_out")(y), 1, "mlp")
 
@@ -175,7 +178,7 @@ class Expansion(nn.Module):
       y = nn.Dense(_EXPANSION_HIDDEN_DIM, dtype=self.dtype, name=f"dense_{i}")(
         y
       )
-      y = nn.gelu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(y))
+      y = nn.gelu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(y))
     # The last layer is linear and commutes with the mean.
     x, y = pooled(x, self.tokens), pooled(y, self.tokens)
     y = nn.Dense(self.dim, dtype=self.dtype, name="out")(y)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jssl import diagnostics
-from jssl.diagnostics import BoundTerms
+from jssl.diagnostics import BoundTerms, Matrix
 from jssl.probe.sample import NOT_MEASURED, PixelViews, Sample
 
 # Distances of unit vectors, up to the diameter of the sphere.
@@ -21,9 +21,6 @@ _COMPARE_VIEWS = {
   *("lidar", "alignment", "info_nce", "barlow", "lipschitz", "divergence"),
   *("image_entropy_given_features", "linear_predictability"),
 }
-
-# An array, or an object that computes the rows that are indexed.
-Matrix = Any
 
 
 def measure(

@@ -382,7 +382,7 @@ def test_strengths_have_no_effect_without_jitter():
   ],
 )
 def test_errors_name_the_option_out_of_range(changes, key):
-  with pytest.raises(ValueError, match=rf"^augment\.{key}=.* must be "):
+  with pytest.raises(ValueError, match=rf"^augment\.{key}(\[.\])?=.* must be "):
     dataclasses.replace(MULTI_CROP, **changes)
 
 

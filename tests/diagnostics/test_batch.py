@@ -86,3 +86,10 @@ def test_no_gradient_passes():
   h = draw(2, 16, 8)
   gradient = jax.grad(lambda h: sum(batch_measures(h).values()))(h)
   np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_large_mean_does_not_cancel():
+  h = np.random.default_rng(0).normal(10, 0.01, (2, 500, 8)).astype(np.float32)
+  got = batch_measures(h)
+  expected = oracle(h.astype(np.float64))
+  np.testing.assert_allclose([got[n] for n in batch.NAMES], expected, rtol=0.02)

@@ -121,6 +121,22 @@ def test_lidar_of_isotropic_of_rank_one_and_of_collapsed_features():
   np.testing.assert_allclose(diagnostics.lidar(constant), 1, rtol=1e-4)
 
 
+def test_a_large_mean_does_not_cancel():
+  views = labelled()[0] * 0.01
+  for measure in (
+    lambda x: diagnostics.alignment(x, normalise=False),
+    lambda x: diagnostics.uniformity(1000 * x[:, 0], normalise=False),
+    lambda x: diagnostics.lidar(x, delta=1e-8),
+    lambda x: diagnostics.barlow_split(x[:, :2]),
+    lambda x: diagnostics.second_moment(x[:, 0]).std,
+    diagnostics.conditional_entropy,
+  ):
+    # Subtracting 10 again: both features have the same rounding.
+    far = views + np.float32(10)
+    near = far.astype(np.float64) - 10
+    np.testing.assert_allclose(measure(far), measure(near), rtol=0.02)
+
+
 def test_memory_mapped_and_half_precision_features(tmp_path):
   views, _ = labelled()
   half = views.astype(np.float16)

@@ -49,3 +49,9 @@ def test_no_randomness_in_evaluation_or_without_keys(how):
 def test_wrong_number_of_keys_is_an_error(keys):
   with pytest.raises(ValueError, match=r"keys of shape .* one typed key"):
     BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=keys)
+
+
+@pytest.mark.parametrize("std", [0.0, float("inf"), float("nan")])
+def test_a_deviation_that_is_not_positive_is_an_error(std):
+  with pytest.raises(ValueError, match=r"model.std\[0\]=.* must be"):
+    from_linen(Noisy(), 1, mean=(0.0,), std=(std,))

@@ -222,3 +222,12 @@ def test_batch_statistics_keep_their_dtype(x64):
   assert z.dtype == jnp.float64
   of = jax.tree.map(lambda leaf: leaf.dtype, (state, moved))
   assert of[0] == of[1]
+
+
+def test_a_large_mean_does_not_cancel():
+  h = np.random.default_rng(0).normal(10, 0.01, (512, D)).astype(np.float32)
+  head = Head(last_norm="plain")
+  z, _ = apply(head, *head.init(jax.random.key(0), D), h)
+  wide = np.float64(h)
+  expected = wide.std(0) / np.sqrt(wide.var(0) + 1e-5)
+  np.testing.assert_allclose(z.std(0), expected, rtol=0.02)

@@ -1,3 +1,6 @@
+import functools
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,11 +66,12 @@ def test_groups_are_normalised_separately(shape, groups):
   ("dtype", "x_dtype"),
   [(None, jnp.float32), (jnp.float32, jnp.bfloat16), (jnp.bfloat16,) * 2],
 )
-def test_one_group_is_the_norm_of_flax_to_the_bit(dtype, x_dtype):
+def test_one_group_is_the_norm_of_flax_in_two_passes(dtype, x_dtype):
   x = jnp.asarray(images(6, 3, 2, 5), x_dtype)
   weights = jnp.asarray(images(6, 3, 2, 5, seed=1), jnp.float32)
   results, structures = [], []
-  for module in (BatchNorm, nn.BatchNorm):
+  flax = functools.partial(nn.BatchNorm, use_fast_variance=False)
+  for module in (BatchNorm, flax):
     norm = module(use_running_average=False, dtype=dtype)
     structures.append(
       jax.eval_shape(lambda norm=norm: norm.init(jax.random.key(0), x))
@@ -86,10 +90,51 @@ def test_one_group_is_the_norm_of_flax_to_the_bit(dtype, x_dtype):
       )
     )
   assert structures[0] == structures[1]
-  ours, theirs = (jax.tree.leaves(r) for r in results)
-  for a, b in zip(ours, theirs, strict=True):
+  (ours, gradients), (theirs, expected) = results
+  for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
+  # The gradient through the mean of the variance is zero up to rounding.
+  tolerance = 1e-2 if x_dtype == jnp.bfloat16 else 1e-5
+  for a, b in zip(*map(jax.tree.leaves, (gradients, expected)), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(
+      np.float64(a), np.float64(b), rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_large_mean_does_not_cancel(groups, devices):
+  x = 10 + 0.01 * np.random.default_rng(0).normal(size=(256, 4, 6))
+  x = x.astype(np.float32)
+  norm = BatchNorm(False, groups, epsilon=1e-12)
+  variables = norm.init(jax.random.key(0), x)
+  apply = jax.jit(lambda x: norm.apply(variables, x, mutable=True)[0])
+  mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+  y = apply(jax.device_put(x, NamedSharding(mesh, P("data"))))
+  for part in np.split(np.asarray(y, np.float64), groups):
+    np.testing.assert_allclose(part.std((0, 1)), 1, rtol=0.02)
+    np.testing.assert_allclose(part.mean((0, 1)), 0, atol=0.02)
+
+
+def test_the_second_pass_adds_one_collective_and_none_to_the_backward_pass():
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  rows = NamedSharding(mesh, P("data"))
+  x = images(32, 3).astype(np.float32)
+
+  def collectives(norm):
+    variables = norm.init(jax.random.key(0), x)
+
+    def loss(x):
+      y, _ = norm.apply(variables, x, mutable=["batch_stats"])
+      return jnp.sum(jnp.sin(y) * x)
+
+    compiled = jax.jit(jax.grad(loss), in_shardings=rows).lower(x).compile()
+    return len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
+
+  fast = collectives(nn.BatchNorm(False))
+  assert collectives(BatchNorm(False)) == fast + 1
 
 
 def test_groups_have_no_effect_in_evaluation_and_init():

@@ -217,6 +217,9 @@ def test_blocks_start_as_the_identity():
   [
     ({"depth": 19}, r"model.depth=19.*18, 34, 50"),
     ({"norm_groups": 0}, r"model.norm_groups=0 must be positive"),
+    ({"width": 10**6}, r"model.width=1000000 must be in \[1, 65536\]"),
+    ({"std": (0.0,)}, r"model.std\[0\]=0.0 must be positive"),
+    ({"dtype": "float33"}, r"model.dtype='float33': expected one of float32"),
     ({"expand_dim": 48}, r"model.expand_dim=48 .* 32 features"),
     ({"depth": 50, "expand_dim": 64}, r"model.expand_dim=64 .* 128 features"),
   ],

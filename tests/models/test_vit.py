@@ -391,6 +391,10 @@ def test_small_crops_run_on_the_same_variables(positions):
 def test_class_token_is_the_feature():
   model = without_blocks(dataclasses.replace(TINY, pooling="cls"))
   params = filled(model)["params"]
+  # The block is the identity.
+  for name in ("attention_out", "mlp_out"):
+    layer = params["block_0"][name]
+    params["block_0"][name] = jax.tree.map(np.zeros_like, layer)
   x = images(4, 8, 8, 1)
   token = np.asarray(params["cls"], np.float64)
   unit = (token - token.mean()) / np.sqrt(token.var() + 1e-6)
@@ -443,6 +447,9 @@ def test_expansion_is_its_formula():
     ({"drop_path": -0.1}, r"model.drop_path=-0.1 must be in \[0, 1\)"),
     ({"std": (0.5, 0.0)}, r"model.std\[1\]=0.0 must be positive"),
     ({"mean": (float("nan"),)}, r"model.mean\[0\]=nan must be a finite"),
+    ({"width": 10**6}, r"model.width=1000000 must be in \[1, 65536\]"),
+    ({"std": (0.0,)}, r"model.std\[0\]=0.0 must be positive"),
+    ({"dtype": "float33"}, r"model.dtype='float33': expected one of float32"),
     ({"expand_dim": 24}, r"model.expand_dim=24 .* model.width=16"),
     ({"pooling": "max"}, r"model.pooling='max'.*mean, cls"),
     ({"positions": "none"}, r"model.positions='none'.*sincos, learned"),
@@ -480,3 +487,10 @@ def test_usual_sizes_have_their_parameter_counts(width, depth, heads, count):
   # In timm the class token has a position embedding in addition.
   assert parameters(pooling="cls", positions="learned") == count - width
   assert parameters() == count - (1 + 1 + 14 * 14) * width
+
+
+def test_layer_norm_of_a_large_mean_does_not_cancel():
+  x = np.random.default_rng(0).normal(100, 0.1, (64, 512)).astype(np.float32)
+  norm = vit_layers.LayerNorm(epsilon=1e-12)
+  y = np.asarray(norm.apply(norm.init(jax.random.key(0), x), x), np.float64)
+  np.testing.assert_allclose(y.std(1), 1, rtol=0.02)
