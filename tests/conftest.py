@@ -30,9 +30,12 @@ flags.FLAGS.mark_as_parsed()
 jaxtyping.install_import_hook(
   [
     "jssl.augment",
+    "jssl.checkpoint",
+    "jssl.config",
     "jssl.data",
     "jssl.kernel_regime",
     "jssl.models",
+    "jssl.objectives",
     "jssl.optim",
     "jssl.study",
   ],
