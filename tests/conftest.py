@@ -29,10 +29,13 @@ flags.FLAGS.mark_as_parsed()
 jaxtyping.install_import_hook(
   [
     "jssl.augment",
+    "jssl.checkpoint",
+    "jssl.config",
     "jssl.data",
     "jssl.diagnostics",
     "jssl.kernel_regime",
     "jssl.models",
+    "jssl.objectives",
     "jssl.optim",
     "jssl.study",
   ],

@@ -194,7 +194,7 @@ def _check_workdir(trial: Trial) -> None:
 def _run_process(process: Process, log_file: pathlib.Path) -> int:
   """Runs a process, appends its output to a file, and returns its status."""
   log_file.parent.mkdir(parents=True, exist_ok=True)
-  with log_file.open("a") as file:
+  with log_file.open("a", encoding="utf-8", errors="replace") as file:
     print("$", shlex.join(process.command), file=file, flush=True)
     popen = subprocess.Popen(
       process.command,
@@ -229,7 +229,7 @@ def _run_trial(
   )
   if succeeded:
     return ""
-  lines = log_file.read_text(errors="replace").splitlines()
+  lines = log_file.read_text("utf-8", errors="replace").splitlines()
   return next((line.strip() for line in lines[::-1] if line.strip()), "")
 
 
