@@ -374,16 +374,20 @@ def test_following_a_training_that_deletes_faster_than_probes(
   workdir, monkeypatch
 ):
   sleep = time.sleep
-  monkeypatch.setattr(runner.time, "sleep", lambda _: sleep(0.05))
+
+  def nap(_):
+    assert training.is_alive() or 20 in checkpoint.steps(workdir)
+    sleep(0.05)
 
   def train():
     with checkpoint.Checkpoints(
       workdir, keep_last=1, keep_every_steps=None
     ) as checkpoints:
-      for step in range(1, 21):
+      for step in range(13, 21):
         variables = init_variables(step, BACKBONE, SHAPE)
         checkpoints.save(step, {"backbone": variables})
 
+  monkeypatch.setattr(runner.time, "sleep", nap)
   training = threading.Thread(target=train)
   training.start()
   lines = run(workdir, follow=True)
