@@ -255,6 +255,19 @@ def test_another_set_may_have_another_test_split(workdir, monkeypatch):
     run(workdir, test_split="validation")
 
 
+def test_images_that_were_fitted_are_no_test_set(workdir):
+  save(workdir, 10)
+  message = "data.test_split='train' has images of data.split='train'"
+  with pytest.raises(ValueError, match=message):
+    run(workdir, dataset="other", test_split="train")
+  config = json.loads((workdir / "config.json").read_text())
+  config["data"]["test_split"] = "train"
+  (workdir / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=rf"config\.json is .*{message}"):
+    run(workdir)
+  assert not (workdir / "probe.jsonl").exists()
+
+
 def test_kept_features_are_used_only_for_the_same_weights(workdir, tmp_path):
   save(workdir, 10)
   run(workdir, export=str(tmp_path / "one.npz"))
@@ -374,16 +387,20 @@ def test_following_a_training_that_deletes_faster_than_probes(
   workdir, monkeypatch
 ):
   sleep = time.sleep
-  monkeypatch.setattr(runner.time, "sleep", lambda _: sleep(0.05))
+
+  def nap(_):
+    assert training.is_alive() or 20 in checkpoint.steps(workdir)
+    sleep(0.05)
 
   def train():
     with checkpoint.Checkpoints(
       workdir, keep_last=1, keep_every_steps=None
     ) as checkpoints:
-      for step in range(1, 21):
+      for step in range(13, 21):
         variables = init_variables(step, BACKBONE, SHAPE)
         checkpoints.save(step, {"backbone": variables})
 
+  monkeypatch.setattr(runner.time, "sleep", nap)
   training = threading.Thread(target=train)
   training.start()
   lines = run(workdir, follow=True)
