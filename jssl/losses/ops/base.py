@@ -241,13 +241,18 @@ mlir.register_lowering(_tangent_p, _raise_forward_mode)
 
 
 @jax.custom_jvp
-def _refuse_forward_mode(operands: PyTree) -> PyTree:
-  return operands
+def _marked(x: Array) -> Array:
+  return x
 
 
-@_refuse_forward_mode.defjvp
-def _(primals: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree]:
-  return primals[0], jax.tree.map(_tangent_p.bind, tangents[0])
+@_marked.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+  return primals[0], _tangent_p.bind(tangents[0])
+
+
+def _refuse_forward_mode(operands: T) -> T:
+  # One by one: a pytree's tangents would be run if one of them is known zeros.
+  return jax.tree.map(_marked, operands)
 
 
 _custom_vjp = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
