@@ -60,7 +60,8 @@ class KernelRegime(Objective):
     v, b, d = h.shape
     images = jnp.arange(b)
     if self.uses_labels and features.labels is not None:
-      images = features.labels
+      # An image without a label (-1) is one of its own.
+      images = jnp.where(features.labels < 0, -1 - images, features.labels)
     ids = jnp.tile(images, v)
     z = jnp.matmul(h.reshape(v * b, d), head_params["map"], precision=_HIGHEST)
     return self.loss_of_rows(z, ids[:, None] == ids[None]), Aux({}, state)

@@ -86,6 +86,7 @@ def prototypes(
     features: features by name, one array for each matrix.
     **matrices: prototype matrices by name.
   """
+  matrices = {name: unwrapped(w) for name, w in matrices.items()}
   out = floats(matrices, "k d")
   for (name, x), (other, w) in zip(
     features.items(), matrices.items(), strict=True

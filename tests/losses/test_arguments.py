@@ -102,7 +102,7 @@ BAD = [
     (zeros(1, 3), zeros(1, 3)),
     {"temperature": 0.1},
     ValueError,
-    "queries must have at least 2 rows, got 1",
+    "keys must have at least 2 rows, got 1",
   ),
   (
     losses.cissl,

@@ -151,8 +151,7 @@ class FusedOperation(abc.ABC):
     """Runs the operation on padded arrays."""
     if self.implementation == "reference":
       return self.reference(operands, constants)
-    operands = jax.tree.map(_refuse_forward_mode, operands)
-    return _call(self, operands, constants)
+    return _call(self, _refuse_forward_mode(operands), constants)
 
   @abc.abstractmethod
   def reference(self, operands: PyTree, constants: PyTree) -> PyTree:
@@ -200,8 +199,7 @@ class FusedSum(FusedOperation):
     """Runs the operation on padded arrays."""
     if self.implementation == "reference":
       return self.reference(operands, constants)
-    operands = jax.tree.map(_refuse_forward_mode, operands)
-    return _call_sum(self, operands, constants)
+    return _call_sum(self, _refuse_forward_mode(operands), constants)
 
   def forward(self, operands: PyTree, constants: PyTree) -> Scalar:
     """Computes the sum without gradients."""
@@ -243,13 +241,18 @@ mlir.register_lowering(_tangent_p, _raise_forward_mode)
 
 
 @jax.custom_jvp
-def _refuse_forward_mode(x: Array) -> Array:
+def _marked(x: Array) -> Array:
   return x
 
 
-@_refuse_forward_mode.defjvp
+@_marked.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
   return primals[0], _tangent_p.bind(tangents[0])
+
+
+def _refuse_forward_mode(operands: T) -> T:
+  # One by one: a pytree's tangents would be run if one of them is known zeros.
+  return jax.tree.map(_marked, operands)
 
 
 _custom_vjp = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -263,7 +266,8 @@ def _call(op: FusedOperation, operands: PyTree, constants: PyTree) -> PyTree:
 def _call_fwd(
   op: FusedOperation, operands: PyTree, constants: PyTree
 ) -> tuple[PyTree, PyTree]:
-  out = _call(op, operands, constants)
+  # Forward mode may differentiate this, in a Hessian.
+  out = _call(op, _refuse_forward_mode(operands), constants)
   return out, (operands, constants, out)
 
 
@@ -301,6 +305,12 @@ def _call_sum(op: FusedSum, operands: PyTree, constants: PyTree) -> Scalar:
   return op.forward(operands, constants)
 
 
+def _call_sum_fwd(
+  op: FusedSum, operands: PyTree, constants: PyTree
+) -> tuple[Scalar, PyTree]:
+  return _value_and_gradients(op, _refuse_forward_mode(operands), constants)
+
+
 def _call_sum_bwd(op: FusedSum, gradients: PyTree, g: Array) -> PyTree:
   return op.backward((), (), gradients, g), None
 
@@ -325,5 +335,5 @@ def _value_and_gradients_bwd(op: FusedSum, saved: PyTree, ct: PyTree) -> PyTree:
   return *jax.vjp(reference, operands)[1](ct), None
 
 
-_call_sum.defvjp(_value_and_gradients, _call_sum_bwd)
+_call_sum.defvjp(_call_sum_fwd, _call_sum_bwd)
 _value_and_gradients.defvjp(_value_and_gradients_fwd, _value_and_gradients_bwd)
