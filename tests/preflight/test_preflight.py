@@ -347,7 +347,7 @@ def test_the_command(tmp_path):
     ),
     (
       ["--target=cpu:8", "--config.mesh.fsdp=3"],
-      "mesh.data=-1, mesh.fsdp=3: 8 devices do not divide by mesh.fsdp",
+      "mesh.data=-1, mesh.fsdp=3 is not a mesh of the 8 devices",
     ),
   ],
 )
