@@ -238,21 +238,13 @@ def _json(value: Any) -> Any:
   if isinstance(value, Location):
     return location(value)
   if hasattr(value, "_asdict"):
-    properties = [
-      k for k, v in vars(type(value)).items() if type(v) is property
-    ]
-    names = [*value._fields, *properties]
-    return {name: _json(getattr(value, name)) for name in names}
+    own = vars(type(value)).items()
+    names = [*value._fields, *(k for k, v in own if type(v) is property)]
+    found = {name: _json(getattr(value, name)) for name in names}
+    # Long lists of one entry per buffer.
+    cut = {k: found[k][:MAX_LINES] for k in ("lines", "buffers") if k in found}
+    return {**found, **cut}
   return [_json(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _requirements_data(requirements: Requirements) -> dict[str, Any]:
-  found = _json(requirements)
-  lines = found["memory"]["lines"][:MAX_LINES]
-  found["memory"]["lines"] = [
-    {**line, "buffers": line["buffers"][:MAX_LINES]} for line in lines
-  ]
-  return found
 
 
 def data(result: Result, attempts: Sequence[Trial] = ()) -> dict[str, Any]:
@@ -262,7 +254,7 @@ def data(result: Result, attempts: Sequence[Trial] = ()) -> dict[str, Any]:
     "slices": result.target.slices,
     "fits": result.fits,
     **_json(result.plan),
-    "programs": [_requirements_data(one) for one in result.requirements],
+    "programs": _json(result.requirements),
     "attempts": [
       {
         "changes": attempt.changes,

@@ -64,10 +64,13 @@ def make_run(model, optim, data=1, fsdp=1) -> Run:
   )
 
 
-def measured(run, batches, dtype):
+def measured(run, batches, dtype, prepare=lambda x: x):
   program = Program(run)
   state = jax.tree.map(
-    lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, program.init()
+    lambda x: (
+      prepare(x.astype(dtype)).astype(dtype) if x.dtype == jnp.float32 else x
+    ),
+    program.init(),
   )
   rows = []
   for batch in batches:
@@ -104,14 +107,29 @@ def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
 
 
 def test_meshes_give_the_same_losses_in_float32(batches):
-  # On these images of noise larger steps amplify rounding beyond the bound.
+  """Meshes change losses no more than rounding the parameters does.
+
+  Sums in another order differ by rounding, which 20 steps amplify by as much as
+  the compiler and the processor have it. Parameters that differ by one unit in
+  the last place measure this amplification; that nothing else differs is held
+  in float64 above.
+  """
+  # On these images of noise larger steps amplify rounding more.
   optim = Optim("sgd", 0.003, weight_decay=1e-4)
-  model = ViT(**VIT)
-  expected, _ = measured(make_run(model, optim), batches, "float32")
+  run = make_run(ViT(**VIT), optim)
+  expected, _ = measured(run, batches, "float32")
+  rounding = 0.0
+  for towards in (-np.inf, np.inf):
+    rounded, _ = measured(
+      run, batches, "float32", lambda x, to=towards: jnp.nextafter(x, to)
+    )
+    differences = rounded[:, 0] / expected[:, 0] - 1
+    rounding = max(rounding, np.max(np.abs(differences)))
+  # Measured: 3e-7 to 7e-7 by rounding, 5e-7 by meshes.
   for data, fsdp in [(8, 1), (4, 2)]:
-    run = make_run(model, optim, data, fsdp)
+    run = make_run(ViT(**VIT), optim, data, fsdp)
     got, state = measured(run, batches, "float32")
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=10 * rounding + 1e-6)
   # And the last of them really was split.
   kernel = state.backbone["params"]["block_0"]["mlp_in"]["kernel"]
   assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp")

@@ -19,7 +19,7 @@ _SCALAR_CALLS = frozenset(
 )
 _SUMS = frozenset(("add", "copy", "copy-start", "copy-done", "bitcast"))
 # Longer loops count as loops of unknown length.
-_MAX_TRIPS = 2**16
+_MAX_TRIPS = 2**14
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _INTEGER = re.compile(r"(-?\d+)(?:,|$)")
 
