@@ -134,8 +134,8 @@ class Objective(abc.ABC):
     return {}
 
   def outputs(
-    self, head_params: Any, state: Any, h: Float[Array, "n d"]
-  ) -> dict[str, Float[Array, "n z"]]:
+    self, head_params: Any, state: Any, h: Float[Array, "*n d"]
+  ) -> dict[str, Float[Array, "*n z"]]:
     """Returns the output of each head by running statistics, not normalised."""
     return {
       name: getattr(self, name).evaluate(head_params[name], state[name], h)
