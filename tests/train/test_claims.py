@@ -53,3 +53,9 @@ def test_a_set_that_was_prepared_anew_is_refused(tmp_path):
     CheckpointError, match=r"images: was '35 images, .*now '55 images, "
   ):
     run("more", 12)
+
+
+def test_crops_smaller_than_the_images(tmp_path):
+  """The compiled step takes images of the set's size, not of the crops'."""
+  small = {"augment.crop_size_px": 24, "train.steps": 1, "data.batch_size": 8}
+  assert train(tiny(**small), tmp_path / "W")
