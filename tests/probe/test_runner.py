@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -381,34 +380,6 @@ def test_a_checkpoint_that_is_being_deleted_is_skipped(workdir, monkeypatch):
   lines = run(workdir)
   assert "Skipped step 10: deleted before it was probed." in lines
   assert ("backbone", 20, "tiny") in subjects(workdir)
-
-
-def test_following_a_training_that_deletes_faster_than_probes(
-  workdir, monkeypatch
-):
-  sleep = time.sleep
-
-  def nap(_):
-    assert training.is_alive() or 20 in checkpoint.steps(workdir)
-    sleep(0.05)
-
-  def train():
-    with checkpoint.Checkpoints(
-      workdir, keep_last=1, keep_every_steps=None
-    ) as checkpoints:
-      for step in range(13, 21):
-        variables = init_variables(step, BACKBONE, SHAPE)
-        checkpoints.save(step, {"backbone": variables})
-
-  monkeypatch.setattr(runner.time, "sleep", nap)
-  training = threading.Thread(target=train)
-  training.start()
-  lines = run(workdir, follow=True)
-  training.join()
-  assert ("backbone", 20, "tiny") in subjects(workdir)
-  assert not any("damaged" in line for line in lines)
-  best = checkpoint.best_step(workdir)
-  assert (workdir / "checkpoints" / str(best)).exists()
 
 
 def test_the_best_of_the_checkpoints_that_exist_is_pinned(workdir):
