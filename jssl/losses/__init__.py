@@ -4,8 +4,7 @@ Arrays are positional, hyper-parameters keyword-only; the result is a scalar in
 float32 or wider. Inputs that are not floating-point arrays raise TypeError.
 Under `jax.jit` with sharded inputs, value and gradients equal those on one
 device. First derivatives need no array of all pairs, or of all rows and
-prototypes. Three
-keywords are common to most losses:
+prototypes. Three keywords are common to most losses:
 
 `axis_name`: inside a caller's `jax.shard_map`, the mesh axes that shard the
   batch. Parameters (temperatures, prototypes, a queue) are replicated. The
