@@ -49,12 +49,8 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
   """Pins a checkpoint as the best one if no pinned one has a higher score.
 
-  A run in progress keeps the pinned checkpoint, whatever its keep policy.
-
-  Args:
-    workdir: workdir of the run.
-    step: step of the checkpoint.
-    score: validation score; higher is better.
+  `score` is of validation; higher is better. A run in progress keeps the pinned
+  checkpoint, whatever its keep policy.
   """
   best = _best(workdir)
   if best is None or score > best["score"]:
@@ -131,18 +127,13 @@ def restore(
     dict(items),
   )
   try:
-    restored = ocp.load_checkpointables(directory, placed)
+    return ocp.load_checkpointables(directory, placed)
   except Exception as error:  # Orbax passes on any error of its back ends.
     raise CheckpointError(f"could not read {directory}: {error}") from error
-  return restored
 
 
 def _check_precision(directory: pathlib.Path, items: PyTree) -> None:
-  """Compares the precision of a checkpoint with that of this process.
-
-  Raises:
-    CheckpointError: if `items` have 64-bit floats, which JAX would round here.
-  """
+  """Warns of another precision; raises CheckpointError if JAX would round."""
   enabled = getattr(jax.config, X64)
   saved = manifest.facts(directory).get(X64, enabled)
   if saved == enabled:
