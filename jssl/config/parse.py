@@ -1,7 +1,7 @@
-"""Parses a `ConfigDict` into frozen dataclasses, whose fields are its keys.
+"""Parses a `ConfigDict` into frozen dataclasses; its keys are their fields.
 
-A field that can be one of several dataclasses has them, by name, in its
-metadata: `field(metadata={"classes": {...}})`. The `name` key chooses one.
+A field whose class is chosen by a `name` key lists its classes in its metadata:
+`field(metadata={"classes": {...}})`.
 """
 
 import dataclasses

@@ -151,7 +151,7 @@ def train_batches(
   prefetch_batches: int = 2,
   **options: Any,
 ) -> Batches:
-  """Returns an endless iterator of shuffled batches on the devices.
+  """Returns an endless iterator of a run's batches on the devices.
 
   The batch dimension of the global batch is sharded over the devices of all
   hosts. Without worker processes a thread of this process fetches and decodes,

@@ -155,7 +155,8 @@ def info_nce(
   Rows are normalised inside. With `negatives` (MoCo v2), the denominator sums
   over the positive and the negatives only, not over other keys of the batch.
   Gradients flow to all inputs: apply `jax.lax.stop_gradient` to the keys of a
-  teacher. At collapse the loss is log b, or log(1 + q) with a queue.
+  teacher. At collapse the loss is log of the number of keys, log(1 + q)
+  with a queue.
 
   Example:
     >>> import jax

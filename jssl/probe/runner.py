@@ -46,7 +46,7 @@ _DELETION_SECONDS = 2.0
 def _new_steps(
   workdir: str | os.PathLike, *, follow: bool, last_step: int
 ) -> Iterator[int]:
-  """Yields each checkpoint once, the oldest first: it is deleted first."""
+  """Yields each checkpoint once, the oldest first: it is the next deleted."""
   done: set[int] = set()
   while True:
     steps = distributed.broadcast_from_first(checkpoint.steps(workdir))
@@ -189,7 +189,7 @@ class Runner:
     return None
 
   def _probe(self, encoder: Encoder, parts: Sequence[Part]) -> None:
-    """Measures parts of one encoder, and the augmentation if missing."""
+    """Measures parts of one encoder and writes their records."""
     try:
       with self._clock.on("features"):
         found = self._dataset.extract(encoder)

@@ -132,10 +132,14 @@ def from_checkpoint_items(items: dict[str, PyTree]) -> TrainState:
 
 
 def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
-  """Opens the checkpoints of a run; their facts decide its rows and keys."""
+  """Opens the checkpoints of a run.
+
+  A resumed run must have their facts: images, and what decides random keys.
+  """
   keep = run.config.checkpoint
   settings = (
-    *(checkpoint.X64, "jax_threefry_partitionable"),
+    checkpoint.X64,
+    "jax_threefry_partitionable",
     "jax_random_seed_offset",
   )
   return Checkpoints(
@@ -157,7 +161,8 @@ def restore_or_init(
 ) -> tuple[int, TrainState, PyTree]:
   """Returns step, state and progress of the latest checkpoint, or of step 0.
 
-  `initial` is the state at step 0; None if the run seems to have a checkpoint.
+  `initial` is the state at step 0; None if there was a checkpoint before
+  the workdir was locked.
   """
   progress = progress_item(0.0, 0, empty_window(program.metrics, run.mesh))
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}

@@ -57,7 +57,7 @@ def _save_nonfinite_and_raise(
   step: int,
   items: Mapping[str, PyTree],
 ) -> NoReturn:
-  """Saves a state with NaN or inf as a workdir of its own, and raises."""
+  """Saves a state that is not finite in `workdir/broken`, and raises."""
   with contextlib.suppress(NotSavedError):
     checkpoints.wait()
   broken = workdir / "broken"

@@ -52,7 +52,7 @@ def make_train_step(
     shards: number of devices that a batch is split over.
     measured: `step -> bool`, with steps counted from 1: True if the metrics
       include `jssl.diagnostics.batch` of the student's large views. They are 0
-      at other steps. None never includes them.
+      at other steps. None leaves them out.
   """
   encoder = make_encoder(backbone, augment, objective.num_views)
 
@@ -87,7 +87,7 @@ def make_train_step(
     if momentum is not None:
       average = tree.ema(state.teacher["params"], params["backbone"], momentum)
       teacher = {**encoded.teacher_statistics, "params": average}
-    # Either the backbone's optimizer or the head's own has all of the head.
+    # Each head parameter is updated by the run's optimizer or by the head's.
     head_params, objective_state = objective.update(
       {**params["head"], **updated.params},
       state.objective,

@@ -251,7 +251,8 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def _refuse_forward_mode(operands: T) -> T:
-  # One by one: a pytree's tangents would be run if one of them is known zeros.
+  # Leaf by leaf: a tree of tangents of which one is symbolically zero would be
+  # made an array, and the primitive would run.
   return jax.tree.map(_marked, operands)
 
 
@@ -266,7 +267,7 @@ def _call(op: FusedOperation, operands: PyTree, constants: PyTree) -> PyTree:
 def _call_fwd(
   op: FusedOperation, operands: PyTree, constants: PyTree
 ) -> tuple[PyTree, PyTree]:
-  # Forward mode may differentiate this, in a Hessian.
+  # A forward-over-reverse Hessian differentiates this rule too.
   out = _call(op, _refuse_forward_mode(operands), constants)
   return out, (operands, constants, out)
 

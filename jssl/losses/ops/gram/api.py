@@ -134,7 +134,7 @@ class Inner(FusedSum):
     )
 
   def _factor_gradients(self, pair: Pair, gradient: Gradient) -> Pair:
-    """Returns the gradients by features, shifts and scales."""
+    """Returns the gradients with respect to features, shifts and scales."""
 
     def by_factor(factor: Factor, g: Float[Array, "n d"]) -> Factor:
       x, shift, scale = factor

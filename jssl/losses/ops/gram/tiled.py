@@ -40,7 +40,7 @@ class Operand(NamedTuple):
 
 
 class Gradient(NamedTuple):
-  """Accumulated gradient by the rows of both factors.
+  """Accumulated gradient with respect to the rows of both factors.
 
   Without a second factor, `first` is the sum of the gradients by both.
   """

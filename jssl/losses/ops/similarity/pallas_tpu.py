@@ -247,7 +247,7 @@ def _backward_kernel(
   x: Ref,  # resident features, [n, d]
   y: Ref,  # streamed features, [m, d]
   before: Ref,  # gradient so far, [n, d]
-  to_x: Ref,  # result: gradient by x, [n, d]
+  to_x: Ref,  # result: gradient with respect to x, [n, d]
   to_s: Ref,  # result: row sums of D, [1, n]
   resident: Ref,  # scratch: transposed scalars, [n, 8]
   total: Ref,  # scratch: row sums of D, [n, 1]
@@ -288,7 +288,7 @@ def _backward(
   *,
   tile: Tile,
 ) -> GradientSum:
-  """Adds the gradient by the resident operand."""
+  """Adds the gradient with respect to the resident operand."""
   resident, streamed = same_dtype(resident, streamed)
   (n, d), m = resident.x.shape, len(streamed.ids)
   row_bytes = _backward_bytes(d, resident.x.dtype)
