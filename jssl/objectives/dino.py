@@ -1,4 +1,4 @@
-"""DINO (Caron et al., ICCV 2021): cross-entropy to an averaged encoder's output.
+"""DINO (Caron et al., ICCV 2021): cross-entropy to an averaged teacher.
 
 State: the averaged head and prototypes, the centre of the teacher's logits.
 Stop-gradient: the teacher. In the paper: head 2048-2048-256 with GELU and
