@@ -8,6 +8,7 @@ unfinished and ignored.
 import concurrent.futures
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import shutil
@@ -53,7 +54,8 @@ def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
   checkpoint, whatever its keep policy.
   """
   best = _best(workdir)
-  if best is None or score > best["score"]:
+  kept = best is not None and (_root(workdir) / str(best["step"])).exists()
+  if best is None or not kept or score > best["score"]:
     path = pathlib.Path(workdir) / "best.json"
     files.write_json(path, {"step": step, "score": score})
 
@@ -68,7 +70,8 @@ def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
   path = pathlib.Path(workdir) / "best.json"
   best = files.read_json(path)
   if best is not None and all(
-    isinstance(best.get(key), int | float) for key in ("step", "score")
+    isinstance(best.get(key), int | float) and math.isfinite(best[key])
+    for key in ("step", "score")
   ):
     return best
   if path.exists():

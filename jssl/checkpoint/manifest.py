@@ -45,21 +45,26 @@ def describe(items: PyTree) -> Leaves:
   }
 
 
-def _read(directory: pathlib.Path, key: str) -> dict[str, Any]:
-  value = (files.read_json(directory / NAME) or {}).get(key)
-  if not isinstance(value, dict):
+def _read(
+  directory: pathlib.Path, key: str, default: Any = None
+) -> dict[str, Any]:
+  value = (files.read_json(directory / NAME) or {}).get(key, default)
+  if not isinstance(value, dict) or (default is None and not value):
     raise CheckpointError(f"{directory}: no readable manifest")
   return value
 
 
 def leaves(directory: pathlib.Path) -> Leaves:
   """Returns the dtypes and shapes of a checkpoint's leaves."""
-  return _read(directory, "leaves")
+  saved = _read(directory, "leaves")
+  if not all(isinstance(v, list) and len(v) == 2 for v in saved.values()):
+    raise CheckpointError(f"{directory}: no readable manifest")
+  return saved
 
 
 def facts(directory: pathlib.Path) -> dict[str, Any]:
   """Returns the facts of `write`; {} if an earlier version wrote none."""
-  return (files.read_json(directory / NAME) or {}).get("facts", {})
+  return _read(directory, "facts", {})
 
 
 def write(

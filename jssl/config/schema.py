@@ -13,6 +13,7 @@ from jssl.models import MODELS, ResNet, ViT
 from jssl.objectives import OBJECTIVES, Objective
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
+from jssl.runtime import files
 from jssl.typing import (
   Interval,
   NonNegative,
@@ -59,6 +60,7 @@ class Data:
     for key in ("name", "split", "test_split"):
       if not getattr(self, key):
         raise ValueError(f'data.{key}="": expected a name')
+    files.check_expanded("data.data_dir", self.data_dir)
     if _overlap(self.split, self.test_split):
       raise ValueError(
         f"data.test_split={self.test_split!r} has images of "

@@ -35,7 +35,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jssl.data.folder import Examples, Folder, Options, encode_image
-from jssl.runtime import terminal
+from jssl.runtime import files, terminal
 
 _SOURCE = flags.DEFINE_string(
   "source", None, "Folder of the images or of the IDX files."
@@ -198,6 +198,7 @@ def prepare(
     ValueError: if the source is damaged or unexpected, or the name unknown.
   """
   folder = Path(source) if source else None
+  files.check_expanded("--data_dir", data_dir or "")
   data_dir = data_dir or None
   if folder is not None and not folder.is_dir():
     raise FileNotFoundError(f"--source {folder} is not a folder")

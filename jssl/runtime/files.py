@@ -95,6 +95,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=1, sort_keys=True))
 
 
+def check_expanded(key: str, folder: str) -> None:
+  """Raises ValueError, with a flag or config key, for a folder like `~/x`."""
+  if folder.startswith("~"):
+    raise ValueError(
+      f"{key}={folder!r}: expected the path of a folder, such as $HOME/data; "
+      "shells do not expand ~ in a flag"
+    )
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
   """Reads a JSON object; None if the file is missing, damaged or no object."""
   try:

@@ -181,6 +181,7 @@ def lock_workdir(
         file.truncate(0)
         file.write(json.dumps(holder))
         file.flush()
+        os.fsync(file.fileno())  # Other hosts see no buffers.
         stack.callback(file.truncate, 0)
         stack.enter_context(_renewed(path))
     if error := distributed.broadcast_from_first(error):

@@ -123,7 +123,6 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     distributed.preemption_signal() as should_stop,
   ):
     (workdir / "status.json").unlink(missing_ok=True)
-
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
       step, state, progress = restore_or_init(
@@ -193,7 +192,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         window, logged_step = empty_window(program.metrics, run.mesh), step
     with clock.on("checkpoint"):
       checkpoints.wait()
-  if distributed.is_first():
-    status = "complete" if step == total_steps else "restartable"
-    files.write_json(workdir / "status.json", {"status": status, "step": step})
+    if distributed.is_first():
+      status = "complete" if step == total_steps else "restartable"
+      ended = {"status": status, "step": step}
+      files.write_json(workdir / "status.json", ended)
   return step == total_steps

@@ -119,9 +119,18 @@ def test_keep_policy(tmp_path):
 
 def test_only_a_better_score_moves_the_pin(tmp_path):
   assert checkpoint.best_step(tmp_path) is None
+  save(tmp_path, 1, 2, 3, keep_last=3)
   for step, score, best in [(1, 0.5, 1), (2, 0.4, 1), (3, 0.6, 3)]:
     checkpoint.pin_best(tmp_path, step=step, score=score)
     assert checkpoint.best_step(tmp_path) == best
+
+
+@pytest.mark.parametrize("score", [0.9, float("nan"), float("inf")])
+def test_a_pin_of_a_lost_checkpoint_or_without_a_score_moves(tmp_path, score):
+  save(tmp_path, 2, 3)
+  (tmp_path / "best.json").write_text(json.dumps({"step": 1, "score": score}))
+  checkpoint.pin_best(tmp_path, step=2, score=0.5)
+  assert checkpoint.best_step(tmp_path) == 2
 
 
 def flip_a_byte(path):
@@ -292,7 +301,11 @@ def test_manifest_lists_every_leaf(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "content", ["[1, 2]", "3", '{"files": [], "leaves": 1}']
+  "content",
+  [
+    *("[1, 2]", "3", '{"files": [], "leaves": 1}'),
+    '{"files": {}, "leaves": {}, "facts": []}',
+  ],
 )
 def test_a_manifest_of_another_type(tmp_path, content):
   save(tmp_path, 1, 2)

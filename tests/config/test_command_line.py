@@ -170,6 +170,10 @@ def test_flags_that_fit_together_are_read_together():
     (["--config=MINE"], "SyntaxError"),
     ([f"--config={QUICKSTART}", "--config.data.workers=-1"], "data.workers=-1"),
     ([f"--config={QUICKSTART}", "--config.data.name="], 'data.name=""'),
+    (
+      [f"--config={QUICKSTART}", "--config.data.data_dir=~/x"],
+      "data.data_dir='~/x'",
+    ),
   ],
 )
 def test_the_command_ends_in_one_line_and_claims_nothing(

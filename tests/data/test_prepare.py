@@ -540,3 +540,8 @@ def test_command_fails_with_a_message_and_no_traceback(tmp_path):
   result = run("folder", "--source", source, "--data_dir", tmp_path / "file")
   assert result.returncode == 1
   assert "Traceback" not in result.stderr
+
+
+def test_a_folder_that_a_shell_did_not_expand(tmp_path):
+  with pytest.raises(ValueError, match=r"--data_dir='~/x': expected the path"):
+    prepare.prepare("folder", source=str(tmp_path), data_dir="~/x")

@@ -55,7 +55,7 @@ def test_an_interrupted_run_can_be_resumed(uninterrupted, tmp_path):
   often = {"checkpoint.every_steps": 1}
   process = start(tmp_path, **often)
   wait_for_step(process, 3)
-  time.sleep(random.SystemRandom().random())
+  time.sleep(random.SystemRandom().random() / 2)
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=20)
   assert process.returncode == 130, err
