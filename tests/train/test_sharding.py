@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from objectives.cases import BY_NAME, leaves
+from shipped import Shapes
 
 from jssl.augment import Augment
 from jssl.config import schema
@@ -92,7 +93,7 @@ def program(objective, data, fsdp):
   )
   run = Run(
     config=config,
-    source=None,
+    source=Shapes(config.data),
     image_shape=IMAGE,
     backbone=encoder,
     objective=objective,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shipped import Shapes
 
 from jssl.augment import Augment, views
 from jssl.config import schema
@@ -22,7 +23,7 @@ from jssl.train.init import Program, checkpoint_items, from_checkpoint_items
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
-DATA = schema.Data("cluttered_digits", batch_size=16, image_size_px=32)
+DATA = schema.Data("cluttered_digits", batch_size=16, image_size_px=16)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def make_run(model, optim, data=1, fsdp=1) -> Run:
   )
   return Run(
     config=config,
-    source=None,
+    source=Shapes(DATA),
     image_shape=shape,
     backbone=backbone,
     objective=objective,
