@@ -20,7 +20,7 @@ SMALL = {
 def test_a_training_that_deletes_faster_than_the_probe_reads(tmp_path):
   """Both end, and the last checkpoint is probed."""
   steps = {"train.steps": 40, "checkpoint.every_steps": 1}
-  training = start(tmp_path, **SMALL, **steps, **{"checkpoint.keep_last": 1})
+  training = start(tmp_path, **SMALL, **steps, **{"checkpoint.keep_last": 2})
   probe = subprocess.run(
     [
       *(sys.executable, "-m", "jssl.probe"),
@@ -31,7 +31,7 @@ def test_a_training_that_deletes_faster_than_the_probe_reads(tmp_path):
     capture_output=True,
     text=True,
     check=False,
-    timeout=600,
+    timeout=300,
   )
   _, errors = training.communicate(timeout=600)
   assert training.returncode == 0, errors
