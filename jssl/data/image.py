@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Pillow's modes, by number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# What makes an image upright, by its EXIF orientation.
+# Transposition that makes an image upright, by its EXIF orientation.
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,

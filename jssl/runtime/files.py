@@ -21,7 +21,8 @@ _RETRYABLE = frozenset(
   }
 )
 
-# Enough for the files of a data set, and not a cost to whoever closes all.
+# More than any data set has files. A larger limit slows programs that close
+# every possible descriptor before they start a child process.
 _MAX_OPEN_FILES = 2**16
 
 
