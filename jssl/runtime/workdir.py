@@ -204,7 +204,7 @@ def _is_held(path: pathlib.Path, file: TextIO) -> bool:
   if holder is None or (own and has_locks):
     return False
   logging.warning(
-    "%s is the lock of process %s on %s; waiting %g s to see whether it is still held.",
+    "%s is the lock of process %s on %s; checking for %g s if it is renewed.",
     path,
     holder.get("pid"),
     holder.get("host"),

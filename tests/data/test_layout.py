@@ -1,4 +1,4 @@
-"""Which files of a folder are taken, and what is said of the others."""
+"""Images that are taken from a folder, and counts of files left out."""
 
 import os
 
