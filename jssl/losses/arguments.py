@@ -162,7 +162,9 @@ def weights(
   if len(out) != rows:
     raise ValueError(f"weights must have {rows} rows, got {len(out)}")
   if not isinstance(out, jax.core.Tracer) and not np.all(np.asarray(out) >= 0):
-    raise ValueError("weights must not be negative or NaN")
+    raise ValueError(
+      f"weights must be at least 0, got {np.min(np.asarray(out))}"
+    )
   return out.astype(upcast_dtype(like.dtype))
 
 

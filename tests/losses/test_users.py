@@ -301,8 +301,8 @@ def test_weights_on_a_mesh_equal_one_device(name):
   [
     (jnp.ones(3), "weights must have 16 rows, got 3"),
     (jnp.ones((16, 1)), r"weights must have shape \[n\]"),
-    (-jnp.ones(16), "weights must not be negative"),
-    (jnp.full(16, jnp.nan), "weights must not be negative or NaN"),
+    (-jnp.ones(16), r"weights must be at least 0, got -1"),
+    (jnp.full(16, jnp.nan), "weights must be at least 0, got nan"),
   ],
 )
 @pytest.mark.usefixtures("unchecked")

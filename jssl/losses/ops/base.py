@@ -241,11 +241,11 @@ mlir.register_lowering(_tangent_p, _raise_forward_mode)
 
 
 @jax.custom_jvp
-def _marked(x: Array) -> Array:
+def _error_on_forward_mode(x: Array) -> Array:
   return x
 
 
-@_marked.defjvp
+@_error_on_forward_mode.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
   return primals[0], _tangent_p.bind(tangents[0])
 
@@ -253,7 +253,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _refuse_forward_mode(operands: T) -> T:
   # Leaf by leaf: a tree of tangents of which one is symbolically zero would be
   # made an array, and the primitive would run.
-  return jax.tree.map(_marked, operands)
+  return jax.tree.map(_error_on_forward_mode, operands)
 
 
 _custom_vjp = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
