@@ -373,7 +373,7 @@ def test_the_command(config_file, tmp_path, done):
   arguments = ("kernels", config_file, f"--workdir={w}")
   wrong = command(*arguments, "--config.problem.view=3")
   assert wrong.returncode == 1
-  assert 'mean "views"' in wrong.stderr
+  assert "did you mean 'views'" in wrong.stderr
   assert "Traceback" not in wrong.stderr
   ran = command(*arguments, "--config.sweep.labels=(20,)")
   assert ran.returncode == 0, ran.stderr
