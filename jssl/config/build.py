@@ -1,11 +1,13 @@
 """Builds the objects of a run from its parsed config."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from absl import logging
 from jax.sharding import Mesh
 
 from jssl import mesh as mesh_lib
@@ -14,11 +16,12 @@ from jssl.config import checks
 from jssl.config.parse import parse
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
-from jssl.data.source import Source
+from jssl.data.source import InMemory, Source
 from jssl.models import Backbone, init_variables
 from jssl.objectives import Objective
 from jssl.optim import Optim, make_optimizer
 from jssl.optim.bilevel import HeadStrategy
+from jssl.runtime import distributed
 from jssl.runtime.workdir import load_config
 
 
@@ -64,15 +67,19 @@ def build(
   """Builds and checks everything that a run needs; allocates no arrays.
 
   `source` and `devices`, such as a topology to compile for, are used instead of
-  those of the config and of this process group.
+  those of the config and of this process group. With a `source`, the test split
+  of the probe is not checked.
 
   Raises:
-    ValueError: if sections do not fit each other; names the keys to change.
+    ValueError: if sections do not fit each other, or the probe cannot open its
+      test split; names the keys to change.
     FileNotFoundError: if the data set is not prepared.
   """
   mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
   mesh_lib.check_batch_size(mesh, config.data.batch_size)
-  source = source or open_split(config.data, config.data.split)
+  if source is None:
+    source = open_split(config.data, config.data.split)
+    _check_probe(config, source)
   backbone = config.model.backbone()
   objective = build_objective(config)
   checks.check(config, source, backbone, objective, mesh.size)
@@ -87,6 +94,35 @@ def build(
     config.train.steps,
   )
   return Run(config, source, image_shape, backbone, objective, optimizer, mesh)
+
+
+def _check_probe(config: Config, train: Source) -> None:
+  """Opens the probe's test split, without reading its images.
+
+  Logs a warning if the labels do not allow probes: another set may be probed.
+  """
+  data = config.data
+  if not config.probe.probes:
+    return
+  try:
+    on_disk = dataclasses.replace(data, in_memory=False)
+    test = open_split(on_disk, data.test_split)
+    test.fingerprint()  # Fails if a file is missing.
+  except (ValueError, FileNotFoundError) as error:
+    raise ValueError(
+      f"data.test_split={data.test_split!r}: expected a split that the probe "
+      f"can evaluate on; set probe.probes=() to train without one. {error}"
+    ) from error
+  problem = ""
+  if not train.num_classes:
+    problem = f"{data.name} has no labels; choose another set with --dataset"
+  elif isinstance(train, InMemory):
+    tested = test.labels if isinstance(test, InMemory) else train.labels[:0]
+    problem = checks.labels_error(
+      data.name, train.labels, tested, train.num_classes
+    )
+  if problem and distributed.is_first():
+    logging.warning("`python -m jssl.probe` cannot fit probes: %s.", problem)
 
 
 def open_split(data: Data, split: str) -> Source:

@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
 
 from jssl import rng
 from jssl.augment import views
@@ -40,6 +42,32 @@ def check(
   )
   _check_objective(config, source, objective)
   _check_shapes(config, source.image_shape[-1], backbone, objective)
+
+
+def labels_error(
+  dataset: str,
+  train: Int[np.ndarray, "n"],
+  test: Int[np.ndarray, "m"],
+  num_classes: int,
+) -> str:
+  """Returns why probes cannot be fitted to labels, or an empty string."""
+  for labels in (train, test):
+    missing = int(np.sum(labels < 0))
+    if missing:
+      return (
+        f"{dataset}: {missing} of {len(labels)} images have no label, "
+        "but probes need all labels; choose another set with --dataset"
+      )
+  counts = np.bincount(train, minlength=num_classes)
+  present = np.union1d(train, test)
+  rare = present[counts[present] < 2]
+  if len(rare):
+    return (
+      f"class {rare[0]} of {dataset} has {counts[rare[0]]} training images, "
+      "but probes need 2 of each class, one to fit and one to validate; choose "
+      "another set with --dataset"
+    )
+  return ""
 
 
 def _check_objective(

@@ -36,7 +36,7 @@ class Data:
     data_dir: directory of prepared sets; "" for the default of TFDS.
     split: split to pretrain on; probes are fitted on it too.
     test_split: split that the probe evaluates on, once per checkpoint; without
-      images of `split`.
+      images of `split`. Not opened with `probe.probes=()`.
     in_memory: True to decode the whole set once, as uint8.
     workers: number of decoding processes; 0 decodes in a thread.
     prefetch_batches: batches prefetched to the devices.
@@ -175,7 +175,8 @@ class Probe:
   """The `probe` section.
 
   Attributes:
-    probes: probes to fit, of "linear", "mlp" and "knn".
+    probes: probes to fit, of "linear", "mlp" and "knn"; () for a set without a
+      test split.
     baselines: features to compare with, of "pixels" and "random".
     label_fractions: fractions of the train labels for extra linear probes.
     seeds: number of splits and initialisations; results are mean and deviation

@@ -117,8 +117,7 @@ def cluttered_digits(split: str = "train") -> InMemory:
   """Returns the 20,000 images of "train" or the 4,000 of "test"."""
   if split not in ("train", "test"):
     raise ValueError(
-      f"cluttered_digits has the splits train and test, not {split!r}; "
-      "change data.split"
+      f"cluttered_digits has the splits train and test, not {split!r}"
     )
   digits = datasets.load_digits()
   train, test = model_selection.train_test_split(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jssl.config.checks import labels_error
 from jssl.config.schema import Probe
 from jssl.probe.features import Features
 
@@ -31,21 +32,9 @@ class Result(NamedTuple):
 
 def check_labels(train: Features, test: Features, dataset: str) -> None:
   """Raises LabelsError if a probe cannot be fitted to these labels."""
-  for split in (train, test):
-    missing = int(np.sum(split.labels < 0))
-    if missing:
-      raise LabelsError(
-        f"{dataset}: {missing} of {len(split.labels)} images have no label, "
-        "but probes need all labels; choose another set with --dataset"
-      )
-  counts = np.bincount(train.labels, minlength=train.num_classes)
-  labels = np.union1d(train.labels, test.labels)
-  rare = labels[counts[labels] < 2]
-  if len(rare):
-    raise LabelsError(
-      f"class {rare[0]} of {dataset} has {counts[rare[0]]} training images, "
-      "but probes need 2 of each class, one to fit and one to validate"
-    )
+  error = labels_error(dataset, train.labels, test.labels, train.num_classes)
+  if error:
+    raise LabelsError(error)
 
 
 def _rank_in_class(labels: Rows, purpose: str, seed: int) -> tuple[Rows, Rows]:

@@ -1,12 +1,16 @@
+import dataclasses
 import pathlib
 
+import numpy as np
 import pytest
 from shipped import config, config_dict
 
 import jssl
+from jssl.config import build as build_lib
 from jssl.config.build import build
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
+from jssl.data.embedded import cluttered_digits
 from jssl.runtime.workdir import check_workdir, claim_workdir, load_config
 
 
@@ -180,3 +184,57 @@ def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
   assert not [*tmp_path.iterdir()]
   for folder in ("W", "shared/W", "/shared/W", pathlib.Path("a:b/W")):
     check_workdir(folder)
+
+
+def one_of_class_7(source):
+  kept = np.flatnonzero(source.labels == 7)[0]
+  others = np.where(source.labels == 7, 3, source.labels).astype(np.int32)
+  others[kept] = 7
+  return dataclasses.replace(source, labels=others)
+
+
+def one_without_a_label(source):
+  labels = source.labels.copy()
+  labels[5] = -1
+  return dataclasses.replace(source, labels=labels)
+
+
+@pytest.mark.parametrize(
+  ("change", "probes", "warning"),
+  [
+    (lambda source: source, ("linear",), ""),
+    (one_of_class_7, (), ""),
+    (one_of_class_7, ("knn",), "class 7 of cluttered_digits has 1 training"),
+    (one_without_a_label, ("mlp",), "1 of 20000 images have no label"),
+    (
+      lambda source: dataclasses.replace(source, class_names=()),
+      ("linear",),
+      "cluttered_digits has no labels",
+    ),
+  ],
+)
+def test_labels_that_the_probe_cannot_use_are_warned_of(
+  monkeypatch, caplog, change, probes, warning
+):
+  """They are no error: another set may be probed."""
+  train = change(cluttered_digits())
+  monkeypatch.setattr(
+    build_lib,
+    "open_split",
+    lambda data, split: train if split == "train" else cluttered_digits(split),
+  )
+  build(config(**{"probe.probes": probes}))
+  assert warning in caplog.text
+  assert bool(warning) == ("cannot fit probes" in caplog.text)
+
+
+def test_the_test_split_is_not_read_into_memory(monkeypatch):
+  opened = {}
+
+  def open_split(data, split):
+    opened[split] = data.in_memory
+    return cluttered_digits(split)
+
+  monkeypatch.setattr(build_lib, "open_split", open_split)
+  build(config())
+  assert opened == {"train": True, "test": False}

@@ -1,5 +1,7 @@
 """A workdir is claimed only by a run that can begin."""
 
+import pathlib
+
 import jax
 import pytest
 from data.damage import prepare_set
@@ -60,3 +62,22 @@ def test_crops_smaller_than_the_images(tmp_path):
   small = {"augment.crop_size_px": 24, "data.batch_size": 8}
   steps = {"train.steps": 1, "optim.warmup_steps": 0}
   assert train(tiny(**small, **steps), tmp_path / "W")
+
+
+def test_a_test_split_that_the_probe_cannot_open(tmp_path):
+  """Without probes no test split is needed."""
+  data_dir = prepare_set(tmp_path)
+  photos = {
+    **{"data.name": "photos", "data.data_dir": data_dir, "data.batch_size": 8},
+    **{"train.steps": 1, "optim.warmup_steps": 0},
+  }
+  misspelt = {**photos, "data.test_split": "tset"}
+  message = r"data\.test_split='tset'.*probe\.probes=\(\).*\['test', 'train'\]"
+  with pytest.raises(ValueError, match=message):
+    train(tiny(**misspelt), tmp_path / "W")
+  (file,) = pathlib.Path(data_dir).rglob("*-test.array_record*")
+  file.unlink()
+  with pytest.raises(ValueError, match=rf"test_split='test'.*{file.name}"):
+    train(tiny(**photos), tmp_path / "W")
+  assert not (tmp_path / "W").exists()
+  assert train(tiny(**misspelt, **{"probe.probes": ()}), tmp_path / "W")
