@@ -30,7 +30,7 @@ from jssl.probe.records import (
 )
 from jssl.probe.splits import LabelsError
 from jssl.probe.suite import probe_records, spectrum_record
-from jssl.runtime import distributed
+from jssl.runtime import compilation, distributed
 from jssl.runtime.goodput import Clock
 from jssl.runtime.workdir import check_workdir_shared
 from jssl.typing import Variables
@@ -309,7 +309,12 @@ def run(
     pin_best=config.data.name == own.data.name,
     log=log,
   )
-  with clock.running():
-    runner.run(follow=follow)
-  if export:
-    runner.export(export)
+  advice = (
+    "Lower probe.batch_size or probe.memory_limit_gib in "
+    f"{os.path.join(workdir, 'config.json')}"
+  )
+  with compilation.explain_errors("the probe", advice):
+    with clock.running():
+      runner.run(follow=follow)
+    if export:
+      runner.export(export)

@@ -43,7 +43,12 @@ def order_cpu_collectives() -> None:
 
 
 @contextlib.contextmanager
-def explain_errors() -> Iterator[None]:
+def explain_errors(
+  program: str = "the training step",
+  advice: str = "Lower data.batch_size or the size of the model, raise "
+  "train.chunks or mesh.fsdp, or set model.remat of a ViT; "
+  "`python -m jssl.preflight` shows the memory",
+) -> Iterator[None]:
   """Raises errors of the compiler or the device as a ValueError of one line."""
   try:
     yield
@@ -52,7 +57,6 @@ def explain_errors() -> Iterator[None]:
       raise
     reason = str(error).split("\n", 1)[0]
     raise ValueError(
-      "the training step could not be compiled or does not fit the devices: "
-      f"{reason} Lower data.batch_size or the size of the model, or raise "
-      "train.chunks or mesh.fsdp; `python -m jssl.preflight` shows the memory"
+      f"{program} could not be compiled or does not fit the devices: {reason} "
+      f"{advice}"
     ) from None

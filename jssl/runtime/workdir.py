@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
@@ -146,12 +146,16 @@ def claim_workdir(
 @contextlib.contextmanager
 def lock_workdir(
   config: Mapping[str, Any], workdir: str | os.PathLike
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
   """Makes and claims a workdir, and locks it against a second run.
 
   The kernel releases the lock of a process that ends. Network file systems may
   not show it to other hosts, so its holder also renews the time of the file: a
   lock of another host counts unless it is not renewed for `_STALE_SECONDS`.
+
+  Yields:
+    A function that keeps the claim. After an error before its first call, a
+    workdir without an earlier config is free for another config.
 
   Raises:
     ValueError: on every process, if another run holds the lock, the workdir
@@ -186,8 +190,17 @@ def lock_workdir(
         stack.enter_context(_renewed(path))
     if error := distributed.broadcast_from_first(error):
       raise ValueError(error)
+    claimed = _config_path(workdir)
+    is_new = not claimed.exists()
     claim_workdir(config, workdir)
-    yield
+    kept = threading.Event()
+    try:
+      yield kept.set
+    except Exception:
+      if is_new and not kept.is_set() and distributed.is_first():
+        with contextlib.suppress(OSError):  # The first error is reported.
+          claimed.unlink()
+      raise
 
 
 def _is_held(path: pathlib.Path, file: TextIO) -> bool:

@@ -113,7 +113,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     initial = initial_state(program, config.init_from) if is_new else None
 
   with (
-    lock_workdir(to_dict(config), workdir),
+    compilation.explain_errors(),
+    lock_workdir(to_dict(config), workdir) as keep_claim,
     clock.running(),
     Writer(
       workdir, total_steps=total_steps, batch_size=config.data.batch_size
@@ -173,6 +174,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         window = add_to_window(window, metrics)
         if step == first_step + 1:
           jax.block_until_ready(metrics)
+          keep_claim()
           clock.record(until_first_step=clock.seconds())
       profiler.after(step, metrics)
       clock.record(to_step=step)

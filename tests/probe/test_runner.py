@@ -408,6 +408,17 @@ def test_no_readable_checkpoint_is_an_error(workdir):
     run(workdir)
 
 
+def test_too_little_memory_is_one_line(workdir, monkeypatch):
+  def exhaust(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes.\nBuffers:")
+
+  monkeypatch.setattr(dataset.features, "extract", exhaust)
+  save(workdir, 10)
+  match = r"^the probe .*9 bytes\. Lower probe\.batch_size .*config\.json$"
+  with pytest.raises(ValueError, match=match):
+    run(workdir)
+
+
 def test_no_checkpoint_is_an_error(workdir):
   with pytest.raises(FileNotFoundError, match="--follow"):
     run(workdir)

@@ -1,5 +1,6 @@
 """The lock of a workdir, and files in it that are damaged."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -27,6 +28,24 @@ def test_a_second_run_is_refused(tmp_path):
     assert load_config(tmp_path) == CONFIG
   with lock_workdir(CONFIG, tmp_path):
     pass
+
+
+def test_a_claim_without_a_step_is_given_back(tmp_path):
+  other = {"train": {"steps": 4}}
+
+  def fail(config, *, after_a_step):
+    with (
+      contextlib.suppress(KeyError),
+      lock_workdir(config, tmp_path) as keep_claim,
+    ):
+      if after_a_step:
+        keep_claim()
+      raise KeyError
+
+  fail(CONFIG, after_a_step=False)
+  fail(other, after_a_step=True)
+  fail(other, after_a_step=False)
+  assert load_config(tmp_path) == other
 
 
 def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path):

@@ -1,5 +1,6 @@
 """A workdir is claimed only by a run that can begin."""
 
+import itertools
 import pathlib
 
 import jax
@@ -9,6 +10,8 @@ from shipped import config
 from train.runs import TINY
 
 from jssl.checkpoint import CheckpointError, Checkpoints
+from jssl.runtime import exit_codes
+from jssl.train.init import Program
 from jssl.train.loop import train
 
 
@@ -34,10 +37,55 @@ def test_a_checkpoint_of_another_model_to_start_from(tmp_path):
   assert not (tmp_path / "W").exists()
 
 
-def test_a_model_that_does_not_fit_the_device(tmp_path):
-  with pytest.raises(ValueError, match=r"does not fit the devices: .*mory"):
-    train(tiny(**{"model.width": 65_536}), tmp_path / "W")
-  assert not (tmp_path / "W").exists()
+SHORT = {"data.batch_size": 8, "train.steps": 2, "optim.warmup_steps": 0}
+
+
+def exhaust(*_):
+  raise jax.errors.JaxRuntimeError(
+    "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBuffers: ..."
+  )
+
+
+def steps_that_exhaust(compiled, number):
+  """Returns a compiled step that finds no memory in its call `number`."""
+  calls = itertools.count(1)
+  return lambda *args: exhaust() if next(calls) == number else compiled(*args)
+
+
+@pytest.mark.parametrize(
+  ("name", "make"),
+  [
+    ("compile", lambda original: exhaust),
+    ("init", lambda original: property(lambda self: exhaust, lambda *_: None)),
+    ("compile", lambda original: lambda p: steps_that_exhaust(original(p), 1)),
+    ("compile", lambda original: lambda p: steps_that_exhaust(original(p), 2)),
+  ],
+  ids=["compilation", "the first state", "step 1", "step 2"],
+)
+def test_too_little_memory(tmp_path, monkeypatch, request, name, make):
+  """One line; while nothing is trained, the workdir is free."""
+
+  def run():
+    train(tiny(**SHORT), tmp_path / "W")
+
+  with monkeypatch.context() as patch:
+    original = getattr(Program, name, None)
+    patch.setattr(Program, name, make(original), raising=False)
+    message = (
+      r"does not fit the devices: .*Out of memory allocating 9 bytes\. .*"
+      r"data\.batch_size.*train\.chunks.*model\.remat"
+    )
+    with pytest.raises(ValueError, match=message) as raised:
+      run()
+    assert "\n" not in str(raised.value)
+    assert exit_codes.run_with_exit_code(run, (ValueError,)) == 1
+  corrected = tiny(**{**SHORT, "data.batch_size": 16})
+  if "step 2" in request.node.name:
+    with pytest.raises(ValueError, match=r"batch_size: was 8, now 16"):
+      train(corrected, tmp_path / "W")
+  else:
+    assert not (tmp_path / "W" / "config.json").exists()
+    assert train(corrected, tmp_path / "W")
 
 
 def test_a_set_that_was_prepared_anew_is_refused(tmp_path):
