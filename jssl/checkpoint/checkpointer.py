@@ -339,12 +339,13 @@ class Checkpoints:
       self._executor.shutdown(wait=False)
       return
     try:
-      self.wait()
-    except NotSavedError as error:
+      try:
+        self.wait()
+      finally:
+        self._executor.shutdown()
+        self._orbax.close()
+    except Exception as error:  # Orbax passes on any error of its back ends.
       # An exception that is already on its way is more important.
       if kind is None:
         raise
       logging.error("%s", error)
-    finally:
-      self._executor.shutdown()
-      self._orbax.close()

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
+from absl import logging
 
 from jssl.runtime import distributed, files
 
@@ -142,5 +143,9 @@ class Clock:
     if not distributed.is_first():
       return
     if self._earlier_rows is None:
-      self._earlier_rows = files.read_json_lines(self._path)
+      try:
+        self._earlier_rows = files.read_json_lines(self._path)
+      except OSError as error:
+        logging.error("Could not read %s: %s.", self._path, error.strerror)
+        return
     files.write_json_lines(self._path, [*self._earlier_rows, self.row()])

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import jax
+from absl import logging
 
 
 class StepProfiler:
@@ -41,6 +42,11 @@ class StepProfiler:
   def __enter__(self) -> "StepProfiler":
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    if self._tracing:
-      self._stop()
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    try:
+      if self._tracing:
+        self._stop()
+    except Exception as error:  # Such as a full disk.
+      if kind is None:
+        raise
+      logging.error("Could not write the profile: %s", error)

@@ -1,6 +1,5 @@
 """The training loop: restore; then save if due, draw a batch, step, log."""
 
-import contextlib
 import math
 import os
 import pathlib
@@ -13,7 +12,7 @@ import jax
 from absl import logging
 
 from jssl import checkpoint, tree
-from jssl.checkpoint import CheckpointError, Checkpoints, NotSavedError
+from jssl.checkpoint import Checkpoints, NotSavedError
 from jssl.config.build import build
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
@@ -58,8 +57,10 @@ def _save_nonfinite_and_raise(
   items: Mapping[str, PyTree],
 ) -> NoReturn:
   """Saves a state that is not finite in `workdir/broken`, and raises."""
-  with contextlib.suppress(NotSavedError):
+  try:
     checkpoints.wait()
+  except Exception as error:  # No failed save hides why the run ends.
+    logging.error("%s", error)
   broken = workdir / "broken"
   if distributed.is_first():
     shutil.rmtree(broken, ignore_errors=True)
@@ -71,7 +72,7 @@ def _save_nonfinite_and_raise(
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as other:
       other.save(step, items)
     saved = f"the state at step {step} is in {broken}"
-  except (CheckpointError, OSError) as error:
+  except Exception as error:
     saved = f"the state at step {step} could not be saved ({error})"
   raise FloatingPointError(
     "the loss or a parameter became NaN or infinite between step "

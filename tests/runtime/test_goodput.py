@@ -112,6 +112,14 @@ def test_a_row_that_cannot_be_written_ends_nothing(tmp_path):
   assert rows(tmp_path)[0]["seconds"] > before[0]["seconds"]
 
 
+def test_rows_that_cannot_be_read_hide_no_error(tmp_path, caplog):
+  clock = clock_of(tmp_path)
+  (tmp_path / "clock.jsonl").mkdir()
+  with pytest.raises(FloatingPointError), clock.running():
+    raise FloatingPointError
+  assert f"Could not read {tmp_path / 'clock.jsonl'}: " in caplog.text
+
+
 def test_compiling_is_told_apart_from_what_it_is_for(tmp_path):
   @jax.jit
   def inner(x):

@@ -11,8 +11,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from shipped import config
 from train.runs import (
   ROOT,
+  TINY,
   assert_same,
   command,
   environment,
@@ -25,7 +27,9 @@ from train.runs import (
 
 import jssl
 from jssl import checkpoint
+from jssl.checkpoint import CheckpointError, Checkpoints
 from jssl.runtime.workdir import load_config
+from jssl.train.loop import train
 
 
 def test_a_run_writes_what_others_read(uninterrupted):
@@ -210,6 +214,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   leaves = jax.tree.leaves(variables)
   assert not all(np.all(np.isfinite(leaf)) for leaf in leaves)
   assert apply(variables, np.zeros((1, 32, 32, 3), np.float32)).shape == (1, 16)
+
+
+@pytest.mark.parametrize(
+  "failure",
+  [
+    OSError(24, "Too many open files"),
+    CheckpointError("Too many open files"),
+    RuntimeError("Too many open files"),
+  ],
+  ids=repr,
+)
+def test_a_failed_save_does_not_hide_why_the_run_stops(
+  tmp_path, monkeypatch, caplog, failure
+):
+  def fail(*_):
+    raise failure
+
+  monkeypatch.setattr(Checkpoints, "wait", fail)
+  diverging = {"optim.learning_rate": 1e30, "log.every_steps": 3}
+  message = r"became NaN or infinite.*could not be saved.*Too many open files"
+  with pytest.raises(FloatingPointError, match=message):
+    train(config(**{**TINY, **diverging}), tmp_path)
+  assert "Too many open files" in caplog.text
 
 
 @pytest.mark.parametrize(
