@@ -57,6 +57,25 @@ def test_a_command_gets_its_arguments(tmp_path):
   assert f"--source {tmp_path}/nowhere" in done.stderr
 
 
+@pytest.mark.parametrize(
+  ("flag", "arguments"),
+  [
+    ("export", ["probe"]),
+    ("data_dir", ["probe"]),
+    ("output", ["report"]),
+    ("json", ["preflight", "--config=configs/quickstart.py", "--target=cpu:1"]),
+    ("html", ["preflight", "--config=configs/quickstart.py", "--target=cpu:1"]),
+    ("json", ["bench", "diagnostics", "--rows=64", "--dim=4", "--rounds=2"]),
+  ],
+)
+def test_a_path_that_a_shell_did_not_expand(tmp_path, flag, arguments):
+  workdir = [f"--workdir={tmp_path}"] * (arguments[0] in ("probe", "report"))
+  done = jssl(*arguments, *workdir, f"--{flag}=~/x")
+  assert done.returncode == 1
+  assert f"error: --{flag}='~/x': expected a path such as $HOME" in done.stderr
+  assert not (ROOT / "~").exists()
+
+
 def test_the_status_of_a_command_is_that_of_the_module(tmp_path):
   done = jssl("report", f"--workdir={tmp_path}")
   assert done.returncode == 1

@@ -8,7 +8,7 @@ import importlib
 import shlex
 import sys
 
-from jssl.runtime import terminal
+from jssl.runtime import files, terminal
 
 BENCHES = {
   "losses": "fused operations of the losses: time, memory, communication",
@@ -56,6 +56,7 @@ def main() -> None:
   from jssl.bench import harness
 
   try:
+    files.check_expanded("--json", args.json)
     report = bench.run(args)
   except (ValueError, TypeError, OSError) as error:
     sys.exit(f"error: {error}")

@@ -161,6 +161,9 @@ class InitFrom:
   step: Annotated[int, Interval(-1)] = -1
   heads: bool = False
 
+  def __post_init__(self) -> None:
+    files.check_expanded("init_from.workdir", self.workdir)
+
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:

@@ -23,7 +23,7 @@ from absl import app, flags, logging
 
 from jssl.config import command_line
 from jssl.preflight import targets
-from jssl.runtime import terminal
+from jssl.runtime import files, terminal
 
 _CONFIG = flags.DEFINE_string(
   "config", None, "Config file, FILE or FILE:ARG.", required=True
@@ -52,6 +52,8 @@ def _log(line: str) -> None:
 
 
 def _run(overrides: list[str]) -> int:
+  for flag in (_JSON, _HTML):
+    files.check_expanded(f"--{flag.name}", flag.value or "")
   target = targets.target(_TARGET.value)
   target.prepare()
   from jssl.config.schema import Config

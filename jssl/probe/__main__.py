@@ -60,6 +60,8 @@ def main(argv: list[str]) -> int:
 
   def work() -> None:
     check_workdir(_WORKDIR.value)
+    for flag in (_EXPORT, _DATA_DIR):
+      files.check_expanded(f"--{flag.name}", flag.value)
     if _DISTRIBUTED.value:
       distributed.initialize()
       distributed.check_same("\n".join(sys.argv[1:]), "arguments")

@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
   )
   try:
+    files.check_expanded("--output", _OUTPUT.value or "")
     run = read(_WORKDIR.value)
     files.write_text(output, page.render(run))
   except (ValueError, TypeError, OSError) as error:

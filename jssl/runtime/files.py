@@ -96,11 +96,11 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=1, sort_keys=True))
 
 
-def check_expanded(key: str, folder: str) -> None:
-  """Raises ValueError, with a flag or config key, for a folder like `~/x`."""
-  if folder.startswith("~"):
+def check_expanded(key: str, path: str) -> None:
+  """Raises ValueError, with a flag or config key, for a path like `~/x`."""
+  if path.startswith("~"):
     raise ValueError(
-      f"{key}={folder!r}: expected the path of a folder, such as $HOME/data; "
+      f"{key}={path!r}: expected a path such as $HOME/data; "
       "shells do not expand ~ in a flag"
     )
 

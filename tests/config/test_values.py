@@ -121,6 +121,8 @@ def test_a_value_of_a_resnet_is_refused_by_name_or_parses():
     ("checkpoint.keep_every_steps", -1),
     ("checkpoint.keep_last", 1),
     ("init_from.step", -2),
+    ("init_from.workdir", "~/W"),
+    ("data.data_dir", "~/data"),
     ("probe.memory_limit_gib", math.nan),
     ("probe.linear_l2_values", (math.inf,)),
     ("seed", -1),
