@@ -31,10 +31,12 @@ prototypes. Three keywords are common to most losses:
   "pallas_tpu" has no second derivatives. Only "reference" supports forward-mode
   differentiation (`jax.jvp`).
 
-Losses that average over rows take `weights`, one nonnegative weight per row,
-for the mean of the rows' terms. A row of weight 0 is still a negative of other
-rows. Weights that are all 0 give gradients of 0. Parameter objects such as
-`flax.nnx.Param` stand for their arrays.
+Losses that average over rows take `weights`, one finite nonnegative weight per
+row, for the mean of the rows' terms. A row of weight 0 is still a negative of
+other rows, and one that is NaN or infinite makes the loss NaN, as without
+weights: replace it before, as in `jnp.where(mask[:, None], z, 0)`. Weights that
+are all 0 give gradients of 0. Parameter objects such as `flax.nnx.Param` stand
+for their arrays.
 """
 
 from jssl.losses.clustering import sinkhorn, swav

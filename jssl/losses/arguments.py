@@ -134,17 +134,17 @@ def count(**values: int) -> None:
 
 
 def positive(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:
-  """Validates scalars as `scalar` does, and that they are positive.
+  """Validates scalars as `scalar` does, and that they are positive and finite.
 
   Raises:
-    ValueError: if one isn't a scalar, or isn't positive.
+    ValueError: if one isn't a scalar, or isn't positive and finite.
   """
   out = scalar(like, **values)
   for name, value in values.items():
     value = unwrapped(value)
     # Traced values are unknown.
-    if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
-      raise ValueError(f"{name} must be positive, got {value}")
+    if not isinstance(value, jax.core.Tracer) and not 0 < float(value) < np.inf:
+      raise ValueError(f"{name} must be positive and finite, got {value}")
   return out
 
 
@@ -154,17 +154,19 @@ def weights(
   """Validates weights of a loss's rows, in the dtype of its result.
 
   Raises:
-    ValueError: if there isn't one weight per row, or one is negative.
+    ValueError: if there isn't one weight per row, or one is negative or not
+      finite.
   """
   if weights is None:
     return None
   (out,) = floats({"weights": weights}, "n")
   if len(out) != rows:
     raise ValueError(f"weights must have {rows} rows, got {len(out)}")
-  if not isinstance(out, jax.core.Tracer) and not np.all(np.asarray(out) >= 0):
-    raise ValueError(
-      f"weights must be at least 0, got {np.min(np.asarray(out))}"
-    )
+  if not isinstance(out, jax.core.Tracer):
+    host = np.asarray(out)
+    wrong = host[~((host >= 0) & (host < np.inf))]
+    if len(wrong):
+      raise ValueError(f"weights must be finite and at least 0, got {wrong[0]}")
   return out.astype(upcast_dtype(like.dtype))
 
 

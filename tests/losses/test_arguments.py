@@ -51,16 +51,23 @@ BAD = [
   (
     losses.nt_xent,
     (zeros(4, 3), zeros(4, 3)),
+    {"temperature": float("inf")},
+    ValueError,
+    "temperature must be positive and finite, got inf",
+  ),
+  (
+    losses.nt_xent,
+    (zeros(4, 3), zeros(4, 3)),
     {"temperature": 0.0},
     ValueError,
-    r"temperature must be positive, got 0\.0",
+    r"temperature must be positive and finite, got 0\.0",
   ),
   (
     losses.nt_xent,
     (zeros(4, 3), zeros(4, 3)),
     {"temperature": jnp.float32(-1)},
     ValueError,
-    r"temperature must be positive, got -1\.0",
+    r"temperature must be positive and finite, got -1\.0",
   ),
   (
     losses.nt_xent,
@@ -130,7 +137,7 @@ BAD = [
     (zeros(4, 3), zeros(4, 3)),
     {"scale": -1.0, "bias": 0.0},
     ValueError,
-    r"scale must be positive, got -1\.0",
+    r"scale must be positive and finite, got -1\.0",
   ),
   (
     losses.sigmoid_contrastive,
@@ -158,7 +165,7 @@ BAD = [
     (zeros(4, 3), zeros(4, 3)),
     {"eps": 0},
     ValueError,
-    "eps must be positive, got 0",
+    "eps must be positive and finite, got 0",
   ),
   (
     losses.sigreg,
@@ -172,7 +179,7 @@ BAD = [
     (zeros(4, 3),),
     {"t": -2.0},
     ValueError,
-    r"t must be positive, got -2\.0",
+    r"t must be positive and finite, got -2\.0",
   ),
   (
     losses.koleo,

@@ -301,14 +301,25 @@ def test_weights_on_a_mesh_equal_one_device(name):
   [
     (jnp.ones(3), "weights must have 16 rows, got 3"),
     (jnp.ones((16, 1)), r"weights must have shape \[n\]"),
-    (-jnp.ones(16), r"weights must be at least 0, got -1"),
-    (jnp.full(16, jnp.nan), "weights must be at least 0, got nan"),
+    (-jnp.ones(16), "weights must be finite and at least 0, got -1"),
+    (jnp.ones(16).at[3].set(jnp.nan), "finite and at least 0, got nan"),
+    (jnp.ones(16).at[3].set(jnp.inf), "finite and at least 0, got inf"),
   ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_weights_are_named(weights, match):
   with pytest.raises(ValueError, match=match):
     losses.nt_xent(*BATCH[:2], temperature=T, weights=weights)
+
+
+def test_a_weight_does_not_hide_a_row_that_is_not_finite():
+  """NaN of weight 0 is an error of the caller, who replaces the row."""
+  weights = jnp.ones(B).at[3].set(0)
+  x, y = BATCH[:2]
+  for bad in (jnp.nan, jnp.inf):
+    assert jnp.isnan(losses.alignment(x.at[3].set(bad), y, weights=weights))
+  replaced = losses.alignment(x.at[3].set(0), y, weights=weights)
+  assert replaced == losses.alignment(x, y, weights=weights)
 
 
 def test_rows_without_a_label_have_no_positives():
