@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import jax
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED",)
 # Not INTERNAL, by which a lost process may be told: it may pass.
-_COMPILER_ERRORS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+_COMPILER_ERRORS = (*OUT_OF_MEMORY, "INVALID_ARGUMENT", "UNIMPLEMENTED")
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
@@ -48,12 +49,20 @@ def explain_errors(
   advice: str = "Lower data.batch_size or the size of the model, raise "
   "train.chunks or mesh.fsdp, or set model.remat of a ViT; "
   "`python -m jssl.preflight` shows the memory",
+  *,
+  kinds: tuple[str, ...] = _COMPILER_ERRORS,
 ) -> Iterator[None]:
-  """Raises errors of the compiler or the device as a ValueError of one line."""
+  """Raises errors of the compiler or the device as a ValueError of one line.
+
+  Args:
+    program: subject of the message.
+    advice: end of the message, with the keys to change.
+    kinds: status codes to explain; other errors are raised unchanged.
+  """
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    if not str(error).startswith(_COMPILER_ERRORS):
+    if not str(error).startswith(kinds):
       raise
     reason = str(error).split("\n", 1)[0]
     raise ValueError(

@@ -114,7 +114,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     initial = initial_state(program, config.init_from) if is_new else None
 
   with (
-    compilation.explain_errors(),
+    compilation.explain_errors(kinds=compilation.OUT_OF_MEMORY),
     lock_workdir(to_dict(config), workdir) as keep_claim,
     clock.running(),
     Writer(

@@ -36,3 +36,11 @@ def test_an_error_of_the_compiler_is_one_line():
     compilation.explain_errors(),
   ):
     raise jax.errors.JaxRuntimeError("UNAVAILABLE: connection closed")
+
+
+def test_an_error_of_a_compiled_step_is_a_defect_unless_memory_is_short():
+  with (
+    pytest.raises(jax.errors.JaxRuntimeError),
+    compilation.explain_errors(kinds=compilation.OUT_OF_MEMORY),
+  ):
+    raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: disallowed transfer")
