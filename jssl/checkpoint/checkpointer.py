@@ -344,8 +344,7 @@ class Checkpoints:
       finally:
         self._executor.shutdown()
         self._orbax.close()
-    except Exception as error:  # Orbax passes on any error of its back ends.
-      # An exception that is already on its way is more important.
+    except Exception as error:  # Hides no exception that is on its way.
       if kind is None:
         raise
       logging.error("%s", error)

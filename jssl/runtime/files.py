@@ -100,8 +100,8 @@ def check_expanded(key: str, path: str) -> None:
   """Raises ValueError, with a flag or config key, for a path like `~/x`."""
   if path.startswith("~"):
     raise ValueError(
-      f"{key}={path!r}: expected a path such as $HOME/data; "
-      "shells do not expand ~ in a flag"
+      f"{key}={path!r}: expected the path of a file or folder, such as "
+      "$HOME/data; shells do not expand ~ in a flag"
     )
 
 
