@@ -100,7 +100,7 @@ def configs(arguments: list[str]) -> int:
 
 def main() -> int:
   """Runs the command that `sys.argv` names; returns the exit status."""
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   command, *arguments = sys.argv[1:] or ["--help"]
   if command in ("--help", "-h", "help"):
     print(_usage())

@@ -24,7 +24,7 @@ BENCHES = {
 
 def main() -> None:
   """Runs the benchmark that the command line names."""
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   name = sys.argv[1] if len(sys.argv) > 1 else "--help"
   if name not in BENCHES:
     names = "\n".join(f"  {key:14} {text}" for key, text in BENCHES.items())

@@ -223,6 +223,11 @@ def prepare(
   else:
     builder = _tfds_builder(name, data_dir)
 
+  if builder.data_dir.startswith("~"):
+    raise ValueError(
+      "--data_dir: expected a folder for the data sets, because the default is "
+      "in the home of the user, who has none (HOME is not set)"
+    )
   prepared = builder.is_prepared()
   # The source folder may have changed since, and TFDS may have used another
   # file format.
@@ -241,7 +246,7 @@ def prepare(
 
 def main(argv: list[str]) -> None:
   """Prepares the data set that the command line names."""
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   if len(argv) != 2:
     raise app.UsageError("expected one of fashion_mnist, folder or a TFDS name")
   if not sys.stderr.isatty():

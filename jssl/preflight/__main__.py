@@ -100,7 +100,7 @@ def _run(overrides: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
   """Prints the report; returns the exit status."""
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   logging.set_verbosity(logging.WARNING)
   try:
     return _run(argv[1:])

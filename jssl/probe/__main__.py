@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
   )
   from jssl.runtime.workdir import check_workdir
 
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   logging.set_verbosity(logging.WARNING)
   compilation.use_cache()
 

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
   from jssl.report.read import read
   from jssl.runtime import files, terminal
 
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
   output = pathlib.Path(

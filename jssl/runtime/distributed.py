@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,15 +81,12 @@ def is_first() -> bool:
 
 
 def log_on_first(line: str) -> None:
-  """Prints a line on process 0; a full disk or a closed pipe is no error."""
+  """Prints a line on process 0; logs a failure, such as a full disk."""
   if not is_first():
     return
   try:
     # One write: background saves log too.
     print(f"{line}\n", end="", flush=True)
-  except BrokenPipeError:  # As after `| head`.
-    exit_codes.discard(sys.stdout)
-    logging.warning("The reader of stdout is gone; continuing without output.")
   except OSError as error:
     logging.error("Could not write to stdout: %s", error)
 

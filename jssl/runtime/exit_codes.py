@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
 
 import jax
 
@@ -126,17 +125,8 @@ def _exit_on_interrupt() -> Iterator[None]:
     os.close(writer)
 
 
-def discard(stream: TextIO) -> None:
-  """Discards further output of a stream whose reader is gone."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _flush() -> None:
   """Flushes the output; the interpreter would end with an error instead."""
   for stream in (sys.stdout, sys.stderr):
-    try:
+    with suppress(OSError):  # A full disk.
       stream.flush()
-    except BrokenPipeError:
-      discard(stream)
-    except OSError:  # A full disk.
-      pass

@@ -141,7 +141,7 @@ def _check_usage(argv: Sequence[str]) -> str:
 def main(argv: list[str]) -> int:
   """Runs the study; returns the exit status."""
   study = _check_usage(argv)
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   logging.set_verbosity(logging.WARNING)
   # SIGTERM acts like Ctrl-C, so that the process of a trial is stopped too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
   from jssl.runtime.workdir import check_workdir
   from jssl.train.loop import train
 
-  terminal.accept_any_text()
+  terminal.make_output_safe()
   logging.set_verbosity(logging.WARNING)
   compilation.use_cache()
   compilation.order_cpu_collectives()

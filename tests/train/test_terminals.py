@@ -1,5 +1,7 @@
 """Ctrl-C, and output that nobody reads any more."""
 
+import os
+import pty
 import random
 import signal
 import subprocess
@@ -64,6 +66,36 @@ def test_an_interrupted_run_can_be_resumed(uninterrupted, tmp_path):
   done = run(tmp_path, **often)
   assert done.returncode == 0, done.stderr
   assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+PRINT = """
+import sys
+from jssl.runtime import terminal
+
+terminal.make_output_safe()
+sys.stdin.read()
+print("lost")
+print("lost too", flush=True)
+"""
+
+
+@pytest.mark.parametrize("buffered", [(), ("-u",)])
+def test_a_terminal_that_is_closed(buffered):
+  """As that of a session which has ended."""
+  master, slave = pty.openpty()
+  with subprocess.Popen(
+    [sys.executable, *buffered, "-c", PRINT],
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=slave,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    os.close(slave)
+    os.close(master)
+    _, err = process.communicate("")
+  assert process.returncode == 0
+  assert err == "The reader of stdout is gone; continuing without output.\n"
 
 
 @pytest.mark.parametrize("stderr", [subprocess.PIPE, subprocess.STDOUT])
