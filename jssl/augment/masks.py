@@ -5,7 +5,7 @@ mask depends on its key only, so masks do not change with batch size, number of
 devices or mesh. A grid is (rows, columns); patches count in raster order.
 
     >>> keys = jax.random.split(jax.random.key(0), 8)
-    >>> visible = jax.vmap(lambda key: random_visible(key, 196, 49))(keys)
+    >>> visible, _ = jax.vmap(lambda key: random_visible(key, 196, 49))(keys)
     >>> visible.shape
     (8, 49)
 """
@@ -25,7 +25,7 @@ _MAX_REJECTIONS = 10
 
 def random_visible(
   key: Key, patches: int, visible: int
-) -> Int[Array, "{visible}"]:
+) -> tuple[Int[Array, "{visible}"], Int[Array, "hidden"]]:
   """Draws the patches that stay visible, uniformly without replacement.
 
   MAE (He et al., CVPR 2022) keeps int(patches * (1 - ratio)) of them.
@@ -36,12 +36,12 @@ def random_visible(
     visible: number of patches to keep, in [1, patches].
 
   Returns:
-    Distinct indices in [0, patches), in random order.
+    The indices of visible and of hidden patches, each in random order.
   """
   if not 1 <= visible <= patches:
     raise ValueError(f"visible={visible} must be in [1, patches={patches}]")
   order = jnp.argsort(jax.random.uniform(key, (patches,), jnp.float32))
-  return order[:visible]
+  return order[:visible], order[visible:]
 
 
 def random_units(

@@ -17,7 +17,7 @@ from jssl.config.parse import parse
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import InMemory, Source
-from jssl.models import Backbone, init_variables
+from jssl.models import Backbone, ViT, init_variables
 from jssl.objectives import Objective
 from jssl.optim import Optim, make_optimizer
 from jssl.optim.bilevel import HeadStrategy
@@ -80,7 +80,7 @@ def build(
   if source is None:
     source = open_split(config.data, config.data.split)
     _check_probe(config, source)
-  backbone = config.model.backbone()
+  backbone = build_backbone(config)
   objective = build_objective(config)
   checks.check(config, source, backbone, objective, mesh.size)
   size = config.augment.crop_size_px
@@ -138,6 +138,14 @@ def open_split(data: Data, split: str) -> Source:
   )
 
 
+def build_backbone(config: Config) -> Backbone:
+  """Returns the encoder, with a mask token if the objective uses one."""
+  model, objective = config.model, config.objective
+  if isinstance(model, ViT) and objective.uses_mask_token:
+    model = dataclasses.replace(model, mask_token=True)
+  return model.backbone()
+
+
 def build_objective(config: Config) -> Objective:
   """Returns the objective; its schedules end with the run."""
   return config.objective.with_total_steps(config.train.steps)
@@ -159,7 +167,7 @@ def build_optimizer(
   """
 
   def parameters() -> Any:
-    head_params, _ = objective.init(rng.root(0), backbone.feature_dim)
+    head_params, _ = objective.init(rng.root(0), backbone.spec(image_shape))
     variables = init_variables(0, backbone, image_shape)
     return {
       "backbone": variables["params"],

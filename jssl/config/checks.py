@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jssl import rng
-from jssl.augment import views
 from jssl.config.schema import Config
 from jssl.data.source import Source
 from jssl.models import Backbone, init_variables
-from jssl.objectives import OBJECTIVES, Features, Objective
+from jssl.objectives import OBJECTIVES, Objective
+from jssl.objectives.encode import make_encoder, rows_of
 
 
 def check(
@@ -40,7 +40,7 @@ def check(
   config.order.check(
     images=len(source), batch_size=batch_size, steps=config.train.steps
   )
-  _check_objective(config, source, objective)
+  _check_objective(config, source, backbone, objective)
   _check_shapes(config, source.image_shape[-1], backbone, objective)
 
 
@@ -71,13 +71,20 @@ def labels_error(
 
 
 def _check_objective(
-  config: Config, source: Source, objective: Objective
+  config: Config, source: Source, backbone: Backbone, objective: Objective
 ) -> None:
   name = type(objective).__name__
   if objective.uses_labels and not source.num_classes:
     raise ValueError(
       f"data.name={source.name!r} has no labels, and {name} (objective.name) "
       "needs them"
+    )
+  size = config.augment.crop_size_px
+  if objective.uses_tokens and not backbone.grid((size, size, 1)):
+    raise ValueError(
+      f"{name} (objective.name) needs patch tokens, and "
+      f"{type(config.model).__name__} (model.name) has none; use "
+      'model.name="vit"'
     )
   num_views, num_small = objective.num_views, config.augment.num_small
   if num_small and not objective.multi_crop:
@@ -119,25 +126,20 @@ def _check_shapes(
   def trace() -> Any:
     key = rng.root(0)
     variables = init_variables(0, backbone, image_shape)
-    pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
-    keys = jax.random.split(key, chunk)
-    student = []
-    for images in views(config.augment, keys, pixels, objective.num_views):
-      v = len(images)
-      h, _ = backbone.apply(
-        variables, images.reshape(chunk * v, *images.shape[2:]), train=True
-      )
-      student.append(jnp.zeros((v, rows, h.shape[-1])))
     has_teacher = objective.teacher_momentum(0) is not None
-    head_params, state = objective.init(key, backbone.feature_dim)
+    encoder = make_encoder(backbone, config.augment, objective)
+    pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
+    features, *_ = encoder(
+      variables, variables if has_teacher else {}, rows_of(pixels, key, 0)
+    )
+    features = jax.tree.map(
+      lambda x: jnp.zeros((len(x), rows, *x.shape[2:]), x.dtype), features
+    )
+    head_params, state = objective.init(key, backbone.spec(image_shape))
     return objective.loss(
       head_params,
       state,
-      Features(
-        tuple(student),
-        (student[0],) if has_teacher else (),
-        jnp.zeros(rows, jnp.int32),
-      ),
+      features._replace(labels=jnp.zeros(rows, jnp.int32)),
       key=key,
       step=0,
     )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jssl.models.tokens import Spec
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -47,16 +48,16 @@ class KernelRegime(Objective):
   def loss_of_rows(self, z: Float[Array, "n z"], same: SameImage) -> Scalar:
     """Returns the loss; `same` has True for pairs of one image, i = j too."""
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns a small random map: both losses have a saddle point at 0."""
-    w = jax.random.normal(key, (feature_dim, self.out_dim))
-    return {"map": w / feature_dim}, {}
+    w = jax.random.normal(key, (spec.feature_dim, self.out_dim))
+    return {"map": w / spec.feature_dim}, {}
 
   def loss(
     self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Returns the loss of all views of the batch."""
-    (h,) = features.student
+    (h,) = features.pooled
     v, b, d = h.shape
     images = jnp.arange(b)
     if self.uses_labels and features.labels is not None:

@@ -8,7 +8,9 @@ w, c] in [0, 1] to features [b, d]:
     >>> backbone = model.backbone()
     >>> variables = backbone.init(jax.random.key(0), (28, 28, 1))
     >>> images = jax.numpy.zeros((8, 28, 28, 1))
-    >>> features, _ = backbone.apply(variables, images, train=False)
+    >>> encoded, _ = backbone.apply(variables, images, train=False)
+    >>> encoded.pooled.shape
+    (8, 64)
 
 `MODELS` maps the `model.name` of a config to `ViT` and `ResNet`. `from_linen`
 makes a backbone from a Flax module. `Head` (projectors and predictors) and
@@ -16,8 +18,10 @@ makes a backbone from a Flax module. `Head` (projectors and predictors) and
 """
 
 from jssl.models.backbone import Backbone, from_linen, init_variables
+from jssl.models.decoder import Decoder
 from jssl.models.heads import Head, Prototypes, init_heads
 from jssl.models.resnet import ResNet
+from jssl.models.tokens import Drop, Encoded, Grid, Mask, Replace, Spec
 from jssl.models.vit import ViT
 
 MODELS: dict[str, type[ViT] | type[ResNet]] = {"resnet": ResNet, "vit": ViT}
@@ -25,9 +29,16 @@ MODELS: dict[str, type[ViT] | type[ResNet]] = {"resnet": ResNet, "vit": ViT}
 __all__ = [
   "MODELS",
   "Backbone",
+  "Decoder",
+  "Drop",
+  "Encoded",
+  "Grid",
   "Head",
+  "Mask",
   "Prototypes",
+  "Replace",
   "ResNet",
+  "Spec",
   "ViT",
   "from_linen",
   "init_heads",

@@ -1,14 +1,16 @@
 """The interface of an image encoder: pure functions `init` and `apply`."""
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import rng
 from jssl.mesh import rows_on_all
+from jssl.models.tokens import Encoded, Grid, Mask, Spec
 from jssl.typing import (
   Images,
   Interval,
@@ -24,24 +26,41 @@ from jssl.typing import (
 Width = Annotated[int, Interval(1, 2**16)]
 
 
+def no_grid(image_shape: tuple[int, ...]) -> None:
+  """The grid of a backbone without patch tokens."""
+
+
 class Backbone(NamedTuple):
   """An image encoder as two pure functions.
 
   Attributes:
     init: `(key, image_shape) -> variables`, with image_shape (h, w, c).
-    apply: `(variables, images [n, h, w, c], *, train, keys=None) ->
-      (features [n, d], variables)`. Images are floats in [0, 1], or uint8,
-      which are divided by 255; they are standardised inside. With `train=True`
-      the returned variables hold updated batch statistics, over all n images
-      of the global batch. `keys` [n] are typed keys, one per image, so that
+    apply: `(variables, images [n, h, w, c], *, train, keys=None, mask=None,
+      tokens=False) -> (Encoded, variables)`, with pooled features [n, d] and,
+      if asked for, patch tokens. Images are floats in [0, 1], or uint8, which
+      are divided by 255; they are standardised inside. With `train=True` the
+      returned variables hold updated batch statistics, over all n images of
+      the global batch. `keys` [n] are typed keys, one per image, so that
       random draws do not depend on chunks or meshes. Dropout and its like are
-      off without keys and with `train=False`.
+      off without keys and with `train=False`. `mask` hides patches, see `Drop`
+      and `Replace`. A backbone without tokens need not accept the last two.
     feature_dim: feature dimension d.
+    grid: `image_shape -> Grid`, the patch tokens of an image; None if the
+      backbone has no tokens and takes no masks.
+    standardize: function from images in [0, 1] or uint8 to zero mean and unit
+      variance, as `apply` sees them.
   """
 
   init: Callable[[Key, tuple[int, int, int]], Variables]
-  apply: Callable[..., tuple[Float[Array, "n d"], Variables]]
+  apply: Callable[..., tuple[Encoded, Variables]]
   feature_dim: int
+  grid: Callable[[tuple[int, ...]], Grid | None] = no_grid
+  standardize: Callable[[Array], Array] = jnp.asarray
+
+  def spec(self, image_shape: tuple[int, int, int]) -> Spec:
+    """Returns the shapes of the features of images (h, w, c)."""
+    grid = self.grid(image_shape)
+    return Spec(self.feature_dim, grid, image_shape[-1])
 
 
 def from_linen(
@@ -50,11 +69,13 @@ def from_linen(
   *,
   mean: tuple[float, ...],
   std: tuple[float, ...],
+  grid: Callable[[tuple[int, ...]], Grid] | None = None,
 ) -> Backbone:
   """Makes a backbone from a Flax Linen module.
 
   Example:
     >>> import flax.linen as nn
+  import jax
     >>> class Linear(nn.Module):
     ...   @nn.compact
     ...   def __call__(self, images, train, keys=None):
@@ -64,9 +85,12 @@ def from_linen(
   Args:
     module: module called as `module(images, train=..., keys=...)` that returns
       features [n, d]; `keys` [n] or None are its only source of randomness.
+      With a grid, it is also given `mask` and `tokens` and returns `Encoded`.
     feature_dim: feature dimension d.
     mean: mean of the pixels in [0, 1], one value or one per channel.
     std: standard deviation of the pixels, one value or one per channel.
+    grid: function from an image shape (h, w, c) to its patch tokens; None if
+      the module has none.
 
   Raises:
     ValueError: if `mean` or `std` is not finite, or `std` not positive.
@@ -74,7 +98,7 @@ def from_linen(
   check_value("model.mean", mean, tuple[float, ...])
   check_value("model.std", std, tuple[Positive[float], ...])
 
-  def standardise(images: Array) -> Images:
+  def standardize(images: Array) -> Images:
     if images.dtype == jnp.uint8:
       images = images.astype(float) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -87,14 +111,14 @@ def from_linen(
         f"model.mean={mean} and model.std={std} must have one value, or one "
         f"for each of the {channels} channels of the images"
       )
-    shape = (1, 1, 1, -1)
+    shape = (1,) * (images.ndim - 1) + (-1,)
     centre = jnp.asarray(mean, images.dtype).reshape(shape)
     scale = jnp.asarray(std, images.dtype).reshape(shape)
     return (images - centre) / scale
 
   def init(key: Key, image_shape: tuple[int, int, int]) -> Variables:
     images = jnp.zeros((1, *image_shape))
-    return module.init(key, standardise(images), train=False, keys=None)
+    return module.init(key, standardize(images), train=False, keys=None)
 
   def apply(
     variables: Variables,
@@ -102,24 +126,39 @@ def from_linen(
     *,
     train: bool,
     keys: Keys | None = None,
-  ) -> tuple[Float[Array, "n d"], Variables]:
+    mask: Mask | None = None,
+    tokens: bool = False,
+  ) -> tuple[Encoded, Variables]:
+    asked: dict[str, Any] = {}
+    if grid is not None:
+      asked = {"mask": mask, "tokens": tokens}
+    elif tokens or mask is not None:
+      raise ValueError(
+        f"{type(module).__name__} has no patch tokens and takes no masks; use "
+        'model.name="vit"'
+      )
     if keys is not None and keys.shape != images.shape[:1]:
       raise ValueError(
         f"keys of shape {keys.shape} for images of shape {images.shape}: "
         "expected one typed key per image, such as from rng.per_row"
       )
-    features, updated = module.apply(
+    encoded, updated = module.apply(
       variables,
-      standardise(rows_on_all(jnp.asarray(images))),
+      standardize(rows_on_all(jnp.asarray(images))),
       train=train,
       keys=keys if train else None,
+      **asked,
       mutable=[name for name in variables if train and name != "params"],
     )
-    features = rows_on_all(features)
-    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-    return features, {**variables, **updated}
+    if not isinstance(encoded, Encoded):
+      encoded = Encoded(encoded)
+    return jax.tree.map(output, encoded), {**variables, **updated}
 
-  return Backbone(init, apply, feature_dim)
+  def output(features: Float[Array, "n *d"]) -> Float[Array, "n *d"]:
+    features = rows_on_all(features)
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+  return Backbone(init, apply, feature_dim, grid or no_grid, standardize)
 
 
 def init_variables(

@@ -11,15 +11,15 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jssl.models.backbone import Backbone, Width, from_linen
+from jssl.models.tokens import Drop, Encoded, Grid, Mask, Replace, patches
 from jssl.models.vit_layers import (
   Block,
   Expansion,
   LayerNorm,
   drop_path_factors,
-  patches,
   pooled,
   resized_positions,
   sincos_positions,
@@ -68,6 +68,8 @@ class ViT:
     drop_path: probability of dropping the branches of the last block in
       training, growing linearly from 0 in the first (stochastic depth, Huang
       et al., ECCV 2016); in [0, 1).
+    mask_token: True for a learned token in place of hidden patches, which
+      objectives with masks of `Replace` need (BEiT, SimMIM, iBOT).
     expand_dim: feature dimension after a bottleneck expansion, a multiple of
       `width`; 0: none.
     scan_layers: True to compile one block and scan over it. Parameters are
@@ -92,6 +94,7 @@ class ViT:
   zero_init_residual: bool = False
   layer_scale: NonNegative[float] = 0.0
   drop_path: Decay = 0.0
+  mask_token: bool = False
   expand_dim: NonNegative[int] = 0
   scan_layers: bool = False
   remat: Remat = "none"
@@ -115,50 +118,94 @@ class ViT:
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""
     feature_dim = self.expand_dim or self.width
-    return from_linen(Encoder(self), feature_dim, mean=self.mean, std=self.std)
+    return from_linen(
+      Encoder(self), feature_dim, mean=self.mean, std=self.std, grid=self.grid
+    )
 
+  def grid(self, image_shape: tuple[int, ...]) -> Grid:
+    """Returns the patch tokens of an image (h, w, c).
 
-class Encoder(nn.Module):
-  """Vision transformer from images [b, h, w, c] to features [b, d]."""
-
-  config: ViT
-
-  @nn.compact
-  def __call__(
-    self, images: Images, train: bool, keys: Keys | None = None
-  ) -> Float[Array, "b d"]:
-    config, dtype = self.config, jnp.dtype(self.config.dtype)
-    h, w = images.shape[1:3]
-    size = config.patch_size_px
+    Raises:
+      ValueError: if the patches do not divide the image.
+    """
+    (h, w), size = image_shape[:2], self.patch_size_px
     if h % size or w % size:
       raise ValueError(
         f"images of {h} x {w} px do not divide into patches of "
         f"model.patch_size_px={size}; change it or augment.crop_size_px "
         "(augment.small_crop_size_px, of small crops)"
       )
-    x = patches(images.astype(dtype), size)
+    return Grid(h // size, w // size, self.width, size)
+
+
+class Encoder(nn.Module):
+  """Vision transformer from images [b, h, w, c] to features and tokens."""
+
+  config: ViT
+
+  @nn.compact
+  def __call__(
+    self,
+    images: Images,
+    train: bool,
+    keys: Keys | None = None,
+    mask: Mask | None = None,
+    tokens: bool = False,
+  ) -> Encoded:
+    config, dtype = self.config, jnp.dtype(self.config.dtype)
+    grid = config.grid(images.shape[1:])
+    x = patches(images.astype(dtype), config.patch_size_px)
     x = nn.Dense(config.width, dtype=dtype, name="embed")(x)
-    x = x + self._positions(h // size, w // size).astype(dtype)[None]
+    x = self._replaced(x, mask)
+    x = x + self._positions(grid.rows, grid.columns).astype(dtype)[None]
+    valid = None
+    if isinstance(mask, Drop):
+      x = jnp.take_along_axis(x, mask.visible[..., None], axis=1)
+      valid = mask.valid
+    prefix = 0
     if config.pooling == "cls":
       # The token is a parameter, so it needs no position embedding.
       init = nn.initializers.normal(0.02)
       cls = self.param("cls", init, (config.width,), jnp.float32)
       cls = jnp.broadcast_to(cls.astype(dtype), (len(x), 1, config.width))
       x = jnp.concatenate([cls, x], axis=1)
-    tokens = x.shape[1]
+      prefix = 1
+      if valid is not None:
+        valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
+    n = x.shape[1]
 
     factors = None
     if train and keys is not None and config.drop_path:
       factors = drop_path_factors(keys, config.depth, config.drop_path)
-    x = self._blocks(x.reshape(-1, config.width), tokens, factors)
+    x = self._blocks(x.reshape(-1, config.width), n, factors, valid)
 
-    if config.pooling == "cls":
+    if config.pooling == "cls" and not tokens:
       # The layers below act on each token alone: drop the patch tokens.
-      x, tokens = x.reshape(-1, tokens, config.width)[:, 0], 1
+      x, n = x.reshape(-1, n, config.width)[:, 0], 1
     x = LayerNorm(dtype=dtype, name="norm")(x)
+    by_image = x.reshape(-1, n, config.width)
+    if prefix:
+      x, n, valid = by_image[:, 0], 1, None
     if config.expand_dim:
-      return Expansion(config.expand_dim, tokens, dtype, name="expansion")(x)
-    return pooled(x, tokens)
+      expansion = Expansion(config.expand_dim, n, dtype, name="expansion")
+      feature = expansion(x, valid)
+    else:
+      feature = pooled(x, n, valid)
+    return Encoded(feature, by_image[:, prefix:] if tokens else None)
+
+  def _replaced(
+    self, x: Float[Array, "b n d"], mask: Mask | None
+  ) -> Float[Array, "b n d"]:
+    """Puts the mask token in place of hidden patches."""
+    if not self.config.mask_token:
+      if isinstance(mask, Replace):
+        raise ValueError("a mask that replaces patches: set model.mask_token")
+      return x
+    zeros = nn.initializers.zeros
+    token = self.param("mask_token", zeros, x.shape[-1:], jnp.float32)
+    if not isinstance(mask, Replace):
+      return x
+    return jnp.where(mask.hidden[..., None], token.astype(x.dtype), x)
 
   def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
     config = self.config
@@ -181,6 +228,7 @@ class Encoder(nn.Module):
     x: Float[Array, "bn d"],
     tokens: int,
     factors: Float[Array, "depth 2 b"] | None,
+    valid: Bool[Array, "b n"] | None,
   ) -> Float[Array, "bn d"]:
     config, kind = self.config, Block
     if config.remat != "none":
@@ -201,12 +249,14 @@ class Encoder(nn.Module):
     )
     if config.scan_layers:
       scan = nn.scan(
-        lambda block, x, factors: (block(x, factors), None),
+        lambda block, x, factors, valid: (block(x, factors, valid), None),
+        in_axes=(0, nn.broadcast),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=config.depth,
       )
-      return scan(block(name="blocks"), x, factors)[0]
+      return scan(block(name="blocks"), x, factors, valid)[0]
     for i in range(config.depth):
-      x = block(name=f"block_{i}")(x, None if factors is None else factors[i])
+      drawn = None if factors is None else factors[i]
+      x = block(name=f"block_{i}")(x, drawn, valid)
     return x

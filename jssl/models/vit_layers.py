@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jssl import rng
 from jssl.mesh import rows_on_all
-from jssl.typing import Images, Keys
+from jssl.typing import Keys
 
 _EXPANSION_HIDDEN_DIM = 512
 
@@ -22,29 +22,24 @@ _EXPANSION_HIDDEN_DIM = 512
 LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
 
 
-def patches(images: Images, size: int) -> Float[Array, "b n p"]:
-  """Cuts images into patches [b, h/size * w/size, size² c]."""
-  # A reshape and one matrix product are several times as fast as a convolution
-  # on CPU.
-  b, h, w, c = images.shape
-  grid = images.reshape(b, h // size, size, w // size, size, c)
-  return grid.swapaxes(2, 3).reshape(b, -1, size * size * c)
-
-
 def sincos_positions(
-  rows: int, columns: int, width: int
+  rows: int, columns: int, width: int, *, column_first: bool = False
 ) -> Float[np.ndarray, "n d"]:
   """Returns fixed position embeddings of a grid, [rows * columns, width].
 
   Sine and cosine of row and column take a quarter of the dimensions each, at
   geometric frequencies from 1 down to 1/10000. Positions count patches, so a
-  smaller grid has a subset of the positions of a larger one.
+  smaller grid has a subset of the positions of a larger one. Row comes first
+  (MoCo v3), or column (MAE and I-JEPA).
   """
   if width % 4:
     raise ValueError(f"model.width={width} must be a multiple of 4")
   frequencies = 10000.0 ** -np.linspace(0, 1, width // 4, endpoint=False)
   y, x = np.mgrid[:rows, :columns].reshape(2, -1, 1) * frequencies
-  return np.concatenate([np.sin(y), np.cos(y), np.sin(x), np.cos(x)], axis=1)
+  first, last = (x, y) if column_first else (y, x)
+  return np.concatenate(
+    [f(angle) for angle in (first, last) for f in (np.sin, np.cos)], axis=1
+  )
 
 
 def resized_positions(
@@ -63,21 +58,30 @@ def resized_positions(
   return learned.reshape(-1, d)
 
 
-def pooled(x: Float[Array, "bn d"], tokens: int) -> Float[Array, "b d"]:
-  """Returns the mean over the tokens of each image."""
-  return x.reshape(-1, tokens, x.shape[-1]).mean(axis=1)
+def pooled(
+  x: Float[Array, "bn d"], tokens: int, valid: Bool[Array, "b n"] | None = None
+) -> Float[Array, "b d"]:
+  """Returns the mean over the valid tokens of each image."""
+  x = x.reshape(-1, tokens, x.shape[-1])
+  if valid is None:
+    return x.mean(axis=1)
+  return x.mean(axis=1, where=valid[..., None])
 
 
 def attention(
   q: Float[Array, "b n k e"],
   k: Float[Array, "b n k e"],
   v: Float[Array, "b n k e"],
+  valid: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b n k e"]:
-  """Scaled dot-product attention with k heads of width e."""
+  """Scaled dot-product attention with k heads of width e, to valid tokens."""
   # jax.nn.dot_product_attention would reduce float64 inputs to float32.
   wide = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.einsum("bqke,btke->bkqt", q, k, preferred_element_type=wide)
-  weights = jax.nn.softmax(logits / q.shape[-1] ** 0.5).astype(v.dtype)
+  logits = logits / q.shape[-1] ** 0.5
+  if valid is not None:
+    logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
+  weights = jax.nn.softmax(logits).astype(v.dtype)
   return jnp.einsum("bkqt,btke->bqke", weights, v)
 
 
@@ -126,6 +130,7 @@ class Block(nn.Module):
     self,
     x: Float[Array, "bn d"],
     factors: Float[Array, "2 b"] | None = None,
+    valid: Bool[Array, "b n"] | None = None,
   ) -> Float[Array, "bn d"]:
     x = rows_on_all(x)
     d = x.shape[-1]
@@ -151,7 +156,7 @@ class Block(nn.Module):
     y = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
     y = nn.Dense(3 * d, dtype=self.dtype, name="qkv")(y)
     y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
-    y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2]).reshape(-1, d)
+    y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2], valid).reshape(-1, d)
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
     y = LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
@@ -172,7 +177,9 @@ class Expansion(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Float[Array, "bn w"]) -> Float[Array, "b d"]:
+  def __call__(
+    self, x: Float[Array, "bn w"], valid: Bool[Array, "b n"] | None = None
+  ) -> Float[Array, "b d"]:
     y = x
     for i in range(2):
       y = nn.Dense(_EXPANSION_HIDDEN_DIM, dtype=self.dtype, name=f"dense_{i}")(
@@ -180,6 +187,6 @@ class Expansion(nn.Module):
       )
       y = nn.gelu(LayerNorm(dtype=self.dtype, name=f"norm_{i}")(y))
     # The last layer is linear and commutes with the mean.
-    x, y = pooled(x, self.tokens), pooled(y, self.tokens)
+    x, y = (pooled(z, self.tokens, valid) for z in (x, y))
     y = nn.Dense(self.dim, dtype=self.dtype, name="out")(y)
     return y + jnp.tile(x, self.dim // x.shape[-1])

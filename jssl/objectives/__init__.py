@@ -12,6 +12,7 @@ from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
 from jssl.objectives.lejepa import LeJEPA
+from jssl.objectives.mae import MAE
 from jssl.objectives.moco_v3 import MoCoV3
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.nnclr import NNCLR
@@ -23,6 +24,7 @@ from jssl.objectives.projector import (
   TwoViewObjective,
 )
 from jssl.objectives.simclr import SimCLR
+from jssl.objectives.simmim import SimMIM
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
 from jssl.objectives.supcon import SupCon
@@ -38,9 +40,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
   "dino": DINO,
   "dissl": DISSL,
   "lejepa": LeJEPA,
+  "mae": MAE,
   "moco_v3": MoCoV3,
   "nnclr": NNCLR,
   "simclr": SimCLR,
+  "simmim": SimMIM,
   "simsiam": SimSiam,
   "spectral": Spectral,
   "supcon": SupCon,
@@ -55,6 +59,7 @@ __all__ = [
   "DCL",
   "DINO",
   "DISSL",
+  "MAE",
   "NNCLR",
   "OBJECTIVES",
   "WMSE",
@@ -70,6 +75,7 @@ __all__ = [
   "ProjectorObjective",
   "PrototypeObjective",
   "SimCLR",
+  "SimMIM",
   "SimSiam",
   "Spectral",
   "SupCon",

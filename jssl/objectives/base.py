@@ -8,37 +8,92 @@ updates `state` itself. Checkpoints hold both, exported backbones neither.
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 from jaxtyping import Array, Float
 
+from jssl.models.tokens import Encoded, Grid, Mask, Spec
 from jssl.schedules import Schedule
 from jssl.typing import (
   Key,
+  Keys,
   Labels,
   Metrics,
   Positive,
   PyTree,
   Scalar,
   Step,
+  Views,
   check_fields,
 )
+
+
+class LargeView(NamedTuple):
+  """One large crop of each image, for losses of patches.
+
+  Attributes:
+    pooled: pooled features of the student.
+    tokens: its patch tokens.
+    teacher: patch tokens of the teacher; None without one.
+    mask: patches that the student does not see; None without a mask.
+    pixels: standardised pixels; None unless asked for.
+    grid: grid of the patches.
+  """
+
+  pooled: Float[Array, "b d"]
+  tokens: Float[Array, "b n w"]
+  teacher: Any
+  mask: Any
+  pixels: Any
+  grid: Grid
 
 
 class Features(NamedTuple):
   """Inputs of an objective: backbone features of a global batch.
 
+  Only large crops have tokens, a mask and pixels.
+
   Attributes:
-    student: one array [v, b, d] per view resolution, large crops first.
-    teacher: features [v, b, d] of the large crops by the averaged backbone; ()
+    student: features [v, b, ...] per view resolution, large crops first.
+    teacher: features of the large crops, unmasked, by the averaged backbone; ()
       if the method has no teacher.
+    mask: patches of the large crops that the student does not see, [v, b, ...];
+      None if `hide` hides none.
+    pixels: large crops, standardised; None unless asked for.
+    grid: patch tokens of a large crop; None if the backbone has none.
     labels: labels [b], -1 for images without a label; None if not available.
   """
 
-  student: tuple[Float[Array, "v b d"], ...]
-  teacher: tuple[Float[Array, "v b d"], ...] = ()
+  student: tuple[Encoded, ...]
+  teacher: tuple[Encoded, ...] = ()
+  mask: Mask | None = None
+  pixels: Views | None = None
+  grid: Grid | None = None
   labels: Labels | None = None
+
+  def large_views(self) -> list[LargeView]:
+    """Returns the large crops one by one, if they have tokens."""
+    pooled, tokens = self.student[0]
+    if tokens is None or self.grid is None:
+      raise ValueError("the features have no patch tokens")
+    teacher = self.teacher[0].tokens if self.teacher else None
+    views = LargeView(
+      pooled, tokens, teacher, self.mask, self.pixels, self.grid
+    )
+    return [
+      jax.tree.map(lambda x, i=i: x[i], views) for i in range(len(pooled))
+    ]
+
+  @property
+  def pooled(self) -> tuple[Float[Array, "v b d"], ...]:
+    """Pooled features of the student, one array per resolution."""
+    return tuple(encoded.pooled for encoded in self.student)
+
+  @property
+  def teacher_pooled(self) -> tuple[Float[Array, "v b d"], ...]:
+    """Pooled features of the teacher; () without one."""
+    return tuple(encoded.pooled for encoded in self.teacher)
 
 
 class Aux(NamedTuple):
@@ -64,6 +119,9 @@ class Objective(abc.ABC):
     num_views: number of large views per image.
     multi_crop: True if the method also accepts small crops.
     uses_labels: True if the loss needs the labels of the images.
+    uses_tokens: True if the loss needs patch tokens of the large views.
+    uses_pixels: True if the loss needs the pixels of the large views.
+    uses_mask_token: True if `hide` returns `Replace`.
     heads: names of the heads applied to backbone features; each name is a
       field, a key of `head_params` and a key of `state`.
   """
@@ -71,16 +129,17 @@ class Objective(abc.ABC):
   num_views: Positive[int] = 2
   multi_crop: bool = False
   uses_labels: bool = False
+  uses_tokens: ClassVar[bool] = False
+  uses_pixels: ClassVar[bool] = False
+  uses_mask_token: ClassVar[bool] = False
   heads: tuple[str, ...] = ("projector",)
 
   def __post_init__(self) -> None:
     check_fields(self, "objective")
 
   @abc.abstractmethod
-  def init(
-    self, key: Key, feature_dim: int
-  ) -> tuple[Mapping[str, PyTree], PyTree]:
-    """Returns `(head_params, state)` for features of width `feature_dim`."""
+  def init(self, key: Key, spec: Spec) -> tuple[Mapping[str, PyTree], PyTree]:
+    """Returns `(head_params, state)` for features of these shapes."""
 
   @abc.abstractmethod
   def loss(
@@ -93,6 +152,16 @@ class Objective(abc.ABC):
     step: Step,
   ) -> tuple[Scalar, Aux]:
     """Returns `(loss, aux)` of a global batch."""
+
+  def hide(self, keys: Keys, grid: Grid) -> Mask | None:
+    """Draws the patches that the student does not see.
+
+    Args:
+      keys: one key per image, [n]; the draw for an image may depend only on its
+        key, so that it does not change with chunks or meshes.
+      grid: grid of a large view.
+    """
+    return None
 
   def apply_head(
     self,
@@ -145,6 +214,16 @@ class Objective(abc.ABC):
   def constant_rates(self) -> frozenset[str]:
     """Returns groups whose learning rate stays at its peak after warm-up."""
     return frozenset()
+
+
+def grid_of(spec: Spec, objective: Objective) -> Grid:
+  """Returns the grid; raises ValueError if the backbone has no tokens."""
+  if spec.grid is None:
+    raise ValueError(
+      f"{type(objective).__name__} (objective.name) needs patch tokens, which "
+      'the backbone has not; use model.name="vit"'
+    )
+  return spec.grid
 
 
 def check_same_width(**widths: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jssl import losses
 from jssl.models.heads import Head
+from jssl.models.tokens import Spec
 from jssl.objectives.base import (
   Aux,
   Features,
@@ -35,19 +36,19 @@ class CISSL(DistillationObjective):
   student: Head = Head((), 128, last_norm="affine")
   teacher: Head = Head((1024,), 128, last_norm="affine")
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns parameters and batch statistics of both heads."""
     check_same_width(
-      student=self.student.width(feature_dim),
-      teacher=self.teacher.width(feature_dim),
+      student=self.student.width(spec.feature_dim),
+      teacher=self.teacher.width(spec.feature_dim),
     )
-    return super().init(key, feature_dim)
+    return super().init(key, spec)
 
   def loss(
     self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Cross-entropy of student rows with both views of the teacher."""
-    (h,) = features.student
+    (h,) = features.pooled
     u, state = self.apply_head("student", head_params, state, h)
     v, state = self.apply_head("teacher", head_params, state, h)
     loss = losses.cissl(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jssl import losses, schedules, tree
 from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
+from jssl.models.tokens import Spec
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PrototypeObjective
@@ -46,9 +47,9 @@ class DINO(PrototypeObjective, MomentumObjective):
   num_views: Positive[int] = 2
   multi_crop = True
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns head and prototypes; state with averages of both."""
-    params, state = super().init(key, feature_dim)
+    params, state = super().init(key, spec)
     state["teacher"]["prototypes"] = jnp.copy(params["prototypes"])
     state["center"] = jnp.zeros(self.prototypes.number)
     return params, state
@@ -63,7 +64,7 @@ class DINO(PrototypeObjective, MomentumObjective):
     step: Step,
   ) -> tuple[Scalar, Aux]:
     """Cross-entropy of student and teacher over all pairs of unequal views."""
-    views = jnp.concatenate(features.student)
+    views = jnp.concatenate(features.pooled)
     z, state = self.apply_head("projector", head_params, state, views)
     target, state = self.targets(state, features)
     target = l2_normalize(target)

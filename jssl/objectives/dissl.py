@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jssl import losses
 from jssl.models.heads import Head, Prototypes
+from jssl.models.tokens import Spec
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import DistillationObjective
 from jssl.schedules import Schedule
@@ -68,13 +69,13 @@ class DISSL(DistillationObjective):
         stacklevel=2,
       )
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns both heads with prototypes; their batch statistics."""
     first, *keys = jax.random.split(key, 3)
-    params, state = super().init(first, feature_dim)
+    params, state = super().init(first, spec)
     heads = (self.student, self.teacher)
     for name, k, head in zip(_PROTOTYPES, keys, heads, strict=True):
-      params[name] = self.prototypes.init(k, head.width(feature_dim))
+      params[name] = self.prototypes.init(k, head.width(spec.feature_dim))
     return params, state
 
   def schedules(self) -> Mapping[str, Schedule]:
@@ -86,7 +87,7 @@ class DISSL(DistillationObjective):
     self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Distillation and invariance minus the entropy of the mean assignment."""
-    views, large = jnp.concatenate(features.student), features.student[0]
+    views, large = jnp.concatenate(features.pooled), features.pooled[0]
     s, state = self.apply_head("student", head_params, state, views)
     t, state = self.apply_head("teacher", head_params, state, large)
     terms = losses.dissl_terms(

@@ -43,7 +43,7 @@ class LeJEPA(ProjectorObjective):
     step: Step,
   ) -> tuple[Scalar, Aux]:
     """SIGReg and squared distance to the mean large view, over all views."""
-    views = jnp.concatenate(features.student)
+    views = jnp.concatenate(features.pooled)
     z, state = self.apply_head("projector", head_params, state, views)
     mean = jnp.mean(z[: self.num_views], axis=0, keepdims=True)
     invariance = jnp.mean((z - mean) ** 2)

@@ -20,6 +20,7 @@ import jax
 
 from jssl import losses
 from jssl.models.heads import Head
+from jssl.models.tokens import Spec
 from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
@@ -44,12 +45,12 @@ class MoCoV3(PredictorObjective, MomentumObjective):
   momentum_start: Fraction = 0.99
   queue_size: NonNegative[int] = 0
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns head parameters; state with averages and the queue."""
     first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
+    params, state = super().init(first, spec)
     if self.queue_size:
-      width = self.projector.width(feature_dim)
+      width = self.projector.width(spec.feature_dim)
       state["queue"] = queue.full(second, self.queue_size, width)
     return params, state
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import schedules, tree
+from jssl.models.tokens import Spec
 from jssl.objectives.base import Features
 from jssl.objectives.projector import ProjectorObjective
 from jssl.typing import Fraction, Key, NonNegative, PyTree, Scalar, Step
@@ -61,9 +62,9 @@ class MomentumObjective(ProjectorObjective):
       self.momentum_start, self.momentum_end, total_steps=self.total_steps
     )(step)
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns projector parameters; state with their average."""
-    params, state = super().init(key, feature_dim)
+    params, state = super().init(key, spec)
     # Copies, because the step donates the buffers of parameters and state.
     state["teacher"] = jax.tree.map(jnp.copy, params)
     state["teacher_projector"] = jax.tree.map(jnp.copy, state["projector"])
@@ -73,7 +74,7 @@ class MomentumObjective(ProjectorObjective):
     self, state: dict, features: Features
   ) -> tuple[Float[Array, "u b z"], dict]:
     """Returns the teacher's embeddings (stop-gradient) and the new state."""
-    (h,) = features.teacher
+    (h,) = features.teacher_pooled
     z, new = self.projector.apply(
       state["teacher"]["projector"], state["teacher_projector"], h
     )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jssl import losses
 from jssl.models.heads import Head
+from jssl.models.tokens import Spec
 from jssl.objectives import queue
 from jssl.objectives.base import Aux, Features
 from jssl.objectives.projector import PredictorObjective
@@ -39,11 +40,11 @@ class NNCLR(PredictorObjective):
   projector: Head = Head((2048, 2048), 256, last_norm="affine")
   predictor: Head = Head((4096,), 256)
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns head parameters; state with a queue of random directions."""
     first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
-    width = self.projector.width(feature_dim)
+    params, state = super().init(first, spec)
+    width = self.projector.width(spec.feature_dim)
     state["queue"] = queue.full(second, self.queue_size, width)
     return params, state
 

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array, Float
 
 from jssl.models.heads import Head, Prototypes, init_heads
+from jssl.models.tokens import Spec
 from jssl.objectives.base import Aux, Features, Objective, check_same_width
 from jssl.schedules import Schedule
 from jssl.typing import Key, Labels, Metrics, PyTree, Scalar, Step
@@ -28,9 +29,9 @@ class ProjectorObjective(Objective):
 
   projector: Head
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns parameters and batch statistics of the projector."""
-    params, state = self.projector.init(key, feature_dim)
+    params, state = self.projector.init(key, spec.feature_dim)
     return {"projector": params}, {"projector": state}
 
 
@@ -48,7 +49,7 @@ class TwoViewObjective(ProjectorObjective):
     self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Applies the projector and compares two views."""
-    (h,) = features.student
+    (h,) = features.pooled
     (z1, z2), state = self.apply_head("projector", head_params, state, h)
     loss, metrics = self.compare(z1, z2, features.labels)
     return loss, Aux(metrics, state)
@@ -64,11 +65,11 @@ class PredictorObjective(ProjectorObjective):
 
   predictor: Head
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns parameters and batch statistics of both heads."""
     first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
-    width = self.projector.width(feature_dim)
+    params, state = super().init(first, spec)
+    width = self.projector.width(spec.feature_dim)
     check_same_width(projector=width, predictor=self.predictor.width(width))
     params["predictor"], state["predictor"] = self.predictor.init(second, width)
     return params, state
@@ -77,7 +78,7 @@ class PredictorObjective(ProjectorObjective):
     self, head_params: dict, state: dict, features: Features
   ) -> tuple[Float[Array, "v b z"], Float[Array, "v b z"], dict]:
     """Returns predictions, embeddings and the new state."""
-    (h,) = features.student
+    (h,) = features.pooled
     z, state = self.apply_head("projector", head_params, state, h)
     p, state = self.apply_head("predictor", head_params, state, z)
     return p, z, state
@@ -93,11 +94,11 @@ class PrototypeObjective(ProjectorObjective):
 
   prototypes: Prototypes
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns projector and prototypes; batch statistics of the projector."""
     first, second = jax.random.split(key)
-    params, state = super().init(first, feature_dim)
-    width = self.projector.width(feature_dim)
+    params, state = super().init(first, spec)
+    width = self.projector.width(spec.feature_dim)
     params["prototypes"] = self.prototypes.init(second, width)
     return params, state
 
@@ -127,9 +128,9 @@ class DistillationObjective(Objective):
   teacher: Head
   heads = ("student", "teacher")
 
-  def init(self, key: Key, feature_dim: int) -> tuple[dict, dict]:
+  def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns parameters and batch statistics of both heads."""
     heads = {"student": self.student, "teacher": self.teacher}
     return init_heads(
-      key, {name: (head, feature_dim) for name, head in heads.items()}
+      key, {name: (head, spec.feature_dim) for name, head in heads.items()}
     )

@@ -43,7 +43,7 @@ class SwAV(PrototypeObjective):
     self, head_params: dict, state: dict, features: Features, **unused: Any
   ) -> tuple[Scalar, Aux]:
     """Swapped prediction: all views predict assignments of large crops."""
-    views = jnp.concatenate(features.student)
+    views = jnp.concatenate(features.pooled)
     z, state = self.apply_head("projector", head_params, state, views)
     loss = losses.swav(
       l2_normalize(z),

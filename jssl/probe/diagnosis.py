@@ -50,8 +50,10 @@ class Diagnosis:
     """Draws images and views; `labels` are of the training images."""
     settings = config.probe
     self._dataset, self._objective = dataset, build_objective(config)
+    size = config.augment.crop_size_px
+    image_shape = (size, size, dataset.train.image_shape[-1])
     self._head_shapes = jax.eval_shape(
-      lambda: self._objective.init(rng.root(0), backbone.feature_dim)
+      lambda: self._objective.init(rng.root(0), backbone.spec(image_shape))
     )
     self._outputs = jax.jit(self._objective.outputs)
     self._sample = draw_sample(
@@ -64,7 +66,7 @@ class Diagnosis:
       mesh=dataset.mesh,
     )
     self._view_features = self._sample.map_views(
-      lambda x, variables: backbone.apply(variables, x, train=False)[0],
+      lambda x, variables: backbone.apply(variables, x, train=False)[0].pooled,
       batch_size=settings.batch_size,
     )
     self._pixels = measure_views(self._sample, batch_size=settings.batch_size)

@@ -53,7 +53,7 @@ def center_features(
 
   def encode(variables: Variables, images: Pixels) -> Float[Array, "n d"]:
     view = center_view(images, crop_size_px=crop_size_px)
-    return backbone.apply(variables, view, train=False)[0]
+    return backbone.apply(variables, view, train=False)[0].pooled
 
   return encode
 

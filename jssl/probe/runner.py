@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from jssl import checkpoint
-from jssl.config.build import read_config
+from jssl.config.build import build_backbone, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.probe import encoders, features
@@ -77,7 +77,7 @@ class Runner:
     self._workdir, self._config, self._clock = workdir, config, clock
     self._overwrite, self._pin_best, self._log = overwrite, pin_best, log
     self._settings = config.probe
-    self._backbone = config.model.backbone()
+    self._backbone = build_backbone(config)
     self._records = RecordFile(workdir)
     self._dataset = ProbeDataset(workdir, config)
     if not (self._dataset.has_labels or diagnostics):

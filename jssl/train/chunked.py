@@ -8,110 +8,20 @@ Limited Setup", 2021). The gradient is exact.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jssl import rng
-from jssl.augment import Augment, views
-from jssl.models.backbone import Backbone
-from jssl.typing import Key, Keys, Pixels, PyTree, Step, Variables, Views
-
-Hidden = tuple[Float[Array, "_v b d"], ...]
-"""Features, one array per resolution."""
-
-
-class Rows(NamedTuple):
-  """Images of a batch with their keys for augmentation and stochastic depth."""
-
-  images: Pixels
-  augment_keys: Keys
-  model_keys: Keys
-
-
-def rows_of(images: Pixels, root: Key, step: Step) -> Rows:
-  """Draws the keys of a step."""
-  augment_keys, model_keys = (
-    rng.per_row(rng.stream(root, name, step), len(images))
-    for name in ("augment", "model")
-  )
-  return Rows(images, augment_keys, model_keys)
-
-
-class Encoded(NamedTuple):
-  """Features of a batch and updated batch statistics.
-
-  Attributes:
-    student: features of the backbone.
-    teacher: features of the averaged backbone, large crops only; () without it.
-    statistics: variables of the backbone besides its parameters.
-    teacher_statistics: those of the averaged backbone; {} without it.
-  """
-
-  student: Hidden
-  teacher: Hidden
-  statistics: Variables
-  teacher_statistics: Variables
-
-
-def _statistics(variables: Variables) -> Variables:
-  return {name: x for name, x in variables.items() if name != "params"}
-
-
-def encode(
-  backbone: Backbone,
-  variables: Variables,
-  images: tuple[Views, ...],
-  keys: Keys | None,
-) -> tuple[Hidden, Variables]:
-  """Runs the backbone once per resolution.
-
-  The views of an image stay together, [b * v, ...]: on a mesh, each device
-  flattens its own rows. Batch statistics are over all views of a resolution.
-  `keys` has one key per image; None disables stochastic depth.
-
-  Returns:
-    [v, b, d] per resolution, and variables with new batch statistics.
-  """
-  features, first = [], 0
-  for x in images:
-    v, b = x.shape[:2]
-    numbers = jnp.arange(first, first + v)
-    per_view = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    flat = x.swapaxes(0, 1).reshape(b * v, *x.shape[2:])
-    view_keys = None if keys is None else per_view(keys, numbers).reshape(-1)
-    h, variables = backbone.apply(variables, flat, train=True, keys=view_keys)
-    features.append(h.reshape(b, v, -1).swapaxes(0, 1))
-    first += v
-  return tuple(features), variables
-
-
-Encoder = Callable[[Variables, Variables, Rows], Encoded]
-"""`(variables, teacher's variables or {}, rows) -> features`."""
-
-
-def make_encoder(
-  backbone: Backbone, augment: Augment, num_views: int
-) -> Encoder:
-  """Returns a function that augments and encodes rows."""
-
-  def encoder(variables: Variables, teacher: Variables, rows: Rows) -> Encoded:
-    images = views(augment, rows.augment_keys, rows.images, num_views)
-    teacher_h: Hidden = ()
-    if teacher:
-      # Own batch statistics and no stochastic depth, as in official code.
-      teacher_h, teacher = encode(backbone, teacher, images[:1], None)
-    h, variables = encode(backbone, variables, images, rows.model_keys)
-    return Encoded(
-      h,
-      jax.lax.stop_gradient(teacher_h),
-      _statistics(variables),
-      _statistics(teacher),
-    )
-
-  return encoder
+from jssl.objectives.encode import (
+  EncodedBatch,
+  Encoder,
+  Hidden,
+  Rows,
+  statistics_of,
+)
+from jssl.typing import PyTree, Variables
 
 
 def split(tree: PyTree, parts: int, shards: int, axis: int = 0) -> PyTree:
@@ -152,13 +62,13 @@ def encode_with_pullback(
   *,
   chunks: int = 1,
   shards: int = 1,
-) -> tuple[Encoded, Callable[[Hidden], PyTree]]:
+) -> tuple[EncodedBatch, Callable[[Hidden], PyTree]]:
   """Encodes a batch and returns its pullback.
 
   Batch statistics are those of each chunk; running averages take their mean.
 
   Args:
-    encoder: see `make_encoder`.
+    encoder: see `jssl.objectives.encode`.
     variables: variables of the backbone.
     teacher: variables of the averaged backbone, or {}.
     rows: the batch.
@@ -166,13 +76,13 @@ def encode_with_pullback(
     shards: number of devices that the batch is split over.
 
   Returns:
-    The features, and the function from cotangents of the student's features to
-    the gradient of the backbone's parameters.
+    The batch, and the function from cotangents of the student's features to the
+    gradient of the backbone's parameters.
   """
 
-  def of_params(params: PyTree, part: Rows) -> tuple[Hidden, Encoded]:
+  def of_params(params: PyTree, part: Rows) -> tuple[Hidden, EncodedBatch]:
     encoded = encoder({**variables, "params": params}, teacher, part)
-    return encoded.student, encoded
+    return encoded.features.student, encoded
 
   params = variables["params"]
   if chunks == 1:
@@ -184,14 +94,14 @@ def encode_with_pullback(
   parts = split(rows, chunks, shards)
 
   def forward(total: PyTree, part: Rows) -> tuple[PyTree, Any]:
-    student, teacher_h, *statistics = encoder(variables, teacher, part)
+    features, *statistics = encoder(variables, teacher, part)
     total = jax.tree.map(lambda t, s: t + s / chunks, total, statistics)
-    return total, (student, teacher_h)
+    return total, features
 
-  statistics = [_statistics(variables), _statistics(teacher)]
+  statistics = [statistics_of(variables), statistics_of(teacher)]
   zeros = jax.tree.map(jnp.zeros_like, statistics)
-  statistics, hidden = jax.lax.scan(forward, zeros, parts)
-  student, teacher_h = join(hidden, shards, axis=1)
+  statistics, features = jax.lax.scan(forward, zeros, parts)
+  features = join(features, shards, axis=1)
 
   def pullback(cotangents: Hidden) -> PyTree:
     def backward(total: PyTree, part: Any) -> tuple[PyTree, None]:
@@ -206,4 +116,4 @@ def encode_with_pullback(
     )
     return total
 
-  return Encoded(student, teacher_h, *statistics), pullback
+  return EncodedBatch(features, *statistics), pullback

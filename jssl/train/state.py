@@ -59,7 +59,7 @@ def init_state(
   root = rng.root(seed)
   variables = init_variables(seed, backbone, image_shape)
   head_params, state = objective.init(
-    rng.stream(root, "head"), backbone.feature_dim
+    rng.stream(root, "head"), backbone.spec(image_shape)
   )
   has_teacher = objective.teacher_momentum(0) is not None
   return TrainState(

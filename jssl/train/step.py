@@ -12,14 +12,9 @@ from jssl.augment import Augment
 from jssl.diagnostics.batch import batch_measures
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux, Features, Objective
+from jssl.objectives.encode import Hidden, make_encoder, rows_of
 from jssl.optim.bilevel import HeadStrategy
-from jssl.train.chunked import (
-  Hidden,
-  encode_with_pullback,
-  make_encoder,
-  rows_of,
-  split,
-)
+from jssl.train.chunked import encode_with_pullback, split
 from jssl.train.state import TrainState, outer_params
 from jssl.typing import Batch, Metrics, PyTree, Scalar, Step, Variables
 
@@ -54,7 +49,7 @@ def make_train_step(
       include `jssl.diagnostics.batch` of the student's large views. They are 0
       at other steps. None leaves them out.
   """
-  encoder = make_encoder(backbone, augment, objective.num_views)
+  encoder = make_encoder(backbone, augment, objective)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.step
@@ -67,7 +62,9 @@ def make_train_step(
     def loss_fn(
       head_params: PyTree, student: Hidden, half: int | None = None
     ) -> tuple[Scalar, Aux]:
-      features = Features(student, encoded.teacher, batch["label"])
+      features = encoded.features._replace(
+        student=student, labels=batch["label"]
+      )
       if half is not None:
         features = _half(features, half, shards)
       return objective.loss(
@@ -75,7 +72,7 @@ def make_train_step(
       )
 
     loss, feature_grads, updated = head.gradients(
-      loss_fn, state.head_params, state.head_opt_state, encoded.student
+      loss_fn, state.head_params, state.head_opt_state, encoded.features.student
     )
     grads = {"backbone": pullback(feature_grads), "head": updated.gradients}
     params = outer_params(state.backbone, state.head_params, head)
@@ -101,7 +98,7 @@ def make_train_step(
       **updated.metrics,
     }
     if measured is not None:
-      metrics |= _measures(measured(step + 1), encoded.student[0])
+      metrics |= _measures(measured(step + 1), encoded.features.pooled[0])
     return TrainState(
       step=step + 1,
       rng=state.rng,
@@ -128,8 +125,6 @@ def _measures(due: Array, h: Float[Array, "v b d"]) -> Metrics:
 
 def _half(features: Features, half: int, shards: int) -> Features:
   """Returns the first or second half of every device's rows."""
-  student, teacher = split(
-    (features.student, features.teacher), 2, shards, axis=1
-  )
-  labels = split(features.labels, 2, shards)
-  return Features(*jax.tree.map(lambda x: x[half], (student, teacher, labels)))
+  views = split(features._replace(labels=None), 2, shards, axis=1)
+  halves = views._replace(labels=split(features.labels, 2, shards))
+  return jax.tree.map(lambda x: x[half], halves)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jssl import checkpoint
 from jssl.augment import center_view
-from jssl.config.build import read_config
+from jssl.config.build import build_backbone, read_config
 from jssl.models import Backbone, init_variables
 from jssl.typing import Images, Pixels, Variables
 
@@ -58,7 +58,7 @@ class Encoder:
           f"image values from {low:.3g} to {high:.3g}: expected floats in "
           "[0, 1], not standardised, or uint8"
         )
-    return self.backbone.apply(variables, images, train=False)[0]
+    return self.backbone.apply(variables, images, train=False)[0].pooled
 
   def preprocess(self, images: Pixels) -> Images:
     """Returns centre crops in [0, 1] of uint8 images [b, h, w, c].
@@ -103,7 +103,7 @@ def load_backbone(
     raise FileNotFoundError(
       f"{workdir} has no checkpoint of step {step}; it has {steps}"
     )
-  backbone = config.model.backbone()
+  backbone = build_backbone(config)
   variables = checkpoint.restore_backbone(workdir, step)
   size = config.augment.crop_size_px
   return Encoder(backbone, _image_shape(backbone, variables, size)), variables

@@ -26,7 +26,11 @@ def assert_same_mean(values, expected, sigmas: float = 5.0) -> None:
 
 
 def test_random_visible_is_uniform_without_replacement() -> None:
-  visible = jax.vmap(lambda key: masks.random_visible(key, 196, 49))(keys(4000))
+  visible, hidden = jax.vmap(lambda key: masks.random_visible(key, 196, 49))(
+    keys(4000)
+  )
+  both = np.concatenate([visible, hidden], axis=1)
+  assert (np.sort(both, axis=1) == np.arange(196)).all()
   assert all(len(set(row)) == 49 for row in np.asarray(visible))
   counts = np.bincount(np.asarray(visible).reshape(-1), minlength=196)
   expected = 4000 * 49 / 196

@@ -56,7 +56,7 @@ def test_parameter_counts(depth, feature_dim, count):
   assert backbone.feature_dim == feature_dim
   assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == count
   h = jax.eval_shape(
-    lambda v, x: backbone.apply(v, x, train=False)[0],
+    lambda v, x: backbone.apply(v, x, train=False)[0].pooled,
     shapes,
     jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32),
   )
@@ -78,7 +78,7 @@ def test_stem_maps_are_saved_once(shallow, monkeypatch):
 
   def loss(params):
     of_params = {**variables, "params": params}
-    return jnp.square(backbone.apply(of_params, x, train=True)[0]).mean()
+    return jnp.square(backbone.apply(of_params, x, train=True)[0].pooled).mean()
 
   def kept():
     _, pullback = jax.vjp(loss, variables["params"])
@@ -105,9 +105,9 @@ def test_training_updates_statistics_and_evaluation_uses_them(shallow):
   before = variables["batch_stats"]["stem_norm"]["mean"]
   assert np.abs(after["batch_stats"]["stem_norm"]["mean"] - before).max() > 0
   evaluate = jit(lambda v, x: backbone.apply(v, x, train=False))
-  h, same = evaluate(after, x)
+  (h, _), same = evaluate(after, x)
   jax.tree.map(np.testing.assert_array_equal, same, after)
-  among_others, _ = evaluate(after, np.concatenate([x[1:2], 1 - x[:5]]))
+  (among_others, _), _ = evaluate(after, np.concatenate([x[1:2], 1 - x[:5]]))
   np.testing.assert_allclose(among_others[0], h[1], rtol=1e-4, atol=1e-5)
 
 
@@ -133,7 +133,7 @@ def test_expansions_of_the_paper(depth, narrow):
   convolutions = narrow * 512 + 512 * 512 * 9 + 512 * 4 * narrow
   assert count == convolutions + 2 * (512 + 512 + 4 * narrow)
   h = jax.eval_shape(
-    lambda v, x: wide.apply(v, x, train=False)[0],
+    lambda v, x: wide.apply(v, x, train=False)[0].pooled,
     shapes,
     jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
   )
@@ -189,9 +189,9 @@ def test_groups_reach_every_norm(shallow):
   def part(x):
     return model.backbone().apply(variables, x, train=True)
 
-  h, after = whole(x)
+  (h, _), after = whole(x)
   parts = [part(x[:4]), part(x[4:])]
-  expected = np.concatenate([h for h, _ in parts])
+  expected = np.concatenate([h.pooled for h, _ in parts])
   assert h.shape == (8, 64)
   np.testing.assert_allclose(h, expected, rtol=1e-3, atol=1e-4)
   averages = jax.tree.map(

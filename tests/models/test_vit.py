@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jssl import rng
-from jssl.models import vit, vit_layers
+from jssl.models import tokens, vit, vit_layers
 from jssl.models.backbone import init_variables
 
 # Most of the time of these tests is compilation.
@@ -59,12 +59,13 @@ def filled(model, image_shape=(8, 8, 1), seed=1):
 
 @functools.partial(jit, static_argnums=0)
 def evaluate(model, variables, x):
-  return model.backbone().apply(variables, x, train=False)[0]
+  return model.backbone().apply(variables, x, train=False)[0].pooled
 
 
 @functools.partial(jit, static_argnums=0)
 def train(model, variables, x, keys):
-  return model.backbone().apply(variables, x, train=True, keys=keys)
+  encoded, after = model.backbone().apply(variables, x, train=True, keys=keys)
+  return encoded.pooled, after
 
 
 def keys_of(n, seed=0):
@@ -73,7 +74,7 @@ def keys_of(n, seed=0):
 
 def test_patches_hold_their_pixels():
   x = np.arange(2.0 * 8 * 12 * 3).reshape(2, 8, 12, 3)
-  cut = vit_layers.patches(x, 4)
+  cut = tokens.patches(x, 4)
   assert cut.shape == (2, 6, 48)
   for n, (row, column) in enumerate(np.ndindex(2, 3)):
     expected = x[1, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
@@ -98,7 +99,7 @@ def test_features_have_their_shape_and_dtype(channels, model, dtype):
   backbone = dataclasses.replace(model, dtype=dtype).backbone()
   shape = (8, 8, channels)
   variables = jax.eval_shape(lambda: init_variables(0, backbone, shape))
-  h, after = jax.eval_shape(
+  (h, _), after = jax.eval_shape(
     lambda v, x: backbone.apply(v, x, train=True, keys=keys_of(3)),
     variables,
     jax.ShapeDtypeStruct((3, *shape), jnp.float32),
@@ -179,7 +180,7 @@ def test_scanned_and_recomputed_blocks_are_the_same_function():
   def value_and_gradient(variables, **changed):
     def loss(variables):
       same = dataclasses.replace(model, **changed)
-      h, _ = same.backbone().apply(variables, x, train=True, keys=keys)
+      (h, _), _ = same.backbone().apply(variables, x, train=True, keys=keys)
       return jnp.sin(h).sum()
 
     return jit(jax.value_and_grad(loss))(variables)
@@ -207,7 +208,7 @@ def test_remat_is_in_the_program():
     model = dataclasses.replace(TINY, remat=remat).backbone()
 
     def loss(params):
-      return model.apply({"params": params}, x, train=True)[0].sum()
+      return model.apply({"params": params}, x, train=True)[0].pooled.sum()
 
     text = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
     return text.count("dot_general")
@@ -301,7 +302,7 @@ def test_only_training_with_keys_draws(scan):
 
   def draws(**how):
     program = jax.make_jaxpr(
-      lambda x: model.backbone().apply(variables, x, **how)[0]
+      lambda x: model.backbone().apply(variables, x, **how)[0].pooled
     )(x)
     return "random_bits" in str(program)
 

@@ -15,6 +15,7 @@ from jssl.kernel_regime.objectives import (
   KernelNonContrastive,
 )
 from jssl.models.heads import Head, Prototypes
+from jssl.models.tokens import Encoded, Spec
 from jssl.objectives.barlow_twins import BarlowTwins
 from jssl.objectives.base import Aux, Features, Objective
 from jssl.objectives.byol import BYOL
@@ -104,7 +105,7 @@ class Case:
 @functools.cache
 def initialised(case):
   """Returns the jaxpr of `init` and the shapes of parameters and state."""
-  init = functools.partial(case.objective.init, feature_dim=D)
+  init = functools.partial(case.objective.init, spec=Spec(D))
   return jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
 
 
@@ -171,7 +172,11 @@ def answer(objective, derived, at, params_after):
     return objective.loss(
       params,
       state,
-      Features(student, teacher, at.labels),
+      Features(
+        tuple(map(Encoded, student)),
+        tuple(map(Encoded, teacher)),
+        labels=at.labels,
+      ),
       key=at.key,
       step=at.step,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 import jssl
 from jssl.models.heads import Head
+from jssl.models.tokens import Encoded, Spec
 from jssl.objectives.base import Features
 
 PAGE = pathlib.Path(jssl.__file__).parents[1] / "docs" / "objectives.md"
@@ -25,10 +26,14 @@ def test_example_method():
   exec(text, vars(module))
 
   objective = module.AlignUniform(uniformity_weight=0.5, projector=Head())
-  params, state = objective.init(jax.random.key(0), 4)
+  params, state = objective.init(jax.random.key(0), Spec(4))
   h = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
   loss, aux = objective.loss(
-    params, state, Features((jnp.asarray(h),)), key=jax.random.key(0), step=0
+    params,
+    state,
+    Features((Encoded(jnp.asarray(h)),)),
+    key=jax.random.key(0),
+    step=0,
   )
 
   z = h / np.linalg.norm(h, axis=-1, keepdims=True)

@@ -6,6 +6,7 @@ import pytest
 from objectives.cases import BY_NAME, D
 
 from jssl.models.heads import Head
+from jssl.models.tokens import Spec
 from jssl.objectives.base import Objective
 from jssl.objectives.simclr import SimCLR
 
@@ -15,7 +16,7 @@ OBJECTIVE = BY_NAME["simclr"].objective
 def test_a_linear_head_without_norm_has_no_state():
   objective = SimCLR(temperature=0.5, projector=Head((), 4))
   params, state = jax.eval_shape(
-    lambda key: objective.init(key, D), jax.random.key(0)
+    lambda key: objective.init(key, Spec(D)), jax.random.key(0)
   )
   assert state == {"projector": {}}
   assert params["projector"]["Dense_0"]["kernel"].shape == (D, 4)

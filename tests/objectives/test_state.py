@@ -188,7 +188,9 @@ def test_batch_statistics_are_updated(name, heads):
 
 def start(name, **replaced):
   objective = dataclasses.replace(BY_NAME[name].objective, **replaced)
-  init = jax.jit(lambda key: objective.init(key, D), compiler_options=QUICK)
+  init = jax.jit(
+    lambda key: objective.init(key, Spec(D)), compiler_options=QUICK
+  )
   return init(random_key(0))
 
 

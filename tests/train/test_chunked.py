@@ -13,19 +13,13 @@ from jssl.augment import Augment
 from jssl.config.build import build_optimizer
 from jssl.mesh import batch_sharding, make_mesh
 from jssl.models.resnet import ResNet
+from jssl.models.tokens import Encoded, Spec
 from jssl.models.vit import ViT
-from jssl.objectives.base import Features
+from jssl.objectives.encode import encode, make_encoder, rows_of
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
 from jssl.preflight import cost
-from jssl.train.chunked import (
-  encode,
-  encode_with_pullback,
-  join,
-  make_encoder,
-  rows_of,
-  split,
-)
+from jssl.train.chunked import encode_with_pullback, join, split
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
@@ -40,6 +34,7 @@ MULTI = Augment(
   small_blur_probability=0.0,
 )
 VIT = ViT(patch_size_px=8, width=16, depth=2, num_heads=2, drop_path=0.4)
+SIMCLR = BY_NAME["simclr"].objective
 IMAGES = np.random.default_rng(0).integers(0, 256, (B, 16, 16, 3), np.uint8)
 
 
@@ -57,7 +52,7 @@ def variables_of(model):
 def program(model, augment, chunks, shards=1):
   """`(params, rows, cotangents) -> (encoded, gradients)`, compiled."""
   backbone, variables, teacher = variables_of(model)
-  encoder = make_encoder(backbone, augment, 2)
+  encoder = make_encoder(backbone, augment, SIMCLR)
 
   @jax.jit
   def run(params, rows, cotangents):
@@ -80,7 +75,7 @@ def random_cotangents(augment, width, key=0):
     shapes.append((augment.num_small, B, width))
   keys = jax.random.split(jax.random.key(key), len(shapes))
   return tuple(
-    jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)
+    Encoded(jax.random.normal(k, s)) for k, s in zip(keys, shapes, strict=True)
   )
 
 
@@ -127,9 +122,12 @@ def test_chunks_change_nothing(augment):
     rows()._replace(model_keys=rows().augment_keys),
     cotangents,
   )
-  assert np.abs(still[0].student[0] - whole[0].student[0]).max() > 1e-3
+  still, whole = still[0].features, whole[0].features
+  assert np.abs(still.pooled[0] - whole.pooled[0]).max() > 1e-3
   # The teacher drops no path.
-  np.testing.assert_array_equal(still[0].teacher[0], whole[0].teacher[0])
+  np.testing.assert_array_equal(
+    still.teacher_pooled[0], whole.teacher_pooled[0]
+  )
 
 
 WIDE = dataclasses.replace(VIT, dtype="float64")
@@ -141,16 +139,16 @@ def loss_gradient(objective, multi, chunks):
   _, variables, _ = variables_of(WIDE)
   run = program(WIDE, augment, chunks)
   encoded, _ = run(variables["params"], rows(), random_cotangents(augment, 16))
-  head_params, state = objective.init(jax.random.key(1), 16)
+  head_params, state = objective.init(jax.random.key(1), Spec(16))
 
   def loss(h):
-    features = Features(h, encoded.teacher, jnp.arange(B) % 5)
+    features = encoded.features._replace(student=h, labels=jnp.arange(B) % 5)
     return objective.loss(
       head_params, state, features, key=jax.random.key(2), step=3
     )[0]
 
   _, gradients = run(
-    variables["params"], rows(), jax.grad(loss)(encoded.student)
+    variables["params"], rows(), jax.grad(loss)(encoded.features.student)
   )
   return gradients
 
@@ -219,7 +217,7 @@ def test_chunks_on_a_mesh_move_no_rows():
   run = program(VIT, LARGE, 2, 8)
   compiled = run.lower(*args).compile()
   got = compiled(*args)
-  assert_near(got[0].student, whole[0].student, 1e-5)
+  assert_near(got[0].features.student, whole[0].features.student, 1e-5)
   assert_near(got[1], whole[1], 1e-5)
   moved = cost.collectives(compiled.as_text(), 8)
   assert set(moved) == {"all-reduce"}
@@ -230,7 +228,7 @@ def test_activations_are_those_of_a_chunk():
   model = ViT(patch_size_px=2, width=32, depth=3, num_heads=2)
   backbone = model.backbone()
   params = backbone.init(jax.random.key(0), (16, 16, 3))["params"]
-  encoder = make_encoder(backbone, LARGE, 2)
+  encoder = make_encoder(backbone, LARGE, SIMCLR)
   b = 64
   images = np.zeros((b, 16, 16, 3), np.uint8)
 
@@ -238,7 +236,7 @@ def test_activations_are_those_of_a_chunk():
     encoded, pullback = encode_with_pullback(
       encoder, {"params": params}, {}, rows, chunks=chunks
     )
-    return pullback(encoded.student)
+    return pullback(encoded.features.student)
 
   whole, chunked = (
     cost.working_bytes(
@@ -277,7 +275,7 @@ def test_small_crops_cost_their_pixels(model, image_px, small_px):
           images,
           jax.random.split(jax.random.key(0), b),
         )
-        return sum(jnp.sum(x) for x in h)
+        return sum(jnp.sum(x.pooled) for x in h)
 
       return jax.grad(total)(variables["params"])
 

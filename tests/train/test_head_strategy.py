@@ -66,7 +66,7 @@ def expected(state, how):
 
   def loss(phi, h):
     return OBJECTIVE.loss(
-      phi, state.objective, Features((h,)), key=key, step=0
+      phi, state.objective, Features((Encoded(h),)), key=key, step=0
     )[0]
 
   def inner(phi, h):

@@ -13,12 +13,13 @@ from jssl.mesh import make_mesh
 from jssl.models import ResNet, ViT
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
+from jssl.models.tokens import Encoded
 from jssl.objectives import SimCLR
 from jssl.objectives.base import Aux, Objective
+from jssl.objectives.encode import encode
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
 from jssl.rng import per_row, stream
-from jssl.train.chunked import encode
 from jssl.train.init import Program, checkpoint_items, from_checkpoint_items
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
@@ -143,7 +144,7 @@ def test_views_of_an_image_stay_together():
 
   def apply(variables, images, *, train, keys):
     seen.append((images, keys))
-    return images.mean(axis=(1, 2)), variables
+    return Encoded(images.mean(axis=(1, 2))), variables
 
   backbone = Backbone(lambda *_: {}, apply, 3)
   random = np.random.default_rng(0)
@@ -151,7 +152,7 @@ def test_views_of_an_image_stay_together():
   small = random.random((3, 5, 2, 2, 3), np.float32)
   keys = per_row(jax.random.key(0), 5)
   features, _ = encode(backbone, {}, (x, small), keys)
-  for h, images in zip(features, (x, small), strict=True):
+  for (h, _), images in zip(features, (x, small), strict=True):
     np.testing.assert_allclose(h, images.mean(axis=(2, 3)), rtol=1e-6)
   np.testing.assert_array_equal(seen[0][0][:2], x[:, 0])
   np.testing.assert_array_equal(seen[1][0][:3], small[:, 0])
@@ -186,7 +187,7 @@ class Averaging(Objective):
     return jnp.where(step < 1, 0.5, 0.75)
 
   def loss(self, head_params, state, features, *, key, step):
-    (student,), (teacher,) = features.student, features.teacher
+    (student,), (teacher,) = features.pooled, features.teacher_pooled
     loss = jnp.mean((student - teacher[::-1]) ** 2)
     return loss, Aux({"views": jnp.asarray(len(student))}, state["calls"] + 1)
 

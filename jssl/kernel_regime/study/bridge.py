@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jssl.augment import Augment
 from jssl.config.build import build_optimizer
@@ -35,6 +35,7 @@ from jssl.kernel_regime.study.config import BASES, Basis, Bridge, KernelStudy
 from jssl.kernel_regime.study.dataset import GramMatrices
 from jssl.kernel_regime.targets import Ids
 from jssl.models.backbone import Backbone
+from jssl.models.tokens import Encoded
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
 from jssl.report.charts import as_svg
@@ -74,9 +75,9 @@ def lookup_backbone(phi: Float[np.ndarray, "n d"]) -> Backbone:
     *,
     train: bool,
     keys: Keys | None = None,
-  ) -> tuple[Float[Array, "n d"], Variables]:
+  ) -> tuple[Encoded, Variables]:
     digits = jnp.rint(images[:, 0, :2, 0] * (_BASE - 1)).astype(int)
-    return table[digits[:, 0] * _BASE + digits[:, 1]], variables
+    return Encoded(table[digits[:, 0] * _BASE + digits[:, 1]]), variables
 
   def init(key: Key, shape: tuple[int, int, int]) -> Variables:
     # The step needs a parameter to differentiate.
