@@ -43,9 +43,10 @@ def test_simclr_fits_a_v5e_pod(tmp_path):
   assert 0.85 < together / step["memory"]["peak"] < 1.15
   assert lines[0]["location"].startswith("jssl/models/")
   assert step["bound"]["bound_by"] == "HBM"
-  # A sum of gradients, and BatchNorm's: two for each of its 54 layers.
+  # A sum of gradients, and BatchNorm's: for each of its 54 layers, mean and
+  # variance in turn, and one in the backward pass.
   reductions = [t for t in step["collectives"] if t["kind"] == "all-reduce"]
-  assert sum(t["instructions"] for t in reductions) < 2 * 54 + 10
+  assert sum(t["instructions"] for t in reductions) < 3 * 54 + 10
 
 
 @pytest.mark.slow
