@@ -102,7 +102,7 @@ class _Decoder(nn.Module):
     if prefix is not None:
       seen = jnp.concatenate([embed(prefix)[:, None], seen], axis=1)
     token = self.param("mask_token", nn.initializers.normal(0.02), (d,))
-    hidden = token.astype(dtype) + positions[targets]
+    hidden = token.astype(dtype).reshape(1, 1, 1, d) + positions[targets]
 
     # One sequence per block of targets: [b * m, visible + t, d].
     x = jnp.concatenate([jnp.repeat(seen, m, 0), hidden.reshape(-1, t, d)], 1)

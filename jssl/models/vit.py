@@ -205,7 +205,8 @@ class Encoder(nn.Module):
     token = self.param("mask_token", zeros, x.shape[-1:], jnp.float32)
     if not isinstance(mask, Replace):
       return x
-    return jnp.where(mask.hidden[..., None], token.astype(x.dtype), x)
+    token = token.astype(x.dtype)[None, None]
+    return jnp.where(mask.hidden[..., None], token, x)
 
   def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
     config = self.config

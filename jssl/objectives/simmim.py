@@ -1,8 +1,9 @@
 """SimMIM (Xie et al., CVPR 2022): predicts hidden pixels by a linear layer.
 
-The backbone sees a mask token in place of hidden patches. In the paper: units
-of 32 px, 60% hidden, crops of area 0.67 to 1 and flips, AdamW at 1e-4 b/512,
-decay 0.05, clipping at 5, batch 2048, 800 epochs.
+State: none. Stop-gradient: none. The backbone sees a mask token in place of
+hidden patches. In the paper: units of 32 px, 60% hidden, crops of area 0.67 to
+1 and flips, AdamW at 1e-4 b/512, decay 0.05, clipping at 5, batch 2048, 800
+epochs.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jssl.augment.masks import random_units
 from jssl.models.tokens import Grid, Replace, Spec, patches
@@ -72,8 +74,17 @@ class SimMIM(Objective):
     linear, losses = head_params["linear"], []
     for view in features.large_views():
       x = patches(view.pixels, view.grid.patch_size_px)
-      y = view.tokens @ linear["kernel"] + linear["bias"]
+      x = _channel_first(x, view.pixels.shape[-1])
+      y = view.tokens @ linear["kernel"] + linear["bias"][None, None]
       # All images hide equally many patches.
       hidden = view.mask.hidden[..., None]
       losses.append(jnp.mean(jnp.abs(y - x), where=hidden))
     return jnp.stack(losses).mean(), Aux({}, state)
+
+
+def _channel_first(
+  x: Float[Array, "b n p"], channels: int
+) -> Float[Array, "b n p"]:
+  """Reorders the pixels of patches for the official pixel shuffle."""
+  pixels = x.reshape(*x.shape[:2], -1, channels)
+  return pixels.swapaxes(2, 3).reshape(x.shape)

@@ -14,8 +14,9 @@ from jssl.kernel_regime.objectives import (
   KernelContrastive,
   KernelNonContrastive,
 )
+from jssl.models.decoder import Decoder
 from jssl.models.heads import Head, Prototypes
-from jssl.models.tokens import Encoded, Spec
+from jssl.models.tokens import Drop, Encoded, Grid, Mask, Spec
 from jssl.objectives.barlow_twins import BarlowTwins
 from jssl.objectives.base import Aux, Features, Objective
 from jssl.objectives.byol import BYOL
@@ -24,9 +25,11 @@ from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
 from jssl.objectives.lejepa import LeJEPA
+from jssl.objectives.mae import MAE
 from jssl.objectives.moco_v3 import MoCoV3
 from jssl.objectives.nnclr import NNCLR
 from jssl.objectives.simclr import SimCLR
+from jssl.objectives.simmim import SimMIM
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
 from jssl.objectives.supcon import SupCon
@@ -37,6 +40,9 @@ from jssl.objectives.w_mse import WMSE
 # Compilation dominates the time of these tests.
 QUICK = {"xla_backend_optimization_level": 0}
 B, D, STEP, TOTAL = 8, 5, 3, 10
+# 2 x 3 patches of 2 px.
+GRID = Grid(2, 3, D, 2)
+SPEC = Spec(D, GRID, channels=2)
 LABELS = np.array([0, 1, 0, 2, 1, 3, 0, 4], np.int32)
 
 BIASED = Head((6,), 4)
@@ -50,11 +56,13 @@ class Point(NamedTuple):
 
   params: Any
   state: Any
-  student: tuple[np.ndarray, ...]
-  teacher: tuple[np.ndarray, ...]
+  student: tuple[np.ndarray | Encoded, ...]
+  teacher: tuple[np.ndarray | Encoded, ...]
   labels: np.ndarray
   key: jax.Array
   step: int
+  mask: Mask | None = None
+  pixels: np.ndarray | None = None
 
 
 class Outcome(NamedTuple):
@@ -105,7 +113,7 @@ class Case:
 @functools.cache
 def initialised(case):
   """Returns the jaxpr of `init` and the shapes of parameters and state."""
-  init = functools.partial(case.objective.init, spec=Spec(D))
+  init = functools.partial(case.objective.init, spec=SPEC)
   return jax.make_jaxpr(init, return_shape=True)(jax.random.key(0))
 
 
@@ -131,12 +139,35 @@ def random_key(seed):
 
 
 def features(objective, b=B, seed=0):
-  """Returns student and teacher features, with a small crop if supported."""
+  """Returns student and teacher features, with a small crop if supported.
+
+  Methods with tokens have them for the large views, and a mask and pixels.
+  """
   draw = np.random.default_rng(seed)
-  views = (2, 1) if objective.multi_crop else (2,)
+  large = objective.num_views
+  views = (large, 1) if objective.multi_crop else (large,)
   student = tuple(draw.normal(size=(v, b, D)) for v in views)
   averaged = int(objective.teacher_momentum(0) is not None)
-  return student, tuple(draw.normal(size=(averaged, 2, b, D)))
+  teacher = tuple(draw.normal(size=(averaged, large, b, D)))
+  if not objective.uses_tokens:
+    return student, teacher, None, None
+  keys = jax.random.split(random_key(seed), large * b)
+  mask = jax.tree.map(
+    lambda x: np.asarray(x).reshape(large, b, *x.shape[1:]),
+    objective.hide(keys, GRID),
+  )
+  n = GRID.patches
+  seen = mask.visible.shape[-1] if isinstance(mask, Drop) else n
+  student = (
+    Encoded(student[0], draw.normal(size=(large, b, seen, D))),
+    *student[1:],
+  )
+  teacher = tuple(
+    Encoded(h, draw.normal(size=(large, b, n, D))) for h in teacher
+  )
+  size = GRID.patch_size_px
+  pixels = (large, b, size * GRID.rows, size * GRID.columns, SPEC.channels)
+  return student, teacher, mask, draw.normal(size=pixels)
 
 
 @functools.cache
@@ -154,15 +185,20 @@ def point(case, *, b=B, step=STEP, seed=1):
     return oracle.unit(x) if name.endswith("queue/rows") else x
 
   params, state = jax.tree_util.tree_map_with_path(fill, case.shapes())
-  student, teacher = features(case.objective, b)
+  student, teacher, *rest = features(case.objective, b)
   labels = np.resize(LABELS, b)
   key = random_key(2)
-  return Point(params, state, student, teacher, labels, key, step)
+  return Point(params, state, student, teacher, labels, key, step, *rest)
 
 
 def moved(case):
   """Returns other random head parameters, as after an optimizer step."""
   return point(case, seed=7).params
+
+
+def encoded(features):
+  """Wraps pooled features without tokens."""
+  return tuple(h if isinstance(h, Encoded) else Encoded(h) for h in features)
 
 
 def answer(objective, derived, at, params_after):
@@ -173,9 +209,7 @@ def answer(objective, derived, at, params_after):
       params,
       state,
       Features(
-        tuple(map(Encoded, student)),
-        tuple(map(Encoded, teacher)),
-        labels=at.labels,
+        encoded(student), encoded(teacher), at.mask, at.pixels, GRID, at.labels
       ),
       key=at.key,
       step=at.step,
@@ -318,6 +352,28 @@ CASES = (
     "kernel_non_contrastive",
     KernelNonContrastive(out_dim=3, beta=0.3, uses_labels=True),
     oracle.kernel_non_contrastive,
+  ),
+  Case(
+    "mae",
+    MAE(mask_ratio=0.6, decoder=Decoder(8, 1, 2, 2)),
+    oracle.mae,
+  ),
+  Case(
+    "mae_pixels",
+    MAE(
+      mask_ratio=0.4,
+      normalize_patches=False,
+      decoder=Decoder(4, 2, 1, 1),
+      num_views=2,
+    ),
+    oracle.mae,
+    derived=True,
+  ),
+  Case(
+    "simmim",
+    SimMIM(mask_ratio=0.5, mask_unit_px=2),
+    oracle.simmim,
+    derived=True,
   ),
   Case("lejepa", LeJEPA(num_slices=6, projector=BIASED), oracle.lejepa),
   Case(

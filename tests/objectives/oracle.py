@@ -10,6 +10,7 @@ import math
 import jax
 import numpy as np
 from oracles import losses as oracles
+from oracles import patches
 
 from jssl import rng
 
@@ -248,4 +249,40 @@ def dissl(objective, at, held):
     objective.teacher_temperature,
     objective.marginal_weight,
     objective.invariance_weight,
+  )
+
+
+def mae(objective, at, held):
+  """MAE of every view, by the decoder and the loss of the papers."""
+  decoder, losses = at.params["decoder"], []
+  grid = at.pixels.shape[2] // 2, at.pixels.shape[3] // 2
+  (student,) = at.student
+  for view, pixels in enumerate(at.pixels):
+    hidden = at.mask.targets[view, :, 0]
+    predictions = [
+      patches.decode(
+        decoder,
+        student.tokens[view, image],
+        at.mask.visible[view, image],
+        hidden[image],
+        grid,
+        objective.decoder.num_heads,
+        prefix=student.pooled[view, image],
+        approximate=True,
+      )
+      for image in range(len(hidden))
+    ]
+    losses.append(
+      patches.mae_loss(
+        pixels, 2, hidden, predictions, objective.normalize_patches
+      )
+    )
+  return np.mean(losses)
+
+
+def simmim(objective, at, held):
+  (student,), (hidden,), (pixels,) = at.student, at.mask.hidden, at.pixels
+  linear = at.params["linear"]
+  return patches.simmim_loss(
+    pixels, 2, hidden, student.tokens[0], linear["kernel"], linear["bias"]
   )

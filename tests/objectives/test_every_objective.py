@@ -26,11 +26,12 @@ from objectives.cases import (
 )
 
 from jssl import losses, objectives
+from jssl.models.tokens import Spec
 from jssl.objectives.base import Objective
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 FOLDER = pathlib.Path(objectives.__file__).parent
-SHARED = {"__init__", "base", "momentum", "projector", "queue"}
+SHARED = {"__init__", "base", "encode", "momentum", "projector", "queue"}
 METHODS = sorted({path.stem for path in FOLDER.glob("*.py")} - SHARED)
 
 
@@ -39,7 +40,7 @@ def test_every_method_has_a_case():
   modules.remove("jssl.kernel_regime.objectives")
   assert modules == {f"jssl.objectives.{name}" for name in METHODS}
   assert modules == {cls.__module__ for cls in objectives.OBJECTIVES.values()}
-  assert len(METHODS) >= 16
+  assert len(METHODS) >= 18
 
 
 @every_case
@@ -297,7 +298,7 @@ def test_compared_heads_need_equal_widths(name, one, other):
   wrong = dataclasses.replace(objective, **{other: head})
   message = f"objective.{one}.out_dim gives width 4 .*{other}.out_dim width 3"
   with pytest.raises(ValueError, match=message):
-    jax.eval_shape(lambda key: wrong.init(key, D), jax.random.key(0))
+    jax.eval_shape(lambda key: wrong.init(key, Spec(D)), jax.random.key(0))
 
 
 def test_dissl_warns_if_collapse_lowers_the_loss():

@@ -23,6 +23,7 @@ from objectives.cases import (
 
 from jssl.losses.rows import l2_normalize
 from jssl.models.heads import Head, Prototypes
+from jssl.models.tokens import Spec
 from jssl.objectives import queue
 
 AVERAGED = ["moco_v3_queue", "byol", "dino"]
