@@ -75,7 +75,6 @@ def from_linen(
 
   Example:
     >>> import flax.linen as nn
-  import jax
     >>> class Linear(nn.Module):
     ...   @nn.compact
     ...   def __call__(self, images, train, keys=None):
@@ -98,7 +97,7 @@ def from_linen(
   check_value("model.mean", mean, tuple[float, ...])
   check_value("model.std", std, tuple[Positive[float], ...])
 
-  def standardize(images: Array) -> Images:
+  def standardize(images: Array) -> Float[Array, "*n h w c"]:
     if images.dtype == jnp.uint8:
       images = images.astype(float) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):

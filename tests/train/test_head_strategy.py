@@ -15,11 +15,12 @@ from jssl.augment import Augment
 from jssl.config.build import build_optimizer
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
+from jssl.models.tokens import Encoded
 from jssl.objectives.base import Features
+from jssl.objectives.encode import make_encoder, rows_of
 from jssl.objectives.simclr import SimCLR
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
-from jssl.train.chunked import make_encoder, rows_of
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
@@ -39,7 +40,7 @@ def linear() -> Backbone:
 
   def apply(variables, images, *, train, keys=None):
     x = images.reshape(len(images), -1)
-    return x @ variables["params"]["w"], variables
+    return Encoded(x @ variables["params"]["w"]), variables
 
   return Backbone(init, apply, D)
 
@@ -58,7 +59,7 @@ def one_step(how):
 
 def expected(state, how):
   """Backbone and head after the step, and the inner gradient's norm."""
-  encoder = make_encoder(linear(), AUGMENT, 2)
+  encoder = make_encoder(linear(), AUGMENT, OBJECTIVE)
   rows = rows_of(BATCH["image"], state.rng, 0)
   key = rng.stream(state.rng, "objective", 0)
   half = B // 2 if how.batch == "fresh" else B
@@ -81,7 +82,7 @@ def expected(state, how):
     return phi
 
   def total(params):
-    (h,) = encoder({"params": params}, {}, rows).student
+    (h,) = encoder({"params": params}, {}, rows).features.pooled
     answer = respond(h[:, :half])
     if how.strategy == "alternating":
       answer = jax.lax.stop_gradient(answer)
@@ -89,7 +90,7 @@ def expected(state, how):
 
   params = state.backbone["params"]
   gradient = jax.grad(total)(params)
-  (h,) = encoder({"params": params}, {}, rows).student
+  (h,) = encoder({"params": params}, {}, rows).features.pooled
   answer = respond(h[:, :half])
   rest = tree.norm(jax.grad(inner)(answer, h[:, :half]))
   return {"w": params["w"] - RATE * gradient["w"]}, answer, rest
