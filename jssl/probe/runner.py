@@ -32,7 +32,7 @@ from jssl.probe.splits import LabelsError
 from jssl.probe.suite import probe_records, spectrum_record
 from jssl.runtime import compilation, distributed
 from jssl.runtime.goodput import Clock
-from jssl.runtime.workdir import check_workdir_shared
+from jssl.runtime.workdir import check_workdir_shared, lock
 from jssl.typing import Variables
 
 # One row per start of the probe: how it spent its time.
@@ -281,7 +281,8 @@ def run(
 
   Raises:
     FileNotFoundError: if there is no run, no checkpoint or no data set.
-    ValueError: if the config is invalid, or labels do not allow probes.
+    ValueError: if the config is invalid, labels do not allow probes, or another
+      probe of the workdir is running.
     CheckpointError: if no checkpoint could be read.
   """
   clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
@@ -300,20 +301,24 @@ def run(
   check_workdir_shared(workdir)
   own = read_config(workdir)
   config = change_dataset(own, dataset, data_dir, test_split)
-  runner = Runner(
-    workdir,
-    config,
-    clock,
-    overwrite=overwrite,
-    diagnostics=diagnostics,
-    pin_best=config.data.name == own.data.name,
-    log=log,
-  )
   advice = (
     "Lower probe.batch_size or probe.memory_limit_gib in "
     f"{os.path.join(workdir, 'config.json')}"
   )
-  with compilation.explain_errors("the probe", advice):
+  with (
+    compilation.explain_errors("the probe", advice),
+    # Each record rewrites `probe.jsonl`: a second probe would lose some.
+    lock(workdir, "probe.lock"),
+  ):
+    runner = Runner(
+      workdir,
+      config,
+      clock,
+      overwrite=overwrite,
+      diagnostics=diagnostics,
+      pin_best=config.data.name == own.data.name,
+      log=log,
+    )
     with clock.running():
       runner.run(follow=follow)
     if export:

@@ -35,6 +35,9 @@ _VISIBLE_SECONDS = 10.0
 # A lock that its holder does not renew for so long is stale.
 _STALE_SECONDS = 30.0
 
+# Time for a file system without locks to show the lock of another host.
+_SETTLE_SECONDS = 2.0
+
 
 def check_workdir(workdir: str | os.PathLike) -> None:
   """Raises ValueError if a workdir is not the path of a folder."""
@@ -147,11 +150,7 @@ def claim_workdir(
 def lock_workdir(
   config: Mapping[str, Any], workdir: str | os.PathLike
 ) -> Iterator[Callable[[], None]]:
-  """Makes and claims a workdir, and locks it against a second run.
-
-  The kernel releases the lock of a process that ends. Network file systems may
-  not show it to other hosts, so its holder also renews the time of the file: a
-  lock of another host counts unless it is not renewed for `_STALE_SECONDS`.
+  """Makes and claims a workdir, and locks it against a second training.
 
   Yields:
     A function that keeps the claim. After an error before its first call, a
@@ -161,35 +160,10 @@ def lock_workdir(
     ValueError: on every process, if another run holds the lock, the workdir
       has another config, or is not shared by all processes.
   """
-  path = pathlib.Path(workdir) / "lock"
   if distributed.is_first():
-    path.parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
   check_workdir_shared(workdir)
-  with contextlib.ExitStack() as stack:
-    error = ""
-    if distributed.is_first():
-      file = stack.enter_context(path.open("a"))
-      if _is_held(path, file):
-        holder = files.read_json(path) or {}
-        error = (
-          f"--workdir={workdir} is in use by process {holder.get('pid')} on "
-          f"{holder.get('host')}, started {holder.get('started')}: wait for it "
-          "to end, stop it, or choose another --workdir"
-        )
-      else:
-        holder = {
-          "host": socket.gethostname(),
-          "pid": os.getpid(),
-          "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        }
-        file.truncate(0)
-        file.write(json.dumps(holder))
-        file.flush()
-        os.fsync(file.fileno())  # Other hosts see no buffers.
-        stack.callback(file.truncate, 0)
-        stack.enter_context(_renewed(path))
-    if error := distributed.broadcast_from_first(error):
-      raise ValueError(error)
+  with lock(workdir, "lock"):
     claimed = _config_path(workdir)
     is_new = not claimed.exists()
     claim_workdir(config, workdir)
@@ -203,29 +177,76 @@ def lock_workdir(
       raise
 
 
-def _is_held(path: pathlib.Path, file: TextIO) -> bool:
-  """Locks a file and returns False, or returns True if another run has it."""
+@contextlib.contextmanager
+def lock(workdir: str | os.PathLike, name: str) -> Iterator[None]:
+  """Locks a workdir by the file `name` in it.
+
+  The kernel releases the lock of a process that ends. Network file systems may
+  not show it to other hosts, so its holder also renews the time of the file: a
+  lock of another host counts unless it is not renewed for `_STALE_SECONDS`.
+
+  Raises:
+    ValueError: on every process, if another run holds the lock.
+  """
+  path = pathlib.Path(workdir) / name
+  with contextlib.ExitStack() as stack:
+    error = ""
+    if distributed.is_first():
+      file = stack.enter_context(path.open("a"))
+      own: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+      }
+      if _acquire(path, file, own):
+        stack.callback(file.truncate, 0)
+        stack.enter_context(_renewed(path))
+      else:
+        who = "a process that has just started"
+        if holder := files.read_json(path):
+          who = (
+            f"process {holder.get('pid')} on {holder.get('host')}, started "
+            f"{holder.get('started')}"
+          )
+        error = (
+          f"--workdir={workdir} is in use by {who} (see {name}): wait for it "
+          "to end, stop it, or choose another --workdir"
+        )
+    if error := distributed.broadcast_from_first(error):
+      raise ValueError(error)
+    yield
+
+
+def _acquire(path: pathlib.Path, file: TextIO, own: Mapping[str, Any]) -> bool:
+  """Locks a file and writes its owner; False if another run has it."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     has_locks = True
   except BlockingIOError:
-    return True
+    return False
   except OSError:  # The file system has no locks.
     has_locks = False
   holder = files.read_json(path)
-  own = holder is not None and holder.get("host") == socket.gethostname()
-  if holder is None or (own and has_locks):
-    return False
-  logging.warning(
-    "%s is the lock of process %s on %s; checking for %g s if it is renewed.",
-    path,
-    holder.get("pid"),
-    holder.get("host"),
-    _STALE_SECONDS,
-  )
-  before = path.stat().st_mtime_ns
-  time.sleep(_STALE_SECONDS)
-  return path.stat().st_mtime_ns != before
+  if holder and not (has_locks and holder.get("host") == own["host"]):
+    logging.warning(
+      "%s is the lock of process %s on %s; checking for %g s if it is renewed.",
+      path,
+      holder.get("pid"),
+      holder.get("host"),
+      _STALE_SECONDS,
+    )
+    before = path.stat().st_mtime_ns
+    time.sleep(_STALE_SECONDS)
+    if path.stat().st_mtime_ns != before:
+      return False
+  file.truncate(0)
+  file.write(json.dumps(own))
+  file.flush()
+  os.fsync(file.fileno())  # Other hosts see no buffers.
+  if not has_locks:
+    # Another host may have read the file before this one wrote it.
+    time.sleep(_SETTLE_SECONDS)
+  return files.read_json(path) == own
 
 
 @contextlib.contextmanager

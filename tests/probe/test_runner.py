@@ -20,7 +20,7 @@ from jssl.data.source import InMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import dataset, runner
-from jssl.runtime.workdir import claim_workdir
+from jssl.runtime.workdir import claim_workdir, lock
 
 SHAPE = (4, 4, 1)
 
@@ -422,6 +422,17 @@ def test_too_little_memory_is_one_line(workdir, monkeypatch):
 def test_no_checkpoint_is_an_error(workdir):
   with pytest.raises(FileNotFoundError, match="--follow"):
     run(workdir)
+
+
+def test_a_second_probe_is_refused(workdir):
+  save(workdir, 10)
+  with lock(workdir, "probe.lock"):
+    with pytest.raises(ValueError, match=r"in use by process .*probe\.lock"):
+      run(workdir)
+    assert not (workdir / "probe.jsonl").exists()
+  with lock(workdir, "lock"):  # Of a training.
+    run(workdir)
+  assert (workdir / "probe.jsonl").exists()
 
 
 def test_a_directory_that_is_no_run_is_an_error(tmp_path):

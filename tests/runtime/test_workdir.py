@@ -1,6 +1,7 @@
 """The lock of a workdir, and files in it that are damaged."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -46,6 +47,40 @@ def test_a_claim_without_a_step_is_given_back(tmp_path):
   fail(other, after_a_step=True)
   fail(other, after_a_step=False)
   assert load_config(tmp_path) == other
+
+
+def no_locks(*_):
+  raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("other", ['{"host": "elsewhere", "pid": 7}', "{{"])
+def test_two_hosts_lock_a_file_system_without_locks(
+  tmp_path, monkeypatch, other
+):
+  """Both read the file before either wrote it; the last one has the lock."""
+  monkeypatch.setattr(workdir_lib.fcntl, "flock", no_locks)
+  monkeypatch.setattr(workdir_lib, "_SETTLE_SECONDS", 0.5)
+  path = tmp_path / "lock"
+  timer = threading.Timer(0.2, path.write_text, [other])
+  timer.start()
+  expected = "in use by (process 7 on elsewhere|a process that has just)"
+  with (
+    pytest.raises(ValueError, match=expected),
+    lock_workdir(CONFIG, tmp_path),
+  ):
+    pass
+  timer.join()
+  assert path.read_text() == other
+  path.unlink()
+  with lock_workdir(CONFIG, tmp_path):
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_before_its_holder_is_written(tmp_path):
+  with lock_workdir(CONFIG, tmp_path):
+    (tmp_path / "lock").write_text("")
+    with pytest.raises(ValueError, match="by a process that has just started"):
+      lock_workdir(CONFIG, tmp_path).__enter__()
 
 
 def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path):
