@@ -5,8 +5,9 @@ Subfolders `train` and `test`, `val`, `valid` or `validation` at the top are
 splits. With `train` alone or none of them, a tenth of each class becomes
 `test`, chosen by a hash of the file names.
 
-Linked folders are followed. Hidden files and folders and files with other
-suffixes are not taken; a warning has their number.
+Linked folders are followed, but no folder may be in two classes. Hidden files
+and folders and files with other suffixes are not taken; a warning has their
+number.
 """
 
 import collections
@@ -56,14 +57,20 @@ def _is_taken(path: Path, others: Others, *, hidden: bool = False) -> bool:
 
 
 def _list_images(folder: Path, others: Others) -> list[Path]:
-  images = []
+  images, visited = [], set()
   # `Path.rglob` would skip folders that cannot be read.
   for parent, folders, names in os.walk(
     folder, onerror=_raise, followlinks=True
   ):
     path = Path(parent)
+    real = path.resolve()
+    if real in visited:  # Links between folders can form a loop.
+      folders.clear()
+      others["that are folders listed before"] += 1
+      continue
+    visited.add(real)
     for link in [n for n in folders if (path / n).is_symlink()]:
-      if path.resolve().is_relative_to((path / link).resolve()):
+      if real.is_relative_to((path / link).resolve()):
         folders.remove(link)
         others["that are links to a folder around them"] += 1
     parts = path.relative_to(folder.parent).parts
@@ -153,6 +160,20 @@ def key(path: Path, root: Path) -> bytes:
   return os.fsencode(path.relative_to(root).as_posix())
 
 
+def _check_folders_once(splits: dict[str, Classes]) -> None:
+  """Raises ValueError if a link puts a folder in two classes or splits."""
+  listed: dict[Path, Path] = {}
+  for classes in splits.values():
+    for paths in classes.values():
+      for folder in sorted({path.parent for path in paths}):
+        first = listed.setdefault(folder.resolve(), folder)
+        if first != folder:
+          raise ValueError(
+            f"{first} and {folder} are the same folder; expected each image in "
+            "one class of one split; remove the link"
+          )
+
+
 def _hold_out(classes: Classes, root: Path) -> tuple[Classes, Classes]:
   """Splits each class 9:1 by a hash of the file names."""
 
@@ -175,7 +196,8 @@ def list_splits(source: Path) -> dict[str, Classes]:
   Raises:
     ValueError: if a folder is empty, folders are neither classes nor splits, a
       class has a name that TFDS does not keep or too few images to train,
-      validate and test on, or a split has a class that `train` does not have.
+      validate and test on, a split has a class that `train` does not have, or a
+      link puts a folder in two classes.
   """
   others: Others = collections.Counter()
   splits = _list_split_folders(source, others) or {
@@ -183,6 +205,7 @@ def list_splits(source: Path) -> dict[str, Classes]:
   }
   if counts := _count(others):
     logging.warning("%s%s.", source, counts)
+  _check_folders_once(splits)
   classes = splits["train"]
   if "test" not in splits and "val" in splits:
     splits["test"] = splits.pop("val")

@@ -55,6 +55,28 @@ def test_nothing_is_said_of_a_folder_that_is_taken_whole(tmp_path, caplog):
   assert not caplog.text
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_links_that_form_a_loop(tmp_path, caplog, outside):
+  """Each image is taken once, or the link is named."""
+  source = tmp_path / "set"
+  for name in ("a", "b"):
+    write(source / name)
+  if outside:
+    for name, other in ("xy", "yx"):
+      write(tmp_path / name)
+      (tmp_path / name / "link").symlink_to(tmp_path / other)
+    (source / "a" / "link").symlink_to(tmp_path / "x")
+    assert taken(list_splits(source)) == {"a": 15, "b": 5}
+    assert "1 that are folders listed before" in caplog.text
+    (source / "b" / "link").symlink_to(tmp_path / "x" / "link")
+  else:
+    (source / "a" / "link").symlink_to("../b")
+    (source / "b" / "link").symlink_to("../a")
+  message = f"{source}/a/link.* and {source}/b.* are the same folder"
+  with pytest.raises(ValueError, match=message):
+    list_splits(source)
+
+
 def test_linked_folders_are_followed(tmp_path, caplog):
   write(tmp_path / "store" / "cats")
   write(tmp_path / "set" / "dog")
