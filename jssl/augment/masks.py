@@ -171,7 +171,6 @@ class MultiBlock(NamedTuple):
 
 
 def multi_block(
-  size_key: Key,
   key: Key,
   grid: tuple[int, int],
   context_patches: int,
@@ -184,15 +183,15 @@ def multi_block(
 ) -> MultiBlock:
   """Draws the context and the target blocks of I-JEPA.
 
-  The rule of Assran et al. (CVPR 2023): all targets of a step have one size,
+  The rule of Assran et al. (CVPR 2023): all targets of an image have one size,
   whose area and aspect ratio follow from one uniform number; the context is a
   square block without the patches of any target. Bottom and right edges are
   excluded from positions, so the last row and column are never used. If the
   targets leave fewer than `min_context` + 1 patches, only the first of them
-  are removed, as many as leave enough.
+  are removed, as many as leave enough. The official code draws one size per
+  step, because blocks of a batch must have one shape there.
 
   Args:
-    size_key: key of the step; the same for all images of a batch.
     key: key of the image.
     grid: rows and columns of patches.
     context_patches: length of the context. The first patches in raster order
@@ -214,8 +213,9 @@ def multi_block(
       f"a grid of {grid} patches has a context of {smallest} patches; it must "
       f"exceed min_context={min_context}"
     )
-  context_size_key, target_size_key = jax.random.split(size_key)
-  context_key, target_key = jax.random.split(key)
+  context_size_key, target_size_key, context_key, target_key = jax.random.split(
+    key, 4
+  )
   height, width = _block_size(target_size_key, grid, target_area, target_aspect)
   targets = jax.vmap(
     lambda key: _random_block(key, grid, height, width).reshape(-1)

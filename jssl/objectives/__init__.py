@@ -11,10 +11,11 @@ from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
+from jssl.objectives.ijepa import IJEPA
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.mae import MAE
 from jssl.objectives.moco_v3 import MoCoV3
-from jssl.objectives.momentum import MomentumObjective
+from jssl.objectives.momentum import MomentumObjective, TeacherObjective
 from jssl.objectives.nnclr import NNCLR
 from jssl.objectives.projector import (
   DistillationObjective,
@@ -39,6 +40,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
   "dcl": DCL,
   "dino": DINO,
   "dissl": DISSL,
+  "ijepa": IJEPA,
   "lejepa": LeJEPA,
   "mae": MAE,
   "moco_v3": MoCoV3,
@@ -59,6 +61,7 @@ __all__ = [
   "DCL",
   "DINO",
   "DISSL",
+  "IJEPA",
   "MAE",
   "NNCLR",
   "OBJECTIVES",
@@ -80,6 +83,7 @@ __all__ = [
   "Spectral",
   "SupCon",
   "SwAV",
+  "TeacherObjective",
   "TwoViewObjective",
   "VICReg",
 ]

