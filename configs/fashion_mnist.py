@@ -23,6 +23,8 @@ from jssl.config import recipes
 _PROJECTOR = {"hidden_dims": (512,), "out_dim": 128}
 _WIDE = {"hidden_dims": (512,), "out_dim": 512}
 
+_DECODER = {"width": 64, "depth": 2, "num_heads": 4}
+
 METHODS: dict[str, dict[str, Any]] = {
   "simclr": {"temperature": 0.1, "projector": _PROJECTOR},
   "dcl": {"temperature": 0.1, "projector": _PROJECTOR},
@@ -75,6 +77,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "student": {"out_dim": 128},
     "teacher": {"hidden_dims": (512,), "out_dim": 128},
   },
+  "mae": {"decoder": _DECODER},
+  "simmim": {"mask_unit_px": 7},
+  "ijepa": {
+    "predictor": _DECODER,
+    "num_targets": 2,
+    "min_context": 3,
+    "momentum_start": 0.99,
+  },
 }
 
 
@@ -96,7 +106,7 @@ def get_config(arg: str = "simclr") -> ConfigDict:
       },
       "checkpoint": {"every_steps": steps},
       "log": {"every_steps": 26},
-      # Short, because sixteen methods are probed.
+      # Short, because many methods are probed.
       "probe": {"label_fractions": (), "minibatch_epochs": 5},
     }
   )

@@ -214,6 +214,15 @@ def moco_views() -> Section:
   return {**simclr_views(crop_min_area=0.2), **colour_strength(0.5)}
 
 
+def crop_views(*, crop_min_area: float) -> Section:
+  """Returns crops and flips only, as masked-image methods use them."""
+  return {
+    "crop_size_px": 224,
+    "crop_min_area": crop_min_area,
+    "flip_probability": 0.5,
+  }
+
+
 def byol_views(*, crop_min_area: float = 0.08) -> Section:
   """Returns BYOL's augmentation for ImageNet, whose two views differ."""
   return {
