@@ -18,7 +18,9 @@ from jssl.models.tokens import Drop, Encoded, Grid, Mask, Replace, patches
 from jssl.models.vit_layers import (
   Block,
   Expansion,
+  Gelu,
   LayerNorm,
+  QkvBias,
   drop_path_factors,
   pooled,
   resized_positions,
@@ -34,7 +36,7 @@ from jssl.typing import (
   check_fields,
 )
 
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "cls_mean"]
 Positions = Literal["sincos", "learned"]
 Remat = Literal["none", "block", "dots"]
 
@@ -57,10 +59,19 @@ class ViT:
     depth: number of blocks.
     num_heads: number of attention heads; must divide `width`.
     mlp_ratio: hidden width of the MLPs over `width`.
-    pooling: the feature is the mean of the normalised patch tokens ("mean"), or
-      the normalised class token ("cls").
+    pooling: the feature is the mean of the normalised patch tokens ("mean"),
+      the normalised class token ("cls"), or the class token and the mean one
+      after the other ("cls_mean": twice the width).
+    num_registers: number of learned tokens between the class token and the
+      patches, without positions (Darcet et al., ICLR 2024). No output contains
+      them.
     positions: fixed for the grid of the image ("sincos"), or "learned" for the
       grid of the images of `init` and interpolated for other grids.
+    gelu: the GELU of the MLPs, by its "tanh" approximation (JAX's default) or
+      exact, by "erf" (PyTorch's default, and so in most published weights).
+    norm_epsilon: epsilon of the layer norms (DINOv3: 1e-5).
+    qkv_bias: linear maps of the attention that have a bias: "qkv", "qv"
+      (SimMIM, DINOv3) or "none".
     zero_init_residual: True to initialise the last layer of each branch with
       zeros, so that a block starts as the identity (Goyal et al. 2017).
     layer_scale: initial value of LayerScale (Touvron et al., ICCV 2021: 0.1
@@ -90,7 +101,11 @@ class ViT:
   num_heads: Positive[int]
   mlp_ratio: Positive[int] = 4
   pooling: Pooling = "mean"
+  num_registers: NonNegative[int] = 0
   positions: Positions = "sincos"
+  gelu: Gelu = "tanh"
+  norm_epsilon: Positive[float] = 1e-6
+  qkv_bias: QkvBias = "qkv"
   zero_init_residual: bool = False
   layer_scale: NonNegative[float] = 0.0
   drop_path: Decay = 0.0
@@ -114,10 +129,16 @@ class ViT:
         f"model.expand_dim={self.expand_dim} must be 0 or a multiple of "
         f"model.width={self.width}"
       )
+    if self.expand_dim and self.pooling == "cls_mean":
+      raise ValueError(
+        f"model.expand_dim={self.expand_dim} expands one token: expected "
+        'model.pooling "mean" or "cls", not "cls_mean"'
+      )
 
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""
-    feature_dim = self.expand_dim or self.width
+    parts = 2 if self.pooling == "cls_mean" else 1
+    feature_dim = self.expand_dim or parts * self.width
     return from_linen(
       Encoder(self), feature_dim, mean=self.mean, std=self.std, grid=self.grid
     )
@@ -162,36 +183,61 @@ class Encoder(nn.Module):
     if isinstance(mask, Drop):
       x = jnp.take_along_axis(x, mask.visible[..., None], axis=1)
       valid = mask.valid
-    prefix = 0
-    if config.pooling == "cls":
-      # The token is a parameter, so it needs no position embedding.
-      init = nn.initializers.normal(0.02)
-      cls = self.param("cls", init, (config.width,), jnp.float32)
-      cls = jnp.broadcast_to(cls.astype(dtype), (len(x), 1, config.width))
-      x = jnp.concatenate([cls, x], axis=1)
-      prefix = 1
+    prefix = self._prefix(x)
+    if prefix is not None:
+      x = jnp.concatenate([prefix, x], axis=1)
       if valid is not None:
-        valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
+        pad = ((0, 0), (prefix.shape[1], 0))
+        valid = jnp.pad(valid, pad, constant_values=True)
     n = x.shape[1]
 
     factors = None
     if train and keys is not None and config.drop_path:
       factors = drop_path_factors(keys, config.depth, config.drop_path)
     x = self._blocks(x.reshape(-1, config.width), n, factors, valid)
-
     if config.pooling == "cls" and not tokens:
       # The layers below act on each token alone: drop the patch tokens.
       x, n = x.reshape(-1, n, config.width)[:, 0], 1
-    x = LayerNorm(dtype=dtype, name="norm")(x)
-    by_image = x.reshape(-1, n, config.width)
-    if prefix:
-      x, n, valid = by_image[:, 0], 1, None
+    x = LayerNorm(config.norm_epsilon, dtype=dtype, name="norm")(x)
+    return self._outputs(x.reshape(-1, n, config.width), mask, tokens)
+
+  def _prefix(self, x: Float[Array, "b n d"]) -> Float[Array, "b p d"] | None:
+    """Returns the tokens before the patches: class token and registers."""
+    config, prefix = self.config, []
+    # They are parameters, so they need no position embedding.
+    init = nn.initializers.normal(0.02)
+    if config.pooling != "mean":
+      cls = self.param("cls", init, (config.width,), jnp.float32)
+      prefix.append(cls[None])
+    if config.num_registers:
+      shape = (config.num_registers, config.width)
+      prefix.append(self.param("registers", init, shape, jnp.float32))
+    if not prefix:
+      return None
+    together = jnp.concatenate(prefix).astype(x.dtype)
+    return jnp.broadcast_to(together, (len(x), *together.shape))
+
+  def _outputs(
+    self, x: Float[Array, "b n d"], mask: Mask | None, tokens: bool
+  ) -> Encoded:
+    """Pools normalised tokens."""
+    config = self.config
+    valid = mask.valid if isinstance(mask, Drop) else None
+    cls = config.pooling != "mean"
+    patch_tokens = x[:, cls + config.num_registers :]
+    pool, y = config.pooling, patch_tokens
+    if pool == "cls":
+      y, valid = x[:, :1], None
+    n, y = y.shape[1], y.reshape(-1, config.width)
     if config.expand_dim:
+      dtype = jnp.dtype(config.dtype)
       expansion = Expansion(config.expand_dim, n, dtype, name="expansion")
-      feature = expansion(x, valid)
+      feature = expansion(y, valid)
     else:
-      feature = pooled(x, n, valid)
-    return Encoded(feature, by_image[:, prefix:] if tokens else None)
+      feature = pooled(y, n, valid)
+    if pool == "cls_mean":
+      feature = jnp.concatenate([x[:, 0], feature], axis=1)
+    return Encoded(feature, patch_tokens if tokens else None)
 
   def _replaced(
     self, x: Float[Array, "b n d"], mask: Mask | None
@@ -247,6 +293,9 @@ class Encoder(nn.Module):
       config.zero_init_residual,
       config.layer_scale,
       jnp.dtype(config.dtype),
+      config.gelu,
+      config.norm_epsilon,
+      config.qkv_bias,
     )
     if config.scan_layers:
       scan = nn.scan(

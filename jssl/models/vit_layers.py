@@ -5,6 +5,7 @@ with one leading dimension as with two. On other backends the speed is the same.
 """
 
 import functools
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 from jssl import rng
 from jssl.mesh import rows_on_all
 from jssl.typing import Keys
+
+Gelu = Literal["tanh", "erf"]
+QkvBias = Literal["qkv", "qv", "none"]
 
 _EXPANSION_HIDDEN_DIM = 512
 
@@ -124,6 +128,9 @@ class Block(nn.Module):
   zero_init_residual: bool
   layer_scale: float
   dtype: jnp.dtype
+  gelu: Gelu = "tanh"
+  norm_epsilon: float = 1e-6
+  qkv_bias: QkvBias = "qkv"
 
   @nn.compact
   def __call__(
@@ -153,14 +160,23 @@ class Block(nn.Module):
         y = y * of_tokens.astype(self.dtype)[:, None]
       return y
 
-    y = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-    y = nn.Dense(3 * d, dtype=self.dtype, name="qkv")(y)
+    norm = functools.partial(LayerNorm, self.norm_epsilon, dtype=self.dtype)
+    y = norm(name="attention_norm")(x)
+    bias = self.qkv_bias == "qkv"
+    y = nn.Dense(3 * d, use_bias=bias, dtype=self.dtype, name="qkv")(y)
+    if self.qkv_bias == "qv":
+      zeros = nn.initializers.zeros
+      q = self.param("q_bias", zeros, (d,), jnp.float32)
+      v = self.param("v_bias", zeros, (d,), jnp.float32)
+      biases = jnp.concatenate([q, jnp.zeros_like(q), v])
+      y = y + biases.astype(self.dtype)[None]
     y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
     y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2], valid).reshape(-1, d)
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
-    y = LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
-    y = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y))
+    y = norm(name="mlp_norm")(x)
+    y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
+    y = nn.gelu(y, approximate=self.gelu == "tanh")
     return x + weighted(last(name="mlp_out")(y), 1, "mlp")
 
 

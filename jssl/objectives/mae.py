@@ -51,7 +51,8 @@ class MAE(Objective):
     if spec.feature_dim != grid.width:
       raise ValueError(
         f"MAE needs features of the width of tokens, {grid.width}, not "
-        f"{spec.feature_dim}: set model.expand_dim=0"
+        f"{spec.feature_dim}: set model.expand_dim=0 and model.pooling to "
+        '"cls" or "mean"'
       )
     self._visible(grid)
     pixels = spec.channels * grid.patch_size_px**2

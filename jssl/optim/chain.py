@@ -29,7 +29,7 @@ from jssl.typing import (
 STACKED = "blocks"
 """Path component of leaves whose first axis is the layer (`model.scan_layers`).
 Other blocks are called `block_0` etc."""
-_VECTORS = frozenset({"bias", "scale", "positions", "cls"})
+_VECTORS = frozenset({"bias", "scale", "positions", "cls", "registers"})
 
 
 def is_stacked(name: str) -> bool:
@@ -40,10 +40,11 @@ def is_stacked(name: str) -> bool:
 def is_matrix(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
   """True if a leaf is a matrix or a convolution, or a stack of them.
 
-  Biases, norm scales, learned positions and class tokens are not, whatever
-  their shape. SimCLR's LARS and BERT's LAMB exclude biases and norms. For ViTs,
-  timm and MAE's fine-tuning exclude positions and tokens too, while DINO decays
-  them; here they are excluded, because they are offsets, as biases are.
+  Biases, norm scales, learned positions, class and register tokens are not,
+  whatever their shape. SimCLR's LARS and BERT's LAMB exclude biases and norms.
+  For ViTs, timm and MAE's fine-tuning exclude positions and tokens too, while
+  DINO decays them; here they are excluded, because they are offsets, as biases
+  are.
   """
   if name.split("/")[-1] in _VECTORS:
     return False

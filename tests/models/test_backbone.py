@@ -28,12 +28,12 @@ IMAGES = np.random.default_rng(0).random((6, 2, 2, 1), np.float32)
 
 
 def test_each_image_uses_its_own_key():
-  (h, _), _ = BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=KEYS)
+  (h, *_), _ = BACKBONE.apply(VARIABLES, IMAGES, train=True, keys=KEYS)
   noise = jax.vmap(lambda key: jax.random.normal(key, (1,)))(KEYS)
   np.testing.assert_allclose(
     h, IMAGES.mean((1, 2)) + noise, rtol=1e-5, atol=1e-6
   )
-  (chunk, _), _ = BACKBONE.apply(
+  (chunk, *_), _ = BACKBONE.apply(
     VARIABLES, IMAGES[2:4], train=True, keys=KEYS[2:4]
   )
   np.testing.assert_array_equal(chunk, h[2:4])
@@ -43,7 +43,7 @@ def test_each_image_uses_its_own_key():
   "how", [{"train": True}, {"train": False}, {"train": False, "keys": KEYS}]
 )
 def test_no_randomness_in_evaluation_or_without_keys(how):
-  (h, _), _ = BACKBONE.apply(VARIABLES, IMAGES, **how)
+  (h, *_), _ = BACKBONE.apply(VARIABLES, IMAGES, **how)
   np.testing.assert_allclose(h, IMAGES.mean((1, 2)), rtol=1e-6)
 
 

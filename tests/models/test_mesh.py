@@ -45,7 +45,7 @@ def test_each_device_holds_the_rows_of_its_own_images(model, shapes):
   )
 
   def loss(params, rest, images):
-    (h, _), _ = backbone.apply({**rest, "params": params}, images, train=True)
+    (h, *_), _ = backbone.apply({**rest, "params": params}, images, train=True)
     return jnp.mean(h**2)
 
   compiled = (

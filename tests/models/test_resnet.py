@@ -105,9 +105,9 @@ def test_training_updates_statistics_and_evaluation_uses_them(shallow):
   before = variables["batch_stats"]["stem_norm"]["mean"]
   assert np.abs(after["batch_stats"]["stem_norm"]["mean"] - before).max() > 0
   evaluate = jit(lambda v, x: backbone.apply(v, x, train=False))
-  (h, _), same = evaluate(after, x)
+  (h, *_), same = evaluate(after, x)
   jax.tree.map(np.testing.assert_array_equal, same, after)
-  (among_others, _), _ = evaluate(after, np.concatenate([x[1:2], 1 - x[:5]]))
+  (among_others, *_), _ = evaluate(after, np.concatenate([x[1:2], 1 - x[:5]]))
   np.testing.assert_allclose(among_others[0], h[1], rtol=1e-4, atol=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_groups_reach_every_norm(shallow):
   def part(x):
     return model.backbone().apply(variables, x, train=True)
 
-  (h, _), after = whole(x)
+  (h, *_), after = whole(x)
   parts = [part(x[:4]), part(x[4:])]
   expected = np.concatenate([h.pooled for h, _ in parts])
   assert h.shape == (8, 64)

@@ -99,7 +99,7 @@ def test_features_have_their_shape_and_dtype(channels, model, dtype):
   backbone = dataclasses.replace(model, dtype=dtype).backbone()
   shape = (8, 8, channels)
   variables = jax.eval_shape(lambda: init_variables(0, backbone, shape))
-  (h, _), after = jax.eval_shape(
+  (h, *_), after = jax.eval_shape(
     lambda v, x: backbone.apply(v, x, train=True, keys=keys_of(3)),
     variables,
     jax.ShapeDtypeStruct((3, *shape), jnp.float32),
@@ -180,7 +180,7 @@ def test_scanned_and_recomputed_blocks_are_the_same_function():
   def value_and_gradient(variables, **changed):
     def loss(variables):
       same = dataclasses.replace(model, **changed)
-      (h, _), _ = same.backbone().apply(variables, x, train=True, keys=keys)
+      (h, *_), _ = same.backbone().apply(variables, x, train=True, keys=keys)
       return jnp.sin(h).sum()
 
     return jit(jax.value_and_grad(loss))(variables)
@@ -449,6 +449,11 @@ def test_expansion_is_its_formula():
     ({"dtype": "float33"}, r"model.dtype='float33': expected one of float32"),
     ({"expand_dim": 24}, r"model.expand_dim=24 .* model.width=16"),
     ({"pooling": "max"}, r"model.pooling='max'.*mean, cls"),
+    ({"pooling": "cls_mean", "expand_dim": 32}, r"model.expand_dim=32.*cls_me"),
+    ({"num_registers": -1}, r"model.num_registers=-1 must be at least 0"),
+    ({"norm_epsilon": 0.0}, r"model.norm_epsilon=0.0 must be positive"),
+    ({"qkv_bias": "k"}, r"model.qkv_bias='k'.*qkv, qv, none"),
+    ({"gelu": "exact"}, r"model.gelu='exact'.*tanh, erf"),
     ({"positions": "none"}, r"model.positions='none'.*sincos, learned"),
     ({"remat": "full"}, r"model.remat='full'.*none, block, dots"),
   ],

@@ -29,6 +29,7 @@ DEPTH = 3
     ("backbone/positions", (1, 5, 8), False),
     ("backbone/positions", (5, 8), False),
     ("backbone/cls", (1, 1, 8), False),
+    ("backbone/registers", (4, 8), False),
     ("backbone/attention/query/bias", (2, 4), False),
     ("head/prototypes", (8, 16), True),
     ("head/temperature", (), False),

@@ -81,7 +81,7 @@ def auc_after_training(objective):
       state, {"image": images, "label": jnp.zeros(BATCH, jnp.int32)}
     )
   pixels = digits().astype(np.float32) / 255
-  (h, _), _ = backbone.apply(state.backbone, pixels, train=False)
+  (h, *_), _ = backbone.apply(state.backbone, pixels, train=False)
   return collapse_auc(singular_values(np.asarray(h)))
 
 

@@ -152,7 +152,7 @@ def test_views_of_an_image_stay_together():
   small = random.random((3, 5, 2, 2, 3), np.float32)
   keys = per_row(jax.random.key(0), 5)
   features, _ = encode(backbone, {}, (x, small), keys)
-  for (h, _), images in zip(features, (x, small), strict=True):
+  for (h, *_), images in zip(features, (x, small), strict=True):
     np.testing.assert_allclose(h, images.mean(axis=(2, 3)), rtol=1e-6)
   np.testing.assert_array_equal(seen[0][0][:2], x[:, 0])
   np.testing.assert_array_equal(seen[1][0][:3], small[:, 0])
