@@ -1,12 +1,13 @@
 """Colour jitter in random order, and grayscale.
 
 The operations are torchvision's, on pixels in [0, 1]. Saturation and hue do not
-change images of one channel.
+change images of one channel. A fourth channel, opacity, is kept.
 
 Inside, an image is [c, h, w]: operations between channels are then elementwise
 over planes, which XLA vectorises on every backend.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -109,6 +110,13 @@ def _jitter(
   return jnp.where(chance[0] < probability, jittered, planes)
 
 
+def keep_opacity(change: Callable[[Images], Images], images: Images) -> Images:
+  """Applies a change of colours; keeps the fourth channel, if there is one."""
+  if images.shape[-1] < 4:
+    return change(images)
+  return jnp.concatenate([change(images[..., :3]), images[..., 3:]], axis=-1)
+
+
 def jitter(
   keys: Keys, images: Images, *, probability: float, **strengths: float
 ) -> Images:
@@ -119,18 +127,22 @@ def jitter(
   changes with `probability`. All `STRENGTHS` must be given.
   """
   ranges = {}
-  for name in STRENGTHS if images.shape[-1] == 3 else STRENGTHS[:2]:
+  for name in STRENGTHS if images.shape[-1] >= 3 else STRENGTHS[:2]:
     if s := strengths[name]:
       ranges[name] = (-s, s) if name == "hue" else (max(0.0, 1 - s), 1 + s)
   if not ranges:
     return images
-  planes = jax.vmap(partial(_jitter, probability=probability, ranges=ranges))(
-    keys, jnp.moveaxis(images, 3, 1)
-  )
-  return jnp.moveaxis(planes, 1, 3)
+
+  def change(images: Images) -> Images:
+    draw = partial(_jitter, probability=probability, ranges=ranges)
+    return jnp.moveaxis(jax.vmap(draw)(keys, jnp.moveaxis(images, 3, 1)), 1, 3)
+
+  return keep_opacity(change, images)
 
 
 def grayscale(images: Images) -> Images:
   """Replaces all channels by the luminance."""
+  if images.shape[-1] == 4:
+    return keep_opacity(grayscale, images)
   gray = luminance(jnp.moveaxis(images, 3, 0))
   return jnp.broadcast_to(gray[..., None], images.shape)

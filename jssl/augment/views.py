@@ -150,10 +150,10 @@ def _unit_interval(pixels: Pixels) -> Images:
   if (
     pixels.dtype != jnp.uint8
     or pixels.ndim != 4
-    or pixels.shape[-1] not in (1, 3)
+    or pixels.shape[-1] not in (1, 3, 4)
   ):
     raise TypeError(
-      "images must be uint8 [b, h, w, c] with c = 1 or 3, "
+      "images must be uint8 [b, h, w, c] with c = 1, 3 or 4, "
       f"not {pixels.dtype} {list(pixels.shape)}"
     )
   return jnp.asarray(pixels).astype(float) / 255
@@ -204,7 +204,7 @@ def _views_of_one_size(
         probability=augment.jitter_probability,
         **{name: getattr(augment, name) for name in colour.STRENGTHS},
       )
-    if augment.grayscale_probability and channels == 3:
+    if augment.grayscale_probability and channels >= 3:
       gray = colour.grayscale(view)
       view = _change(gray_keys, augment.grayscale_probability, gray, view)
     if any(augment.blur_probability):
@@ -216,8 +216,12 @@ def _views_of_one_size(
         sigmas=(augment.blur_sigma_min, augment.blur_sigma_max),
       )
     if any(augment.solarize_probability):
-      bright = view >= augment.solarize_threshold
-      inverted = jnp.where(bright, 1 - view, view)
+      inverted = colour.keep_opacity(
+        lambda view: jnp.where(
+          view >= augment.solarize_threshold, 1 - view, view
+        ),
+        view,
+      )
       view = _change(solarize_keys, solarizes, inverted, view)
     return view
 
@@ -247,7 +251,7 @@ def views(
   Args:
     augment: hyper-parameters, static under `jax.jit`.
     keys: one key per image, [b].
-    images: uint8 [b, h, w, c], c = 1 or 3.
+    images: uint8 [b, h, w, c], c = 1, 3 or 4 (the last: opacity).
     num_views: number v of large views.
 
   Returns:
@@ -255,7 +259,7 @@ def views(
     large [v, b, crop_size_px, crop_size_px, c].
 
   Raises:
-    TypeError: if the images are not uint8 [b, h, w, 1 or 3].
+    TypeError: if the images are not uint8 [b, h, w, c].
     ValueError: if the number of probabilities is neither 1 nor `num_views`.
   """
   for name in _PER_VIEW:
@@ -296,10 +300,10 @@ def center_view(
     (8, 24, 24, 3)
 
   Args:
-    images: uint8 [b, h, w, c], c = 1 or 3.
+    images: uint8 [b, h, w, c], c = 1, 3 or 4 (the last: opacity).
     crop_size_px: height and width of the result.
 
   Raises:
-    TypeError: if the images are not uint8 [b, h, w, 1 or 3].
+    TypeError: if the images are not uint8 [b, h, w, c].
   """
   return crop.center_crop(_unit_interval(images), size_px=crop_size_px)

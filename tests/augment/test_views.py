@@ -110,6 +110,20 @@ def test_each_option_controls_its_operation(x64, changes, want):
     np.testing.assert_allclose(one, want(image), rtol=0, atol=1e-9)
 
 
+def test_opacity_is_cropped_and_blurred_but_keeps_its_values():
+  keys, pixels = _keys(16), _pixels(16, channels=4)
+  geometry = {"jitter_probability": 0.0, "grayscale_probability": 0.0}
+  opacity = dataclasses.replace(
+    MULTI_CROP, solarize_probability=(0.0,), **geometry
+  )
+  got = make_views(MULTI_CROP, keys, pixels, 2)
+  colours = make_views(MULTI_CROP, keys, pixels[..., :3], 2)
+  alphas = make_views(opacity, keys, pixels[..., 3:], 2)
+  for views_, rgb, alpha in zip(got, colours, alphas, strict=True):
+    np.testing.assert_allclose(views_[..., :3], rgb, atol=1e-6)
+    np.testing.assert_allclose(views_[..., 3:], alpha, atol=1e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_solarize_inverts_from_the_threshold_on(x64, channels):
   pixels = _pixels(2, channels)
@@ -419,7 +433,7 @@ def test_wrong_number_of_probabilities_is_an_error(name):
   [
     np.zeros((2, 16, 16, 3)),
     np.zeros((16, 16, 3), np.uint8),
-    np.zeros((2, 16, 16, 4), np.uint8),
+    np.zeros((2, 16, 16, 2), np.uint8),
   ],
 )
 def test_images_of_other_dtypes_or_shapes_are_a_type_error(images):
@@ -429,7 +443,7 @@ def test_images_of_other_dtypes_or_shapes_are_a_type_error(images):
     center_view(images, crop_size_px=16)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_center_view(channels):
   pixels = _pixels(2, channels)
   same = center_view(pixels, crop_size_px=16)
