@@ -36,14 +36,15 @@ class Backbone(NamedTuple):
   Attributes:
     init: `(key, image_shape) -> variables`, with image_shape (h, w, c).
     apply: `(variables, images [n, h, w, c], *, train, keys=None, mask=None,
-      tokens=False) -> (Encoded, variables)`, with pooled features [n, d] and,
-      if asked for, patch tokens. Images are floats in [0, 1], or uint8, which
+      tokens=False, blocks=0) -> (Encoded, variables)`, with pooled features
+      [n, d] and, if asked for, patch tokens and the features of the last
+      `blocks` blocks. Images are floats in [0, 1], or uint8, which
       are divided by 255; they are standardised inside. With `train=True` the
       returned variables hold updated batch statistics, over all n images of
       the global batch. `keys` [n] are typed keys, one per image, so that
       random draws do not depend on chunks or meshes. Dropout and its like are
       off without keys and with `train=False`. `mask` hides patches, see `Drop`
-      and `Replace`. A backbone without tokens need not accept the last two.
+      and `Replace`. A backbone without tokens need not accept the last three.
     feature_dim: feature dimension d.
     grid: `image_shape -> Grid`, the patch tokens of an image; None if the
       backbone has no tokens and takes no masks.
@@ -84,7 +85,8 @@ def from_linen(
   Args:
     module: module called as `module(images, train=..., keys=...)` that returns
       features [n, d]; `keys` [n] or None are its only source of randomness.
-      With a grid, it is also given `mask` and `tokens` and returns `Encoded`.
+      With a grid, it is also given `mask`, `tokens` and `blocks` and returns
+      `Encoded`.
     feature_dim: feature dimension d.
     mean: mean of the pixels in [0, 1], one value or one per channel.
     std: standard deviation of the pixels, one value or one per channel.
@@ -127,14 +129,15 @@ def from_linen(
     keys: Keys | None = None,
     mask: Mask | None = None,
     tokens: bool = False,
+    blocks: int = 0,
   ) -> tuple[Encoded, Variables]:
     asked: dict[str, Any] = {}
     if grid is not None:
-      asked = {"mask": mask, "tokens": tokens}
-    elif tokens or mask is not None:
+      asked = {"mask": mask, "tokens": tokens, "blocks": blocks}
+    elif tokens or blocks or mask is not None:
       raise ValueError(
-        f"{type(module).__name__} has no patch tokens and takes no masks; use "
-        'model.name="vit"'
+        f"{type(module).__name__} has no patch tokens or blocks and takes no "
+        'masks; use model.name="vit"'
       )
     if keys is not None and keys.shape != images.shape[:1]:
       raise ValueError(

@@ -53,10 +53,13 @@ class Encoded(NamedTuple):
     pooled: one feature per image.
     tokens: one feature per patch, without class and register tokens; None
       unless asked for. Of masks that drop patches, those of the visible ones.
+    blocks: one feature per image and each of the last blocks, the last block
+      last; None unless asked for.
   """
 
   pooled: Float[Array, "*b d"]
   tokens: Float[Array, "*b n w"] | None = None
+  blocks: Float[Array, "*b l w"] | None = None
 
 
 class Replace(NamedTuple):

@@ -6,7 +6,7 @@ of MoCo v3 and MAE.
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ from jssl.models.vit_layers import (
   pooled,
   resized_positions,
   sincos_positions,
+  standardized,
 )
 from jssl.typing import (
   Decay,
@@ -172,7 +173,12 @@ class Encoder(nn.Module):
     keys: Keys | None = None,
     mask: Mask | None = None,
     tokens: bool = False,
+    blocks: int = 0,
   ) -> Encoded:
+    if not 0 <= blocks <= self.config.depth:
+      raise ValueError(
+        f"blocks={blocks}: expected 0 to model.depth={self.config.depth}"
+      )
     config, dtype = self.config, jnp.dtype(self.config.dtype)
     grid = config.grid(images.shape[1:])
     x = patches(images.astype(dtype), config.patch_size_px)
@@ -194,12 +200,20 @@ class Encoder(nn.Module):
     factors = None
     if train and keys is not None and config.drop_path:
       factors = drop_path_factors(keys, config.depth, config.drop_path)
-    x = self._blocks(x.reshape(-1, config.width), n, factors, valid)
+    x = x.reshape(-1, config.width)
+    x, of_blocks = self._blocks(x, n, factors, valid, blocks)
     if config.pooling == "cls" and not tokens:
       # The layers below act on each token alone: drop the patch tokens.
       x, n = x.reshape(-1, n, config.width)[:, 0], 1
-    x = LayerNorm(config.norm_epsilon, dtype=dtype, name="norm")(x)
-    return self._outputs(x.reshape(-1, n, config.width), mask, tokens)
+    norm = LayerNorm(config.norm_epsilon, dtype=dtype, name="norm")
+    x = norm(x)
+    encoded = self._outputs(x.reshape(-1, n, config.width), mask, tokens)
+    if of_blocks is None:
+      return encoded
+    affine = norm.variables["params"]
+    of_blocks = of_blocks * affine["scale"][None, None]
+    of_blocks = of_blocks + affine["bias"][None, None]
+    return encoded._replace(blocks=of_blocks)
 
   def _prefix(self, x: Float[Array, "b n d"]) -> Float[Array, "b p d"] | None:
     """Returns the tokens before the patches: class token and registers."""
@@ -276,8 +290,26 @@ class Encoder(nn.Module):
     tokens: int,
     factors: Float[Array, "depth 2 b"] | None,
     valid: Bool[Array, "b n"] | None,
-  ) -> Float[Array, "bn d"]:
+    last: int,
+  ) -> tuple[Float[Array, "bn d"], Float[Array, "b l d"] | None]:
+    """Runs the blocks; also returns features of the last ones, without affine.
+
+    The affine map of the norm commutes with the mean over tokens.
+    """
     config, kind = self.config, Block
+
+    def feature(x: Float[Array, "bn d"]) -> Float[Array, "b d"] | None:
+      if not last:
+        return None
+      x = x.reshape(-1, tokens, config.width)
+      if config.pooling != "mean":
+        return standardized(x[:, 0], config.norm_epsilon)
+      x, shown = x[:, config.num_registers :], valid
+      if shown is not None:
+        shown = shown[:, config.num_registers :]
+      y = standardized(x.reshape(-1, config.width), config.norm_epsilon)
+      return pooled(y, x.shape[1], shown)
+
     if config.remat != "none":
       policy = {
         "block": None,
@@ -298,15 +330,24 @@ class Encoder(nn.Module):
       config.qkv_bias,
     )
     if config.scan_layers:
+
+      def body(block: Block, x: Array, *rest: Any) -> tuple[Array, Any]:
+        x = block(x, *rest)
+        return x, feature(x)
+
       scan = nn.scan(
-        lambda block, x, factors, valid: (block(x, factors, valid), None),
+        body,
         in_axes=(0, nn.broadcast),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=config.depth,
       )
-      return scan(block(name="blocks"), x, factors, valid)[0]
+      x, features = scan(block(name="blocks"), x, factors, valid)
+      return x, features[-last:].swapaxes(0, 1) if last else None
+    features = []
     for i in range(config.depth):
       drawn = None if factors is None else factors[i]
       x = block(name=f"block_{i}")(x, drawn, valid)
-    return x
+      if i >= config.depth - last:
+        features.append(feature(x))
+    return x, jnp.stack(features, axis=1) if last else None

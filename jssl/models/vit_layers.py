@@ -72,6 +72,13 @@ def pooled(
   return x.mean(axis=1, where=valid[..., None])
 
 
+def standardized(x: Float[Array, "b d"], epsilon: float) -> Float[Array, "b d"]:
+  """Returns rows of zero mean and unit variance, at least in float32."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  x = x - x.mean(axis=1, keepdims=True)
+  return x / jnp.sqrt((x**2).mean(axis=1, keepdims=True) + epsilon)
+
+
 def attention(
   q: Float[Array, "b n k e"],
   k: Float[Array, "b n k e"],

@@ -74,7 +74,7 @@ class Features(NamedTuple):
 
   def large_views(self) -> list[LargeView]:
     """Returns the large crops one by one, if they have tokens."""
-    pooled, tokens = self.student[0]
+    pooled, tokens, _ = self.student[0]
     if tokens is None or self.grid is None:
       raise ValueError("the features have no patch tokens")
     teacher = self.teacher[0].tokens if self.teacher else None

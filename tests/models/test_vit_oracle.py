@@ -1,13 +1,14 @@
 """The options of a vision transformer against NumPy in float64."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 from jssl.models import tokens
-from tests.models.test_vit import TINY, filled, jit
+from tests.models.test_vit import TINY, filled, images, jit, stacked
 from tests.oracles import patches as oracle
 
 MODEL = dataclasses.replace(TINY, dtype="float64")
@@ -33,7 +34,7 @@ def with_qkv_bias(params):
   return {**params, "qkv": {"bias": np.concatenate(bias), **params["qkv"]}}
 
 
-def encode(model, params, image, visible=None):
+def encode(model, params, image, visible=None, valid=None):
   """Normalised tokens [n, w] of one image after each block."""
   grid = model.grid(image.shape)
   image = (image - model.mean[0]) / model.std[0]
@@ -48,6 +49,8 @@ def encode(model, params, image, visible=None):
     x = np.concatenate([params["registers"], x])
   if "cls" in params:
     x = np.concatenate([params["cls"][None], x])
+  if valid is not None:
+    valid = np.pad(valid, (len(x) - len(valid), 0), constant_values=True)
   outputs, norm = [], params["norm"]
   for i in range(model.depth):
     x = oracle.block(
@@ -56,6 +59,7 @@ def encode(model, params, image, visible=None):
       model.num_heads,
       approximate=model.gelu == "tanh",
       eps=model.norm_epsilon,
+      valid=valid,
     )
     outputs.append(
       oracle.layer_norm(x, norm["scale"], norm["bias"], model.norm_epsilon)
@@ -63,10 +67,11 @@ def encode(model, params, image, visible=None):
   return outputs
 
 
-def feature(model, x):
+def feature(model, x, visible=None, valid=None):
   """Pooled feature of the tokens of one image."""
   cls = model.pooling != "mean"
-  mean = x[cls + model.num_registers :].mean(0)
+  x, patches = x[:1], x[cls + model.num_registers :]
+  mean = patches[slice(None) if valid is None else valid].mean(0)
   parts = {"mean": [mean], "cls": [x[0]], "cls_mean": [x[0], mean]}
   return np.concatenate(parts[model.pooling])
 
@@ -79,18 +84,58 @@ def test_features_and_tokens_equal_the_oracle(changed, drop):
   shape = (8, 12, 1)
   params = jax.tree.map(np.float64, filled(model, shape)["params"])
   x = np.random.default_rng(2).random((2, *shape))
-  visible = np.array([[4, 0, 3], [1, 2, 5]]) if drop else [None, None]
-  mask = tokens.Drop(visible) if drop else None
+  visible = np.array([[4, 0, 3], [1, 2, 5]])
+  valid = np.array([[True, False, True], [True, True, True]])
+  mask = tokens.Drop(visible, valid) if drop else None
+  masks = list(zip(visible, valid, strict=True)) if drop else [(), ()]
   backbone = model.backbone()
   encoded, _ = jit(
     lambda params, x, mask: backbone.apply(
-      {"params": params}, x, train=False, mask=mask, tokens=True
+      {"params": params}, x, train=False, mask=mask, tokens=True, blocks=2
     )
   )(params, x, mask)
-  last = [encode(model, params, *of)[-1] for of in zip(x, visible, strict=True)]
-  expected = np.stack([feature(model, y) for y in last])
-  assert expected.shape[1] == backbone.feature_dim
-  np.testing.assert_allclose(encoded.pooled, expected, rtol=1e-9, atol=1e-12)
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+  outputs = [
+    encode(model, params, image, *of)
+    for image, of in zip(x, masks, strict=True)
+  ]
+  expected = [
+    feature(model, y[-1], *of) for y, of in zip(outputs, masks, strict=True)
+  ]
+  near(encoded.pooled, expected)
+  assert encoded.pooled.shape[1] == backbone.feature_dim
   prefix = (model.pooling != "mean") + model.num_registers
-  expected = np.stack([y[prefix:] for y in last])
-  np.testing.assert_allclose(encoded.tokens, expected, rtol=1e-9, atol=1e-12)
+  near(encoded.tokens, [y[-1][prefix:] for y in outputs])
+  expected = [
+    [feature(model, block, *of)[: model.width] for block in y[-2:]]
+    for y, of in zip(outputs, masks, strict=True)
+  ]
+  near(encoded.blocks, expected)
+
+
+@pytest.mark.parametrize("changed", [{}, {"pooling": "cls"}])
+def test_scanned_blocks_give_the_same_features(changed):
+  model = dataclasses.replace(TINY, depth=3, num_registers=1, **changed)
+  variables, x = filled(model), images(2, 8, 8, 1)
+
+  def blocks(model, variables):
+    encoded, _ = model.backbone().apply(variables, x, train=False, blocks=2)
+    return encoded
+
+  whole = jit(functools.partial(blocks, model))(variables)
+  scanned = dataclasses.replace(model, scan_layers=True)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    jit(functools.partial(blocks, scanned))(stacked(variables, 3)),
+    whole,
+  )
+  assert whole.blocks.shape == (2, 2, 16)
+  np.testing.assert_allclose(whole.blocks[:, -1], whole.pooled, rtol=1e-4)
+
+
+@pytest.mark.parametrize("blocks", [-1, 3])
+def test_as_many_blocks_as_there_are(blocks):
+  with pytest.raises(ValueError, match=rf"blocks={blocks}.*model.depth=2"):
+    TINY.backbone().apply(
+      filled(TINY), images(1, 8, 8, 1), train=False, blocks=blocks
+    )
