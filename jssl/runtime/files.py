@@ -75,7 +75,9 @@ def raise_open_files_limit() -> int:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file atomically: by a temporary file and a rename.
+  r"""Writes a file atomically: by a temporary file and a rename.
+
+  Bytes of file names that are not UTF-8 become escapes, such as `\udce9`.
 
   Raises:
     OSError: with the name of the final file.
@@ -83,7 +85,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
   # Named after the process: others may write the same file.
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, "utf-8", errors="backslashreplace")
     temporary.replace(path)
   except OSError as error:
     with contextlib.suppress(OSError):
@@ -103,6 +105,16 @@ def check_expanded(key: str, path: str) -> None:
       f"{key}={path!r}: expected the path of a file or folder, such as "
       "$HOME/data; shells do not expand ~ in a flag"
     )
+
+
+def check_utf8(flag: str, folder: str) -> None:
+  """Raises ValueError for a folder whose name TensorStore cannot open."""
+  try:
+    folder.encode()
+  except UnicodeEncodeError:
+    raise ValueError(
+      f"{flag}={folder!r}: expected a name in UTF-8; rename the folder"
+    ) from None
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:

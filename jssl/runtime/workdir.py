@@ -54,6 +54,7 @@ def check_workdir(workdir: str | os.PathLike) -> None:
       f"--workdir={name!r}: expected the path of a folder, such as "
       "runs/simclr or $HOME/runs/simclr; shells do not expand ~ in a flag"
     )
+  files.check_utf8("--workdir", name)
 
 
 def _config_path(workdir: str | os.PathLike) -> pathlib.Path:

@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import pathlib
 import struct
 import subprocess
@@ -540,6 +541,15 @@ def test_command_fails_with_a_message_and_no_traceback(tmp_path):
   result = run("folder", "--source", source, "--data_dir", tmp_path / "file")
   assert result.returncode == 1
   assert "Traceback" not in result.stderr
+
+
+def test_a_data_dir_that_is_not_utf8(tmp_path):
+  write_images(tmp_path / "set", 5)
+  data_dir = str(tmp_path / os.fsdecode(b"caf\xe9"))
+  with pytest.raises(
+    ValueError, match=r"--data_dir=.*: expected a name in UTF"
+  ):
+    prepare.prepare("folder", source=str(tmp_path / "set"), data_dir=data_dir)
 
 
 def test_a_folder_that_a_shell_did_not_expand(tmp_path):

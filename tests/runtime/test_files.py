@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import resource
 
 import pytest
@@ -28,6 +29,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     files.write_text(path, "new")
   assert path.read_text() == "old"
   assert [*tmp_path.iterdir()] == [path]
+
+
+def test_undecodable_names_are_escaped(tmp_path):
+  path = tmp_path / "page.md"
+  files.write_text(path, "± " + os.fsdecode(b"caf\xe9"))
+  assert path.read_text(encoding="utf-8") == "± caf\\udce9"
 
 
 def test_json(tmp_path):

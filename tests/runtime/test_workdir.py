@@ -126,6 +126,14 @@ def test_a_workdir_that_a_shell_did_not_expand(name):
     check_workdir(name)
 
 
+def test_a_workdir_that_is_not_utf8(tmp_path):
+  name = tmp_path / os.fsdecode(b"caf\xe9")
+  with pytest.raises(
+    ValueError, match=r"caf\\udce9': expected a name in UTF-8"
+  ):
+    check_workdir(name)
+
+
 DAMAGED = [b"", b"{", b"[1]", b"\xff\xfe\x00", b"3"]
 
 
