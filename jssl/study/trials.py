@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from jssl import checkpoint
 from jssl.config import command_line
-from jssl.config.parse import parse, replace, to_dict
+from jssl.config.build import read_config
+from jssl.config.parse import replace, to_dict
 from jssl.config.schema import Config
 from jssl.probe.records import Part, RecordFile
-from jssl.runtime.workdir import claim_workdir, load_config
+from jssl.runtime.workdir import claim_workdir
 
 Environ = Mapping[str, str]
 
@@ -174,7 +175,7 @@ def _check_workdir(trial: Trial) -> None:
   """Raises ValueError if the workdir has a run of another config."""
   if not (trial.workdir / "config.json").exists():
     return
-  old = parse(load_config(trial.workdir), Config)
+  old = read_config(trial.workdir)
   config = replace(trial.config, {"probe.baselines": old.probe.baselines})
   # `claim_workdir` allows changes of `probe`, for checkpoints to come.
   before, now = (dataclasses.asdict(c.probe) for c in (old, config))
