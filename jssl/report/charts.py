@@ -55,6 +55,11 @@ _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 styled = matplotlib.rc_context(_STYLE)
 
 
+def drawable(name: str) -> str:
+  """Escapes bytes that are not UTF-8, which Matplotlib cannot draw."""
+  return name.encode(errors="backslashreplace").decode()
+
+
 @styled
 def paths(
   series: Mapping[str, Sequence[tuple[float, float]]],
@@ -84,7 +89,8 @@ def paths(
   ax.set_title(title)
   ax.set_xlabel(x_label)
   # Labels of artists that start with an underscore are not in a legend.
-  figure.legend([*handles.values()], [*handles], loc="outside right center")
+  names = [drawable(name) for name in handles]
+  figure.legend([*handles.values()], names, loc="outside right center")
   return figure
 
 
@@ -108,7 +114,7 @@ def dots(
     mean, std = np.array([*of.values()]).T
     places = [names.index(name) - offset for name in of]
     ax.errorbar(mean, places, xerr=std, fmt=marker, capsize=3, lw=1, label=kind)
-  ax.set_yticks(range(len(names)), names)
+  ax.set_yticks(range(len(names)), map(drawable, names))
   ax.tick_params(axis="y", labelcolor=INK, length=0)
   ax.set_title(title)
   if ax.containers:

@@ -267,7 +267,7 @@ def scatter(
     ax.text(
       x,
       y,
-      class_names[label],
+      charts.drawable(class_names[label]),
       ha="center",
       va="center",
       weight="bold",
@@ -277,7 +277,7 @@ def scatter(
   ax.set_axis_off()
   ax.set_aspect("equal")
   # Labels of artists that start with an underscore are not in a legend.
-  names = [class_names[label] for label in present]
+  names = [charts.drawable(class_names[label]) for label in present]
   figure.legend(
     ax.collections, names, loc="outside right center", markerscale=2
   )

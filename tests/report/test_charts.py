@@ -1,3 +1,4 @@
+import os
 from xml.etree import ElementTree
 
 import numpy as np
@@ -30,6 +31,17 @@ def test_names_are_drawn_as_they_are():
   accuracies = {name: (50.0, 1.0) for name in NAMES}
   of_dots = charts.dots({NAMES[0]: accuracies, "b": accuracies}, title=NAMES[2])
   assert {*NAMES} <= {*texts(of_dots)}
+
+
+def test_names_that_are_not_utf8_are_escaped():
+  name = os.fsdecode(b"caf\xe9")
+  xy = np.random.default_rng(0).normal(size=(30, 2))
+  for figure in (
+    charts.paths({name: [(0.0, 1.0), (1.0, 2.0)]}, title="a", x_label="b"),
+    charts.dots({"a": {name: (50.0, 1.0)}}, title="b"),
+    figures.scatter(xy, np.arange(30) % 2, [name, "b"]),
+  ):
+    assert "caf\\udce9" in texts(figure)
 
 
 def test_class_names_are_drawn_as_they_are():
