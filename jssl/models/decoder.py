@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jssl.models.tokens import Drop, Grid
-from jssl.models.vit_layers import Block, LayerNorm, sincos_positions
+from jssl.models.vit_layers import Block, LayerNorm
+from jssl.models.vit_positions import sincos_positions
 from jssl.typing import Key, Positive, PyTree, check_fields
 
 

@@ -5,40 +5,24 @@ of MoCo v3 and MAE.
 """
 
 import dataclasses
-import functools
-from typing import Any, Literal
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from typing import Annotated, Literal
 
 from jssl.models.backbone import Backbone, Width, from_linen
-from jssl.models.tokens import Drop, Encoded, Grid, Mask, Replace, patches
-from jssl.models.vit_layers import (
-  Block,
-  Expansion,
-  Gelu,
-  LayerNorm,
-  QkvBias,
-  drop_path_factors,
-  pooled,
-  resized_positions,
-  sincos_positions,
-  standardized,
-)
+from jssl.models.tokens import Grid
+from jssl.models.vit_layers import Gelu, QkvBias
+from jssl.models.vit_positions import Interpolation
 from jssl.typing import (
   Decay,
   Dtype,
-  Images,
-  Keys,
+  Interval,
   NonNegative,
   Positive,
   check_fields,
 )
 
 Pooling = Literal["mean", "cls", "cls_mean"]
-Positions = Literal["sincos", "learned"]
+Positions = Literal["sincos", "sincos_column", "learned", "rope"]
+AtLeastOne = Annotated[float, Interval(1)]
 Remat = Literal["none", "block", "dots"]
 
 
@@ -66,8 +50,15 @@ class ViT:
     num_registers: number of learned tokens between the class token and the
       patches, without positions (Darcet et al., ICLR 2024). No output contains
       them.
-    positions: fixed for the grid of the image ("sincos"), or "learned" for the
-      grid of the images of `init` and interpolated for other grids.
+    positions: fixed embeddings, row first ("sincos") or column first
+      ("sincos_column": MAE, I-JEPA); embeddings "learned" for the grid of the
+      images of `init` and interpolated for other grids; or rotations of the
+      patches' queries and keys by coordinates in [-1, 1] ("rope": DINOv3).
+    interpolation: rule for learned positions, see `resized_positions`.
+    rope_shift: largest shift of the coordinates of an axis in training.
+    rope_jitter: largest factor of an axis in training, at least 1 (off).
+    rope_rescale: largest factor of both axes in training, at least 1 (off;
+      DINOv3: 2).
     gelu: the GELU of the MLPs, by its "tanh" approximation (JAX's default) or
       exact, by "erf" (PyTorch's default, and so in most published weights).
     norm_epsilon: epsilon of the layer norms (DINOv3: 1e-5).
@@ -104,6 +95,10 @@ class ViT:
   pooling: Pooling = "mean"
   num_registers: NonNegative[int] = 0
   positions: Positions = "sincos"
+  interpolation: Interpolation = "bicubic"
+  rope_shift: NonNegative[float] = 0.0
+  rope_jitter: AtLeastOne = 1.0
+  rope_rescale: AtLeastOne = 1.0
   gelu: Gelu = "tanh"
   norm_epsilon: Positive[float] = 1e-6
   qkv_bias: QkvBias = "qkv"
@@ -130,14 +125,39 @@ class ViT:
         f"model.expand_dim={self.expand_dim} must be 0 or a multiple of "
         f"model.width={self.width}"
       )
+    rope = self.positions == "rope"
+    if rope and self.width // self.num_heads % 4:
+      raise ValueError(
+        f'model.positions="rope" needs heads of a multiple of 4 dimensions: '
+        f"change model.width={self.width} or model.num_heads={self.num_heads}"
+      )
+    if self.augments_rope and not rope:
+      raise ValueError(
+        "model.rope_shift, model.rope_jitter and model.rope_rescale need "
+        f'model.positions="rope", not {self.positions!r}'
+      )
     if self.expand_dim and self.pooling == "cls_mean":
       raise ValueError(
         f"model.expand_dim={self.expand_dim} expands one token: expected "
         'model.pooling "mean" or "cls", not "cls_mean"'
       )
 
+  @property
+  def prefix_tokens(self) -> int:
+    """Number of tokens before the patches."""
+    return (self.pooling != "mean") + self.num_registers
+
+  @property
+  def augments_rope(self) -> bool:
+    """True if the coordinates of RoPE vary in training."""
+    values = self.rope_shift, self.rope_jitter, self.rope_rescale
+    return values != (0.0, 1.0, 1.0)
+
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""
+    # The encoder's module imports this class.
+    from jssl.models.vit_encoder import Encoder
+
     parts = 2 if self.pooling == "cls_mean" else 1
     feature_dim = self.expand_dim or parts * self.width
     return from_linen(
@@ -158,196 +178,3 @@ class ViT:
         "(augment.small_crop_size_px, of small crops)"
       )
     return Grid(h // size, w // size, self.width, size)
-
-
-class Encoder(nn.Module):
-  """Vision transformer from images [b, h, w, c] to features and tokens."""
-
-  config: ViT
-
-  @nn.compact
-  def __call__(
-    self,
-    images: Images,
-    train: bool,
-    keys: Keys | None = None,
-    mask: Mask | None = None,
-    tokens: bool = False,
-    blocks: int = 0,
-  ) -> Encoded:
-    if not 0 <= blocks <= self.config.depth:
-      raise ValueError(
-        f"blocks={blocks}: expected 0 to model.depth={self.config.depth}"
-      )
-    config, dtype = self.config, jnp.dtype(self.config.dtype)
-    grid = config.grid(images.shape[1:])
-    x = patches(images.astype(dtype), config.patch_size_px)
-    x = nn.Dense(config.width, dtype=dtype, name="embed")(x)
-    x = self._replaced(x, mask)
-    x = x + self._positions(grid.rows, grid.columns).astype(dtype)[None]
-    valid = None
-    if isinstance(mask, Drop):
-      x = jnp.take_along_axis(x, mask.visible[..., None], axis=1)
-      valid = mask.valid
-    prefix = self._prefix(x)
-    if prefix is not None:
-      x = jnp.concatenate([prefix, x], axis=1)
-      if valid is not None:
-        pad = ((0, 0), (prefix.shape[1], 0))
-        valid = jnp.pad(valid, pad, constant_values=True)
-    n = x.shape[1]
-
-    factors = None
-    if train and keys is not None and config.drop_path:
-      factors = drop_path_factors(keys, config.depth, config.drop_path)
-    x = x.reshape(-1, config.width)
-    x, of_blocks = self._blocks(x, n, factors, valid, blocks)
-    if config.pooling == "cls" and not tokens:
-      # The layers below act on each token alone: drop the patch tokens.
-      x, n = x.reshape(-1, n, config.width)[:, 0], 1
-    norm = LayerNorm(config.norm_epsilon, dtype=dtype, name="norm")
-    x = norm(x)
-    encoded = self._outputs(x.reshape(-1, n, config.width), mask, tokens)
-    if of_blocks is None:
-      return encoded
-    affine = norm.variables["params"]
-    of_blocks = of_blocks * affine["scale"][None, None]
-    of_blocks = of_blocks + affine["bias"][None, None]
-    return encoded._replace(blocks=of_blocks)
-
-  def _prefix(self, x: Float[Array, "b n d"]) -> Float[Array, "b p d"] | None:
-    """Returns the tokens before the patches: class token and registers."""
-    config, prefix = self.config, []
-    # They are parameters, so they need no position embedding.
-    init = nn.initializers.normal(0.02)
-    if config.pooling != "mean":
-      cls = self.param("cls", init, (config.width,), jnp.float32)
-      prefix.append(cls[None])
-    if config.num_registers:
-      shape = (config.num_registers, config.width)
-      prefix.append(self.param("registers", init, shape, jnp.float32))
-    if not prefix:
-      return None
-    together = jnp.concatenate(prefix).astype(x.dtype)
-    return jnp.broadcast_to(together, (len(x), *together.shape))
-
-  def _outputs(
-    self, x: Float[Array, "b n d"], mask: Mask | None, tokens: bool
-  ) -> Encoded:
-    """Pools normalised tokens."""
-    config = self.config
-    valid = mask.valid if isinstance(mask, Drop) else None
-    cls = config.pooling != "mean"
-    patch_tokens = x[:, cls + config.num_registers :]
-    pool, y = config.pooling, patch_tokens
-    if pool == "cls":
-      y, valid = x[:, :1], None
-    n, y = y.shape[1], y.reshape(-1, config.width)
-    if config.expand_dim:
-      dtype = jnp.dtype(config.dtype)
-      expansion = Expansion(config.expand_dim, n, dtype, name="expansion")
-      feature = expansion(y, valid)
-    else:
-      feature = pooled(y, n, valid)
-    if pool == "cls_mean":
-      feature = jnp.concatenate([x[:, 0], feature], axis=1)
-    return Encoded(feature, patch_tokens if tokens else None)
-
-  def _replaced(
-    self, x: Float[Array, "b n d"], mask: Mask | None
-  ) -> Float[Array, "b n d"]:
-    """Puts the mask token in place of hidden patches."""
-    if not self.config.mask_token:
-      if isinstance(mask, Replace):
-        raise ValueError("a mask that replaces patches: set model.mask_token")
-      return x
-    zeros = nn.initializers.zeros
-    token = self.param("mask_token", zeros, x.shape[-1:], jnp.float32)
-    if not isinstance(mask, Replace):
-      return x
-    token = token.astype(x.dtype)[None, None]
-    return jnp.where(mask.hidden[..., None], token, x)
-
-  def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
-    config = self.config
-    if config.positions == "sincos":
-      fixed = sincos_positions(rows, columns, config.width)
-      return jnp.asarray(fixed, config.dtype)
-    # `self.param` would require the shape for the grid of these images.
-    learned: Array | None = self.get_variable("params", "positions")
-    if learned is None:
-      learned = self.param(
-        "positions",
-        nn.initializers.normal(0.02),
-        (rows, columns, config.width),
-        jnp.float32,
-      )
-    return resized_positions(learned, rows, columns)
-
-  def _blocks(
-    self,
-    x: Float[Array, "bn d"],
-    tokens: int,
-    factors: Float[Array, "depth 2 b"] | None,
-    valid: Bool[Array, "b n"] | None,
-    last: int,
-  ) -> tuple[Float[Array, "bn d"], Float[Array, "b l d"] | None]:
-    """Runs the blocks; also returns features of the last ones, without affine.
-
-    The affine map of the norm commutes with the mean over tokens.
-    """
-    config, kind = self.config, Block
-
-    def feature(x: Float[Array, "bn d"]) -> Float[Array, "b d"] | None:
-      if not last:
-        return None
-      x = x.reshape(-1, tokens, config.width)
-      if config.pooling != "mean":
-        return standardized(x[:, 0], config.norm_epsilon)
-      x, shown = x[:, config.num_registers :], valid
-      if shown is not None:
-        shown = shown[:, config.num_registers :]
-      y = standardized(x.reshape(-1, config.width), config.norm_epsilon)
-      return pooled(y, x.shape[1], shown)
-
-    if config.remat != "none":
-      policy = {
-        "block": None,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-      }[config.remat]
-      # A scan already prevents common-subexpression elimination.
-      kind = nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
-    block = functools.partial(
-      kind,
-      tokens,
-      config.num_heads,
-      config.mlp_ratio * config.width,
-      config.zero_init_residual,
-      config.layer_scale,
-      jnp.dtype(config.dtype),
-      config.gelu,
-      config.norm_epsilon,
-      config.qkv_bias,
-    )
-    if config.scan_layers:
-
-      def body(block: Block, x: Array, *rest: Any) -> tuple[Array, Any]:
-        x = block(x, *rest)
-        return x, feature(x)
-
-      scan = nn.scan(
-        body,
-        in_axes=(0, nn.broadcast),
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        length=config.depth,
-      )
-      x, features = scan(block(name="blocks"), x, factors, valid)
-      return x, features[-last:].swapaxes(0, 1) if last else None
-    features = []
-    for i in range(config.depth):
-      drawn = None if factors is None else factors[i]
-      x = block(name=f"block_{i}")(x, drawn, valid)
-      if i >= config.depth - last:
-        features.append(feature(x))
-    return x, jnp.stack(features, axis=1) if last else None

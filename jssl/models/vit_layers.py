@@ -5,16 +5,17 @@ with one leading dimension as with two. On other backends the speed is the same.
 """
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jssl import rng
 from jssl.mesh import rows_on_all
+from jssl.models.vit_positions import rotated
 from jssl.typing import Keys
 
 Gelu = Literal["tanh", "erf"]
@@ -24,42 +25,6 @@ _EXPANSION_HIDDEN_DIM = 512
 
 # The fast variance, E[x²] - E[x]², cancels for tokens of a large mean.
 LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
-
-
-def sincos_positions(
-  rows: int, columns: int, width: int, *, column_first: bool = False
-) -> Float[np.ndarray, "n d"]:
-  """Returns fixed position embeddings of a grid, [rows * columns, width].
-
-  Sine and cosine of row and column take a quarter of the dimensions each, at
-  geometric frequencies from 1 down to 1/10000. Positions count patches, so a
-  smaller grid has a subset of the positions of a larger one. Row comes first
-  (MoCo v3), or column (MAE and I-JEPA).
-  """
-  if width % 4:
-    raise ValueError(f"model.width={width} must be a multiple of 4")
-  frequencies = 10000.0 ** -np.linspace(0, 1, width // 4, endpoint=False)
-  y, x = np.mgrid[:rows, :columns].reshape(2, -1, 1) * frequencies
-  first, last = (x, y) if column_first else (y, x)
-  return np.concatenate(
-    [f(angle) for angle in (first, last) for f in (np.sin, np.cos)], axis=1
-  )
-
-
-def resized_positions(
-  learned: Float[Array, "h w d"], rows: int, columns: int
-) -> Float[Array, "n d"]:
-  """Returns learned position embeddings for a grid, [rows * columns, d].
-
-  Other grids are interpolated bicubically between patch centres (Keys' kernel,
-  a = -1/2) without antialiasing, as DINO does for small crops (there a = -3/4).
-  """
-  d = learned.shape[-1]
-  if learned.shape[:2] != (rows, columns):
-    learned = jax.image.resize(
-      learned, (rows, columns, d), method="bicubic", antialias=False
-    )
-  return learned.reshape(-1, d)
 
 
 def pooled(
@@ -125,8 +90,9 @@ class Block(nn.Module):
   """Pre-norm transformer block: an attention and an MLP branch.
 
   Each branch computes x + factor * scale * branch(norm(x)), with factors from
-  `drop_path_factors` and the learned scale of LayerScale. `tokens` is the
-  number of tokens per image; `ViT` documents the other attributes.
+  `drop_path_factors` and the learned scale of LayerScale. `rotations` turn
+  queries and keys. `tokens` is the number of tokens per image; `ViT` documents
+  the other attributes.
   """
 
   tokens: int
@@ -145,6 +111,7 @@ class Block(nn.Module):
     x: Float[Array, "bn d"],
     factors: Float[Array, "2 b"] | None = None,
     valid: Bool[Array, "b n"] | None = None,
+    rotations: Float[Array, "2 _b n e"] | None = None,
   ) -> Float[Array, "bn d"]:
     x = rows_on_all(x)
     d = x.shape[-1]
@@ -178,13 +145,62 @@ class Block(nn.Module):
       biases = jnp.concatenate([q, jnp.zeros_like(q), v])
       y = y + biases.astype(self.dtype)[None]
     y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
-    y = attention(y[:, :, 0], y[:, :, 1], y[:, :, 2], valid).reshape(-1, d)
+    q, k, v = y[:, :, 0], y[:, :, 1], y[:, :, 2]
+    if rotations is not None:
+      q, k = rotated(q, rotations), rotated(k, rotations)
+    y = attention(q, k, v, valid).reshape(-1, d)
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
     y = norm(name="mlp_norm")(x)
     y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
     y = nn.gelu(y, approximate=self.gelu == "tanh")
     return x + weighted(last(name="mlp_out")(y), 1, "mlp")
+
+
+def run_blocks(
+  block: Callable[..., nn.Module],
+  depth: int,
+  x: Float[Array, "bn d"],
+  factors: Float[Array, "depth 2 b"] | None,
+  *shared: Array | None,
+  scan_layers: bool,
+  feature: Callable[[Array], Array | None],
+) -> tuple[Float[Array, "bn d"], list[Any]]:
+  """Runs blocks within the `__call__` of a module.
+
+  Args:
+    block: makes a block from its name.
+    depth: number of blocks.
+    x: tokens.
+    factors: second argument of the blocks.
+    *shared: further arguments, the same for all blocks.
+    scan_layers: True to compile one block and scan over it.
+    feature: function of the output of each block.
+
+  Returns:
+    The last output, and the features of all blocks.
+  """
+  if not scan_layers:
+    features = []
+    for i in range(depth):
+      own = None if factors is None else factors[i]
+      x = block(name=f"block_{i}")(x, own, *shared)
+      features.append(feature(x))
+    return x, features
+
+  def body(block: nn.Module, x: Array, *rest: Any) -> tuple[Array, Any]:
+    x = block(x, *rest)
+    return x, feature(x)
+
+  scan = nn.scan(
+    body,
+    in_axes=(0, *[nn.broadcast] * len(shared)),
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    length=depth,
+  )
+  x, features = scan(block(name="blocks"), x, factors, *shared)
+  return x, [] if features is None else list(features)
 
 
 class Expansion(nn.Module):

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jssl import rng
-from jssl.models import tokens, vit, vit_layers
+from jssl.models import tokens, vit, vit_layers, vit_positions
 from jssl.models.backbone import init_variables
 
 # Most of the time of these tests is compilation.
@@ -82,7 +82,7 @@ def test_patches_hold_their_pixels():
 
 
 def test_positions_are_those_of_the_formula():
-  positions = vit_layers.sincos_positions(2, 3, 8)
+  positions = vit_positions.sincos_positions(2, 3, 8)
   for n, (y, x) in enumerate(np.ndindex(2, 3)):
     frequencies = (1.0, 10000**-0.5)
     expected = [np.sin(y * f) for f in frequencies]
@@ -360,7 +360,7 @@ def test_learned_positions_are_interpolated_for_other_grids(rows, columns):
     "ih,jw,hwd->ijd", bicubic(5, rows), bicubic(4, columns), learned
   )
   np.testing.assert_allclose(
-    vit_layers.resized_positions(jnp.asarray(learned), rows, columns),
+    vit_positions.resized_positions(jnp.asarray(learned), rows, columns),
     expected.reshape(-1, 3),
     rtol=1e-5,
     atol=1e-5,
@@ -371,7 +371,7 @@ def test_learned_positions_are_unchanged_on_their_grid():
   model = dataclasses.replace(TINY, positions="learned")
   params = dict(filled(model)["params"])
   assert params["positions"].shape == (2, 2, 16)
-  table = vit_layers.sincos_positions(2, 2, 16).astype(np.float32)
+  table = vit_positions.sincos_positions(2, 2, 16).astype(np.float32)
   params["positions"] = table.reshape(2, 2, 16)
   x = images(4, 8, 8, 1)
   h = evaluate(model, {"params": params}, x)
@@ -379,7 +379,7 @@ def test_learned_positions_are_unchanged_on_their_grid():
   np.testing.assert_array_equal(h, evaluate(TINY, {"params": params}, x))
 
 
-@pytest.mark.parametrize("positions", ["sincos", "learned"])
+@pytest.mark.parametrize("positions", ["sincos", "learned", "rope"])
 def test_small_crops_run_on_the_same_variables(positions):
   model = dataclasses.replace(TINY, positions=positions, depth=1)
   variables = filled(model, (12, 12, 1))
@@ -454,7 +454,11 @@ def test_expansion_is_its_formula():
     ({"norm_epsilon": 0.0}, r"model.norm_epsilon=0.0 must be positive"),
     ({"qkv_bias": "k"}, r"model.qkv_bias='k'.*qkv, qv, none"),
     ({"gelu": "exact"}, r"model.gelu='exact'.*tanh, erf"),
-    ({"positions": "none"}, r"model.positions='none'.*sincos, learned"),
+    ({"positions": "none"}, r"model.positions='none'.*sincos, sincos_column"),
+    ({"interpolation": "nearest"}, r"model.interpolation='nearest'.*bicubic"),
+    ({"positions": "rope", "num_heads": 8}, r"model.num_heads=8"),
+    ({"rope_rescale": 2.0}, r"rope_rescale need model.positions=.rope."),
+    ({"rope_jitter": 0.5}, r"model.rope_jitter=0.5 must be at least 1"),
     ({"remat": "full"}, r"model.remat='full'.*none, block, dots"),
   ],
 )
@@ -467,7 +471,7 @@ def test_indivisible_sizes_are_errors():
   with pytest.raises(ValueError, match=r"10 x 10 px.*model.patch_size_px=4"):
     init_variables(0, TINY.backbone(), (10, 10, 1))
   with pytest.raises(ValueError, match=r"model.width=6"):
-    vit_layers.sincos_positions(2, 2, 6)
+    vit_positions.sincos_positions(2, 2, 6)
 
 
 # Counts of timm's vit_*_patch16_224 without the classifier.

@@ -23,6 +23,15 @@ OPTIONS = {
   "epsilon": {"norm_epsilon": 0.3},
   "qv_bias": {"qkv_bias": "qv"},
   "no_bias": {"qkv_bias": "none"},
+  "sincos_column": {"positions": "sincos_column"},
+  "learned": {"positions": "learned"},
+  "rope": {"positions": "rope"},
+  "rope_prefix": {
+    "positions": "rope",
+    "pooling": "cls",
+    "num_registers": 2,
+    "rope_rescale": 2.0,
+  },
 }
 
 
@@ -40,17 +49,27 @@ def encode(model, params, image, visible=None, valid=None):
   image = (image - model.mean[0]) / model.std[0]
   x = oracle.patchify(image, model.patch_size_px)
   x = x @ params["embed"]["kernel"] + params["embed"]["bias"]
-  # The oracle's positions are column first.
-  table = oracle.sincos(grid.rows, grid.columns, model.width)
-  x = x + np.roll(table, model.width // 2, axis=1)
+  by_column = oracle.sincos(grid.rows, grid.columns, model.width)
+  x = (
+    x
+    + {
+      "sincos": np.roll(by_column, model.width // 2, axis=1),
+      "sincos_column": by_column,
+      "learned": np.resize(params.get("positions", 0), by_column.shape),
+      "rope": 0,
+    }[model.positions]
+  )
+  head_dim = model.width // model.num_heads
+  angles = oracle.rope_angles(grid.rows, grid.columns, head_dim)
   if visible is not None:
-    x = x[visible]
+    x, angles = x[visible], angles[visible]
   if "registers" in params:
     x = np.concatenate([params["registers"], x])
   if "cls" in params:
     x = np.concatenate([params["cls"][None], x])
   if valid is not None:
     valid = np.pad(valid, (len(x) - len(valid), 0), constant_values=True)
+  angles = np.pad(angles, ((len(x) - len(angles), 0), (0, 0)))
   outputs, norm = [], params["norm"]
   for i in range(model.depth):
     x = oracle.block(
@@ -60,6 +79,7 @@ def encode(model, params, image, visible=None, valid=None):
       approximate=model.gelu == "tanh",
       eps=model.norm_epsilon,
       valid=valid,
+      angles=angles if model.positions == "rope" else None,
     )
     outputs.append(
       oracle.layer_norm(x, norm["scale"], norm["bias"], model.norm_epsilon)

@@ -104,6 +104,8 @@ def block(
   approximate: bool,
   eps: float = 1e-6,
   valid: np.ndarray | None = None,
+  angles: np.ndarray | None = None,
+  swiglu: bool = False,
 ) -> np.ndarray:
   """Pre-norm transformer block of one image: x + MSA(LN x), x + MLP(LN x).
 
@@ -116,6 +118,10 @@ def block(
     eps: epsilon of both layer norms.
     valid: [n] booleans. No token attends to an invalid token. An invalid token
       attends to the valid tokens. Defaults to all valid.
+    angles: [n, d / num_heads / 2] angles of RoPE. Dimensions i and i + d /
+      num_heads / 2 of the queries and keys of each head are rotated together.
+    swiglu: True if the MLP is w3(silu(w1 x) * w2 x). The columns of mlp_in are
+      w1 | w2, and mlp_out is w3.
 
   Returns:
     The tokens [n, d].
@@ -129,6 +135,8 @@ def block(
   norm = params["attention_norm"]
   qkv = _dense(layer_norm(x, norm["scale"], norm["bias"], eps), params["qkv"])
   q, k, v = qkv[:, :d], qkv[:, d : 2 * d], qkv[:, 2 * d :]
+  if angles is not None:
+    q, k = (_rotated(z, angles, num_heads) for z in (q, k))
   mixed = np.zeros((n, d))
   for head in range(num_heads):
     part = slice(head * head_dim, (head + 1) * head_dim)
@@ -143,7 +151,36 @@ def block(
 
   norm = params["mlp_norm"]
   y = _dense(layer_norm(x, norm["scale"], norm["bias"], eps), params["mlp_in"])
+  if swiglu:
+    gate, value = np.split(y, 2, axis=1)
+    return x + _dense(gate / (1 + np.exp(-gate)) * value, params["mlp_out"])
   return x + _dense(gelu(y, approximate), params["mlp_out"])
+
+
+def _rotated(x: np.ndarray, angles: np.ndarray, num_heads: int) -> np.ndarray:
+  """Multiplies x_i + j x_(i + e/2) of each head of width e by e^(j angle)."""
+  result = []
+  for head in np.split(x, num_heads, axis=1):
+    real, imaginary = np.split(head, 2, axis=1)
+    turned = (real + 1j * imaginary) * np.exp(1j * _f64(angles))
+    result += [turned.real, turned.imag]
+  return np.concatenate(result, axis=1)
+
+
+def rope_angles(rows: int, columns: int, head_dim: int) -> np.ndarray:
+  """DINOv3's angles [rows * columns, head_dim / 2].
+
+  2 pi y / p_i, then 2 pi x / p_i, with periods p_i = 100^(2 i / (head_dim / 2))
+  and y = 2 (row + 1/2) / rows - 1; x likewise.
+  """
+  periods = [100 ** (2 * i / (head_dim / 2)) for i in range(head_dim // 4)]
+  result = []
+  for row in range(rows):
+    for column in range(columns):
+      y = 2 * (row + 0.5) / rows - 1
+      x = 2 * (column + 0.5) / columns - 1
+      result.append([2 * math.pi * c / p for c in (y, x) for p in periods])
+  return np.array(result)
 
 
 def sincos(rows: int, columns: int, width: int) -> np.ndarray:
