@@ -222,6 +222,20 @@ def dino(z):
 
 
 @jax.jit
+def ibot(z):
+  z, center = two(z).swapaxes(0, 1), jnp.zeros(N.k)
+  hidden = jnp.ones(z.shape[:2], bool)
+  return losses.ibot(
+    z, z, PROTOTYPES, PROTOTYPES, center, hidden=hidden, **DINO
+  )
+
+
+@jax.jit
+def gram(z):
+  return losses.gram_loss(z[None], z[None])
+
+
+@jax.jit
 def barlow(z):
   return losses.barlow_twins(z, z, off_diagonal_weight=5e-3)
 
@@ -291,6 +305,8 @@ VALUES = {
     gaussian(40),
   ),
   "`dino`": both(dino),
+  "`ibot`": both(ibot),
+  "`gram_loss`": both(gram),
   "`swav`": lambda: (
     swav(0 * EQUAL),
     swav(APART),
@@ -335,7 +351,7 @@ def test_a_loss_has_the_values_of_the_table(row):
 
 def test_both_tables_have_all_losses():
   assert [row[0] for row in TABLE] == list(VALUES)
-  scalars = set(FUNCTIONS) - {"sinkhorn", "dino_center"}
+  scalars = set(FUNCTIONS) - {"sinkhorn", "sinkhorn_center", "dino_center"}
   named = {re.findall(r"`(\w+)`", row[0])[0] for row in TABLE}
   assert named == scalars
   conventions = {

@@ -65,6 +65,7 @@ from jssl.losses.distillation import (
 )
 from jssl.losses.distribution import koleo, sigreg, uniformity
 from jssl.losses.pairwise import sigmoid_contrastive, spectral_contrastive
+from jssl.losses.patches import gram_loss, ibot, sinkhorn_center
 from jssl.losses.siamese import alignment, byol, negative_cosine, simsiam
 
 __all__ = [
@@ -81,6 +82,8 @@ __all__ = [
   "dino_center",
   "dissl",
   "dissl_terms",
+  "gram_loss",
+  "ibot",
   "info_nce",
   "koleo",
   "negative_cosine",
@@ -89,6 +92,7 @@ __all__ = [
   "sigreg",
   "simsiam",
   "sinkhorn",
+  "sinkhorn_center",
   "spectral_contrastive",
   "supervised_contrastive",
   "swav",

@@ -162,12 +162,39 @@ def weights(
   (out,) = floats({"weights": weights}, "n")
   if len(out) != rows:
     raise ValueError(f"weights must have {rows} rows, got {len(out)}")
-  if not isinstance(out, jax.core.Tracer):
-    host = np.asarray(out)
+  _nonnegative("weights", out)
+  return out.astype(upcast_dtype(like.dtype))
+
+
+def mask(
+  name: str, value: Array, shape: tuple[int, ...], letters: str, like: Array
+) -> Float[Array, "*shape"]:
+  """Validates a boolean mask or weights, and casts them to `like` or float32.
+
+  Args:
+    name: name of the argument.
+    value: booleans, or finite nonnegative weights.
+    shape: expected shape.
+    letters: expected dimensions as letters, such as "b n".
+    like: array of the result's dtype, at least float32.
+  """
+  dtype = upcast_dtype(like.dtype)
+  value = unwrapped(value)
+  if isinstance(value, jax.Array | np.ndarray) and value.dtype.kind == "b":
+    value = value.astype(dtype)
+  (out,) = floats({name: value}, letters)
+  if out.shape != shape:
+    raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
+  _nonnegative(name, out)
+  return out.astype(dtype)
+
+
+def _nonnegative(name: str, value: Array) -> None:
+  if not isinstance(value, jax.core.Tracer):
+    host = np.asarray(value)
     wrong = host[~((host >= 0) & (host < np.inf))]
     if len(wrong):
-      raise ValueError(f"weights must be finite and at least 0, got {wrong[0]}")
-  return out.astype(upcast_dtype(like.dtype))
+      raise ValueError(f"{name} must be finite and at least 0, got {wrong[0]}")
 
 
 def at_least(

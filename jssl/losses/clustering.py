@@ -13,8 +13,9 @@ from jssl.losses.assignment import (
   log_sum_exp,
   one_width,
   rows_of,
+  sinkhorn_scales,
 )
-from jssl.losses.ops import prototypes, similarity
+from jssl.losses.ops import prototypes
 from jssl.losses.ops.layout import AxisNames, Layout, Options, with_layout
 from jssl.losses.rows import upcast
 from jssl.typing import Scalar
@@ -168,7 +169,7 @@ def _swav(
     large, fixed, eps = jax.lax.stop_gradient(
       (z[:, view : view + 1], weights, epsilon)
     )
-    bias = _sinkhorn_scales(layout, large, fixed, eps, iterations)
+    bias = sinkhorn_scales(layout, large, fixed, eps, iterations)
     mean = prototypes.attend(
       layout,
       rows_of(large, eps),
@@ -179,26 +180,3 @@ def _swav(
   lse = log_sum_exp(layout, z, weights, temperature)
   mean = jnp.stack(means, axis=1)
   return cross_entropy(layout, mean, z, lse, temperature, image_weights)
-
-
-def _sinkhorn_scales(
-  layout: Layout,
-  z: Float[Array, "b 1 d"],
-  weights: Float[Array, "k d"],
-  epsilon: Scalar,
-  iterations: int,
-) -> Float[Array, "k"]:
-  """Returns log column scales g, for assignments softmax_k(S_ik + g_k)."""
-  by_row = None
-  for _ in range(iterations - 1):
-    _, columns = similarity.log_sum_exps(
-      layout, rows_of(z, epsilon, by_row), columns_of(weights), replicated=True
-    )
-    scaled = columns_of(weights, layout.as_varying(-columns))
-    by_row = -similarity.log_sum_exp(
-      layout, rows_of(z, epsilon), scaled, replicated=True
-    )
-  _, columns = similarity.log_sum_exps(
-    layout, rows_of(z, epsilon, by_row), columns_of(weights), replicated=True
-  )
-  return -columns

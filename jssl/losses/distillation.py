@@ -6,13 +6,14 @@ from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jssl.losses import arguments
 from jssl.losses.assignment import (
   columns_of,
   cross_entropy,
   log_sum_exp,
+  mean_prototypes,
   one_width,
   rows_of,
 )
@@ -129,22 +130,11 @@ def _dino(
   student_temperature: Scalar,
   teacher_temperature: Scalar,
 ) -> Scalar:
-  teacher, teacher_prototypes, center, teacher_temperature = (
-    jax.lax.stop_gradient(
-      (teacher, teacher_prototypes, center, teacher_temperature)
-    )
+  ours = layout.as_varying(student_prototypes)
+  mean = mean_prototypes(
+    layout, teacher, teacher_prototypes, center, teacher_temperature, ours
   )
-  ours, theirs, bias = layout.as_varying(
-    (student_prototypes, teacher_prototypes, -center / teacher_temperature)
-  )
-  mean = prototypes.attend(
-    layout,
-    rows_of(teacher, teacher_temperature),
-    columns_of(theirs, bias),
-    ours,
-  ).mean
   lse = log_sum_exp(layout, student, ours, student_temperature)
-  mean = mean.reshape(*teacher.shape[:2], -1)
   return cross_entropy(layout, mean, student, lse, student_temperature, weights)
 
 
@@ -152,13 +142,20 @@ def dino_center(
   teacher: Float[Array, "u b e"],
   teacher_prototypes: Float[Array, "k e"],
   *,
+  weights: Bool[Array, "u b"] | Float[Array, "u b"] | None = None,
   axis_name: AxisNames | None = None,
 ) -> Float[Array, "k"]:
   """Returns the mean of the teacher's logits, to update DINO's center.
 
+  With weights it is the exact weighted mean over the global batch. The official
+  code of DINOv2 averages the means over the hidden tokens of each device,
+  whatever their number.
+
   Args:
     teacher: features before the last layer, [u, b, e].
     teacher_prototypes: last layer, [k, e].
+    weights: weight of each row, or True for rows that count, [u, b]; the mean
+      is 0 if all are 0.
     axis_name: see `jssl.losses`.
 
   Returns:
@@ -173,18 +170,32 @@ def dino_center(
     ICCV 2021, eq. 4.
   """
   (teacher,) = arguments.floats({"teacher": teacher}, "u b d")
-  (weights,) = arguments.prototypes(
+  (matrix,) = arguments.prototypes(
     {"teacher": teacher}, teacher_prototypes=teacher_prototypes
   )
+  if weights is not None:
+    weights = arguments.mask(
+      "weights", weights, teacher.shape[:2], "u b", teacher
+    ).T
   by_image = jnp.moveaxis(teacher, 0, 1)
-  return with_layout(_dino_center, (by_image,), (weights,), axis_name=axis_name)
+  return with_layout(
+    _dino_center, (by_image, weights), (matrix,), axis_name=axis_name
+  )
 
 
 def _dino_center(
-  layout: Layout, teacher: Float[Array, "b u e"], weights: Float[Array, "k e"]
+  layout: Layout,
+  teacher: Float[Array, "b u e"],
+  weights: Float[Array, "b u"] | None,
+  matrix: Float[Array, "k e"],
 ) -> Float[Array, "k"]:
-  mean = layout.mean(jnp.mean(upcast(teacher), axis=1))
-  return jnp.matmul(upcast(weights), mean, precision=jax.lax.Precision.HIGHEST)
+  teacher = upcast(teacher)
+  if weights is None:
+    mean = layout.mean(jnp.mean(teacher, axis=1))
+  else:
+    rows = teacher.reshape(-1, teacher.shape[-1])
+    mean = layout.mean(rows, weights.reshape(-1))
+  return jnp.matmul(upcast(matrix), mean, precision=jax.lax.Precision.HIGHEST)
 
 
 class DISSLTerms(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from oracles import losses as oracles
+from oracles import patches
 
 from jssl import losses
 
@@ -248,6 +249,69 @@ CASES = [
     fused=False,
   ),
   Case(
+    "dino_center_weights",
+    lambda t, v, m, **options: (
+      losses.dino_center(t, v, weights=m > 0, **options) ** 2
+    ).sum(),
+    lambda t, v, m: (
+      patches.center_update(
+        np.zeros(len(v)), (t @ v.T).reshape(-1, len(v)), m.ravel() > 0, 0.0
+      )
+      ** 2
+    ).sum(),
+    ((2, B, 5), (K, 5), (2, B)),
+    (1, None, 1),
+    stopped=(2,),
+    fused=False,
+  ),
+  Case(
+    "sinkhorn_center",
+    lambda t, v, m, **options: (
+      losses.sinkhorn_center(t, v, temperature=0.3, weights=m > 0, **options)
+      ** 2
+    ).sum(),
+    lambda t, v, m: (
+      patches.sinkhorn_center(
+        (t @ v.T).reshape(-1, len(v)), 0.3, used=m.ravel() > 0
+      )
+      ** 2
+    ).sum(),
+    ((2, B, 5), (K, 5), (2, B)),
+    (1, None, 1),
+    1 / 0.3,
+    stopped=(0, 1, 2),
+  ),
+  Case(
+    "ibot",
+    lambda s, t, w, v, c, m, ts, **options: losses.ibot(
+      s,
+      t,
+      w,
+      v,
+      c,
+      hidden=m > 0,
+      student_temperature=ts,
+      teacher_temperature=0.3,
+      **options,
+    ),
+    lambda s, t, w, v, c, m, ts: patches.ibot_patch(
+      s @ w.T, t @ v.T, c, m > 0, ts, 0.3
+    ),
+    ((B, 4, D), (B, 4, 5), (K, D), (K, 5), (K,), (B, 4), ()),
+    (0, 0, None, None, None, 0, None),
+    1 / 0.3,
+    stopped=(1, 3, 4, 5),
+  ),
+  Case(
+    "gram_loss",
+    losses.gram_loss,
+    patches.gram_loss,
+    ((B, 4, D), (B, 4, D)),
+    (0, 0),
+    stopped=(1,),
+    fused=False,
+  ),
+  Case(
     "sinkhorn",
     _sinkhorn,
     lambda scores: (oracles.sinkhorn(scores, 0.3, 3) ** 2).sum(),
@@ -292,4 +356,6 @@ BY_OPERATION = [
   "sigreg",
   "dissl",
   "koleo",
+  "ibot",
+  "sinkhorn_center",
 ]

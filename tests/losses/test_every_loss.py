@@ -1,6 +1,7 @@
 """Every public loss: against its oracle, by finite differences, on any mesh."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ def test_bfloat16_is_computed_in_float32(case):
   assert [g.dtype for g in grads] == [a.dtype for a in arrays]
   exact = [np.asarray(a, np.float64) for a in arrays]
   # Softmax weights of bfloat16 prototypes are bfloat16 in one product.
-  rounded = case.name in ("dino", "swav", "dissl")
+  rounded = case.name in ("dino", "ibot", "swav", "dissl")
   rtol = 3e-3 if rounded else 1e-5
   np.testing.assert_allclose(value, case.oracle(*exact), rtol=rtol, atol=1e-5)
   wide = jax.jit(value_and_grads(case))(*(a.astype(np.float32) for a in exact))
@@ -327,6 +328,20 @@ def test_nothing_is_as_large_as_all_pairs(case):
   longest = max(math.prod(a.shape) for a in arrays)
   # Both views together, or the prototypes of both sides.
   assert max(sizes(program(*arrays).jaxpr)) <= 3 * longest
+
+
+def test_ibot_compiles_to_no_array_of_tokens_by_prototypes(monkeypatch):
+  monkeypatch.undo()  # The tiles of users.
+  case = next(c for c in CASES if c.name == "ibot")
+  shapes = (16, 256, 16), (16, 256, 16), (8192, 16), (8192, 16)
+  arrays = [
+    jax.ShapeDtypeStruct(shape, jnp.float32)
+    for shape in (*shapes, (8192,), (16, 256), ())
+  ]
+  text = jax.jit(value_and_grads(case)).lower(*arrays).compile().as_text()
+  found = re.findall(r"\b[a-z]+[0-9]+\[([0-9,]+)\]", text)
+  sizes = {math.prod(map(int, shape.split(","))) for shape in found}
+  assert max(sizes) < 4096 * 8192 / 4
 
 
 @fused_losses
