@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from jssl.models.backbone import Backbone, Width, from_linen
 from jssl.models.tokens import Grid
-from jssl.models.vit_layers import Gelu, QkvBias
+from jssl.models.vit_layers import Gelu, Mlp, QkvBias
 from jssl.models.vit_positions import Interpolation
 from jssl.typing import (
   Decay,
@@ -43,7 +43,11 @@ class ViT:
     width: width of a token, and feature dimension unless expanded.
     depth: number of blocks.
     num_heads: number of attention heads; must divide `width`.
-    mlp_ratio: hidden width of the MLPs over `width`.
+    mlp: "gelu", or "swiglu": silu(gate) * value, the halves of `mlp_in`
+      (Shazeer, 2020; DINOv2 and DINOv3).
+    mlp_ratio: hidden width of the MLPs over `width`; with "swiglu" two thirds
+      of that, rounded up to a multiple of 8, as in DINOv2.
+    mlp_dim: hidden width of the MLPs; 0: that of `mlp_ratio`.
     pooling: the feature is the mean of the normalised patch tokens ("mean"),
       the normalised class token ("cls"), or the class token and the mean one
       after the other ("cls_mean": twice the width).
@@ -71,6 +75,7 @@ class ViT:
     drop_path: probability of dropping the branches of the last block in
       training, growing linearly from 0 in the first (stochastic depth, Huang
       et al., ECCV 2016); in [0, 1).
+    drop_path_uniform: True for the same probability in all blocks (DINOv2).
     mask_token: True for a learned token in place of hidden patches, which
       objectives with masks of `Replace` need (BEiT, SimMIM, iBOT).
     expand_dim: feature dimension after a bottleneck expansion, a multiple of
@@ -91,7 +96,9 @@ class ViT:
   width: Width
   depth: Positive[int]
   num_heads: Positive[int]
+  mlp: Mlp = "gelu"
   mlp_ratio: Positive[int] = 4
+  mlp_dim: NonNegative[int] = 0
   pooling: Pooling = "mean"
   num_registers: NonNegative[int] = 0
   positions: Positions = "sincos"
@@ -105,6 +112,7 @@ class ViT:
   zero_init_residual: bool = False
   layer_scale: NonNegative[float] = 0.0
   drop_path: Decay = 0.0
+  drop_path_uniform: bool = False
   mask_token: bool = False
   expand_dim: NonNegative[int] = 0
   scan_layers: bool = False
@@ -146,6 +154,14 @@ class ViT:
   def prefix_tokens(self) -> int:
     """Number of tokens before the patches."""
     return (self.pooling != "mean") + self.num_registers
+
+  @property
+  def mlp_hidden_dim(self) -> int:
+    """Hidden width of the MLPs."""
+    dim = self.mlp_ratio * self.width
+    if self.mlp == "swiglu":
+      dim = -(-(dim * 2 // 3) // 8) * 8
+    return self.mlp_dim or dim
 
   @property
   def augments_rope(self) -> bool:

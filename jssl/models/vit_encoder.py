@@ -71,7 +71,12 @@ class Encoder(nn.Module):
     rotations = self._rotations(grid, mask, keys)
     factors = None
     if keys is not None and config.drop_path:
-      factors = drop_path_factors(keys, config.depth, config.drop_path)
+      factors = drop_path_factors(
+        keys,
+        config.depth,
+        config.drop_path,
+        uniform=config.drop_path_uniform,
+      )
     x = x.reshape(-1, config.width)
     x, of_blocks = self._blocks(x, n, factors, valid, rotations, blocks)
     if config.pooling == "cls" and not tokens:
@@ -224,13 +229,14 @@ class Encoder(nn.Module):
       kind,
       tokens,
       config.num_heads,
-      config.mlp_ratio * config.width,
+      config.mlp_hidden_dim,
       config.zero_init_residual,
       config.layer_scale,
       jnp.dtype(config.dtype),
       config.gelu,
       config.norm_epsilon,
       config.qkv_bias,
+      config.mlp,
     )
     x, features = run_blocks(
       block,

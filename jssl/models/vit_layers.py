@@ -18,6 +18,7 @@ from jssl.mesh import rows_on_all
 from jssl.models.vit_positions import rotated
 from jssl.typing import Keys
 
+Mlp = Literal["gelu", "swiglu"]
 Gelu = Literal["tanh", "erf"]
 QkvBias = Literal["qkv", "qv", "none"]
 
@@ -62,15 +63,17 @@ def attention(
 
 
 def drop_path_factors(
-  keys: Keys, depth: int, rate: float
+  keys: Keys, depth: int, rate: float, *, uniform: bool = False
 ) -> Float[Array, "depth 2 b"]:
   """Draws the stochastic-depth factors of both branches of every block.
 
   A branch of block i is dropped with probability p_i and otherwise scaled by
   1 / (1 - p_i); p_i grows linearly from 0 in the first block to `rate` in the
-  last. The draw for an image depends only on its key, the block and the branch.
+  last, or is `rate` if `uniform`. The draw for an image depends only on its
+  key, the block and the branch.
   """
-  keep = 1 - jnp.linspace(0, rate, depth, dtype=jnp.float32)
+  first = rate if uniform else 0
+  keep = 1 - jnp.linspace(first, rate, depth, dtype=jnp.float32)
 
   def of_image(key: jax.Array) -> Float[Array, "depth 2"]:
     places = jnp.arange(2 * depth)
@@ -104,6 +107,7 @@ class Block(nn.Module):
   gelu: Gelu = "tanh"
   norm_epsilon: float = 1e-6
   qkv_bias: QkvBias = "qkv"
+  mlp: Mlp = "gelu"
 
   @nn.compact
   def __call__(
@@ -152,8 +156,14 @@ class Block(nn.Module):
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
     y = norm(name="mlp_norm")(x)
-    y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
-    y = nn.gelu(y, approximate=self.gelu == "tanh")
+    gated = self.mlp == "swiglu"
+    hidden = (2 if gated else 1) * self.mlp_dim
+    y = nn.Dense(hidden, dtype=self.dtype, name="mlp_in")(y)
+    if gated:
+      gate, value = jnp.split(y, 2, axis=-1)
+      y = nn.silu(gate) * value
+    else:
+      y = nn.gelu(y, approximate=self.gelu == "tanh")
     return x + weighted(last(name="mlp_out")(y), 1, "mlp")
 
 

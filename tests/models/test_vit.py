@@ -229,16 +229,22 @@ def test_scanned_blocks_start_differently():
   np.testing.assert_allclose(kernel.std((1, 2)), 16**-0.5, rtol=0.1)
 
 
-def test_drop_path_drops_at_its_rate_and_keeps_the_mean():
+@pytest.mark.parametrize("uniform", [False, True])
+def test_drop_path_drops_at_its_rate_and_keeps_the_mean(uniform):
   n, depth, rate = 4000, 4, 0.6
-  draw = jit(lambda: vit_layers.drop_path_factors(keys_of(n), depth, rate))
+  draw = jit(
+    lambda: vit_layers.drop_path_factors(
+      keys_of(n), depth, rate, uniform=uniform
+    )
+  )
   factors = np.asarray(draw())
   assert factors.shape == (depth, 2, n)
   for i, (dropped, of_block) in enumerate(
-    zip(np.linspace(0, rate, depth), factors, strict=True)
+    zip(np.linspace(rate * uniform, rate, depth), factors, strict=True)
   ):
     np.testing.assert_allclose(
-      np.unique(of_block), np.unique([0, 1 / (1 - dropped)])[-1 - (i > 0) :]
+      np.unique(of_block),
+      np.unique([0, 1 / (1 - dropped)])[-1 - (i > 0 or uniform) :],
     )
     # Five standard errors of the mean of n draws.
     tolerance = 5 * np.sqrt(dropped * (1 - dropped) / n) + 1e-6
@@ -438,6 +444,8 @@ def test_expansion_is_its_formula():
     ({"width": 18, "num_heads": 4}, r"model.width=18.*model.num_heads=4"),
     ({"num_heads": 0}, r"model.num_heads=0 must be positive"),
     ({"depth": 0}, r"model.depth=0 must be positive"),
+    ({"mlp_dim": -1}, r"model.mlp_dim=-1 must be at least 0"),
+    ({"mlp": "glu"}, r"model.mlp='glu'.*gelu, swiglu"),
     ({"depth": -1}, r"model.depth=-1 must be positive"),
     ({"layer_scale": -0.1}, r"model.layer_scale=-0.1 must be at least 0"),
     ({"drop_path": 1.0}, r"model.drop_path=1.0 must be in \[0, 1\)"),
@@ -493,6 +501,18 @@ def test_usual_sizes_have_their_parameter_counts(width, depth, heads, count):
   # In timm the class token has a position embedding in addition.
   assert parameters(pooling="cls", positions="learned") == count - width
   assert parameters() == count - (1 + 1 + 14 * 14) * width
+
+
+# DINOv2's g and DINOv3's S+, H+ and 7B.
+@pytest.mark.parametrize(
+  ("width", "ratio", "hidden"),
+  [(1536, 4, 4096), (384, 6, 1536), (1280, 6, 5120), (4096, 3, 8192)],
+)
+def test_swiglu_has_the_hidden_width_of_dinov2(width, ratio, hidden):
+  model = vit.ViT(14, width, 1, 1, mlp="swiglu", mlp_ratio=ratio)
+  assert model.mlp_hidden_dim == hidden
+  # int(16 * 2 / 3) = 10.
+  assert dataclasses.replace(model, width=16, mlp_ratio=1).mlp_hidden_dim == 16
 
 
 def test_layer_norm_of_a_large_mean_does_not_cancel():

@@ -26,6 +26,9 @@ OPTIONS = {
   "sincos_column": {"positions": "sincos_column"},
   "learned": {"positions": "learned"},
   "rope": {"positions": "rope"},
+  "swiglu": {"mlp": "swiglu", "mlp_ratio": 3},
+  "swiglu_dim": {"mlp": "swiglu", "mlp_dim": 12},
+  "mlp_dim": {"mlp_dim": 12},
   "rope_prefix": {
     "positions": "rope",
     "pooling": "cls",
@@ -79,6 +82,7 @@ def encode(model, params, image, visible=None, valid=None):
       approximate=model.gelu == "tanh",
       eps=model.norm_epsilon,
       valid=valid,
+      swiglu=model.mlp == "swiglu",
       angles=angles if model.positions == "rope" else None,
     )
     outputs.append(
