@@ -1,7 +1,8 @@
 """Parses a `ConfigDict` into frozen dataclasses; its keys are their fields.
 
 A field whose class is chosen by a `name` key lists its classes in its metadata:
-`field(metadata={"classes": {...}})`.
+`field(metadata={"classes": {...}})`. A class with `presets` takes one of their
+names as the key `preset`, which the parsed config does not keep.
 """
 
 import dataclasses
@@ -130,6 +131,7 @@ def _section(name: str, given: Any, cls: type[T]) -> T:
   """Parses a section, or a section within one, such as a head."""
   if not isinstance(given, Mapping):
     raise TypeError(f"{name}={given!r} must be a section of its own")
+  given = _with_preset(name, given, cls)
   hints = typing.get_type_hints(cls)
   bounds = typing.get_type_hints(cls, include_extras=True)
   fields = _fields(cls)
@@ -155,6 +157,20 @@ def _section(name: str, given: Any, cls: type[T]) -> T:
         raise ValueError(f"{full} is missing from the config")
       values[key] = _section(full, {}, hints[key])
   return cls(**values)
+
+
+def _with_preset(
+  name: str, given: Mapping[str, Any], cls: Any
+) -> Mapping[str, Any]:
+  """Replaces the key `preset` by the keys of that preset; explicit keys win."""
+  presets = getattr(cls, "presets", None)
+  if presets is None or "preset" not in given:
+    return given
+  preset = str(given["preset"])
+  if preset not in presets:
+    raise ValueError(f"{name}.preset={preset!r}: {suggest(preset, presets)}")
+  explicit = {key: value for key, value in given.items() if key != "preset"}
+  return {**presets[preset], **explicit}
 
 
 def _choice(name: str, given: Any, classes: Mapping[str, type]) -> Any:

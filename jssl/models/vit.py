@@ -5,12 +5,14 @@ of MoCo v3 and MAE.
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from jssl.models.backbone import Backbone, Width, from_linen
 from jssl.models.tokens import Grid
 from jssl.models.vit_layers import Gelu, Mlp, QkvBias
 from jssl.models.vit_positions import Interpolation
+from jssl.models.vit_presets import PRESETS
 from jssl.typing import (
   Decay,
   Dtype,
@@ -30,8 +32,9 @@ Remat = Literal["none", "block", "dots"]
 class ViT:
   """Hyper-parameters of a vision transformer; the `model` section of a config.
 
-  Common sizes, width / depth / num_heads: Ti 192/12/3, S 384/12/6 (MoCo v3:
-  12 heads), B 768/12/12, with patches of 16 px and mlp_ratio 4.
+  Common sizes have names: `ViT(**ViT.presets["vit_s16"])`. In a config,
+  `model.preset` fills the keys that the file leaves unset. MoCo v3's ViT-S has
+  12 heads.
 
   Example:
     >>> model = ViT(patch_size_px=4, width=64, depth=2, num_heads=2)
@@ -120,6 +123,7 @@ class ViT:
   dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.5,)
   std: tuple[Positive[float], ...] = (0.5,)
+  presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
   def __post_init__(self) -> None:
     check_fields(self, "model")

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -492,15 +493,12 @@ def test_indivisible_sizes_are_errors():
   ],
 )
 def test_usual_sizes_have_their_parameter_counts(width, depth, heads, count):
-  def parameters(**changed):
-    model = vit.ViT(16, width, depth, heads, scan_layers=True, **changed)
-    backbone = model.backbone()
-    shapes = jax.eval_shape(lambda: init_variables(0, backbone, (224, 224, 3)))
-    return sum(x.size for x in jax.tree.leaves(shapes))
-
+  model = vit.ViT(16, width, depth, heads, scan_layers=True)
+  tokens = {"pooling": "cls", "positions": "learned"}
   # In timm the class token has a position embedding in addition.
-  assert parameters(pooling="cls", positions="learned") == count - width
-  assert parameters() == count - (1 + 1 + 14 * 14) * width
+  learned = dataclasses.replace(model, **tokens)
+  assert parameters(learned, 224) == count - width
+  assert parameters(model, 224) == count - (1 + 1 + 14 * 14) * width
 
 
 # DINOv2's g and DINOv3's S+, H+ and 7B.
@@ -513,6 +511,51 @@ def test_swiglu_has_the_hidden_width_of_dinov2(width, ratio, hidden):
   assert model.mlp_hidden_dim == hidden
   # int(16 * 2 / 3) = 10.
   assert dataclasses.replace(model, width=16, mlp_ratio=1).mlp_hidden_dim == 16
+
+
+def parameters(model, image_px):
+  backbone, shape = model.backbone(), (image_px, image_px, 3)
+  shapes = jax.eval_shape(lambda: init_variables(0, backbone, shape))
+  return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+  ("preset", "count"),
+  [
+    ("dinov2_vits14", 22_056_576),
+    ("dinov2_vitb14", 86_580_480),
+    ("dinov2_vitl14", 304_368_640),
+    ("dinov2_vitg14", 1_136_480_768),
+  ],
+)
+def test_dinov2_presets_have_the_published_parameters(preset, count):
+  fields = vit.ViT.presets[preset]
+  model = vit.ViT(**fields, scan_layers=True, mask_token=True)
+  # There the class token has a position embedding.
+  assert parameters(model, 518) == count - model.width
+
+
+@pytest.mark.parametrize(
+  ("preset", "millions"),
+  [
+    ("dinov3_vits16", 21.6),
+    ("dinov3_vits16plus", 28.7),
+    ("dinov3_vitb16", 85.7),
+    ("dinov3_vitl16", 303),
+    ("dinov3_vith16plus", 840),
+    ("dinov3_vit7b16", 6716),
+  ],
+)
+def test_dinov3_presets_have_the_published_size(preset, millions):
+  model = vit.ViT(**vit.ViT.presets[preset], scan_layers=True)
+  assert parameters(model, 224) == pytest.approx(1e6 * millions, rel=2e-3)
+
+
+@pytest.mark.parametrize("preset", vit.ViT.presets)
+def test_presets_are_models(preset):
+  model = vit.ViT(**vit.ViT.presets[preset])
+  assert model.patch_size_px == int(re.findall("14|16", preset)[-1])
+  assert model.num_registers == 4 * ("_reg" in preset or "dinov3" in preset)
 
 
 def test_layer_norm_of_a_large_mean_does_not_cancel():
