@@ -19,6 +19,7 @@ from jssl.config.schema import Config
 from jssl.data.source import InMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
+from jssl.models.tokens import Encoded
 from jssl.probe import dataset, runner
 from jssl.runtime.workdir import claim_workdir, lock
 
@@ -32,7 +33,7 @@ def init(key, image_shape):
 def apply(variables, images, *, train, key=None):
   assert not train
   w = variables["params"]["w"]
-  return images.reshape(len(images), -1) @ w, variables
+  return Encoded(images.reshape(len(images), -1) @ w), variables
 
 
 BACKBONE = Backbone(init, apply, 6)
