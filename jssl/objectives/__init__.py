@@ -10,7 +10,9 @@ from jssl.objectives.byol import BYOL
 from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
+from jssl.objectives.dinov2 import DINOv2
 from jssl.objectives.dissl import DISSL
+from jssl.objectives.ibot import IBOT
 from jssl.objectives.ijepa import IJEPA
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.mae import MAE
@@ -39,7 +41,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
   "cissl": CISSL,
   "dcl": DCL,
   "dino": DINO,
+  "dinov2": DINOv2,
   "dissl": DISSL,
+  "ibot": IBOT,
   "ijepa": IJEPA,
   "lejepa": LeJEPA,
   "mae": MAE,
@@ -61,6 +65,7 @@ __all__ = [
   "DCL",
   "DINO",
   "DISSL",
+  "IBOT",
   "IJEPA",
   "MAE",
   "NNCLR",
@@ -68,6 +73,7 @@ __all__ = [
   "WMSE",
   "Aux",
   "BarlowTwins",
+  "DINOv2",
   "DistillationObjective",
   "Features",
   "LeJEPA",

@@ -11,6 +11,7 @@ AdamW at 5e-4 b/256, decay 0.04 to 0.4, batch 1024, gradient clipping at 3.
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from jssl import losses, schedules, tree
 from jssl.losses.rows import l2_normalize
@@ -20,6 +21,8 @@ from jssl.objectives.base import Aux, Features
 from jssl.objectives.momentum import MomentumObjective
 from jssl.objectives.projector import PrototypeObjective
 from jssl.typing import Fraction, Key, NonNegative, Positive, Scalar, Step
+
+Center = Float[Array, "k"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,22 +72,40 @@ class DINO(PrototypeObjective, MomentumObjective):
     target, state = self.targets(state, features)
     target = l2_normalize(target)
     teacher_prototypes = self.prototypes.rows(state["teacher"]["prototypes"])
+    temperature = self.teacher_temperature_at(step)
+    center, new_center = self.centers(
+      state["center"], target, teacher_prototypes, temperature
+    )
     loss = losses.dino(
       l2_normalize(z),
       target,
       self.prototypes.rows(head_params["prototypes"]),
       teacher_prototypes,
-      state["center"],
+      center,
       student_temperature=self.student_temperature,
-      teacher_temperature=schedules.warmup_constant(
-        self.teacher_temperature_start,
-        self.teacher_temperature,
-        warmup_steps=self.temperature_warmup_steps,
-      )(step),
+      teacher_temperature=temperature,
     )
-    center = tree.ema(
-      state["center"],
-      losses.dino_center(target, teacher_prototypes),
-      self.center_momentum,
-    )
-    return loss, Aux({}, {**state, "center": center})
+    return loss, Aux({}, {**state, "center": new_center})
+
+  def teacher_temperature_at(self, step: Step) -> Scalar | float:
+    """Returns the temperature of the teacher softmax."""
+    return schedules.warmup_constant(
+      self.teacher_temperature_start,
+      self.teacher_temperature,
+      warmup_steps=self.temperature_warmup_steps,
+    )(step)
+
+  def centers(
+    self,
+    center: Center,
+    target: Float[Array, "u b z"],
+    prototypes: Float[Array, "k z"],
+    temperature: Scalar | float,
+    weights: Bool[Array, "u b"] | None = None,
+  ) -> tuple[Center, Center]:
+    """Returns the centre of this step and that of the next."""
+    mean = losses.dino_center(target, prototypes, weights=weights)
+    new = tree.ema(center, mean, self.center_momentum)
+    if weights is not None:
+      new = jnp.where(weights.any(), new, center)
+    return center, new

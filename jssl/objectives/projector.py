@@ -102,16 +102,27 @@ class PrototypeObjective(ProjectorObjective):
     params["prototypes"] = self.prototypes.init(second, width)
     return params, state
 
+  def layers(self) -> dict[str, Prototypes]:
+    """Returns the layers of prototypes by name."""
+    return {"prototypes": self.prototypes}
+
   def schedules(self) -> Mapping[str, Schedule]:
-    """Freezes the prototypes for `prototypes.freeze_steps` steps."""
-    return self.prototypes.schedules("prototypes")
+    """Freezes prototypes for their `freeze_steps`."""
+    return {
+      group: schedule
+      for name, layer in self.layers().items()
+      for group, schedule in layer.schedules(name).items()
+    }
 
   def update(
     self, head_params: dict, state: dict, carry: dict, *, step: Step
   ) -> tuple[PyTree, PyTree]:
-    """Normalises the prototypes if `prototypes.norm` is "step"."""
-    prototypes = self.prototypes.after_step(head_params["prototypes"])
-    head_params = {**head_params, "prototypes": prototypes}
+    """Normalises prototypes if their `norm` is "step"."""
+    after = {
+      name: layer.after_step(head_params[name])
+      for name, layer in self.layers().items()
+    }
+    head_params = {**head_params, **after}
     return super().update(head_params, state, carry, step=step)
 
 

@@ -23,7 +23,9 @@ from jssl.objectives.byol import BYOL
 from jssl.objectives.cissl import CISSL
 from jssl.objectives.dcl import DCL
 from jssl.objectives.dino import DINO
+from jssl.objectives.dinov2 import DINOv2
 from jssl.objectives.dissl import DISSL
+from jssl.objectives.ibot import IBOT
 from jssl.objectives.ijepa import IJEPA
 from jssl.objectives.lejepa import LeJEPA
 from jssl.objectives.mae import MAE
@@ -247,6 +249,22 @@ def outcome(case, *, derived=None, step=STEP):
 AVERAGED = {"momentum_start": 0.9, "momentum_end": 0.99, "total_steps": TOTAL}
 MOCO = MoCoV3(projector=PLAIN, predictor=PLAIN, **AVERAGED)
 
+DINOV2 = DINOv2(
+  prototypes=Prototypes(7, "weight", freeze_steps=4),
+  patch_prototypes=Prototypes(6, "weight"),
+  student_temperature=0.3,
+  teacher_temperature_start=0.2,
+  teacher_temperature=0.6,
+  temperature_warmup_steps=8,
+  mask_probability=0.8,
+  mask_ratio_max=0.7,
+  koleo_weight=0.3,
+  shared_head=False,
+  projector=GELU,
+  patch_projector=dataclasses.replace(GELU, out_dim=3),
+  **AVERAGED,
+)
+
 CASES = (
   Case(
     "simclr",
@@ -342,6 +360,30 @@ CASES = (
       **AVERAGED,
     ),
     oracle.dino,
+    derived=True,
+  ),
+  Case(
+    "ibot",
+    IBOT(
+      prototypes=Prototypes(7, "weight", freeze_steps=4),
+      student_temperature=0.3,
+      teacher_temperature_start=0.2,
+      teacher_temperature=0.6,
+      temperature_warmup_steps=8,
+      mask_probability=0.8,
+      mask_ratio_max=0.7,
+      patch_weight=0.5,
+      projector=GELU,
+      **AVERAGED,
+    ),
+    oracle.ibot,
+    derived=True,
+  ),
+  Case("dinov2", DINOV2, oracle.dinov2, derived=True),
+  Case(
+    "dinov2_sinkhorn",
+    dataclasses.replace(DINOV2, centering="sinkhorn", shared_head=True),
+    oracle.dinov2,
     derived=True,
   ),
   Case(

@@ -56,9 +56,21 @@ def unit(z):
   return z / np.linalg.norm(z, axis=-1, keepdims=True)
 
 
+def pooled(features):
+  """Returns the pooled features of each resolution."""
+  return [getattr(h, "pooled", h) for h in features]
+
+
+def views(features):
+  """Returns the pooled features of all views."""
+  return np.concatenate(pooled(features))
+
+
 def project(objective, at):
   return head(
-    objective.projector, at.params["projector"], np.concatenate(at.student)
+    objective.projector,
+    at.params["projector"],
+    np.concatenate(pooled(at.student)),
   )
 
 
@@ -69,7 +81,7 @@ def predict(objective, at):
 
 def targets(objective, at):
   teacher = at.state["teacher"]["projector"]
-  return head(objective.projector, teacher, at.teacher[0])
+  return head(objective.projector, teacher, *pooled(at.teacher))
 
 
 def simclr(objective, at, held):
@@ -168,21 +180,85 @@ def swav(objective, at, held):
   return np.mean(losses)
 
 
-def dino(objective, at, held):
+def teacher_temperature(objective, at):
   start, end = (
     objective.teacher_temperature_start,
     objective.teacher_temperature,
   )
   warmup = objective.temperature_warmup_steps
   fraction = min(at.step / warmup, 1) if warmup else 1
+  return start + fraction * (end - start)
+
+
+def dino(objective, at, held, center=None):
   return oracles.dino(
     unit(project(objective, at)),
     unit(targets(objective, held)),
     unit(at.params["prototypes"]),
     unit(held.state["teacher"]["prototypes"]),
-    held.state["center"],
+    held.state["center"] if center is None else center,
     objective.student_temperature,
-    start + fraction * (end - start),
+    teacher_temperature(objective, at),
+  )
+
+
+def patch_logits(objective, params, tokens):
+  """Logits of the head for patches, shared or not."""
+  name = "projector" if objective.shared_head else "patch_projector"
+  w = params["prototypes" if objective.shared_head else "patch_prototypes"]
+  return unit(head(getattr(objective, name), params[name], tokens)) @ unit(w).T
+
+
+def patch_loss(objective, at, held, center):
+  """The loss of hidden patches, averaged over the large crops."""
+  averaged = held.state["teacher"]
+  return np.mean(
+    [
+      patches.ibot_patch(
+        patch_logits(objective, at.params, student),
+        patch_logits(objective, averaged, teacher),
+        center,
+        hidden,
+        objective.student_temperature,
+        teacher_temperature(objective, at),
+      )
+      for student, teacher, hidden in zip(
+        at.student[0].tokens,
+        held.teacher[0].tokens,
+        at.mask.hidden,
+        strict=True,
+      )
+    ]
+  )
+
+
+def ibot(objective, at, held):
+  patch = patch_loss(objective, at, held, held.state["patch_center"])
+  return dino(objective, at, held) + objective.patch_weight * patch
+
+
+def dinov2(objective, at, held):
+  center, patch_center = held.state["center"], held.state["patch_center"]
+  if objective.centering == "sinkhorn":
+    temperature, averaged = (
+      teacher_temperature(objective, at),
+      held.state["teacher"],
+    )
+    cls = unit(targets(objective, held)) @ unit(averaged["prototypes"]).T
+    logits = patch_logits(objective, averaged, held.teacher[0].tokens)
+    center = patches.sinkhorn_center(
+      cls.reshape(-1, cls.shape[-1]), temperature
+    )
+    patch_center = patches.sinkhorn_center(
+      logits.reshape(-1, logits.shape[-1]),
+      temperature,
+      used=at.mask.hidden.reshape(-1),
+    )
+  koleo = sum(oracles.koleo(h) for h in at.student[0].pooled)
+  return (
+    dino(objective, at, held, center)
+    + objective.patch_weight * patch_loss(objective, at, held, patch_center)
+    + objective.koleo_weight * koleo
   )
 
 
@@ -241,7 +317,11 @@ def cissl(objective, at, held):
 
 def dissl(objective, at, held):
   return oracles.dissl(
-    head(objective.student, at.params["student"], np.concatenate(at.student)),
+    head(
+      objective.student,
+      at.params["student"],
+      np.concatenate(pooled(at.student)),
+    ),
     head(objective.teacher, at.params["teacher"], at.student[0]),
     at.params["student_prototypes"],
     at.params["teacher_prototypes"],

@@ -7,6 +7,7 @@ from objectives.cases import BY_NAME, D
 
 from jssl.models.heads import Head
 from jssl.models.tokens import Spec
+from jssl.objectives import OBJECTIVES
 from jssl.objectives.base import Objective
 from jssl.objectives.simclr import SimCLR
 
@@ -33,10 +34,8 @@ def test_defaults_of_the_protocol():
 
 
 def test_methods_with_multi_crop():
-  multi_crop = {
-    case.name for case in BY_NAME.values() if case.objective.multi_crop
-  }
-  assert multi_crop == {"swav", "dino", "lejepa", "dissl"}
+  multi_crop = {name for name, cls in OBJECTIVES.items() if cls.multi_crop}
+  assert multi_crop == {"swav", "dino", "ibot", "dinov2", "lejepa", "dissl"}
 
 
 def test_default_head_is_the_papers():

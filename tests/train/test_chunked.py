@@ -159,7 +159,9 @@ def loss_gradient(objective, multi, chunks):
     name
     if name in ("simclr", "dino")
     else pytest.param(name, marks=pytest.mark.slow)
-    for name in BY_NAME
+    for name, case in BY_NAME.items()
+    # Others are in test_token_methods.py.
+    if not case.objective.uses_tokens
   ],
 )
 def test_the_gradient_of_every_loss_is_exact(x64, name):

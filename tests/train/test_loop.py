@@ -100,6 +100,30 @@ REMEMBERING = {
       "num_small": 2, "small_crop_size_px": 16, "small_blur_probability": 0.0,
     },
   """,
+  "masks_of_mae": """
+    "objective": {
+      "name": "mae", "decoder": {"width": 16, "depth": 1, "num_heads": 2},
+    },
+  """,
+  "masks_and_the_teacher_of_ijepa": """
+    "objective": {
+      "name": "ijepa", "num_targets": 2, "min_context": 2,
+      "predictor": {"width": 16, "depth": 1, "num_heads": 2},
+    },
+    "train": {"steps": 24, "chunks": 2},
+  """,
+  "the_centres_of_dinov2": """
+    "objective": {
+      "name": "dinov2", "prototypes": {"number": 16, "freeze_steps": 9},
+      "patch_prototypes": {"number": 8}, "shared_head": False,
+      "projector": {"hidden_dims": (), "out_dim": 8},
+      "patch_projector": {"hidden_dims": (), "out_dim": 8},
+    },
+    "augment": {
+      "crop_size_px": 32, "crop_min_area": 0.4,
+      "num_small": 2, "small_crop_size_px": 16, "small_blur_probability": 0.0,
+    },
+  """,
   "the_memory_of_the_head": """
     "objective": {"name": "simclr", "projector": {"out_dim": 8}},
     "head": {"strategy": "alternating", "optimizer": "adam", "batch": "fresh"},
