@@ -23,9 +23,15 @@ MAPS = ("8,8,64", "4,4,128", "2,2,256")
   [
     (ViT(**VIT), LOGITS),
     (ViT(**VIT, scan_layers=True), LOGITS),
+    (
+      ViT(
+        **VIT, positions="rope", pooling="cls", num_registers=2, mlp="swiglu"
+      ),
+      ("2,7,7",),
+    ),
     (ResNet(18, True), MAPS),
   ],
-  ids=["vit", "scanned", "resnet"],
+  ids=["vit", "scanned", "modern", "resnet"],
 )
 def test_each_device_holds_the_rows_of_its_own_images(model, shapes):
   """Not parts of the rows of all devices that share its parameters."""

@@ -22,6 +22,15 @@ MODELS = {
   "cls": dataclasses.replace(MODEL, pooling="cls"),
   "scan": dataclasses.replace(MODEL, scan_layers=True, remat="block"),
   "expanded": dataclasses.replace(MODEL, expand_dim=32),
+  "modern": dataclasses.replace(
+    MODEL,
+    pooling="cls_mean",
+    num_registers=2,
+    positions="rope",
+    mlp="swiglu",
+    qkv_bias="qv",
+    scan_layers=True,
+  ),
 }
 IMAGES = np.random.default_rng(0).random((3, 6, 8, 1))
 N = 12

@@ -29,6 +29,21 @@ FULL = dataclasses.replace(
   drop_path=0.6,
   expand_dim=32,
 )
+# The other ones.
+MODERN = dataclasses.replace(
+  TINY,
+  depth=2,
+  pooling="cls_mean",
+  num_registers=2,
+  positions="rope",
+  rope_shift=0.1,
+  rope_jitter=1.2,
+  rope_rescale=2.0,
+  mlp="swiglu",
+  qkv_bias="qv",
+  drop_path=0.4,
+  drop_path_uniform=True,
+)
 
 
 def without_blocks(model):
@@ -94,7 +109,7 @@ def test_positions_are_those_of_the_formula():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("model", [TINY, FULL])
+@pytest.mark.parametrize("model", [TINY, FULL, MODERN])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_features_have_their_shape_and_dtype(channels, model, dtype):
   backbone = dataclasses.replace(model, dtype=dtype).backbone()
@@ -173,8 +188,12 @@ def stacked(variables, depth):
   return {"params": params}
 
 
-def test_scanned_and_recomputed_blocks_are_the_same_function():
-  model = dataclasses.replace(FULL, depth=2, expand_dim=0)
+@pytest.mark.parametrize(
+  "model",
+  [dataclasses.replace(FULL, depth=2, expand_dim=0), MODERN],
+  ids=["full", "modern"],
+)
+def test_scanned_and_recomputed_blocks_are_the_same_function(model):
   variables = filled(model)
   x, keys = images(4, 8, 8, 1), keys_of(4)
 
@@ -292,13 +311,14 @@ def test_factors_scale_the_branches_of_their_image():
   np.testing.assert_allclose(twice, 2 * once, atol=1e-5)
 
 
-def test_drop_path_follows_the_keys_of_images():
-  x, keys, variables = images(4, 8, 8, 1), keys_of(4), filled(FULL)
-  h, _ = train(FULL, variables, x, keys)
+@pytest.mark.parametrize("model", [FULL, MODERN], ids=["full", "modern"])
+def test_draws_follow_the_keys_of_images(model):
+  x, keys, variables = images(4, 8, 8, 1), keys_of(4), filled(model)
+  h, _ = train(model, variables, x, keys)
   order = np.array([2, 0, 3, 1])
-  shuffled, _ = train(FULL, variables, x[order], keys[order])
+  shuffled, _ = train(model, variables, x[order], keys[order])
   np.testing.assert_allclose(shuffled, h[order], rtol=1e-5, atol=1e-5)
-  other, _ = train(FULL, variables, x, keys_of(4, seed=1))
+  other, _ = train(model, variables, x, keys_of(4, seed=1))
   assert np.abs(other - h).max() > 1e-2
 
 

@@ -34,6 +34,9 @@ MULTI = Augment(
   small_blur_probability=0.0,
 )
 VIT = ViT(patch_size_px=8, width=16, depth=2, num_heads=2, drop_path=0.4)
+ROPE = dataclasses.replace(
+  VIT, drop_path=0.0, positions="rope", rope_rescale=2.0, num_registers=1
+)
 SIMCLR = BY_NAME["simclr"].objective
 IMAGES = np.random.default_rng(0).integers(0, 256, (B, 16, 16, 3), np.uint8)
 
@@ -106,25 +109,29 @@ def test_parts_have_rows_of_every_device():
   np.testing.assert_array_equal(join(parts, 4, axis=1), views)
 
 
-@pytest.mark.parametrize("augment", [LARGE, MULTI], ids=["two", "multi_crop"])
-def test_chunks_change_nothing(augment):
-  """Drop path included: it is drawn for each image and view."""
-  _, variables, _ = variables_of(VIT)
+@pytest.mark.parametrize(
+  ("model", "augment"),
+  [(VIT, LARGE), (VIT, MULTI), (ROPE, MULTI)],
+  ids=["two", "multi_crop", "rope"],
+)
+def test_chunks_change_nothing(model, augment):
+  """What is drawn for each image and view included."""
+  _, variables, _ = variables_of(model)
   cotangents = random_cotangents(augment, 16)
   whole, chunked = (
-    program(VIT, augment, chunks)(variables["params"], rows(), cotangents)
+    program(model, augment, chunks)(variables["params"], rows(), cotangents)
     for chunks in (1, CHUNKS)
   )
   assert_near(chunked[0], whole[0], 1e-5)
   assert_near(chunked[1], whole[1], 1e-5)
-  still = program(VIT, augment, 1)(
+  still = program(model, augment, 1)(
     variables["params"],
     rows()._replace(model_keys=rows().augment_keys),
     cotangents,
   )
   still, whole = still[0].features, whole[0].features
   assert np.abs(still.pooled[0] - whole.pooled[0]).max() > 1e-3
-  # The teacher drops no path.
+  # Nothing is drawn for the teacher.
   np.testing.assert_array_equal(
     still.teacher_pooled[0], whole.teacher_pooled[0]
   )

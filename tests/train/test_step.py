@@ -86,15 +86,29 @@ VIT = {"patch_size_px": 8, "width": 128, "depth": 1, "num_heads": 2}
 RESNET = {"depth": 18, "small_images": True, "width": 8, "mean": (0.5,)}
 
 
+MODERN = {
+  "pooling": "cls_mean",
+  "num_registers": 2,
+  "positions": "rope",
+  "rope_rescale": 2.0,
+  "mlp": "swiglu",
+  "qkv_bias": "qv",
+  "drop_path": 0.2,
+  "drop_path_uniform": True,
+  "scan_layers": True,
+  "remat": "block",
+}
+
+
 @pytest.mark.parametrize(
-  "make", ["vit", pytest.param("resnet", marks=pytest.mark.slow)]
+  "make", ["vit", "modern", pytest.param("resnet", marks=pytest.mark.slow)]
 )
 def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
-  model = (
-    ViT(**VIT, dtype="float64")
-    if make == "vit"
-    else ResNet(**RESNET, std=(0.25,), dtype="float64")
-  )
+  model = {
+    "vit": ViT(**VIT, dtype="float64"),
+    "modern": ViT(**VIT, **MODERN, dtype="float64"),
+    "resnet": ResNet(**RESNET, std=(0.25,), dtype="float64"),
+  }[make]
   number = 20 if make == "vit" else 4
   optim = Optim("adamw", 1e-3, weight_decay=0.05, clip_norm=1.0)
   expected, _ = measured(make_run(model, optim), batches[:number], "float64")
