@@ -77,6 +77,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "student": {"out_dim": 128},
     "teacher": {"hidden_dims": (512,), "out_dim": 128},
   },
+  "ibot": {
+    "prototypes": {"number": 1024, "freeze_steps": 50},
+    "teacher_temperature": 0.04,
+    "momentum_start": 0.99,
+    "projector": {"hidden_dims": (512, 512), "out_dim": 128},
+  },
+  "dinov2": {
+    "prototypes": {"number": 1024, "freeze_steps": 50},
+    "teacher_temperature": 0.04,
+    "momentum_start": 0.99,
+    "projector": {"hidden_dims": (512, 512), "out_dim": 128},
+  },
   "mae": {"decoder": _DECODER},
   "simmim": {"mask_unit_px": 7},
   "ijepa": {

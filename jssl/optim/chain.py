@@ -8,16 +8,18 @@ have a learning-rate multiplier by step (0 freezes it), or a constant rate.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import optax
 
 from jssl import schedules, tree
+from jssl.optim.layers import STACKED, scale_by_layer
 from jssl.schedules import Schedule
 from jssl.typing import (
   Decay,
   Fraction,
+  Interval,
   NonNegative,
   Positive,
   PyTree,
@@ -26,9 +28,6 @@ from jssl.typing import (
   check_fields,
 )
 
-STACKED = "blocks"
-"""Path component of leaves whose first axis is the layer (`model.scan_layers`).
-Other blocks are called `block_0` etc."""
 _VECTORS = frozenset({"bias", "scale", "positions", "cls", "registers"})
 
 
@@ -56,6 +55,9 @@ def matrices(params: PyTree) -> PyTree:
   return tree.mask(params, is_matrix)
 
 
+_Factor = Annotated[float, Interval(0, 1, low_open=True)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Optim:
   """The `optim` section of a config.
@@ -78,6 +80,9 @@ class Optim:
     b1: decay of the first moment of adamw, adam and lamb.
     b2: decay of the second moment of adamw, adam and lamb.
     trust_coefficient: trust coefficient of lars.
+    layer_decay: factor of the learning rate from one block of a ViT to the one
+      before; 1: none (Bao et al., ICLR 2022; DINOv2: 0.9).
+    patch_embed_rate: further factor of the patch embedding (DINOv2: 0.2).
   """
 
   name: Literal["adamw", "adam", "sgd", "lars", "lamb"]
@@ -91,6 +96,8 @@ class Optim:
   b1: Decay = 0.9
   b2: Decay = 0.999
   trust_coefficient: Positive[float] = 0.001
+  layer_decay: _Factor = 1.0
+  patch_embed_rate: _Factor = 1.0
 
   def __post_init__(self) -> None:
     check_fields(self, "optim")
@@ -222,6 +229,9 @@ def make_optimizer(
     for name in used
   }
   optimizer = optax.partition(chains, groups)
+  if not optim.layer_decay == optim.patch_embed_rate == 1:
+    by_layer = scale_by_layer(optim.layer_decay, optim.patch_embed_rate)
+    optimizer = optax.chain(optimizer, by_layer)
   if optim.clip_norm:
     clip = optax.clip_by_global_norm(optim.clip_norm)
     optimizer = optax.chain(clip, optimizer)
