@@ -7,7 +7,8 @@
 Variants: a number of epochs, default `:300`.
 
 Differences from the authors' code: the warm-up starts at 0 instead of a fifth
-of the peak; the context has a static length (see `jssl.objectives.IJEPA`).
+of the peak; the context has a static length (see `jssl.objectives.IJEPA`);
+the predictor approximates the GELU by tanh.
 
 Cost: a quarter of the tokens in the backbone, all of them in the teacher, and
 four sequences per image in the predictor. Parameters are sharded over 8
@@ -38,6 +39,8 @@ def get_config(arg: str = "300") -> ConfigDict:
         "patch_size_px": 14,
         "depth": 32,
         "pooling": "mean",
+        "positions": "sincos_column",
+        "gelu": "erf",
         "scan_layers": True,
       },
       "mesh": {"fsdp": 8},

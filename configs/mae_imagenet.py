@@ -8,7 +8,8 @@ Variants: a number of epochs, default `:800`. `--config.model.width=1024
 --config.model.depth=24 --config.model.num_heads=16` is ViT-L.
 
 Differences from the authors' code: linear layers start with LeCun instead of
-Xavier initialisation; class and mask tokens are not decayed.
+Xavier initialisation; class and mask tokens are not decayed; the decoder
+approximates the GELU by tanh.
 
 Cost: a quarter of the tokens in the backbone, all of them in a narrow decoder.
 Needs accelerators: check the fit with `python -m jssl.preflight` first.
@@ -29,7 +30,11 @@ def get_config(arg: str = "800") -> ConfigDict:
     {
       **recipes.imagenet(epochs=epochs, batch_size=batch_size),
       "augment": recipes.crop_views(crop_min_area=0.2),
-      "model": recipes.vit(768, num_heads=12),
+      "model": {
+        **recipes.vit(768, num_heads=12),
+        "positions": "sincos_column",
+        "gelu": "erf",
+      },
       "objective": {
         "name": "mae",
         "mask_ratio": 0.75,

@@ -31,6 +31,8 @@ def get_config(arg: str = "800") -> ConfigDict:
       "model": {
         **recipes.vit(768, num_heads=12),
         "pooling": "mean",
+        "gelu": "erf",
+        "qkv_bias": "qv",
         "layer_scale": 0.1,
         "drop_path": 0.1,
       },
