@@ -101,6 +101,7 @@ def restore(
   items: Mapping[str, PyTree],
   *,
   check_files: bool = True,
+  partial: bool = False,
 ) -> dict[str, PyTree]:
   """Restores named pytrees of one checkpoint.
 
@@ -111,6 +112,8 @@ def restore(
       these shardings, whatever mesh they were saved from; without a sharding,
       on the first device.
     check_files: True if the files are compared with the manifest.
+    partial: True if `items` may lack leaves of the checkpoint, which are not
+      read.
 
   Raises:
     CheckpointError: if files are damaged, or do not match `items`.
@@ -119,7 +122,7 @@ def restore(
   if check_files:
     manifest.check_files(directory)
   _check_precision(directory, items)
-  manifest.check_leaves(directory, items)
+  manifest.check_leaves(directory, items, partial=partial)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   placed = jax.tree.map(
     lambda leaf: (
@@ -129,8 +132,11 @@ def restore(
     ),
     dict(items),
   )
+  context = ocp.Context()
+  context.pytree.loading.partial_load = partial
   try:
-    return ocp.load_checkpointables(directory, placed)
+    with context:
+      return ocp.load_checkpointables(directory, placed)
   except Exception as error:  # Orbax passes on any error of its back ends.
     raise CheckpointError(f"could not read {directory}: {error}") from error
 
@@ -150,19 +156,38 @@ def _check_precision(directory: pathlib.Path, items: PyTree) -> None:
   logging.warning("%s. Results may differ.", difference)
 
 
-def restore_backbone(workdir: str | os.PathLike, step: int) -> Variables:
-  """Restores the variables of the backbone alone, on the first device.
+def restore_backbone(
+  workdir: str | os.PathLike,
+  step: int,
+  *,
+  teacher: bool = False,
+  check_files: bool = True,
+) -> Variables:
+  """Restores the variables of one backbone alone, on the first device.
+
+  Args:
+    workdir: workdir of the run.
+    step: step of the checkpoint.
+    teacher: True for the averaged backbone, False for the trained one.
+    check_files: see `restore`.
 
   Raises:
-    CheckpointError: if the checkpoint is damaged.
+    CheckpointError: if the checkpoint is damaged or has no such backbone.
   """
-  leaves = manifest.leaves(_root(workdir) / str(step))
+  directory = _root(workdir) / str(step)
+  prefix = "training/teacher/" if teacher else "backbone/"
   abstract = {
     name: jax.ShapeDtypeStruct(shape, np.dtype(dtype))
-    for name, (dtype, shape) in leaves.items()
-    if name.startswith("backbone/")
+    for name, (dtype, shape) in manifest.leaves(directory).items()
+    if name.startswith(prefix)
   }
-  return restore(workdir, step, unflatten_dict(abstract, sep="/"))["backbone"]
+  if not abstract:
+    raise CheckpointError(f"{directory} has no arrays of {prefix[:-1]}")
+  items = unflatten_dict(abstract, sep="/")
+  restored = restore(
+    workdir, step, items, check_files=check_files, partial=True
+  )
+  return restored["training"]["teacher"] if teacher else restored["backbone"]
 
 
 class Checkpoints:

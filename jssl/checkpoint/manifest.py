@@ -96,10 +96,15 @@ def check_files(directory: pathlib.Path) -> None:
     )
 
 
-def check_leaves(directory: pathlib.Path, items: Mapping[str, PyTree]) -> None:
-  """Raises CheckpointError unless the leaves of `items` are those saved."""
+def check_leaves(
+  directory: pathlib.Path, items: Mapping[str, PyTree], *, partial: bool = False
+) -> None:
+  """Raises CheckpointError unless the leaves of `items` are those saved.
+
+  With `partial`, `items` may lack saved leaves.
+  """
   saved, expected = leaves(directory), describe(items)
-  prefixes = tuple(f"{name}/" for name in items)
+  prefixes = tuple(expected if partial else (f"{name}/" for name in items))
   differences = [
     f"{name}: saved {saved.get(name, 'nothing')}, expected "
     f"{expected.get(name, 'nothing')}"

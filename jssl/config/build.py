@@ -151,6 +151,11 @@ def build_objective(config: Config) -> Objective:
   return config.objective.with_total_steps(config.train.steps)
 
 
+def has_teacher(config: Config) -> bool:
+  """True if the method of a run averages the backbone."""
+  return build_objective(config).teacher_momentum(0) is not None
+
+
 def build_optimizer(
   optim: Optim,
   backbone: Backbone,

@@ -33,13 +33,13 @@ def accuracy_table(
   records: Iterable[Record], dataset: str, *, step: int | None = None
 ) -> AccuracyTable:
   """Tabulates test accuracy by features; of one checkpoint, or of all."""
-  order = [*BASELINES, "backbone"]
+  order = [*BASELINES, "student", "backbone"]
   shown = sorted(
     (
       record
       for record in records
       if isinstance(record, ProbeRecord) and record.dataset == dataset
-      if record.features != "backbone" or step in (None, record.step)
+      if record.features in BASELINES or step in (None, record.step)
     ),
     key=lambda record: (order.index(record.features), record.step),
   )
@@ -51,7 +51,9 @@ def accuracy_table(
   columns = dict.fromkeys(record.name for record in sorted(shown, key=position))
   cells: dict[str, dict[str, str]] = {}
   for record in shown:
-    name = BASELINES.get(record.features, f"pretrained, step {record.step:,}")
+    name = record.title
+    if record.features not in BASELINES:
+      name = f"{name}, step {record.step:,}"
     cells.setdefault(name, {})[record.name] = format_accuracy(
       record.test_accuracy, record.test_accuracy_std
     )

@@ -15,6 +15,7 @@ from jssl.config.schema import Config, Probe
 from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
 from jssl.probe.dataset import FeatureSet, ProbeDataset
+from jssl.probe.features import NotFiniteError
 from jssl.probe.measures import Matrix, measure
 from jssl.probe.records import ConcentrationRecord, DiagnosticsRecord
 from jssl.probe.sample import balanced_rows, draw_sample, measure_views
@@ -105,23 +106,32 @@ class Diagnosis:
   ) -> list[DiagnosticsRecord]:
     """Returns a record of the backbone and one of each head.
 
-    If the heads cannot be restored, their records give the reason.
+    Heads are measured on features of the student, which they were trained on.
+    If they cannot be restored, their records give the reason.
     """
-    encoder, train, test = features.encoder, features.train.h, features.test
+    encoder, test = features.encoder, features.test
     mesh = self._dataset.mesh
     if encoder.variables is None:
       raise ValueError(f"{encoder.name} has no backbone to diagnose")
+    heads_see = features
     heads: dict[str, Head] = {}
     lost: dict[str, dict] = {}
     if encoder.kind == "backbone":
       try:
         # First, because a running training may delete the checkpoint.
         heads = self._heads(workdir, encoder.step)
-      except (checkpoint.CheckpointError, OSError) as error:
+        if heads and encoder.student is not None:
+          heads_see = self._dataset.extract(encoder.student)
+      except (checkpoint.CheckpointError, OSError, NotFiniteError) as error:
+        heads = {}
         reason = {"head": str(error)}
         found = {"values": {}, "curves": {}, "not_measured": reason}
         lost = dict.fromkeys(self._objective.heads, found)
     views = self._view_features(on_every_device(mesh, encoder.variables))
+    head_views = views
+    if heads and encoder.student is not None:
+      variables = on_every_device(mesh, encoder.student.variables)
+      head_views = self._view_features(variables)
     run = functools.partial(measure, sample=self._sample, pixels=self._pixels)
     measured = {
       "backbone": run(lambda: features.moment, test.h, test.labels, views)
@@ -130,17 +140,18 @@ class Diagnosis:
     for name in ("singular_values", "deviation"):
       measured["backbone"]["curves"].pop(name, None)
     for name, head in heads.items():
-      outputs: Matrix = _HeadOutputs(train, head)
+      outputs: Matrix = _HeadOutputs(heads_see.train.h, head)
       moment = functools.partial(diagnostics.second_moment, outputs)
       measured[name] = run(
         functools.cache(moment),
-        _HeadOutputs(test.h, head),
+        _HeadOutputs(heads_see.test.h, head),
         test.labels,
-        np.asarray(head(views), np.float32),
+        np.asarray(head(head_views), np.float32),
       )
     return [
       DiagnosticsRecord(
-        **encoder.fields(self._dataset.name),
+        **encoder.fields(self._dataset.name)
+        | ({} if at == "backbone" else {"backbone": "student"}),
         at=at,
         **self._sample_fields,
         **numbers,

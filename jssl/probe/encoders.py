@@ -1,7 +1,8 @@
 """Encoders of centre crops: a checkpoint, a random backbone, or raw pixels."""
 
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from sklearn.decomposition import TruncatedSVD
 
+from jssl import checkpoint
 from jssl.augment import center_view
 from jssl.data.source import Source
 from jssl.mesh import on_every_device
@@ -25,9 +27,10 @@ _SVD_ROWS = 10_000
 class Encoder(NamedTuple):
   """A function from uint8 images [b, h, w, c] to features [b, d].
 
-  `kind` is "backbone" (a checkpoint), "random" or "pixels", as in the records,
-  and `step` that of the checkpoint or 0. `key` is a checksum of everything that
-  the features depend on, except images. Pixels have no variables.
+  `kind` and `backbone` are the fields `features` and `backbone` of records, and
+  `step` is that of the checkpoint or 0. `key` is a checksum of everything that
+  the features depend on, except images. Pixels have no variables. `student` is
+  the trained backbone beside an averaged one.
   """
 
   kind: str
@@ -35,15 +38,26 @@ class Encoder(NamedTuple):
   encode: Encode
   key: str
   variables: Variables | None = None
+  backbone: Literal["student", "teacher", ""] = ""
+  student: "Encoder | None" = None
 
   @property
   def name(self) -> str:
     """Name in logs and in the file names of cached features."""
-    return f"step{self.step}" if self.kind == "backbone" else self.kind
+    if not self.backbone:
+      return self.kind
+    if (self.kind, self.backbone) == ("backbone", "student"):
+      return f"step{self.step}"
+    return f"step{self.step}-{self.backbone}"
 
   def fields(self, dataset: str) -> dict[str, Any]:
     """Returns the fields of a record of these features."""
-    return {"step": self.step, "dataset": dataset, "features": self.kind}
+    return {
+      "step": self.step,
+      "dataset": dataset,
+      "features": self.kind,
+      "backbone": self.backbone,
+    }
 
 
 def center_features(
@@ -56,6 +70,21 @@ def center_features(
     return backbone.apply(variables, view, train=False)[0].pooled
 
   return encode
+
+
+def restore(
+  workdir: str | os.PathLike, step: int, *, teacher: bool
+) -> tuple[Variables, ...]:
+  """Restores the student of a checkpoint and, if asked for, the teacher.
+
+  The state of the optimizer is not restored.
+  """
+  student = checkpoint.restore_backbone(workdir, step)
+  if not teacher:
+    return (student,)
+  return student, checkpoint.restore_backbone(
+    workdir, step, teacher=True, check_files=False
+  )
 
 
 class BackboneEncoders:
@@ -75,9 +104,20 @@ class BackboneEncoders:
       center_features(backbone, crop_size_px=image_shape[0])
     )
 
-  def checkpoint(self, step: int, variables: Variables) -> Encoder:
-    """Returns the backbone with the variables of a checkpoint."""
-    return self._encoder("backbone", step, variables)
+  def checkpoint(
+    self, step: int, student: Variables, teacher: Variables | None = None
+  ) -> Encoder:
+    """Returns the teacher of a checkpoint, with its student, or the student."""
+    if teacher is None:
+      return self._encoder("backbone", step, student)._replace(
+        backbone="student"
+      )
+    return self._encoder("backbone", step, teacher)._replace(
+      backbone="teacher",
+      student=self._encoder("student", step, student)._replace(
+        backbone="student"
+      ),
+    )
 
   def random(self, seed: int) -> Encoder:
     """Returns the backbone with the initial variables of a run."""

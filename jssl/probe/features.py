@@ -28,6 +28,10 @@ Encode = Callable[[jax.Array], jax.Array]
 Batch = tuple[Float[np.ndarray, "b d"], Int[np.ndarray, "b"]]
 
 
+# The name of an encoder, then the key and the suffix of the file.
+_OF_STEP = r"-step(\d+)(-student|-teacher)?-[0-9a-f]+(\.labels)?\.np[yz]$"
+
+
 class NotFiniteError(ValueError):
   """The features of an encoder are not finite."""
 
@@ -213,13 +217,18 @@ def extract(
 def forget_all_but(workdir: str | os.PathLike, steps: list[int]) -> None:
   """Removes the cached features of deleted checkpoints."""
   for found in (pathlib.Path(workdir) / "features").glob("*.np[yz]"):
-    step = re.search(r"-step(\d+)-[0-9a-f]+(\.labels)?\.np[yz]$", found.name)
+    step = re.search(_OF_STEP, found.name)
     if step and int(step[1]) not in steps:
       found.unlink(missing_ok=True)
 
 
-def export(file: str | os.PathLike, train: Features, test: Features) -> None:
-  """Writes features and labels of train and test to an `.npz` file."""
+def export(
+  file: str | os.PathLike, train: Features, test: Features, backbone: str
+) -> None:
+  """Writes features and labels of train and test to an `.npz` file.
+
+  `backbone` is that of the records, "student" or "teacher".
+  """
   with _open_atomically(pathlib.Path(file)) as out:
     np.savez(
       out,
@@ -227,4 +236,5 @@ def export(file: str | os.PathLike, train: Features, test: Features) -> None:
       train_labels=train.labels,
       test_features=test.h,
       test_labels=test.labels,
+      backbone=backbone,
     )

@@ -31,14 +31,28 @@ class Record:
   """Fields of every record.
 
   `step` is the training step of the checkpoint; 0 for baselines and views.
-  `features` is "backbone" for a checkpoint, "random", "pixels", or "views" for
-  augmented images.
+  `features` is "backbone" for the backbone of a checkpoint that is evaluated,
+  "student" for the trained backbone beside an averaged one, "random", "pixels",
+  or "views" for augmented images. `backbone` says which one of a checkpoint was
+  measured: "teacher" is the averaged backbone, which is evaluated where the
+  method has one, and "student" the trained one; "" for other features.
   """
 
   part: Part
   step: int
   dataset: str
   features: str
+  backbone: Literal["student", "teacher", ""] = ""
+
+  @property
+  def title(self) -> str:
+    """Name of the features in tables and figures."""
+    if self.features in BASELINES:
+      return BASELINES[self.features]
+    # Without a teacher there is only one backbone.
+    if self.features == "student" or self.backbone == "teacher":
+      return f"pretrained ({self.backbone})"
+    return "pretrained"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +166,9 @@ def _from_row(row: dict[str, Any]) -> Record | None:
   cls = _TYPES.get(str(fields.pop("record", None)))
   if cls is None:
     return None
+  if fields.get("features") == "backbone":
+    # Earlier versions wrote no such field and measured the student.
+    fields.setdefault("backbone", "student")
   hints = get_type_hints(cls)
   if not all(_matches(value, hints.get(k)) for k, value in fields.items()):
     return None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from jssl import checkpoint
-from jssl.config.build import build_backbone, read_config
+from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.probe import encoders, features
@@ -29,7 +29,11 @@ from jssl.probe.records import (
   write_events,
 )
 from jssl.probe.splits import LabelsError
-from jssl.probe.suite import probe_records, spectrum_record
+from jssl.probe.suite import (
+  probe_records,
+  settings_of_student,
+  spectrum_record,
+)
 from jssl.runtime import compilation, distributed
 from jssl.runtime.goodput import Clock
 from jssl.runtime.workdir import check_workdir_shared, lock
@@ -90,6 +94,11 @@ class Runner:
       self._parts.append("probe")
     if diagnostics:
       self._parts.append("diagnostics")
+    self._has_teacher = has_teacher(config)
+    self._judged = "teacher" if self._has_teacher else "student"
+    self._student_parts: list[Part] = []  # Of the student beside a teacher.
+    if self._has_teacher and settings_of_student(config.probe).probes:
+      self._student_parts = [part for part in self._parts if part == "probe"]
     crop_size_px = config.augment.crop_size_px
     self._encoders = BackboneEncoders(
       self._backbone,
@@ -109,12 +118,15 @@ class Runner:
     )
     for step in self._clock.each("wait", steps):
       parts = self._missing_parts("backbone", step)
-      if not parts:
+      of_student = self._missing_parts("student", step)
+      if not parts and not of_student:
         continue
       with self._clock.on("restore"):
         encoder = self._restore(step)
       if encoder is not None:
         self._probe(encoder, parts)
+        if encoder.student is not None:
+          self._probe(encoder.student, of_student)
         if distributed.is_first():
           features.forget_all_but(
             self._workdir, checkpoint.steps(self._workdir)
@@ -133,11 +145,11 @@ class Runner:
   def export(self, path: str | os.PathLike) -> None:
     """Writes features and labels of the last checkpoint to an `.npz` file."""
     step = checkpoint.steps(self._workdir)[-1]
-    variables = checkpoint.restore_backbone(self._workdir, step)
-    found = self._dataset.extract(self._encoders.checkpoint(step, variables))
+    variables = encoders.restore(self._workdir, step, teacher=self._has_teacher)
+    found = self._dataset.extract(self._encoders.checkpoint(step, *variables))
     if distributed.is_first():
-      features.export(path, found.train, found.test)
-    self._log(f"Wrote the features of step {step} to {path}.")
+      features.export(path, found.train, found.test, self._judged)
+    self._log(f"Wrote features of the {self._judged} of step {step} to {path}.")
 
   def _probe_baselines(self) -> None:
     wanted = self._settings.baselines
@@ -159,27 +171,31 @@ class Runner:
   def _missing_parts(self, kind: str, step: int) -> list[Part]:
     """Returns the parts without records, the same on all processes."""
     key = (kind, step, self._dataset.name)
+    wanted = self._student_parts if kind == "student" else self._parts
+    fields = {"backbone": self._judged} if kind == "backbone" else {}
     settings = {"diagnostics": sample_settings(self._settings)}
     missing = [
       part
-      for part in self._parts
+      for part in wanted
       if self._overwrite
-      or key not in self._records.done(part, **settings.get(part, {}))
+      or key not in self._records.done(part, **fields, **settings.get(part, {}))
     ]
     return distributed.broadcast_from_first(missing)
 
   def _restore(self, step: int) -> Encoder | None:
     """Returns a checkpoint's backbone; None, with a log line, on failure."""
-    variables: Variables = {}
+    variables: tuple[Variables, ...] = ()
     error = ""
     try:
-      variables = checkpoint.restore_backbone(self._workdir, step)
+      variables = encoders.restore(
+        self._workdir, step, teacher=self._has_teacher
+      )
     except (checkpoint.CheckpointError, OSError) as failure:
       error = str(failure)
     # All processes skip what one of them cannot read.
     errors = [e for e in distributed.all_gather_text(error) if e]
     if not errors:
-      return self._encoders.checkpoint(step, variables)
+      return self._encoders.checkpoint(step, *variables)
     # A training in progress may be deleting it: let it finish.
     time.sleep(_DELETION_SECONDS)
     if step in checkpoint.steps(self._workdir):
@@ -190,6 +206,8 @@ class Runner:
 
   def _probe(self, encoder: Encoder, parts: Sequence[Part]) -> None:
     """Measures parts of one encoder and writes their records."""
+    if not parts:
+      return
     try:
       with self._clock.on("features"):
         found = self._dataset.extract(encoder)
@@ -253,8 +271,8 @@ class Runner:
     for record in records:
       if (
         isinstance(record, ProbeRecord)
-        and (record.features, record.dataset, record.name)
-        == ("backbone", self._dataset.name, "linear")
+        and (record.features, record.backbone, record.dataset, record.name)
+        == ("backbone", self._judged, self._dataset.name, "linear")
         and record.step in steps
       ):
         checkpoint.pin_best(

@@ -1,5 +1,6 @@
 """All probes, and the spectrum, of one feature set."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -66,10 +67,21 @@ def fit_all(
       yield "linear", label_fraction, fit_linear(label_fraction)
 
 
+def settings_of_student(settings: Probe) -> Probe:
+  """Returns the settings of the student beside a teacher: quick probes only."""
+  probes = tuple(name for name in settings.probes if name != "mlp")
+  return dataclasses.replace(settings, probes=probes, label_fractions=())
+
+
 def probe_records(
   settings: Probe, features: FeatureSet, dataset: str
 ) -> list[ProbeRecord]:
-  """Fits all probes and returns their records; LabelsError if impossible."""
+  """Fits all probes and returns their records; LabelsError if impossible.
+
+  The student beside a teacher has only some, see `settings_of_student`.
+  """
+  if features.encoder.kind == "student":
+    settings = settings_of_student(settings)
   train, test = features.train, features.test
   splits.check_labels(train, test, dataset)
   records, started = [], time.perf_counter()

@@ -29,10 +29,11 @@ MAX_CLASSES = len(charts.CLASS_COLOURS) * len(charts.MARKERS)
 _TICKS = [1, 2, 2.5, 5, 10]
 
 _BASELINE = {"color": charts.MUTED, "lw": 1.2}
-_FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
-  "backbone": ("pretrained", {"color": charts.BLUE}),
-  "random": (BASELINES["random"], {**_BASELINE, "ls": ":"}),
-  "pixels": (BASELINES["pixels"], {**_BASELINE, "ls": "--"}),
+_STYLES: dict[str, dict[str, Any]] = {
+  "backbone": {"color": charts.BLUE},
+  "student": {"color": charts.RED},
+  "random": {**_BASELINE, "ls": ":"},
+  "pixels": {**_BASELINE, "ls": "--"},
 }
 _CURVES = {
   "loss": "loss",
@@ -81,21 +82,27 @@ def accuracy(records: Sequence[ProbeRecord]) -> Figure:
   figure = Figure(figsize=(charts.WIDTH_IN, 3.4))
   panels = figure.subplots(1, len(probes), sharey=True, squeeze=False).flat
   for ax, probe in zip(panels, probes, strict=True):
-    for features, (name, style) in _FEATURES.items():
+    for features, style in _STYLES.items():
       points = {
-        r.step: (r.test_accuracy, r.test_accuracy_std)
-        for r in records
-        if (r.features, r.probe) == (features, probe)
+        r.step: r for r in records if (r.features, r.probe) == (features, probe)
       }
       if not points:
         continue
       steps = sorted(points)
-      mean, std = 100 * np.array([points[step] for step in steps]).T
-      label = f"{name}, {mean[-1]:.1f}%"
-      if features == "backbone":
+      mean, std = (
+        100
+        * np.array(
+          [
+            (points[step].test_accuracy, points[step].test_accuracy_std)
+            for step in steps
+          ]
+        ).T
+      )
+      label = f"{points[steps[-1]].title}, {mean[-1]:.1f}%"
+      if features not in BASELINES:
         ax.plot(steps, mean, marker="o", label=label, **style)
         ax.fill_between(
-          steps, mean - std, mean + std, color=charts.BLUE, alpha=0.15, lw=0
+          steps, mean - std, mean + std, alpha=0.15, lw=0, **style
         )
       else:
         ax.axhline(mean[-1], label=label, **style)
@@ -131,9 +138,9 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
     shown["backbone"] = of_step[step]
   figure = Figure(figsize=(charts.WIDTH_IN, 3.2))
   left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-  for features, (name, style) in _FEATURES.items():
+  for features, style in _STYLES.items():
     if one := shown.get(features):
-      label = f"{name}, AUC {one.collapse_auc:.3f}"
+      label = f"{one.title}, AUC {one.collapse_auc:.3f}"
       _plot_relative(left, one.singular_values, label=label, **style)
   if "backbone" in shown and (values := shown["backbone"].deviation):
     style = {"color": charts.BLUE, "ls": ":"}
@@ -145,7 +152,7 @@ def spectrum(spectra: Sequence[SpectrumRecord], step: int) -> Figure:
   auc = [of_step[step].collapse_auc for step in steps]
   right.plot(steps, auc, marker="o")
   if "random" in shown:
-    right.axhline(shown["random"].collapse_auc, **_FEATURES["random"][1])
+    right.axhline(shown["random"].collapse_auc, **_STYLES["random"])
   _over_steps(right, "collapse AUC")
   right.set_ylim(0.5, 1.01)
   return figure

@@ -82,7 +82,12 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   """Returns the map of the test features, or the reason for none."""
   most = figures.MAX_CLASSES
   found = step is not None and samples.cached_features(
-    run, dataset, step=step, limit=2000, classes=most
+    run,
+    dataset,
+    step=step,
+    limit=2000,
+    classes=most,
+    backbone=run.backbone(dataset, step),
   )
   if not found:
     return {"error": "This workdir has no cached test features."}
@@ -147,6 +152,7 @@ def render(run: Run) -> str:
       for record in fitted
       if (record.features, record.step) == ("backbone", step)
     ],
+    backbone=run.backbone(dataset, step),
     comparisons=_comparisons(fitted, step),
     tables=[
       accuracy_table(run.records, name, step=run.step(name))

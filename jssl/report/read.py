@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jssl import checkpoint
-from jssl.config.build import read_config
+from jssl.config.build import has_teacher, read_config
 from jssl.config.schema import Config
 from jssl.probe.records import ProbeRecord, Record, RecordFile, SpectrumRecord
 from jssl.runtime import files
@@ -117,6 +117,21 @@ class Run:
       if steps:
         return self.best_step if self.best_step in steps else max(steps)
     return None
+
+  @property
+  def has_teacher(self) -> bool:
+    """True if the method averages the backbone."""
+    return has_teacher(self.config)
+
+  def backbone(self, dataset: str, step: int | None) -> str:
+    """Returns which backbone the records of a step are of."""
+    found = [
+      record.backbone
+      for record in self.records
+      if (record.features, record.dataset, record.step)
+      == ("backbone", dataset, step)
+    ]
+    return found[0] if found else "student"
 
 
 def _number(value: Any) -> float:

@@ -74,17 +74,25 @@ def augmented(
 
 
 def cached_features(
-  run: Run, dataset: str, *, step: int, limit: int, classes: int
+  run: Run,
+  dataset: str,
+  *,
+  step: int,
+  limit: int,
+  classes: int,
+  backbone: str = "student",
 ) -> Labelled | None:
   """Returns a random sample of the test features that a probe cached.
 
   Leaves out all but the first `classes`. None if fewer than 4 are cached.
+  `backbone` is that of the records.
   """
+  name = f"step{step}-teacher" if backbone == "teacher" else f"step{step}"
   data = run.config.data
   # The probe tests on "test" if the set is not that of the run.
   split = data.test_split if dataset == data.name else "test"
   pattern = features.path(
-    run.workdir, dataset=dataset, split=split, name=f"step{step}", key="*"
+    run.workdir, dataset=dataset, split=split, name=name, key="*"
   )
   paths = sorted(pattern.parent.glob(pattern.name), key=os.path.getmtime)
   found = features.cached(paths[-1], num_classes=0) if paths else None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jssl import checkpoint
 from jssl.config import command_line
-from jssl.config.build import read_config
+from jssl.config.build import has_teacher, read_config
 from jssl.config.parse import replace, to_dict
 from jssl.config.schema import Config
 from jssl.probe.records import Part, RecordFile
@@ -57,7 +57,8 @@ class Trial(NamedTuple):
       parts.append("diagnostics")
     key = ("backbone", self.steps, self.dataset)
     records = RecordFile(self.workdir)
-    return all(key in records.done(part) for part in parts)
+    judged = "teacher" if has_teacher(self.config) else "student"
+    return all(key in records.done(part, backbone=judged) for part in parts)
 
   def baseline_settings(self, kind: str) -> tuple:
     """Settings that a baseline depends on, besides the seed.

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import resource
 
 import jax
@@ -364,3 +365,27 @@ def test_another_precision_is_refused_or_told(tmp_path, x64, caplog):
     checkpoint.restore_backbone(tmp_path / "single", 1)
     assert "saved with jax_enable_x64=True, now False" in caplog.text
   checkpoint.restore_backbone(tmp_path / "double", 1)
+
+
+def test_the_averaged_backbone_is_read_without_the_optimizer(tmp_path):
+  backbone = {"params": {"w": jnp.arange(3.0)}}
+  teacher = {"params": {"w": jnp.arange(3.0) / 2}}
+  noise = np.random.default_rng(0).random(2_000_000, np.float32)
+  with opened(tmp_path) as checkpoints:
+    checkpoints.save(1, {"backbone": backbone})
+    training = {"teacher": teacher, "opt_state": (jnp.asarray(noise),)}
+    checkpoints.save(2, {"backbone": backbone, "training": training})
+
+  def bytes_read():
+    text = pathlib.Path("/proc/self/io").read_text()
+    return int(re.search(r"rchar: (\d+)", text)[1])
+
+  before = bytes_read()
+  found = checkpoint.restore_backbone(
+    tmp_path, 2, teacher=True, check_files=False
+  )
+  assert bytes_read() - before < noise.nbytes / 10
+  assert_equal(found, teacher)
+  assert_equal(checkpoint.restore_backbone(tmp_path, 2), backbone)
+  with pytest.raises(CheckpointError, match="no arrays of training/teacher"):
+    checkpoint.restore_backbone(tmp_path, 1, teacher=True)

@@ -84,8 +84,12 @@ def save(workdir, *steps, broken=None):
       checkpoints.save(step, {"backbone": variables})
 
 
-def claim(workdir, **probe):
-  config = {**CONFIG, "probe": {**CONFIG["probe"], **probe}}
+def claim(workdir, objective=CONFIG["objective"], **probe):
+  config = {
+    **CONFIG,
+    "objective": objective,
+    "probe": {**CONFIG["probe"], **probe},
+  }
   claim_workdir(to_dict(parse(config, Config)), workdir)
 
 
@@ -109,6 +113,19 @@ def workdir(tmp_path, monkeypatch, one_device):
 def rows(workdir):
   lines = (workdir / "probe.jsonl").read_text().splitlines()
   return [json.loads(line) for line in lines]
+
+
+def save_teacher(workdir, *steps):
+  """Checkpoints whose students have seed `step`, and teachers `step + 1`."""
+  with checkpoint.Checkpoints(
+    workdir, keep_last=9, keep_every_steps=None
+  ) as checkpoints:
+    for step in steps:
+      student, teacher = (
+        init_variables(seed, BACKBONE, SHAPE) for seed in (step, step + 1)
+      )
+      training = {"teacher": teacher, "opt_state": (jnp.ones(5),)}
+      checkpoints.save(step, {"backbone": student, "training": training})
 
 
 def subjects(workdir):
@@ -177,6 +194,79 @@ def test_features_are_those_of_the_checkpoint(workdir, tmp_path):
         arrays[f"{split}_features"], expected, atol=1e-5
       )
       np.testing.assert_array_equal(arrays[f"{split}_labels"], source.labels)
+
+
+BYOL = {
+  "name": "byol",
+  "projector": {"hidden_dims": (), "out_dim": 3},
+  "predictor": {"hidden_dims": (), "out_dim": 3},
+}
+
+
+def test_the_teacher_is_evaluated_and_the_student_beside_it(workdir, tmp_path):
+  claim(workdir, objective=BYOL, probes=("linear", "mlp"), pixel_dims=0)
+  save_teacher(workdir, 10, 20)
+  lines = run(workdir, export=str(tmp_path / "f.npz"))
+  assert lines[-1].startswith("Wrote features of the teacher of step 20 to ")
+  with np.load(tmp_path / "f.npz") as arrays:
+    source = tiny("tiny", "test")
+    w = init_variables(21, BACKBONE, SHAPE)["params"]["w"]
+    expected = source.images.reshape(len(source), -1) / np.float32(255) @ w
+    np.testing.assert_allclose(arrays["test_features"], expected, atol=1e-5)
+    assert arrays["backbone"] == "teacher"
+  probes = {
+    (r["features"], r["backbone"], r["step"]): set()
+    for r in rows(workdir)
+    if r["record"] == "probe"
+  }
+  for r in rows(workdir):
+    if r["record"] == "probe":
+      probes[r["features"], r["backbone"], r["step"]].add(r["probe"])
+  both = {"linear", "mlp"}
+  assert probes == {
+    ("pixels", "", 0): both,
+    ("random", "", 0): both,
+    **{("backbone", "teacher", step): both for step in (10, 20)},
+    **{("student", "student", step): {"linear"} for step in (10, 20)},
+  }
+  spectra = [r for r in rows(workdir) if r["record"] == "spectrum"]
+  assert {r["backbone"] for r in spectra} == {"", "teacher"}
+  scores = {
+    r["step"]: r["validation_accuracy"]
+    for r in rows(workdir)
+    if (r["backbone"], r.get("probe")) == ("teacher", "linear")
+  }
+  assert checkpoint.best_step(workdir) == max(scores, key=scores.get)
+  table = lines[-2].splitlines()
+  assert [line.split("  ")[0] for line in table[-4:]] == [
+    "pretrained (student), step 10",
+    "pretrained (student), step 20",
+    "pretrained (teacher), step 10",
+    "pretrained (teacher), step 20",
+  ]
+  # Once, and the features of a deleted checkpoint are removed.
+  assert len(run(workdir)) == 1
+  kept = workdir / "features"
+  assert len([*kept.glob("*-step10-teacher-*")]) == 4
+  assert len([*kept.glob("*-step10-student-*")]) == 4
+  shutil.rmtree(workdir / "checkpoints" / "10")
+  run(workdir, overwrite=True)
+  assert not [*kept.glob("*step10*")]
+
+
+def test_records_of_the_student_by_an_earlier_version_are_replaced(workdir):
+  claim(workdir, objective=BYOL)
+  save_teacher(workdir, 10)
+  run(workdir)
+  file = workdir / "probe.jsonl"
+  found = [r for r in rows(workdir) if r["features"] != "student"]
+  for row in found:
+    del row["backbone"]
+  file.write_text("".join(json.dumps(row) + "\n" for row in found))
+  lines = run(workdir)
+  assert sum("step10-teacher" in line for line in lines) == 2
+  assert not any("random" in line for line in lines[:-1])
+  assert {r["backbone"] for r in rows(workdir)} == {"", "teacher", "student"}
 
 
 def test_what_was_probed_is_not_probed_again(workdir):

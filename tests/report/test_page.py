@@ -149,7 +149,7 @@ def test_new_workdir(tmp_path, config, cheap):
 
 def test_baselines_alone(workdir, cheap):
   lines = (workdir / "probe.jsonl").read_text().splitlines()
-  kept = [line for line in lines if '"backbone"' not in line]
+  kept = [line for line in lines if '"features": "backbone"' not in line]
   (workdir / "probe.jsonl").write_text("\n".join(kept))
   found = rendered(workdir)
   assert [row[0] for row in found.rows].count("raw pixels") == 1
