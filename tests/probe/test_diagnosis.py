@@ -16,6 +16,7 @@ from jssl.data.source import InMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
+from jssl.models.tokens import Encoded, Spec
 from jssl.objectives.cissl import CISSL
 from jssl.probe import dataset, diagnosis, measures, runner, sample
 from jssl.runtime.workdir import claim_workdir
@@ -29,7 +30,8 @@ def init(key, image_shape):
 
 def apply(variables, images, *, train, keys=None):
   assert not train
-  return images.reshape(len(images), -1) @ variables["params"]["w"], variables
+  h = images.reshape(len(images), -1) @ variables["params"]["w"]
+  return Encoded(h), variables
 
 
 BACKBONE = Backbone(init, apply, DIM)
@@ -83,14 +85,15 @@ def tiny(split, classes=4):
   return InMemory("tiny", tuple("abcd"), images, labels)
 
 
-def save(workdir, step, *, scale=1.0):
-  params, state = OBJECTIVE.init(jax.random.key(step), DIM)
+def save(workdir, step, *, scale=1.0, **more):
+  params, state = OBJECTIVE.init(jax.random.key(step), Spec(DIM))
   # Running statistics that are not those of the start.
   state = jax.tree.map(lambda x: x + 0.5, state)
   variables = init_variables(step, BACKBONE, SHAPE)
   items = {
     "backbone": jax.tree.map(lambda x: x * scale, variables),
     "objective": {"params": params, "state": state},
+    **more,
   }
   with checkpoint.Checkpoints(
     workdir, keep_last=9, keep_every_steps=None
@@ -160,6 +163,32 @@ def test_backbone_and_heads_are_diagnosed(workdir):
   assert row["values"]["collapse_auc"] != pytest.approx(
     found["backbone", 20, "teacher"]["values"]["collapse_auc"], rel=1e-3
   )
+
+
+def test_heads_of_a_teacher_are_diagnosed_on_the_student(workdir, monkeypatch):
+  teacher = init_variables(21, BACKBONE, SHAPE)
+  items = save(workdir, 20, training={"teacher": teacher})
+  monkeypatch.setattr(runner, "has_teacher", lambda config: True)
+  run(workdir, diagnostics=True)
+  images = tiny("train").images.reshape(302, -1) / np.float32(255)
+  found = diagnosed(workdir)
+  h = images @ items["backbone"]["params"]["w"]
+  z = OBJECTIVE.outputs(**_arguments(items), h=h)["student"]
+  head = found["backbone", 20, "student"]
+  np.testing.assert_allclose(
+    head["curves"]["singular_values"],
+    diagnostics.singular_values(np.asarray(z)),
+    rtol=1e-4,
+  )
+  h = images @ teacher["params"]["w"]
+  backbone = found["backbone", 20, "backbone"]
+  moment = diagnostics.second_moment(np.asarray(h))
+  assert backbone["values"]["collapse_auc"] == pytest.approx(
+    diagnostics.collapse_auc(diagnostics.values_of(moment)), rel=1e-4
+  )
+  assert (head["backbone"], backbone["backbone"]) == ("student", "teacher")
+  # The training views of both backbones, not of one.
+  assert not any("step20" in line for line in run(workdir, diagnostics=True))
 
 
 def _arguments(items):

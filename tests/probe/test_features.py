@@ -135,9 +135,10 @@ def test_features_go_with_their_checkpoint(tmp_path, one_device):
 
 
 def test_export_has_both_splits(tmp_path, train, test):
-  features.export(tmp_path / "sub" / "f.npz", train, test)
+  features.export(tmp_path / "sub" / "f.npz", train, test, "teacher")
   with np.load(tmp_path / "sub" / "f.npz") as arrays:
-    assert set(arrays) == {
+    assert arrays["backbone"] == "teacher"
+    assert set(arrays) - {"backbone"} == {
       f"{split}_{what}"
       for split in ("train", "test")
       for what in ("features", "labels")

@@ -90,6 +90,7 @@ def claim(workdir, objective=CONFIG["objective"], **probe):
     "objective": objective,
     "probe": {**CONFIG["probe"], **probe},
   }
+  (workdir / "config.json").unlink(missing_ok=True)
   claim_workdir(to_dict(parse(config, Config)), workdir)
 
 

@@ -240,3 +240,34 @@ def test_a_set_without_labels_has_a_spectrum(workdir, cheap):
   found = rendered(workdir)
   assert "No spectrum has been measured yet" not in found.visible
   assert "The collapse AUC is 0.789 at step 40" in found.visible
+
+
+def test_a_teacher_is_the_headline_and_its_student_beside_it(
+  workdir, config, cheap
+):
+  config["objective"] = {
+    "name": "byol",
+    "projector": {"hidden_dims": (), "out_dim": 8},
+    "predictor": {"hidden_dims": (), "out_dim": 8},
+  }
+  (workdir / "config.json").write_text(json.dumps(config))
+  found = rendered(workdir)
+  assert "of an earlier version of jssl, which evaluated" in found.visible
+  made.write_records(
+    workdir,
+    [
+      made.probe_record("student", 20, backbone="student", test_accuracy=0.6),
+      made.probe_record(step=20, backbone="teacher", test_accuracy=0.7),
+    ],
+  )
+  found = rendered(workdir)
+  assert "earlier version" not in found.visible
+  assert "classify 70.0% (linear)" in found.visible
+  assert "features of the averaged backbone (teacher)" in found.visible
+  for text in ("pretrained (student), 60.0%", "pretrained (teacher), 70.0%"):
+    assert text in found.visible
+  rows = [row for row in found.rows if row[0].startswith("pretrained")]
+  assert rows == [
+    ["pretrained (student), step 20", "60.0 ± 1.0"],
+    ["pretrained (teacher), step 20", "70.0 ± 1.0"],
+  ]
