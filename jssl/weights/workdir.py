@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ from jaxtyping import Array, Float
 
 from jssl import checkpoint
 from jssl.augment import center_view
-from jssl.config.build import build_backbone, read_config
+from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.models import Backbone, init_variables
+from jssl.models.tokens import Encoded
 from jssl.typing import Images, Pixels, Variables
 
 # Rounding of a resize or of bfloat16 may leave [0, 1].
@@ -30,18 +32,43 @@ class Encoder:
   backbone: Backbone
   image_shape: tuple[int, int, int]
 
+  @overload
   def __call__(
-    self, variables: Variables, images: Images | Pixels
-  ) -> Float[Array, "b d"]:
+    self,
+    variables: Variables,
+    images: Images | Pixels,
+    *,
+    tokens: Literal[False] = False,
+  ) -> Float[Array, "b d"]: ...
+
+  @overload
+  def __call__(
+    self,
+    variables: Variables,
+    images: Images | Pixels,
+    *,
+    tokens: Literal[True],
+  ) -> Encoded: ...
+
+  def __call__(
+    self,
+    variables: Variables,
+    images: Images | Pixels,
+    *,
+    tokens: bool = False,
+  ) -> Float[Array, "b d"] | Encoded:
     """Returns features, in evaluation mode.
 
     Args:
       variables: parameters and batch statistics of the backbone.
       images: [b, h, w, c], not standardised: floats in [0, 1], or uint8, which
         are divided by 255. Their range is not checked under `jax.jit`.
+      tokens: True for `Encoded`: `pooled` features [b, d], and `tokens`, one
+        feature [b, n, w] per patch, by rows of the image.
 
     Raises:
-      ValueError: if images have another number of channels or another range.
+      ValueError: if images have another number of channels or another range, or
+        the backbone has no patch tokens.
       TypeError: if images are neither floats nor uint8.
     """
     *_, channels = self.image_shape
@@ -58,7 +85,14 @@ class Encoder:
           f"image values from {low:.3g} to {high:.3g}: expected floats in "
           "[0, 1], not standardised, or uint8"
         )
-    return self.backbone.apply(variables, images, train=False)[0].pooled
+    if not tokens:
+      return self.backbone.apply(variables, images, train=False)[0].pooled
+    if self.backbone.grid(images.shape[1:]) is None:
+      raise ValueError(
+        "tokens=True: expected a backbone with patch tokens (model.name="
+        '"vit"), and the run has a backbone without; use tokens=False'
+      )
+    return self.backbone.apply(variables, images, train=False, tokens=True)[0]
 
   def preprocess(self, images: Pixels) -> Images:
     """Returns centre crops in [0, 1] of uint8 images [b, h, w, c].
@@ -70,18 +104,25 @@ class Encoder:
 
 
 def load_backbone(
-  workdir: str | os.PathLike, step: int | None = None
+  workdir: str | os.PathLike,
+  step: int | None = None,
+  *,
+  teacher: bool | None = None,
 ) -> tuple[Encoder, Variables]:
   """Returns a trained encoder as `(apply, variables)`.
 
   Example:
     >>> apply, variables = jssl.load_backbone("runs/quickstart")
     >>> h = apply(variables, apply.preprocess(images))
+    >>> encoded = apply(variables, apply.preprocess(images), tokens=True)
 
   Args:
     workdir: workdir of the run.
     step: step of the checkpoint; None takes the best by the probe's validation
       accuracy, or the last where nothing was probed.
+    teacher: True for the averaged backbone, False for the trained one (the
+      student); None for the averaged one where the method has one, as the probe
+      evaluates.
 
   Returns:
     apply: maps variables and images to features, see `Encoder`.
@@ -89,10 +130,19 @@ def load_backbone(
 
   Raises:
     FileNotFoundError: if the run or the checkpoint does not exist.
-    ValueError: if the config of the run is damaged or of another version.
+    ValueError: if the config of the run is damaged or of another version, or
+      `teacher` is True and the method averages no backbone.
     CheckpointError: if the checkpoint is damaged.
   """
   config = read_config(workdir)
+  if teacher is None:
+    teacher = has_teacher(config)
+  elif teacher and not has_teacher(config):
+    raise ValueError(
+      "teacher=True: expected a method with an averaged backbone, and "
+      f"{type(config.objective).__name__} (objective.name) has none; use "
+      "teacher=False"
+    )
   steps = checkpoint.steps(workdir)
   if not steps:
     raise FileNotFoundError(f"{workdir} has no finished checkpoint")
@@ -104,7 +154,7 @@ def load_backbone(
       f"{workdir} has no checkpoint of step {step}; it has {steps}"
     )
   backbone = build_backbone(config)
-  variables = checkpoint.restore_backbone(workdir, step)
+  variables = checkpoint.restore_backbone(workdir, step, teacher=teacher)
   size = config.augment.crop_size_px
   return Encoder(backbone, _image_shape(backbone, variables, size)), variables
 

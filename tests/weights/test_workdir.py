@@ -94,6 +94,56 @@ def test_images_come_as_the_probe_sees_them(loaded):
   assert apply(variables, views).shape == (2, 16)
 
 
+def test_the_teacher_is_loaded_where_there_is_one(tmp_path):
+  made = config(
+    **{"model.width": 16, "model.depth": 1},
+    objective={
+      "name": "byol",
+      "projector": {"hidden_dims": (), "out_dim": 3},
+      "predictor": {"hidden_dims": (), "out_dim": 3},
+    },
+  )
+  claim_workdir(to_dict(made), tmp_path)
+  student, teacher = (
+    init_variables(seed, made.model.backbone(), (SIZE, SIZE, 3))
+    for seed in (1, 2)
+  )
+  with checkpoint.Checkpoints(
+    tmp_path, keep_last=3, keep_every_steps=None
+  ) as checkpoints:
+    training = {"teacher": teacher, "opt_state": (jnp.ones(3),)}
+    checkpoints.save(1, {"backbone": student, "training": training})
+  for asked, expected in ((None, teacher), (True, teacher), (False, student)):
+    _, found = jssl.load_backbone(tmp_path, teacher=asked)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_method_without_a_teacher_has_none(tmp_path):
+  _, saved = save(tmp_path)
+  with pytest.raises(ValueError, match=r"teacher=True: .*SimCLR .*=False"):
+    jssl.load_backbone(tmp_path, teacher=True)
+  _, found = jssl.load_backbone(tmp_path, teacher=False)
+  jax.tree.map(np.testing.assert_array_equal, found, saved[1])
+
+
+def test_patch_tokens_come_beside_the_pooled_features(loaded):
+  apply, variables = loaded
+  images = floats(2, 32, 32, 3)
+  encoded = apply(variables, images, tokens=True)
+  grid = apply.backbone.grid((32, 32, 3))
+  assert encoded.tokens.shape == (2, grid.patches, 16)
+  np.testing.assert_allclose(
+    encoded.pooled, apply(variables, images), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_a_resnet_has_no_patch_tokens(tmp_path):
+  save(tmp_path, model=RESNET)
+  apply, variables = jssl.load_backbone(tmp_path)
+  with pytest.raises(ValueError, match=r"tokens=True: .*model\.name=\"vit\""):
+    apply(variables, floats(2, SIZE, SIZE, 3), tokens=True)
+
+
 @pytest.mark.parametrize(
   ("images", "error", "match"),
   [
