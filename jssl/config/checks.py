@@ -10,9 +10,27 @@ from jaxtyping import Int
 from jssl import rng
 from jssl.config.schema import Config
 from jssl.data.source import Source
-from jssl.models import Backbone, init_variables
+from jssl.models import Backbone, ViT, init_variables
 from jssl.objectives import OBJECTIVES, Objective
 from jssl.objectives.encode import make_encoder, rows_of
+
+
+def check_probe_features(config: Config, backbone: Backbone) -> None:
+  """Raises ValueError if the backbone does not have `probe.features`."""
+  probe, model = config.probe, config.model
+  size = config.augment.crop_size_px
+  if probe.features == "pooled":
+    return
+  if not (isinstance(model, ViT) and backbone.grid((size, size, 1))):
+    raise ValueError(
+      f'probe.features="{probe.features}": expected "pooled", because '
+      f"{type(model).__name__} (model.name) has no tokens; set probe.features "
+      'to "pooled"'
+    )
+  if probe.blocks > model.depth:
+    raise ValueError(
+      f"probe.blocks={probe.blocks}: expected at most model.depth={model.depth}"
+    )
 
 
 def check(
@@ -27,6 +45,7 @@ def check(
   Raises:
     ValueError: if two sections do not fit; names the keys to change.
   """
+  check_probe_features(config, backbone)
   batch_size, chunks = config.data.batch_size, config.train.chunks
   for parts, key in (
     (chunks, f"train.chunks={chunks}"),

@@ -181,6 +181,12 @@ class Probe:
     probes: probes to fit, of "linear", "mlp" and "knn"; () for a set without a
       test split.
     baselines: features to compare with, of "pixels" and "random".
+    features: features that the probes are fitted to: "pooled" of the backbone,
+      "cls" (class tokens of the last blocks, or means of their patch tokens
+      where the ViT pools those), "mean" (mean patch token) or "cls_mean"
+      (both). All but "pooled" need a ViT. Spectra and diagnostics always use
+      "pooled".
+    blocks: number of last blocks of "cls" and "cls_mean".
     label_fractions: fractions of the train labels for extra linear probes.
     seeds: number of splits and initialisations; results are mean and deviation
       over them.
@@ -214,6 +220,8 @@ class Probe:
 
   probes: tuple[Literal["linear", "mlp", "knn"], ...] = ("linear", "knn", "mlp")
   baselines: tuple[Literal["pixels", "random"], ...] = ("pixels", "random")
+  features: Literal["pooled", "cls", "cls_mean", "mean"] = "pooled"
+  blocks: Literal[1, 4] = 1
   label_fractions: tuple[OpenFraction, ...] = (0.1, 0.01)
   seeds: Positive[int] = 3
   validation_fraction: OpenFraction = 0.1
@@ -239,6 +247,11 @@ class Probe:
 
   def __post_init__(self) -> None:
     check_fields(self, "probe")
+    if self.blocks > 1 and not self.features.startswith("cls"):
+      raise ValueError(
+        f"probe.blocks={self.blocks}: expected 1 with probe.features="
+        f'"{self.features}"; set probe.features to "cls" or "cls_mean"'
+      )
     for name, value in dataclasses.asdict(self).items():
       if value == () and name.startswith(("linear", "knn", "mlp")):
         raise ValueError(f"probe.{name}=() must have one value or more")

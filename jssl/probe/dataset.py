@@ -5,12 +5,13 @@ import functools
 import os
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
 from jssl.config.parse import replace
-from jssl.config.schema import Config
+from jssl.config.schema import Config, Probe
 from jssl.diagnostics import SecondMoment, second_moment
 from jssl.probe import features
 from jssl.probe.encoders import Encoder
@@ -26,6 +27,28 @@ class FeatureSet:
   train: Features
   test: Features
   mesh: Mesh
+
+  def _of_columns(self, columns: slice | np.ndarray) -> "FeatureSet":
+    train, test = (
+      split._replace(h=split.h[:, columns]) for split in (self.train, self.test)
+    )
+    return dataclasses.replace(self, train=train, test=test)
+
+  @functools.cached_property
+  def pooled(self) -> "FeatureSet":
+    """Pooled features."""
+    dims = self.encoder.dims
+    return self._of_columns(slice(dims[0])) if dims else self
+
+  def selected(self, settings: Probe) -> "FeatureSet":
+    """Returns the features that `probe.features` names; pixels are one kind."""
+    if settings.features == "pooled" or not self.encoder.dims:
+      return self.pooled
+    pooled, width = self.encoder.dims
+    columns = np.arange(self.train.h.shape[1])
+    mean, blocks = columns[pooled:][:width], columns[-settings.blocks * width :]
+    chosen = {"mean": [mean], "cls": [blocks], "cls_mean": [blocks, mean]}
+    return self._of_columns(np.concatenate(chosen[settings.features]))
 
   @functools.cached_property
   def moment(self) -> SecondMoment:

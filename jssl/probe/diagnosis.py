@@ -121,7 +121,7 @@ class Diagnosis:
         # First, because a running training may delete the checkpoint.
         heads = self._heads(workdir, encoder.step)
         if heads and encoder.student is not None:
-          heads_see = self._dataset.extract(encoder.student)
+          heads_see = self._dataset.extract(encoder.student).pooled
       except (checkpoint.CheckpointError, OSError, NotFiniteError) as error:
         heads = {}
         reason = {"head": str(error)}

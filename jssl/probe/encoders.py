@@ -13,8 +13,10 @@ from sklearn.decomposition import TruncatedSVD
 
 from jssl import checkpoint
 from jssl.augment import center_view
+from jssl.config.schema import Config
 from jssl.data.source import Source
 from jssl.mesh import on_every_device
+from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.probe import features
 from jssl.probe.features import Encode
@@ -30,7 +32,9 @@ class Encoder(NamedTuple):
   `kind` and `backbone` are the fields `features` and `backbone` of records, and
   `step` is that of the checkpoint or 0. `key` is a checksum of everything that
   the features depend on, except images. Pixels have no variables. `student` is
-  the trained backbone beside an averaged one.
+  the trained backbone beside an averaged one. `dims` is the dimension of a
+  pooled feature and of a token if features have the columns of
+  `center_features` with blocks.
   """
 
   kind: str
@@ -40,6 +44,7 @@ class Encoder(NamedTuple):
   variables: Variables | None = None
   backbone: Literal["student", "teacher", ""] = ""
   student: "Encoder | None" = None
+  dims: tuple[int, int] | None = None
 
   @property
   def name(self) -> str:
@@ -61,15 +66,34 @@ class Encoder(NamedTuple):
 
 
 def center_features(
-  backbone: Backbone, *, crop_size_px: int
+  backbone: Backbone, *, crop_size_px: int, blocks: int = 0
 ) -> Callable[[Variables, Pixels], Float[Array, "n d"]]:
-  """Returns a function from (variables, uint8 images) to features."""
+  """Returns a function from (variables, uint8 images) to features.
+
+  With `blocks`, columns are the pooled feature, the mean patch token, and the
+  features of that many last blocks, the last one last.
+  """
 
   def encode(variables: Variables, images: Pixels) -> Float[Array, "n d"]:
     view = center_view(images, crop_size_px=crop_size_px)
-    return backbone.apply(variables, view, train=False)[0].pooled
+    if not blocks:
+      return backbone.apply(variables, view, train=False)[0].pooled
+    encoded, _ = backbone.apply(
+      variables, view, train=False, tokens=True, blocks=blocks
+    )
+    parts = [encoded.pooled]
+    if encoded.tokens is not None and encoded.blocks is not None:
+      parts += [encoded.tokens.mean(1), encoded.blocks.reshape(len(images), -1)]
+    return jnp.concatenate(parts, axis=1)
 
   return encode
+
+
+def last_blocks(config: Config) -> int:
+  """Returns the number of blocks to extract, for all `probe.features`."""
+  if config.probe.features == "pooled" or not isinstance(config.model, ViT):
+    return 0
+  return min(config.model.depth, 4)
 
 
 def restore(
@@ -96,12 +120,15 @@ class BackboneEncoders:
     image_shape: tuple[int, int, int],
     mesh: Mesh,
     key: str,
+    blocks: int = 0,
   ):
     """Prepares the function; `key` is of inputs but variables and images."""
+    grid = backbone.grid(image_shape) if blocks else None
+    self._dims = (backbone.feature_dim, grid.width) if grid else None
     self._backbone, self._image_shape = backbone, image_shape
-    self._mesh, self._key = mesh, key
+    self._mesh, self._key = mesh, f"{key}{blocks}" if blocks else key
     self._apply = jax.jit(
-      center_features(backbone, crop_size_px=image_shape[0])
+      center_features(backbone, crop_size_px=image_shape[0], blocks=blocks)
     )
 
   def checkpoint(
@@ -136,7 +163,12 @@ class BackboneEncoders:
     key = features.digest(self._key, features.variables_digest(variables))
     replicated = on_every_device(self._mesh, variables)
     return Encoder(
-      kind, step, lambda images: self._apply(replicated, images), key, variables
+      kind,
+      step,
+      lambda images: self._apply(replicated, images),
+      key,
+      variables,
+      dims=self._dims,
     )
 
 

@@ -61,6 +61,7 @@ class ProbeRecord(Record):
 
   `label_fraction_used` is larger than the `label_fraction` asked for where
   classes have few images: at least two images of each class are labelled.
+  `vectors` is `probe.features`, with the number of blocks if several.
   `chosen` has hyper-parameters by name, one value per seed. `seconds` is the
   duration of all fits, and `time` the seconds since 1970.
   """
@@ -76,6 +77,7 @@ class ProbeRecord(Record):
   chosen: dict[str, list[Any]]
   seconds: float
   time: float
+  vectors: str = "pooled"
 
   @property
   def name(self) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from jssl import checkpoint
+from jssl.config import checks
 from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
@@ -33,6 +34,7 @@ from jssl.probe.suite import (
   probe_records,
   settings_of_student,
   spectrum_record,
+  vectors,
 )
 from jssl.runtime import compilation, distributed
 from jssl.runtime.goodput import Clock
@@ -96,18 +98,18 @@ class Runner:
       self._parts.append("diagnostics")
     self._has_teacher = has_teacher(config)
     self._judged = "teacher" if self._has_teacher else "student"
-    self._student_parts: list[Part] = []  # Of the student beside a teacher.
-    if self._has_teacher and settings_of_student(config.probe).probes:
-      self._student_parts = [part for part in self._parts if part == "probe"]
+    beside = self._has_teacher and settings_of_student(config.probe).probes
+    self._student_parts = [x for x in self._parts if x == "probe" and beside]
     crop_size_px = config.augment.crop_size_px
+    checks.check_probe_features(config, self._backbone)
     self._encoders = BackboneEncoders(
       self._backbone,
       (crop_size_px, crop_size_px, self._dataset.train.image_shape[-1]),
       mesh=self._dataset.global_mesh,
       key=str((to_dict(config)["model"], crop_size_px)),
+      blocks=encoders.last_blocks(config),
     )
-    # Made with the first features, which have the labels.
-    self._diagnosis: Diagnosis | None = None
+    self._diagnosis: Diagnosis | None = None  # Made with the first features.
 
   def run(self, *, follow: bool) -> None:
     """Probes the baselines, then the checkpoints."""
@@ -147,6 +149,7 @@ class Runner:
     step = checkpoint.steps(self._workdir)[-1]
     variables = encoders.restore(self._workdir, step, teacher=self._has_teacher)
     found = self._dataset.extract(self._encoders.checkpoint(step, *variables))
+    found = found.selected(self._settings)
     if distributed.is_first():
       features.export(path, found.train, found.test, self._judged)
     self._log(f"Wrote features of the {self._judged} of step {step} to {path}.")
@@ -173,7 +176,10 @@ class Runner:
     key = (kind, step, self._dataset.name)
     wanted = self._student_parts if kind == "student" else self._parts
     fields = {"backbone": self._judged} if kind == "backbone" else {}
-    settings = {"diagnostics": sample_settings(self._settings)}
+    settings: dict[Part, dict] = {
+      "probe": {"vectors": vectors(self._settings, kind)},
+      "diagnostics": sample_settings(self._settings),
+    }
     missing = [
       part
       for part in wanted
@@ -226,10 +232,10 @@ class Runner:
     name = self._dataset.name
     try:
       if part == "diagnostics":
-        return self._diagnose(found)
+        return self._diagnose(found.pooled)
       if part == "probe":
         return probe_records(self._settings, found, name)
-      return [spectrum_record(found, name)]
+      return [spectrum_record(found.pooled, name)]
     except ValueError as error:
       # Too few images for a spectrum, or for probes beside the diagnostics.
       if part != "spectrum" and not (

@@ -73,6 +73,14 @@ def settings_of_student(settings: Probe) -> Probe:
   return dataclasses.replace(settings, probes=probes, label_fractions=())
 
 
+def vectors(settings: Probe, kind: str) -> str:
+  """Returns the field `vectors` of records of one kind of features."""
+  if kind == "pixels":
+    return "pooled"
+  several = f" of {settings.blocks} blocks" if settings.blocks > 1 else ""
+  return settings.features + several
+
+
 def probe_records(
   settings: Probe, features: FeatureSet, dataset: str
 ) -> list[ProbeRecord]:
@@ -82,6 +90,7 @@ def probe_records(
   """
   if features.encoder.kind == "student":
     settings = settings_of_student(settings)
+  features = features.selected(settings)
   train, test = features.train, features.test
   splits.check_labels(train, test, dataset)
   records, started = [], time.perf_counter()
@@ -103,6 +112,7 @@ def probe_records(
         chosen=result.chosen,
         seconds=time.perf_counter() - started,
         time=time.time(),
+        vectors=vectors(settings, features.encoder.kind),
       )
     )
     started = time.perf_counter()

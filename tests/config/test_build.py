@@ -45,6 +45,18 @@ def test_a_run_is_made_of_the_config():
     ({"objective.projector": 8}, TypeError, "projector=8 must be a section"),
     ({"model.patch_size_px": 5}, ValueError, "patch_size_px=5.*crop_size_px"),
     ({"model.mean": (0.5, 0.5)}, ValueError, "model.mean"),
+    (
+      {
+        "model": {
+          **{"name": "resnet", "depth": 18, "small_images": True},
+          **{"mean": (0.5,), "std": (0.2,)},
+        },
+        "probe.features": "cls",
+      },
+      ValueError,
+      'probe.features="cls": expected "pooled", because ResNet',
+    ),
+    ({"probe.blocks": 4}, ValueError, "probe.blocks=4: expected 1 with"),
     ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3, mesh.fsdp=3"),
     ({"optim.warmup_steps": 9999}, ValueError, "optim.warmup_steps=9999"),
     ({"optim.name": "adm"}, ValueError, "optim.name='adm'.*adam"),

@@ -19,7 +19,7 @@ from jssl.config.schema import Config
 from jssl.data.source import InMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
-from jssl.models.tokens import Encoded
+from jssl.models.tokens import Encoded, Grid
 from jssl.probe import dataset, runner
 from jssl.runtime.workdir import claim_workdir, lock
 
@@ -84,10 +84,13 @@ def save(workdir, *steps, broken=None):
       checkpoints.save(step, {"backbone": variables})
 
 
-def claim(workdir, objective=CONFIG["objective"], **probe):
+def claim(
+  workdir, objective=CONFIG["objective"], model=CONFIG["model"], **probe
+):
   config = {
     **CONFIG,
     "objective": objective,
+    "model": model,
     "probe": {**CONFIG["probe"], **probe},
   }
   (workdir / "config.json").unlink(missing_ok=True)
@@ -268,6 +271,87 @@ def test_records_of_the_student_by_an_earlier_version_are_replaced(workdir):
   assert sum("step10-teacher" in line for line in lines) == 2
   assert not any("random" in line for line in lines[:-1])
   assert {r["backbone"] for r in rows(workdir)} == {"", "teacher", "student"}
+
+
+def _vit_apply(variables, images, *, train, tokens=False, blocks=0):
+  """Tokens and blocks that are known multiples of the pooled feature."""
+  (pooled, *_), _ = apply(variables, images, train=train)
+  if not tokens:
+    return Encoded(pooled), variables
+  factors = np.arange(-blocks, 0)[None, :, None]
+  return Encoded(
+    pooled,
+    tokens=pooled[:, None] * np.array([[[2.0], [4.0]]]),
+    blocks=pooled[:, None] * factors,
+  ), variables
+
+
+def test_one_cache_serves_all_features_of_tokens(
+  workdir, monkeypatch, tmp_path
+):
+  grid = Grid(rows=1, columns=2, width=6, patch_size_px=2)
+  vit = Backbone(init, _vit_apply, 6, lambda shape: grid)
+  monkeypatch.setattr(ViT, "backbone", lambda self: vit)
+  model = {**CONFIG["model"], "depth": 4}
+  save(workdir, 10)
+  factors = {
+    ("pooled", 1): [1],
+    ("mean", 1): [3],
+    ("cls", 1): [-1],
+    ("cls", 4): [-4, -3, -2, -1],
+    ("cls_mean", 1): [-1, 3],
+    ("cls_mean", 4): [-4, -3, -2, -1, 3],
+  }
+  kept = []
+  for (name, blocks), expected in factors.items():
+    claim(workdir, model=model, features=name, blocks=blocks)
+    lines = run(workdir, export=str(tmp_path / "f.npz"))
+    # Other features are measured anew, in place of the others.
+    assert any(line.startswith("step10") for line in lines)
+    with np.load(tmp_path / "f.npz") as arrays:
+      found = arrays["test_features"]
+    source = tiny("tiny", "test")
+    w = init_variables(10, BACKBONE, SHAPE)["params"]["w"]
+    pooled = source.images.reshape(len(source), -1) / np.float32(255) @ w
+    np.testing.assert_allclose(
+      found, np.concatenate([f * pooled for f in expected], 1), atol=1e-4
+    )
+    kept.append({*(workdir / "features").glob("*step10*")})
+  # The pooled features of the default, then one cache for all others.
+  assert len(kept[0]) == 4
+  assert all(paths == kept[1] for paths in kept[1:])
+  assert len(kept[1]) == 8
+  fits = [r for r in rows(workdir) if r["record"] == "probe"]
+  assert {r["features"]: r["vectors"] for r in fits} == {
+    "pixels": "pooled",
+    "random": "cls_mean of 4 blocks",
+    "backbone": "cls_mean of 4 blocks",
+  }
+  spectra = [r for r in rows(workdir) if r["record"] == "spectrum"]
+  assert all(len(r["singular_values"]) == 6 for r in spectra)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"features": "cls"},
+      r'probe\.features="cls": expected "pooled".*model\.n',
+    ),
+    ({"features": "cls", "blocks": 4}, r"probe\.blocks=4: .*model\.depth=1"),
+  ],
+)
+def test_features_that_a_backbone_does_not_have_are_refused(
+  workdir, monkeypatch, changes, message
+):
+  if "blocks" in changes:
+    grid = Grid(rows=1, columns=2, width=6, patch_size_px=2)
+    vit = Backbone(init, _vit_apply, 6, lambda shape: grid)
+    monkeypatch.setattr(ViT, "backbone", lambda self: vit)
+  claim(workdir, **changes)
+  save(workdir, 10)
+  with pytest.raises(ValueError, match=message):
+    run(workdir)
 
 
 def test_what_was_probed_is_not_probed_again(workdir):
