@@ -65,7 +65,11 @@ def get_config(arg: str = "learned") -> ConfigDict:
         **recipes.vit(1024, num_heads=16),
         "depth": 24,
         "positions": "rope" if rope else "learned",
-        **({"rope_rescale": 2.0} if rope else {}),
+        **(
+          {"rope_rescale": 2.0, "qkv_bias": "qv"}
+          if rope
+          else {"interpolation": "dino"}
+        ),
         "layer_scale": 1e-5,
         "drop_path": 0.3,
         "drop_path_uniform": True,

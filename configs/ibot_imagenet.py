@@ -34,6 +34,8 @@ def get_config(arg: str = "800") -> ConfigDict:
       "model": {
         **recipes.vit(384, num_heads=6),
         "positions": "learned",
+        "interpolation": "dino",
+        "gelu": "erf",
         "drop_path": 0.1,
       },
       "objective": {

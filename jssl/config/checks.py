@@ -145,11 +145,14 @@ def _check_shapes(
   def trace() -> Any:
     key = rng.root(0)
     variables = init_variables(0, backbone, image_shape)
-    has_teacher = objective.teacher_momentum(0) is not None
+    teachers = sum(
+      x is not None
+      for x in (objective.teacher_momentum(0), objective.anchored(0))
+    )
     encoder = make_encoder(backbone, config.augment, objective)
     pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
     features, *_ = encoder(
-      variables, variables if has_teacher else {}, rows_of(pixels, key, 0)
+      variables, (variables,) * teachers, rows_of(pixels, key, 0)
     )
     features = jax.tree.map(
       lambda x: jnp.zeros((len(x), rows, *x.shape[2:]), x.dtype), features

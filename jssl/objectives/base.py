@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jssl.models.tokens import Encoded, Grid, Mask, Spec
 from jssl.schedules import Schedule
@@ -36,6 +36,7 @@ class LargeView(NamedTuple):
     pooled: pooled features of the student.
     tokens: its patch tokens.
     teacher: patch tokens of the teacher; None without one.
+    anchor: patch tokens of its frozen copy; None without one.
     mask: patches that the student does not see; None without a mask.
     pixels: standardised pixels; None unless asked for.
     grid: grid of the patches.
@@ -44,6 +45,7 @@ class LargeView(NamedTuple):
   pooled: Float[Array, "b d"]
   tokens: Float[Array, "b n w"]
   teacher: Any
+  anchor: Any
   mask: Any
   pixels: Any
   grid: Grid
@@ -56,8 +58,9 @@ class Features(NamedTuple):
 
   Attributes:
     student: features [v, b, ...] per view resolution, large crops first.
-    teacher: features of the large crops, unmasked, by the averaged backbone; ()
-      if the method has no teacher.
+    teacher: features of the large crops, unmasked, by the averaged backbone,
+      then by its frozen copy if there is one (see `Objective.anchored`); () if
+      the method has no teacher.
     mask: patches of the large crops that the student does not see, [v, b, ...];
       None if `hide` hides none.
     pixels: large crops, standardised; None unless asked for.
@@ -77,9 +80,9 @@ class Features(NamedTuple):
     pooled, tokens, _ = self.student[0]
     if tokens is None or self.grid is None:
       raise ValueError("the features have no patch tokens")
-    teacher = self.teacher[0].tokens if self.teacher else None
+    teacher, anchor, *_ = (*(h.tokens for h in self.teacher), None, None)
     views = LargeView(
-      pooled, tokens, teacher, self.mask, self.pixels, self.grid
+      pooled, tokens, teacher, anchor, self.mask, self.pixels, self.grid
     )
     return [
       jax.tree.map(lambda x, i=i: x[i], views) for i in range(len(pooled))
@@ -189,6 +192,13 @@ class Objective(abc.ABC):
 
   def teacher_momentum(self, step: Step) -> Scalar | float | None:
     """Returns the momentum of the averaged backbone; None without a teacher."""
+    return None
+
+  def anchored(self, step: Step) -> Bool[Array, ""] | bool | None:
+    """True if the teacher after this step becomes the frozen one.
+
+    None if the method has no frozen copy of its teacher.
+    """
     return None
 
   def groups(self, head_params: Mapping[str, PyTree]) -> PyTree:

@@ -36,11 +36,20 @@ class DINOv2(IBOT):
     centering: targets subtract a moving average of the logits ("mean"), or are
       balanced over the batch ("sinkhorn", as in SwAV).
     sinkhorn_iterations: rounds of Sinkhorn-Knopp.
+    gram_weight: weight of Gram anchoring (DINOv3: 2): patch similarities stay
+      those of a frozen copy of the teacher, which sees the same crops (in
+      DINOv3 at twice the resolution); 0: none.
+    gram_start_step: first step with that loss; the copy is the teacher then, or
+      the backbone of `init_from` at 0.
+    gram_every_steps: steps between new copies; 0: never.
   """
 
   koleo_weight: NonNegative[float] = 0.1
   centering: Literal["mean", "sinkhorn"] = "mean"
   sinkhorn_iterations: Positive[int] = 3
+  gram_weight: NonNegative[float] = 0.0
+  gram_start_step: NonNegative[int] = 0
+  gram_every_steps: NonNegative[int] = 0
   prototypes: Prototypes = Prototypes(65_536, "weight")
   patch_prototypes: Prototypes = Prototypes(65_536, "weight")
   momentum_start: Fraction = 0.992
@@ -87,8 +96,28 @@ class DINOv2(IBOT):
   ) -> tuple[Scalar, Aux]:
     """IBOT's loss, and KoLeo of the features of each large crop."""
     loss, aux = super().loss(head_params, state, features, key=key, step=step)
-    if not self.koleo_weight:
-      return loss, aux
-    koleo = jnp.stack([losses.koleo(h) for h in features.pooled[0]])
-    metrics = {**aux.metrics, "koleo": koleo.mean()}
-    return loss + self.koleo_weight * koleo.sum(), Aux(metrics, aux.carry)
+    metrics = dict(aux.metrics)
+    if self.koleo_weight:
+      koleo = jnp.stack([losses.koleo(h) for h in features.pooled[0]])
+      metrics["koleo"] = koleo.mean()
+      loss += self.koleo_weight * koleo.sum()
+    if self.gram_weight:
+      views = features.large_views()
+      gram = jnp.stack([losses.gram_loss(v.tokens, v.anchor) for v in views])
+      metrics["gram"] = gram.mean()
+      active = jnp.where(step >= self.gram_start_step, self.gram_weight, 0.0)
+      loss += active * gram.mean()
+    return loss, Aux(metrics, aux.carry)
+
+  def anchored(self, step: Step) -> Bool[Array, ""] | bool | None:
+    """True before `gram_start_step`, and every `gram_every_steps` from there.
+
+    None without Gram anchoring.
+    """
+    if not self.gram_weight:
+      return None
+    done = step + 1 - self.gram_start_step
+    start = done == 0
+    if not self.gram_every_steps:
+      return start
+    return start | ((done > 0) & (done % self.gram_every_steps == 0))

@@ -45,12 +45,12 @@ class EncodedBatch(NamedTuple):
   Attributes:
     features: inputs of the objective, without labels.
     statistics: variables of the backbone besides its parameters.
-    teacher_statistics: those of the averaged backbone; {} without it.
+    teacher_statistics: those of each teacher.
   """
 
   features: Features
   statistics: Variables
-  teacher_statistics: Variables
+  teacher_statistics: tuple[Variables, ...]
 
 
 def statistics_of(variables: Variables) -> Variables:
@@ -119,8 +119,10 @@ def encode(
   return tuple(features), variables
 
 
-Encoder = Callable[[Variables, Variables, Rows], EncodedBatch]
-"""`(variables, teacher's variables or {}, rows) -> features`."""
+Teachers = tuple[Variables, ...]
+"""The averaged backbone, and its frozen copy if there is one; () without."""
+Encoder = Callable[[Variables, Teachers, Rows], EncodedBatch]
+"""`(variables, teachers, rows) -> features`."""
 
 
 def make_encoder(
@@ -129,17 +131,17 @@ def make_encoder(
   """Returns a function that augments, masks and encodes rows."""
 
   def encoder(
-    variables: Variables, teacher: Variables, rows: Rows
+    variables: Variables, teachers: Teachers, rows: Rows
   ) -> EncodedBatch:
     v = objective.num_views
     images = views(augment, rows.augment_keys, rows.images, v)
     large = images[0]
-    teacher_h: Hidden = ()
-    if teacher:
-      # Own batch statistics and no stochastic depth, as in official code.
-      teacher_h, teacher = encode(
-        backbone, teacher, images[:1], None, tokens=objective.uses_tokens
-      )
+    # Own batch statistics and no stochastic depth, as in official code.
+    encoded = [
+      encode(backbone, teacher, images[:1], None, tokens=objective.uses_tokens)
+      for teacher in teachers
+    ]
+    teacher_h = tuple(h for (h,), _ in encoded)
     grid = backbone.grid(large.shape[2:])
     mask = None
     if grid is not None:
@@ -160,7 +162,9 @@ def make_encoder(
       grid,
     )
     return EncodedBatch(
-      features, statistics_of(variables), statistics_of(teacher)
+      features,
+      statistics_of(variables),
+      tuple(statistics_of(teacher) for _, teacher in encoded),
     )
 
   return encoder

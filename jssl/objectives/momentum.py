@@ -80,7 +80,7 @@ class MomentumObjective(TeacherObjective, ProjectorObjective):
     self, state: dict, features: Features
   ) -> tuple[Float[Array, "u b z"], dict]:
     """Returns the teacher's embeddings (stop-gradient) and the new state."""
-    (h,) = features.teacher_pooled
+    h = features.teacher_pooled[0]
     z, new = self.projector.apply(
       state["teacher"]["projector"], state["teacher_projector"], h
     )

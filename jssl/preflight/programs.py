@@ -136,7 +136,7 @@ def programs(
 
   sizes = Sizes(
     parameters=size(state.backbone),
-    teacher=size(state.teacher),
+    teacher=size((state.teacher, state.anchor)),
     head=size(state.head_params, state.objective),
     optimizer=size(state.opt_state, state.head_opt_state),
     batch=size(batch),

@@ -19,6 +19,7 @@ from jssl.objectives.encode import (
   Encoder,
   Hidden,
   Rows,
+  Teachers,
   statistics_of,
 )
 from jssl.typing import PyTree, Variables
@@ -57,7 +58,7 @@ def join(tree: PyTree, shards: int, axis: int = 0) -> PyTree:
 def encode_with_pullback(
   encoder: Encoder,
   variables: Variables,
-  teacher: Variables,
+  teachers: Teachers,
   rows: Rows,
   *,
   chunks: int = 1,
@@ -70,7 +71,7 @@ def encode_with_pullback(
   Args:
     encoder: see `jssl.objectives.encode`.
     variables: variables of the backbone.
-    teacher: variables of the averaged backbone, or {}.
+    teachers: variables of the averaged backbone, and of its frozen copy.
     rows: the batch.
     chunks: number of chunks; 1 keeps all activations.
     shards: number of devices that the batch is split over.
@@ -81,7 +82,7 @@ def encode_with_pullback(
   """
 
   def of_params(params: PyTree, part: Rows) -> tuple[Hidden, EncodedBatch]:
-    encoded = encoder({**variables, "params": params}, teacher, part)
+    encoded = encoder({**variables, "params": params}, teachers, part)
     return encoded.features.student, encoded
 
   params = variables["params"]
@@ -94,11 +95,14 @@ def encode_with_pullback(
   parts = split(rows, chunks, shards)
 
   def forward(total: PyTree, part: Rows) -> tuple[PyTree, Any]:
-    features, *statistics = encoder(variables, teacher, part)
+    features, *statistics = encoder(variables, teachers, part)
     total = jax.tree.map(lambda t, s: t + s / chunks, total, statistics)
     return total, features
 
-  statistics = [statistics_of(variables), statistics_of(teacher)]
+  statistics: Any = [
+    statistics_of(variables),
+    tuple(statistics_of(teacher) for teacher in teachers),
+  ]
   zeros = jax.tree.map(jnp.zeros_like, statistics)
   statistics, features = jax.lax.scan(forward, zeros, parts)
   features = join(features, shards, axis=1)

@@ -205,4 +205,7 @@ def initial_state(program: Program, init_from: InitFrom) -> TrainState:
     # A copy, because the step donates both.
     teacher = jax.tree.map(jnp.copy, restored["backbone"])
     state = state._replace(teacher=teacher)
+  if state.anchor:
+    anchor = jax.tree.map(jnp.copy, restored["backbone"])
+    state = state._replace(anchor=anchor)
   return from_checkpoint_items({**checkpoint_items(state), **restored})

@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
     rng: root key of the run, constant.
     backbone: parameters and batch statistics.
     teacher: variables of the averaged backbone; {} without one.
+    anchor: frozen copy of the teacher; {} without one.
     head_params: learned parameters of the objective.
     objective: state of the objective, such as a queue or a centre.
     opt_state: state of the optimizer.
@@ -31,6 +32,7 @@ class TrainState(NamedTuple):
   rng: Key
   backbone: Variables
   teacher: Variables
+  anchor: Variables
   head_params: PyTree
   objective: PyTree
   opt_state: PyTree
@@ -67,6 +69,7 @@ def init_state(
     rng=root,
     backbone=variables,
     teacher=variables if has_teacher else {},
+    anchor=variables if objective.anchored(0) is not None else {},
     head_params=head_params,
     objective=state,
     opt_state=optimizer.init(outer_params(variables, head_params, head)),

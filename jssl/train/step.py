@@ -1,6 +1,7 @@
 """One training step of any objective: a pure function."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,9 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.step
     rows = rows_of(batch["image"], state.rng, step)
+    teachers = tuple(v for v in (state.teacher, state.anchor) if v)
     encoded, pullback = encode_with_pullback(
-      encoder, state.backbone, state.teacher, rows, chunks=chunks, shards=shards
+      encoder, state.backbone, teachers, rows, chunks=chunks, shards=shards
     )
     key = rng.stream(state.rng, "objective", step)
 
@@ -83,7 +85,11 @@ def make_train_step(
     momentum = objective.teacher_momentum(step)
     if momentum is not None:
       average = tree.ema(state.teacher["params"], params["backbone"], momentum)
-      teacher = {**encoded.teacher_statistics, "params": average}
+      teacher = {**encoded.teacher_statistics[0], "params": average}
+    anchor = state.anchor
+    if anchor:
+      anchored = objective.anchored(step)
+      anchor = jax.tree.map(partial(jnp.where, anchored), teacher, anchor)
     # Each head parameter is updated by the run's optimizer or by the head's.
     head_params, objective_state = objective.update(
       {**params["head"], **updated.params},
@@ -104,6 +110,7 @@ def make_train_step(
       rng=state.rng,
       backbone={**encoded.statistics, "params": params["backbone"]},
       teacher=teacher,
+      anchor=anchor,
       head_params=head_params,
       objective=objective_state,
       opt_state=opt_state,

@@ -150,7 +150,10 @@ def features(objective, b=B, seed=0):
   large = objective.num_views
   views = (large, 1) if objective.multi_crop else (large,)
   student = tuple(draw.normal(size=(v, b, D)) for v in views)
-  averaged = int(objective.teacher_momentum(0) is not None)
+  averaged = sum(
+    x is not None
+    for x in (objective.teacher_momentum(0), objective.anchored(0))
+  )
   teacher = tuple(draw.normal(size=(averaged, large, b, D)))
   if not objective.uses_tokens:
     return student, teacher, None, None
@@ -383,6 +386,14 @@ CASES = (
   Case(
     "dinov2_sinkhorn",
     dataclasses.replace(DINOV2, centering="sinkhorn", shared_head=True),
+    oracle.dinov2,
+    derived=True,
+  ),
+  Case(
+    "dinov2_gram",
+    dataclasses.replace(
+      DINOV2, gram_weight=2.0, gram_start_step=2, gram_every_steps=5
+    ),
     oracle.dinov2,
     derived=True,
   ),

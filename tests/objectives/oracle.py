@@ -81,7 +81,7 @@ def predict(objective, at):
 
 def targets(objective, at):
   teacher = at.state["teacher"]["projector"]
-  return head(objective.projector, teacher, *pooled(at.teacher))
+  return head(objective.projector, teacher, pooled(at.teacher)[0])
 
 
 def simclr(objective, at, held):
@@ -254,11 +254,22 @@ def dinov2(objective, at, held):
       temperature,
       used=at.mask.hidden.reshape(-1),
     )
+  gram = 0
+  if objective.gram_weight and at.step >= objective.gram_start_step:
+    gram = np.mean(
+      [
+        patches.gram_loss(student, anchor)
+        for student, anchor in zip(
+          at.student[0].tokens, held.teacher[1].tokens, strict=True
+        )
+      ]
+    )
   koleo = sum(oracles.koleo(h) for h in at.student[0].pooled)
   return (
     dino(objective, at, held, center)
     + objective.patch_weight * patch_loss(objective, at, held, patch_center)
     + objective.koleo_weight * koleo
+    + objective.gram_weight * gram
   )
 
 

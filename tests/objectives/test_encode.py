@@ -55,7 +55,7 @@ def test_pooled_methods_compile_to_the_program_without_tokens(name):
 
   def encoded(objective, variables, teacher, rows):
     encoder = make_encoder(backbone, augment, objective)
-    return encoder(variables, teacher, rows).features
+    return encoder(variables, (teacher,) if teacher else (), rows).features
 
   features = jax.eval_shape(
     functools.partial(encoded, objective), variables, teacher, ROWS

@@ -158,7 +158,14 @@ def test_groups_match_schedules_and_rates(case):
 
 def test_scheduled_and_constant_groups():
   for case in CASES:
-    frozen = ("swav", "dino", "ibot", "dinov2", "dinov2_sinkhorn")
+    frozen = (
+      "swav",
+      "dino",
+      "ibot",
+      "dinov2",
+      "dinov2_sinkhorn",
+      "dinov2_gram",
+    )
     expected = {"prototypes"} if case.name in frozen else set()
     schedules = case.objective.schedules()
     assert schedules.keys() == expected, case

@@ -62,7 +62,7 @@ def program(model, augment, chunks, shards=1):
     encoded, pullback = encode_with_pullback(
       encoder,
       {**variables, "params": params},
-      teacher,
+      (teacher,),
       rows,
       chunks=chunks,
       shards=shards,
@@ -243,7 +243,7 @@ def test_activations_are_those_of_a_chunk():
 
   def gradients(params, rows, chunks):
     encoded, pullback = encode_with_pullback(
-      encoder, {"params": params}, {}, rows, chunks=chunks
+      encoder, {"params": params}, (), rows, chunks=chunks
     )
     return pullback(encoded.features.student)
 

@@ -82,7 +82,7 @@ def expected(state, how):
     return phi
 
   def total(params):
-    (h,) = encoder({"params": params}, {}, rows).features.pooled
+    (h,) = encoder({"params": params}, (), rows).features.pooled
     answer = respond(h[:, :half])
     if how.strategy == "alternating":
       answer = jax.lax.stop_gradient(answer)
@@ -90,7 +90,7 @@ def expected(state, how):
 
   params = state.backbone["params"]
   gradient = jax.grad(total)(params)
-  (h,) = encoder({"params": params}, {}, rows).features.pooled
+  (h,) = encoder({"params": params}, (), rows).features.pooled
   answer = respond(h[:, :half])
   rest = tree.norm(jax.grad(inner)(answer, h[:, :half]))
   return {"w": params["w"] - RATE * gradient["w"]}, answer, rest

@@ -100,6 +100,24 @@ def test_chunks_change_nothing(name):
     np.testing.assert_allclose(value, expected, rtol=1e-7, atol=1e-9)
 
 
+def test_the_anchor_is_the_teacher_of_some_steps():
+  """From step 2 on, and anew every 5 steps."""
+  mesh = make_mesh(1, 1, jax.devices()[:1])
+  teachers, anchors = [], []
+  for steps in range(1, 9):
+    _, state = losses("dinov2_gram", mesh, steps=steps)
+    teachers.append(leaves(state.teacher))
+    anchors.append(leaves(state.anchor))
+  assert all(
+    (value == teachers[1][leaf]).all()
+    for anchor in anchors[1:6]
+    for leaf, value in anchor.items()
+  )
+  assert all((v == teachers[6][leaf]).all() for leaf, v in anchors[6].items())
+  assert any((v != teachers[1][leaf]).any() for leaf, v in anchors[6].items())
+  jax.tree.map(np.testing.assert_array_equal, anchors[7], anchors[6])
+
+
 def test_every_part_learns():
   """The mask token and the patch head too."""
   backbone, objective, _, optimizer = parts("dinov2")
