@@ -97,19 +97,30 @@ class IJEPA(TeacherObjective):
   def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns the parameters of the predictor; no state."""
     grid = grid_of(spec, self)
+    self._check(grid)
+    return {"predictor": self.predictor.init(key, grid, grid.width)}, {}
+
+  def _check(self, grid: Grid) -> None:
+    """Raises ValueError if context and targets do not fit the grid."""
     smallest = int(grid.patches * self.target_area_min)
     block = int(grid.patches * self.context_area_min)
+    if not smallest:
+      raise ValueError(
+        f"objective.target_area_min={self.target_area_min} of {grid.patches} "
+        "patches is less than one patch; raise it"
+      )
     if self.num_targets * smallest + self.min_context > block:
       raise ValueError(
         f"objective.num_targets={self.num_targets} blocks of {smallest} "
         f"patches (objective.target_area_min={self.target_area_min}) and a "
         f"context of more than objective.min_context={self.min_context} do not "
-        f"fit into the {block} patches of a context block; lower one of them"
+        f"fit into the {block} patches of a context block "
+        f"(objective.context_area_min={self.context_area_min})"
       )
-    return {"predictor": self.predictor.init(key, grid, grid.width)}, {}
 
   def hide(self, keys: Keys, grid: Grid) -> Drop:
     """Draws the context and the targets of each view."""
+    self._check(grid)
     length = max(round(self.context_share * grid.patches), self.min_context + 1)
     drawn = jax.vmap(
       lambda key: masks.multi_block(

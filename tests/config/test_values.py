@@ -29,7 +29,15 @@ OTHERS = ("text", None, True, {}, (1, "text"))
 def of_method(name):
   """A small config of a method."""
   fields = {field.name for field in dataclasses.fields(OBJECTIVES[name])}
-  sizes = {"prototypes": {"number": 8}, "queue_size": 256}
+  sizes = {
+    "prototypes": {"number": 8},
+    "queue_size": 256,
+    "num_targets": 1,
+    "min_context": 1,
+    "target_area_min": 0.3,
+    "target_area_max": 0.5,
+    "context_area_min": 0.9,
+  }
   own = {key: value for key, value in sizes.items() if key in fields}
   return config(**SMALL, objective={"name": name, **own})
 

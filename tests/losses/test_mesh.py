@@ -95,7 +95,13 @@ def second_order(case, **options):
 
 
 @pytest.mark.parametrize(
-  "case", [c for c in CASES if c.name in BY_OPERATION], ids=str
+  "case",
+  [
+    c
+    for c in CASES
+    if c.name in BY_OPERATION and len(c.stopped) < len(c.shapes)
+  ],
+  ids=str,
 )
 def test_second_derivatives_are_the_references(x64, case):
   arrays = case.arrays()

@@ -108,6 +108,8 @@ def write_probe(trial, features, linear, step=None):
   if step is None:
     step = trial.steps if features == "backbone" else 0
   about = {"step": step, "dataset": trial.dataset, "features": features}
+  if features == "backbone":
+    about["backbone"] = "teacher" if trial.method == "byol" else "student"
   scores = [
     ("linear", 1.0, linear),
     ("linear", 0.1, 0.01),
