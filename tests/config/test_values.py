@@ -26,6 +26,10 @@ NUMBERS = (math.nan, math.inf, -math.inf, -1, -1.0, 0, 0.0)
 OTHERS = ("text", None, True, {}, (1, "text"))
 
 
+# Each takes as long as five others, because a transformer is traced.
+SLOW = ("dinov2", "ibot", "ijepa", "simmim")
+
+
 def of_method(name):
   """A small config of a method."""
   fields = {field.name for field in dataclasses.fields(OBJECTIVES[name])}
@@ -81,7 +85,13 @@ def floats_of(made):
 
 
 @pytest.mark.filterwarnings("ignore:objective.marginal_weight")
-@pytest.mark.parametrize("method", [*OBJECTIVES, None])
+@pytest.mark.parametrize(
+  "method",
+  [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in (*OBJECTIVES, None)
+  ],
+)
 def test_a_value_is_refused_by_name_or_builds(method):
   """Keys of one method, or of all other sections."""
   base = of_method(method or "simclr")

@@ -91,7 +91,12 @@ def second_order(case, **options):
   def length(*arrays):
     return sum(jnp.sum(g**2) for g in gradients(*arrays))
 
-  return jax.jit(jax.grad(length, every))
+  # Without any optimisation (level 0, the default of the tests), XLA:CPU of JAX
+  # 0.10.2 gives NaN for some rows of `ibot`; evaluated eagerly there is none.
+  return jax.jit(
+    jax.grad(length, every),
+    compiler_options={"xla_backend_optimization_level": 1},
+  )
 
 
 @pytest.mark.parametrize(
