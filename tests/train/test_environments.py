@@ -143,6 +143,7 @@ def test_a_run_of_float64_without_it(tmp_path, caplog):
   assert "was saved with jax_enable_x64=True, now False" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_key_implementation_changes_no_rows(tmp_path):
   """With rbg, what is drawn for an image would depend on its batch."""
   losses = []
