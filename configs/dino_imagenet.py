@@ -63,14 +63,6 @@ def get_config(arg: str = "vit_s") -> ConfigDict:
         "momentum_start": 0.996,
         "projector": {"hidden_dims": (2048, 2048), "out_dim": 256},
       },
-      "optim": {
-        "name": "adamw",
-        "learning_rate": learning_rate,
-        "warmup_steps": 10 * epoch,
-        "end_fraction": 1e-6 / learning_rate,
-        "weight_decay": 0.04,
-        "weight_decay_end": 0.4,
-        "clip_norm": 3.0,
-      },
+      "optim": recipes.dino_optim(learning_rate, epoch_steps=epoch),
     }
   )

@@ -1,11 +1,10 @@
 """Checkpoints of a run: save, restore, verify."""
 
+from jssl.checkpoint.best import best_step, pin_best
 from jssl.checkpoint.checkpointer import (
   X64,
   Checkpoints,
   NotSavedError,
-  best_step,
-  pin_best,
   restore,
   restore_backbone,
   steps,

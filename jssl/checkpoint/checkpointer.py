@@ -8,7 +8,6 @@ unfinished and ignored.
 import concurrent.futures
 import contextlib
 import errno
-import math
 import os
 import pathlib
 import shutil
@@ -24,6 +23,7 @@ from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from jssl.checkpoint import manifest
+from jssl.checkpoint.best import KeepBest, root
 from jssl.checkpoint.manifest import CheckpointError
 from jssl.runtime import distributed, files
 from jssl.typing import PyTree, Variables
@@ -34,65 +34,17 @@ X64 = "jax_enable_x64"
 policies = ocp.training.preservation_policies
 
 
-def _root(workdir: str | os.PathLike) -> pathlib.Path:
-  return pathlib.Path(workdir).absolute() / "checkpoints"
-
-
 def steps(workdir: str | os.PathLike) -> list[int]:
   """Returns the steps of all finished checkpoints, ascending."""
   return sorted(
     int(path.parent.name)
-    for path in _root(workdir).glob(f"*/{manifest.NAME}")
+    for path in root(workdir).glob(f"*/{manifest.NAME}")
     if path.parent.name.isdigit()
   )
 
 
-def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
-  """Pins a checkpoint as the best one if no pinned one has a higher score.
-
-  `score` is of validation; higher is better. A run in progress keeps the pinned
-  checkpoint, whatever its keep policy.
-  """
-  best = _best(workdir)
-  kept = best is not None and (_root(workdir) / str(best["step"])).exists()
-  if best is None or not kept or score > best["score"]:
-    path = pathlib.Path(workdir) / "best.json"
-    files.write_json(path, {"step": step, "score": score})
-
-
-def best_step(workdir: str | os.PathLike) -> int | None:
-  """Returns the step of the pinned checkpoint, or None."""
-  best = _best(workdir)
-  return None if best is None else best["step"]
-
-
-def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
-  path = pathlib.Path(workdir) / "best.json"
-  best = files.read_json(path)
-  if best is not None and all(
-    isinstance(best.get(key), int | float) and math.isfinite(best[key])
-    for key in ("step", "score")
-  ):
-    return best
-  if path.exists():
-    logging.warning("Ignored a damaged %s; the next probe writes it.", path)
-  return None
-
-
 class NotSavedError(CheckpointError):
   """A checkpoint could not be saved; a later attempt may succeed."""
-
-
-class _KeepBest:
-  """Orbax policy: keeps the checkpoint of `pin_best`."""
-
-  def __init__(self, workdir: pathlib.Path):
-    self._workdir = workdir
-
-  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-    del context
-    best = best_step(self._workdir)
-    return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 def restore(
@@ -118,7 +70,7 @@ def restore(
   Raises:
     CheckpointError: if files are damaged, or do not match `items`.
   """
-  directory = _root(workdir) / str(step)
+  directory = root(workdir) / str(step)
   if check_files:
     manifest.check_files(directory)
   _check_precision(directory, items)
@@ -174,7 +126,7 @@ def restore_backbone(
   Raises:
     CheckpointError: if the checkpoint is damaged or has no such backbone.
   """
-  directory = _root(workdir) / str(step)
+  directory = root(workdir) / str(step)
   prefix = "training/teacher/" if teacher else "backbone/"
   abstract = {
     name: jax.ShapeDtypeStruct(shape, np.dtype(dtype))
@@ -212,8 +164,8 @@ class Checkpoints:
     """
     self._facts = facts
     self._workdir = pathlib.Path(workdir).absolute()
-    self._root = _root(workdir)
-    keep = [policies.LatestN(keep_last), _KeepBest(self._workdir)]
+    self._root = root(workdir)
+    keep = [policies.LatestN(keep_last), KeepBest(self._workdir)]
     if keep_every_steps:
       keep.append(policies.EveryNSteps(keep_every_steps))
     self._policy = policies.AnyPreservationPolicy(keep)

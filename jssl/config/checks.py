@@ -12,6 +12,7 @@ from jssl.config.schema import Config
 from jssl.data.source import Source
 from jssl.models import Backbone, ViT, init_variables
 from jssl.objectives import OBJECTIVES, Objective
+from jssl.objectives.base import grid_of
 from jssl.objectives.encode import make_encoder, rows_of
 
 
@@ -99,12 +100,8 @@ def _check_objective(
       "needs them"
     )
   size = config.augment.crop_size_px
-  if objective.uses_tokens and not backbone.grid((size, size, 1)):
-    raise ValueError(
-      f"{name} (objective.name) needs patch tokens, and "
-      f"{type(config.model).__name__} (model.name) has none; use "
-      'model.name="vit"'
-    )
+  if objective.uses_tokens:
+    grid_of(backbone.spec((size, size, 1)), objective)
   num_views, num_small = objective.num_views, config.augment.num_small
   if num_small and not objective.multi_crop:
     others = [name for name, cls in OBJECTIVES.items() if cls.multi_crop]

@@ -263,6 +263,19 @@ def coarse_views(strength: float) -> Section:
   }
 
 
+def dino_optim(peak: float, *, epoch_steps: int) -> Section:
+  """Returns the optimizer of DINO, iBOT and DINOv2 at a peak learning rate."""
+  return {
+    "name": "adamw",
+    "learning_rate": peak,
+    "warmup_steps": 10 * epoch_steps,
+    "end_fraction": 1e-6 / peak,
+    "weight_decay": 0.04,
+    "weight_decay_end": 0.4,
+    "clip_norm": 3.0,
+  }
+
+
 def resnet(depth: int, *, small_images: bool = False) -> Section:
   """Returns a bfloat16 ResNet with ImageNet pixel statistics."""
   return {

@@ -4,7 +4,7 @@ Functions take arrays by name; error messages use these names.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,63 @@ def prototypes(
   if len(set(sizes.values())) > 1:
     raise ValueError(f"expected equal numbers of prototypes, got {sizes}")
   return out
+
+
+class Assignments(NamedTuple):
+  """Arguments of a cross-entropy between two softmaxes over prototypes.
+
+  Attributes:
+    features: those of student and teacher.
+    replicated: prototypes of both, the centre if there is one, temperatures of
+      both.
+  """
+
+  features: tuple[Array, Array]
+  replicated: tuple[Array, ...]
+
+
+def assignments(
+  student: Float[Array, "*n d"],
+  teacher: Float[Array, "*m e"],
+  student_prototypes: Float[Array, "k d"],
+  teacher_prototypes: Float[Array, "k e"],
+  center: Float[Array, "k"] | None = None,
+  *,
+  student_temperature: float | Scalar,
+  teacher_temperature: float | Scalar,
+) -> Assignments:
+  """Validates prototypes, centre and temperatures against the features.
+
+  All arrays become float64 if any is float64. Otherwise dtypes stay: features
+  may be bfloat16 and prototypes float32, as products accumulate in float32.
+  """
+  arrays = prototypes(
+    {"student": student, "teacher": teacher},
+    student_prototypes=student_prototypes,
+    teacher_prototypes=teacher_prototypes,
+  )
+  if center is not None:
+    (center,) = floats({"center": center}, "k")
+    if len(center) != len(arrays[0]):
+      raise ValueError(
+        f"center must be [k={len(arrays[0])}], one entry per prototype, got "
+        f"{center.shape}"
+      )
+    arrays = (*arrays, center)
+  student, teacher, *others = one_width(student, teacher, *arrays)
+  temperatures = positive(
+    student,
+    student_temperature=student_temperature,
+    teacher_temperature=teacher_temperature,
+  )
+  return Assignments((student, teacher), (*others, *temperatures))
+
+
+def one_width(*arrays: Array) -> tuple[Array, ...]:
+  """Casts all arrays to float64 if any is float64."""
+  if jnp.result_type(*arrays) == jnp.float64:
+    return tuple(x.astype(jnp.float64) for x in arrays)
+  return arrays
 
 
 def scalar(like: Array, **values: Scalar | float) -> tuple[Scalar, ...]:

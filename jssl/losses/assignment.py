@@ -143,14 +143,3 @@ def cross_entropy(
 
 def _other_views(u: int, v: int) -> Bool[np.ndarray, "u v"]:
   return np.arange(u)[:, None] != np.arange(v)
-
-
-def one_width(*arrays: Array) -> tuple[Array, ...]:
-  """Casts all arrays to float64 if any is float64.
-
-  Otherwise dtypes stay: features may be bfloat16 and prototypes float32, since
-  products accumulate in float32.
-  """
-  if jnp.result_type(*arrays) == jnp.float64:
-    return tuple(x.astype(jnp.float64) for x in arrays)
-  return arrays

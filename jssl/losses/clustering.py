@@ -11,7 +11,6 @@ from jssl.losses.assignment import (
   columns_of,
   cross_entropy,
   log_sum_exp,
-  one_width,
   rows_of,
   sinkhorn_scales,
 )
@@ -139,7 +138,7 @@ def swav(
       f"views and num_large={num_large}"
     )
   (matrix,) = arguments.prototypes({"z": z}, prototypes=prototypes)
-  z, matrix = one_width(z, matrix)
+  z, matrix = arguments.one_width(z, matrix)
   temperatures = arguments.positive(z, temperature=temperature, epsilon=epsilon)
   w = arguments.weights(weights, z.shape[1], z)
   return with_layout(

@@ -1,7 +1,6 @@
 """Self-distillation losses: a student predicts its teacher's assignments."""
 
 import warnings
-from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
 import jax
@@ -14,7 +13,6 @@ from jssl.losses.assignment import (
   cross_entropy,
   log_sum_exp,
   mean_prototypes,
-  one_width,
   rows_of,
 )
 from jssl.losses.ops import prototypes, similarity
@@ -94,28 +92,18 @@ def dino(
     ICCV 2021, eq. 3 and algorithm 1.
   """
   student, teacher = _views(student, teacher, 1)
-  matrices: Sequence[Array] = arguments.prototypes(
-    {"student": student, "teacher": teacher},
-    student_prototypes=student_prototypes,
-    teacher_prototypes=teacher_prototypes,
-  )
-  (center,) = arguments.floats({"center": center}, "k")
-  if center.shape != matrices[1].shape[:1]:
-    raise ValueError(
-      f"center must be [k={len(matrices[1])}], one entry per prototype, got "
-      f"{center.shape}"
-    )
-  student, teacher, center, *matrices = one_width(
-    student, teacher, center, *matrices
-  )
-  temperatures = arguments.positive(
+  checked = arguments.assignments(
     student,
+    teacher,
+    student_prototypes,
+    teacher_prototypes,
+    center,
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
   )
   w = arguments.weights(weights, len(student), student)
   return with_layout(
-    _dino, (student, teacher, w), (*matrices, center, *temperatures), **options
+    _dino, (*checked.features, w), checked.replicated, **options
   )
 
 
@@ -224,19 +212,16 @@ def dissl_terms(
 ) -> DISSLTerms:
   """Returns the unweighted terms of `dissl`."""
   student, teacher = _views(student, teacher, 2)
-  weights: Sequence[Array] = arguments.prototypes(
-    {"student": student, "teacher": teacher},
-    student_prototypes=student_prototypes,
-    teacher_prototypes=teacher_prototypes,
-  )
-  student, teacher, *weights = one_width(student, teacher, *weights)
-  temperatures = arguments.positive(
+  checked = arguments.assignments(
     student,
+    teacher,
+    student_prototypes,
+    teacher_prototypes,
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
   )
   return with_layout(
-    _dissl_terms, (student, teacher), (*weights, *temperatures), **options
+    _dissl_terms, checked.features, checked.replicated, **options
   )
 
 

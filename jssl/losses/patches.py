@@ -10,7 +10,6 @@ from jssl.losses import arguments
 from jssl.losses.assignment import (
   log_sum_exp,
   mean_prototypes,
-  one_width,
   sinkhorn_scales,
 )
 from jssl.losses.ops.layout import AxisNames, Layout, Options, with_layout
@@ -78,31 +77,18 @@ def ibot(
       f"student {student.shape} [b, n, d] and teacher {teacher.shape} "
       "[b, n, e] must have the same numbers of images and tokens"
     )
-  ours, theirs = arguments.prototypes(
-    {"student": student, "teacher": teacher},
-    student_prototypes=student_prototypes,
-    teacher_prototypes=teacher_prototypes,
-  )
-  (center,) = arguments.floats({"center": center}, "k")
-  if len(center) != len(theirs):
-    raise ValueError(
-      f"center must be [k={len(theirs)}], one entry per prototype, got "
-      f"{center.shape}"
-    )
-  student, teacher, center, ours, theirs = one_width(
-    student, teacher, center, ours, theirs
-  )
-  temperatures = arguments.positive(
+  checked = arguments.assignments(
     student,
+    teacher,
+    student_prototypes,
+    teacher_prototypes,
+    center,
     student_temperature=student_temperature,
     teacher_temperature=teacher_temperature,
   )
   mask = arguments.mask("hidden", hidden, student.shape[:2], "b n", student)
   return with_layout(
-    _ibot,
-    (student, teacher, mask),
-    (ours, theirs, center, *temperatures),
-    **options,
+    _ibot, (*checked.features, mask), checked.replicated, **options
   )
 
 
@@ -172,7 +158,7 @@ def sinkhorn_center(
   (matrix,) = arguments.prototypes(
     {"teacher": teacher}, teacher_prototypes=teacher_prototypes
   )
-  teacher, matrix = one_width(teacher, matrix)
+  teacher, matrix = arguments.one_width(teacher, matrix)
   (temperature,) = arguments.positive(teacher, temperature=temperature)
   arguments.count(iterations=iterations)
   used = None

@@ -230,8 +230,8 @@ def grid_of(spec: Spec, objective: Objective) -> Grid:
   """Returns the grid; raises ValueError if the backbone has no tokens."""
   if spec.grid is None:
     raise ValueError(
-      f"{type(objective).__name__} (objective.name) needs patch tokens, which "
-      'the backbone has not; use model.name="vit"'
+      f"{type(objective).__name__} (objective.name) needs patch tokens, and "
+      'the backbone (model.name) has none; use model.name="vit"'
     )
   return spec.grid
 

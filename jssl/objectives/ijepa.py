@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from jssl import schedules
 from jssl.augment import masks
 from jssl.losses.rows import upcast
 from jssl.models.decoder import Decoder
 from jssl.models.tokens import Drop, Grid, Spec
+from jssl.models.vit_layers import standardized
 from jssl.objectives.base import Aux, Features, grid_of
 from jssl.objectives.momentum import TeacherObjective
 from jssl.typing import (
@@ -151,18 +151,12 @@ class IJEPA(TeacherObjective):
       )
       b, m, t, w = y.shape
       places = view.mask.targets.reshape(b, m * t, 1)
-      target = jnp.take_along_axis(targets(view.teacher), places, axis=1)
+      tokens = standardized(view.teacher.reshape(-1, w), _EPSILON)
+      tokens = jax.lax.stop_gradient(tokens.reshape(b, -1, w))
+      target = jnp.take_along_axis(tokens, places, axis=1)
       y = upcast(y).reshape(b, m * t, w)
       distance = optax.losses.huber_loss(y, target)
       valid = view.mask.targets_valid.reshape(b, m * t)
       by_image = jnp.mean(distance.mean(-1), axis=1, where=valid)
       losses.append(by_image.mean())
     return jnp.stack(losses).mean(), Aux({}, state)
-
-
-def targets(x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-  """Returns tokens of zero mean and unit variance, without a gradient."""
-  x = upcast(jax.lax.stop_gradient(x))
-  centred = x - x.mean(axis=-1, keepdims=True)
-  variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-  return centred * jax.lax.rsqrt(variance + _EPSILON)

@@ -252,20 +252,23 @@ def outcome(case, *, derived=None, step=STEP):
 AVERAGED = {"momentum_start": 0.9, "momentum_end": 0.99, "total_steps": TOTAL}
 MOCO = MoCoV3(projector=PLAIN, predictor=PLAIN, **AVERAGED)
 
+DISTILLED = {
+  "prototypes": Prototypes(7, "weight", freeze_steps=4),
+  "student_temperature": 0.3,
+  "teacher_temperature_start": 0.2,
+  "teacher_temperature": 0.6,
+  "temperature_warmup_steps": 8,
+  "projector": GELU,
+  **AVERAGED,
+}
 DINOV2 = DINOv2(
-  prototypes=Prototypes(7, "weight", freeze_steps=4),
   patch_prototypes=Prototypes(6, "weight"),
-  student_temperature=0.3,
-  teacher_temperature_start=0.2,
-  teacher_temperature=0.6,
-  temperature_warmup_steps=8,
   mask_probability=0.8,
   mask_ratio_max=0.7,
   koleo_weight=0.3,
   shared_head=False,
-  projector=GELU,
   patch_projector=dataclasses.replace(GELU, out_dim=3),
-  **AVERAGED,
+  **DISTILLED,
 )
 
 CASES = (
@@ -353,31 +356,14 @@ CASES = (
   ),
   Case(
     "dino",
-    DINO(
-      prototypes=Prototypes(7, "weight", freeze_steps=4),
-      student_temperature=0.3,
-      teacher_temperature_start=0.2,
-      teacher_temperature=0.6,
-      temperature_warmup_steps=8,
-      projector=GELU,
-      **AVERAGED,
-    ),
+    DINO(**DISTILLED),
     oracle.dino,
     derived=True,
   ),
   Case(
     "ibot",
     IBOT(
-      prototypes=Prototypes(7, "weight", freeze_steps=4),
-      student_temperature=0.3,
-      teacher_temperature_start=0.2,
-      teacher_temperature=0.6,
-      temperature_warmup_steps=8,
-      mask_probability=0.8,
-      mask_ratio_max=0.7,
-      patch_weight=0.5,
-      projector=GELU,
-      **AVERAGED,
+      mask_probability=0.8, mask_ratio_max=0.7, patch_weight=0.5, **DISTILLED
     ),
     oracle.ibot,
     derived=True,

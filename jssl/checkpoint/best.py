@@ -1,0 +1,60 @@
+"""The checkpoint of a run with the best validation score, which is kept."""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+from absl import logging
+
+from jssl.runtime import files
+
+
+def root(workdir: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder of the checkpoints of a run."""
+  return pathlib.Path(workdir).absolute() / "checkpoints"
+
+
+def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
+  """Pins a checkpoint as the best one if no pinned one has a higher score.
+
+  `score` is of validation; higher is better. A run in progress keeps the pinned
+  checkpoint, whatever its keep policy.
+  """
+  best = _best(workdir)
+  kept = best is not None and (root(workdir) / str(best["step"])).exists()
+  if best is None or not kept or score > best["score"]:
+    path = pathlib.Path(workdir) / "best.json"
+    files.write_json(path, {"step": step, "score": score})
+
+
+def best_step(workdir: str | os.PathLike) -> int | None:
+  """Returns the step of the pinned checkpoint, or None."""
+  best = _best(workdir)
+  return None if best is None else best["step"]
+
+
+def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
+  path = pathlib.Path(workdir) / "best.json"
+  best = files.read_json(path)
+  if best is not None and all(
+    isinstance(best.get(key), int | float) and math.isfinite(best[key])
+    for key in ("step", "score")
+  ):
+    return best
+  if path.exists():
+    logging.warning("Ignored a damaged %s; the next probe writes it.", path)
+  return None
+
+
+class KeepBest:
+  """Orbax policy: keeps the checkpoint of `pin_best`."""
+
+  def __init__(self, workdir: pathlib.Path):
+    self._workdir = workdir
+
+  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    """Returns True for the pinned checkpoint."""
+    del context
+    best = best_step(self._workdir)
+    return [checkpoint.step == best for checkpoint in checkpoints]
