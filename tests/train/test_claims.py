@@ -56,9 +56,17 @@ def steps_that_exhaust(compiled, number):
   ("name", "make"),
   [
     ("compile", lambda original: exhaust),
-    ("init", lambda original: property(lambda self: exhaust, lambda *_: None)),
+    pytest.param(
+      "init",
+      lambda original: property(lambda self: exhaust, lambda *_: None),
+      marks=pytest.mark.slow,
+    ),
     ("compile", lambda original: lambda p: steps_that_exhaust(original(p), 1)),
-    ("compile", lambda original: lambda p: steps_that_exhaust(original(p), 2)),
+    pytest.param(
+      "compile",
+      lambda original: lambda p: steps_that_exhaust(original(p), 2),
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=["compilation", "the first state", "step 1", "step 2"],
 )

@@ -132,9 +132,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_key(
   assert [row["step"] for row in rows(tmp_path)] == [*range(1, STEPS + 1)]
 
 
-@pytest.mark.parametrize(
-  "workers", [0, pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_one_of_two_processes_meets(options, tmp_path, workers):
   """Ends with status 1, and the other with neither 0 nor 1."""
   data_dir = prepare_set(tmp_path)

@@ -131,6 +131,7 @@ def test_a_set_of_more_files_than_the_soft_limit(tmp_path):
   assert checkpoint.steps(tmp_path / "W") == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_of_float64_without_it(tmp_path, caplog):
   """Resuming is refused; another reader of its parameters is warned."""
   succeed(train(tmp_path / "W", environ={"JAX_ENABLE_X64": "1"}))
@@ -164,6 +165,7 @@ def test_a_probe_with_output_that_takes_ascii_only(copy):
   assert "±" not in out
 
 
+@pytest.mark.slow
 def test_damaged_files_beside_the_checkpoints(copy):
   garbage = b'{"status": "compl\xff\x00'
   names = ("status.json", "best.json", "metrics.jsonl", "goodput.jsonl")

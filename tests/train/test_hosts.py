@@ -94,6 +94,7 @@ def test_in_float64_to_nine_digits(tmp_path, count):
   np.testing.assert_allclose(several, own, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_other_processes_take_a_run_up(two, tmp_path):
   """Two processes stop half way; one takes it up, with as many devices."""
   workdir = tmp_path / "W"
@@ -246,6 +247,7 @@ def test_processes_of_different_configs_are_refused(tmp_path):
   assert not (tmp_path / "W").exists()
 
 
+@pytest.mark.slow
 def test_workdirs_that_are_not_shared_are_refused(tmp_path):
   """As where a mount was forgotten: folders of one name, on two hosts."""
   other = tmp_path / "other"

@@ -101,7 +101,12 @@ MODERN = {
 
 
 @pytest.mark.parametrize(
-  "make", ["vit", "modern", pytest.param("resnet", marks=pytest.mark.slow)]
+  "make",
+  [
+    "modern",
+    pytest.param("vit", marks=pytest.mark.slow),
+    pytest.param("resnet", marks=pytest.mark.slow),
+  ],
 )
 def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
   model = {

@@ -19,7 +19,7 @@ from jssl.train.step import make_train_step
 B, IMAGE, STEPS = 16, (8, 8, 3), 20
 NAMES = [name for name, case in BY_NAME.items() if case.objective.uses_tokens]
 every_method = pytest.mark.parametrize("name", NAMES)
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("x64")]
 
 
 @functools.cache
@@ -74,7 +74,6 @@ def losses(name, mesh, *, chunks=1, steps=STEPS):
   return np.array(found), state
 
 
-@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("axes", [(8, 1), (4, 2)], ids=["data", "data_fsdp"])
 def test_losses_on_eight_devices_are_those_on_one(name, axes):
@@ -85,13 +84,7 @@ def test_losses_on_eight_devices_are_those_on_one(name, axes):
   np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    n if n == "ijepa" else pytest.param(n, marks=pytest.mark.slow)
-    for n in NAMES
-  ],
-)
+@every_method
 def test_chunks_change_nothing(name):
   mesh = make_mesh(1, 1, jax.devices()[:1])
   whole, state = losses(name, mesh, steps=3)
@@ -102,7 +95,6 @@ def test_chunks_change_nothing(name):
     np.testing.assert_allclose(value, expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.slow
 def test_the_anchor_is_the_teacher_of_some_steps():
   """From step 2 on, and anew every 5 steps."""
   mesh = make_mesh(1, 1, jax.devices()[:1])
@@ -121,7 +113,6 @@ def test_the_anchor_is_the_teacher_of_some_steps():
   jax.tree.map(np.testing.assert_array_equal, anchors[7], anchors[6])
 
 
-@pytest.mark.slow
 def test_every_part_learns():
   """The mask token and the patch head too."""
   backbone, objective, _, optimizer = parts("dinov2")
