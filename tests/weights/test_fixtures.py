@@ -1,0 +1,95 @@
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+ROOT = pathlib.Path(__file__).parents[1] / "fixtures" / "weights"
+FAMILIES = sorted(path.parent.name for path in ROOT.glob("*/expected.json"))
+
+
+def expected(family):
+  return json.loads((ROOT / family / "expected.json").read_text())
+
+
+def test_the_files_are_small():
+  sizes = [path.stat().st_size for path in ROOT.rglob("*.*")]
+  assert max(sizes) < 300_000
+  assert sum(sizes) < 4_500_000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_has_weights_and_outputs_of_every_size(family):
+  facts = expected(family)
+  with safe_open(ROOT / family / "model.safetensors", "numpy") as file:
+    assert file.metadata() == {"format": "pt"}
+    names = list(file.keys())
+  for prefix in facts.get("prefixes", [""]):
+    assert any(name.startswith(prefix) for name in names), prefix
+  outputs = load_file(ROOT / facts["outputs"] / "outputs.safetensors")
+  sizes = [name[7:] for name in outputs if name.startswith("images_")]
+  assert {"native", "other"} <= set(sizes)
+  for size in sizes:
+    images = outputs[f"images_{size}"]
+    assert images.dtype == np.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
+    parts = {name for name in outputs if name.startswith(f"{size}/")}
+    assert parts & {f"{size}/cls", f"{size}/pooled", f"{size}/tokens"}
+    for part in parts:
+      assert np.isfinite(outputs[part]).all(), part
+      assert len(outputs[part]) == len(images)
+      assert np.ptp(outputs[part], axis=0).max() > 1e-3, part
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_q_k_v_and_heads_differ(family):
+  heads = expected(family)["num_heads"]
+  kernels = [
+    value
+    for name, value in load_file(ROOT / family / "model.safetensors").items()
+    if re.search(r"\b(qkv|query|key|value|[qkv]_proj)\.weight$", name)
+    and not re.search("decoder|predictor", name)
+  ]
+  if heads is None:
+    assert not kernels
+    return
+  rows = np.concatenate(
+    [
+      kernel.reshape(-1, kernel.shape[1] // heads, kernel.shape[1])
+      for kernel in kernels
+    ]
+  )
+  assert len(np.unique(rows.reshape(len(rows), -1), axis=0)) == len(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  "JSSL_TORCH_PYTHON" not in os.environ,
+  reason="JSSL_TORCH_PYTHON names no interpreter with torch",
+)
+def test_the_script_makes_the_same_files(tmp_path):
+  python = os.environ["JSSL_TORCH_PYTHON"]
+  subprocess.run([python, ROOT / "make.py", tmp_path], check=True)
+  made = {path.relative_to(tmp_path) for path in tmp_path.glob("*/*")}
+  assert made == {path.relative_to(ROOT) for path in ROOT.glob("*/*.*s*")}
+  for path in sorted(made):
+    if path.name == "model.safetensors":
+      assert (tmp_path / path).read_bytes() == (ROOT / path).read_bytes(), path
+    elif path.name == "outputs.safetensors":
+      values, found = load_file(ROOT / path), load_file(tmp_path / path)
+      assert values.keys() == found.keys()
+      for name, value in values.items():
+        # Sums are of another order on another processor.
+        np.testing.assert_allclose(
+          found[name], value, rtol=0, atol=2e-6 * abs(value).max()
+        )
+    else:
+      assert json.loads((tmp_path / path).read_text()) == json.loads(
+        (ROOT / path).read_text()
+      )
