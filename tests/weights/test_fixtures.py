@@ -2,12 +2,13 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 ROOT = pathlib.Path(__file__).parents[1] / "fixtures" / "weights"
 FAMILIES = sorted(path.parent.name for path in ROOT.glob("*/expected.json"))
@@ -76,14 +77,21 @@ def test_q_k_v_and_heads_differ(family):
   assert len(np.unique(rows, axis=0)) == len(rows)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_torch = pytest.mark.skipif(
   "JSSL_TORCH_PYTHON" not in os.environ,
   reason="JSSL_TORCH_PYTHON names no interpreter with torch",
 )
+
+
+def run_script(name, *arguments, check=True):
+  command = [os.environ["JSSL_TORCH_PYTHON"], ROOT / name, *arguments]
+  return subprocess.run(command, check=check, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@needs_torch
 def test_the_script_makes_the_same_files(tmp_path):
-  python = os.environ["JSSL_TORCH_PYTHON"]
-  subprocess.run([python, ROOT / "make.py", tmp_path], check=True)
+  run_script("make.py", tmp_path)
   made = {path.relative_to(tmp_path) for path in tmp_path.glob("*/*")}
   assert made == {path.relative_to(ROOT) for path in ROOT.glob("*/*.*s*")}
   for path in sorted(made):
@@ -101,3 +109,32 @@ def test_the_script_makes_the_same_files(tmp_path):
       assert json.loads((tmp_path / path).read_text()) == json.loads(
         (ROOT / path).read_text()
       )
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize(
+  ("family", "name"),
+  [
+    ("timm_dinov3", "norm.weight"),
+    ("hf_vit_mae", "vit.layernorm.weight"),
+    ("resnet18", "bn1.weight"),
+  ],
+)
+def test_the_libraries_load_strictly(family, name, tmp_path):
+  layout = expected(family)["layout"]
+  images, out = ROOT / family / "outputs.safetensors", tmp_path / "out"
+  run_script("check.py", layout, ROOT / family, images, out)
+  values, found = load_file(images), load_file(out)
+  assert len(found) >= 2
+  for part, value in found.items():
+    atol = 2e-6 * abs(value).max()
+    np.testing.assert_allclose(value, values[part], rtol=0, atol=atol)
+  folder = tmp_path / family
+  shutil.copytree(ROOT / family, folder)
+  tensors = load_file(folder / "model.safetensors")
+  del tensors[name]
+  save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+  done = run_script("check.py", layout, folder, images, out, check=False)
+  assert done.returncode != 0
+  assert name in done.stderr
