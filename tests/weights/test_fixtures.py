@@ -118,7 +118,7 @@ def test_the_script_makes_the_same_files(tmp_path):
   [
     ("timm_dinov3", "norm.weight"),
     ("hf_vit_mae", "vit.layernorm.weight"),
-    ("resnet18", "bn1.weight"),
+    ("resnet18", "layer4.1.bn2.weight"),
   ],
 )
 def test_the_libraries_load_strictly(family, name, tmp_path):
