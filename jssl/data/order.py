@@ -98,6 +98,32 @@ class Order:
       "data.batch_size"
     )
 
+  def check_longer(
+    self, *, images: int, batch_size: int, steps: int, longer: int
+  ) -> None:
+    """Checks that a longer run has the rows of the run so far.
+
+    Raises:
+      ValueError: if another number of steps gives the epochs of the run other
+        parts of the set.
+    """
+    before, after = (
+      run_epochs(n, images=images, batch_size=batch_size)
+      for n in (steps, longer)
+    )
+    seen = min(before, self.switch_epoch) if self.name == "hybrid" else before
+    if self.name != "iid" and any(
+      _part(self, epoch, images=images, epochs=before)
+      != _part(self, epoch, images=images, epochs=after)
+      for epoch in range(seen)
+    ):
+      raise ValueError(
+        f"train.steps={longer}: expected a run of {before} epochs, as before, "
+        f"because order.name={self.name!r} gives the epochs of a run of "
+        f"{after} epochs other parts of the set; begin a run of {longer} steps "
+        "in another --workdir"
+      )
+
 
 def run_epochs(steps: int, *, images: int, batch_size: int) -> int:
   """Returns the number of epochs of a run; the last may be cut short."""

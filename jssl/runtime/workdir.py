@@ -29,6 +29,9 @@ _FREE = (
   "data.skip_damaged",
 )
 
+# Keys that the flag --extend may change.
+_LENGTH = frozenset({"train.steps", "objective.total_steps"})
+
 # Time for a network file system to show a new file to the other hosts.
 _VISIBLE_SECONDS = 10.0
 
@@ -116,46 +119,82 @@ def check_workdir_shared(workdir: str | os.PathLike) -> None:
     )
 
 
-def check_config(config: Mapping[str, Any], workdir: str | os.PathLike) -> None:
-  """Raises ValueError if a workdir is that of a run with another config."""
+def check_config(
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike,
+  *,
+  extend: bool = False,
+) -> None:
+  """Raises ValueError if a workdir is that of a run with another config.
+
+  With `extend`, the run may become longer.
+  """
   if not _config_path(workdir).exists():
     return
   old, new = (
     flatten_dict(values, sep=".")
     for values in (load_config(workdir), json.loads(json.dumps(config)))
   )
-  lines = [
-    f"  {key}: was {old.get(key)!r}, now {new.get(key)!r}"
+  changed = [
+    key
     for key in sorted(old.keys() | new.keys())
     if old.get(key) != new.get(key) and not key.startswith(_FREE)
   ]
-  if lines:
-    raise ValueError(
-      f"{workdir} belongs to a run with another config; choose another "
-      "--workdir or undo these changes:\n" + "\n".join(lines)
-    )
+  is_longer = _LENGTH.issuperset(changed) and (
+    new.get("train.steps", 0) > old.get("train.steps", 0)
+  )
+  if not changed or (extend and is_longer):
+    return
+  advice = "choose another --workdir or undo these changes"
+  if is_longer:
+    advice = f"add --extend to make it longer, {advice}"
+  elif extend:
+    advice = f"--extend accepts a larger train.steps only: {advice}"
+  lines = [f"  {k}: was {old.get(k)!r}, now {new.get(k)!r}" for k in changed]
+  raise ValueError(
+    f"{workdir} belongs to a run with another config; {advice}:\n"
+    + "\n".join(lines)
+  )
 
 
 def claim_workdir(
-  config: Mapping[str, Any], workdir: str | os.PathLike
-) -> None:
-  """Writes the config to a workdir, after `check_config`."""
-  path = _config_path(workdir)
-  check_config(config, workdir)
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike,
+  *,
+  extend: bool = False,
+) -> pathlib.Path | None:
+  """Writes the config to a workdir, after `check_config`.
+
+  Returns:
+    On process 0, if this makes a run longer: the copy of its earlier config,
+    `config_STEPS_steps.json`. None otherwise.
+  """
+  path, earlier = _config_path(workdir), None
+  check_config(config, workdir, extend=extend)
   if distributed.is_first():
     path.parent.mkdir(parents=True, exist_ok=True)
+    if extend:
+      steps = load_config(workdir)["train"]["steps"]
+      if steps != config["train"]["steps"]:
+        earlier = path.with_name(f"config_{steps}_steps.json")
+        files.write_text(earlier, path.read_text())
     files.write_text(path, json.dumps(config, indent=2))
+  return earlier
 
 
 @contextlib.contextmanager
 def lock_workdir(
-  config: Mapping[str, Any], workdir: str | os.PathLike
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike,
+  *,
+  extend: bool = False,
 ) -> Iterator[Callable[[], None]]:
   """Makes and claims a workdir, and locks it against a second training.
 
   Yields:
     A function that keeps the claim. After an error before its first call, a
-    workdir without an earlier config is free for another config.
+    workdir without an earlier config is free for another config, and a run
+    that was to become longer has its earlier config.
 
   Raises:
     ValueError: on every process, if another run holds the lock, the workdir
@@ -167,14 +206,17 @@ def lock_workdir(
   with lock(workdir, "lock"):
     claimed = _config_path(workdir)
     is_new = not claimed.exists()
-    claim_workdir(config, workdir)
+    earlier = claim_workdir(config, workdir, extend=extend)
     kept = threading.Event()
     try:
       yield kept.set
     except Exception:
-      if is_new and not kept.is_set() and distributed.is_first():
+      if not kept.is_set() and distributed.is_first():
         with contextlib.suppress(OSError):  # The first error is reported.
-          claimed.unlink()
+          if earlier:
+            earlier.replace(claimed)
+          elif is_new:
+            claimed.unlink()
       raise
 
 

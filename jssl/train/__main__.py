@@ -1,7 +1,8 @@
 """`python -m jssl.train --config=FILE --workdir=DIR`: pretrains an encoder.
 
 The same command with the same workdir resumes from the last checkpoint. Flags
-set values of the config, as in `--config.optim.learning_rate=0.1`.
+set values of the config, as in `--config.optim.learning_rate=0.1`. With
+`--extend`, a run continues to a larger `train.steps`.
 
 Exit status: 0 if the run is complete or stopped by SIGTERM (see
 `workdir/status.json`), 1 after an error that will recur, another one (such as
@@ -22,6 +23,11 @@ _WORKDIR = flags.DEFINE_string(
   None,
   "Folder for config, checkpoints and metrics.",
   required=True,
+)
+_EXTEND = flags.DEFINE_bool(
+  "extend",
+  False,
+  "True to continue the run of the workdir to a larger train.steps.",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
@@ -60,7 +66,7 @@ def main(argv: list[str]) -> int:
       distributed.check_same(text, "configs")
     else:
       distributed.check_single_process()
-    if not train(config, _WORKDIR.value):
+    if not train(config, _WORKDIR.value, extend=_EXTEND.value):
       distributed.log_on_first(
         "Stopped by SIGTERM; run the same command to resume."
       )

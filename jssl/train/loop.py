@@ -13,13 +13,14 @@ from absl import logging
 
 from jssl import checkpoint, tree
 from jssl.checkpoint import Checkpoints, NotSavedError
-from jssl.config.build import build
+from jssl.config.build import build, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.runtime import compilation, distributed, files
 from jssl.runtime.goodput import Clock
 from jssl.runtime.profiler import StepProfiler
 from jssl.runtime.workdir import check_config, lock_workdir
+from jssl.train.extension import describe_extension
 from jssl.train.init import (
   Program,
   checkpoint_items,
@@ -82,12 +83,16 @@ def _save_nonfinite_and_raise(
   )
 
 
-def train(config: Config, workdir: str | os.PathLike) -> bool:
+def train(
+  config: Config, workdir: str | os.PathLike, *, extend: bool = False
+) -> bool:
   """Trains to the last step of the config; resumes a run that has started.
 
   Args:
     config: the parsed config.
     workdir: folder of the run, shared by its processes.
+    extend: True to continue a run to a larger `train.steps`, by the schedules
+      of the longer run.
 
   Returns:
     True if the run is complete, False after SIGTERM. `workdir/status.json` has
@@ -99,7 +104,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
       saved in `workdir/broken`.
     NotSavedError: if the last checkpoint could not be saved.
   """
-  check_config(to_dict(config), workdir)
+  check_config(to_dict(config), workdir, extend=extend)
+  earlier = read_config(workdir) if extend else config
   workdir = pathlib.Path(workdir)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
   total_steps, save_every = config.train.steps, config.checkpoint.every_steps
@@ -107,6 +113,12 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
   # ---- Everything that may fail before the workdir is claimed ----------------
   with clock.listening(), compilation.explain_errors():
     run = build(config)
+    config.order.check_longer(
+      images=len(run.source),
+      batch_size=config.data.batch_size,
+      steps=earlier.train.steps,
+      longer=total_steps,
+    )
     program = Program(run)
     train_step = program.compile()
     batches = train_batches(run, program.batch_sharding)
@@ -115,7 +127,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
 
   with (
     compilation.explain_errors(kinds=compilation.OUT_OF_MEMORY),
-    lock_workdir(to_dict(config), workdir) as keep_claim,
+    lock_workdir(to_dict(config), workdir, extend=extend) as keep_claim,
     clock.running(),
     Writer(
       workdir, total_steps=total_steps, batch_size=config.data.batch_size
@@ -131,6 +143,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         run, program, checkpoints, initial
       )
       batches.seek(step)
+    if earlier.train.steps < total_steps:
+      distributed.log_on_first(describe_extension(earlier, config, step))
     clock.record(from_step=step, to_step=step, until_first_step=None)
     started = time.monotonic() - float(progress["seconds"])
     logged_step, window = int(progress["logged_step"]), progress["window"]

@@ -368,3 +368,23 @@ def test_the_chain_checks_the_order(source):
       rows=np.arange(BATCH_SIZE),
       order=ORDERS["continual"],
     )
+
+
+@pytest.mark.parametrize("name", ["iid", "subset", "hybrid", "continual"])
+@pytest.mark.parametrize("chunks", [0, 4, 2 * EPOCHS])
+@pytest.mark.parametrize("longer", [EPOCHS, 2 * EPOCHS])
+def test_a_longer_run_has_the_rows_of_the_run_so_far(name, chunks, longer):
+  """Where it would have others, it is refused."""
+  order = Order(name=name, switch_epoch=SWITCH_EPOCH, epochs=chunks)
+  before, after = (rows_of(order, epochs=epochs) for epochs in (EPOCHS, longer))
+  run = {"images": IMAGES, "batch_size": BATCH_SIZE, "steps": STEPS}
+  longer_steps = longer * STEPS_PER_EPOCH
+  if after == before:
+    order.check_longer(**run, longer=longer_steps)
+  else:
+    assert name in ("hybrid", "continual")
+    assert chunks < longer
+    with pytest.raises(
+      ValueError, match=rf"train\.steps={longer_steps}.*{name}"
+    ):
+      order.check_longer(**run, longer=longer_steps)
