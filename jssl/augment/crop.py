@@ -16,7 +16,7 @@ from jssl.typing import Images, Key
 _TRIES = 10
 
 # Share of the resized image that the centre crop keeps: 224 px of 256.
-_CENTER_SHARE = 0.875
+CENTER_SHARE = 0.875
 
 
 class Boxes(NamedTuple):
@@ -135,7 +135,7 @@ def center_crop(
   if height == width == size_px:
     return images
   short = min(height, width)
-  resized = max(size_px, min(short, round(size_px / _CENTER_SHARE)))
+  resized = max(size_px, min(short, round(size_px / CENTER_SHARE)))
 
   def matrix(in_px: int) -> Array:
     out_px = in_px * resized // short

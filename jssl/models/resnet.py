@@ -12,9 +12,17 @@ from jaxtyping import Array, Float
 
 from jssl.models.backbone import Backbone, Width, from_linen
 from jssl.models.norm import STATISTICS, BatchNorm
-from jssl.typing import Dtype, Images, Keys, NonNegative, Positive, check_fields
+from jssl.typing import (
+  Decay,
+  Dtype,
+  Images,
+  Keys,
+  NonNegative,
+  Positive,
+  check_fields,
+)
 
-_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BOTTLENECK_FROM = 50
 
 
@@ -35,6 +43,8 @@ class ResNet:
     width: channels of the stem; 64 in the papers.
     norm_groups: number of groups of rows with batch statistics of their own; 1
       for statistics of the global batch (see `BatchNorm`).
+    norm_momentum: decay of the running averages of mean and variance (PyTorch:
+      0.9, as its momentum of 0.1).
     expand_dim: feature dimension after a bottleneck expansion with 8 * width
       hidden channels, a multiple of the dimension without. Dubois et al.
       (NeurIPS 2022) use 2048 for ResNet-18, 8192 for ResNet-50. 0: none.
@@ -51,6 +61,7 @@ class ResNet:
   small_max_pool: bool = False
   width: Width = 64
   norm_groups: Positive[int] = 1
+  norm_momentum: Decay = 0.99
   expand_dim: NonNegative[int] = 0
   dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -65,9 +76,14 @@ class ResNet:
       )
 
   @property
+  def has_bottlenecks(self) -> bool:
+    """True if blocks are bottlenecks of three convolutions."""
+    return self.depth >= _BOTTLENECK_FROM
+
+  @property
   def _narrow_dim(self) -> int:
     """Feature dimension without an expansion."""
-    return self.width * 8 * (4 if self.depth >= _BOTTLENECK_FROM else 1)
+    return self.width * 8 * (4 if self.has_bottlenecks else 1)
 
   def backbone(self) -> Backbone:
     """Returns the encoder as pure functions."""
@@ -76,11 +92,18 @@ class ResNet:
 
 
 def _layers(
-  norm_groups: int, dtype: jnp.dtype, *, train: bool
+  config: ResNet, *, train: bool
 ) -> tuple[Callable[..., nn.Conv], Callable[..., BatchNorm]]:
   """Returns constructors of convolutions and norms."""
+  dtype = jnp.dtype(config.dtype)
   conv = functools.partial(nn.Conv, use_bias=False, dtype=dtype)
-  norm = functools.partial(BatchNorm, not train, norm_groups, dtype=dtype)
+  norm = functools.partial(
+    BatchNorm,
+    not train,
+    config.norm_groups,
+    config.norm_momentum,
+    dtype=dtype,
+  )
   return conv, norm
 
 
@@ -91,22 +114,21 @@ class Block(nn.Module):
   identity (Goyal et al. 2017). A bottleneck quadruples the channels.
   """
 
+  config: ResNet
   width: int
   stride: int
-  bottleneck: bool
-  norm_groups: int
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: Images, train: bool) -> Float[Array, "b h_out w_out d"]:
-    conv, norm = _layers(self.norm_groups, self.dtype, train=train)
-    out = self.width * (4 if self.bottleneck else 1)
+    conv, norm = _layers(self.config, train=train)
+    bottleneck = self.config.has_bottlenecks
+    out = self.width * (4 if bottleneck else 1)
     y = x
-    if self.bottleneck:
+    if bottleneck:
       y = nn.relu(norm()(conv(self.width, (1, 1))(y)))
     y = conv(self.width, (3, 3), (self.stride, self.stride), padding=1)(y)
     y = nn.relu(norm()(y))
-    y = conv(out, (1, 1) if self.bottleneck else (3, 3))(y)
+    y = conv(out, (1, 1) if bottleneck else (3, 3))(y)
     y = norm(scale_init=nn.initializers.zeros)(y)
     if x.shape != y.shape:
       x = conv(out, (1, 1), (self.stride, self.stride), name="shortcut")(x)
@@ -122,22 +144,20 @@ class Expansion(nn.Module):
   2022). No scale starts at zero, as all copies of a channel would be equal.
   """
 
-  dim: int
-  hidden_dim: int
-  norm_groups: int
-  dtype: jnp.dtype
+  config: ResNet
 
   @nn.compact
   def __call__(self, x: Images, train: bool) -> Float[Array, "b h w d"]:
-    conv, norm = _layers(self.norm_groups, self.dtype, train=train)
+    conv, norm = _layers(self.config, train=train)
+    dim, hidden_dim = self.config.expand_dim, 8 * self.config.width
     # A random projection that preserves distances (Johnson-Lindenstrauss).
-    first_init = nn.initializers.normal(self.hidden_dim**-0.5)
-    y = conv(self.hidden_dim, (1, 1), kernel_init=first_init)(x)
+    first_init = nn.initializers.normal(hidden_dim**-0.5)
+    y = conv(hidden_dim, (1, 1), kernel_init=first_init)(x)
     y = nn.relu(norm()(y))
-    y = conv(self.hidden_dim, (3, 3), padding=1)(y)
+    y = conv(hidden_dim, (3, 3), padding=1)(y)
     y = nn.relu(norm()(y))
-    y = norm()(conv(self.dim, (1, 1))(y))
-    return nn.relu(y + jnp.tile(x, self.dim // x.shape[-1]))
+    y = norm()(conv(dim, (1, 1))(y))
+    return nn.relu(y + jnp.tile(x, dim // x.shape[-1]))
 
 
 class Encoder(nn.Module):
@@ -151,28 +171,24 @@ class Encoder(nn.Module):
   ) -> Float[Array, "b d"]:
     del keys
     config, dtype = self.config, jnp.dtype(self.config.dtype)
-    width, groups = config.width, config.norm_groups
-    conv, norm = _layers(groups, dtype, train=train)
+    width = config.width
+    conv, norm = _layers(config, train=train)
     x = images.astype(dtype)
     if config.small_images:
       x = conv(width, (3, 3), padding=1, name="stem")(x)
     else:
       x = conv(width, (7, 7), (2, 2), padding=3, name="stem")(x)
     x = self._after_stem(norm(name="stem_norm"), x)
-    for stage, blocks in enumerate(_STAGES[config.depth]):
+    for stage, blocks in enumerate(STAGES[config.depth]):
       for i in range(blocks):
         x = Block(
+          config,
           width=width * 2**stage,
           stride=2 if stage > 0 and i == 0 else 1,
-          bottleneck=config.depth >= _BOTTLENECK_FROM,
-          norm_groups=groups,
-          dtype=dtype,
           name=f"stage_{stage}_block_{i}",
         )(x, train)
     if config.expand_dim:
-      x = Expansion(
-        config.expand_dim, 8 * width, groups, dtype, name="expansion"
-      )(x, train)
+      x = Expansion(config, name="expansion")(x, train)
     return x.mean(axis=(1, 2))
 
   def _after_stem(

@@ -54,6 +54,12 @@ class ViT:
     pooling: the feature is the mean of the normalised patch tokens ("mean"),
       the normalised class token ("cls"), or the class token and the mean one
       after the other ("cls_mean": twice the width).
+    norm_pooled: True to normalise the mean over patches, not each token (MAE's
+      fine-tuning, `fc_norm` in timm); needs "mean" pooling. Patch tokens are
+      then returned without normalisation.
+    class_token: True for a class token even if the feature does not contain it.
+    class_position: True for a position embedding of the class token, as most
+      published models have one; needs "learned" positions.
     num_registers: number of learned tokens between the class token and the
       patches, without positions (Darcet et al., ICLR 2024). No output contains
       them.
@@ -103,6 +109,9 @@ class ViT:
   mlp_ratio: Positive[int] = 4
   mlp_dim: NonNegative[int] = 0
   pooling: Pooling = "mean"
+  norm_pooled: bool = False
+  class_token: bool = False
+  class_position: bool = False
   num_registers: NonNegative[int] = 0
   positions: Positions = "sincos"
   interpolation: Interpolation = "bicubic"
@@ -148,6 +157,19 @@ class ViT:
         "model.rope_shift, model.rope_jitter and model.rope_rescale need "
         f'model.positions="rope", not {self.positions!r}'
       )
+    if self.norm_pooled and self.pooling != "mean":
+      raise ValueError(
+        f'model.norm_pooled=True: expected model.pooling "mean", not '
+        f"{self.pooling!r}"
+      )
+    if self.class_position and not (
+      self.positions == "learned" and self.has_class_token
+    ):
+      raise ValueError(
+        'model.class_position=True: expected model.positions "learned" and a '
+        'class token, by model.class_token=True or model.pooling "cls"; '
+        f"received model.positions={self.positions!r}"
+      )
     if self.expand_dim and self.pooling == "cls_mean":
       raise ValueError(
         f"model.expand_dim={self.expand_dim} expands one token: expected "
@@ -155,9 +177,14 @@ class ViT:
       )
 
   @property
+  def has_class_token(self) -> bool:
+    """True if there is a class token."""
+    return self.class_token or self.pooling != "mean"
+
+  @property
   def prefix_tokens(self) -> int:
     """Number of tokens before the patches."""
-    return (self.pooling != "mean") + self.num_registers
+    return self.has_class_token + self.num_registers
 
   @property
   def mlp_hidden_dim(self) -> int:

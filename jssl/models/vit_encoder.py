@@ -83,8 +83,11 @@ class Encoder(nn.Module):
       # The layers below act on each token alone: drop the patch tokens.
       x, n = x.reshape(-1, n, config.width)[:, 0], 1
     norm = LayerNorm(config.norm_epsilon, dtype=dtype, name="norm")
-    x = norm(x)
+    if not config.norm_pooled:
+      x = norm(x)
     encoded = self._outputs(x.reshape(-1, n, config.width), mask, tokens)
+    if config.norm_pooled:
+      encoded = encoded._replace(pooled=norm(encoded.pooled))
     if of_blocks is None:
       return encoded
     affine = norm.variables["params"]
@@ -97,8 +100,11 @@ class Encoder(nn.Module):
     config, prefix = self.config, []
     # They are parameters, so they need no position embedding.
     init = nn.initializers.normal(0.02)
-    if config.pooling != "mean":
+    if config.has_class_token:
       cls = self.param("cls", init, (config.width,), jnp.float32)
+      if config.class_position:
+        zeros = nn.initializers.zeros
+        cls += self.param("cls_position", zeros, cls.shape, jnp.float32)
       prefix.append(cls[None])
     if config.num_registers:
       shape = (config.num_registers, config.width)
@@ -212,11 +218,13 @@ class Encoder(nn.Module):
       x = x.reshape(-1, tokens, config.width)
       if config.pooling != "mean":
         return standardized(x[:, 0], config.norm_epsilon)
-      x, shown = x[:, config.num_registers :], valid
+      x, shown = x[:, config.prefix_tokens :], valid
       if shown is not None:
-        shown = shown[:, config.num_registers :]
-      y = standardized(x.reshape(-1, config.width), config.norm_epsilon)
-      return pooled(y, x.shape[1], shown)
+        shown = shown[:, config.prefix_tokens :]
+      n, y = x.shape[1], x.reshape(-1, config.width)
+      if config.norm_pooled:
+        return standardized(pooled(y, n, shown), config.norm_epsilon)
+      return pooled(standardized(y, config.norm_epsilon), n, shown)
 
     if config.remat != "none":
       policy = {

@@ -29,14 +29,14 @@ _DINOV2_KINDS: Mapping[str, Fields] = {
   "": {"interpolation": "dino"},
   "_reg": {"interpolation": "antialias", "num_registers": 4},
 }
-_PUBLISHED = {
-  "pooling": "cls",
-  "gelu": "erf",
-  "layer_scale": 1e-5,
-  "mean": (0.485, 0.456, 0.406),
-  "std": (0.229, 0.224, 0.225),
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_PUBLISHED = {"pooling": "cls", "gelu": "erf", "layer_scale": 1e-5, **IMAGENET}
+_DINOV2 = {
+  **_PUBLISHED,
+  "patch_size_px": 14,
+  "positions": "learned",
+  "class_position": True,
 }
-_DINOV2 = {**_PUBLISHED, "patch_size_px": 14, "positions": "learned"}
 _DINOV3 = {
   **_PUBLISHED,
   "patch_size_px": 16,

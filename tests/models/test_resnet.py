@@ -66,7 +66,7 @@ def test_parameter_counts(depth, feature_dim, count):
 @pytest.fixture
 def shallow(monkeypatch):
   """A ResNet with two blocks, which compiles four times as fast."""
-  monkeypatch.setitem(resnet._STAGES, 18, (1, 1))
+  monkeypatch.setitem(resnet.STAGES, 18, (1, 1))
   return TINY
 
 
@@ -155,7 +155,9 @@ def convolution(x, kernel):
 def test_expansion_is_its_formula():
   draw = np.random.default_rng(0)
   x = draw.random((2, 3, 4, 2))
-  module = resnet.Expansion(6, 3, 1, jnp.dtype("float64"))
+  model = dataclasses.replace(TINY, dtype="float64")
+  object.__setattr__(model, "expand_dim", 6)  # No multiple of 8 * width.
+  module = resnet.Expansion(model)
   shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
   variables = jax.tree.map(lambda leaf: draw.random(leaf.shape) - 0.3, shapes)
   variables["batch_stats"] = jax.tree.map(
@@ -205,7 +207,7 @@ def test_groups_reach_every_norm(shallow):
 
 
 def test_blocks_start_as_the_identity():
-  block = resnet.Block(4, 1, False, norm_groups=1, dtype=jnp.dtype("float32"))
+  block = resnet.Block(TINY, width=4, stride=1)
   x = images(2, 6, 6, 4)
   variables = jit(lambda: block.init(jax.random.key(0), x, train=False))()
   y = jit(lambda x: block.apply(variables, x, train=False))(x)

@@ -25,6 +25,13 @@ OPTIONS = {
   "no_bias": {"qkv_bias": "none"},
   "sincos_column": {"positions": "sincos_column"},
   "learned": {"positions": "learned"},
+  "class_token": {"class_token": True, "num_registers": 1},
+  "class_position": {
+    "positions": "learned",
+    "pooling": "cls",
+    "class_position": True,
+  },
+  "norm_pooled": {"norm_pooled": True, "class_token": True},
   "rope": {"positions": "rope"},
   "swiglu": {"mlp": "swiglu", "mlp_ratio": 3},
   "swiglu_dim": {"mlp": "swiglu", "mlp_dim": 12},
@@ -46,8 +53,16 @@ def with_qkv_bias(params):
   return {**params, "qkv": {"bias": np.concatenate(bias), **params["qkv"]}}
 
 
+def prefix(params):
+  """Number of tokens before the patches."""
+  return len(params.get("registers", [])) + ("cls" in params)
+
+
 def encode(model, params, image, visible=None, valid=None):
-  """Normalised tokens [n, w] of one image after each block."""
+  """Normalised tokens [n, w] of one image after each block.
+
+  Tokens are not normalised with `norm_pooled`.
+  """
   grid = model.grid(image.shape)
   image = (image - model.mean[0]) / model.std[0]
   x = oracle.patchify(image, model.patch_size_px)
@@ -69,11 +84,12 @@ def encode(model, params, image, visible=None, valid=None):
   if "registers" in params:
     x = np.concatenate([params["registers"], x])
   if "cls" in params:
-    x = np.concatenate([params["cls"][None], x])
+    cls = params["cls"] + params.get("cls_position", 0)
+    x = np.concatenate([cls[None], x])
   if valid is not None:
     valid = np.pad(valid, (len(x) - len(valid), 0), constant_values=True)
   angles = np.pad(angles, ((len(x) - len(angles), 0), (0, 0)))
-  outputs, norm = [], params["norm"]
+  outputs = []
   for i in range(model.depth):
     x = oracle.block(
       x,
@@ -85,17 +101,21 @@ def encode(model, params, image, visible=None, valid=None):
       swiglu=model.mlp == "swiglu",
       angles=angles if model.positions == "rope" else None,
     )
-    outputs.append(
-      oracle.layer_norm(x, norm["scale"], norm["bias"], model.norm_epsilon)
-    )
+    outputs.append(x if model.norm_pooled else normalised(model, params, x))
   return outputs
 
 
-def feature(model, x, visible=None, valid=None):
+def normalised(model, params, x):
+  norm = params["norm"]
+  return oracle.layer_norm(x, norm["scale"], norm["bias"], model.norm_epsilon)
+
+
+def feature(model, params, x, visible=None, valid=None):
   """Pooled feature of the tokens of one image."""
-  cls = model.pooling != "mean"
-  x, patches = x[:1], x[cls + model.num_registers :]
+  x, patches = x[:1], x[prefix(params) :]
   mean = patches[slice(None) if valid is None else valid].mean(0)
+  if model.norm_pooled:
+    (mean,) = normalised(model, params, mean[None])
   parts = {"mean": [mean], "cls": [x[0]], "cls_mean": [x[0], mean]}
   return np.concatenate(parts[model.pooling])
 
@@ -124,14 +144,14 @@ def test_features_and_tokens_equal_the_oracle(changed, drop):
     for image, of in zip(x, masks, strict=True)
   ]
   expected = [
-    feature(model, y[-1], *of) for y, of in zip(outputs, masks, strict=True)
+    feature(model, params, y[-1], *of)
+    for y, of in zip(outputs, masks, strict=True)
   ]
   near(encoded.pooled, expected)
   assert encoded.pooled.shape[1] == backbone.feature_dim
-  prefix = (model.pooling != "mean") + model.num_registers
-  near(encoded.tokens, [y[-1][prefix:] for y in outputs])
+  near(encoded.tokens, [y[-1][prefix(params) :] for y in outputs])
   expected = [
-    [feature(model, block, *of)[: model.width] for block in y[-2:]]
+    [feature(model, params, block, *of)[: model.width] for block in y[-2:]]
     for y, of in zip(outputs, masks, strict=True)
   ]
   near(encoded.blocks, expected)
