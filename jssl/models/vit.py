@@ -182,6 +182,11 @@ class ViT:
     return self.class_token or self.pooling != "mean"
 
   @property
+  def has_layer_scale(self) -> bool:
+    """True if the blocks have a LayerScale."""
+    return self.layer_scale > 0
+
+  @property
   def prefix_tokens(self) -> int:
     """Number of tokens before the patches."""
     return self.has_class_token + self.num_registers

@@ -4,17 +4,19 @@
 timm, torchvision, Hugging Face and the official repositories (`LAYOUTS`).
 """
 
+from jssl.weights.adapt import load_for
 from jssl.weights.layouts import LAYOUTS
-from jssl.weights.load import Report, load, load_with_report
+from jssl.weights.load import Published, Report, load
 from jssl.weights.save import save
 from jssl.weights.workdir import Encoder, load_backbone
 
 __all__ = [
   "LAYOUTS",
   "Encoder",
+  "Published",
   "Report",
   "load",
   "load_backbone",
-  "load_with_report",
+  "load_for",
   "save",
 ]

@@ -53,6 +53,7 @@ def timm_files(model: ViT | ResNet, image_size_px: int, channels: int) -> Files:
   else:
     architecture, arguments = _timm_vit(model, image_size_px, channels)
     pooling = "avg" if model.pooling == "mean" else "token"
+    arguments["global_pool"] = pooling
     first, classifier = "patch_embed.proj", "head"
   return {
     "config.json": {

@@ -52,11 +52,92 @@ class Report(NamedTuple):
     return "\n".join([title, *lines, f"ignored: {ignored}"])
 
 
+class Published:
+  """A file of published weights, whose tensors are read one by one.
+
+  Attributes:
+    model: the `ViT` or `ResNet`.
+    image_shape: (h, w, channels) of images with the grid of the stored
+      positions; 224 px without positions.
+    report: what became of the tensors.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    layout: str | None = None,
+    num_heads: int | None = None,
+    **fields: Any,
+  ):
+    """Recognises a file; see `load` for other arguments and errors.
+
+    `num_heads` is used if the file does not declare the number of heads.
+    """
+    tensors = Tensors(path)
+    found = recognise.recognise(tensors, layout)
+    inferred = recognise.fields(found, tensors)
+    if num_heads and not found.layout.is_resnet:
+      inferred = {"num_heads": num_heads, **inferred}
+    self.model = _model(inferred | fields, found, path)
+    self.image_shape = _image_shape(found, tensors)
+    self._shapes = abstract_leaves(self.model, self.image_shape)
+    self._groups, homeless = layouts.select(
+      layouts.groups(found.layout, self.model), self._shapes
+    )
+    ignored = _check_names(found, tensors, self._groups, homeless)
+    used = {
+      leaf: tuple(found.names[name] for name in part.tensors)
+      for group in self._groups
+      for part in group
+      for leaf in part.leaves
+    }
+    self.report = Report(found.layout.name, found.prefix, used, ignored)
+    self._tensors, self._names = tensors, found.names
+    logging.info(
+      "Read %d leaves of layout %s from %s; %d tensors ignored: %s.",
+      *(len(used), found.layout.name, path),
+      *(len(ignored), ", ".join(ignored[:10]) or "none"),
+    )
+
+  def leaves(self, *, stacked: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields path and array of each leaf.
+
+    `stacked` gives those of all blocks as one, as `ViT.scan_layers` has them.
+
+    Raises:
+      ValueError: if a tensor has an unexpected shape or dtype.
+    """
+    for group in self._groups:
+      if stacked and "/block_0/" in group[0].leaves[0]:
+        for j, leaf in enumerate(group[0].leaves):
+          blocks = [self._read(part)[j] for part in group]
+          yield leaf.replace("/block_0/", "/blocks/"), np.stack(blocks)
+      else:
+        for part in group:
+          yield from zip(part.leaves, self._read(part), strict=True)
+
+  def _read(self, part: Part) -> list[np.ndarray]:
+    """Reads the leaves of one part."""
+    names = [self._names[name] for name in part.tensors]
+    arrays = part.conversion.read([self._tensors[name] for name in names])
+    for leaf, array in zip(part.leaves, arrays, strict=True):
+      expected = self._shapes[leaf].shape
+      if array.shape != expected:
+        shapes = [list(self._tensors.shape(name)) for name in names]
+        raise ValueError(
+          f"{self._tensors.path}: {', '.join(names)} of shape {shapes}: "
+          f"expected numbers for {leaf} of shape {list(expected)}"
+        )
+    return arrays
+
+
 def load(
   path: str | os.PathLike,
   *,
   layout: str | None = None,
   place: Place = lambda _, array: jax.device_put(array),
+  num_heads: int | None = None,
   **fields: Any,
 ) -> tuple[Model, Variables]:
   """Reads published weights, in the layout of any supported library.
@@ -76,8 +157,10 @@ def load(
     layout: one of `jssl.weights.LAYOUTS`; None to recognise it.
     place: function of the path of a leaf, such as "params/norm/scale", and its
       array; its result is the leaf. One leaf at a time is in host memory.
+    num_heads: number of attention heads, if the file does not declare it and it
+      is not that of the published model of this width.
     **fields: fields of the model to use instead of those found, such as
-      `num_heads=12` or `scan_layers=True`.
+      `scan_layers=True` or `mean=(0.5,)`.
 
   Returns:
     model: the `ViT` or `ResNet`.
@@ -89,44 +172,13 @@ def load(
     ValueError: if the file is damaged, has no known layout, lacks tensors, or
       has tensors without a place in the model; names them.
   """
-  model, variables, report = load_with_report(
-    path, layout=layout, place=place, **fields
-  )
-  ignored = ", ".join(report.ignored[:10]) or "none"
-  logging.info(
-    "Read %d leaves of layout %s from %s; %d tensors ignored: %s.",
-    *(len(report.used), report.layout, path, len(report.ignored), ignored),
-  )
-  return model, variables
-
-
-def load_with_report(
-  path: str | os.PathLike,
-  *,
-  layout: str | None = None,
-  place: Place = lambda _, array: jax.device_put(array),
-  **fields: Any,
-) -> tuple[Model, Variables, Report]:
-  """As `load`, with a report of the tensors that were used or ignored."""
-  tensors = Tensors(path)
-  found = recognise.recognise(tensors, layout)
-  model = _model(recognise.fields(found, tensors) | fields, found, path)
-  shapes = abstract_leaves(model, _image_shape(found, tensors))
-  groups, homeless = layouts.select(layouts.groups(found.layout, model), shapes)
-  ignored = _check_names(found, tensors, groups, homeless)
-  stacked = isinstance(model, ViT) and model.scan_layers
-  leaves = {}
-  for group in groups:
-    for leaf, array in _read(group, found, tensors, shapes, stacked=stacked):
-      leaves[leaf] = place(leaf, array)
-  used = {
-    leaf: tuple(found.names[name] for name in part.tensors)
-    for group in groups
-    for part in group
-    for leaf in part.leaves
+  published = Published(path, layout=layout, num_heads=num_heads, **fields)
+  stacked = isinstance(published.model, ViT) and published.model.scan_layers
+  leaves = {
+    leaf: place(leaf, array)
+    for leaf, array in published.leaves(stacked=stacked)
   }
-  report = Report(found.layout.name, found.prefix, used, ignored)
-  return model, unflatten_dict(leaves, sep="/"), report
+  return published.model, unflatten_dict(leaves, sep="/")
 
 
 def abstract_leaves(
@@ -147,6 +199,8 @@ def _model(fields: Mapping[str, Any], found: Found, path: Any) -> Model:
     raise ValueError(
       f"{', '.join(sorted(unknown))}: expected fields of {cls.__name__}"
     )
+  if cls is ViT:
+    fields = {**recognise.usual_heads(found.layout, fields["width"]), **fields}
   if cls is ViT and "num_heads" not in fields:
     raise ValueError(
       f"{path}: a width of {fields['width']} with an unknown number of heads; "
@@ -195,34 +249,3 @@ def _check_names(
     )
   used = {found.names[name] for name in names}
   return tuple(name for name in tensors if name not in used)
-
-
-def _read(
-  group: list[Part],
-  found: Found,
-  tensors: Tensors,
-  shapes: Mapping[str, jax.ShapeDtypeStruct],
-  *,
-  stacked: bool,
-) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields the leaves of a group; those of stacked blocks as one."""
-
-  def read(part: Part) -> list[np.ndarray]:
-    names = [found.names[name] for name in part.tensors]
-    arrays = part.conversion.read([tensors[name] for name in names])
-    for leaf, array in zip(part.leaves, arrays, strict=True):
-      if array.shape != shapes[leaf].shape:
-        raise ValueError(
-          f"{tensors.path}: {', '.join(names)} of shape "
-          f"{[list(tensors.shape(name)) for name in names]}: expected numbers "
-          f"for {leaf} of shape {list(shapes[leaf].shape)}"
-        )
-    return arrays
-
-  if stacked and "/block_0/" in group[0].leaves[0]:
-    for j, leaf in enumerate(group[0].leaves):
-      blocks = [read(part)[j] for part in group]
-      yield leaf.replace("/block_0/", "/blocks/"), np.stack(blocks)
-  else:
-    for part in group:
-      yield from zip(part.leaves, read(part), strict=True)

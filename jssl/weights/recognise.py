@@ -16,6 +16,7 @@ from jssl.weights.tensors import Tensors
 METADATA = "jssl.model"
 
 _SHOWN_NAMES = 10
+_HEAD_DIM = 64
 _ACTIVATIONS = {
   "silu": "",  # Of gated MLPs.
   "gelu": "erf",
@@ -144,9 +145,6 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
     "qkv_bias": "none",
     **_mlp_fields(found, tensors, width),
   }
-  head_dim = layout.head_dim.get(width, 64)
-  if width % head_dim == 0:
-    fields["num_heads"] = width // head_dim
   if has("block_{i}/qkv/bias"):
     fields["qkv_bias"] = "qkv"
   elif has("block_{i}/q_bias"):
@@ -165,6 +163,12 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
     fields |= {"pooling": "mean", "norm_pooled": "fc_norm.weight" in names}
   fields["class_token"] = cls and fields["pooling"] == "mean"
   return fields
+
+
+def usual_heads(layout: Layout, width: int) -> dict[str, int]:
+  """Returns the number of heads of published models of this width, if any."""
+  head_dim = layout.head_dim.get(width, _HEAD_DIM)
+  return {"num_heads": width // head_dim} if width % head_dim == 0 else {}
 
 
 def _mlp_fields(found: Found, tensors: Tensors, width: int) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""Published weights for models of another resolution, patch or channels."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jssl import weights
+from tests.models.test_vit import jit
+from tests.weights.test_published import FIXTURES, load, outputs, trees_equal
+
+# One of each rule of interpolation, and one without positions.
+FAMILIES = ["timm_dinov2", "hf_dinov2", "hf_dinov2_registers", "timm_dinov3"]
+
+
+def features(model, variables, images):
+  return jit(lambda v, x: model.backbone().apply(v, x, train=False)[0].pooled)(
+    variables, images
+  )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_positions_are_resized_by_the_rule_of_the_library(name):
+  model, _, _ = load(name)
+  images = outputs(name)["images_other"].transpose(0, 2, 3, 1)
+  variables = weights.load_for(model, images.shape[1:], FIXTURES / name)
+  if model.positions == "learned":
+    grid = model.grid(images.shape[1:])
+    table = variables["params"]["positions"]
+    assert table.shape == (grid.rows, grid.columns, model.width)
+  wanted = outputs(name)["other/pooled"]
+  near = np.abs(wanted).max() * 5e-6
+  found = features(model, variables, images)
+  np.testing.assert_allclose(found, wanted, atol=near)
+
+
+def test_scanned_blocks_have_the_same_features():
+  model, variables, _ = load("timm_dinov2")
+  scanned = dataclasses.replace(model, scan_layers=True)
+  again, stacked, _ = load("timm_dinov2", scan_layers=True)
+  assert again == scanned
+  images = outputs("timm_dinov2")["images_native"].transpose(0, 2, 3, 1)
+  same = weights.load_for(scanned, images.shape[1:], FIXTURES / "timm_dinov2")
+  trees_equal(stacked, same)
+  np.testing.assert_allclose(
+    features(scanned, stacked, images),
+    features(model, variables, images),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+def test_patches_give_the_same_products_with_enlarged_images():
+  """With kernels of the pseudo-inverse, <kernel', B x> = <kernel, x>."""
+  model, variables, _ = load("timm_vit")
+  old, new = model.patch_size_px, model.patch_size_px + 3
+  larger = dataclasses.replace(model, patch_size_px=new)
+  found = weights.load_for(larger, (4 * new, 4 * new, 3), FIXTURES / "timm_vit")
+  x = np.random.default_rng(0).random((5, old, old, 3), np.float32)
+  enlarged = jax.image.resize(x, (5, new, new, 3), "cubic")
+  np.testing.assert_allclose(
+    enlarged.reshape(5, -1) @ found["params"]["embed"]["kernel"],
+    x.reshape(5, -1) @ variables["params"]["embed"]["kernel"],
+    rtol=1e-3,
+    atol=1e-4,
+  )
+
+
+@pytest.mark.parametrize("channels", [1, 5, 6])
+def test_equal_channels_give_the_same_features(channels):
+  model, variables, _ = load("timm_vit")
+  model = dataclasses.replace(model, mean=(0.5,), std=(0.5,))
+  size = outputs("timm_vit")["images_native"].shape[-1]
+  gray = np.random.default_rng(0).random((2, size, size, 1), np.float32)
+  shape = (size, size, channels)
+  found = weights.load_for(model, shape, FIXTURES / "timm_vit")
+  kernel = found["params"]["embed"]["kernel"]
+  assert kernel.shape == (model.patch_size_px**2 * channels, model.width)
+  if channels == 5:  # The first two of three are repeated.
+    kernel = kernel.reshape(-1, 5, model.width)
+    np.testing.assert_array_equal(kernel[:, 0], kernel[:, 3])
+    return
+  np.testing.assert_allclose(
+    features(model, found, np.repeat(gray, channels, axis=-1)),
+    features(model, variables, np.repeat(gray, 3, axis=-1)),
+    rtol=1e-3,
+    atol=1e-5,
+  )
+
+
+def test_a_class_position_is_added_to_the_class_token():
+  model, variables, _ = load("timm_vit")
+  folded = dataclasses.replace(model, class_position=False)
+  images = outputs("timm_vit")["images_native"].transpose(0, 2, 3, 1)
+  found = weights.load_for(folded, images.shape[1:], FIXTURES / "timm_vit")
+  np.testing.assert_allclose(
+    features(folded, found, images),
+    features(model, variables, images),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  ("changes", "match"),
+  [
+    ({"num_registers": 2}, r"model.num_registers=2, 0 in the file"),
+    ({"depth": 3}, r"model.depth=3, 2 in the file"),
+    ({"num_heads": 1}, r"model.num_heads=1, 3 in the file"),
+    ({"gelu": "tanh"}, r"model.gelu='tanh', 'erf' in the file"),
+    (
+      {"positions": "sincos", "class_position": False},
+      r"model.positions='sincos': the file has 'learned'",
+    ),
+  ],
+)
+def test_another_model_is_refused(changes, match):
+  model, _, _ = load("timm_vit")
+  other = dataclasses.replace(model, **changes)
+  with pytest.raises(ValueError, match=match):
+    weights.load_for(other, (32, 32, 3), FIXTURES / "timm_vit")
