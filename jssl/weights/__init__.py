@@ -7,7 +7,7 @@ timm, torchvision, Hugging Face and the official repositories (`LAYOUTS`).
 from jssl.weights.adapt import load_for
 from jssl.weights.layouts import LAYOUTS
 from jssl.weights.load import Published, Report, load
-from jssl.weights.save import save
+from jssl.weights.save import save, to_tensors
 from jssl.weights.workdir import Encoder, load_backbone
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
   "load_backbone",
   "load_for",
   "save",
+  "to_tensors",
 ]

@@ -227,15 +227,16 @@ TIMM = Layout(
 DINO = dataclasses.replace(
   TIMM,
   name="dino",
+  parts=(*_TIMM_VIT, _part("mask_token", "masked_embed", to=ROW)),
   prefixes=("teacher.backbone.", "teacher.module.backbone."),
   fields={**_PUBLISHED, "interpolation": "dino"},
 )
+# A backbone extracted from a training file, with a mask token.
 IBOT = dataclasses.replace(
   DINO,
   name="ibot",
-  parts=(*_TIMM_VIT, _part("mask_token", "masked_embed", to=ROW)),
   requires=(*DINO.requires, "masked_embed"),
-  prefixes=(*DINO.prefixes, "state_dict.", ""),
+  prefixes=("state_dict.", ""),
 )
 DINOV2 = dataclasses.replace(
   TIMM,

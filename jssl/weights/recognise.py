@@ -145,7 +145,8 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
     "qkv_bias": "none",
     **_mlp_fields(found, tensors, width),
   }
-  if has("block_{i}/qkv/bias"):
+  masked = size("block_{i}/q_bias") == (3 * width,)
+  if has("block_{i}/qkv/bias") and not masked:
     fields["qkv_bias"] = "qkv"
   elif has("block_{i}/q_bias"):
     fields["qkv_bias"] = "qv"

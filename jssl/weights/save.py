@@ -69,12 +69,7 @@ def save(
     raise FileExistsError(
       f"{path} exists: expected the path of a new folder, or an empty one"
     )
-  leaves = {
-    name: np.asarray(leaf)
-    for name, leaf in _unstacked(
-      flatten_dict(jax.device_get(variables), sep="/"), model
-    ).items()
-  }
+  leaves = _leaves(model, variables)
   table = _table(model, layout)
   if isinstance(model, ViT):
     model, leaves, image_size_px = _with_positions(
@@ -104,8 +99,25 @@ def save(
     shutil.move(folder, path)
 
 
-def _unstacked(leaves: Leaves, model: Model) -> Leaves:
-  """Gives each block of a scanned ViT leaves of its own."""
+def to_tensors(model: Model, variables: Variables, layout: str) -> Leaves:
+  """Returns the tensors of a model by their names in one of `LAYOUTS`.
+
+  Raises:
+    ValueError: if the layout is unknown or has no place for a leaf.
+  """
+  if layout not in layouts.LAYOUTS:
+    raise ValueError(
+      f"layout={layout!r}: expected one of {', '.join(layouts.LAYOUTS)}"
+    )
+  return _tensors(model, _leaves(model, variables), layouts.LAYOUTS[layout])
+
+
+def _leaves(model: Model, variables: Variables) -> Leaves:
+  """Returns leaves by path; each block of a scanned ViT has its own."""
+  leaves = {
+    name: np.asarray(leaf)
+    for name, leaf in flatten_dict(jax.device_get(variables), sep="/").items()
+  }
   if not (isinstance(model, ViT) and model.scan_layers):
     return leaves
   result = {}

@@ -22,7 +22,7 @@ def features(model, variables, images):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_positions_are_resized_by_the_rule_of_the_library(name):
-  model, _, _ = load(name)
+  model, _ = load(name)
   images = outputs(name)["images_other"].transpose(0, 2, 3, 1)
   variables = weights.load_for(model, images.shape[1:], FIXTURES / name)
   if model.positions == "learned":
@@ -36,9 +36,9 @@ def test_positions_are_resized_by_the_rule_of_the_library(name):
 
 
 def test_scanned_blocks_have_the_same_features():
-  model, variables, _ = load("timm_dinov2")
+  model, variables = load("timm_dinov2")
   scanned = dataclasses.replace(model, scan_layers=True)
-  again, stacked, _ = load("timm_dinov2", scan_layers=True)
+  again, stacked = load("timm_dinov2", scan_layers=True)
   assert again == scanned
   images = outputs("timm_dinov2")["images_native"].transpose(0, 2, 3, 1)
   same = weights.load_for(scanned, images.shape[1:], FIXTURES / "timm_dinov2")
@@ -53,7 +53,7 @@ def test_scanned_blocks_have_the_same_features():
 
 def test_patches_give_the_same_products_with_enlarged_images():
   """With kernels of the pseudo-inverse, <kernel', B x> = <kernel, x>."""
-  model, variables, _ = load("timm_vit")
+  model, variables = load("timm_vit")
   old, new = model.patch_size_px, model.patch_size_px + 3
   larger = dataclasses.replace(model, patch_size_px=new)
   found = weights.load_for(larger, (4 * new, 4 * new, 3), FIXTURES / "timm_vit")
@@ -69,7 +69,7 @@ def test_patches_give_the_same_products_with_enlarged_images():
 
 @pytest.mark.parametrize("channels", [1, 5, 6])
 def test_equal_channels_give_the_same_features(channels):
-  model, variables, _ = load("timm_vit")
+  model, variables = load("timm_vit")
   model = dataclasses.replace(model, mean=(0.5,), std=(0.5,))
   size = outputs("timm_vit")["images_native"].shape[-1]
   gray = np.random.default_rng(0).random((2, size, size, 1), np.float32)
@@ -90,7 +90,7 @@ def test_equal_channels_give_the_same_features(channels):
 
 
 def test_a_class_position_is_added_to_the_class_token():
-  model, variables, _ = load("timm_vit")
+  model, variables = load("timm_vit")
   folded = dataclasses.replace(model, class_position=False)
   images = outputs("timm_vit")["images_native"].transpose(0, 2, 3, 1)
   found = weights.load_for(folded, images.shape[1:], FIXTURES / "timm_vit")
@@ -116,7 +116,7 @@ def test_a_class_position_is_added_to_the_class_token():
   ],
 )
 def test_another_model_is_refused(changes, match):
-  model, _, _ = load("timm_vit")
+  model, _ = load("timm_vit")
   other = dataclasses.replace(model, **changes)
   with pytest.raises(ValueError, match=match):
     weights.load_for(other, (32, 32, 3), FIXTURES / "timm_vit")

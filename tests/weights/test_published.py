@@ -3,17 +3,23 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from jssl import weights
+from jssl.models import ViT
 from tests.models.test_vit import jit
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "weights"
+# The names in the extracted backbones of DINO are those of timm.
+LAYOUTS = {"official_dino": "dino"}
+# The bar is 2e-5 of the largest value.
+TOLERANCE = 5e-6
 FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 
 
@@ -21,18 +27,30 @@ def expected(name):
   return json.loads((FIXTURES / name / "expected.json").read_text())
 
 
+OWN = [name for name in FOLDERS if expected(name)["layout"] != "official"]
+
+
 def outputs(name):
-  return load_file(FIXTURES / expected(name)["outputs"] / "outputs.safetensors")
+  """Outputs of the library; for DINOv3 with periods in float32."""
+  facts = expected(name)
+  folder = facts.get("twin_with_float32_periods", facts["outputs"])
+  return load_file(FIXTURES / folder / "outputs.safetensors")
+
+
+def published(name, path=None, **fields):
+  facts = expected(name)
+  for key in ("mean", "std"):
+    fields[key] = tuple(facts[key])
+  fields |= {"layout": LAYOUTS.get(name), "num_heads": facts["num_heads"]}
+  return weights.Published(path or FIXTURES / name, **fields)
 
 
 def load(name, **fields):
   facts = expected(name)
   for key in ("mean", "std"):
     fields[key] = tuple(facts[key])
-  if facts["num_heads"]:
-    fields["num_heads"] = facts["num_heads"]
-  report = weights.Published(FIXTURES / name, **fields).report
-  return *weights.load(FIXTURES / name, **fields), report
+  fields |= {"layout": LAYOUTS.get(name), "num_heads": facts["num_heads"]}
+  return weights.load(FIXTURES / name, **fields)
 
 
 def trees_equal(one, other):
@@ -42,44 +60,102 @@ def trees_equal(one, other):
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_outputs_equal_those_of_the_library(name):
-  model, variables, report = load(name)
+  model, variables = load(name)
   truth = outputs(name)
   backbone = model.backbone()
-  tokens = backbone.grid((*truth["images_native"].shape[2:], 3)) is not None
-  compared = 0
-  for size in ("native", "other"):
+  tokens = isinstance(model, ViT)
+  encode = jit(lambda v, x: backbone.apply(v, x, train=False, tokens=tokens)[0])
+  compared = set()
+  for size in expected(name).get("sizes", ["native", "other", "smaller"]):
+    if f"images_{size}" not in truth:
+      continue
     images = truth[f"images_{size}"].transpose(0, 2, 3, 1)
-    encoded, _ = jit(
-      lambda v, x: backbone.apply(v, x, train=False, tokens=tokens)
-    )(variables, images)
+    encoded = encode(variables, images)
     found = {"tokens": encoded.tokens, "pooled": encoded.pooled}
     if getattr(model, "pooling", "") == "cls":
-      found["cls"] = encoded.pooled
-    for kind, value in found.items():
-      if f"{size}/{kind}" in truth and value is not None:
-        wanted = truth[f"{size}/{kind}"]
-        error = np.abs(value - wanted).max() / np.abs(wanted).max()
-        assert error <= 5e-6, (size, kind)
-        compared += 1
-  assert compared >= 2
-  assert report.used
+      found = {"tokens": encoded.tokens, "cls": encoded.pooled}
+    for kind in found.keys() & {"tokens", "pooled", "cls"}:
+      wanted = truth.get(f"{size}/{kind}")
+      if wanted is not None and found[kind] is not None:
+        error = np.abs(found[kind] - wanted).max() / np.abs(wanted).max()
+        assert error <= TOLERANCE, (size, kind)
+        compared.add((size, kind))
+  assert len({size for size, _ in compared}) >= len(
+    expected(name).get("sizes", ["native", "other"])
+  )
+
+
+def test_bfloat16_is_near():
+  model, variables = load("timm_dinov2", dtype="bfloat16")
+  truth = outputs("timm_dinov2")
+  images = truth["images_native"].transpose(0, 2, 3, 1)
+  found = model.backbone().apply(variables, images, train=False)[0].pooled
+  wanted = truth["native/cls"]
+  error = np.abs(found - wanted).max() / np.abs(wanted).max()
+  assert 1e-4 < error < 3e-2  # 1.2e-2
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_files_survive_a_round_trip_bit_for_bit(name, tmp_path):
+def test_files_survive_a_round_trip_bit_for_bit(name):
+  opened = published(name)
+  model, variables = load(name)
+  report = opened.report
+  after = weights.to_tensors(model, variables, report.layout)
+  before = load_file(FIXTURES / name / "model.safetensors")
+  used = {tensor for names in report.used.values() for tensor in names}
+  assert len(used) >= len(after) - sum("num_batches" in x for x in after)
+  for tensor in used:
+    own = re.sub(
+      r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", tensor[len(report.prefix) :]
+    )
+    wanted = before[tensor]
+    if f"{tensor}_mask" in before:  # The bias of keys, which a mask removes.
+      q, k, v = np.split(wanted, 3)
+      wanted = np.concatenate([q, 0 * k, v])
+    assert after[own].shape == wanted.shape
+    np.testing.assert_array_equal(after[own], wanted)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_written_folders_are_read_again(name, tmp_path):
   layout = expected(name)["layout"]
-  model, variables, report = load(name)
+  model, variables = load(name)
   weights.save(model, variables, tmp_path / "out", layout=layout)
   again, same = weights.load(tmp_path / "out")
   assert again == model
   trees_equal(same, variables)
-  before = load_file(FIXTURES / name / "model.safetensors")
-  after = load_file(tmp_path / "out" / "model.safetensors")
-  used = {tensor for names in report.used.values() for tensor in names}
-  for tensor in used:
-    own = tensor.removeprefix(report.prefix)
-    np.testing.assert_array_equal(after[own], before[tensor])
-    assert after[own].shape == before[tensor].shape
+
+
+@pytest.mark.parametrize(
+  ("name", "layout", "match"),
+  [
+    ("timm_vit", "torchvision", 'layout="torchvision": expected a ResNet'),
+    ("resnet18", "hf", 'layout="hf": expected a ViT'),
+    ("resnet18", "timm", "model.width=3"),
+    ("hf_vit", "timm", "model.norm_epsilon=1e-12: layout='timm' has only"),
+    ("timm_vit_avg", "hf", "model.norm_pooled=True: layout='hf' has only"),
+    ("timm_vit", "onnx", "layout='onnx': expected \"timm\""),
+  ],
+)
+def test_a_model_that_a_library_lacks_is_refused(name, layout, match, tmp_path):
+  model, variables = load(name)
+  with pytest.raises(ValueError, match=match):
+    weights.save(model, variables, tmp_path / "out", layout=layout)
+  assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_wrapped_names_are_read(name, tmp_path):
+  tensors = load_file(FIXTURES / name / "model.safetensors")
+  _, variables = load(name)
+  for prefix in expected(name)["wrappers"]:
+    file = tmp_path / "wrapped.safetensors"
+    wrapped = {prefix + key: value for key, value in tensors.items()}
+    save_file({**wrapped, "queue": np.zeros(3, np.float32)}, file)
+    opened = published(name, file)
+    assert opened.report.prefix == prefix
+    assert "queue" in opened.report.ignored
+    trees_equal(dict(weights.load(file)[1]), variables)
 
 
 @pytest.mark.slow
@@ -87,10 +163,10 @@ def test_files_survive_a_round_trip_bit_for_bit(name, tmp_path):
   "JSSL_TORCH_PYTHON" not in os.environ,
   reason="JSSL_TORCH_PYTHON names no interpreter with torch",
 )
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", OWN)
 def test_the_library_loads_what_was_written(name, tmp_path):
   layout = expected(name)["layout"]
-  model, variables, _ = load(name)
+  model, variables = load(name)
   weights.save(model, variables, tmp_path / "out", layout=layout)
   source = FIXTURES / expected(name)["outputs"] / "outputs.safetensors"
   subprocess.run(
@@ -105,6 +181,6 @@ def test_the_library_loads_what_was_written(name, tmp_path):
   kinds = {"native/tokens", "native/pooled", "native/cls"} & set(truth)
   assert kinds
   for kind in kinds & set(found):
-    near = np.abs(truth[kind]).max() * 5e-6
+    near = np.abs(truth[kind]).max() * TOLERANCE
     np.testing.assert_allclose(found[kind], truth[kind], atol=near)
   assert kinds & set(found)
