@@ -17,7 +17,7 @@ from jssl.config.parse import parse
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import InMemory, Source
-from jssl.models import Backbone, ViT, init_variables
+from jssl.models import Backbone, ResNet, ViT, init_variables
 from jssl.objectives import Objective
 from jssl.optim import Optim, make_optimizer
 from jssl.optim.bilevel import HeadStrategy
@@ -138,12 +138,17 @@ def open_split(data: Data, split: str) -> Source:
   )
 
 
-def build_backbone(config: Config) -> Backbone:
-  """Returns the encoder, with a mask token if the objective uses one."""
+def build_model(config: Config) -> ViT | ResNet:
+  """Returns the model, with a mask token if the objective uses one."""
   model, objective = config.model, config.objective
   if isinstance(model, ViT) and objective.uses_mask_token:
     model = dataclasses.replace(model, mask_token=True)
-  return model.backbone()
+  return model
+
+
+def build_backbone(config: Config) -> Backbone:
+  """Returns the encoder, see `build_model`."""
+  return build_model(config).backbone()
 
 
 def build_objective(config: Config) -> Objective:

@@ -148,21 +148,32 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-  """The `init_from` section: initial weights from another run.
+  """The `init_from` section: initial weights from another run or a file.
 
   Attributes:
     workdir: workdir of that run; "" for random initialisation.
+    weights: file or folder of published weights instead, see
+      `jssl.weights.load`. The backbone starts from them, adapted to the image
+      size, the patch size and the channels by `jssl.weights.load_for`.
     step: step of its checkpoint; -1 for the last.
     heads: True to load head parameters and the objective's state as well. The
       averaged backbone always starts as a copy of the backbone.
   """
 
   workdir: str = ""
+  weights: str = ""
   step: Annotated[int, Interval(-1)] = -1
   heads: bool = False
 
   def __post_init__(self) -> None:
     files.check_expanded("init_from.workdir", self.workdir)
+    files.check_expanded("init_from.weights", self.weights)
+    if self.weights and (self.workdir or self.heads or self.step != -1):
+      raise ValueError(
+        f"init_from.weights={self.weights!r}: expected no other key of "
+        "init_from, which are those of a run; remove init_from.workdir, "
+        "init_from.step and init_from.heads, or init_from.weights"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

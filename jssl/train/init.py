@@ -5,12 +5,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from clu import parameter_overview
+from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 
-from jssl import checkpoint, mesh
+from jssl import checkpoint, mesh, weights
 from jssl.checkpoint import Checkpoints
-from jssl.config.build import Run
+from jssl.config.build import Run, build_model
 from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
@@ -18,7 +20,7 @@ from jssl.runtime import distributed
 from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import TrainStep, make_train_step
-from jssl.typing import PyTree
+from jssl.typing import PyTree, Variables
 
 
 class Program:
@@ -168,7 +170,7 @@ def restore_or_init(
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
   restored = checkpoints.restore_latest(abstract)
   if restored is None:
-    state = initial or initial_state(program, run.config.init_from)
+    state = initial or initial_state(run, program)
     overview = parameter_overview.get_parameter_overview(
       state.backbone["params"], include_stats=False
     )
@@ -179,16 +181,35 @@ def restore_or_init(
   return step, from_checkpoint_items(items), items["progress"]
 
 
-def initial_state(program: Program, init_from: InitFrom) -> TrainState:
-  """Returns the state at step 0, with parameters of another run if given.
+def initial_state(run: Run, program: Program) -> TrainState:
+  """Returns the state at step 0, with initial weights from `init_from`.
 
   Raises:
-    ValueError: if `init_from` names a checkpoint that does not exist.
-    CheckpointError: if it is damaged, or of another model or objective.
+    ValueError: if `init_from` names a checkpoint that does not exist, or
+      published weights that cannot be read or do not fit the model.
+    CheckpointError: if the checkpoint is damaged, or of another model or
+      objective.
   """
+  init_from = run.config.init_from
   state = jax.block_until_ready(program.init())
-  if not init_from.workdir:
+  if init_from.weights:
+    restored = {"backbone": _published_backbone(run, program)}
+  elif init_from.workdir:
+    restored = _restored_items(program, init_from)
+  else:
     return state
+  if state.teacher:
+    # A copy, because the step donates both.
+    teacher = jax.tree.map(jnp.copy, restored["backbone"])
+    state = state._replace(teacher=teacher)
+  if state.anchor:
+    anchor = jax.tree.map(jnp.copy, restored["backbone"])
+    state = state._replace(anchor=anchor)
+  return from_checkpoint_items({**checkpoint_items(state), **restored})
+
+
+def _restored_items(program: Program, init_from: InitFrom) -> dict[str, PyTree]:
+  """Restores the backbone of another run, and its heads if asked for."""
   steps = checkpoint.steps(init_from.workdir)
   step = steps[-1] if init_from.step == -1 and steps else init_from.step
   if step not in steps:
@@ -198,14 +219,27 @@ def initial_state(program: Program, init_from: InitFrom) -> TrainState:
     )
   items = checkpoint_items(program.abstract_state)
   names = ["backbone", "objective"] if init_from.heads else ["backbone"]
-  restored = checkpoint.restore(
+  return checkpoint.restore(
     init_from.workdir, step, {name: items[name] for name in names}
   )
-  if state.teacher:
-    # A copy, because the step donates both.
-    teacher = jax.tree.map(jnp.copy, restored["backbone"])
-    state = state._replace(teacher=teacher)
-  if state.anchor:
-    anchor = jax.tree.map(jnp.copy, restored["backbone"])
-    state = state._replace(anchor=anchor)
-  return from_checkpoint_items({**checkpoint_items(state), **restored})
+
+
+def _published_backbone(run: Run, program: Program) -> Variables:
+  """Reads published weights, one leaf at a time, as the state is sharded."""
+  path = run.config.init_from.weights
+  expected = flatten_dict(program.abstract_state.backbone, sep="/")
+
+  def place(name: str, array: np.ndarray) -> jax.Array:
+    leaf = expected[name]
+    array = array.astype(leaf.dtype)
+    return jax.make_array_from_callback(
+      leaf.shape, leaf.sharding, lambda index: array[index]
+    )
+
+  try:
+    model = build_model(run.config)
+    variables = weights.load_for(model, run.image_shape, path, place=place)
+  except (ValueError, OSError) as error:
+    raise ValueError(f"init_from.weights: {error}") from error
+  distributed.log_on_first(f"Initialised the backbone from {path}.")
+  return variables

@@ -123,7 +123,7 @@ def train(
     train_step = program.compile()
     batches = train_batches(run, program.batch_sharding)
     is_new = distributed.broadcast_from_first(not checkpoint.steps(workdir))
-    initial = initial_state(program, config.init_from) if is_new else None
+    initial = initial_state(run, program) if is_new else None
 
   with (
     compilation.explain_errors(kinds=compilation.OUT_OF_MEMORY),

@@ -1,7 +1,8 @@
-"""Backbones of runs, read from the checkpoints of their workdirs."""
+"""Backbones of runs, or of published weights, with their preprocessing."""
 
 import dataclasses
 import os
+import pathlib
 from typing import Literal, overload
 
 import jax
@@ -14,6 +15,7 @@ from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.models import Backbone, init_variables
 from jssl.models.tokens import Encoded
 from jssl.typing import Images, Pixels, Variables
+from jssl.weights.load import Published, load
 
 # Rounding of a resize or of bfloat16 may leave [0, 1].
 _TOLERANCE = 1e-2
@@ -26,7 +28,8 @@ class Encoder:
   Attributes:
     backbone: the backbone.
     image_shape: (height, width, channels) of the images that the run's probe
-      evaluates, which `preprocess` makes. A backbone may accept other sizes.
+      evaluates, or of the stored positions of published weights; `preprocess`
+      makes such images. A backbone may accept other sizes.
   """
 
   backbone: Backbone
@@ -90,7 +93,7 @@ class Encoder:
     if self.backbone.grid(images.shape[1:]) is None:
       raise ValueError(
         "tokens=True: expected a backbone with patch tokens (model.name="
-        '"vit"), and the run has a backbone without; use tokens=False'
+        '"vit"), and this one has none; use tokens=False'
       )
     return self.backbone.apply(variables, images, train=False, tokens=True)[0]
 
@@ -104,7 +107,7 @@ class Encoder:
 
 
 def load_backbone(
-  workdir: str | os.PathLike,
+  path: str | os.PathLike,
   step: int | None = None,
   *,
   teacher: bool | None = None,
@@ -115,26 +118,37 @@ def load_backbone(
     >>> apply, variables = jssl.load_backbone("runs/quickstart")
     >>> h = apply(variables, apply.preprocess(images))
     >>> encoded = apply(variables, apply.preprocess(images), tokens=True)
+    >>> apply, variables = jssl.load_backbone("dinov2_vits14.safetensors")
 
   Args:
-    workdir: workdir of the run.
+    path: workdir of a run, or a file or folder of published weights, see
+      `jssl.weights.load`.
     step: step of the checkpoint; None takes the best by the probe's validation
-      accuracy, or the last where nothing was probed.
+      accuracy, or the last where nothing was probed. None for a file.
     teacher: True for the averaged backbone, False for the trained one (the
       student); None for the averaged one where the method has one, as the probe
-      evaluates.
+      evaluates. None for a file.
 
   Returns:
     apply: maps variables and images to features, see `Encoder`.
     variables: parameters and batch statistics of the backbone.
 
   Raises:
-    FileNotFoundError: if the run or the checkpoint does not exist.
-    ValueError: if the config of the run is damaged or of another version, or
-      `teacher` is True and the method averages no backbone.
+    FileNotFoundError: if the run, the checkpoint or the file does not exist.
+    ValueError: if the config of the run is damaged or of another version,
+      `teacher` is True and the method averages no backbone, or a file cannot
+      be read or is given with `step` or `teacher`.
     CheckpointError: if the checkpoint is damaged.
   """
-  config = read_config(workdir)
+  if _is_published(path):
+    if (step, teacher) != (None, None):
+      raise ValueError(
+        f"step={step}, teacher={teacher}: expected None, because {path} is not "
+        "the workdir of a run and has one backbone"
+      )
+    model, variables = load(path)
+    return Encoder(model.backbone(), Published(path).image_shape), variables
+  config = read_config(path)
   if teacher is None:
     teacher = has_teacher(config)
   elif teacher and not has_teacher(config):
@@ -143,20 +157,28 @@ def load_backbone(
       f"{type(config.objective).__name__} (objective.name) has none; use "
       "teacher=False"
     )
-  steps = checkpoint.steps(workdir)
+  steps = checkpoint.steps(path)
   if not steps:
-    raise FileNotFoundError(f"{workdir} has no finished checkpoint")
+    raise FileNotFoundError(f"{path} has no finished checkpoint")
   if step is None:
-    best = checkpoint.best_step(workdir)
+    best = checkpoint.best_step(path)
     step = best if best in steps else steps[-1]
   if step not in steps:
     raise FileNotFoundError(
-      f"{workdir} has no checkpoint of step {step}; it has {steps}"
+      f"{path} has no checkpoint of step {step}; it has {steps}"
     )
   backbone = build_backbone(config)
-  variables = checkpoint.restore_backbone(workdir, step, teacher=teacher)
+  variables = checkpoint.restore_backbone(path, step, teacher=teacher)
   size = config.augment.crop_size_px
   return Encoder(backbone, _image_shape(backbone, variables, size)), variables
+
+
+def _is_published(path: str | os.PathLike) -> bool:
+  """True for a file, or a folder of files that is not a workdir."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    return not checkpoint.steps(path) and any(path.glob("*.safetensors*"))
+  return path.is_file() or path.suffix == ".safetensors"
 
 
 def _image_shape(

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from shipped import config
+from safetensors.numpy import load_file
+from shipped import ROOT, config
 
 import jssl
 from jssl import checkpoint
@@ -11,6 +12,7 @@ from jssl.config.parse import to_dict
 from jssl.models import init_variables
 from jssl.runtime.workdir import claim_workdir
 
+FIXTURES = ROOT / "tests" / "fixtures" / "weights"
 SIZE = 32
 RESNET = {
   "name": "resnet",
@@ -195,3 +197,35 @@ def test_channels_are_those_of_the_run(tmp_path, channels, overrides):
   save(tmp_path, channels, **overrides)
   apply, _ = jssl.load_backbone(tmp_path)
   assert apply.image_shape == (32, 32, channels)
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_published_weights(as_folder, tmp_path):
+  folder = FIXTURES / "hf_dinov2"
+  path = folder if as_folder else folder / "model.safetensors"
+  apply, variables = jssl.load_backbone(path)
+  truth = load_file(folder / "outputs.safetensors")
+  images = truth["images_native"].transpose(0, 2, 3, 1)
+  assert apply.image_shape == images.shape[1:]
+  expected = truth["native/cls"]
+  near = 2e-5 * np.abs(expected).max()
+  np.testing.assert_allclose(apply(variables, images), expected, atol=near)
+  tokens = apply(variables, images, tokens=True).tokens
+  expected = truth["native/tokens"]
+  near = 2e-5 * np.abs(expected).max()
+  np.testing.assert_allclose(tokens, expected, atol=near)
+  pixels = np.zeros((2, 40, 50, 3), np.uint8)
+  assert apply.preprocess(pixels).shape == (2, *apply.image_shape)
+  for argument in ({"step": 1}, {"teacher": False}):
+    with pytest.raises(ValueError, match=r"expected None, because .*hf_dinov2"):
+      jssl.load_backbone(path, **argument)
+
+
+def test_published_weights_that_do_not_exist(tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match=r"none\.safetensors does not exi"
+  ):
+    jssl.load_backbone(tmp_path / "none.safetensors")
+  (tmp_path / "model.pth").write_bytes(b"PK")
+  with pytest.raises(ValueError, match="expected a safetensors file"):
+    jssl.load_backbone(tmp_path / "model.pth")

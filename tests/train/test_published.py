@@ -1,0 +1,123 @@
+"""Runs that start from published weights."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from shipped import config
+from train.runs import TINY, rows
+
+from jssl import checkpoint, mesh, weights
+from jssl.config.build import build
+from jssl.train.init import Program, initial_state
+from jssl.train.loop import train
+
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures/weights/timm_dinov2"
+OWN = {key: value for key, value in TINY.items() if "objective." not in key}
+DINOV2 = {
+  "objective": {
+    **{"name": "dinov2", "gram_weight": 1.0, "gram_start_step": 1},
+    **{"prototypes": {"number": 8}, "patch_prototypes": {"number": 8}},
+    "projector": {"hidden_dims": (), "out_dim": 8},
+    "patch_projector": {"hidden_dims": (), "out_dim": 8},
+  },
+}
+
+
+def from_file(path=FIXTURE, model=None, **overrides):
+  """A config of the model in a file, with images of twice the size."""
+  own = {**OWN, "data.batch_size": 8, "init_from.weights": str(path)}
+  model = {"num_heads": 3, "mean": (0.4,), "std": (0.25,), **(model or {})}
+  return dataclasses.replace(
+    config(**{**own, **overrides}), model=weights.load(FIXTURE, **model)[0]
+  )
+
+
+def assert_equal(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_student_teacher_and_anchor_start_from_the_file(monkeypatch):
+  """Sharded as the state; scanned; with the mask token that the file lacks."""
+  monkeypatch.setattr(mesh, "_MIN_SPLIT_SIZE", 256)
+  made = from_file(model={"scan_layers": True}, **DINOV2, **{"mesh.fsdp": 2})
+  run = build(made)
+  program = Program(run)
+  state = initial_state(run, program)
+  expected = weights.load_for(
+    dataclasses.replace(made.model, mask_token=True), (32, 32, 3), FIXTURE
+  )
+  assert_equal(state.backbone, expected)
+  assert_equal(state.teacher, expected)
+  assert_equal(state.anchor, expected)
+  specs = jax.tree.map(lambda x: x.sharding.spec, state.backbone)
+  wanted = jax.tree.map(
+    lambda x: x.sharding.spec, program.abstract_state.backbone
+  )
+  assert jax.tree.leaves(specs) == jax.tree.leaves(wanted)
+  assert any(
+    "fsdp" in spec
+    for spec in jax.tree.leaves(
+      specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+  )
+
+
+@pytest.mark.parametrize(
+  ("path", "model", "match"),
+  [
+    (FIXTURE / "none.safetensors", {}, r"none\.safetensors does not exist"),
+    (FIXTURE, {"num_registers": 2}, r"model\.num_registers=2, 0 in the file"),
+  ],
+)
+def test_weights_that_do_not_fit(path, model, match):
+  """A preflight reads no file."""
+  made = from_file(path)
+  made = dataclasses.replace(
+    made, model=dataclasses.replace(made.model, **model)
+  )
+  run = build(made)
+  program = Program(run)
+  with pytest.raises(ValueError, match=rf"^init_from\.weights: .*{match}"):
+    initial_state(run, program)
+
+
+@pytest.mark.parametrize(
+  "other", [{"workdir": "W"}, {"heads": True}, {"step": 3}]
+)
+def test_a_file_and_a_run_exclude_each_other(other):
+  keys = {f"init_from.{key}": value for key, value in other.items()}
+  with pytest.raises(ValueError, match=r"init_from\.weights='F': expected no"):
+    config(**{"init_from.weights": "F"}, **keys)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_file_and_resumes_without(tmp_path):
+  copy = tmp_path / "weights"
+  shutil.copytree(FIXTURE, copy)
+  wrong = from_file(copy)
+  wrong = dataclasses.replace(
+    wrong, model=dataclasses.replace(wrong.model, num_registers=2)
+  )
+  with pytest.raises(ValueError, match=r"model\.num_registers"):
+    train(wrong, tmp_path / "W")
+  assert not (tmp_path / "W").exists()
+  # A step of no size: what is saved is what was read.
+  still = {"optim.learning_rate": 1e-30, "optim.weight_decay": 0.0}
+  made = from_file(copy, **still, **{"train.steps": 4})
+  assert train(made, tmp_path / "W")
+  found = checkpoint.restore_backbone(tmp_path / "W", 4)
+  expected = weights.load_for(made.model, (32, 32, 3), copy)
+  for name in ("cls", "positions"):
+    np.testing.assert_allclose(
+      found["params"][name], expected["params"][name], atol=1e-20
+    )
+  shutil.rmtree(copy)
+  longer = from_file(copy, **still, **{"train.steps": 6})
+  assert train(longer, tmp_path / "W", extend=True)
+  assert [row["step"] for row in rows(tmp_path / "W")] == [*range(1, 7)]
