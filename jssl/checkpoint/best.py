@@ -15,17 +15,21 @@ def root(workdir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(workdir).absolute() / "checkpoints"
 
 
-def pin_best(workdir: str | os.PathLike, *, step: int, score: float) -> None:
+def pin_best(
+  workdir: str | os.PathLike, *, step: int, score: float, features: str
+) -> None:
   """Pins a checkpoint as the best one if no pinned one has a higher score.
 
-  `score` is of validation; higher is better. A run in progress keeps the pinned
+  `score` is of validation; higher is better. It is not compared with a pinned
+  one of other `features`, which is replaced. A run in progress keeps the pinned
   checkpoint, whatever its keep policy.
   """
   best = _best(workdir)
   kept = best is not None and (root(workdir) / str(best["step"])).exists()
-  if best is None or not kept or score > best["score"]:
+  comparable = best is not None and best.get("features") == features
+  if best is None or not (kept and comparable) or score > best["score"]:
     path = pathlib.Path(workdir) / "best.json"
-    files.write_json(path, {"step": step, "score": score})
+    files.write_json(path, {"step": step, "score": score, "features": features})
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:

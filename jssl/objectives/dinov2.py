@@ -98,6 +98,13 @@ class DINOv2(IBOT):
     loss, aux = super().loss(head_params, state, features, key=key, step=step)
     metrics = dict(aux.metrics)
     if self.koleo_weight:
+      images = features.pooled[0].shape[1]
+      if images < 2:
+        raise ValueError(
+          f"objective.koleo_weight={self.koleo_weight} needs another image in "
+          f"the batch, and there is {images}; raise data.batch_size, or set "
+          "objective.koleo_weight to 0"
+        )
       koleo = jnp.stack([losses.koleo(h) for h in features.pooled[0]])
       metrics["koleo"] = koleo.mean()
       loss += self.koleo_weight * koleo.sum()

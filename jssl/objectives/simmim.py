@@ -7,6 +7,7 @@ epochs.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -41,6 +42,13 @@ class SimMIM(Objective):
   def init(self, key: Key, spec: Spec) -> tuple[dict, dict]:
     """Returns the linear layer [w, pixels of a patch]; no state."""
     grid = grid_of(spec, self)
+    self._check(grid)
+    shape = (grid.width, spec.channels * grid.patch_size_px**2)
+    kernel = jax.nn.initializers.lecun_normal()(key, shape)
+    return {"linear": {"kernel": kernel, "bias": jnp.zeros(shape[1])}}, {}
+
+  def _check(self, grid: Grid) -> None:
+    """Raises ValueError if units do not fit the grid, or all are hidden."""
     size = grid.patch_size_px
     sides = grid.rows * size, grid.columns * size
     if any(side % self.mask_unit_px for side in sides):
@@ -53,12 +61,16 @@ class SimMIM(Objective):
         f"objective.mask_unit_px={self.mask_unit_px} must be a multiple of "
         f"model.patch_size_px={size}"
       )
-    shape = (grid.width, spec.channels * size**2)
-    kernel = jax.nn.initializers.lecun_normal()(key, shape)
-    return {"linear": {"kernel": kernel, "bias": jnp.zeros(shape[1])}}, {}
+    units = math.prod(side // self.mask_unit_px for side in sides)
+    if math.ceil(self.mask_ratio * units) == units:
+      raise ValueError(
+        f"objective.mask_ratio={self.mask_ratio} hides all {units} units of "
+        f"objective.mask_unit_px={self.mask_unit_px}; lower one of them"
+      )
 
   def hide(self, keys: Keys, grid: Grid) -> Replace:
     """Hides random units of each view."""
+    self._check(grid)
     unit = self.mask_unit_px // grid.patch_size_px
     hidden = jax.vmap(
       lambda key: random_units(

@@ -32,7 +32,10 @@ def format_accuracy(mean: float, std: float) -> str:
 def accuracy_table(
   records: Iterable[Record], dataset: str, *, step: int | None = None
 ) -> AccuracyTable:
-  """Tabulates test accuracy by features; of one checkpoint, or of all."""
+  """Tabulates test accuracy by features; of one checkpoint, or of all.
+
+  Rows of features that are not pooled name their `vectors`.
+  """
   order = [*BASELINES, "student", "backbone"]
   shown = sorted(
     (
@@ -54,6 +57,8 @@ def accuracy_table(
     name = record.title
     if record.features not in BASELINES:
       name = f"{name}, step {record.step:,}"
+    if record.vectors != "pooled":
+      name = f"{name}, {record.vectors}"
     cells.setdefault(name, {})[record.name] = format_accuracy(
       record.test_accuracy, record.test_accuracy_std
     )

@@ -141,9 +141,13 @@ class ConcentrationRecord(_ViewsRecord):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NotMeasuredRecord(Record):
-  """A part that could not be measured, and why."""
+  """A part that could not be measured, and why.
+
+  `settings` has the fields of the part's records that depend on the config.
+  """
 
   reason: str
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _TYPES: dict[str, type[Record]] = {
@@ -259,8 +263,7 @@ class RecordFile:
     return {
       _key(record)
       for record in self.read()
-      if record.part == part
-      and all(getattr(record, k, v) == v for k, v in settings.items())
+      if record.part == part and settings.items() <= _settings(record).items()
     }
 
   def replace(self, records: Sequence[Record]) -> None:
@@ -277,6 +280,11 @@ class RecordFile:
 
 def _key(record: Record) -> tuple[str, int, str]:
   return record.features, record.step, record.dataset
+
+
+def _settings(record: Record) -> dict[str, Any]:
+  """Returns the fields of a record, and the settings of a missing one."""
+  return vars(record) | getattr(record, "settings", {})
 
 
 def write_events(workdir: str | os.PathLike, records: Iterable[Record]) -> None:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from jssl import checkpoint
 from jssl.config import checks
@@ -176,17 +177,20 @@ class Runner:
     key = (kind, step, self._dataset.name)
     wanted = self._student_parts if kind == "student" else self._parts
     fields = {"backbone": self._judged} if kind == "backbone" else {}
-    settings: dict[Part, dict] = {
-      "probe": {"vectors": vectors(self._settings, kind)},
-      "diagnostics": sample_settings(self._settings),
-    }
     missing = [
       part
       for part in wanted
       if self._overwrite
-      or key not in self._records.done(part, **fields, **settings.get(part, {}))
+      or key
+      not in self._records.done(part, **fields, **self._fields(part, kind))
     ]
     return distributed.broadcast_from_first(missing)
+
+  def _fields(self, part: Part, kind: str) -> dict[str, Any]:
+    """Returns the fields of records that depend on the config."""
+    if part == "probe":
+      return {"vectors": vectors(self._settings, kind)}
+    return sample_settings(self._settings) if part == "diagnostics" else {}
 
   def _restore(self, step: int) -> Encoder | None:
     """Returns a checkpoint's backbone; None, with a log line, on failure."""
@@ -258,7 +262,10 @@ class Runner:
     self, part: Part, encoder: Encoder, error: Exception
   ) -> NotMeasuredRecord:
     return NotMeasuredRecord(
-      part=part, **encoder.fields(self._dataset.name), reason=str(error)
+      part=part,
+      **encoder.fields(self._dataset.name),
+      reason=str(error),
+      settings=self._fields(part, encoder.kind),
     )
 
   def _write(self, records: Sequence[Record], name: str) -> None:
@@ -274,15 +281,20 @@ class Runner:
     if not (self._pin_best and distributed.is_first()):
       return
     steps = checkpoint.steps(self._workdir)
+    judged = self._judged, vectors(self._settings, "backbone")
     for record in records:
       if (
         isinstance(record, ProbeRecord)
-        and (record.features, record.backbone, record.dataset, record.name)
-        == ("backbone", self._judged, self._dataset.name, "linear")
+        and (record.features, record.dataset, record.name)
+        == ("backbone", self._dataset.name, "linear")
+        and (record.backbone, record.vectors) == judged
         and record.step in steps
       ):
         checkpoint.pin_best(
-          self._workdir, step=record.step, score=record.validation_accuracy
+          self._workdir,
+          step=record.step,
+          score=record.validation_accuracy,
+          features=", ".join(judged),
         )
 
 

@@ -112,25 +112,42 @@ def test_the_backbone_alone(tmp_path):
 
 def test_keep_policy(tmp_path):
   save(tmp_path, 1, 2)
-  checkpoint.pin_best(tmp_path, step=2, score=0.7)
+  pin(tmp_path, 2, 0.7)
   save(tmp_path, 3, 4, 5, 6, 7, keep_last=2, keep_every_steps=4)
   # The two last, the multiples of four, and the pinned one.
   assert checkpoint.steps(tmp_path) == [2, 4, 6, 7]
+
+
+def pin(workdir, step, score, features="teacher, pooled"):
+  checkpoint.pin_best(workdir, step=step, score=score, features=features)
 
 
 def test_only_a_better_score_moves_the_pin(tmp_path):
   assert checkpoint.best_step(tmp_path) is None
   save(tmp_path, 1, 2, 3, keep_last=3)
   for step, score, best in [(1, 0.5, 1), (2, 0.4, 1), (3, 0.6, 3)]:
-    checkpoint.pin_best(tmp_path, step=step, score=score)
+    pin(tmp_path, step, score)
     assert checkpoint.best_step(tmp_path) == best
+  # A score of other features is not compared.
+  pin(tmp_path, 2, 0.1, "teacher, cls of 4 blocks")
+  assert checkpoint.best_step(tmp_path) == 2
+
+
+def test_a_pin_of_an_earlier_version_moves(tmp_path):
+  """Its score may be of the student of a method that averages it."""
+  save(tmp_path, 1, 2)
+  (tmp_path / "best.json").write_text('{"step": 1, "score": 0.9}')
+  assert checkpoint.best_step(tmp_path) == 1
+  pin(tmp_path, 2, 0.5)
+  assert checkpoint.best_step(tmp_path) == 2
 
 
 @pytest.mark.parametrize("score", [0.9, float("nan"), float("inf")])
 def test_a_pin_of_a_lost_checkpoint_or_without_a_score_moves(tmp_path, score):
   save(tmp_path, 2, 3)
-  (tmp_path / "best.json").write_text(json.dumps({"step": 1, "score": score}))
-  checkpoint.pin_best(tmp_path, step=2, score=0.5)
+  lost = {"step": 1, "score": score, "features": "teacher, pooled"}
+  (tmp_path / "best.json").write_text(json.dumps(lost))
+  pin(tmp_path, 2, 0.5)
   assert checkpoint.best_step(tmp_path) == 2
 
 
@@ -326,7 +343,7 @@ def test_a_damaged_pin_is_written_anew(tmp_path, content, caplog):
   assert checkpoint.best_step(tmp_path) is None
   assert f"damaged {path}" in caplog.text
   save(tmp_path, 1, 2, 3)
-  checkpoint.pin_best(tmp_path, step=3, score=0.1)
+  pin(tmp_path, 3, 0.1)
   assert checkpoint.best_step(tmp_path) == 3
 
 

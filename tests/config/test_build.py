@@ -136,6 +136,90 @@ def test_what_does_not_fit_is_named(overrides, error, match):
     build(config(**overrides))
 
 
+RESNET = {
+  **{"name": "resnet", "depth": 18, "small_images": True},
+  **{"mean": (0.5,), "std": (0.2,)},
+}
+SMALL = {"augment.num_small": 2, "augment.small_crop_size_px": 16}
+RATIOS = "mask_ratio_min=.*mask_ratio_max={}.* 0 < mask_ratio_max < 1"
+
+
+@pytest.mark.parametrize(
+  ("objective", "overrides", "match"),
+  [
+    *(
+      (name, {"model": RESNET}, r'\(objective.name\).*model.name="vit"')
+      for name in ("mae", "simmim", "ijepa", "ibot", "dinov2")
+    ),
+    *(
+      (name, {"objective.mask_ratio": ratio}, f"objective.mask_ratio={ratio}")
+      for name in ("mae", "simmim")
+      for ratio in (0.0, 1.0)
+    ),
+    ("mae", {"objective.mask_ratio": 0.99}, "mask_ratio=0.99 leaves 0 of 16"),
+    ("simmim", {}, "mask_ratio=0.6 hides all 1 units of.*mask_unit_px=32"),
+    *(
+      (
+        name,
+        {"objective.mask_ratio_min": low, "objective.mask_ratio_max": high},
+        RATIOS.format(high),
+      )
+      for name in ("ibot", "dinov2")
+      for low, high in ((0.0, 0.0), (0.1, 1.0), (0.5, 0.4))
+    ),
+    *(
+      (name, SMALL, "augment.num_small=2.*set it to 0 or objective.name")
+      for name in ("mae", "simmim", "ijepa")
+    ),
+    *(
+      (name, {"model.patch_size_px": 5}, "model.patch_size_px=5.*crop_size_px")
+      for name in ("mae", "ijepa", "dinov2")
+    ),
+    (
+      "dinov2",
+      {**SMALL, "augment.small_crop_size_px": 12},
+      "12 x 12 px.*model.patch_size_px=8.*small_crop_size_px",
+    ),
+    (
+      "simmim",
+      {"objective.mask_unit_px": 12},
+      "objective.mask_unit_px=12 must divide.*augment.crop_size_px",
+    ),
+    (
+      "simmim",
+      {"objective.mask_unit_px": 4},
+      "objective.mask_unit_px=4 must be a multiple.*model.patch_size_px=8",
+    ),
+    (
+      "ijepa",
+      {"objective.num_targets": 8, "objective.min_context": 0},
+      "objective.num_targets=8 blocks of 2 patches.*fit into the 13 patches",
+    ),
+    (
+      "dinov2",
+      {"objective.gram_weight": 2.0},
+      "objective.gram_start_step=0.*random.*init_from.workdir",
+    ),
+    (
+      "dinov2",
+      {"data.batch_size": 1, "mesh.data": 1},
+      "objective.koleo_weight=0.1 .*there is 1; raise data.batch_size",
+    ),
+  ],
+)
+def test_what_a_method_of_patch_tokens_cannot_use_is_named(
+  objective, overrides, match
+):
+  with pytest.raises(ValueError, match=match):
+    build(config(**{"objective": {"name": objective}, **overrides}))
+
+
+def test_gram_anchoring_to_a_teacher_is_accepted():
+  gram = {"name": "dinov2", "gram_weight": 2.0}
+  build(config(objective={**gram, "gram_start_step": 100}))
+  build(config(objective=gram, **{"init_from.workdir": "runs/trained"}))
+
+
 def test_a_missing_key_is_named():
   made = config_dict()
   del made.model.width

@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives.cases import BY_NAME
+from objectives.cases import BY_NAME, QUICK
 
 from jssl.augment import Augment, views
+from jssl.config.build import build_optimizer
 from jssl.models import ViT
+from jssl.models.tokens import Encoded
 from jssl.objectives.encode import make_encoder, rows_of
+from jssl.optim import Optim
+from jssl.optim.bilevel import HeadStrategy
+from jssl.train.state import init_state
+from jssl.train.step import make_train_step
 
 MODEL = ViT(
   patch_size_px=4, width=16, depth=2, num_heads=2, pooling="cls", drop_path=0.2
@@ -84,3 +90,45 @@ def test_pooled_methods_compile_to_the_program_without_tokens(name):
   with_tokens = cost(functools.partial(encoded, WithTokens(**values)))
   assert own[0] < with_tokens[0]
   assert own[1] < with_tokens[1]
+
+
+def cost_of_step(backbone, objective, chunks):
+  """Returns FLOPs and bytes of a compiled train step."""
+  shape, head = (16, 16, 3), HeadStrategy()
+  optimizer = build_optimizer(
+    Optim(name="sgd", learning_rate=0.1), backbone, objective, head, shape, 10
+  )
+  step = make_train_step(
+    backbone, objective, Augment(16, 0.3), optimizer, chunks=chunks
+  )
+  state = jax.eval_shape(
+    lambda: init_state(0, backbone, objective, optimizer, shape, head)
+  )
+  batch = {"image": ROWS.images, "label": np.zeros(4, np.int32)}
+  compiled = jax.jit(step).lower(state, batch).compile(compiler_options=QUICK)
+  analysis = compiled.cost_analysis()
+  return analysis["flops"], analysis["bytes accessed"]
+
+
+@pytest.mark.parametrize(
+  ("name", "chunks"),
+  [("simclr", 1), pytest.param("byol", 2, marks=pytest.mark.slow)],
+)
+def test_the_step_of_a_pooled_method_has_no_tokens(name, chunks):
+  """As many FLOPs and bytes as with an encoder that cannot return them."""
+  objective = BY_NAME[name].objective
+  backbone = dataclasses.replace(MODEL, depth=1).backbone()
+
+  def pooled(*arguments, **options):
+    encoded, variables = backbone.apply(*arguments, **options)
+    return Encoded(encoded.pooled), variables
+
+  # What the comparison would see: the loss has no use for these.
+  with_tokens = functools.partial(backbone.apply, tokens=True)
+  own, without, more = (
+    cost_of_step(backbone._replace(apply=apply), objective, chunks)
+    for apply in (backbone.apply, pooled, with_tokens)
+  )
+  assert own == without
+  assert own[0] < more[0]
+  assert own[1] < more[1]

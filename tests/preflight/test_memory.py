@@ -6,6 +6,7 @@ when JAX is imported.
 """
 
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -75,14 +76,62 @@ print(json.dumps({
 """
 
 
-def compiled(loss, target, shapes, batch):
+OBJECTIVE = """
+import json, sys
+sys.path.insert(0, "tests")
+from jssl.preflight import targets
+name, arg, target, images = json.loads(sys.argv[1])
+of = targets.target(target)
+of.prepare()
+import jax, jax.numpy as jnp
+import shipped
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jssl.config.build import build
+from jssl.models import init_variables
+from jssl.objectives.encode import make_encoder, rows_of
+from jssl.train.init import Program
+
+config = shipped.config(name, arg, **{"data.batch_size": images})
+run = build(config, source=shipped.Shapes(config.data), devices=of.devices())
+by_image = NamedSharding(run.mesh, P(None, ("data", "fsdp")))
+state = Program(run).abstract_state
+
+def encoded():
+  variables = init_variables(0, run.backbone, run.image_shape)
+  pixels = jnp.zeros((images, *run.source.image_shape), jnp.uint8)
+  encoder = make_encoder(run.backbone, config.augment, run.objective)
+  return encoder(variables, (variables,), rows_of(pixels, jax.random.key(0), 0))
+
+features = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_image),
+  jax.eval_shape(encoded).features,
+)
+
+def step(head_params, state, features, at):
+  def loss(head_params, student):
+    return run.objective.loss(
+      head_params, state, features._replace(student=student),
+      key=jax.random.key(0), step=at,
+    )
+  return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+    head_params, features.student
+  )
+
+compiled = jax.jit(step).lower(
+  state.head_params, state.objective, features, state.step
+).compile()
+memory = compiled.memory_analysis()
+print(json.dumps({
+  "peak_mib": memory.peak_memory_in_bytes / 2**20,
+  "arguments_mib": memory.argument_size_in_bytes / 2**20,
+  "text": compiled.as_text(),
+}))
+"""
+
+
+def compiled(*arguments, program=COMPILE):
   done = subprocess.run(
-    [
-      sys.executable,
-      "-c",
-      COMPILE,
-      json.dumps([loss, target, shapes, batch]),
-    ],
+    [sys.executable, "-c", program, json.dumps(arguments)],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -91,7 +140,7 @@ def compiled(loss, target, shapes, batch):
   assert done.returncode == 0, done.stderr
   needs = json.loads(done.stdout.splitlines()[-1])
   units = {k: v for k, v in needs.items() if k != "text"}
-  print(f"\n{loss} {shapes} on {target}, per chip: {units}")
+  print(f"\n{arguments}, per chip: {units}")
   return needs
 
 
@@ -162,3 +211,17 @@ def test_many_prototypes():
   assert (k, d) in long
   numbers = {(k,), *((n, k) for n in range(1, 9))}
   assert long <= {(k, d), *numbers}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["learned", "rope"])
+def test_prototypes_of_patches(variant):
+  """DINOv2 with its gradient: no tokens by prototypes, by either centring."""
+  images, k, d = 1024, 65_536, 256
+  arguments = "dinov2_imagenet", variant, "v5e:16x16", images
+  found = arrays(compiled(*arguments, program=OBJECTIVE)["text"])
+  assert (k, d) in found
+  # Beside prototypes and their gradients, up to eight numbers of each.
+  assert {math.prod(s) // k for s in found if k in s} <= {*range(9), d}
+  # Nor under other shapes: a chip has 1568 tokens.
+  assert max(map(math.prod, found)) == k * d

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import re
@@ -147,6 +148,38 @@ def test_the_table_of_one_checkpoint():
     step=10,
   )
   assert [row[0] for row in table.rows] == ["raw pixels", "pretrained, step 10"]
+
+
+def test_the_table_says_which_features_are_not_pooled():
+  several = {"vectors": "cls of 4 blocks", "backbone": "teacher"}
+  table = accuracy_table(
+    [
+      probe_record("pixels", 0),
+      probe_record("random", 0, vectors="cls of 4 blocks"),
+      probe_record(step=10, test_accuracy=0.6, backbone="teacher"),
+      probe_record(step=10, probe="knn", **several),
+      probe_record("student", step=10, backbone="student", vectors="mean"),
+    ],
+    "cluttered_digits",
+  )
+  assert table.rows == [
+    ["raw pixels", "50.0 ± 1.0", "-"],
+    ["random backbone, cls of 4 blocks", "50.0 ± 1.0", "-"],
+    ["pretrained (student), step 10, mean", "50.0 ± 1.0", "-"],
+    ["pretrained (teacher), step 10", "60.0 ± 1.0", "-"],
+    ["pretrained (teacher), step 10, cls of 4 blocks", "-", "50.0 ± 1.0"],
+  ]
+
+
+def test_what_was_not_measured_is_done_for_its_settings(tmp_path):
+  file, settings = RecordFile(tmp_path), {"vectors": "cls"}
+  file.replace([dataclasses.replace(NOT_MEASURED, settings=settings)])
+  assert len(file.done("probe", backbone="", vectors="cls")) == 1
+  assert file.done("probe", vectors="pooled") == set()
+  # Those of earlier versions have no settings.
+  file.replace([NOT_MEASURED])
+  assert len(file.done("probe")) == 1
+  assert file.done("probe", vectors="cls") == set()
 
 
 def test_the_summary_is_one_line():

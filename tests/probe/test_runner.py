@@ -392,6 +392,23 @@ def test_features_that_are_not_finite_are_told_of_and_passed_over(workdir):
   assert not any("step10" in line for line in run(workdir))
 
 
+def test_what_was_not_measured_is_tried_with_other_features(
+  workdir, monkeypatch
+):
+  grid = Grid(rows=1, columns=2, width=6, patch_size_px=2)
+  vit = Backbone(init, _vit_apply, 6, lambda shape: grid)
+  monkeypatch.setattr(ViT, "backbone", lambda self: vit)
+  save(workdir, 5, 10, broken=10)
+  run(workdir)
+  claim(workdir, features="mean")
+  # The spectrum is of pooled features.
+  (line,) = (x for x in run(workdir) if x.startswith("step10"))
+  assert "probe not measured" in line
+  (row,) = (r for r in rows(workdir) if (r["step"], r["part"]) == (10, "probe"))
+  assert row["settings"] == {"vectors": "mean"}
+  assert not any(x.startswith("step10") for x in run(workdir))
+
+
 def test_the_best_by_validation_is_pinned(workdir):
   save(workdir, 10, 20)
   run(workdir)
@@ -562,6 +579,10 @@ def test_the_best_of_the_checkpoints_that_exist_is_pinned(workdir):
   save(workdir, 10, 20)
   run(workdir)
   best = checkpoint.best_step(workdir)
+  # The score of an earlier version may be of other features.
+  (workdir / "best.json").write_text(f'{{"step": {30 - best}, "score": 1.0}}')
+  run(workdir)
+  assert checkpoint.best_step(workdir) == best
   shutil.rmtree(workdir / "checkpoints" / str(best))
   (workdir / "best.json").write_text("damaged")
   run(workdir)
