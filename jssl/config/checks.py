@@ -115,10 +115,11 @@ def _check_objective(
       f"{name} compares views; set objective.num_views to 2 or more, or "
       "augment.num_small to 1 or more"
     )
-  if objective.anchored(-1) and not config.init_from.workdir:
+  start = config.init_from
+  if objective.anchored(-1) and not (start.workdir or start.weights):
     raise ValueError(
       f"objective.gram_start_step=0: the Gram teacher of {name} would be the "
-      "random backbone; raise it, or set init_from.workdir to a trained run"
+      "random backbone; raise it, or set init_from.workdir or init_from.weights"
     )
   special = {*objective.schedules(), *objective.constant_rates()}
   if special and config.head.has_own_optimizer:

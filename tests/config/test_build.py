@@ -198,7 +198,7 @@ RATIOS = "mask_ratio_min=.*mask_ratio_max={}.* 0 < mask_ratio_max < 1"
     (
       "dinov2",
       {"objective.gram_weight": 2.0},
-      "objective.gram_start_step=0.*random.*init_from.workdir",
+      "objective.gram_start_step=0.*random.*init_from.weights",
     ),
     (
       "dinov2",
@@ -217,7 +217,8 @@ def test_what_a_method_of_patch_tokens_cannot_use_is_named(
 def test_gram_anchoring_to_a_teacher_is_accepted():
   gram = {"name": "dinov2", "gram_weight": 2.0}
   build(config(objective={**gram, "gram_start_step": 100}))
-  build(config(objective=gram, **{"init_from.workdir": "runs/trained"}))
+  for key in ("workdir", "weights"):
+    build(config(objective=gram, **{f"init_from.{key}": "trained"}))
 
 
 def test_a_missing_key_is_named():
