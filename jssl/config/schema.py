@@ -156,8 +156,9 @@ class InitFrom:
       `jssl.weights.load`. The backbone starts from them, adapted to the image
       size, the patch size and the channels by `jssl.weights.load_for`.
     step: step of its checkpoint; -1 for the last.
-    heads: True to load head parameters and the objective's state as well. The
-      averaged backbone always starts as a copy of the backbone.
+    heads: True to load head parameters and the objective's state as well, or
+      the heads of an official training file, see `jssl.weights.load_heads`.
+      The averaged backbone always starts as a copy of the backbone.
   """
 
   workdir: str = ""
@@ -168,11 +169,10 @@ class InitFrom:
   def __post_init__(self) -> None:
     files.check_expanded("init_from.workdir", self.workdir)
     files.check_expanded("init_from.weights", self.weights)
-    if self.weights and (self.workdir or self.heads or self.step != -1):
+    if self.weights and (self.workdir or self.step != -1):
       raise ValueError(
-        f"init_from.weights={self.weights!r}: expected no other key of "
-        "init_from, which are those of a run; remove init_from.workdir, "
-        "init_from.step and init_from.heads, or init_from.weights"
+        f"init_from.weights={self.weights!r}: expected no keys of a run beside "
+        "it; remove init_from.workdir and init_from.step, or init_from.weights"
       )
 
 

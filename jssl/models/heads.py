@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -14,10 +14,15 @@ from jssl.losses.rows import l2_normalize
 from jssl.schedules import Schedule, frozen_until
 from jssl.typing import Key, NonNegative, Positive, PyTree, check_fields
 
-Activation = Literal["relu", "gelu", "none"]
+Activation = Literal["relu", "gelu", "gelu_erf", "none"]
 LastNorm = Literal["none", "plain", "affine"]
 
-_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "none": lambda x: x}
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+  "relu": nn.relu,
+  "gelu": nn.gelu,
+  "gelu_erf": functools.partial(nn.gelu, approximate=False),
+  "none": lambda x: x,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Head:
     hidden_dims: widths of the hidden layers.
     out_dim: width of the last layer; 0: no last layer.
     norm: True for a BatchNorm in hidden layers.
-    activation: activation of hidden layers; "gelu" is the tanh approximation.
+    activation: activation of hidden layers; "gelu" is the tanh approximation
+      and "gelu_erf" the exact function (PyTorch).
     last_norm: BatchNorm after the last layer: "plain" without scale and bias,
       "affine" with both, or "none", where the last layer has a bias instead.
   """

@@ -20,7 +20,7 @@ from jssl.runtime import distributed
 from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import TrainStep, make_train_step
-from jssl.typing import PyTree, Variables
+from jssl.typing import PyTree
 
 
 class Program:
@@ -193,7 +193,7 @@ def initial_state(run: Run, program: Program) -> TrainState:
   init_from = run.config.init_from
   state = jax.block_until_ready(program.init())
   if init_from.weights:
-    restored = {"backbone": _published_backbone(run, program)}
+    restored = _published_items(run, program, state)
   elif init_from.workdir:
     restored = _restored_items(program, init_from)
   else:
@@ -224,7 +224,9 @@ def _restored_items(program: Program, init_from: InitFrom) -> dict[str, PyTree]:
   )
 
 
-def _published_backbone(run: Run, program: Program) -> Variables:
+def _published_items(
+  run: Run, program: Program, state: TrainState
+) -> dict[str, PyTree]:
   """Reads published weights, one leaf at a time, as the state is sharded."""
   path = run.config.init_from.weights
   expected = flatten_dict(program.abstract_state.backbone, sep="/")
@@ -239,7 +241,14 @@ def _published_backbone(run: Run, program: Program) -> Variables:
   try:
     model = build_model(run.config)
     variables = weights.load_for(model, run.image_shape, path, place=place)
+    items: dict[str, PyTree] = {"backbone": variables}
+    if run.config.init_from.heads:
+      params, of_objective = weights.load_heads(
+        run.objective, state.head_params, state.objective, path
+      )
+      items["objective"] = {"params": params, "state": of_objective}
   except (ValueError, OSError) as error:
     raise ValueError(f"init_from.weights: {error}") from error
-  distributed.log_on_first(f"Initialised the backbone from {path}.")
-  return variables
+  what = "the backbone and the heads" if len(items) > 1 else "the backbone"
+  distributed.log_on_first(f"Initialised {what} from {path}.")
+  return items

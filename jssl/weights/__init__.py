@@ -5,6 +5,7 @@ timm, torchvision, Hugging Face and the official repositories (`LAYOUTS`).
 """
 
 from jssl.weights.adapt import load_for
+from jssl.weights.heads import load_heads
 from jssl.weights.layouts import LAYOUTS
 from jssl.weights.load import Published, Report, load
 from jssl.weights.save import save, to_tensors
@@ -18,6 +19,7 @@ __all__ = [
   "load",
   "load_backbone",
   "load_for",
+  "load_heads",
   "save",
   "to_tensors",
 ]

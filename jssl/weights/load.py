@@ -216,7 +216,7 @@ def _image_shape(found: Found, tensors: Tensors) -> tuple[int, int, int]:
   else:
     _, channels, patch, _ = recognise.shape(found, tensors, "embed/kernel")
     table = recognise.shape(found, tensors, "positions")
-    size = patch * (math.isqrt(table[1]) if table else 1)
+    size = patch * (math.isqrt(table[1]) if table else _IMAGE_PX // patch)
   return size, size, channels
 
 

@@ -42,6 +42,36 @@ def assert_equal(found, expected):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_heads_start_from_an_official_training_file():
+  path = FIXTURE.parent / "official_dinov2_training"
+  head = {"hidden_dims": (32, 32), "out_dim": 16, "norm": False}
+  head["activation"] = "gelu_erf"
+  layer = {"number": 40, "norm": "none"}
+  objective = {
+    **{"name": "dinov2", "shared_head": False},
+    **{"projector": head, "patch_projector": head},
+    **{"prototypes": layer, "patch_prototypes": layer},
+  }
+  made = config(
+    **{**OWN, "data.batch_size": 8, "objective": objective},
+    **{"init_from.weights": str(path), "init_from.heads": True},
+  )
+  model, _ = weights.load(path, num_heads=3, mean=(0.4,), std=(0.25,))
+  run = build(dataclasses.replace(made, model=model))
+  program = Program(run)
+  state = initial_state(run, program)
+  initial = program.init()
+  expected, _ = weights.load_heads(
+    run.objective, initial.head_params, initial.objective, path
+  )
+  assert_equal(state.head_params, expected)
+  assert_equal(state.objective["teacher"], expected)
+  assert float(abs(initial.head_params["prototypes"]).max()) > 0
+  assert not np.array_equal(
+    initial.head_params["prototypes"], expected["prototypes"]
+  )
+
+
 def test_student_teacher_and_anchor_start_from_the_file(monkeypatch):
   """Sharded as the state; scanned; with the mask token that the file lacks."""
   monkeypatch.setattr(mesh, "_MIN_SPLIT_SIZE", 256)
@@ -87,9 +117,7 @@ def test_weights_that_do_not_fit(path, model, match):
     initial_state(run, program)
 
 
-@pytest.mark.parametrize(
-  "other", [{"workdir": "W"}, {"heads": True}, {"step": 3}]
-)
+@pytest.mark.parametrize("other", [{"workdir": "W"}, {"step": 3}])
 def test_a_file_and_a_run_exclude_each_other(other):
   keys = {f"init_from.{key}": value for key, value in other.items()}
   with pytest.raises(ValueError, match=r"init_from\.weights='F': expected no"):
