@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.augment import separable
@@ -127,6 +128,11 @@ def crop_and_resize(
   return separable.apply(over_height, over_width, images)
 
 
+def _short_side(short: int, size_px: int) -> int:
+  """Returns the shorter side of the resized image before the centre crop."""
+  return max(size_px, min(short, round(size_px / CENTER_SHARE)))
+
+
 def center_crop(
   images: Images, *, size_px: int
 ) -> Float[Array, "b size_px size_px c"]:
@@ -135,7 +141,7 @@ def center_crop(
   if height == width == size_px:
     return images
   short = min(height, width)
-  resized = max(size_px, min(short, round(size_px / CENTER_SHARE)))
+  resized = _short_side(short, size_px)
 
   def matrix(in_px: int) -> Array:
     out_px = in_px * resized // short
@@ -145,3 +151,18 @@ def center_crop(
     return jnp.broadcast_to(kept, (batch, *kept.shape))
 
   return separable.apply(matrix(height), matrix(width), images)
+
+
+def center_crop_masks(
+  masks: Int[np.ndarray, "b h w"], *, size_px: int
+) -> Int[np.ndarray, "b size_px size_px"]:
+  """Crops masks as `center_crop` crops images, by the nearest pixel."""
+  _, height, width = masks.shape
+  short = min(height, width)
+
+  def nearest(in_px: int) -> Int[np.ndarray, "size_px"]:
+    out_px = in_px * _short_side(short, size_px) // short
+    position = (out_px - size_px) // 2 + np.arange(size_px) + 0.5
+    return np.floor(position * in_px / out_px).astype(int)
+
+  return masks[:, nearest(height)[:, None], nearest(width)]

@@ -16,7 +16,7 @@ from jssl.config import checks
 from jssl.config.parse import parse
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
-from jssl.data.source import InMemory, Source
+from jssl.data.source import InMemory, Segmented, Source
 from jssl.models import Backbone, ResNet, ViT, init_variables
 from jssl.objectives import Objective
 from jssl.optim import Optim, make_optimizer
@@ -97,11 +97,16 @@ def build(
 
 
 def _check_probe(config: Config, train: Source) -> None:
-  """Opens the probe's test split, without reading its images.
+  """Opens the probe's test split, without reading its images; checks masks.
 
   Logs a warning if the labels do not allow probes: another set may be probed.
   """
-  data = config.data
+  data, images = config.data, config.probe.dense_images
+  if images and not isinstance(train, Segmented):
+    raise ValueError(
+      f"probe.dense_images={images}: expected 0, because data.name={data.name} "
+      "has no masks"
+    )
   if not config.probe.probes:
     return
   try:

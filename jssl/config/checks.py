@@ -17,12 +17,18 @@ from jssl.objectives.encode import make_encoder, rows_of
 
 
 def check_probe_features(config: Config, backbone: Backbone) -> None:
-  """Raises ValueError if the backbone does not have `probe.features`."""
+  """Raises ValueError if the backbone does not have what the probe fits to."""
   probe, model = config.probe, config.model
   size = config.augment.crop_size_px
+  grid = backbone.grid((size, size, 1))
+  if probe.dense_images and grid is None:
+    raise ValueError(
+      f"probe.dense_images={probe.dense_images}: expected 0, because "
+      f"{type(model).__name__} (model.name) has no patch tokens"
+    )
   if probe.features == "pooled":
     return
-  if not (isinstance(model, ViT) and backbone.grid((size, size, 1))):
+  if not (isinstance(model, ViT) and grid):
     raise ValueError(
       f'probe.features="{probe.features}": expected "pooled", because '
       f"{type(model).__name__} (model.name) has no tokens; set probe.features "

@@ -220,6 +220,9 @@ class Probe:
     minibatch_min_steps: smallest number of minibatches.
     pixel_dims: leading singular directions of the raw pixels to keep; 0 for
       all pixels.
+    dense_images: images of each split for the dense probe, which segments
+      images from patch tokens with a linear head and kNN; 0 for none. It needs
+      a ViT and a set with masks.
     diagnostic_images: images of train for `--diagnostics`, from as many classes
       as leave at least 10 images for each.
     diagnostic_views: views of each of them, at least 4: the diagnostics fit on
@@ -253,6 +256,7 @@ class Probe:
   minibatch_epochs: Positive[int] = 10
   minibatch_min_steps: NonNegative[int] = 500
   pixel_dims: NonNegative[int] = 256
+  dense_images: NonNegative[int] = 0
   diagnostic_images: Positive[int] = 1000
   diagnostic_views: Annotated[int, Interval(4)] = 10
 
@@ -262,6 +266,11 @@ class Probe:
       raise ValueError(
         f"probe.blocks={self.blocks}: expected 1 with probe.features="
         f'"{self.features}"; set probe.features to "cls" or "cls_mean"'
+      )
+    if self.dense_images == 1:
+      raise ValueError(
+        "probe.dense_images=1: expected 0, or at least 2 images, of which some "
+        "are held out"
       )
     for name, value in dataclasses.asdict(self).items():
       if value == () and name.startswith(("linear", "knn", "mlp")):

@@ -4,16 +4,16 @@ scikit-learn's 1,797 handwritten digits (8 x 8 px), placed many times on 32 x 32
 px at a random position, size and colour, over a smooth coloured background and
 fragments of other digits. Only the shape of the whole digit tells the class;
 everything else is independent of it. No digit is in both splits, not even as a
-fragment.
+fragment. Masks have the class of the whole digit plus one, and 0 elsewhere.
 """
 
 import functools
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from sklearn import datasets, model_selection
 
-from jssl.data.source import InMemory
+from jssl.data.source import SegmentedInMemory
 
 IMAGE_SIZE_PX = 32
 TRAIN_IMAGES = 20_000
@@ -33,6 +33,8 @@ _FRAGMENT_COLOUR = (0.0, 1.0)
 _BACKGROUND_COLOUR = (0.0, 0.6)
 # Strokes of the scanned digits fade out; this makes their centre opaque.
 _OPACITY = 1.2
+# Opacity from which a pixel belongs to the digit in masks.
+_MASK_OPACITY = 0.5
 # Number of images that fit into the processor's cache.
 _CHUNK_SIZE = 100
 
@@ -99,8 +101,12 @@ def _render(
   rng: np.random.Generator,
   glyphs: _Glyphs,
   others: Float[np.ndarray, "m 8 8"],
-) -> UInt8[np.ndarray, "n h w c"]:
-  """Draws one image for each glyph, with fragments of `others`."""
+) -> tuple[UInt8[np.ndarray, "n h w c"], Bool[np.ndarray, "n h w"]]:
+  """Draws one image for each glyph, with fragments of `others`.
+
+  Returns:
+    The images, and True for the pixels of the glyphs.
+  """
   number = len(glyphs)
   image = _backgrounds(rng, number)
   for _ in range(_FRAGMENTS):
@@ -109,11 +115,12 @@ def _render(
     image += opacity * (_colours(rng, _FRAGMENT_COLOUR, number, 1, 1) - image)
   opacity = _opacity(rng, glyphs, _DIGIT_SIZE_PX)
   image += opacity * (_colours(rng, _DIGIT_COLOUR, number, 1, 1) - image)
-  return np.rint(255 * image).astype(np.uint8)
+  mask = opacity[..., 0] >= _MASK_OPACITY
+  return np.rint(255 * image).astype(np.uint8), mask
 
 
 @functools.cache
-def cluttered_digits(split: str = "train") -> InMemory:
+def cluttered_digits(split: str = "train") -> SegmentedInMemory:
   """Returns the 20,000 images of "train" or the 4,000 of "test"."""
   if split not in ("train", "test"):
     raise ValueError(
@@ -133,12 +140,15 @@ def cluttered_digits(split: str = "train") -> InMemory:
   glyphs = (digits.images / digits.images.max()).astype(np.float32)
   rng = np.random.default_rng([_SEED, len(rows)])
   chunks = np.array_split(placed, number // _CHUNK_SIZE)
-  images = np.concatenate(
-    [_render(rng, glyphs[chunk], glyphs[rows]) for chunk in chunks]
-  )
-  return InMemory(
+  drawn = [_render(rng, glyphs[chunk], glyphs[rows]) for chunk in chunks]
+  images, masks = map(np.concatenate, zip(*drawn, strict=True))
+  labels = digits.target[placed].astype(np.int32)
+  class_names = tuple(str(name) for name in digits.target_names)
+  return SegmentedInMemory(
     name="cluttered_digits",
-    class_names=tuple(str(name) for name in digits.target_names),
+    class_names=class_names,
     images=images,
-    labels=digits.target[placed].astype(np.int32),
+    labels=labels,
+    mask_names=("background", *class_names),
+    masks=np.where(masks, 1 + labels[:, None, None], 0).astype(np.int8),
   )

@@ -45,6 +45,18 @@ class Source(Protocol):
     """
 
 
+@runtime_checkable
+class Segmented(Source, Protocol):
+  """A source with a mask for each image."""
+
+  @property
+  def mask_names(self) -> tuple[str, ...]:
+    """Names of the classes of pixels, in the order of their integers."""
+
+  def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
+    """Returns the class of each pixel of rows; -1 without a label."""
+
+
 def make_fingerprint(images: int, size: int, parts: Iterable[bytes]) -> str:
   """Returns a fingerprint of a number of images, of bytes, and a checksum."""
   digest = hashlib.blake2b(digest_size=8)
@@ -90,6 +102,18 @@ class InMemory:
   def fetch(self, rows: Rows) -> HostBatch:
     """See `Source.fetch`."""
     return {"image": self.images[rows], "label": self.labels[rows]}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class SegmentedInMemory(InMemory):
+  """A data set in memory with masks; a `Segmented` source."""
+
+  mask_names: tuple[str, ...]
+  masks: Int[np.ndarray, "n h w"]
+
+  def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
+    """See `Segmented.fetch_masks`."""
+    return self.masks[rows]
 
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:

@@ -1,11 +1,19 @@
 """Tables of test accuracy, from the records of a probe."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import tabulate
 
-from jssl.probe.records import BASELINES, PROBES, ProbeRecord, Record
+from jssl.probe.records import (
+  BASELINES,
+  PROBES,
+  DenseRecord,
+  ProbeRecord,
+  Record,
+)
+
+_R = TypeVar("_R", bound=Record)
 
 
 class AccuracyTable(NamedTuple):
@@ -29,6 +37,41 @@ def format_accuracy(mean: float, std: float) -> str:
   return f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
+def _shown(
+  records: Iterable[Record], cls: type[_R], dataset: str, step: int | None
+) -> list[_R]:
+  """Returns records of one type and set, baselines first."""
+  order = [*BASELINES, "student", "backbone"]
+  return sorted(
+    (
+      record
+      for record in records
+      if isinstance(record, cls) and record.dataset == dataset
+      if record.features in BASELINES or step in (None, record.step)
+    ),
+    key=lambda record: (order.index(record.features), record.step),
+  )
+
+
+def _row_name(record: Record) -> str:
+  if record.features in BASELINES:
+    return record.title
+  return f"{record.title}, step {record.step:,}"
+
+
+def _table(
+  heading: str, columns: Iterable[str], cells: dict[str, dict[str, str]]
+) -> AccuracyTable:
+  """Tabulates cells by row and column; "-" where there is none."""
+  return AccuracyTable(
+    [heading, *columns],
+    [
+      [name, *(row.get(column, "-") for column in columns)]
+      for name, row in cells.items()
+    ],
+  )
+
+
 def accuracy_table(
   records: Iterable[Record], dataset: str, *, step: int | None = None
 ) -> AccuracyTable:
@@ -36,16 +79,7 @@ def accuracy_table(
 
   Rows of features that are not pooled name their `vectors`.
   """
-  order = [*BASELINES, "student", "backbone"]
-  shown = sorted(
-    (
-      record
-      for record in records
-      if isinstance(record, ProbeRecord) and record.dataset == dataset
-      if record.features in BASELINES or step in (None, record.step)
-    ),
-    key=lambda record: (order.index(record.features), record.step),
-  )
+  shown = _shown(records, ProbeRecord, dataset, step)
 
   def position(record: ProbeRecord) -> tuple[bool, float, int]:
     few = record.label_fraction < 1
@@ -54,18 +88,42 @@ def accuracy_table(
   columns = dict.fromkeys(record.name for record in sorted(shown, key=position))
   cells: dict[str, dict[str, str]] = {}
   for record in shown:
-    name = record.title
-    if record.features not in BASELINES:
-      name = f"{name}, step {record.step:,}"
+    name = _row_name(record)
     if record.vectors != "pooled":
       name = f"{name}, {record.vectors}"
     cells.setdefault(name, {})[record.name] = format_accuracy(
       record.test_accuracy, record.test_accuracy_std
     )
-  return AccuracyTable(
-    [f"{dataset}: test accuracy in %", *columns],
-    [
-      [name, *(row.get(column, "-") for column in columns)]
-      for name, row in cells.items()
-    ],
+  return _table(f"{dataset}: test accuracy in %", columns, cells)
+
+
+def segmentation_table(
+  records: Iterable[Record], dataset: str, *, step: int | None = None
+) -> AccuracyTable:
+  """Tabulates segmentation by features, as `accuracy_table` does accuracy."""
+  cells: dict[str, dict[str, str]] = {}
+  columns: dict[str, None] = {}
+  for record in _shown(records, DenseRecord, dataset, step):
+    of_probe = {
+      f"mean IoU, {PROBES[record.probe]}": format_accuracy(
+        record.mean_iou, record.mean_iou_std
+      ),
+      f"pixel accuracy, {PROBES[record.probe]}": format_accuracy(
+        record.pixel_accuracy, record.pixel_accuracy_std
+      ),
+    }
+    columns |= dict.fromkeys(of_probe)
+    cells.setdefault(_row_name(record), {}).update(of_probe)
+  return _table(f"{dataset}: segmentation of patches in %", columns, cells)
+
+
+def tables(
+  records: Iterable[Record], dataset: str, *, step: int | None = None
+) -> list[AccuracyTable]:
+  """Returns the tables of a data set that have rows."""
+  records = list(records)
+  both = (
+    make(records, dataset, step=step)
+    for make in (accuracy_table, segmentation_table)
   )
+  return [table for table in both if table.rows]

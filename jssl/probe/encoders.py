@@ -18,6 +18,7 @@ from jssl.data.source import Source
 from jssl.mesh import on_every_device
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
+from jssl.models.tokens import Grid, patches
 from jssl.probe import features
 from jssl.probe.features import Encode
 from jssl.typing import Images, Pixels, Variables
@@ -34,7 +35,8 @@ class Encoder(NamedTuple):
   the features depend on, except images. Pixels have no variables. `student` is
   the trained backbone beside an averaged one. `dims` is the dimension of a
   pooled feature and of a token if features have the columns of
-  `center_features` with blocks.
+  `center_features` with blocks. `tokens` is a function from the same images to
+  patch tokens [b, n, d], if there are any.
   """
 
   kind: str
@@ -45,6 +47,7 @@ class Encoder(NamedTuple):
   backbone: Literal["student", "teacher", ""] = ""
   student: "Encoder | None" = None
   dims: tuple[int, int] | None = None
+  tokens: Encode | None = None
 
   @property
   def name(self) -> str:
@@ -89,6 +92,21 @@ def center_features(
   return encode
 
 
+def center_tokens(
+  backbone: Backbone, *, crop_size_px: int
+) -> Callable[[Variables, Pixels], Float[Array, "n p d"]]:
+  """Returns a function from (variables, uint8 images) to patch tokens."""
+
+  def encode(variables: Variables, images: Pixels) -> Float[Array, "n p d"]:
+    view = center_view(images, crop_size_px=crop_size_px)
+    encoded, _ = backbone.apply(variables, view, train=False, tokens=True)
+    if encoded.tokens is None:
+      raise ValueError("the backbone has no patch tokens")
+    return encoded.tokens
+
+  return encode
+
+
 def last_blocks(config: Config) -> int:
   """Returns the number of blocks to extract, for all `probe.features`."""
   if config.probe.features == "pooled" or not isinstance(config.model, ViT):
@@ -123,13 +141,16 @@ class BackboneEncoders:
     blocks: int = 0,
   ):
     """Prepares the function; `key` is of inputs but variables and images."""
-    grid = backbone.grid(image_shape) if blocks else None
-    self._dims = (backbone.feature_dim, grid.width) if grid else None
+    self.grid = backbone.grid(image_shape)
+    self._dims = (
+      (backbone.feature_dim, self.grid.width) if blocks and self.grid else None
+    )
     self._backbone, self._image_shape = backbone, image_shape
     self._mesh, self._key = mesh, f"{key}{blocks}" if blocks else key
     self._apply = jax.jit(
       center_features(backbone, crop_size_px=image_shape[0], blocks=blocks)
     )
+    self._tokens = jax.jit(center_tokens(backbone, crop_size_px=image_shape[0]))
 
   def checkpoint(
     self, step: int, student: Variables, teacher: Variables | None = None
@@ -169,6 +190,9 @@ class BackboneEncoders:
       key,
       variables,
       dims=self._dims,
+      tokens=(lambda images: self._tokens(replicated, images))
+      if self.grid
+      else None,
     )
 
 
@@ -180,8 +204,10 @@ def flat_pixels(x: Images) -> Float[Array, "b d"]:
   return x.reshape(len(x), -1)
 
 
-def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Encoder:
-  """Returns raw pixels as features.
+def pixels(
+  train: Source, *, crop_size_px: int, max_dim: int, grid: Grid | None = None
+) -> Encoder:
+  """Returns raw pixels as features; those of each patch as tokens.
 
   Pixels are resized to at most 32 px, then projected onto `max_dim` (0: all)
   leading singular directions of train, without centring, which nearly preserves
@@ -194,9 +220,16 @@ def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Encoder:
   flat = jax.jit(
     lambda images: flat_pixels(center_view(images, crop_size_px=crop_size_px))
   )
+  tokens = None
+  if grid:
+    tokens = jax.jit(
+      lambda images: patches(
+        center_view(images, crop_size_px=crop_size_px), grid.patch_size_px
+      )
+    )
   one = jax.eval_shape(flat, train.fetch(np.arange(1))["image"])
   if not 0 < max_dim < one.size:
-    return Encoder("pixels", 0, flat, key)
+    return Encoder("pixels", 0, flat, key, tokens=tokens)
   rows = np.linspace(0, len(train) - 1, min(_SVD_ROWS, len(train))).astype(int)
   chunks = np.array_split(rows, -(-len(rows) // 1000))
   sample = np.concatenate([flat(train.fetch(c)["image"]) for c in chunks])
@@ -209,4 +242,4 @@ def pixels(train: Source, *, crop_size_px: int, max_dim: int) -> Encoder:
       flat(images), directions, precision=jax.lax.Precision.HIGHEST
     )
   )
-  return Encoder("pixels", 0, project, key)
+  return Encoder("pixels", 0, project, key, tokens=tokens)

@@ -128,7 +128,7 @@ class _Columns(NamedTuple):
     return 0 if self.x.ndim == 3 else None
 
 
-def _fill(a: np.ndarray, mesh: Mesh, value: int = 0) -> jax.Array:
+def pad_and_shard(a: np.ndarray, mesh: Mesh, value: int = 0) -> jax.Array:
   """Pads the last axis and shards it over the mesh."""
   widths = [(0, 0)] * (a.ndim - 1) + [(0, -a.shape[-1] % mesh.size)]
   padded = np.pad(a, widths, constant_values=value)
@@ -143,7 +143,8 @@ def _columns(
   rows: Int[np.ndarray, "s n"] | slice = slice(None),
 ) -> _Columns:
   x = np.swapaxes(scale(features.h[rows]), -1, -2)
-  return _Columns(_fill(x, mesh), _fill(features.labels[rows], mesh, -1))
+  labels = pad_and_shard(features.labels[rows], mesh, -1)
+  return _Columns(pad_and_shard(x, mesh), labels)
 
 
 _jit = partial(
@@ -223,7 +224,7 @@ def probe(
   }
   with jax.default_matmul_precision("highest"):
     validation = np.asarray(
-      _validate(data, _fill(held_out, mesh), values, **options)
+      _validate(data, pad_and_shard(held_out, mesh), values, **options)
     )
     l2 = values[splits.best(validation)]
     accuracy = _test(data, _columns(test, scale, mesh), l2, **options)

@@ -17,7 +17,7 @@ from absl import logging
 from jssl.runtime import files
 
 # Records of one part are measured together and replaced together.
-Part = Literal["spectrum", "probe", "diagnostics"]
+Part = Literal["spectrum", "probe", "dense", "diagnostics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
@@ -89,6 +89,31 @@ class ProbeRecord(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseRecord(Record):
+  """Segmentation by one head on patch tokens, in [0, 1], means over seeds.
+
+  `images` of train with `patches` tokens each were fitted and `test_images`
+  evaluated; `images_requested` is `probe.dense_images`.
+  """
+
+  part: Part = "dense"
+  probe: str
+  mean_iou: float
+  mean_iou_std: float
+  pixel_accuracy: float
+  pixel_accuracy_std: float
+  validation_iou: float
+  seeds: int
+  images_requested: int
+  images: int
+  test_images: int
+  patches: int
+  chosen: dict[str, list[Any]]
+  seconds: float
+  time: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SpectrumRecord(Record):
   """Spectrum of the centred training features; lists are descending."""
 
@@ -152,6 +177,7 @@ class NotMeasuredRecord(Record):
 
 _TYPES: dict[str, type[Record]] = {
   "probe": ProbeRecord,
+  "dense": DenseRecord,
   "spectrum": SpectrumRecord,
   "diagnostics": DiagnosticsRecord,
   "concentration": ConcentrationRecord,
@@ -210,6 +236,8 @@ def _summary(record: Record) -> str:
   match record:
     case ProbeRecord():
       return f"{record.name} {100 * record.test_accuracy:.1f}%"
+    case DenseRecord():
+      return f"{PROBES[record.probe]} mean IoU {100 * record.mean_iou:.1f}%"
     case SpectrumRecord():
       return f"collapse AUC {record.collapse_auc:.3f}"
     case DiagnosticsRecord():
@@ -227,6 +255,12 @@ def _scalars(record: Record) -> dict[str, float]:
   match record:
     case ProbeRecord():
       return {f"probe/{name}/{record.name}": record.test_accuracy}
+    case DenseRecord():
+      name = f"dense/{name}/{PROBES[record.probe]}"
+      return {
+        f"{name}/mean IoU": record.mean_iou,
+        f"{name}/pixel accuracy": record.pixel_accuracy,
+      }
     case DiagnosticsRecord():
       name = f"diagnostics/{name}/{record.at}"
       return {f"{name}/{k}": float(x) for k, x in record.values.items()}

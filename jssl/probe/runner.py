@@ -15,9 +15,11 @@ from jssl.config import checks
 from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
+from jssl.data.source import Segmented
 from jssl.probe import encoders, features
-from jssl.probe.accuracy import accuracy_table
+from jssl.probe.accuracy import tables
 from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
+from jssl.probe.dense import dense_records
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
 from jssl.probe.records import (
@@ -44,7 +46,9 @@ from jssl.typing import Variables
 
 # One row per start of the probe: how it spent its time.
 GOODPUT = "probe_goodput.jsonl"
-GOODPUT_KINDS = ("wait", "restore", "features", *PARTS)
+# The dense probe counts as "probe".
+_KINDS = {part: "probe" if part == "dense" else part for part in PARTS}
+GOODPUT_KINDS = ("wait", "restore", "features", *dict.fromkeys(_KINDS.values()))
 _POLL_SECONDS = 5.0
 # Longer than the deletion of a checkpoint takes.
 _DELETION_SECONDS = 2.0
@@ -95,6 +99,11 @@ class Runner:
     self._parts: list[Part] = ["spectrum"]
     if self._dataset.has_labels:
       self._parts.append("probe")
+    if config.probe.dense_images:
+      if isinstance(self._dataset.train, Segmented):
+        self._parts.append("dense")
+      else:
+        log(f"{config.data.name} has no masks: the dense probe is skipped.")
     if diagnostics:
       self._parts.append("diagnostics")
     self._has_teacher = has_teacher(config)
@@ -142,8 +151,9 @@ class Runner:
       raise checkpoint.CheckpointError(
         f"no checkpoint of {self._workdir} can be read"
       )
-    if self._dataset.has_labels and distributed.is_first():
-      self._log(str(accuracy_table(self._records.read(), self._dataset.name)))
+    if distributed.is_first():
+      for table in tables(self._records.read(), self._dataset.name):
+        self._log(str(table))
 
   def export(self, path: str | os.PathLike) -> None:
     """Writes features and labels of the last checkpoint to an `.npz` file."""
@@ -157,15 +167,16 @@ class Runner:
 
   def _probe_baselines(self) -> None:
     wanted = self._settings.baselines
-    # Pixels have no views, and are of no interest without labels.
+    # Pixels have no views, and are of no interest without labels or masks.
     parts = self._missing_parts("pixels", 0)
     parts = [part for part in parts if part != "diagnostics"]
-    if "pixels" in wanted and self._dataset.has_labels and parts:
+    if "pixels" in wanted and {"probe", "dense"} & {*self._parts} and parts:
       with self._clock.on("features"):
         pixels = encoders.pixels(
           self._dataset.train,
           crop_size_px=self._config.augment.crop_size_px,
           max_dim=self._settings.pixel_dims,
+          grid=self._encoders.grid,
         )
       self._probe(pixels, parts)
     parts = self._missing_parts("random", 0)
@@ -190,6 +201,8 @@ class Runner:
     """Returns the fields of records that depend on the config."""
     if part == "probe":
       return {"vectors": vectors(self._settings, kind)}
+    if part == "dense":
+      return {"images_requested": self._settings.dense_images}
     return sample_settings(self._settings) if part == "diagnostics" else {}
 
   def _restore(self, step: int) -> Encoder | None:
@@ -227,7 +240,7 @@ class Runner:
         self._write([self._not_measured(part, encoder, error)], encoder.name)
       return
     for part in parts:
-      with self._clock.on(part):
+      with self._clock.on(_KINDS[part]):
         records = self._measure(part, found)
       self._write(records, encoder.name)
     self._clock.write()
@@ -239,6 +252,13 @@ class Runner:
         return self._diagnose(found.pooled)
       if part == "probe":
         return probe_records(self._settings, found, name)
+      if part == "dense":
+        return dense_records(
+          self._settings,
+          found.encoder,
+          self._dataset,
+          crop_size_px=self._config.augment.crop_size_px,
+        )
       return [spectrum_record(found.pooled, name)]
     except ValueError as error:
       # Too few images for a spectrum, or for probes beside the diagnostics.

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
   # Imported late, so that --help is fast.
   import jax
 
-  from jssl.probe.accuracy import accuracy_table
+  from jssl.probe.accuracy import tables
   from jssl.report import page
   from jssl.report.read import read
   from jssl.runtime import files, terminal
@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 1
   for dataset in run.datasets:
-    table = accuracy_table(run.records, dataset, step=run.step(dataset))
-    print(f"{table}\n")
+    for table in tables(run.records, dataset, step=run.step(dataset)):
+      print(f"{table}\n")
   print(f"report: {output.absolute()}")
   return 0
 

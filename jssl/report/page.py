@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jssl.config.parse import to_dict
-from jssl.probe.accuracy import accuracy_table
+from jssl.probe.accuracy import tables
 from jssl.probe.records import (
   BASELINES,
   PROBES,
@@ -155,8 +155,9 @@ def render(run: Run) -> str:
     backbone=run.backbone(dataset, step),
     comparisons=_comparisons(fitted, step),
     tables=[
-      accuracy_table(run.records, name, step=run.step(name))
+      table
       for name in run.datasets
+      for table in tables(run.records, name, step=run.step(name))
     ],
     not_measured=run.select(NotMeasuredRecord),
     training_time=_time(run.goodput, TRAINING_SECONDS),

@@ -13,7 +13,13 @@ from jaxtyping import Float
 from jssl import checkpoint
 from jssl.config.build import has_teacher, read_config
 from jssl.config.schema import Config
-from jssl.probe.records import ProbeRecord, Record, RecordFile, SpectrumRecord
+from jssl.probe.records import (
+  DenseRecord,
+  ProbeRecord,
+  Record,
+  RecordFile,
+  SpectrumRecord,
+)
 from jssl.runtime import files
 
 R = TypeVar("R", bound=Record)
@@ -104,12 +110,16 @@ class Run:
   def datasets(self) -> list[str]:
     """Names of the probed sets, that of the pretraining first."""
     own = self.config.data.name
-    names = {record.dataset for record in self.select(ProbeRecord)}
+    names = {
+      record.dataset
+      for cls in (ProbeRecord, DenseRecord)
+      for record in self.select(cls)
+    }
     return sorted(names, key=lambda name: (name != own, name))
 
   def step(self, dataset: str) -> int | None:
     """Returns the step to show: the best checkpoint if probed, or the last."""
-    for cls in (ProbeRecord, SpectrumRecord):
+    for cls in (ProbeRecord, DenseRecord, SpectrumRecord):
       steps = {
         record.step
         for record in self.select(cls, dataset=dataset, features="backbone")

@@ -160,3 +160,22 @@ def test_center_crop_equals_the_loops(x64, shape):
 def test_center_crop_of_the_same_size_is_the_identity():
   images = jnp.ones((2, 28, 28, 1))
   assert crop.center_crop(images, size_px=28) is images
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (40, 61), (28, 35), (20, 20)])
+def test_masks_are_cropped_as_images(shape):
+  """Far from edges, the nearest label is that of the resized image."""
+  rows, columns = np.indices(shape)
+  mask = (rows > 0.4 * shape[0]) + 2 * (columns > 0.5 * shape[1])
+  got = crop.center_crop_masks(mask[None], size_px=28)[0]
+  layers = (mask[..., None] == np.arange(4)).astype(np.float32)
+  resized = np.asarray(crop.center_crop(jnp.asarray(layers)[None], size_px=28))
+  certain = resized[0].max(-1) > 0.999
+  assert certain.mean() > 0.85
+  assert set(np.unique(got)) == {0, 1, 2, 3}
+  np.testing.assert_array_equal(got[certain], resized[0].argmax(-1)[certain])
+
+
+def test_masks_of_the_same_size_stay():
+  mask = np.arange(28 * 28).reshape(1, 28, 28)
+  np.testing.assert_array_equal(crop.center_crop_masks(mask, size_px=28), mask)

@@ -11,6 +11,7 @@ from jssl.config.build import build
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
 from jssl.data.embedded import cluttered_digits
+from jssl.data.source import InMemory
 from jssl.runtime.workdir import check_workdir, claim_workdir, load_config
 
 
@@ -56,6 +57,18 @@ def test_a_run_is_made_of_the_config():
       ValueError,
       'probe.features="cls": expected "pooled", because ResNet',
     ),
+    (
+      {
+        "model": {
+          **{"name": "resnet", "depth": 18, "small_images": True},
+          **{"mean": (0.5,), "std": (0.2,)},
+        },
+        "probe.dense_images": 100,
+      },
+      ValueError,
+      "probe.dense_images=100: expected 0, because ResNet",
+    ),
+    ({"probe.dense_images": 1}, ValueError, "dense_images=1.*at least 2"),
     ({"probe.blocks": 4}, ValueError, "probe.blocks=4: expected 1 with"),
     ({"mesh.data": 3, "mesh.fsdp": 3}, ValueError, "mesh.data=3, mesh.fsdp=3"),
     ({"optim.warmup_steps": 9999}, ValueError, "optim.warmup_steps=9999"),
@@ -335,3 +348,12 @@ def test_the_test_split_is_not_read_into_memory(monkeypatch):
   monkeypatch.setattr(build_lib, "open_split", open_split)
   build(config())
   assert opened == {"train": True, "test": False}
+
+
+def test_a_dense_probe_needs_masks(monkeypatch):
+  digits = cluttered_digits("test")
+  plain = InMemory("plain", digits.class_names, digits.images, digits.labels)
+  monkeypatch.setattr(build_lib, "open_split", lambda data, split: plain)
+  match = "probe.dense_images=100: expected 0, because data.name=.* no masks"
+  with pytest.raises(ValueError, match=match):
+    build(config(**{"probe.dense_images": 100}))

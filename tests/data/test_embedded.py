@@ -5,6 +5,7 @@ import pytest
 from sklearn import datasets
 
 from jssl.data import embedded
+from jssl.data.source import Segmented
 
 
 def test_sizes_and_classes():
@@ -41,7 +42,8 @@ def test_no_digit_is_in_both_splits(monkeypatch):
       used.update(glyph.tobytes() for glyph in glyphs)
       assert used <= {other.tobytes() for other in others}
       used.update(other.tobytes() for other in others)
-      return np.zeros((len(glyphs), 32, 32, 3), np.uint8)
+      shape = (len(glyphs), 32, 32)
+      return np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool)
 
     monkeypatch.setattr(embedded, "_render", render)
     embedded.cluttered_digits.__wrapped__(split)
@@ -49,6 +51,35 @@ def test_no_digit_is_in_both_splits(monkeypatch):
   assert not seen["train"] & seen["test"]
   number = len({digit.tobytes() for digit in datasets.load_digits().images})
   assert len(seen["train"]) + len(seen["test"]) == number
+
+
+def test_images_are_those_before_there_were_masks():
+  """Within the rounding of another BLAS: no draw was added or moved."""
+  images = embedded.cluttered_digits("test").images
+  centres = images[[0, 99, 1234, 3999], 16, 16].astype(int)
+  before = [[137, 117, 170], [155, 179, 221], [202, 245, 158], [86, 45, 68]]
+  np.testing.assert_allclose(centres, before, atol=1)
+  np.testing.assert_allclose(images.mean(dtype=float), 97.636241, atol=1e-3)
+
+
+def test_masks_are_where_the_digit_is():
+  """Opaque pixels have one colour, which is nowhere else."""
+  digits = embedded.cluttered_digits("test")
+  assert isinstance(digits, Segmented)
+  assert digits.mask_names == ("background", *"0123456789")
+  rows = np.arange(0, 4_000, 20)
+  masks = digits.fetch_masks(rows)
+  for image, mask, label in zip(
+    digits.images[rows], masks, digits.labels[rows], strict=True
+  ):
+    assert set(np.unique(mask)) == {0, label + 1}
+    inside = image[mask > 0]
+    colours, counts = np.unique(inside, axis=0, return_counts=True)
+    of_digit = (image == colours[counts.argmax()]).all(-1)
+    assert (of_digit & (mask > 0)).sum() >= 5
+    assert not (of_digit & (mask == 0)).any()
+  covered = (masks > 0).mean((1, 2))
+  assert 0.03 < covered.min() < covered.max() < 0.4
 
 
 def test_placement_is_whole_and_of_the_size_asked_for():

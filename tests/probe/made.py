@@ -2,6 +2,7 @@
 
 from jssl.probe.records import (
   ConcentrationRecord,
+  DenseRecord,
   DiagnosticsRecord,
   ProbeRecord,
   SpectrumRecord,
@@ -27,6 +28,31 @@ def probe_record(features="backbone", step=10, probe="linear", **changes):
       "validation_accuracy": 0.5,
       "seeds": 3,
       "chosen": {},
+      "seconds": 1.0,
+      "time": 1e9,
+      **changes,
+    }
+  )
+
+
+def dense_record(features="backbone", step=10, probe="linear", **changes):
+  return DenseRecord(
+    **{
+      "dataset": DATASET,
+      "features": features,
+      "step": step,
+      "probe": probe,
+      "mean_iou": 0.25,
+      "mean_iou_std": 0.01,
+      "pixel_accuracy": 0.9,
+      "pixel_accuracy_std": 0.0,
+      "validation_iou": 0.25,
+      "seeds": 3,
+      "images_requested": 500,
+      "images": 500,
+      "test_images": 500,
+      "patches": 64,
+      "chosen": {"l2": [0.1, 0.1, 1.0]},
       "seconds": 1.0,
       "time": 1e9,
       **changes,

@@ -8,13 +8,14 @@ import types
 import pytest
 from probe.made import (
   CONCENTRATION,
+  dense_record,
   diagnostics_record,
   probe_record,
   spectrum_record,
 )
 
 from jssl.probe import records
-from jssl.probe.accuracy import accuracy_table
+from jssl.probe.accuracy import accuracy_table, tables
 from jssl.probe.records import NotMeasuredRecord, RecordFile
 
 NOT_MEASURED = NotMeasuredRecord(
@@ -27,6 +28,7 @@ def test_every_type_is_read_as_it_was_written(tmp_path):
   assert file.read() == []
   everything = [
     probe_record(probe="knn", chosen={"k": [1, 2]}),
+    dense_record(),
     spectrum_record(10, 0.75),
     diagnostics_record(10, "projector", missing=("lidar",)),
     CONCENTRATION,
@@ -141,6 +143,28 @@ def test_fractions_that_come_to_the_same_labels_share_a_column():
   assert table.headings[1:] == ["linear", "linear (50% of labels)"]
 
 
+def test_the_table_of_segmentation():
+  found = [
+    probe_record(),
+    *(dense_record(probe=probe) for probe in ("linear", "knn")),
+    dense_record("random", 0, mean_iou=0.125),
+    dense_record(dataset="birds"),
+  ]
+  accuracy, segmentation = tables(found, "cluttered_digits")
+  assert accuracy.headings[0] == "cluttered_digits: test accuracy in %"
+  assert segmentation.headings == [
+    "cluttered_digits: segmentation of patches in %",
+    *("mean IoU, linear", "pixel accuracy, linear"),
+    *("mean IoU, kNN", "pixel accuracy, kNN"),
+  ]
+  assert segmentation.rows == [
+    ["random backbone", "12.5 ± 1.0", "90.0 ± 0.0", "-", "-"],
+    ["pretrained, step 10", *2 * ["25.0 ± 1.0", "90.0 ± 0.0"]],
+  ]
+  (birds,) = tables(found, "birds")
+  assert birds.headings[0] == "birds: segmentation of patches in %"
+
+
 def test_the_table_of_one_checkpoint():
   table = accuracy_table(
     [probe_record(step=10), probe_record(step=20), probe_record("pixels", 0)],
@@ -186,13 +210,14 @@ def test_the_summary_is_one_line():
   found = [
     probe_record(test_accuracy=0.876),
     probe_record(probe="knn", test_accuracy=0.8),
+    dense_record(),
     spectrum_record(10, 0.75),
     diagnostics_record(10, "projector", missing=("lidar",)),
     NOT_MEASURED,
   ]
   assert records.summary(found) == (
-    "linear 87.6%, kNN 80.0%, collapse AUC 0.750, 9 diagnostics of projector "
-    "(1 not measured), probe not measured: gaps"
+    "linear 87.6%, kNN 80.0%, linear mean IoU 25.0%, collapse AUC 0.750, "
+    "9 diagnostics of projector (1 not measured), probe not measured: gaps"
   )
 
 

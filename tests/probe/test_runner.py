@@ -16,7 +16,7 @@ from oracles.probe import SETTINGS
 from jssl import checkpoint
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
-from jssl.data.source import InMemory
+from jssl.data.source import InMemory, SegmentedInMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.tokens import Encoded, Grid
@@ -706,3 +706,58 @@ def test_features_follow_the_config(workdir):
     for key in ("one", "two")
   }
   assert len(keys) == 2
+
+
+def test_the_dense_probe_has_records_and_a_table(workdir, monkeypatch):
+  def with_tokens(variables, images, *, train, tokens=False):
+    encoded, _ = apply(variables, images, train=train)
+    blocks = images.reshape(-1, 2, 2, 2, 2).swapaxes(2, 3).reshape(-1, 4, 4)
+    w = variables["params"]["w"][:4]
+    return encoded._replace(tokens=blocks @ w if tokens else None), variables
+
+  def source(data, split):
+    plain = tiny(data.name, split)
+    masks = (plain.images[..., 0] > 100).astype(np.int8)
+    # Patches of one class, which linear heads can tell apart.
+    masks = masks[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
+    return SegmentedInMemory(
+      **{k: getattr(plain, k) for k in ("name", "class_names", "labels")},
+      images=plain.images // 2 + 100 * masks[..., None].astype(np.uint8),
+      mask_names=("dark", "bright"),
+      masks=masks,
+    )
+
+  backbone = Backbone(init, with_tokens, 6, lambda shape: Grid(2, 2, 6, 2))
+  monkeypatch.setattr(ViT, "backbone", lambda self: backbone)
+  monkeypatch.setattr(dataset, "open_split", source)
+  claim(workdir, dense_images=100)
+  save(workdir, 10)
+  lines = run(workdir)
+  found = [r for r in rows(workdir) if r["record"] == "dense"]
+  assert [(r["features"], r["step"], r["probe"]) for r in found] == [
+    (kind, step, probe)
+    for kind, step in (("pixels", 0), ("random", 0), ("backbone", 10))
+    for probe in ("linear", "knn")
+  ]
+  for row in found:
+    assert (row["images"], row["test_images"], row["patches"]) == (100, 100, 4)
+    assert 0.5 < row["mean_iou"] <= 1
+    assert row["pixel_accuracy"] > 0.8
+  (table,) = [x for x in lines if "tiny: segmentation of patches in %" in x]
+  assert "mean IoU, linear" in table
+  assert [x[:10] for x in table.splitlines()[2:]] == [
+    *("raw pixels", "random bac", "pretrained"),
+  ]
+  assert [x for x in run(workdir) if "segmentation" not in x] == lines[-2:-1]
+  claim(workdir, dense_images=50)
+  run(workdir)
+  found = [r["images"] for r in rows(workdir) if r["record"] == "dense"]
+  assert found == 6 * [50]
+
+
+def test_another_set_without_masks_has_no_dense_probe(workdir, monkeypatch):
+  claim(workdir, dense_images=100)
+  save(workdir, 10)
+  lines = run(workdir)
+  assert lines[0] == "tiny has no masks: the dense probe is skipped."
+  assert not [r for r in rows(workdir) if r["record"] == "dense"]

@@ -182,6 +182,12 @@ def test_another_data_set_has_a_table_of_its_own(workdir, cheap):
   ]
 
 
+def test_segmentation_has_a_table_of_its_own(workdir, cheap):
+  made.write_records(workdir, [made.probe_record(), made.dense_record()])
+  heads = [row[0] for row in rendered(workdir).rows if row[1:2]]
+  assert "cluttered_digits: segmentation of patches in %" in heads
+
+
 def test_names_are_escaped(workdir, config, cheap):
   name = '<b>$title & "x" \' ${'
   config["data"]["name"] = name

@@ -1,0 +1,357 @@
+"""The dense probe: segmentation of images from frozen patch tokens.
+
+A linear head and kNN give each patch scores of the classes. The scores are
+upsampled bilinearly to pixels; mean IoU and pixel accuracy are per pixel of the
+centre view.
+"""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from jssl.augment.crop import center_crop_masks
+from jssl.config.schema import Probe
+from jssl.data import pipeline
+from jssl.data.source import InMemory, Segmented, Source
+from jssl.mesh import batch_sharding
+from jssl.probe import knn, linear, splits
+from jssl.probe.dataset import ProbeDataset
+from jssl.probe.encoders import Encoder
+from jssl.probe.features import Features, scaling
+from jssl.probe.linear import Linear
+from jssl.probe.records import DenseRecord
+from jssl.runtime import distributed
+
+_Scores = Float[np.ndarray, "n p k"]
+_Confusion = Int[np.ndarray, "k k"]
+
+
+class Patches(NamedTuple):
+  """Frozen tokens and masks of images.
+
+  `shares` are the shares of a patch's pixels in each class; they add up to less
+  than 1 where pixels have no label.
+  """
+
+  tokens: Float[np.ndarray, "n p d"]
+  shares: _Scores
+  masks: Int[np.ndarray, "n h w"]
+
+  def of(self, images: Bool[np.ndarray, "n"]) -> "Patches":
+    """Returns the patches of some images."""
+    return Patches(*(array[images] for array in self))
+
+
+class Result(NamedTuple):
+  """Scores in [0, 1] and chosen hyper-parameters, one entry per seed."""
+
+  mean_iou: Float[np.ndarray, "s"]
+  pixel_accuracy: Float[np.ndarray, "s"]
+  validation_iou: Float[np.ndarray, "s"]
+  chosen: dict[str, list[Any]]
+
+
+def read(
+  source: Source,
+  encoder: Encoder,
+  *,
+  images: int,
+  crop_size_px: int,
+  batch_size: int,
+  mesh: Mesh,
+) -> Patches:
+  """Encodes up to `images` random images of a source, always the same ones.
+
+  Raises:
+    ValueError: if the source has no masks or the encoder no tokens.
+  """
+  if not isinstance(source, Segmented) or encoder.tokens is None:
+    raise ValueError(
+      f"probe.dense_images={images}: expected 0, because {source.name} has no "
+      f"masks or {encoder.name} no patch tokens"
+    )
+  order = np.random.default_rng(0).permutation(len(source))
+  rows = np.sort(order[:images])
+  batch = source.fetch(rows)
+  drawn = InMemory(
+    source.name, source.class_names, batch["image"], batch["label"]
+  )
+  found = [
+    distributed.to_host(encoder.tokens(batch["image"]))[:real].astype(
+      np.float32
+    )
+    for batch, real in pipeline.eval_batches(
+      drawn,
+      batch_size=-(-batch_size // mesh.size) * mesh.size,
+      sharding=batch_sharding(mesh),
+    )
+  ]
+  h = np.concatenate(found)
+  masks = center_crop_masks(source.fetch_masks(rows), size_px=crop_size_px)
+  side = round(h.shape[1] ** 0.5)
+  return Patches(h, shares(masks, side, len(source.mask_names)), masks)
+
+
+def shares(
+  masks: Int[np.ndarray, "n h w"], side: int, num_classes: int
+) -> _Scores:
+  """Returns each class's share of the pixels of `side` x `side` patches."""
+  n, size, _ = masks.shape
+  blocks = masks.reshape(n, side, size // side, side, size // side)
+  of_class = [(blocks == k).mean((2, 4)) for k in range(num_classes)]
+  return np.stack(of_class, -1, dtype=np.float32).reshape(n, side**2, -1)
+
+
+@jax.jit
+def confusion(
+  scores: Float[Array, "n p k"], masks: Int[Array, "n h w"]
+) -> Int[Array, "k k"]:
+  """Counts pixels by their label (row) and predicted class (column).
+
+  The prediction is the largest bilinearly upsampled score. Pixels without a
+  label do not count.
+  """
+  side, num_classes = round(scores.shape[1] ** 0.5), scores.shape[2]
+
+  # One image at a time: all upsampled scores may not fit into memory.
+  def add(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
+    patches, mask = image
+    grid = patches.reshape(side, side, num_classes)
+    pixels = jax.image.resize(grid, (*mask.shape, num_classes), "linear")
+    label, predicted = mask.astype(int).ravel(), pixels.argmax(-1).ravel()
+    counted = (label >= 0).astype(int)
+    return total.at[label, predicted].add(counted), None
+
+  zero = jnp.zeros((num_classes, num_classes), int)
+  return jax.lax.scan(add, zero, (scores, masks))[0]
+
+
+def mean_iou(confusion: _Confusion) -> float:
+  """Returns the mean IoU of the classes that have labels or predictions."""
+  right = np.diag(confusion)
+  union = confusion.sum(0) + confusion.sum(1) - right
+  return float(np.mean(right[union > 0] / union[union > 0]))
+
+
+def _result(
+  candidates: Sequence[dict[str, Any]],
+  validation_iou: Float[np.ndarray, "s m"],
+  test: Sequence[_Confusion],
+) -> Result:
+  """Returns the scores of the best candidate of each seed."""
+  iou = np.array([mean_iou(counts) for counts in test])
+  best = splits.result(candidates, validation_iou, iou)
+  accuracy = np.array([np.trace(counts) / counts.sum() for counts in test])
+  return Result(iou, accuracy, best.validation_accuracy, best.chosen)
+
+
+def _flat(array: Float[np.ndarray, "n p d"]) -> Float[np.ndarray, "rows d"]:
+  return array.reshape(-1, array.shape[-1])
+
+
+@partial(
+  jax.jit, static_argnames=("num_classes", "tolerance", "max_iterations")
+)
+def _fit(
+  x: Float[Array, "d n"],
+  labels: Int[Array, "n"],
+  weights: Float[Array, "n"],
+  l2_values: Float[Array, "m"],
+  **settings: Any,
+) -> Linear:
+  """Fits one head for each L2 penalty."""
+  return jax.vmap(lambda l2: linear.fit(x, labels, weights, l2, **settings))(
+    l2_values
+  )
+
+
+def fit_linear(
+  train: Patches,
+  test: Patches,
+  held_out: Bool[np.ndarray, "s n"],
+  settings: Probe,
+  *,
+  mesh: Mesh,
+) -> Result:
+  """Chooses l2 on held-out images, fits all of train, evaluates test once.
+
+  The loss is the cross-entropy of each pixel, whose features are the token of
+  its patch: each patch is one row per class in it, weighted by its share.
+  """
+  tokens, of_class = _flat(train.tokens), _flat(train.shares)
+  patch, label = np.nonzero(of_class)
+  weights = of_class[patch, label]
+  image = patch // train.tokens.shape[1]
+  scale = scaling(tokens)
+  x = linear.pad_and_shard(scale(tokens)[patch].T, mesh)
+  labels = linear.pad_and_shard(label.astype(np.int32), mesh)
+  values = np.asarray(settings.linear_l2_values, np.float32)
+
+  def fit(weights: np.ndarray, l2: np.ndarray) -> list[Linear]:
+    heads = _fit(
+      x,
+      labels,
+      linear.pad_and_shard(weights, mesh),
+      l2,
+      num_classes=of_class.shape[1],
+      tolerance=settings.linear_tolerance,
+      max_iterations=settings.linear_max_iterations,
+    )
+    w, b = map(np.asarray, heads)
+    return [Linear(*head) for head in zip(w, b, strict=True)]
+
+  def confusions(heads: Sequence[Linear], on: Patches) -> list[_Confusion]:
+    h = scale(on.tokens)
+    return [
+      np.asarray(confusion(h @ head.w.T + head.b, on.masks)) for head in heads
+    ]
+
+  with jax.default_matmul_precision("highest"):
+    validation = np.array(
+      [
+        [
+          mean_iou(counts)
+          for counts in confusions(
+            fit(weights * ~held[image], values), train.of(held)
+          )
+        ]
+        for held in held_out
+      ]
+    )
+    heads = fit(weights, values[splits.best(validation)])
+  candidates = [{"l2": value} for value in settings.linear_l2_values]
+  return _result(candidates, validation, confusions(heads, test))
+
+
+def fit_knn(
+  train: Patches,
+  test: Patches,
+  held_out: Bool[np.ndarray, "s n"],
+  settings: Probe,
+  *,
+  mesh: Mesh,
+) -> Result:
+  """Chooses scaling and k on held-out images, evaluates test once.
+
+  The scores of a patch are the mean shares of its nearest training patches, by
+  the cosine of their tokens.
+  """
+  tokens, of_class = _flat(train.tokens), _flat(train.shares)
+  patches = train.tokens.shape[1]
+  # Rows in place of labels, so that neighbours are rows.
+  bank = Features(tokens, np.arange(len(tokens), dtype=np.int32), len(tokens))
+  rows = patches * int((~held_out).sum(1).min())
+  scales: dict[str, Any] = {"none": np.asarray, "standardised": scaling(tokens)}
+  candidates = [
+    {"scale": scale, "neighbours": k}
+    for scale in scales
+    for k in sorted({min(k, rows) for k in settings.knn_neighbours})
+  ]
+
+  def confusions(
+    chosen: Sequence[int], on: Patches, counted: Bool[np.ndarray, "n"]
+  ) -> dict[int, _Confusion]:
+    """Returns the confusion of each candidate in `chosen`."""
+    found = {}
+    for scale, function in scales.items():
+      members = {
+        i: candidates[i]["neighbours"]
+        for i in chosen
+        if candidates[i]["scale"] == scale
+      }
+      if not members:
+        continue
+      votes: dict[int, list[np.ndarray]] = {i: [] for i in members}
+      for block in knn.nearest(
+        _flat(on.tokens),
+        bank,
+        np.repeat(counted, patches),
+        count=max(members.values()),
+        mesh=mesh,
+        scale=function,
+      ):
+        nearest = of_class[np.asarray(block.labels)]
+        for i, k in members.items():
+          votes[i].append(nearest[:, :k].mean(1))
+      for i, of_blocks in votes.items():
+        # Without the padding of the last block.
+        scores = np.concatenate(of_blocks)[: on.tokens[..., 0].size]
+        shape = (*on.tokens.shape[:2], -1)
+        found[i] = np.asarray(confusion(scores.reshape(shape), on.masks))
+    return found
+
+  validation = np.array(
+    [
+      [
+        mean_iou(counts)
+        for _, counts in sorted(
+          confusions(range(len(candidates)), train.of(held), ~held).items()
+        )
+      ]
+      for held in held_out
+    ]
+  )
+  best = splits.best(validation)
+  everything = np.ones(len(train.tokens), bool)
+  of_test = confusions(sorted(set(best.tolist())), test, everything)
+  return _result(candidates, validation, [of_test[i] for i in best])
+
+
+def dense_records(
+  settings: Probe,
+  encoder: Encoder,
+  dataset: ProbeDataset,
+  *,
+  crop_size_px: int,
+) -> list[DenseRecord]:
+  """Fits both heads and returns their records.
+
+  Raises:
+    ValueError: if the encoder has no tokens or a split no masks.
+  """
+  fit_to, evaluated = (
+    read(
+      source,
+      encoder,
+      images=settings.dense_images,
+      crop_size_px=crop_size_px,
+      batch_size=settings.batch_size,
+      mesh=dataset.global_mesh,
+    )
+    for source in (dataset.train, dataset.test)
+  )
+  # One class, because images may have no label.
+  held_out = splits.hold_out_each(
+    np.zeros(len(fit_to.tokens), np.int32), settings
+  )
+  records = []
+  for probe, fit in (("linear", fit_linear), ("knn", fit_knn)):
+    started = time.perf_counter()
+    found = fit(fit_to, evaluated, held_out, settings, mesh=dataset.mesh)
+    records.append(
+      DenseRecord(
+        **encoder.fields(dataset.name),
+        probe=probe,
+        mean_iou=float(found.mean_iou.mean()),
+        mean_iou_std=float(found.mean_iou.std()),
+        pixel_accuracy=float(found.pixel_accuracy.mean()),
+        pixel_accuracy_std=float(found.pixel_accuracy.std()),
+        validation_iou=float(found.validation_iou.mean()),
+        seeds=settings.seeds,
+        images_requested=settings.dense_images,
+        images=len(fit_to.tokens),
+        test_images=len(evaluated.tokens),
+        patches=fit_to.tokens.shape[1],
+        chosen=found.chosen,
+        seconds=time.perf_counter() - started,
+        time=time.time(),
+      )
+    )
+  return records
