@@ -7,7 +7,8 @@ The set, views and backbone of configs/quickstart.py with patches of 4 px, so
 that an image has 64 tokens. The dense probe fits a linear head to the tokens.
 
 Variants: a method of METHODS, default `:simclr` (Chen et al., ICML 2020), with
-its settings of configs/fashion_mnist.py.
+its settings of configs/fashion_mnist.py. Steps follow a comma, as in
+`:mae,1000`; default 300.
 
 Cost: minutes per method on one CPU core.
 Expected: the table of segmentations in docs/measured.md.

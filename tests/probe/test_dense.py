@@ -86,7 +86,8 @@ def test_tokens_without_information_give_chance(fit, one_device):
     for x in (train, test)
   )
   found = fit(train, test, HELD, PROBE, mesh=one_device)
-  assert (found.mean_iou < 0.3).all()
+  # No image is its own neighbour.
+  assert max(*found.mean_iou, *found.validation_iou) < 0.3
 
 
 def test_test_images_choose_nothing(one_device):
