@@ -62,7 +62,7 @@ def test_a_step_can_be_chosen(tmp_path):
   near = {"rtol": 1e-5, "atol": 1e-6}
   np.testing.assert_allclose(features(None), expected[2], **near)
   np.testing.assert_allclose(features(1), expected[1], **near)
-  checkpoint.pin_best(tmp_path / "W", step=1, score=0.5)
+  checkpoint.pin_best(tmp_path / "W", step=1, score=0.5, features="backbone")
   np.testing.assert_allclose(features(None), expected[1], **near)
   with pytest.raises(FileNotFoundError, match=r"step 7; it has \[1, 2\]"):
     features(7)
