@@ -97,7 +97,7 @@ class Runner:
         "set with --dataset, or measure without labels by --diagnostics"
       )
     self._parts: list[Part] = ["spectrum"]
-    if self._dataset.has_labels:
+    if self._dataset.has_labels and config.probe.probes:
       self._parts.append("probe")
     if config.probe.dense_images:
       if isinstance(self._dataset.train, Segmented):
