@@ -16,6 +16,7 @@ BENCHES = {
   "step": "one compiled training step",
   "loop": "time of the training loop outside the compiled step",
   "data": "images per second and core, from JPEG to device",
+  "weights": "host memory of reading published weights onto devices",
   "probe": "linear probe, compared with scikit-learn",
   "diagnostics": "streaming singular values, compared with a full SVD",
   "kernel_regime": "Gram matrices and solvers of the kernel regime",

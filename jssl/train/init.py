@@ -5,9 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from clu import parameter_overview
-from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 
 from jssl import checkpoint, mesh, weights
@@ -229,15 +227,7 @@ def _published_items(
 ) -> dict[str, PyTree]:
   """Reads published weights, one leaf at a time, as the state is sharded."""
   path = run.config.init_from.weights
-  expected = flatten_dict(program.abstract_state.backbone, sep="/")
-
-  def place(name: str, array: np.ndarray) -> jax.Array:
-    leaf = expected[name]
-    array = array.astype(leaf.dtype)
-    return jax.make_array_from_callback(
-      leaf.shape, leaf.sharding, lambda index: array[index]
-    )
-
+  place = weights.place_like(program.abstract_state.backbone)
   try:
     model = build_model(run.config)
     variables = weights.load_for(model, run.image_shape, path, place=place)

@@ -7,7 +7,7 @@ timm, torchvision, Hugging Face and the official repositories (`LAYOUTS`).
 from jssl.weights.adapt import load_for
 from jssl.weights.heads import load_heads
 from jssl.weights.layouts import LAYOUTS
-from jssl.weights.load import Published, Report, load
+from jssl.weights.load import Published, Report, load, place_like
 from jssl.weights.save import save, to_tensors
 from jssl.weights.workdir import Encoder, load_backbone
 
@@ -20,6 +20,7 @@ __all__ = [
   "load_backbone",
   "load_for",
   "load_heads",
+  "place_like",
   "save",
   "to_tensors",
 ]

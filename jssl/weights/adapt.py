@@ -15,7 +15,12 @@ from jaxtyping import Float
 from jssl.models import ResNet, ViT
 from jssl.models.vit_positions import resized_positions, sincos_positions
 from jssl.typing import Variables
-from jssl.weights.load import Place, Published, abstract_leaves
+from jssl.weights.load import (
+  Place,
+  Published,
+  abstract_leaves,
+  place_each,
+)
 from jssl.weights.recognise import Model
 
 # Fixed positions in float32, by any order of operations.
@@ -67,10 +72,8 @@ def load_for(
   stacked = isinstance(model, ViT) and model.scan_layers
   shapes = abstract_leaves(model, image_shape)
   leaves = published.leaves(stacked=stacked)
-  placed = {
-    name: place(name, leaf)
-    for name, leaf in _adapted(leaves, published.model, model, image_shape)
-  }
+  adapted = _adapted(leaves, published.model, model, image_shape)
+  placed = place_each(adapted, place)
   if _MASK in shapes and _MASK not in placed:
     placed[_MASK] = place(_MASK, np.zeros(shapes[_MASK].shape, np.float32))
   return unflatten_dict(placed, sep="/")
@@ -111,6 +114,7 @@ def _adapted(
       if name == "params/stem/kernel":
         leaf = _with_channels(leaf, image_shape[-1], axis=2)
       yield name, leaf
+      del leaf  # Before the next one is read.
     return
   folded = published.class_position and not model.class_position
   parts: dict[str, np.ndarray] = {}
@@ -127,6 +131,7 @@ def _adapted(
       parts[name] = leaf
     elif name != _MASK or model.mask_token:
       yield name, leaf
+    del leaf  # Before the next one is read.
   if folded:
     yield _CLS, parts[_CLS] + parts[_CLS_POSITION]
   if model.class_position and not published.class_position:

@@ -38,7 +38,11 @@ def _shaped(*leading: int) -> Conversion:
 
 # Outputs come last in a kernel. Several tensors are parts of the outputs.
 MATRIX = Conversion(
-  lambda tensors: [np.concatenate([x.T for x in tensors], axis=1)],
+  lambda tensors: [
+    np.concatenate([x.T for x in tensors], axis=1)
+    if len(tensors) > 1
+    else tensors[0].T
+  ],
   lambda leaves, count, _: [x.T for x in np.split(leaves[0], count, axis=1)],
 )
 VECTOR = _shaped()

@@ -111,11 +111,20 @@ class Published:
     for group in self._groups:
       if stacked and "/block_0/" in group[0].leaves[0]:
         for j, leaf in enumerate(group[0].leaves):
-          blocks = [self._read(part)[j] for part in group]
-          yield leaf.replace("/block_0/", "/blocks/"), np.stack(blocks)
+          yield leaf.replace("/block_0/", "/blocks/"), self._stack(group, j)
       else:
         for part in group:
           yield from zip(part.leaves, self._read(part), strict=True)
+
+  def _stack(self, group: list[Part], j: int) -> np.ndarray:
+    """Reads leaf j of all blocks into one array, a block at a time."""
+    first = self._read(group[0])[j]
+    stacked = np.empty((len(group), *first.shape), first.dtype)
+    stacked[0] = first
+    del first
+    for i, part in enumerate(group[1:], 1):
+      stacked[i] = self._read(part)[j]
+    return stacked
 
   def _read(self, part: Part) -> list[np.ndarray]:
     """Reads the leaves of one part."""
@@ -174,11 +183,41 @@ def load(
   """
   published = Published(path, layout=layout, num_heads=num_heads, **fields)
   stacked = isinstance(published.model, ViT) and published.model.scan_layers
-  leaves = {
-    leaf: place(leaf, array)
-    for leaf, array in published.leaves(stacked=stacked)
-  }
+  leaves = place_each(published.leaves(stacked=stacked), place)
   return published.model, unflatten_dict(leaves, sep="/")
+
+
+def place_each(
+  leaves: Iterator[tuple[str, np.ndarray]], place: Place
+) -> dict[str, Any]:
+  """Places leaves by path, and frees each before the next one is read."""
+  placed = {}
+  for name, leaf in leaves:
+    placed[name] = jax.block_until_ready(place(name, leaf))
+    del leaf
+  return placed
+
+
+def place_like(variables: Variables) -> Place:
+  """Returns a `place` for leaves of these dtypes and shardings.
+
+  Each device receives its shard only.
+
+  Args:
+    variables: abstract variables, `jax.ShapeDtypeStruct` with shardings, such
+      as those of `jssl.mesh.state_sharding`.
+  """
+  expected = flatten_dict(variables, sep="/")
+
+  def place(name: str, array: np.ndarray) -> jax.Array:
+    leaf = expected[name]
+    return jax.make_array_from_callback(
+      leaf.shape,
+      leaf.sharding,
+      lambda index: array[index].astype(leaf.dtype, copy=False),
+    )
+
+  return place
 
 
 def abstract_leaves(
