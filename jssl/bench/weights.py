@@ -15,6 +15,7 @@ import multiprocessing
 import pathlib
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,7 @@ def _model(args: argparse.Namespace, *, scan_layers: bool) -> ViT:
     depth=args.depth,
     num_heads=args.width // 88,
     positions="learned",
+    gelu="erf",
     scan_layers=scan_layers,
   )
 
@@ -66,40 +68,28 @@ def _write(args: argparse.Namespace, path: str) -> None:
 
 
 class _HostMemory(threading.Thread):
-  """Peak of the private memory beside arrays on devices, in bytes.
-
-  Attributes:
-    peak: the peak since the start.
-    on_devices: bytes of the arrays that are on devices, or on the way.
-  """
+  """Samples the peak of private memory, in bytes, without `on_devices`."""
 
   def __init__(self) -> None:
     super().__init__(daemon=True)
-    self.peak, self.on_devices = 0, 0
-    self._private = psutil.Process().memory_info
-    self._stopped = threading.Event()
-    self._baseline = self._now()
+    self.peak, self.on_devices, self.done = 0, 0, False
+    self._info = psutil.Process().memory_info
+    self._baseline = self._private()
 
-  def _now(self) -> int:
-    memory = self._private()
+  def _private(self) -> int:
+    memory = self._info()
     return memory.rss - memory.shared
 
   def sample(self) -> None:
     """Updates the peak."""
-    # Before the memory is read: arrays arrive in between, none leave.
     on_devices = self.on_devices
-    self.peak = max(self.peak, self._now() - self._baseline - on_devices)
+    self.peak = max(self.peak, self._private() - self._baseline - on_devices)
 
   def run(self) -> None:
-    """Samples until the end."""
-    while not self._stopped.wait(_POLL_S):
+    """Samples until `done`."""
+    while not self.done:
       self.sample()
-
-  def stop(self) -> None:
-    """Ends the thread."""
-    self.sample()
-    self._stopped.set()
-    self.join()
+      time.sleep(_POLL_S)
 
 
 def _read(args: argparse.Namespace, path: str, scan_layers: bool) -> Any:
@@ -113,20 +103,17 @@ def _read(args: argparse.Namespace, path: str, scan_layers: bool) -> Any:
     shardings,
   )
   place = weights.place_like(abstract)
+  # Imports and traces what reading needs.
+  weights.Published(path, num_heads=model.num_heads)
   memory = _HostMemory()
 
   def counted(name: str, array: np.ndarray) -> jax.Array:
     memory.sample()
-    memory.on_devices += array.nbytes
+    memory.on_devices += array.nbytes  # A copy on the way is not counted twice.
     return jax.block_until_ready(place(name, array))
 
-  memory.start()
-
-  def load() -> Variables:
-    return weights.load_for(model, _SHAPE, path, place=counted)
-
   def describe(variables: Variables) -> harness.Row:
-    memory.stop()
+    memory.done = True
     leaves = jax.tree.leaves(variables)
     device = Counter[jax.Device]()
     for leaf in leaves:
@@ -140,7 +127,11 @@ def _read(args: argparse.Namespace, path: str, scan_layers: bool) -> Any:
       "largest device": max(device.values()) / sum(x.nbytes for x in leaves),
     }
 
-  return harness.timed(load, describe=describe)
+  memory.start()
+  return harness.timed(
+    lambda: weights.load_for(model, _SHAPE, path, place=counted),
+    describe=describe,
+  )
 
 
 def _in_process(function: Callable[..., Any], *args: Any) -> Any:

@@ -1,6 +1,7 @@
 """Published weights for models of another resolution, patch or channels."""
 
 import dataclasses
+import weakref
 
 import jax
 import numpy as np
@@ -120,3 +121,17 @@ def test_another_model_is_refused(changes, match):
   other = dataclasses.replace(model, **changes)
   with pytest.raises(ValueError, match=match):
     weights.load_for(other, (32, 32, 3), FIXTURES / "timm_vit")
+
+
+def test_one_stack_of_blocks_is_in_memory_at_a_time():
+  model, _ = load("timm_dinov2", scan_layers=True)
+  stacks = []
+
+  def place(name, array):
+    assert not any(earlier() is not None for earlier in stacks)
+    if "/blocks/" in name:
+      stacks.append(weakref.ref(array))
+    return array.copy()
+
+  weights.load_for(model, (16, 16, 3), FIXTURES / "timm_dinov2", place=place)
+  assert len(stacks) == 14
