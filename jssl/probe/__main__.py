@@ -1,6 +1,8 @@
 """`python -m jssl.probe --workdir=DIR`: evaluates the checkpoints of a run.
 
-Needs only the files of the run: during the training, later, or elsewhere.
+Needs only the files of the run: during the training, later, or elsewhere. With
+`--weights=PATH`, evaluates published weights instead; their records are added
+to those of the workdir, which need not be that of a run.
 """
 
 import sys
@@ -21,6 +23,18 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _TEST_SPLIT = flags.DEFINE_string(
   "test_split", "", "Split of --dataset to test on; default: test."
+)
+_WEIGHTS = flags.DEFINE_string(
+  "weights", "", "File or folder of published weights to evaluate instead."
+)
+_NAME = flags.DEFINE_string(
+  "name", "", "Name of --weights in tables; default: that of file or folder."
+)
+_IMAGE_SIZE_PX = flags.DEFINE_integer(
+  "image_size_px",
+  0,
+  "Side of the images for --weights; default: that of the stored positions.",
+  lower_bound=0,
 )
 _EXPORT = flags.DEFINE_string(
   "export",
@@ -44,7 +58,8 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
-  from jssl.probe.runner import run
+  from jssl.probe.published import PublishedWeights
+  from jssl.probe.runner import run, run_published
   from jssl.runtime import (
     compilation,
     distributed,
@@ -60,13 +75,33 @@ def main(argv: list[str]) -> int:
 
   def work() -> None:
     check_workdir(_WORKDIR.value)
-    for flag in (_EXPORT, _DATA_DIR):
+    for flag in (_EXPORT, _DATA_DIR, _WEIGHTS):
       files.check_expanded(f"--{flag.name}", flag.value)
     if _DISTRIBUTED.value:
       distributed.initialize()
       distributed.check_same("\n".join(sys.argv[1:]), "arguments")
     else:
       distributed.check_single_process()
+    of_run, of_weights = (
+      (_FOLLOW, _EXPORT, _DIAGNOSTICS),
+      (_NAME, _IMAGE_SIZE_PX),
+    )
+    for option in of_run if _WEIGHTS.value else of_weights:
+      if option.value:
+        needed = "no --weights" if _WEIGHTS.value else "--weights"
+        raise ValueError(f"--{option.name} needs {needed}")
+    if _WEIGHTS.value:
+      run_published(
+        _WORKDIR.value,
+        PublishedWeights(
+          _WEIGHTS.value, name=_NAME.value, image_size_px=_IMAGE_SIZE_PX.value
+        ),
+        dataset=_DATASET.value,
+        data_dir=_DATA_DIR.value,
+        test_split=_TEST_SPLIT.value,
+        overwrite=_OVERWRITE.value,
+      )
+      return
     run(
       _WORKDIR.value,
       follow=_FOLLOW.value,

@@ -40,23 +40,26 @@ def format_accuracy(mean: float, std: float) -> str:
 def _shown(
   records: Iterable[Record], cls: type[_R], dataset: str, step: int | None
 ) -> list[_R]:
-  """Returns records of one type and set, baselines first."""
-  order = [*BASELINES, "student", "backbone"]
+  """Returns records: baselines, published weights, then checkpoints."""
+  order = [*BASELINES, "published", "student", "backbone"]
+  ranks = {name: rank for rank, name in enumerate(order)}
   return sorted(
     (
       record
       for record in records
       if isinstance(record, cls) and record.dataset == dataset
-      if record.features in BASELINES or step in (None, record.step)
+      if not record.is_checkpoint or step in (None, record.step)
     ),
-    key=lambda record: (order.index(record.features), record.step),
+    key=lambda record: (
+      ranks.get(record.features, ranks["published"]),
+      record.step,
+    ),
   )
 
 
 def _row_name(record: Record) -> str:
-  if record.features in BASELINES:
-    return record.title
-  return f"{record.title}, step {record.step:,}"
+  step = f", step {record.step:,}" if record.is_checkpoint else ""
+  return record.title + step
 
 
 def _table(

@@ -68,17 +68,26 @@ class Encoder(NamedTuple):
     }
 
 
+def _center_view(images: Pixels, crop_size_px: int, channels: int) -> Images:
+  """Returns centre crops; one channel is repeated to those of the backbone."""
+  view = center_view(images, crop_size_px=crop_size_px)
+  if view.shape[-1] == 1 < channels:
+    view = jnp.repeat(view, channels, axis=-1)
+  return view
+
+
 def center_features(
-  backbone: Backbone, *, crop_size_px: int, blocks: int = 0
+  backbone: Backbone, *, crop_size_px: int, channels: int = 1, blocks: int = 0
 ) -> Callable[[Variables, Pixels], Float[Array, "n d"]]:
   """Returns a function from (variables, uint8 images) to features.
 
-  With `blocks`, columns are the pooled feature, the mean patch token, and the
-  features of that many last blocks, the last one last.
+  Images of one channel are repeated to `channels`. With `blocks`, columns are
+  the pooled feature, the mean patch token, and the features of that many last
+  blocks, the last one last.
   """
 
   def encode(variables: Variables, images: Pixels) -> Float[Array, "n d"]:
-    view = center_view(images, crop_size_px=crop_size_px)
+    view = _center_view(images, crop_size_px, channels)
     if not blocks:
       return backbone.apply(variables, view, train=False)[0].pooled
     encoded, _ = backbone.apply(
@@ -93,12 +102,15 @@ def center_features(
 
 
 def center_tokens(
-  backbone: Backbone, *, crop_size_px: int
+  backbone: Backbone, *, crop_size_px: int, channels: int = 1
 ) -> Callable[[Variables, Pixels], Float[Array, "n p d"]]:
-  """Returns a function from (variables, uint8 images) to patch tokens."""
+  """Returns a function from (variables, uint8 images) to patch tokens.
+
+  Images of one channel are repeated to `channels`.
+  """
 
   def encode(variables: Variables, images: Pixels) -> Float[Array, "n p d"]:
-    view = center_view(images, crop_size_px=crop_size_px)
+    view = _center_view(images, crop_size_px, channels)
     encoded, _ = backbone.apply(variables, view, train=False, tokens=True)
     if encoded.tokens is None:
       raise ValueError("the backbone has no patch tokens")
@@ -148,9 +160,18 @@ class BackboneEncoders:
     self._backbone, self._image_shape = backbone, image_shape
     self._mesh, self._key = mesh, f"{key}{blocks}" if blocks else key
     self._apply = jax.jit(
-      center_features(backbone, crop_size_px=image_shape[0], blocks=blocks)
+      center_features(
+        backbone,
+        crop_size_px=image_shape[0],
+        channels=image_shape[-1],
+        blocks=blocks,
+      )
     )
-    self._tokens = jax.jit(center_tokens(backbone, crop_size_px=image_shape[0]))
+    self._tokens = jax.jit(
+      center_tokens(
+        backbone, crop_size_px=image_shape[0], channels=image_shape[-1]
+      )
+    )
 
   def checkpoint(
     self, step: int, student: Variables, teacher: Variables | None = None
@@ -171,6 +192,10 @@ class BackboneEncoders:
     """Returns the backbone with the initial variables of a run."""
     variables = init_variables(seed, self._backbone, self._image_shape)
     return self._encoder("random", 0, variables)
+
+  def published(self, name: str, variables: Variables) -> Encoder:
+    """Returns the backbone with published weights."""
+    return self._encoder(name, 0, variables)
 
   def _encoder(self, kind: str, step: int, variables: Variables) -> Encoder:
     expected = jax.eval_shape(

@@ -30,12 +30,13 @@ _NAME = "probe.jsonl"
 class Record:
   """Fields of every record.
 
-  `step` is the training step of the checkpoint; 0 for baselines and views.
+  `step` is the training step of the checkpoint; 0 for other features.
   `features` is "backbone" for the backbone of a checkpoint that is evaluated,
   "student" for the trained backbone beside an averaged one, "random", "pixels",
-  or "views" for augmented images. `backbone` says which one of a checkpoint was
-  measured: "teacher" is the averaged backbone, which is evaluated where the
-  method has one, and "student" the trained one; "" for other features.
+  "views" for augmented images, or the name of published weights. `backbone`
+  says which one of a checkpoint was measured: "teacher" is the averaged
+  backbone, which is evaluated where the method has one, and "student" the
+  trained one; "" for other features.
   """
 
   part: Part
@@ -45,10 +46,17 @@ class Record:
   backbone: Literal["student", "teacher", ""] = ""
 
   @property
+  def is_checkpoint(self) -> bool:
+    """True for features of a checkpoint of the run."""
+    return self.features in ("backbone", "student")
+
+  @property
   def title(self) -> str:
     """Name of the features in tables and figures."""
     if self.features in BASELINES:
       return BASELINES[self.features]
+    if not self.is_checkpoint:
+      return self.features
     # Without a teacher there is only one backbone.
     if self.features == "student" or self.backbone == "teacher":
       return f"pretrained ({self.backbone})"

@@ -4,15 +4,21 @@ With several processes all extract features together, each fits the same probes,
 and the first one writes the records.
 """
 
+import contextlib
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jssl import checkpoint
+from jssl import checkpoint, weights
 from jssl.config import checks
-from jssl.config.build import build_backbone, has_teacher, read_config
+from jssl.config.build import (
+  build_backbone,
+  build_model,
+  has_teacher,
+  read_config,
+)
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.data.source import Segmented
@@ -22,6 +28,7 @@ from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
 from jssl.probe.dense import dense_records
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
+from jssl.probe.published import PublishedWeights, published_config
 from jssl.probe.records import (
   PARTS,
   NotMeasuredRecord,
@@ -84,7 +91,9 @@ class Runner:
     diagnostics: bool,
     pin_best: bool,
     log: Callable[[str], None],
+    channels: int | None = None,
   ):
+    """Opens the data set; `channels` are those of the backbone, if others."""
     self._workdir, self._config, self._clock = workdir, config, clock
     self._overwrite, self._pin_best, self._log = overwrite, pin_best, log
     self._settings = config.probe
@@ -110,13 +119,15 @@ class Runner:
     self._judged = "teacher" if self._has_teacher else "student"
     beside = self._has_teacher and settings_of_student(config.probe).probes
     self._student_parts = [x for x in self._parts if x == "probe" and beside]
-    crop_size_px = config.augment.crop_size_px
+    size = config.augment.crop_size_px
+    channels = channels or self._dataset.train.image_shape[-1]
+    self._image_shape = (size, size, channels)
     checks.check_probe_features(config, self._backbone)
     self._encoders = BackboneEncoders(
       self._backbone,
-      (crop_size_px, crop_size_px, self._dataset.train.image_shape[-1]),
+      self._image_shape,
       mesh=self._dataset.global_mesh,
-      key=str((to_dict(config)["model"], crop_size_px)),
+      key=str((to_dict(config)["model"], size)),
       blocks=encoders.last_blocks(config),
     )
     self._diagnosis: Diagnosis | None = None  # Made with the first features.
@@ -151,6 +162,33 @@ class Runner:
       raise checkpoint.CheckpointError(
         f"no checkpoint of {self._workdir} can be read"
       )
+    self._log_tables()
+
+  def run_published(self, published: PublishedWeights) -> None:
+    """Probes the baselines, then published weights."""
+    name, channels = published.name, self._dataset.train.image_shape[-1]
+    if channels not in (1, self._image_shape[-1]):
+      raise ValueError(
+        f"{self._dataset.name} has images of {channels} channels: expected 1 "
+        f"or {self._image_shape[-1]}, as {published.path} has; choose another "
+        "set with --dataset"
+      )
+    self._probe_baselines()
+    parts = self._missing_parts(name, 0)
+    if parts:
+      with self._clock.on("restore"):
+        variables = weights.load_for(
+          build_model(self._config), self._image_shape, published.path
+        )
+      self._probe(self._encoders.published(name, variables), parts)
+    else:
+      self._log(
+        f"{name} on {self._dataset.name} has records: replace them with "
+        "--overwrite, or choose another --name"
+      )
+    self._log_tables()
+
+  def _log_tables(self) -> None:
     if distributed.is_first():
       for table in tables(self._records.read(), self._dataset.name):
         self._log(str(table))
@@ -361,11 +399,7 @@ def run(
     "Lower probe.batch_size or probe.memory_limit_gib in "
     f"{os.path.join(workdir, 'config.json')}"
   )
-  with (
-    compilation.explain_errors("the probe", advice),
-    # Each record rewrites `probe.jsonl`: a second probe would lose some.
-    lock(workdir, "probe.lock"),
-  ):
+  with _probing(workdir, advice):
     runner = Runner(
       workdir,
       config,
@@ -379,3 +413,55 @@ def run(
       runner.run(follow=follow)
     if export:
       runner.export(export)
+
+
+@contextlib.contextmanager
+def _probing(workdir: str | os.PathLike, advice: str) -> Iterator[None]:
+  """Locks a workdir against a second probe; advises on a lack of memory."""
+  with (
+    compilation.explain_errors("the probe", advice),
+    # Each record rewrites `probe.jsonl`: a second probe would lose some.
+    lock(workdir, "probe.lock"),
+  ):
+    yield
+
+
+def run_published(
+  workdir: str | os.PathLike,
+  published: PublishedWeights,
+  *,
+  dataset: str = "",
+  data_dir: str = "",
+  test_split: str = "",
+  overwrite: bool = False,
+  log: Callable[[str], None] = distributed.log_on_first,
+) -> None:
+  """Adds records of published weights to a workdir, of a run or not.
+
+  The other arguments are the flags of `python -m jssl.probe`. Without a run,
+  `dataset` is required and the probes have their default settings.
+
+  Raises:
+    FileNotFoundError: if there are no weights or no data set.
+    ValueError: as for `run`, or if the weights cannot be read or do not fit the
+      images.
+  """
+  clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
+  config = published_config(
+    workdir, published, dataset, data_dir=data_dir, test_split=test_split
+  )
+  if distributed.is_first():
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+  check_workdir_shared(workdir)
+  with _probing(workdir, "Lower --image_size_px"), clock.running():
+    runner = Runner(
+      workdir,
+      config,
+      clock,
+      overwrite=overwrite,
+      diagnostics=False,
+      pin_best=False,
+      log=log,
+      channels=published.image_shape[-1],
+    )
+    runner.run_published(published)

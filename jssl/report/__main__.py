@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
   import jax
 
   from jssl.probe.accuracy import tables
+  from jssl.probe.records import RecordFile
   from jssl.report import page
   from jssl.report.read import read
   from jssl.runtime import files, terminal
@@ -31,19 +32,29 @@ def main(argv: list[str]) -> int:
   terminal.make_output_safe()
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
-  output = pathlib.Path(
-    _OUTPUT.value or pathlib.Path(_WORKDIR.value) / "report.html"
-  )
+  workdir = pathlib.Path(_WORKDIR.value)
+  output = pathlib.Path(_OUTPUT.value or workdir / "report.html")
   try:
     files.check_expanded("--output", _OUTPUT.value or "")
-    run = read(_WORKDIR.value)
-    files.write_text(output, page.render(run))
+    records = RecordFile(workdir).read()
+    if records and not (workdir / "config.json").exists():
+      names = dict.fromkeys(record.dataset for record in records)
+      shown = [table for name in names for table in tables(records, name)]
+      text = page.render_records(workdir, records, shown)
+    else:
+      run = read(workdir)
+      shown = [
+        table
+        for name in run.datasets
+        for table in tables(run.records, name, step=run.step(name))
+      ]
+      text = page.render(run)
+    files.write_text(output, text)
   except (ValueError, TypeError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  for dataset in run.datasets:
-    for table in tables(run.records, dataset, step=run.step(dataset)):
-      print(f"{table}\n")
+  for table in shown:
+    print(f"{table}\n")
   print(f"report: {output.absolute()}")
   return 0
 

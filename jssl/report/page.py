@@ -1,18 +1,20 @@
 """The report of a run as one HTML page."""
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jssl.config.parse import to_dict
-from jssl.probe.accuracy import tables
+from jssl.probe.accuracy import AccuracyTable, tables
 from jssl.probe.records import (
   BASELINES,
   PROBES,
   NotMeasuredRecord,
   ProbeRecord,
+  Record,
   SpectrumRecord,
 )
 from jssl.report import diagnostics, figures, html, samples
@@ -169,4 +171,21 @@ def render(run: Run) -> str:
     **diagnostics.values(run, dataset, step),
     map=_map(run, dataset, step),
     config=config,
+  )
+
+
+def render_records(
+  workdir: pathlib.Path,
+  records: Sequence[Record],
+  shown: Sequence[AccuracyTable],
+) -> str:
+  """Renders the records of published weights in a workdir without a run."""
+  return html.render(
+    "jssl.report",
+    "records.html.j2",
+    title="Published weights",
+    footer=str(workdir.absolute()),
+    workdir=workdir,
+    tables=shown,
+    not_measured=[r for r in records if isinstance(r, NotMeasuredRecord)],
   )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Float
 
@@ -96,6 +97,13 @@ def check_fields(
     for name in names
     if getattr(model, name) != getattr(published, name)
   ]
+  for name in ("mean", "std"):
+    values = getattr(model, name), getattr(published, name)
+    if values[0] != values[1]:
+      logging.warning(
+        "%s: model.%s=%s standardises images, %s in the file.",
+        *(path, name, *values),
+      )
   if differing:
     raise ValueError(
       f"{path}: the model of the config is another one: {'; '.join(differing)}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import shutil
 
 import jax
@@ -72,7 +73,7 @@ def test_heads_start_from_an_official_training_file():
   )
 
 
-def test_student_teacher_and_anchor_start_from_the_file(monkeypatch):
+def test_student_teacher_and_anchor_start_from_the_file(monkeypatch, caplog):
   """Sharded as the state; scanned; with the mask token that the file lacks."""
   monkeypatch.setattr(mesh, "_MIN_SPLIT_SIZE", 256)
   made = from_file(model={"scan_layers": True}, **DINOV2, **{"mesh.fsdp": 2})
@@ -82,6 +83,7 @@ def test_student_teacher_and_anchor_start_from_the_file(monkeypatch):
   expected = weights.load_for(
     dataclasses.replace(made.model, mask_token=True), (32, 32, 3), FIXTURE
   )
+  assert re.search(r"model\.mean=\(0\.4,\) standardises.*0\.485", caplog.text)
   assert_equal(state.backbone, expected)
   assert_equal(state.teacher, expected)
   assert_equal(state.anchor, expected)
