@@ -182,7 +182,9 @@ def test_damaged_files_beside_the_checkpoints(copy):
   assert json.loads((copy / "best.json").read_text())["step"] in (1, 2)
 
 
-@pytest.mark.parametrize("shell", ["", "exec 2>&1"])
+@pytest.mark.parametrize(
+  "shell", ["", pytest.param("exec 2>&1", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("command", ["prepare", "probe", "study"])
 def test_output_that_nobody_reads(copy, tmp_path, command, shell):
   """As with `| head -1` and `2>&1 | head -1`."""

@@ -302,9 +302,10 @@ def test_a_workdir_of_another_config_is_refused(uninterrupted):
   ("variable", "message"),
   [
     ("JAX_ENABLE_X64=1", "jax_enable_x64: was False, now True"),
-    (
+    pytest.param(
       "JAX_THREEFRY_PARTITIONABLE=0",
       "jax_threefry_partitionable: was True, now False",
+      marks=pytest.mark.slow,
     ),
   ],
 )

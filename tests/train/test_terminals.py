@@ -98,7 +98,13 @@ def test_a_terminal_that_is_closed(buffered):
   assert err == "The reader of stdout is gone; continuing without output.\n"
 
 
-@pytest.mark.parametrize("stderr", [subprocess.PIPE, subprocess.STDOUT])
+@pytest.mark.parametrize(
+  "stderr",
+  [
+    subprocess.PIPE,
+    pytest.param(subprocess.STDOUT, marks=pytest.mark.slow),
+  ],
+)
 def test_a_run_goes_on_without_its_reader(tmp_path, stderr):
   """As with `| head -3` and `2>&1 | head -3`."""
   with start(tmp_path, stderr=stderr) as process:

@@ -18,6 +18,7 @@ from tests.models.test_vit import jit
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "weights"
 # The names in the extracted backbones of DINO are those of timm.
 LAYOUTS = {"official_dino": "dino"}
+DISTINCT = ("official_dino", "official_dinov3", "official_mae")
 # The bar is 2e-5 of the largest value.
 TOLERANCE = 5e-6
 FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
@@ -58,7 +59,16 @@ def trees_equal(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+# Most official files have twins in other layouts.
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow)
+    if name.startswith("official") and name not in DISTINCT
+    else name
+    for name in FOLDERS
+  ],
+)
 def test_outputs_equal_those_of_the_library(name):
   model, variables = load(name)
   truth = outputs(name)
@@ -144,7 +154,9 @@ def test_a_model_that_a_library_lacks_is_refused(name, layout, match, tmp_path):
   assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+  "name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_wrapped_names_are_read(name, tmp_path):
   tensors = load_file(FIXTURES / name / "model.safetensors")
   _, variables = load(name)
