@@ -10,8 +10,9 @@ Variants: a method of METHODS, default `:simclr` (Chen et al., ICML 2020), with
 its settings of configs/fashion_mnist.py. Steps follow a comma, as in
 `:mae,1000`; default 300.
 
-Cost: minutes per method on one CPU core.
-Expected: the table of segmentations in docs/measured.md.
+Cost: 5 minutes (mae) to 20 (ibot) on a busy CPU core.
+Expected: mean IoU of the linear head 27% for simclr and 11 to 14% for the
+others, 9% for a random backbone; see docs/measured.md (measured).
 """
 
 import pathlib
