@@ -12,6 +12,8 @@ _COMMANDS = {
   "train": ("jssl.train", "Pretrain an encoder."),
   "probe": ("jssl.probe", "Evaluate the checkpoints of a run."),
   "report": ("jssl.report", "Write an HTML report of a run."),
+  "export": ("jssl.export", "Write a backbone for another library."),
+  "weights": ("jssl.weights", "Show or convert a file of weights."),
   "prepare": ("jssl.data.prepare", "Write a data set to disk."),
   "preflight": ("jssl.preflight", "Estimate memory and speed on a target."),
   "study": ("jssl.study", "Run a study over several configs or runs."),

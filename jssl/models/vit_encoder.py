@@ -112,7 +112,7 @@ class Encoder(nn.Module):
     if not prefix:
       return None
     together = jnp.concatenate(prefix).astype(x.dtype)
-    return jnp.broadcast_to(together, (len(x), *together.shape))
+    return jnp.broadcast_to(together, (x.shape[0], *together.shape))
 
   def _outputs(
     self, x: Float[Array, "b n d"], mask: Mask | None, tokens: bool

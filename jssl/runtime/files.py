@@ -8,7 +8,8 @@ import pathlib
 import resource
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -91,6 +92,27 @@ def write_text(path: pathlib.Path, text: str) -> None:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
     raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder that becomes `path` if no error is raised.
+
+  Raises:
+    FileExistsError: if `path` is a file, or a folder with files.
+  """
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise FileExistsError(
+      f"{path} exists: expected the path of a new folder, or an empty one"
+    )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+    folder = pathlib.Path(temporary, path.name)
+    folder.mkdir()
+    yield folder
+    if path.exists():
+      path.rmdir()
+    folder.rename(path)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

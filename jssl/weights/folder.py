@@ -1,11 +1,11 @@
-"""Descriptions of a model in the folders of timm and Hugging Face."""
+"""Descriptions of a model: in a config, and in folders of other libraries."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from jssl.augment.crop import CENTER_SHARE
-from jssl.models import ResNet, ViT
+from jssl.models import MODELS, ResNet, ViT
 from jssl.weights import layouts
 from jssl.weights.layouts import Layout
 
@@ -14,6 +14,17 @@ Files = dict[str, Mapping[str, Any]]
 _BILINEAR = 2  # In Pillow.
 _TIMM_EPSILON = 1e-6
 _DINOV3_EPSILON = 1e-5
+
+
+def model_section(model: ViT | ResNet) -> dict[str, Any]:
+  """Returns the `model` section of a config, without default values."""
+  (name,) = (name for name, cls in MODELS.items() if isinstance(model, cls))
+  changed = {
+    field.name: value
+    for field in dataclasses.fields(model)
+    if (value := getattr(model, field.name)) != field.default
+  }
+  return {"name": name, **changed}
 
 
 def _colours(model: ViT | ResNet, channels: int) -> dict[str, list[float]]:

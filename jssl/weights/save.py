@@ -4,9 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +13,12 @@ from safetensors.numpy import save_file
 
 from jssl.models import ResNet, ViT
 from jssl.models.vit_positions import sincos_positions
+from jssl.runtime import files
 from jssl.typing import Variables
 from jssl.weights import layouts
 from jssl.weights.folder import Files, hf_files, timm_files
 from jssl.weights.layouts import Layout
 from jssl.weights.recognise import METADATA, Model
-
-Library = Literal["timm", "torchvision", "hf"]
 
 # Only the training uses it; timm and Hugging Face's ViT have no place for it.
 _MASK = "params/mask_token"
@@ -36,7 +33,7 @@ def save(
   variables: Variables,
   path: str | os.PathLike,
   *,
-  layout: Library,
+  layout: str,
   image_size_px: int = 224,
   readme: str = "",
 ) -> None:
@@ -64,39 +61,28 @@ def save(
     FileExistsError: if the folder has files.
     ValueError: if the library has no model with these fields; names them.
   """
-  path = pathlib.Path(path)
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise FileExistsError(
-      f"{path} exists: expected the path of a new folder, or an empty one"
-    )
   leaves = _leaves(model, variables)
-  table = _table(model, layout)
+  table = find_layout(model, layout)
   if isinstance(model, ViT):
     model, leaves, image_size_px = _with_positions(
       model, leaves, table, image_size_px
     )
   tensors = _tensors(model, leaves, table)
-  files: Files = {}
+  descriptions: Files = {}
   channels = _channels(model, leaves)
   if layout == "timm":
-    files = timm_files(model, image_size_px, channels)
+    descriptions = timm_files(model, image_size_px, channels)
   elif layout == "hf" and isinstance(model, ViT):
-    files = hf_files(model, table, image_size_px, channels)
+    descriptions = hf_files(model, table, image_size_px, channels)
   # The file's dtype is float32, whatever the activations had in training.
   fields = dataclasses.asdict(dataclasses.replace(model, dtype="float32"))
   metadata = {"format": "pt", METADATA: json.dumps(fields)}
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-    folder = pathlib.Path(temporary, path.name)
-    folder.mkdir()
+  with files.new_folder(pathlib.Path(path)) as folder:
     save_file(tensors, folder / "model.safetensors", metadata)
-    for name, values in files.items():
+    for name, values in descriptions.items():
       (folder / name).write_text(json.dumps(values, indent=2) + "\n")
     if readme:
       (folder / "README.md").write_text(readme)
-    if path.exists():
-      path.rmdir()
-    shutil.move(folder, path)
 
 
 def to_tensors(model: Model, variables: Variables, layout: str) -> Leaves:
@@ -136,8 +122,12 @@ def _channels(model: Model, leaves: Leaves) -> int:
   return len(leaves["params/embed/kernel"]) // model.patch_size_px**2
 
 
-def _table(model: Model, layout: Library) -> Layout:
-  """Returns the layout for a model in a library."""
+def find_layout(model: Model, layout: str) -> Layout:
+  """Returns the layout of a model in a library.
+
+  Raises:
+    ValueError: if the library has no such model.
+  """
   if isinstance(model, ResNet):
     if layout == "hf":
       raise ValueError(

@@ -157,20 +157,30 @@ def load_backbone(
       f"{type(config.objective).__name__} (objective.name) has none; use "
       "teacher=False"
     )
-  steps = checkpoint.steps(path)
-  if not steps:
-    raise FileNotFoundError(f"{path} has no finished checkpoint")
-  if step is None:
-    best = checkpoint.best_step(path)
-    step = best if best in steps else steps[-1]
-  if step not in steps:
-    raise FileNotFoundError(
-      f"{path} has no checkpoint of step {step}; it has {steps}"
-    )
+  step = find_step(path, step)
   backbone = build_backbone(config)
   variables = checkpoint.restore_backbone(path, step, teacher=teacher)
   size = config.augment.crop_size_px
   return Encoder(backbone, _image_shape(backbone, variables, size)), variables
+
+
+def find_step(workdir: str | os.PathLike, step: int | None = None) -> int:
+  """Returns the step of a checkpoint; for None as `load_backbone`.
+
+  Raises:
+    FileNotFoundError: if the run has no such checkpoint.
+  """
+  steps = checkpoint.steps(workdir)
+  if not steps:
+    raise FileNotFoundError(f"{workdir} has no finished checkpoint")
+  if step is None:
+    best = checkpoint.best_step(workdir)
+    step = best if best in steps else steps[-1]
+  if step not in steps:
+    raise FileNotFoundError(
+      f"{workdir} has no checkpoint of step {step}; it has {steps}"
+    )
+  return step
 
 
 def _is_published(path: str | os.PathLike) -> bool:
