@@ -8,7 +8,7 @@ import jax.export
 import jax.numpy as jnp
 
 from jssl import weights
-from jssl.config.build import has_teacher, read_config
+from jssl.config.build import build_model, has_teacher, read_config
 from jssl.export.card import accuracies, model_card
 from jssl.runtime import files
 from jssl.typing import Variables
@@ -65,7 +65,7 @@ def export(
       (folder / "README.md").write_text(card)
   else:
     weights.save(
-      *(config.model, variables, out),
+      *(build_model(config), variables, out),
       layout=layout,
       image_size_px=encoder.image_shape[0],
       readme=card,

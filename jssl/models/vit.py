@@ -182,6 +182,11 @@ class ViT:
     return self.class_token or self.pooling != "mean"
 
   @property
+  def has_rope(self) -> bool:
+    """True if positions are rotations of queries and keys."""
+    return self.positions == "rope"
+
+  @property
   def has_layer_scale(self) -> bool:
     """True if the blocks have a LayerScale."""
     return self.layer_scale > 0

@@ -1,4 +1,4 @@
-"""Backbones for use in other programs: of runs, and published weights.
+"""Reads and writes backbones: of runs, and published weights.
 
 `load_backbone` reads a run; `load` reads published weights in the layouts of
 timm, torchvision, Hugging Face and the official repositories (`LAYOUTS`).

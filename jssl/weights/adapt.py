@@ -1,6 +1,7 @@
 """Published weights for a model of another resolution, patch or channels.
 
-The rules are those of timm. Everything else must be equal.
+Patches and channels are adapted as in timm, positions by the model's rule. All
+other fields must be equal.
 """
 
 import os
@@ -20,11 +21,12 @@ from jssl.weights.load import (
   Place,
   Published,
   abstract_leaves,
+  on_default_device,
   place_each,
 )
 from jssl.weights.recognise import Model
 
-# Fixed positions in float32, by any order of operations.
+# Largest rounding error of a sin-cos table in float32.
 _POSITION_TOLERANCE = 1e-4
 _CLS = "params/cls"
 _CLS_POSITION = "params/cls_position"
@@ -34,7 +36,7 @@ _MASK = "params/mask_token"
 _VIT_FIELDS = (
   *("width", "depth", "num_heads", "mlp", "mlp_hidden_dim", "num_registers"),
   *("gelu", "norm_epsilon", "qkv_bias", "has_class_token", "norm_pooled"),
-  *("has_layer_scale", "expand_dim"),
+  *("has_layer_scale", "expand_dim", "has_rope"),
 )
 _RESNET_FIELDS = ("depth", "width", "small_images", "expand_dim")
 
@@ -46,13 +48,13 @@ def load_for(
   image_shape: tuple[int, int, int],
   path: str | os.PathLike,
   *,
-  place: Place = lambda _, array: jax.device_put(array),
+  place: Place = on_default_device,
 ) -> Variables:
   """Reads published weights into the variables of a model.
 
   Learned positions are interpolated to the grid of the images by
   `model.interpolation`, or dropped if they equal the model's fixed ones.
-  Patches of another size are resized by the pseudo-inverse of bilinear
+  Patches of another size are resized by the pseudo-inverse of bicubic
   interpolation (FlexiViT, Beyer et al., CVPR 2023). Kernels for another number
   of channels are summed for one channel, else repeated and scaled so that equal
   channels give the same output. A mask token that the file lacks is 0.
@@ -68,15 +70,33 @@ def load_for(
     ValueError: as for `load`, or if fields of the model differ from those of
       the file; names the keys.
   """
-  published = Published(path, num_heads=getattr(model, "num_heads", None))
+  heads = getattr(model, "num_heads", None)
+  published = Published(path, num_heads=heads)
   check_fields(model, published.model, path)
+  if published.usual_heads not in (None, heads):
+    message = (
+      f"{path}: model.num_heads={heads}, {published.usual_heads} in the "
+      f"published models of width {model.width}"
+    )
+    # Files of several families have the names of timm.
+    if published.report.layout != "timm":
+      raise ValueError(message)
+    logging.warning("%s.", message)
   stacked = isinstance(model, ViT) and model.scan_layers
-  shapes = abstract_leaves(model, image_shape)
+  shapes = abstract_leaves(model, image_shape, stacked=stacked)
   leaves = published.leaves(stacked=stacked)
   adapted = _adapted(leaves, published.model, model, image_shape)
   placed = place_each(adapted, place)
   if _MASK in shapes and _MASK not in placed:
     placed[_MASK] = place(_MASK, np.zeros(shapes[_MASK].shape, np.float32))
+  wanted = {name: leaf.shape for name, leaf in shapes.items()}
+  got = {name: leaf.shape for name, leaf in placed.items()}
+  if wanted != got:
+    differing = sorted(k for k, _ in wanted.items() ^ got.items())
+    raise ValueError(
+      f"{path}: leaves of the file and of the model differ: "
+      f"{', '.join(dict.fromkeys(differing))}"
+    )
   return unflatten_dict(placed, sep="/")
 
 
@@ -99,14 +119,16 @@ def check_fields(
   ]
   for name in ("mean", "std"):
     values = getattr(model, name), getattr(published, name)
-    if values[0] != values[1]:
+    one, other = np.broadcast_arrays(*values)
+    if not np.array_equal(one, other):
       logging.warning(
         "%s: model.%s=%s standardises images, %s in the file.",
         *(path, name, *values),
       )
   if differing:
     raise ValueError(
-      f"{path}: the model of the config is another one: {'; '.join(differing)}"
+      f"{path}: the file's model differs from the config: "
+      f"{'; '.join(differing)}"
     )
 
 

@@ -1,6 +1,6 @@
 """Conversions between tensors of PyTorch files and leaves of the variables.
 
-Both directions only move numbers, so that a round trip is exact.
+They move numbers without computing, so that a round trip is exact.
 """
 
 import math

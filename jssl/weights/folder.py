@@ -166,9 +166,11 @@ def hf_files(
   }
   if layout is layouts.HF_DINOV3:
     kind, cls = "dinov3_vit", "DINOv3ViTModel"
-    if not model.has_class_token:
+    if not (model.has_class_token and model.layer_scale):
       raise ValueError(
-        'layout="hf" has RoPE only with a class token; set model.class_token'
+        f"model.class_token={model.class_token}, "
+        f'model.layer_scale={model.layer_scale}: layout="hf" has RoPE only '
+        'with a class token and LayerScale; layout="timm" has both'
       )
     config |= {
       "intermediate_size": hidden,
@@ -193,7 +195,7 @@ def hf_files(
     _refuse(model, "hf", qkv_bias=("qkv", "none"))
     config["qkv_bias"] = model.qkv_bias != "none"
     if layout in (layouts.HF_VIT, layouts.HF_IJEPA):
-      _refuse(model, "hf", mlp=("gelu",))
+      _refuse(model, "hf", mlp=("gelu",), num_registers=(0,))
       is_vit = layout is layouts.HF_VIT
       kind, cls = ("vit", "ViTModel") if is_vit else ("ijepa", "IJepaModel")
       config["intermediate_size"] = hidden

@@ -36,8 +36,8 @@ def load_heads(
 ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
   """Reads the heads of the averaged network of an official training file.
 
-  Trained and averaged heads start as copies. Centres start at 0, as such files
-  store them outside of the network. Prototypes with trained norms need
+  Trained and averaged heads start as copies. Centres start at 0: they are
+  averages over the last steps only. Prototypes with trained norms need
   `objective.prototypes.norm="none"`, whose rows have norms of their own.
 
   Args:
@@ -61,7 +61,14 @@ def load_heads(
     else:
       layer = getattr(objective, name)
       heads[name] = _prototypes(tensors, prefix, name, layer, value)
-  if "patch_prototypes" not in params and _has(tensors, "head.last_layer2"):
+  second = _prefix_of(tensors, "head.last_layer2")
+  if second and "patch_prototypes" not in params:
+    # The official code stores a shared layer under both names.
+    own = [name for name in tensors if name.startswith(second)]
+    pairs = ((name, name.replace("last_layer2", "last_layer")) for name in own)
+    if all(np.array_equal(tensors[a], tensors[b]) for a, b in pairs):
+      second = ""
+  if second and "patch_prototypes" not in params:
     raise ValueError(
       f"{path} has separate prototypes of patches (head.last_layer2): set "
       "objective.shared_head=False"
@@ -70,7 +77,7 @@ def load_heads(
   return heads, {**state, "teacher": averages}
 
 
-def _has(tensors: Tensors, name: str) -> str:
+def _prefix_of(tensors: Tensors, name: str) -> str:
   """Returns the first full prefix of a layer in the file, or ""."""
   for network in _NETWORKS:
     prefix = f"{network}{name}."
@@ -82,7 +89,7 @@ def _has(tensors: Tensors, name: str) -> str:
 def _find(tensors: Tensors, name: str) -> str:
   candidates = {**_MLPS, **_LAYERS}.get(name, ())
   for candidate in candidates:
-    if prefix := _has(tensors, candidate):
+    if prefix := _prefix_of(tensors, candidate):
       return prefix
   raise ValueError(
     f"{tensors.path} has no tensors for the head {name!r} of the objective: "

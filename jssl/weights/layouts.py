@@ -64,7 +64,7 @@ class Layout:
     ignored: patterns of tensors that are not part of the encoder.
     renames: regular expressions and replacements for names in a file.
     fields: fields of the model that the tensors do not show.
-    head_dim: width of an attention head, by width of the model; 0 for others.
+    num_heads: attention heads of the published models, by their width.
     swiglu: parts of MLPs with `model.mlp="swiglu"`, in place of `mlp`.
     mlp: parts of MLPs with `model.mlp="gelu"`.
   """
@@ -77,7 +77,7 @@ class Layout:
   ignored: tuple[str, ...] = ()
   renames: tuple[tuple[str, str], ...] = ()
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  head_dim: Mapping[int, int] = dataclasses.field(default_factory=dict)
+  num_heads: Mapping[int, int] = dataclasses.field(default_factory=dict)
   mlp: tuple[Part, ...] = ()
   swiglu: tuple[Part, ...] = ()
 
@@ -121,11 +121,11 @@ def select(
   missing = dict.fromkeys(leaves)
 
   def applies(part: Part) -> bool:
-    applies = bool(part.leaves) and all(leaf in missing for leaf in part.leaves)
-    if applies:
-      for leaf in part.leaves:
-        del missing[leaf]
-    return applies
+    if not part.leaves or any(leaf not in missing for leaf in part.leaves):
+      return False
+    for leaf in part.leaves:
+      del missing[leaf]
+    return True
 
   selected = [[part for part in group if applies(part)] for group in groups]
   return [group for group in selected if group], list(missing)
@@ -157,7 +157,7 @@ _CLASS_POSITION = "params/cls_position"
 
 
 def _positions(tensor: str) -> tuple[Part, ...]:
-  """Position embeddings, of which the first row may be of the class token."""
+  """Position embeddings; the first row may belong to the class token."""
   return (
     Part((_POSITIONS, _CLASS_POSITION), (tensor,), POSITIONS),
     Part((_POSITIONS,), (tensor,), POSITIONS),
@@ -210,8 +210,16 @@ _TIMM_EMBEDDINGS = _embeddings(
 _TIMM_VIT = (*_TIMM_EMBEDDINGS, *_TIMM_BLOCKS, *_TIMM_SCALE)
 _CLASSIFIERS = ("head.*", "fc.*", "classifier.*", "last_layer.*")
 _PUBLISHED = {"pooling": "cls", "gelu": "erf", **IMAGENET}
-# ViT-H, DINOv3's 7B.
-_HEAD_DIMS = {1280: 80, 1408: 88, 4096: 128}
+_HEADS = {
+  **{192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24},
+}
+_DINOV3_HEADS = {**_HEADS, 1280: 20, 4096: 32}
+# With torch.compile, data-parallel training, Lightning or averaged weights.
+_WRAPPERS = (
+  *("", "module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone."),
+  *("state_dict.", "state_dict.module.", "state_dict.model."),
+  *("state_dict.backbone.", "state_dict_ema.", "model_ema."),
+)
 
 TIMM = Layout(
   name="timm",
@@ -219,10 +227,10 @@ TIMM = Layout(
   mlp=_TIMM_MLP,
   swiglu=_TIMM_MLP,
   requires=("blocks.0.attn.qkv.weight", "pos_embed"),
-  prefixes=("", "module.", "model.", "state_dict.", "state_dict.module."),
+  prefixes=_WRAPPERS,
   ignored=(*_CLASSIFIERS, "mask_token"),
   fields={**_PUBLISHED, "interpolation": "antialias"},
-  head_dim=_HEAD_DIMS,
+  num_heads=_HEADS,
 )
 DINO = dataclasses.replace(
   TIMM,
@@ -277,7 +285,7 @@ DINOV3 = dataclasses.replace(
   requires=("blocks.0.ls1.gamma", "rope_embed.periods"),
   ignored=(*_CLASSIFIERS, "*.bias_mask", "rope_embed.*", "local_cls_norm.*"),
   fields=_DINOV3,
-  head_dim={4096: 128},
+  num_heads=_DINOV3_HEADS,
 )
 TIMM_DINOV3 = dataclasses.replace(
   DINOV3,
@@ -290,7 +298,7 @@ TIMM_DINOV3 = dataclasses.replace(
     *_layer_scale("blocks.{i}.gamma_1", "blocks.{i}.gamma_2"),
   ),
   swiglu=_mlp("blocks.{i}.mlp", ("fc1_g", "fc1_x"), "fc2"),
-  requires=("blocks.0.gamma_1", "blocks.0.attn.qkv.weight"),
+  requires=("blocks.0.attn.qkv.weight", "blocks.0.gamma_1"),
   forbids=("pos_embed",),
   prefixes=TIMM.prefixes,
   ignored=_CLASSIFIERS,
@@ -301,7 +309,7 @@ MOCO_V3 = dataclasses.replace(
   TIMM,
   name="moco_v3",
   prefixes=("state_dict.module.base_encoder.", "module.base_encoder."),
-  head_dim={**_HEAD_DIMS, 384: 32},
+  num_heads={**_HEADS, 384: 12},
 )
 MAE = dataclasses.replace(
   TIMM,
@@ -368,7 +376,7 @@ HF_DINOV2 = Layout(
   prefixes=("", "dinov2."),
   ignored=_CLASSIFIERS,
   fields={**_PUBLISHED, "interpolation": "size"},
-  head_dim=_HEAD_DIMS,
+  num_heads=_HEADS,
 )
 HF_DINOV2_REGISTERS = dataclasses.replace(
   HF_DINOV2,
@@ -402,13 +410,14 @@ HF_DINOV3 = dataclasses.replace(
   prefixes=("", "dinov3_vit."),
   ignored=(*_CLASSIFIERS, "rope_embeddings.*"),
   fields=_DINOV3,
-  head_dim={4096: 128},
+  num_heads=_DINOV3_HEADS,
 )
 HF_VIT = dataclasses.replace(
   HF_DINOV2,
   name="hf_vit",
   parts=(
     *_HF_EMBEDDINGS,
+    _part("mask_token", "embeddings.mask_token", to=TOKEN),
     *_hf_blocks(
       _HF_LAYER,
       _HF_ATTENTION,
@@ -471,15 +480,15 @@ TORCHVISION = Layout(
     _convolution(f"{_BLOCK}/shortcut", f"{_LAYER}.downsample.0"),
     *_norm(f"{_BLOCK}/shortcut_norm", f"{_LAYER}.downsample.1"),
   ),
-  requires=("layer1.0.conv1.weight", "bn1.running_mean"),
+  requires=("conv1.weight", "layer1.0.conv1.weight", "bn1.running_mean"),
   prefixes=(
-    *("", "module.", "model.", "state_dict.module.", "state_dict."),
+    *_WRAPPERS,
     # MoCo v1 and v2, SimSiam, MoCo v3, DINO, Barlow Twins and VICReg.
     *("state_dict.module.encoder_q.", "module.encoder_q."),
     *("state_dict.module.encoder.", "module.encoder."),
     *("state_dict.module.base_encoder.", "module.base_encoder."),
     *("teacher.backbone.", "teacher.module.backbone."),
-    *("module.backbone.", "model.module.backbone.", "backbone."),
+    *("module.backbone.", "model.module.backbone."),
   ),
   ignored=(*_CLASSIFIERS, "projection_head.*", "prototypes.*", "*_tracked"),
   fields={"norm_momentum": 0.9, **IMAGENET},

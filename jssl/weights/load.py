@@ -19,14 +19,20 @@ from jssl.weights.layouts import Part
 from jssl.weights.recognise import Found, Model
 from jssl.weights.tensors import Tensors
 
-# Of models whose positions have no size of their own (RoPE, ResNets).
+# Image size of models without a table of positions.
 _IMAGE_PX = 224
 
 Place = Callable[[str, np.ndarray], Any]
 
 
+def on_default_device(name: str, array: np.ndarray) -> jax.Array:
+  """Places a leaf on the default device."""
+  del name
+  return jax.device_put(array)
+
+
 class Report(NamedTuple):
-  """What became of the tensors of a file.
+  """Used and ignored tensors of a file.
 
   Attributes:
     layout: name of the layout.
@@ -59,7 +65,9 @@ class Published:
     model: the `ViT` or `ResNet`.
     image_shape: (h, w, channels) of images with the grid of the stored
       positions; 224 px without positions.
-    report: what became of the tensors.
+    report: used and ignored tensors.
+    usual_heads: heads of the published models of this width if the file does
+      not declare their number, else None.
   """
 
   def __init__(
@@ -77,15 +85,18 @@ class Published:
     tensors = Tensors(path)
     found = recognise.recognise(tensors, layout)
     inferred = recognise.fields(found, tensors)
-    if num_heads and not found.layout.is_resnet:
-      inferred = {"num_heads": num_heads, **inferred}
+    self.usual_heads: int | None = None
+    if not found.layout.is_resnet and "num_heads" not in inferred:
+      usual = recognise.usual_heads(found.layout, inferred["width"])
+      self.usual_heads = usual.get("num_heads")
+      inferred |= {"num_heads": num_heads} if num_heads else usual
     self.model = _model(inferred | fields, found, path)
     self.image_shape = _image_shape(found, tensors)
     self._shapes = abstract_leaves(self.model, self.image_shape)
-    self._groups, homeless = layouts.select(
+    self._groups, unmatched = layouts.select(
       layouts.groups(found.layout, self.model), self._shapes
     )
-    ignored = _check_names(found, tensors, self._groups, homeless)
+    ignored = _check_names(found, tensors, self._groups, unmatched)
     used = {
       leaf: tuple(found.names[name] for name in part.tensors)
       for group in self._groups
@@ -95,10 +106,16 @@ class Published:
     self.report = Report(found.layout.name, found.prefix, used, ignored)
     self._tensors, self._names = tensors, found.names
     logging.info(
-      "Read %d leaves of layout %s from %s; %d tensors ignored: %s.",
-      *(len(used), found.layout.name, path),
+      "Recognised layout %s in %s; %d tensors are ignored: %s.",
+      *(found.layout.name, path),
       *(len(ignored), ", ".join(ignored[:10]) or "none"),
     )
+
+  def variables(self, place: Place) -> Variables:
+    """Reads all leaves; `place` as for `load`."""
+    stacked = isinstance(self.model, ViT) and self.model.scan_layers
+    leaves = place_each(self.leaves(stacked=stacked), place)
+    return unflatten_dict(leaves, sep="/")
 
   def leaves(self, *, stacked: bool) -> Iterator[tuple[str, np.ndarray]]:
     """Yields path and array of each leaf.
@@ -136,7 +153,7 @@ class Published:
         shapes = [list(self._tensors.shape(name)) for name in names]
         raise ValueError(
           f"{self._tensors.path}: {', '.join(names)} of shape {shapes}: "
-          f"expected numbers for {leaf} of shape {list(expected)}"
+          f"expected shape {list(expected)} for {leaf}"
         )
     return arrays
 
@@ -145,7 +162,7 @@ def load(
   path: str | os.PathLike,
   *,
   layout: str | None = None,
-  place: Place = lambda _, array: jax.device_put(array),
+  place: Place = on_default_device,
   num_heads: int | None = None,
   **fields: Any,
 ) -> tuple[Model, Variables]:
@@ -167,14 +184,15 @@ def load(
     place: function of the path of a leaf, such as "params/norm/scale", and its
       array; its result is the leaf. One leaf at a time is in host memory.
     num_heads: number of attention heads, if the file does not declare it and it
-      is not that of the published model of this width.
+      is not that of the published models of this width. MoCo v3's ViT-S has 12;
+      an extracted one has the names of timm.
     **fields: fields of the model to use instead of those found, such as
       `scan_layers=True` or `mean=(0.5,)`.
 
   Returns:
     model: the `ViT` or `ResNet`.
-    variables: parameters and batch statistics, in float32, for images of the
-      size of the stored positions.
+    variables: parameters and batch statistics, in float32 or wider, for images
+      of the size of the stored positions.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -182,9 +200,7 @@ def load(
       has tensors without a place in the model; names them.
   """
   published = Published(path, layout=layout, num_heads=num_heads, **fields)
-  stacked = isinstance(published.model, ViT) and published.model.scan_layers
-  leaves = place_each(published.leaves(stacked=stacked), place)
-  return published.model, unflatten_dict(leaves, sep="/")
+  return published.model, published.variables(place)
 
 
 def place_each(
@@ -221,11 +237,11 @@ def place_like(variables: Variables) -> Place:
 
 
 def abstract_leaves(
-  model: Model, image_shape: tuple[int, int, int]
+  model: Model, image_shape: tuple[int, int, int], *, stacked: bool = False
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the leaves of a model by path, blocks one by one."""
+  """Returns the leaves of a model by path, see `Published.leaves`."""
   if isinstance(model, ViT):
-    model = dataclasses.replace(model, scan_layers=False)
+    model = dataclasses.replace(model, scan_layers=stacked)
   backbone = model.backbone()
   variables = jax.eval_shape(lambda: init_variables(0, backbone, image_shape))
   return flatten_dict(variables, sep="/")
@@ -238,8 +254,6 @@ def _model(fields: Mapping[str, Any], found: Found, path: Any) -> Model:
     raise ValueError(
       f"{', '.join(sorted(unknown))}: expected fields of {cls.__name__}"
     )
-  if cls is ViT:
-    fields = {**recognise.usual_heads(found.layout, fields["width"]), **fields}
   if cls is ViT and "num_heads" not in fields:
     raise ValueError(
       f"{path}: a width of {fields['width']} with an unknown number of heads; "
@@ -260,7 +274,7 @@ def _image_shape(found: Found, tensors: Tensors) -> tuple[int, int, int]:
 
 
 def _check_names(
-  found: Found, tensors: Tensors, groups: list[list[Part]], homeless: list[str]
+  found: Found, tensors: Tensors, groups: list[list[Part]], unmatched: list[str]
 ) -> tuple[str, ...]:
   """Returns the ignored tensors.
 
@@ -269,10 +283,10 @@ def _check_names(
   """
   names = [name for group in groups for part in group for name in part.tensors]
   missing = [name for name in names if name not in found.names]
-  if missing or homeless:
+  if missing or unmatched:
     raise ValueError(
       f"{tensors.path}: layout {found.layout.name} expects "
-      f"{recognise.nearest([*missing, *homeless], found.names)}, which the "
+      f"{recognise.nearest([*missing, *unmatched], found.names)}, which the "
       "file lacks"
     )
   unused = set(found.names) - set(names)
@@ -283,7 +297,7 @@ def _check_names(
   )
   if unknown:
     raise ValueError(
-      f"{tensors.path}: a model of layout {found.layout.name} has no place for "
+      f"{tensors.path}: unexpected tensors for layout {found.layout.name}: "
       f"{recognise.nearest(unknown, names)}"
     )
   used = {found.names[name] for name in names}

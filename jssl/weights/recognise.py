@@ -12,11 +12,11 @@ from jssl.weights.conversions import square_side
 from jssl.weights.layouts import LAYOUTS, Layout
 from jssl.weights.tensors import Tensors
 
-# Metadata that `save` writes: the fields of the model as JSON.
+# Metadata that `save` writes: the fields of the model as JSON, and the layout.
 METADATA = "jssl.model"
+LAYOUT = "jssl.layout"
 
 _SHOWN_NAMES = 10
-_HEAD_DIM = 64
 _ACTIVATIONS = {
   "silu": "",  # Of gated MLPs.
   "gelu": "erf",
@@ -75,6 +75,8 @@ def recognise(tensors: Tensors, layout: str | None = None) -> Found:
   """
   if layout is not None and layout not in LAYOUTS:
     raise ValueError(f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}")
+  # `save` writes models that no names of tensors would tell apart.
+  layout = layout or tensors.metadata.get(LAYOUT)
   candidates = LAYOUTS.values() if layout is None else [LAYOUTS[layout]]
   for candidate in candidates:
     required = candidate.requires
@@ -88,7 +90,7 @@ def recognise(tensors: Tensors, layout: str | None = None) -> Found:
         name in names for name in candidate.forbids
       ):
         return Found(candidate, prefix, names)
-  known = {name for layout in LAYOUTS.values() for name in layout.requires}
+  known = {name for table in LAYOUTS.values() for name in table.requires}
   raise ValueError(
     f"{tensors.path}: expected tensors of "
     f"{layout or 'one of the layouts ' + ', '.join(LAYOUTS)}; received "
@@ -99,7 +101,7 @@ def recognise(tensors: Tensors, layout: str | None = None) -> Found:
 def shape(found: Found, tensors: Tensors, leaf: str) -> tuple[int, ...]:
   """Returns the shape of the first tensor of a ViT's leaf; () without it.
 
-  Of leaves of blocks, such as "block_{i}/qkv/bias", that of the first block.
+  For leaves of blocks, such as "block_{i}/qkv/bias", the shape in block 0.
   """
   layout = found.layout
   for part in (*layout.parts, *layout.mlp, *layout.swiglu):
@@ -127,6 +129,11 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
   def has(leaf: str) -> bool:
     return bool(size(leaf))
 
+  if len(size("embed/kernel")) != 4 or not has("block_{i}/mlp_out/kernel"):
+    raise ValueError(
+      f"{tensors.path}: layout {layout.name} expects patches of "
+      "[width, channels, side, side] and MLPs of two linear maps; found none"
+    )
   width, _, patch, _ = size("embed/kernel")
   (pattern,) = (
     part.tensors[0]
@@ -145,7 +152,7 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
     "qkv_bias": "none",
     **_mlp_fields(found, tensors, width),
   }
-  masked = size("block_{i}/q_bias") == (3 * width,)
+  masked = "blocks.0.attn.qkv.bias_mask" in names
   if has("block_{i}/qkv/bias") and not masked:
     fields["qkv_bias"] = "qkv"
   elif has("block_{i}/q_bias"):
@@ -168,8 +175,8 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
 
 def usual_heads(layout: Layout, width: int) -> dict[str, int]:
   """Returns the number of heads of published models of this width, if any."""
-  head_dim = layout.head_dim.get(width, _HEAD_DIM)
-  return {"num_heads": width // head_dim} if width % head_dim == 0 else {}
+  heads = layout.num_heads.get(width)
+  return {"num_heads": heads} if heads else {}
 
 
 def _mlp_fields(found: Found, tensors: Tensors, width: int) -> dict[str, Any]:
@@ -253,8 +260,13 @@ def fields(found: Found, tensors: Tensors) -> dict[str, Any]:
   Raises:
     ValueError: if no model of this library has such tensors.
   """
-  infer = _resnet_fields if found.layout.is_resnet else _vit_fields
   if METADATA in tensors.metadata:
-    own = json.loads(tensors.metadata[METADATA])
+    try:
+      own = json.loads(tensors.metadata[METADATA])
+    except ValueError as error:
+      raise ValueError(
+        f"{tensors.path}: metadata {METADATA}: {error}"
+      ) from None
     return {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+  infer = _resnet_fields if found.layout.is_resnet else _vit_fields
   return {**infer(found, tensors), **_colours(tensors.config)}

@@ -18,9 +18,9 @@ from jssl.typing import Variables
 from jssl.weights import layouts
 from jssl.weights.folder import Files, hf_files, timm_files
 from jssl.weights.layouts import Layout
-from jssl.weights.recognise import METADATA, Model
+from jssl.weights.recognise import LAYOUT, METADATA, Model
 
-# Only the training uses it; timm and Hugging Face's ViT have no place for it.
+# Only training uses it; it is written where a library always has one.
 _MASK = "params/mask_token"
 _POSITIONS = "params/positions"
 _CLASS_POSITION = "params/cls_position"
@@ -76,7 +76,11 @@ def save(
     descriptions = hf_files(model, table, image_size_px, channels)
   # The file's dtype is float32, whatever the activations had in training.
   fields = dataclasses.asdict(dataclasses.replace(model, dtype="float32"))
-  metadata = {"format": "pt", METADATA: json.dumps(fields)}
+  metadata = {
+    "format": "pt",
+    METADATA: json.dumps(fields),
+    LAYOUT: table.name,
+  }
   with files.new_folder(pathlib.Path(path)) as folder:
     save_file(tensors, folder / "model.safetensors", metadata)
     for name, values in descriptions.items():
@@ -101,7 +105,7 @@ def to_tensors(model: Model, variables: Variables, layout: str) -> Leaves:
 def _leaves(model: Model, variables: Variables) -> Leaves:
   """Returns leaves by path; each block of a scanned ViT has its own."""
   leaves = {
-    name: np.asarray(leaf)
+    name: np.asarray(leaf, np.float32)
     for name, leaf in flatten_dict(jax.device_get(variables), sep="/").items()
   }
   if not (isinstance(model, ViT) and model.scan_layers):
@@ -188,12 +192,10 @@ def _with_positions(
       leaves[_CLASS_POSITION] = zeros
       changes["class_position"] = True
   if table in (layouts.HF_DINOV2_REGISTERS, layouts.HF_DINOV3):
-    if not model.mask_token:
-      leaves[_MASK] = zeros
-      changes["mask_token"] = True
-  elif table.name in ("timm", "timm_dinov3", "hf_vit", "hf_ijepa"):
+    leaves.setdefault(_MASK, zeros)
+  elif table is not layouts.HF_DINOV2:
     leaves.pop(_MASK, None)
-    changes["mask_token"] = False
+  changes["mask_token"] = _MASK in leaves
   return dataclasses.replace(model, **changes), leaves, image_size_px
 
 
@@ -204,10 +206,10 @@ def _tensors(model: Model, leaves: Leaves, table: Layout) -> Leaves:
     ValueError: if the layout has no place for a leaf.
   """
   groups = layouts.groups(table, model)
-  selected, homeless = layouts.select(groups, leaves)
-  if homeless:
+  selected, unmatched = layouts.select(groups, leaves)
+  if unmatched:
     raise ValueError(
-      f"layout {table.name} has no place for {', '.join(homeless[:10])}; "
+      f"layout {table.name} has no tensors for {', '.join(unmatched[:10])}; "
       "another layout may have one"
     )
   patch = model.patch_size_px if isinstance(model, ViT) else 0

@@ -37,12 +37,11 @@ class Tensors(Mapping[str, np.ndarray]):
     self.path = pathlib.Path(path)
     files, index = _find(self.path)
     folder = files[0].parent
-    self.config: dict[str, Any] = {
-      key: value
-      for name in ("preprocessor_config.json", "config.json")
-      for key, value in _read_json(folder / name).items()
-      if self.path != files[0] or index or files[0].name == _FILE
-    }
+    self.config: dict[str, Any] = {}
+    # A renamed file may lie beside the description of another model.
+    if self.path.is_dir() or files[0].name == _FILE or index:
+      for name in ("preprocessor_config.json", "config.json"):
+        self.config |= _read_json(folder / name)
     self._files = {file: _open(file) for file in files}
     self.metadata: dict[str, str] = {}
     self._where: dict[str, Any] = {}
@@ -56,16 +55,25 @@ class Tensors(Mapping[str, np.ndarray]):
       )
 
   def shape(self, name: str) -> tuple[int, ...]:
-    """Returns the shape of a tensor without reading it."""
-    return tuple(self._where[name].get_slice(name).get_shape())
+    """Returns the shape of a tensor without reading it.
+
+    Raises:
+      ValueError: if there is no such tensor.
+    """
+    return tuple(self._slice(name).get_shape())
+
+  def _slice(self, name: str) -> Any:
+    if name not in self._where:
+      raise ValueError(f"{self.path}: expected a tensor {name}, found none")
+    return self._where[name].get_slice(name)
 
   def __getitem__(self, name: str) -> np.ndarray:
     """Reads a tensor, in float32 unless it is in float64.
 
     Raises:
-      ValueError: if it is not one of floating-point numbers.
+      ValueError: if there is no such tensor, or its dtype is not a float.
     """
-    kind = self._where[name].get_slice(name).get_dtype()
+    kind = self._slice(name).get_dtype()
     if kind not in _FLOATS:
       raise ValueError(
         f"{self.path}: {name} has dtype {kind}: expected one of "
@@ -74,6 +82,10 @@ class Tensors(Mapping[str, np.ndarray]):
     value = self._where[name].get_tensor(name)
     small = value.dtype in (np.float16, ml_dtypes.bfloat16)
     return value.astype(np.float32) if small else value
+
+  def __contains__(self, name: object) -> bool:
+    """True if there is a tensor of this name."""
+    return name in self._where
 
   def __iter__(self) -> Iterator[str]:
     """Iterates over names."""
@@ -98,7 +110,7 @@ def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
     if len(inside) != 1:
       raise FileNotFoundError(
         f"{path} has {len(inside)} {_SUFFIX} files: expected {_FILE}, {_INDEX} "
-        "or a single file"
+        "or a single file; `jssl weights convert` makes one of a PyTorch file"
       )
     (path,) = inside
   if not path.name.endswith(".index.json"):
@@ -128,7 +140,7 @@ def _open(path: pathlib.Path) -> Any:
     with path.open("rb") as file:
       start = file.read(2)
     # A zip archive or a pickle, whatever its name is.
-    hint = "the file is damaged; download it again"
+    hint = "expected a safetensors file; download it again if it is damaged"
     if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
       hint = "it is a pickle, not safetensors: see `jssl weights convert`"
     raise ValueError(f"{path}: {hint} ({error})") from error

@@ -15,7 +15,7 @@ from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.models import Backbone, init_variables
 from jssl.models.tokens import Encoded
 from jssl.typing import Images, Pixels, Variables
-from jssl.weights.load import Published, load
+from jssl.weights.load import Published, on_default_device
 
 # Rounding of a resize or of bfloat16 may leave [0, 1].
 _TOLERANCE = 1e-2
@@ -146,8 +146,9 @@ def load_backbone(
         f"step={step}, teacher={teacher}: expected None, because {path} is not "
         "the workdir of a run and has one backbone"
       )
-    model, variables = load(path)
-    return Encoder(model.backbone(), Published(path).image_shape), variables
+    published = Published(path)
+    variables = published.variables(on_default_device)
+    return Encoder(published.model.backbone(), published.image_shape), variables
   config = read_config(path)
   if teacher is None:
     teacher = has_teacher(config)

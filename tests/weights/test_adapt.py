@@ -6,8 +6,10 @@ import weakref
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jssl import weights
+from jssl.models import ViT
 from tests.models.test_vit import jit
 from tests.weights.test_published import FIXTURES, load, outputs, trees_equal
 
@@ -135,3 +137,28 @@ def test_one_stack_of_blocks_is_in_memory_at_a_time():
 
   weights.load_for(model, (16, 16, 3), FIXTURES / "timm_dinov2", place=place)
   assert len(stacks) == 14
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_rope_is_not_another_rule(positions):
+  model, _ = load("timm_dinov3")
+  other = dataclasses.replace(model, positions=positions)
+  with pytest.raises(ValueError, match=r"model.has_rope=False, True in"):
+    weights.load_for(other, (16, 16, 3), FIXTURES / "timm_dinov3")
+
+
+def test_heads_of_a_published_width_are_checked(tmp_path, caplog):
+  """Only files with the names of timm may have other numbers."""
+  model = ViT(**{**ViT.presets["dinov2_vits14"], "depth": 1}, mask_token=True)
+  variables = model.backbone().init(jax.random.key(0), (14, 14, 3))
+  for layout in ("dinov2", "timm"):
+    leaves = variables["params"]
+    if layout == "timm":
+      leaves = {k: v for k, v in leaves.items() if k != "mask_token"}
+    values = weights.to_tensors(model, {"params": leaves}, layout)
+    save_file(values, tmp_path / f"{layout}.safetensors")
+  other = dataclasses.replace(model, num_heads=12)
+  with pytest.raises(ValueError, match=r"model.num_heads=12, 6 in the publish"):
+    weights.load_for(other, (14, 14, 3), tmp_path / "dinov2.safetensors")
+  weights.load_for(other, (14, 14, 3), tmp_path / "timm.safetensors")
+  assert "model.num_heads=12, 6 in the published" in caplog.text

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from jssl import weights
 from jssl.losses.rows import l2_normalize
@@ -109,3 +109,18 @@ def test_a_file_without_heads_is_refused():
     ValueError, match=r"no tensors for the head 'proj.*heads="
   ):
     load("official_dinov2", method)
+
+
+def test_a_shared_layer_has_two_names(tmp_path):
+  """The official code of iBOT stores it as last_layer and last_layer2."""
+  tensors = load_file(FIXTURES / "official_ibot" / "model.safetensors")
+  for name in list(tensors):
+    if "last_layer2" in name:
+      tensors[name] = tensors[name.replace("last_layer2", "last_layer")]
+  save_file(tensors, tmp_path / "model.safetensors")
+  method = objective("official_ibot", shared_head=True)
+  params, state = method.init(jax.random.key(0), SPEC)
+  found, _ = weights.load_heads(method, params, state, tmp_path)
+  assert set(found) == {"projector", "prototypes"}
+  expected, _ = load("official_ibot", objective("official_ibot"))
+  np.testing.assert_array_equal(found["prototypes"], expected["prototypes"])

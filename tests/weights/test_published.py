@@ -196,3 +196,61 @@ def test_the_library_loads_what_was_written(name, tmp_path):
     near = np.abs(truth[kind]).max() * TOLERANCE
     np.testing.assert_allclose(found[kind], truth[kind], atol=near)
   assert kinds & set(found)
+
+
+@pytest.mark.parametrize(
+  ("fields", "layout"),
+  [
+    ({"mask_token": True, "layer_scale": 0.1, "pooling": "cls"}, "hf"),
+    ({"mask_token": True, "positions": "rope", "layer_scale": 0.1}, "hf"),
+    ({"positions": "rope"}, "timm"),
+    ({"positions": "rope", "num_registers": 2}, "timm"),
+    ({"pooling": "cls_mean", "num_registers": 2}, "timm"),
+    ({"mlp": "swiglu", "layer_scale": 0.1, "pooling": "cls"}, "timm"),
+    ({}, "hf"),
+    ({}, "timm"),
+  ],
+)
+def test_models_of_this_library_are_written_and_read(fields, layout, tmp_path):
+  own = (
+    {"norm_epsilon": 1e-5, "qkv_bias": "qv"} if "rope" in str(fields) else {}
+  )
+  if layout == "hf" and own:
+    own["class_token"] = True
+  model = ViT(
+    **{"patch_size_px": 4, "width": 16, "depth": 1, "num_heads": 2},
+    **{"gelu": "erf", **own, **fields},
+  )
+  variables = model.backbone().init(jax.random.key(0), (8, 8, 3))
+  params = dict(variables["params"])
+  if "mask_token" in params:
+    params["mask_token"] += 1.0
+  folder = tmp_path / "out"
+  weights.save(
+    model, {"params": params}, folder, layout=layout, image_size_px=8
+  )
+  again, same = weights.load(folder)
+  images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+  one, other = (
+    m.backbone().apply(v, images, train=False)[0].pooled
+    for m, v in ((model, {"params": params}), (again, same))
+  )
+  np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  if "mask_token" in same["params"]:
+    np.testing.assert_array_equal(
+      same["params"]["mask_token"], params.get("mask_token", 0 * params["cls"])
+    )
+
+
+@pytest.mark.parametrize(
+  ("fields", "match"),
+  [
+    ({"positions": "rope", "class_token": True}, "model.layer_scale=0.0"),
+    ({"num_registers": 4, "pooling": "cls"}, "model.num_registers=4"),
+  ],
+)
+def test_a_model_that_transformers_lacks_is_refused(fields, match, tmp_path):
+  model = ViT(patch_size_px=4, width=16, depth=1, num_heads=2, **fields)
+  variables = model.backbone().init(jax.random.key(0), (8, 8, 3))
+  with pytest.raises(ValueError, match=match):
+    weights.save(model, variables, tmp_path / "out", layout="hf")
