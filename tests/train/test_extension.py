@@ -96,6 +96,7 @@ def test_an_error_before_the_first_step_leaves_the_earlier_config(
   assert (workdir / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_extended_run_continues_with_the_longer_schedules(workdir, capsys):
   """The reference restores the state at step 4 by itself."""
   assert train(tiny(4), workdir)

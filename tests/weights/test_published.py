@@ -95,6 +95,7 @@ def test_outputs_equal_those_of_the_library(name):
   )
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near():
   model, variables = load("timm_dinov2", dtype="bfloat16")
   truth = outputs("timm_dinov2")
@@ -204,11 +205,16 @@ def test_the_library_loads_what_was_written(name, tmp_path):
     ({"mask_token": True, "layer_scale": 0.1, "pooling": "cls"}, "hf"),
     ({"mask_token": True, "positions": "rope", "layer_scale": 0.1}, "hf"),
     ({"positions": "rope"}, "timm"),
-    ({"positions": "rope", "num_registers": 2}, "timm"),
-    ({"pooling": "cls_mean", "num_registers": 2}, "timm"),
-    ({"mlp": "swiglu", "layer_scale": 0.1, "pooling": "cls"}, "timm"),
-    ({}, "hf"),
     ({}, "timm"),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ({"positions": "rope", "num_registers": 2}, "timm"),
+        ({"pooling": "cls_mean", "num_registers": 2}, "timm"),
+        ({"mlp": "swiglu", "layer_scale": 0.1, "pooling": "cls"}, "timm"),
+        ({}, "hf"),
+      )
+    ),
   ],
 )
 def test_models_of_this_library_are_written_and_read(fields, layout, tmp_path):
