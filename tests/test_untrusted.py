@@ -118,7 +118,8 @@ def test_a_pickle_in_a_checkpoint_is_not_read(folder, ran):
       read_again(folder)
       path.write_bytes(before)
   assert not ran.exists()
-  gc.collect()  # Its unfinished reads end here, where their warnings are expected.
+  # Unfinished reads end here, where their warnings are expected.
+  gc.collect()
 
 
 def test_a_manifest_names_only_files_of_its_checkpoint(folder, tmp_path):
