@@ -1,4 +1,4 @@
-"""Methods judged by segmentation of generated digits, for CPUs.
+"""Methods compared by segmentation of generated digits, for CPUs.
 
     python -m jssl.train --config=configs/segmentation_digits.py:mae --workdir=W
     python -m jssl.probe --workdir=W

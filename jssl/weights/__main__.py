@@ -27,7 +27,7 @@ _NUM_HEADS = flags.DEFINE_integer(
 
 
 def _show(path: str) -> str:
-  """Returns what `load` makes of a file."""
+  """Describes the layout, model and tensors of a file."""
   published = Published(path, layout=_LAYOUT.value, num_heads=_NUM_HEADS.value)
   section = pprint.pformat(model_section(published.model), sort_dicts=False)
   height, width, channels = published.image_shape

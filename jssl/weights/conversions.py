@@ -25,7 +25,7 @@ class Conversion(NamedTuple):
 
 
 def _shaped(*leading: int) -> Conversion:
-  """Vectors, in a file with axes of size 1 before them."""
+  """Vectors, stored with leading axes of size 1."""
 
   def write(leaves: Arrays, count: int, patch: int) -> Arrays:
     del patch
@@ -55,7 +55,7 @@ CONVOLUTION = Conversion(
   lambda tensors: [tensors[0].transpose(2, 3, 1, 0)],
   lambda leaves, *_: [leaves[0].transpose(3, 2, 0, 1)],
 )
-# Counters of batches, of which PyTorch's default momentum makes no use.
+# `num_batches_tracked`, which PyTorch's default momentum ignores.
 COUNT = Conversion(lambda _: [], lambda *_: [np.zeros((), np.int64)])
 
 
@@ -107,5 +107,5 @@ def _write_masked(leaves: Arrays, *_: int) -> Arrays:
   return [np.concatenate([q, np.zeros_like(q), v])]
 
 
-# The bias of queries, keys and values, of which a mask removes that of keys.
+# Fused bias of q, k and v whose key part is masked to zero.
 MASKED_BIAS = Conversion(_read_masked, _write_masked)
