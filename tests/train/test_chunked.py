@@ -111,7 +111,11 @@ def test_parts_have_rows_of_every_device():
 
 @pytest.mark.parametrize(
   ("model", "augment"),
-  [(VIT, LARGE), (VIT, MULTI), (ROPE, MULTI)],
+  [
+    (VIT, LARGE),
+    pytest.param(VIT, MULTI, marks=pytest.mark.slow),
+    (ROPE, MULTI),
+  ],
   ids=["two", "multi_crop", "rope"],
 )
 def test_chunks_change_nothing(model, augment):

@@ -101,7 +101,10 @@ def expected(state, how):
   [
     HOW,
     dataclasses.replace(HOW, batch="fresh"),
-    dataclasses.replace(HOW, strategy="unrolled", batch="fresh"),
+    pytest.param(
+      dataclasses.replace(HOW, strategy="unrolled", batch="fresh"),
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=["alternating", "fresh", "unrolled"],
 )

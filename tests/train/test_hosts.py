@@ -376,7 +376,7 @@ sys.exit(exit_codes.run_with_exit_code(work, (ValueError,)))
   [
     # The others are connected through the first.
     (0, "key", 1),
-    (2, "key", 1),
+    pytest.param(2, "key", 1, marks=pytest.mark.slow),
     pytest.param(1, "UNAVAILABLE", 75, marks=pytest.mark.slow),
     pytest.param(1, "RESOURCE_EXHAUSTED", 1, marks=pytest.mark.slow),
   ],

@@ -65,6 +65,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
   assert_same(outcome(tmp_path), outcome(uninterrupted))
 
 
+@pytest.mark.slow
 def test_rows_over_several_steps_survive_a_kill(tmp_path):
   """A row that straddles a checkpoint has the mean of all its steps."""
   apart = {"log.every_steps": 3, "train.steps": 12}

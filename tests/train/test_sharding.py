@@ -26,7 +26,7 @@ IMAGE = (SIZE_PX, SIZE_PX, 3)
 LARGE = WIDTH**2
 
 # These show the most: prototypes, averaged heads, a queue.
-FAST = ("dino", "dissl", "moco_v3_queue")
+FAST = ("dino", "moco_v3_queue")
 
 
 def widened(objective):
