@@ -17,6 +17,12 @@ from jaxtyping import Float
 from jssl.models import ResNet, ViT
 from jssl.models.vit_positions import resized_positions, sincos_positions
 from jssl.typing import Variables
+from jssl.weights.layout import (
+  CLASS_EMBEDDING,
+  CLASS_POSITION,
+  MASK_EMBEDDING,
+  POSITION_TABLE,
+)
 from jssl.weights.load import (
   Place,
   Published,
@@ -28,9 +34,6 @@ from jssl.weights.recognise import Model
 
 # Largest rounding error of a sin-cos table in float32.
 _POSITION_TOLERANCE = 1e-4
-_CLS = "params/cls"
-_CLS_POSITION = "params/cls_position"
-_MASK = "params/mask_token"
 
 # Fields that decide the function of the same parameters, or their shapes.
 _VIT_FIELDS = (
@@ -87,8 +90,10 @@ def load_for(
   leaves = published.leaves(stacked=stacked)
   adapted = _adapted(leaves, published.model, model, image_shape)
   placed = place_each(adapted, place)
-  if _MASK in shapes and _MASK not in placed:
-    placed[_MASK] = place(_MASK, np.zeros(shapes[_MASK].shape, np.float32))
+  if MASK_EMBEDDING in shapes and MASK_EMBEDDING not in placed:
+    placed[MASK_EMBEDDING] = place(
+      MASK_EMBEDDING, np.zeros(shapes[MASK_EMBEDDING].shape, np.float32)
+    )
   wanted = {name: leaf.shape for name, leaf in shapes.items()}
   got = {name: leaf.shape for name, leaf in placed.items()}
   if wanted != got:
@@ -155,17 +160,17 @@ def _adapted(
       kernel = _with_channels(kernel, image_shape[-1], axis=2)
       kernel = _resized_patches(kernel, model.patch_size_px)
       yield name, kernel.reshape(-1, leaf.shape[-1])
-    elif name == "params/positions":
+    elif name == POSITION_TABLE:
       yield from _positions(name, leaf, model, image_shape)
-    elif folded and name in (_CLS, _CLS_POSITION):
+    elif folded and name in (CLASS_EMBEDDING, CLASS_POSITION):
       parts[name] = leaf
-    elif name != _MASK or model.mask_token:
+    elif name != MASK_EMBEDDING or model.mask_token:
       yield name, leaf
     del leaf  # Before the next one is read.
   if folded:
-    yield _CLS, parts[_CLS] + parts[_CLS_POSITION]
+    yield CLASS_EMBEDDING, parts[CLASS_EMBEDDING] + parts[CLASS_POSITION]
   if model.class_position and not published.class_position:
-    yield _CLS_POSITION, np.zeros(model.width, np.float32)
+    yield CLASS_POSITION, np.zeros(model.width, np.float32)
 
 
 def _positions(

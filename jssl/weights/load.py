@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jssl.models import ResNet, ViT, init_variables
 from jssl.typing import Variables
-from jssl.weights import layouts, recognise
-from jssl.weights.layouts import Part
+from jssl.weights import recognise
+from jssl.weights.layout import Part, groups, select
 from jssl.weights.recognise import Found, Model
 from jssl.weights.tensors import Tensors
 
@@ -87,15 +87,14 @@ class Published:
     inferred = recognise.fields(found, tensors)
     self.usual_heads: int | None = None
     if not found.layout.is_resnet and "num_heads" not in inferred:
-      usual = recognise.usual_heads(found.layout, inferred["width"])
-      self.usual_heads = usual.get("num_heads")
-      inferred |= {"num_heads": num_heads} if num_heads else usual
+      self.usual_heads = found.layout.num_heads.get(inferred["width"])
+      if heads := num_heads or self.usual_heads:
+        inferred["num_heads"] = heads
     self.model = _model(inferred | fields, found, path)
     self.image_shape = _image_shape(found, tensors)
     self._shapes = abstract_leaves(self.model, self.image_shape)
-    self._groups, unmatched = layouts.select(
-      layouts.groups(found.layout, self.model), self._shapes
-    )
+    parts = groups(found.layout, self.model)
+    self._groups, unmatched = select(parts, self._shapes)
     ignored = _check_names(found, tensors, self._groups, unmatched)
     used = {
       leaf: tuple(found.names[name] for name in part.tensors)

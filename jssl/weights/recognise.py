@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from jssl.models import ResNet, ViT
 from jssl.models.resnet import STAGES
 from jssl.weights.conversions import square_side
-from jssl.weights.layouts import LAYOUTS, Layout
+from jssl.weights.layout import Layout
+from jssl.weights.layouts import LAYOUTS
 from jssl.weights.tensors import Tensors
 
 # Metadata that `save` writes: the fields of the model as JSON, and the layout.
@@ -73,10 +74,12 @@ def recognise(tensors: Tensors, layout: str | None = None) -> Found:
   Raises:
     ValueError: if `layout` is unknown or no layout fits.
   """
-  if layout is not None and layout not in LAYOUTS:
-    raise ValueError(f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}")
   # `save` writes models that no names of tensors would tell apart.
   layout = layout or tensors.metadata.get(LAYOUT)
+  if layout is not None and layout not in LAYOUTS:
+    raise ValueError(
+      f"{tensors.path}: layout={layout!r}: expected one of {', '.join(LAYOUTS)}"
+    )
   candidates = LAYOUTS.values() if layout is None else [LAYOUTS[layout]]
   for candidate in candidates:
     required = candidate.requires
@@ -171,12 +174,6 @@ def _vit_fields(found: Found, tensors: Tensors) -> dict[str, Any]:
     fields |= {"pooling": "mean", "norm_pooled": "fc_norm.weight" in names}
   fields["class_token"] = cls and fields["pooling"] == "mean"
   return fields
-
-
-def usual_heads(layout: Layout, width: int) -> dict[str, int]:
-  """Returns the number of heads of published models of this width, if any."""
-  heads = layout.num_heads.get(width)
-  return {"num_heads": heads} if heads else {}
 
 
 def _mlp_fields(found: Found, tensors: Tensors, width: int) -> dict[str, Any]:

@@ -17,13 +17,15 @@ from jssl.runtime import files
 from jssl.typing import Variables
 from jssl.weights import layouts
 from jssl.weights.folder import Files, hf_files, timm_files
-from jssl.weights.layouts import Layout
+from jssl.weights.layout import (
+  CLASS_POSITION,
+  MASK_EMBEDDING,
+  POSITION_TABLE,
+  Layout,
+  groups,
+  select,
+)
 from jssl.weights.recognise import LAYOUT, METADATA, Model
-
-# Only training uses it; it is written where a library always has one.
-_MASK = "params/mask_token"
-_POSITIONS = "params/positions"
-_CLASS_POSITION = "params/cls_position"
 
 Leaves = dict[str, np.ndarray]
 
@@ -171,7 +173,7 @@ def _with_positions(
   if model.positions == "rope":
     grid: tuple[int, ...] = ()
   elif model.positions == "learned":
-    grid = leaves[_POSITIONS].shape[:2]
+    grid = leaves[POSITION_TABLE].shape[:2]
   else:
     patches = model.grid((image_size_px, image_size_px, 3))
     grid = patches.rows, patches.columns
@@ -179,7 +181,7 @@ def _with_positions(
     fixed = sincos_positions(
       patches.rows, patches.columns, model.width, column_first=by_column
     )
-    leaves[_POSITIONS] = fixed.reshape(*grid, -1).astype(np.float32)
+    leaves[POSITION_TABLE] = fixed.reshape(*grid, -1).astype(np.float32)
     changes["positions"] = "learned"
   if grid:
     if grid[0] != grid[1]:
@@ -189,13 +191,13 @@ def _with_positions(
       )
     image_size_px = grid[0] * model.patch_size_px
     if hf and model.has_class_token and not model.class_position:
-      leaves[_CLASS_POSITION] = zeros
+      leaves[CLASS_POSITION] = zeros
       changes["class_position"] = True
   if table in (layouts.HF_DINOV2_REGISTERS, layouts.HF_DINOV3):
-    leaves.setdefault(_MASK, zeros)
+    leaves.setdefault(MASK_EMBEDDING, zeros)
   elif table is not layouts.HF_DINOV2:
-    leaves.pop(_MASK, None)
-  changes["mask_token"] = _MASK in leaves
+    leaves.pop(MASK_EMBEDDING, None)
+  changes["mask_token"] = MASK_EMBEDDING in leaves
   return dataclasses.replace(model, **changes), leaves, image_size_px
 
 
@@ -205,8 +207,8 @@ def _tensors(model: Model, leaves: Leaves, table: Layout) -> Leaves:
   Raises:
     ValueError: if the layout has no place for a leaf.
   """
-  groups = layouts.groups(table, model)
-  selected, unmatched = layouts.select(groups, leaves)
+  parts = groups(table, model)
+  selected, unmatched = select(parts, leaves)
   if unmatched:
     raise ValueError(
       f"layout {table.name} has no tensors for {', '.join(unmatched[:10])}; "
@@ -220,7 +222,7 @@ def _tensors(model: Model, leaves: Leaves, table: Layout) -> Leaves:
     )
     tensors |= dict(zip(part.tensors, written, strict=True))
   # Counters of batch norms belong to no leaf.
-  for part in (part for group in groups for part in group if not part.leaves):
+  for part in (part for group in parts for part in group if not part.leaves):
     norm = part.tensors[0].rpartition(".")[0]
     if f"{norm}.weight" in tensors:
       tensors[part.tensors[0]] = np.zeros((), np.int64)

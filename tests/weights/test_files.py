@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jssl import weights
-from jssl.weights import recognise
 from tests.weights.test_published import FIXTURES, load, trees_equal
 
 FILE = FIXTURES / "timm_vit" / "model.safetensors"
@@ -136,8 +135,13 @@ def test_an_unknown_layout_or_field():
   ],
 )
 def test_heads_of_published_widths(layout, width, heads):
-  found = recognise.usual_heads(weights.LAYOUTS[layout], width)
-  assert found.get("num_heads") == heads
+  assert weights.LAYOUTS[layout].num_heads.get(width) == heads
+
+
+def test_metadata_of_an_unknown_layout(file):
+  save_file(tensors(), file, {"jssl.layout": "later"})
+  with pytest.raises(ValueError, match=r"layout='later': expected one of"):
+    weights.load(file)
 
 
 def test_a_resnet_with_another_stem(file):
