@@ -58,8 +58,8 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
-  from jssl.probe.published import PublishedWeights
-  from jssl.probe.runner import run, run_published
+  from jssl.probe.published import PublishedWeights, run_published
+  from jssl.probe.runner import run
   from jssl.runtime import (
     compilation,
     distributed,

@@ -11,42 +11,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jssl.augment.crop import center_crop_masks
 from jssl.config.schema import Probe
-from jssl.data import pipeline
-from jssl.data.source import InMemory, Segmented, Source
-from jssl.mesh import batch_sharding
 from jssl.probe import knn, linear, splits
 from jssl.probe.dataset import ProbeDataset
 from jssl.probe.encoders import Encoder
 from jssl.probe.features import Features, scaling
 from jssl.probe.linear import Linear
+from jssl.probe.patches import Confusion, Patches, confusion, mean_iou, read
 from jssl.probe.records import DenseRecord
-from jssl.runtime import distributed
-
-_Scores = Float[np.ndarray, "n p k"]
-_Confusion = Int[np.ndarray, "k k"]
-
-
-class Patches(NamedTuple):
-  """Frozen tokens and masks of images.
-
-  `shares` are the shares of a patch's pixels in each class; they add up to less
-  than 1 where pixels have no label.
-  """
-
-  tokens: Float[np.ndarray, "n p d"]
-  shares: _Scores
-  masks: Int[np.ndarray, "n h w"]
-
-  def of(self, images: Bool[np.ndarray, "n"]) -> "Patches":
-    """Returns the patches of some images."""
-    return Patches(*(array[images] for array in self))
 
 
 class Result(NamedTuple):
@@ -58,92 +34,10 @@ class Result(NamedTuple):
   chosen: dict[str, list[Any]]
 
 
-def read(
-  source: Source,
-  encoder: Encoder,
-  *,
-  images: int,
-  crop_size_px: int,
-  batch_size: int,
-  mesh: Mesh,
-) -> Patches:
-  """Encodes up to `images` random images of a source, always the same ones.
-
-  Raises:
-    ValueError: if the source has no masks or the encoder no tokens.
-  """
-  if not isinstance(source, Segmented) or encoder.tokens is None:
-    raise ValueError(
-      f"probe.dense_images={images}: expected 0, because {source.name} has no "
-      f"masks or {encoder.name} no patch tokens"
-    )
-  order = np.random.default_rng(0).permutation(len(source))
-  rows = np.sort(order[:images])
-  batch = source.fetch(rows)
-  drawn = InMemory(
-    source.name, source.class_names, batch["image"], batch["label"]
-  )
-  found = [
-    distributed.to_host(encoder.tokens(batch["image"]))[:real].astype(
-      np.float32
-    )
-    for batch, real in pipeline.eval_batches(
-      drawn,
-      batch_size=-(-batch_size // mesh.size) * mesh.size,
-      sharding=batch_sharding(mesh),
-    )
-  ]
-  h = np.concatenate(found)
-  masks = center_crop_masks(source.fetch_masks(rows), size_px=crop_size_px)
-  side = round(h.shape[1] ** 0.5)
-  return Patches(h, shares(masks, side, len(source.mask_names)), masks)
-
-
-def shares(
-  masks: Int[np.ndarray, "n h w"], side: int, num_classes: int
-) -> _Scores:
-  """Returns each class's share of the pixels of `side` x `side` patches."""
-  n, size, _ = masks.shape
-  blocks = masks.reshape(n, side, size // side, side, size // side)
-  of_class = [(blocks == k).mean((2, 4)) for k in range(num_classes)]
-  return np.stack(of_class, -1, dtype=np.float32).reshape(n, side**2, -1)
-
-
-@jax.jit
-def confusion(
-  scores: Float[Array, "n p k"], masks: Int[Array, "n h w"]
-) -> Int[Array, "k k"]:
-  """Counts pixels by their label (row) and predicted class (column).
-
-  The prediction is the largest bilinearly upsampled score. Pixels without a
-  label do not count.
-  """
-  side, num_classes = round(scores.shape[1] ** 0.5), scores.shape[2]
-
-  # One image at a time: all upsampled scores may not fit into memory.
-  def add(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
-    patches, mask = image
-    grid = patches.reshape(side, side, num_classes)
-    pixels = jax.image.resize(grid, (*mask.shape, num_classes), "linear")
-    label, predicted = mask.astype(int).ravel(), pixels.argmax(-1).ravel()
-    counted = (label >= 0).astype(int)
-    return total.at[label, predicted].add(counted), None
-
-  zero = jnp.zeros((num_classes, num_classes), int)
-  return jax.lax.scan(add, zero, (scores, masks))[0]
-
-
-def mean_iou(confusion: _Confusion) -> float:
-  """Returns the mean IoU of the classes that have labels or predictions."""
-  right = np.diag(confusion)
-  union = confusion.sum(0) + confusion.sum(1) - right
-  return float(np.mean(right[union > 0] / union[union > 0]))
-
-
 def _result(
   candidates: Sequence[dict[str, Any]],
   validation_iou: Float[np.ndarray, "s m"],
-  test: Sequence[_Confusion],
+  test: Sequence[Confusion],
 ) -> Result:
   """Returns the scores of the best candidate of each seed."""
   iou = np.array([mean_iou(counts) for counts in test])
@@ -207,7 +101,7 @@ def fit_linear(
     w, b = map(np.asarray, heads)
     return [Linear(*head) for head in zip(w, b, strict=True)]
 
-  def confusions(heads: Sequence[Linear], on: Patches) -> list[_Confusion]:
+  def confusions(heads: Sequence[Linear], on: Patches) -> list[Confusion]:
     h = scale(on.tokens)
     return [
       np.asarray(confusion(h @ head.w.T + head.b, on.masks)) for head in heads
@@ -257,7 +151,7 @@ def fit_knn(
 
   def confusions(
     chosen: Sequence[int], on: Patches, counted: Bool[np.ndarray, "n"]
-  ) -> dict[int, _Confusion]:
+  ) -> dict[int, Confusion]:
     """Returns the confusion of each candidate in `chosen`."""
     found = {}
     for scale, function in scales.items():

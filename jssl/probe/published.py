@@ -3,14 +3,20 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 
+from jssl import weights
 from jssl.augment import Augment
-from jssl.config.build import read_config
+from jssl.config.build import build_model, read_config
 from jssl.config.schema import Checkpoint, Config, Data, Probe, Train
 from jssl.objectives import SimCLR
 from jssl.optim import Optim
 from jssl.probe.dataset import change_dataset
 from jssl.probe.records import BASELINES
+from jssl.probe.runner import GOODPUT, GOODPUT_KINDS, Runner, probing
+from jssl.runtime import distributed
+from jssl.runtime.goodput import Clock
+from jssl.runtime.workdir import check_workdir_shared
 from jssl.weights import Published
 
 _RESERVED = (*BASELINES, "backbone", "student", "views")
@@ -97,3 +103,49 @@ def published_config(
     train=Train(steps=1),
     checkpoint=Checkpoint(every_steps=1),
   )
+
+
+def run_published(
+  workdir: str | os.PathLike,
+  published: PublishedWeights,
+  *,
+  dataset: str = "",
+  data_dir: str = "",
+  test_split: str = "",
+  overwrite: bool = False,
+  log: Callable[[str], None] = distributed.log_on_first,
+) -> None:
+  """Adds records of published weights to a workdir, of a run or not.
+
+  The other arguments are the flags of `python -m jssl.probe`. Without a run,
+  `dataset` is required and the probes have their default settings.
+
+  Raises:
+    FileNotFoundError: if there are no weights or no data set.
+    ValueError: as for `run`, or if the weights cannot be read or do not fit the
+      images.
+  """
+  clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
+  config = published_config(
+    workdir, published, dataset, data_dir=data_dir, test_split=test_split
+  )
+  if distributed.is_first():
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+  check_workdir_shared(workdir)
+  with probing(workdir, "Lower --image_size_px"), clock.running():
+    runner = Runner(
+      workdir,
+      config,
+      clock,
+      overwrite=overwrite,
+      diagnostics=False,
+      pin_best=False,
+      log=log,
+      channels=published.image_shape[-1],
+    )
+    runner.run_on(
+      published.name,
+      lambda: weights.load_for(
+        build_model(config), published.image_shape, published.path
+      ),
+    )

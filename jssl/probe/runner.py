@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jssl import checkpoint, weights
+from jssl import checkpoint
 from jssl.config import checks
 from jssl.config.build import (
   build_backbone,
-  build_model,
   has_teacher,
   read_config,
 )
@@ -28,7 +27,6 @@ from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
 from jssl.probe.dense import dense_records
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
-from jssl.probe.published import PublishedWeights, published_config
 from jssl.probe.records import (
   PARTS,
   NotMeasuredRecord,
@@ -120,12 +118,17 @@ class Runner:
     beside = self._has_teacher and settings_of_student(config.probe).probes
     self._student_parts = [x for x in self._parts if x == "probe" and beside]
     size = config.augment.crop_size_px
-    channels = channels or self._dataset.train.image_shape[-1]
-    self._image_shape = (size, size, channels)
+    of_images = self._dataset.train.image_shape[-1]
+    if channels and of_images not in (1, channels):
+      raise ValueError(
+        f"{config.data.name} has images of {of_images} channels: expected 1 or "
+        f"{channels}, as the weights have; choose another set with --dataset"
+      )
+    image_shape = (size, size, channels or of_images)
     checks.check_probe_features(config, self._backbone)
     self._encoders = BackboneEncoders(
       self._backbone,
-      self._image_shape,
+      image_shape,
       mesh=self._dataset.global_mesh,
       key=str((to_dict(config)["model"], size)),
       blocks=encoders.last_blocks(config),
@@ -164,22 +167,16 @@ class Runner:
       )
     self._log_tables()
 
-  def run_published(self, published: PublishedWeights) -> None:
-    """Probes the baselines, then published weights."""
-    name, channels = published.name, self._dataset.train.image_shape[-1]
-    if channels not in (1, self._image_shape[-1]):
-      raise ValueError(
-        f"{self._dataset.name} has images of {channels} channels: expected 1 "
-        f"or {self._image_shape[-1]}, as {published.path} has; choose another "
-        "set with --dataset"
-      )
+  def run_on(self, name: str, restore: Callable[[], Variables]) -> None:
+    """Probes the baselines, then the backbone with variables from elsewhere.
+
+    `name` is that of the features in records.
+    """
     self._probe_baselines()
     parts = self._missing_parts(name, 0)
     if parts:
       with self._clock.on("restore"):
-        variables = weights.load_for(
-          build_model(self._config), self._image_shape, published.path
-        )
+        variables = restore()
       self._probe(self._encoders.published(name, variables), parts)
     else:
       self._log(
@@ -399,7 +396,7 @@ def run(
     "Lower probe.batch_size or probe.memory_limit_gib in "
     f"{os.path.join(workdir, 'config.json')}"
   )
-  with _probing(workdir, advice):
+  with probing(workdir, advice):
     runner = Runner(
       workdir,
       config,
@@ -416,7 +413,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _probing(workdir: str | os.PathLike, advice: str) -> Iterator[None]:
+def probing(workdir: str | os.PathLike, advice: str) -> Iterator[None]:
   """Locks a workdir against a second probe; advises on a lack of memory."""
   with (
     compilation.explain_errors("the probe", advice),
@@ -424,44 +421,3 @@ def _probing(workdir: str | os.PathLike, advice: str) -> Iterator[None]:
     lock(workdir, "probe.lock"),
   ):
     yield
-
-
-def run_published(
-  workdir: str | os.PathLike,
-  published: PublishedWeights,
-  *,
-  dataset: str = "",
-  data_dir: str = "",
-  test_split: str = "",
-  overwrite: bool = False,
-  log: Callable[[str], None] = distributed.log_on_first,
-) -> None:
-  """Adds records of published weights to a workdir, of a run or not.
-
-  The other arguments are the flags of `python -m jssl.probe`. Without a run,
-  `dataset` is required and the probes have their default settings.
-
-  Raises:
-    FileNotFoundError: if there are no weights or no data set.
-    ValueError: as for `run`, or if the weights cannot be read or do not fit the
-      images.
-  """
-  clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
-  config = published_config(
-    workdir, published, dataset, data_dir=data_dir, test_split=test_split
-  )
-  if distributed.is_first():
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-  check_workdir_shared(workdir)
-  with _probing(workdir, "Lower --image_size_px"), clock.running():
-    runner = Runner(
-      workdir,
-      config,
-      clock,
-      overwrite=overwrite,
-      diagnostics=False,
-      pin_best=False,
-      log=log,
-      channels=published.image_shape[-1],
-    )
-    runner.run_published(published)

@@ -5,8 +5,9 @@ from oracles.probe import SETTINGS
 from jssl.config.schema import Probe
 from jssl.data.source import InMemory, SegmentedInMemory
 from jssl.probe import dense
-from jssl.probe.dense import Patches
+from jssl.probe import patches as patches_lib
 from jssl.probe.encoders import Encoder
+from jssl.probe.patches import Patches
 
 PROBE = Probe(**SETTINGS)
 
@@ -37,19 +38,21 @@ def test_counts_and_scores_equal_the_loops():
     for label, found in zip(mask.ravel(), predicted.ravel(), strict=True):
       if label >= 0:
         want[label, found] += 1
-  got = np.asarray(dense.confusion(scores, masks))
+  got = np.asarray(patches_lib.confusion(scores, masks))
   np.testing.assert_array_equal(got, want)
   assert got.sum() == (masks >= 0).sum()
   iou = [
     want[k, k] / (want[k].sum() + want[:, k].sum() - want[k, k])
     for k in range(3)
   ]
-  np.testing.assert_allclose(dense.mean_iou(got), np.mean(iou), rtol=1e-12)
+  np.testing.assert_allclose(
+    patches_lib.mean_iou(got), np.mean(iou), rtol=1e-12
+  )
 
 
 def test_shares_are_counts_of_labelled_pixels():
   mask = np.array([[0, 0, 1, -1], [0, 2, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
-  got = dense.shares(mask[None], 2, 3)
+  got = patches_lib.shares(mask[None], 2, 3)
   want = [[3, 0, 1], [0, 3, 0], [0, 4, 0], [4, 0, 0]]
   np.testing.assert_array_equal(got[0], np.array(want) / 4)
 
@@ -59,7 +62,7 @@ def patches(images, seed, noise=0.1):
   rng = np.random.default_rng(seed)
   halves = rng.integers(0, 4, (images, 1, 2))
   masks = np.repeat(np.repeat(halves, 16, 1), 8, 2)
-  of_class = dense.shares(masks, 4, 4)
+  of_class = patches_lib.shares(masks, 4, 4)
   turn = np.random.default_rng(9).normal(size=(4, 6))
   h = of_class @ turn + noise * rng.normal(size=(images, 16, 6))
   return Patches(h.astype(np.float32), of_class, masks)
@@ -131,13 +134,13 @@ def encode(images):
 def test_tokens_and_masks_are_of_the_same_images(one_device):
   encoder = Encoder("pixels", 0, encode, "", tokens=encode)
   sizes = {"crop_size_px": 8, "batch_size": 4, "mesh": one_device}
-  found = dense.read(source(), encoder, images=6, **sizes)
-  again = dense.read(source(), encoder, images=6, **sizes)
+  found = patches_lib.read(source(), encoder, images=6, **sizes)
+  again = patches_lib.read(source(), encoder, images=6, **sizes)
   np.testing.assert_array_equal(found.tokens, again.tokens)
   pixels = found.tokens.reshape(6, 8, 8)
   np.testing.assert_array_equal(found.masks, pixels < 100)
   assert len(np.unique(pixels.reshape(6, -1), axis=0)) == 6
-  everything = dense.read(source(), encoder, images=99, **sizes)
+  everything = patches_lib.read(source(), encoder, images=99, **sizes)
   assert everything.tokens.shape == (12, 4, 16)
 
 
@@ -148,6 +151,6 @@ def test_neither_masks_nor_tokens(one_device):
   encoder = Encoder("pixels", 0, encode, "", tokens=encode)
   match = "probe.dense_images=6: expected 0, because plain has no masks"
   with pytest.raises(ValueError, match=match):
-    dense.read(plain, encoder, images=6, **sizes)
+    patches_lib.read(plain, encoder, images=6, **sizes)
   with pytest.raises(ValueError, match="or pixels no patch tokens"):
-    dense.read(rows, encoder._replace(tokens=None), images=6, **sizes)
+    patches_lib.read(rows, encoder._replace(tokens=None), images=6, **sizes)

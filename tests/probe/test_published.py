@@ -17,9 +17,8 @@ from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config, Probe
 from jssl.probe import dataset, published
 from jssl.probe.accuracy import accuracy_table
-from jssl.probe.published import PublishedWeights
+from jssl.probe.published import PublishedWeights, run_published
 from jssl.probe.records import RecordFile
-from jssl.probe.runner import run_published
 from jssl.runtime.workdir import claim_workdir
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures/weights"
