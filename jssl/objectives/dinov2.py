@@ -9,7 +9,7 @@ sets: separate heads and centring by Sinkhorn-Knopp.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Self
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -53,6 +53,15 @@ class DINOv2(IBOT):
   prototypes: Prototypes = Prototypes(65_536, "weight")
   patch_prototypes: Prototypes = Prototypes(65_536, "weight")
   momentum_start: Fraction = 0.992
+
+  def with_total_steps(self, total_steps: int) -> Self:
+    """See `Objective`; ValueError if no step has the loss of Gram anchoring."""
+    if self.gram_weight and self.gram_start_step >= total_steps:
+      raise ValueError(
+        f"objective.gram_start_step={self.gram_start_step}: expected less than "
+        f"train.steps={total_steps}, or objective.gram_weight=0"
+      )
+    return super().with_total_steps(total_steps)
 
   def hide_blocks(
     self, key: Key, grid: Grid, budget: Float[Array, ""]

@@ -63,13 +63,15 @@ class Trial(NamedTuple):
   def baseline_settings(self, kind: str) -> tuple:
     """Settings that a baseline depends on, besides the seed.
 
-    Raw pixels depend on the images; a random backbone also on the model.
+    Raw pixels depend on the images; a random backbone also on the model and the
+    vectors that the probe takes from it.
     """
-    data, model = self.config.data, self.config.model
+    data, probe = self.config.data, self.config.probe
+    vectors = self.config.model, probe.features, probe.blocks
     return (
       *(data.name, data.split, data.test_split, data.image_size_px),
       self.config.augment.crop_size_px,
-      model if kind == "random" else None,
+      vectors if kind == "random" else None,
     )
 
   def with_baseline(

@@ -215,6 +215,15 @@ RATIOS = "mask_ratio_min=.*mask_ratio_max={}.* 0 < mask_ratio_max < 1"
     ),
     (
       "dinov2",
+      {
+        "objective.gram_weight": 2.0,
+        "objective.gram_start_step": 4,
+        "train.steps": 4,
+      },
+      "objective.gram_start_step=4: expected less than train.steps=4",
+    ),
+    (
+      "dinov2",
       {"data.batch_size": 1, "mesh.data": 1},
       "objective.koleo_weight=0.1 .*there is 1; raise data.batch_size",
     ),
@@ -229,7 +238,7 @@ def test_what_a_method_of_patch_tokens_cannot_use_is_named(
 
 def test_gram_anchoring_to_a_teacher_is_accepted():
   gram = {"name": "dinov2", "gram_weight": 2.0}
-  build(config(objective={**gram, "gram_start_step": 100}))
+  build(config(objective={**gram, "gram_start_step": 1}))
   for key in ("workdir", "weights"):
     build(config(objective=gram, **{f"init_from.{key}": "trained"}))
 

@@ -340,14 +340,16 @@ def test_runs_what_is_not_complete_and_baselines_once(
   assert (trials[1].workdir / "config.json").read_text() == before
 
 
-def test_a_random_backbone_is_that_of_the_model(
-  config_file, tmp_path, processes
+@pytest.mark.parametrize(
+  "change", [{"model.width": 32}, {"probe.features": "mean"}], ids=str
+)
+def test_a_random_backbone_is_that_of_the_model_and_its_vectors(
+  config_file, tmp_path, processes, change
 ):
   small, large = trials_lib.plan(
     config_file, tmp_path, methods=["simclr", "byol"]
   )
-  width = 2 * large.config.model.width
-  large = large._replace(config=replace(large.config, {"model.width": width}))
+  large = large._replace(config=replace(large.config, change))
   trials = processes.trials = [small, large]
   assert trials_lib.run(trials, environ={}, log=silent) == ["", ""]
   assert processes.take() == [
