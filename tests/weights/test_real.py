@@ -53,8 +53,8 @@ def test_outputs_equal_those_of_onnx_runtime(name, kinds):
 
 def test_narrow_stages_are_refused():
   match = (
-    r"layer1.0.conv1.weight of shape \[\[32, 64, 1, 1\]\]: expected numbers "
-    r"for params/stage_0_block_0/Conv_0/kernel of shape \[1, 1, 64, 64\]"
+    r"layer1.0.conv1.weight of shape \[\[32, 64, 1, 1\]\]: expected shape "
+    r"\[1, 1, 64, 64\] for params/stage_0_block_0/Conv_0/kernel"
   )
   with pytest.raises(ValueError, match=match):
     weights.load(FOLDER / "open_nsfw" / "as_published.safetensors")
