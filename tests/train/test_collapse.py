@@ -17,6 +17,7 @@ from jssl.config.build import build_optimizer
 from jssl.diagnostics.spectrum import collapse_auc, singular_values
 from jssl.models.backbone import Backbone
 from jssl.models.heads import Head
+from jssl.models.tokens import Encoded
 from jssl.objectives.byol import BYOL
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.vicreg import VICReg
@@ -54,10 +55,11 @@ def mlp() -> Backbone:
       }
     }
 
-  def apply(variables, images, *, train, keys=None):
+  def apply(variables, images, **unused):
     x = images.reshape(len(images), -1) - 0.3
     params = variables["params"]
-    return jax.nn.relu(x @ params["first"]) @ params["second"], variables
+    h = jax.nn.relu(x @ params["first"]) @ params["second"]
+    return Encoded(h), variables
 
   return Backbone(init, apply, WIDTH)
 
