@@ -1,6 +1,6 @@
-"""`python -m jssl.report --workdir=DIR`: writes DIR/report.html.
+"""`python -m jssl.report WORKDIR ...`: writes WORKDIR/report.html.
 
-It can be written while the training or the probe are running.
+Of several runs it writes a comparison. Runs may be in progress.
 """
 
 import pathlib
@@ -9,46 +9,59 @@ import sys
 from absl import app, flags
 
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run.", required=True
+  "workdir", None, "Directory of the run, as the first argument."
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "The HTML file to write; report.html in the workdir if unset."
+  "output",
+  None,
+  "HTML file to write; default: report.html in the workdir, or "
+  "comparison.html here for several runs.",
 )
 
 
 def main(argv: list[str]) -> int:
   """Writes the report and prints the accuracies; returns the exit status."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  workdirs = [*filter(None, [_WORKDIR.value]), *argv[1:]]
+  if not workdirs:
+    raise app.UsageError("expected at least one workdir: jssl report WORKDIR")
   # Imported late, so that --help is fast.
   import jax
 
-  from jssl.probe.accuracy import tables
+  from jssl.probe.accuracy import AccuracyTable
+  from jssl.probe.accuracy import tables as tables_of
   from jssl.probe.records import RecordFile
-  from jssl.report import page
+  from jssl.report import comparison, page
   from jssl.report.read import read
   from jssl.runtime import files, terminal
+
+  def made(workdir: pathlib.Path) -> tuple[str, list[AccuracyTable]]:
+    """Returns the page of one workdir, and its tables."""
+    records = RecordFile(workdir).read()
+    if records and not (workdir / "config.json").exists():
+      names = dict.fromkeys(record.dataset for record in records)
+      shown = [table for name in names for table in tables_of(records, name)]
+      return page.render_records(workdir, records, shown), shown
+    run = read(workdir)
+    shown = [
+      table
+      for name in run.datasets
+      for table in tables_of(run.records, name, step=run.step(name))
+    ]
+    return page.render(run), shown
 
   terminal.make_output_safe()
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
-  workdir = pathlib.Path(_WORKDIR.value)
-  output = pathlib.Path(_OUTPUT.value or workdir / "report.html")
+  first, *others = map(pathlib.Path, workdirs)
+  default = "comparison.html" if others else first / "report.html"
+  output = pathlib.Path(_OUTPUT.value or default)
   try:
     files.check_expanded("--output", _OUTPUT.value or "")
-    records = RecordFile(workdir).read()
-    if records and not (workdir / "config.json").exists():
-      names = dict.fromkeys(record.dataset for record in records)
-      shown = [table for name in names for table in tables(records, name)]
-      text = page.render_records(workdir, records, shown)
+    if others:
+      runs = [read(workdir) for workdir in (first, *others)]
+      text, shown = comparison.render(runs), comparison.tables(runs)
     else:
-      run = read(workdir)
-      shown = [
-        table
-        for name in run.datasets
-        for table in tables(run.records, name, step=run.step(name))
-      ]
-      text = page.render(run)
+      text, shown = made(first)
     files.write_text(output, text)
   except (ValueError, TypeError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 BLUE, RED, GREEN = "#2f64ad", "#c8502b", "#2b8a66"
-INK, MUTED, _LINE, _GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
+INK, MUTED, LINE, GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
 # From Tol's "bright" and "muted" palettes, safe for colour-blind readers.
 CLASS_COLOURS = (
   "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
@@ -26,7 +26,7 @@ MARKERS = "o^s"
 WIDTH_IN = 10.4
 
 _STYLE: dict[Any, Any] = {
-  "axes.edgecolor": _LINE,
+  "axes.edgecolor": LINE,
   "axes.facecolor": "none",
   "axes.grid": True,
   "axes.labelcolor": MUTED,
@@ -39,16 +39,16 @@ _STYLE: dict[Any, Any] = {
   "figure.constrained_layout.use": True,
   "figure.facecolor": "none",
   "font.size": 8.5,
-  "grid.color": _GRID,
+  "grid.color": GRID,
   "legend.frameon": False,
   "lines.linewidth": 1.6,
   "lines.markersize": 4,
   "text.color": INK,
   # Names may contain dollar signs.
   "text.parse_math": False,
-  "xtick.color": _LINE,
+  "xtick.color": LINE,
   "xtick.labelcolor": MUTED,
-  "ytick.color": _LINE,
+  "ytick.color": LINE,
   "ytick.labelcolor": MUTED,
 }
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")

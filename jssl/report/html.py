@@ -2,11 +2,27 @@
 
 import functools
 import json
+import re
 from typing import Any
 
 import jinja2
 
 from jssl import __version__
+from jssl.report import charts
+
+# Colours of figures as variables of the style sheet, which has dark ones.
+_VARIABLES = {
+  charts.INK: "ink",
+  charts.MUTED: "muted",
+  charts.LINE: "line",
+  charts.GRID: "grid",
+  charts.BLUE: "blue",
+  charts.RED: "red",
+  charts.GREEN: "green",
+  "#ffffff": "card",
+  **{c: f"class-{i}" for i, c in enumerate(charts.CLASS_COLOURS)},
+}
+_COLOUR = re.compile(rf"(?<=: )({'|'.join(_VARIABLES)})\b")
 
 
 @functools.cache
@@ -32,4 +48,12 @@ def render(package: str, template: str, **values: Any) -> str:
   escaped, except `markupsafe.Markup` such as figures. A missing variable
   raises `jinja2.UndefinedError`.
   """
-  return _environment(package).get_template(template).render(values)
+  text = _environment(package).get_template(template).render(values)
+  return re.sub(
+    r"<svg.*?</svg>",
+    lambda svg: _COLOUR.sub(
+      lambda colour: f"var(--{_VARIABLES[colour[0]]}, {colour[0]})", svg[0]
+    ),
+    text,
+    flags=re.DOTALL,
+  )

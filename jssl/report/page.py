@@ -1,6 +1,5 @@
 """The report of a run as one HTML page."""
 
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 from jssl.config.parse import to_dict
 from jssl.probe.accuracy import AccuracyTable, tables
 from jssl.probe.records import (
-  BASELINES,
   PROBES,
   NotMeasuredRecord,
   ProbeRecord,
@@ -20,35 +18,7 @@ from jssl.probe.records import (
 from jssl.report import diagnostics, figures, html, samples
 from jssl.report.charts import as_svg
 from jssl.report.read import PROBE_SECONDS, TRAINING_SECONDS, GoodputRow, Run
-
-
-def _comparisons(
-  records: Sequence[ProbeRecord], step: int | None
-) -> dict[str, dict[str, list[str]]]:
-  """Says with which probes pretraining beats each baseline.
-
-  Returns:
-    By baseline, then by "better", "worse" and "not clearly different" (within
-    the standard deviation over seeds): probes with the difference in points.
-  """
-  found: dict[str, dict[str, list[str]]] = {}
-  latest = {(r.features, r.probe, r.step): r for r in records}
-  for features, name in BASELINES.items():
-    groups: dict[str, list[str]] = {}
-    for (kind, probe, at), record in latest.items():
-      baseline = latest.get((features, probe, 0))
-      if (kind, at) != ("backbone", step) or baseline is None:
-        continue
-      gain = record.test_accuracy - baseline.test_accuracy
-      noise = math.hypot(record.test_accuracy_std, baseline.test_accuracy_std)
-      group = "better" if gain > 0 else "worse"
-      if abs(gain) <= noise:
-        group = "not clearly different"
-      points = f"{record.name} ({100 * gain:+.1f} points)"
-      groups.setdefault(group, []).append(points)
-    if groups:
-      found[name] = groups
-  return found
+from jssl.report.verdict import verdict
 
 
 def _facts(run: Run, config: dict[str, Any]) -> dict[str, str]:
@@ -149,13 +119,13 @@ def render(run: Run) -> str:
     run=run,
     dataset=dataset,
     step=step,
+    verdict=verdict(run, dataset, step),
     reached=[
       (record.name, record.test_accuracy)
       for record in fitted
       if (record.features, record.step) == ("backbone", step)
     ],
     backbone=run.backbone(dataset, step),
-    comparisons=_comparisons(fitted, step),
     tables=[
       table
       for name in run.datasets

@@ -48,7 +48,7 @@ def test_a_page_has_the_shared_elements_and_escapes_what_is_not_markup(package):
     '<table class="scores last">',
     '<th scope="row">a</th><td>&lt;1&gt;</td>',
     "<figcaption>c</figcaption>",
-    "<figure><svg></svg>",
+    "><svg></svg></div>",
     "No &lt;probe&gt;.",
     "<h3>data</h3>",
     "&#34;&lt;set&gt;&#34;",

@@ -1,5 +1,10 @@
+import json
+import os
+import shutil
 import subprocess
 import sys
+
+from report.test_page import Page
 
 
 def report(*arguments):
@@ -56,3 +61,37 @@ def test_help_imports_nothing_heavy():
   )
   assert done.returncode == 0, done.stderr
   assert "--workdir" in done.stdout
+
+
+def test_several_runs(workdir, tmp_path_factory):
+  other = tmp_path_factory.mktemp("other") / "run"
+  shutil.copytree(workdir, other)
+  config = json.loads((other / "config.json").read_text())
+  config["optim"]["learning_rate"] = 0.5
+  (other / "config.json").write_text(json.dumps(config))
+  (other / "probe.jsonl").unlink()
+  output = other / "both.html"
+  done = report(str(workdir), str(other), f"--output={output}")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1] == f"report: {output}"
+  found = Page(output.read_text())
+  names = [
+    w.relative_to(os.path.commonpath([workdir, other]))
+    for w in (workdir, other)
+  ]
+  assert ["optim.learning_rate", "0.001", "0.5"] in found.rows
+  assert [row for row in found.rows if "." in row[0]] == [
+    ["optim.learning_rate", "0.001", "0.5"]
+  ]
+  assert [row[:3] for row in found.rows if row[0] in map(str, names)] == [
+    [str(names[0]), "20", "20.2 ± 1.2"],
+    [str(names[1]), "-", "-"],
+  ]
+  assert "No verdict: no accuracy was measured." in found.visible
+  assert "by 20.0 points" in found.visible
+
+
+def test_no_workdir_is_an_error():
+  done = report()
+  assert done.returncode == 1
+  assert "expected at least one workdir: jssl report WORKDIR" in done.stderr

@@ -77,8 +77,7 @@ def test_whole_page(workdir, cheap):
     "simclr on cluttered_digits",
     "At step 20, pretrained features classify 20.2% (linear), 21.2% (MLP), "
     "22.2% (kNN) of the test images of cluttered_digits correctly.",
-    "Compared with the raw pixels baseline: better with linear (+20.0 points)",
-    "Compared with the random backbone baseline: better with linear (+10.0",
+    "Better than the random backbone by 10.0 points and raw pixels by 20.0",
     "30 of 40",
     "2,000",  # images/s, the median
     "pretrained, 30.2%",
@@ -231,10 +230,9 @@ def test_the_lead_says_where_pretraining_loses(workdir, cheap):
       for record in read(workdir).records
     ],
   )
-  _, compared, *_ = rendered(workdir).visible.split("Compared with the ")
-  assert compared == (
-    "raw pixels baseline: better with linear (+20.0 points); not clearly "
-    "different with MLP (-0.8 points); worse with kNN (-27.7 points). "
+  # The MLP is within the noise.
+  assert " Worse than raw pixels with kNN by 27.7 points." in (
+    rendered(workdir).visible
   )
 
 

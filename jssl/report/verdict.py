@@ -1,0 +1,185 @@
+"""The verdict of a report: a sentence that says if a run is any good."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jssl import checkpoint
+from jssl.probe.records import PROBES, ProbeRecord
+from jssl.report.diagnostics import collapse
+from jssl.report.read import Run
+
+# A difference of test accuracy counts above these, and above two standard
+# deviations over probe seeds.
+_MARGIN, _PROGRESS = 0.01, 0.005
+# Share of the training, at its end, in which accuracy may still improve.
+_END = 0.25
+# Collapsed runs had a `feature_deviation` of at most 0.13, sound ones at least
+# 0.7; it is about 1 if all directions vary alike.
+_COLLAPSED = 0.2
+_BASELINES = {"random": "the random backbone", "pixels": "raw pixels"}
+
+Kind = Literal[
+  "good", "undertrained", "collapsed", "random", "diverged", "unprobed"
+]
+
+
+class Verdict(NamedTuple):
+  """What became of a run.
+
+  Attributes:
+    kind: "diverged" if training ended with a loss or parameter that is not
+      finite; "collapsed" if the features hardly vary, or in one direction;
+      "unprobed" if no accuracy of a checkpoint was measured; "random" if it is
+      no better than that of the random backbone; "undertrained" if it still
+      improves at the end; else "good".
+    text: the verdict in words, with its numbers.
+  """
+
+  kind: Kind
+  text: str
+
+
+def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
+  """Returns the verdict on a run by its test accuracy on a data set.
+
+  Accuracy is that of the linear probe with all labels, or of the first other
+  probe that was fitted.
+
+  Args:
+    run: contents of the workdir.
+    dataset: the probed set.
+    step: the checkpoint to judge; None if none was probed.
+  """
+  # A training that ends by such a value leaves its state there.
+  broken = checkpoint.steps(run.workdir / "broken")
+  if broken and broken[-1] >= run.steps_done:
+    return Verdict(
+      "diverged",
+      "Diverged: the loss or a parameter became NaN or infinite by step "
+      f"{broken[-1]:,} of {run.config.train.steps:,}.",
+    )
+  records = {
+    (r.probe, r.features): r
+    for r in run.select(ProbeRecord, dataset=dataset, label_fraction=1)
+    if not r.is_checkpoint or r.step == step
+  }
+  probe = next((name for name in PROBES if (name, "backbone") in records), None)
+  shown = records.get((str(probe), "backbone"))
+  baselines = {
+    kind: records[probe, kind]
+    for kind in _BASELINES
+    if probe and (probe, kind) in records
+  }
+  gain, clear = 1.0, True
+  if shown and "random" in baselines:
+    gain, clear = _gain(shown, baselines["random"])
+  better = clear and gain > 0
+  collapsed = _collapsed(run, dataset, better=better and shown is not None)
+  if collapsed:
+    return Verdict("collapsed", f"Collapsed: {collapsed}.")
+  if shown is None:
+    return Verdict(
+      "unprobed",
+      "No verdict: no accuracy was measured. To measure it: "
+      f"jssl probe --workdir={run.workdir}",
+    )
+  against = _against(shown, baselines) or (
+    f"{100 * shown.test_accuracy:.1f}% accuracy, without a baseline to compare "
+    "with (probe.baselines)"
+  )
+  improvement, improves = _improvement(
+    run.select(
+      ProbeRecord,
+      dataset=dataset,
+      label_fraction=1,
+      probe=probe,
+      features="backbone",
+    )
+  )
+  return Verdict(
+    "random" if not better else "undertrained" if improves else "good",
+    f"{against[0].upper()}{against[1:]} ({shown.name} probe, step "
+    f"{shown.step:,}); {improvement}; not collapsed."
+    + _worse_elsewhere(records, str(probe)),
+  )
+
+
+def _points(difference: float) -> str:
+  return f"{100 * abs(difference):.1f} points"
+
+
+def _gain(
+  one: ProbeRecord, other: ProbeRecord, margin: float = _MARGIN
+) -> tuple[float, bool]:
+  """Returns the difference of test accuracy, and True if it counts."""
+  gain = one.test_accuracy - other.test_accuracy
+  noise = 2 * max(one.test_accuracy_std, other.test_accuracy_std)
+  return gain, abs(gain) > max(margin, noise)
+
+
+def _against(shown: ProbeRecord, baselines: Mapping[str, ProbeRecord]) -> str:
+  """Compares with the baselines: "better than ... by 3.0 points and ..."."""
+  groups: dict[str, list[str]] = {}
+  for kind, baseline in baselines.items():
+    gain, clear = _gain(shown, baseline)
+    group = "no better than"
+    if clear:
+      group = "better than" if gain > 0 else "worse than"
+    amount = f"by {_points(gain)}" if clear else f"({100 * gain:+.1f} points)"
+    groups.setdefault(group, []).append(f"{_BASELINES[kind]} {amount}")
+  return ", ".join(f"{k} {' and '.join(v)}" for k, v in groups.items())
+
+
+def _worse_elsewhere(records: Mapping[tuple[str, str], ProbeRecord], shown: str) -> str:
+  """Names the baselines that are better by other probes."""
+  found = []
+  for (probe, kind), baseline in records.items():
+    own = records.get((probe, "backbone"))
+    if own and kind in _BASELINES and probe != shown:
+      gain, clear = _gain(own, baseline)
+      if clear and gain < 0:
+        found.append(f"{_BASELINES[kind]} with {own.name} by {_points(gain)}")
+  return f" Worse than {' and '.join(found)}." if found else ""
+
+
+def _collapsed(run: Run, dataset: str, *, better: bool) -> str:
+  """Says how the features have collapsed; "" if they have not.
+
+  Args:
+    run: contents of the workdir.
+    dataset: the probed set.
+    better: True if they are better than those of the random backbone, which no
+      collapse leaves.
+  """
+  found = collapse(run, dataset)
+  if found and found.collapsed:
+    auc = [*found.aucs.values()][-1]
+    return (
+      "nearly all variance of the features is in one direction (collapse AUC "
+      f"{auc:.3f}, at most 1)"
+    )
+  deviations = run.metrics.get("feature_deviation", np.zeros(0))
+  deviations = deviations[np.isfinite(deviations)]
+  if len(deviations) and deviations[-1] < _COLLAPSED and not better:
+    return (
+      "the features hardly vary between images (deviation "
+      f"{deviations[-1]:.2f}, about 1 if all directions vary alike)"
+    )
+  return ""
+
+
+def _improvement(backbone: list[ProbeRecord]) -> tuple[str, bool]:
+  """Says if accuracy still improves; True if it does."""
+  last = backbone[-1]
+  before = [r for r in backbone if r.step <= (1 - _END) * last.step]
+  if not before:
+    return "too few checkpoints are probed to say if it still improves", False
+  gain, clear = _gain(last, before[-1], _PROGRESS)
+  since = f"since step {before[-1].step:,}"
+  if clear and gain > 0:
+    return f"still improving, by {_points(gain)} {since}", True
+  if clear:
+    return f"getting worse, by {_points(gain)} {since}", False
+  return f"no longer improving ({100 * gain:+.1f} points {since})", False
