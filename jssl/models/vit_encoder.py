@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jssl.models.tokens import Drop, Encoded, Grid, Mask, Replace, patches
 from jssl.models.vit import ViT
 from jssl.models.vit_layers import (
+  ATTENTION,
   Block,
   Expansion,
   LayerNorm,
@@ -25,7 +26,7 @@ from jssl.models.vit_positions import (
   rope_rotations,
   sincos_positions,
 )
-from jssl.typing import Images, Keys
+from jssl.typing import Images, Keys, Pixels, Variables
 
 
 class Encoder(nn.Module):
@@ -257,3 +258,36 @@ class Encoder(nn.Module):
       feature=feature,
     )
     return x, jnp.stack(features[-last:], axis=1) if last else None
+
+
+def class_attention(
+  model: ViT, variables: Variables, images: Images | Pixels
+) -> Float[Array, "b heads n"]:
+  """Returns the attention of the class token to the patches, in the last block.
+
+  Caron et al., DINO, ICCV 2021, figure 1. Attention to the class token itself
+  and to registers is left out, so that rows sum to less than 1.
+
+  Args:
+    model: a vision transformer with a class token.
+    variables: variables of its backbone.
+    images: [b, h, w, c] as `Backbone.apply` takes them.
+
+  Raises:
+    ValueError: if the model has no class token.
+  """
+  if not model.has_class_token:
+    raise ValueError(
+      "the backbone has no class token: expected model.class_token=True or "
+      'model.pooling "cls" or "cls_mean"'
+    )
+  standardized = model.backbone().standardize(jnp.asarray(images))
+  _, found = Encoder(model).apply(
+    variables, standardized, train=False, tokens=True, mutable=[ATTENTION]
+  )
+  if model.scan_layers:
+    (weights,) = found[ATTENTION]["blocks"]["first"]
+    weights = weights[-1]
+  else:
+    (weights,) = found[ATTENTION][f"block_{model.depth - 1}"]["first"]
+  return weights[:, :, 0, model.prefix_tokens :]

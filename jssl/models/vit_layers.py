@@ -22,6 +22,9 @@ Mlp = Literal["gelu", "swiglu"]
 Gelu = Literal["tanh", "erf"]
 QkvBias = Literal["qkv", "qv", "none"]
 
+# Collection of attention weights, for figures.
+ATTENTION = "attention"
+
 _EXPANSION_HIDDEN_DIM = 512
 
 # The fast variance, E[x²] - E[x]², cancels for tokens of a large mean.
@@ -52,14 +55,23 @@ def attention(
   valid: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b n k e"]:
   """Scaled dot-product attention with k heads of width e, to valid tokens."""
+  weights = attention_weights(q, k, valid).astype(v.dtype)
+  return jnp.einsum("bkqt,btke->bqke", weights, v)
+
+
+def attention_weights(
+  q: Float[Array, "b m k e"],
+  k: Float[Array, "b n k e"],
+  valid: Bool[Array, "b n"] | None = None,
+) -> Float[Array, "b k m n"]:
+  """Returns the weight of each token in each query's sum, by head."""
   # jax.nn.dot_product_attention would reduce float64 inputs to float32.
   wide = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.einsum("bqke,btke->bkqt", q, k, preferred_element_type=wide)
   logits = logits / q.shape[-1] ** 0.5
   if valid is not None:
     logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
-  weights = jax.nn.softmax(logits).astype(v.dtype)
-  return jnp.einsum("bkqt,btke->bqke", weights, v)
+  return jax.nn.softmax(logits)
 
 
 def drop_path_factors(
@@ -95,7 +107,8 @@ class Block(nn.Module):
   Each branch computes x + factor * scale * branch(norm(x)), with factors from
   `drop_path_factors` and the learned scale of LayerScale. `rotations` turn
   queries and keys. `tokens` is the number of tokens per image; `ViT` documents
-  the other attributes.
+  the other attributes. If the collection `ATTENTION` is mutable, it holds the
+  attention of the first token.
   """
 
   tokens: int
@@ -152,6 +165,8 @@ class Block(nn.Module):
     q, k, v = y[:, :, 0], y[:, :, 1], y[:, :, 2]
     if rotations is not None:
       q, k = rotated(q, rotations), rotated(k, rotations)
+    if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
+      self.sow(ATTENTION, "first", attention_weights(q[:, :1], k, valid))
     y = attention(q, k, v, valid).reshape(-1, d)
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
@@ -205,7 +220,7 @@ def run_blocks(
   scan = nn.scan(
     body,
     in_axes=(0, *[nn.broadcast] * len(shared)),
-    variable_axes={"params": 0},
+    variable_axes={"params": 0, ATTENTION: 0},
     split_rngs={"params": True},
     length=depth,
   )

@@ -6,7 +6,7 @@ Of several runs it writes a comparison. Runs may be in progress.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run, as the first argument."
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
     return page.render(run), shown
 
   terminal.make_output_safe()
+  logging.set_verbosity(logging.WARNING)
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
   first, *others = map(pathlib.Path, workdirs)

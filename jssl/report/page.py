@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jssl.checkpoint import CheckpointError
 from jssl.config.parse import to_dict
 from jssl.probe.accuracy import AccuracyTable, tables
 from jssl.probe.records import (
@@ -50,8 +51,19 @@ def _views(run: Run) -> dict[str, Any]:
   }
 
 
+def _tokens(run: Run, step: int | None) -> dict[str, Any]:
+  """Returns rows of pictures of patch tokens, or the reason for none."""
+  if step is None:
+    return {"error": "No checkpoint has been probed yet."}
+  try:
+    found = samples.token_maps(run, step, images=8)
+  except (FileNotFoundError, ValueError, CheckpointError) as error:
+    return {"error": f"Patch tokens cannot be drawn: {error}"}
+  return {"rows": [(name, samples.data_uri(row[None])) for name, row in found]}
+
+
 def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
-  """Returns the map of the test features, or the reason for none."""
+  """Returns the map of the test features and neighbours, or the reason."""
   most = figures.MAX_CLASSES
   found = step is not None and samples.cached_features(
     run,
@@ -64,7 +76,10 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   if not found:
     return {"error": "This workdir has no cached test features."}
   if not np.ptp(found.h, axis=0).any():
-    return {"error": "All test features are the same: they have collapsed."}
+    return {
+      "error": "All test features are the same: they have collapsed.",
+      "gallery": [],
+    }
   drawing = figures.scatter(
     samples.project_2d(found.h), found.labels, found.class_names
   )
@@ -73,6 +88,7 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
     "points": len(found.h),
     "shown": min(most, len(found.class_names)),
     "classes": len(found.class_names),
+    "gallery": samples.nearest(found, queries=6, neighbours=7),
   }
 
 
@@ -140,6 +156,7 @@ def render(run: Run) -> str:
     spectrum=spectrum,
     **diagnostics.values(run, dataset, step),
     map=_map(run, dataset, step),
+    tokens=_tokens(run, step),
     config=config,
   )
 

@@ -1,4 +1,4 @@
-"""Augmented views of some images, and a map of test features."""
+"""Images in a report: augmented views, a map of test features, neighbours."""
 
 import base64
 import io
@@ -18,19 +18,37 @@ from jssl.augment import views
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import Source
+from jssl.models import ViT
+from jssl.models.vit_encoder import class_attention
 from jssl.probe import features
 from jssl.report.read import Run
+from jssl.weights.workdir import load_backbone
+
+_UNLABELLED = "unlabelled"
 
 
 class Labelled(NamedTuple):
-  """Test features and their classes."""
+  """Test features, their classes and their rows in the split.
+
+  `source` is None if the data set cannot be opened here.
+  """
 
   h: Float[np.ndarray, "n d"]
   labels: Int[np.ndarray, "n"]
   class_names: tuple[str, ...]
+  rows: Int[np.ndarray, "n"]
+  source: Source | None
+
+
+class Picture(NamedTuple):
+  """A small image of a page: its data URI and class."""
+
+  uri: str
+  name: str
 
 
 _SEED = 0
+_PICTURE_PX = 64
 
 
 def _some(rows: Int[np.ndarray, "n"], limit: int) -> Int[np.ndarray, "m"]:
@@ -84,7 +102,8 @@ def cached_features(
 ) -> Labelled | None:
   """Returns a random sample of the test features that a probe cached.
 
-  Leaves out all but the first `classes`. None if fewer than 4 are cached.
+  Leaves out all but the first `classes`; images without labels are one class
+  if there are no others. None if fewer than 4 are cached.
   `backbone` is that of the records.
   """
   name = f"step{step}-teacher" if backbone == "teacher" else f"step{step}"
@@ -99,15 +118,99 @@ def cached_features(
   if found is None:
     return None
   h, labels, _ = found
+  unlabelled = bool((labels < 0).all())
+  if unlabelled:
+    labels = np.zeros_like(labels)
   rows = np.flatnonzero((labels >= 0) & (labels < classes))
   if len(rows) < 4:
     return None
   rows = _some(rows, limit)
   try:
-    names = _source(data, dataset, split).class_names
+    source = _source(data, dataset, split)
   except (FileNotFoundError, ValueError):
-    names = tuple(map(str, range(labels.max() + 1)))
-  return Labelled(np.asarray(h[rows]), labels[rows], names)
+    source = None
+  names = source.class_names if source else ()
+  if unlabelled:
+    names = (_UNLABELLED,)
+  names = names or tuple(map(str, range(labels.max() + 1)))
+  return Labelled(np.asarray(h[rows]), labels[rows], names, rows, source)
+
+
+def nearest(
+  found: Labelled, *, queries: int, neighbours: int
+) -> list[list[Picture]]:
+  """Returns images and their nearest ones by cosine similarity, a row each.
+
+  The first of a row is the query. Empty without the data set.
+  """
+  if found.source is None:
+    return []
+  unit = np.asarray(found.h, np.float32)
+  unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+  # One query per class, as far as there are classes.
+  _, first = np.unique(found.labels, return_index=True)
+  others = np.setdiff1d(np.arange(len(unit)), first)
+  shown = np.concatenate([first, others])[:queries]
+  similarity = unit[shown] @ unit.T
+  similarity[np.arange(len(shown)), shown] = np.inf
+  order = np.argsort(-similarity, axis=1, kind="stable")[:, : neighbours + 1]
+  images = found.source.fetch(found.rows[order.ravel()])["image"]
+  pictures = [
+    Picture(
+      data_uri(image[None, None], most_px=_PICTURE_PX), found.class_names[label]
+    )
+    for image, label in zip(images, found.labels[order.ravel()], strict=True)
+  ]
+  width = order.shape[1]
+  return [pictures[i : i + width] for i in range(0, len(pictures), width)]
+
+
+def token_maps(
+  run: Run, step: int, *, images: int
+) -> list[tuple[str, UInt8[np.ndarray, "b h w c"]]]:
+  """Returns test images, and what a ViT makes of their patches, with names.
+
+  The first three principal components of all patch tokens are red, green and
+  blue. The attention of the class token, if there is one, is the mean over the
+  heads of the last block; its largest value is white.
+
+  Raises:
+    FileNotFoundError: if the checkpoint is gone or the set is not prepared.
+    ValueError: if the backbone has no patch tokens.
+    CheckpointError: if the checkpoint is damaged.
+  """
+  model, data = run.config.model, run.config.data
+  if not isinstance(model, ViT):
+    raise ValueError("the backbone has no patch tokens")
+  source = _source(data, data.name, data.test_split)
+  apply, variables = load_backbone(run.workdir, step)
+  views = apply.preprocess(
+    source.fetch(_some(np.arange(len(source)), images))["image"]
+  )
+  tokens = np.asarray(apply(variables, views, tokens=True).tokens, np.float32)
+  grid = model.grid(views.shape[1:])
+
+  def drawn(values: Float[np.ndarray, "b n c"]) -> UInt8[np.ndarray, "b h w c"]:
+    cells = values.reshape(len(values), grid.rows, grid.columns, -1)
+    cells = np.rint(255 * np.clip(cells, 0, 1)).astype(np.uint8)
+    size = grid.patch_size_px
+    return cells.repeat(size, axis=1).repeat(size, axis=2)
+
+  colours = PCA(3, random_state=_SEED).fit_transform(
+    tokens.reshape(-1, tokens.shape[-1])
+  )
+  # Single patches far from all others would leave the rest in one colour.
+  low, high = np.percentile(colours, [2, 98], axis=0)
+  colours = (colours - low) / np.maximum(high - low, 1e-12)
+  found = [
+    ("images", np.rint(255 * np.asarray(views)).astype(np.uint8)),
+    ("PCA", drawn(colours.reshape(*tokens.shape[:2], 3))),
+  ]
+  if model.has_class_token:
+    weights = np.asarray(class_attention(model, variables, views)).mean(1)
+    weights = weights / weights.max(axis=1, keepdims=True)
+    found.append(("attention", drawn(weights[..., None])))
+  return found
 
 
 def project_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
@@ -120,14 +223,16 @@ def project_2d(h: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
   ).fit_transform(reduced)
 
 
-def data_uri(rows: UInt8[np.ndarray, "r b h w c"], *, gap_px: int = 2) -> str:
+def data_uri(
+  rows: UInt8[np.ndarray, "r b h w c"], *, gap_px: int = 2, most_px: int = 1100
+) -> str:
   """Returns a data URI of a PNG that shows rows of images."""
   gaps = ((0, 0), (0, 0), (0, gap_px), (0, gap_px), (0, 0))
   padded = np.pad(rows, gaps, constant_values=255)
   sheet = np.concatenate(np.concatenate(padded, axis=1), axis=1)
   image = Image.fromarray(sheet[:-gap_px, :-gap_px].squeeze())
   # Larger images only make the file larger.
-  image.thumbnail((1100, 1100))
+  image.thumbnail((most_px, most_px))
   file = io.BytesIO()
   image.save(file, "PNG", optimize=True)
   return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -72,12 +72,16 @@ def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
     for kind in _BASELINES
     if probe and (probe, kind) in records
   }
-  gain, clear = 1.0, True
-  if shown and "random" in baselines:
-    gain, clear = _gain(shown, baselines["random"])
-  better = clear and gain > 0
-  collapsed = _collapsed(run, dataset, better=better and shown is not None)
-  if collapsed:
+  over_time = run.select(
+    ProbeRecord,
+    dataset=dataset,
+    label_fraction=1,
+    probe=probe,
+    features="backbone",
+  )
+  random = baselines.get("random")
+  better_at_end = bool(over_time) and _is_better(over_time[-1], random)
+  if collapsed := _collapsed(run, dataset, better=better_at_end):
     return Verdict("collapsed", f"Collapsed: {collapsed}.")
   if shown is None:
     return Verdict(
@@ -89,17 +93,10 @@ def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
     f"{100 * shown.test_accuracy:.1f}% accuracy, without a baseline to compare "
     "with (probe.baselines)"
   )
-  improvement, improves = _improvement(
-    run.select(
-      ProbeRecord,
-      dataset=dataset,
-      label_fraction=1,
-      probe=probe,
-      features="backbone",
-    )
-  )
+  improvement, improves = _improvement(over_time, shown)
+  kind: Kind = "undertrained" if improves else "good"
   return Verdict(
-    "random" if not better else "undertrained" if improves else "good",
+    kind if _is_better(shown, random) else "random",
     f"{against[0].upper()}{against[1:]} ({shown.name} probe, step "
     f"{shown.step:,}); {improvement}; not collapsed."
     + _worse_elsewhere(records, str(probe)),
@@ -132,7 +129,9 @@ def _against(shown: ProbeRecord, baselines: Mapping[str, ProbeRecord]) -> str:
   return ", ".join(f"{k} {' and '.join(v)}" for k, v in groups.items())
 
 
-def _worse_elsewhere(records: Mapping[tuple[str, str], ProbeRecord], shown: str) -> str:
+def _worse_elsewhere(
+  records: Mapping[tuple[str, str], ProbeRecord], shown: str
+) -> str:
   """Names the baselines that are better by other probes."""
   found = []
   for (probe, kind), baseline in records.items():
@@ -170,16 +169,25 @@ def _collapsed(run: Run, dataset: str, *, better: bool) -> str:
   return ""
 
 
-def _improvement(backbone: list[ProbeRecord]) -> tuple[str, bool]:
+def _is_better(one: ProbeRecord, random: ProbeRecord | None) -> bool:
+  """True if features beat the random backbone, or it was not measured."""
+  gain, clear = _gain(one, random) if random else (1.0, True)
+  return clear and gain > 0
+
+
+def _improvement(
+  over_time: list[ProbeRecord], shown: ProbeRecord
+) -> tuple[str, bool]:
   """Says if accuracy still improves; True if it does."""
-  last = backbone[-1]
-  before = [r for r in backbone if r.step <= (1 - _END) * last.step]
+  last = over_time[-1]
+  gain, clear = _gain(last, shown, _PROGRESS)
+  if clear and gain < 0:
+    return f"worse at the last step {last.step:,}, by {_points(gain)}", False
+  before = [r for r in over_time if r.step <= (1 - _END) * last.step]
   if not before:
     return "too few checkpoints are probed to say if it still improves", False
   gain, clear = _gain(last, before[-1], _PROGRESS)
   since = f"since step {before[-1].step:,}"
   if clear and gain > 0:
     return f"still improving, by {_points(gain)} {since}", True
-  if clear:
-    return f"getting worse, by {_points(gain)} {since}", False
   return f"no longer improving ({100 * gain:+.1f} points {since})", False

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jssl.models import tokens
+from jssl.models.vit_encoder import class_attention
 from tests.models.test_vit import TINY, filled, images, jit, stacked
 from tests.oracles import patches as oracle
 
@@ -183,3 +184,43 @@ def test_as_many_blocks_as_there_are(blocks):
     TINY.backbone().apply(
       filled(TINY), images(1, 8, 8, 1), train=False, blocks=blocks
     )
+
+
+@pytest.mark.usefixtures("x64")
+def test_attention_of_the_class_token_is_its_softmax():
+  model = dataclasses.replace(MODEL, depth=1, pooling="cls", num_registers=2)
+  variables, x = filled(model), images(2, 8, 8, 1).astype(float)
+  found = jit(functools.partial(class_attention, model))(variables, x)
+  assert found.shape == (2, model.num_heads, 4)
+  params = jax.tree.map(np.float64, variables["params"])
+  block, width = params["block_0"], model.width // model.num_heads
+  for image, heads in zip(x, found, strict=True):
+    patches = oracle.patchify((image - model.mean[0]) / model.std[0], 4)
+    patches = patches @ params["embed"]["kernel"] + params["embed"]["bias"]
+    positions = oracle.sincos(2, 2, model.width)
+    patches += np.roll(positions, model.width // 2, axis=1)
+    t = np.concatenate([params["cls"][None], params["registers"], patches])
+    norm = block["attention_norm"]
+    t = oracle.layer_norm(t, norm["scale"], norm["bias"], model.norm_epsilon)
+    q, k, _ = np.split(
+      t @ block["qkv"]["kernel"] + block["qkv"]["bias"], 3, axis=1
+    )
+    for head, weights in enumerate(heads):
+      own = slice(head * width, (head + 1) * width)
+      expected = np.exp(k[:, own] @ q[0, own] / width**0.5)
+      expected /= expected.sum()
+      np.testing.assert_allclose(weights, expected[3:], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_attention_of_scanned_blocks_is_that_of_the_last():
+  model = dataclasses.replace(MODEL, **OPTIONS["rope_prefix"])
+  variables, x = filled(model), images(2, 8, 8, 1).astype(float)
+  scanned = dataclasses.replace(model, scan_layers=True)
+  np.testing.assert_allclose(
+    class_attention(scanned, stacked(variables, model.depth), x),
+    class_attention(model, variables, x),
+    rtol=1e-9,
+  )
+  with pytest.raises(ValueError, match="no class token: expected"):
+    class_attention(MODEL, filled(MODEL), x)

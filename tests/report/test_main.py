@@ -26,8 +26,8 @@ def test_writes_the_page_and_prints_the_table(workdir):
   text = (workdir / "report.html").read_text()
   assert "20.2 ± 1.2" in text
   assert text.count("<svg") == 6
-  # Views, the points of the map, and the bar of colours.
-  assert text.count("data:image/png") == 2 + 1 + 1
+  # Views, the points of the map, the bar of colours, and neighbours.
+  assert text.count("data:image/png") == 2 + 1 + 1 + 6 * 8
   assert not [*workdir.glob("*.tmp")]
 
 

@@ -62,6 +62,8 @@ def cheap(monkeypatch):
     samples, "augmented", lambda *_, **__: (images, np.stack([images] * 4))
   )
   monkeypatch.setattr(samples, "project_2d", lambda h: h[:, :2])
+  drawn = [("images", images), ("PCA", images)]
+  monkeypatch.setattr(samples, "token_maps", lambda *_, **__: drawn)
 
 
 def rendered(workdir):
@@ -113,7 +115,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     assert outside not in text
   tags = [tag for tag, _ in found.tags]
   assert tags.count("h1") == 1
-  assert tags.count("figcaption") == tags.count("figure") == 12
+  assert tags.count("figcaption") == tags.count("figure") == 14
   for tag, attributes in found.tags:
     if tag == "img":
       assert attributes["alt"]

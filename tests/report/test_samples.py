@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 
 import jax
 import numpy as np
@@ -8,9 +9,11 @@ from PIL import Image
 
 from jssl import rng
 from jssl.augment import Augment, views
+from jssl.checkpoint import Checkpoints
 from jssl.config.parse import parse
 from jssl.config.schema import Config
 from jssl.data.embedded import cluttered_digits
+from jssl.models.backbone import init_variables
 from jssl.probe import features
 from jssl.report import samples
 from jssl.report.read import read
@@ -85,7 +88,8 @@ def test_leaves_out_later_classes_and_images_without_a_label(workdir):
   features.write(path, 60, [(h, np.where(labels == 0, -1, labels))])
   assert {*kept(workdir, classes=3).labels} == {1, 2}
   features.write(path, 60, [(h, np.full_like(labels, -1))])
-  assert kept(workdir) is None
+  assert kept(workdir).class_names == ("unlabelled",)
+  assert {*kept(workdir).labels} == {0}
 
 
 def test_damaged_features_are_not_drawn(workdir, caplog):
@@ -102,6 +106,50 @@ def test_a_set_that_is_not_here_has_numbers_for_names(workdir):
     read(workdir), "gone", step=20, limit=9, classes=20
   )
   assert found.class_names[:2] == ("0", "1")
+
+
+def test_neighbours_are_the_most_similar_images(workdir):
+  found = kept(workdir)
+  names = [
+    [p.name for p in row]
+    for row in samples.nearest(found, queries=12, neighbours=3)
+  ]
+  # Features of a class are alike, and no class has fewer than 4 images.
+  assert [row[0] for row in names[:10]] == list("0123456789")
+  assert all(len({*row}) == 1 and len(row) == 4 for row in names)
+  unit = found.h / np.linalg.norm(found.h, axis=1, keepdims=True)
+  query = int(np.flatnonzero(found.labels == 0)[0])
+  order = np.argsort(-(unit @ unit[query]))[:4]
+  images = cluttered_digits("test").images[found.rows[order]]
+  pictures = samples.nearest(found, queries=1, neighbours=3)[0]
+  assert [p.uri for p in pictures] == [
+    samples.data_uri(image[None, None]) for image in images
+  ]
+  absent = found._replace(source=None)
+  assert samples.nearest(absent, queries=1, neighbours=3) == []
+
+
+def test_token_maps(workdir, config):
+  config["model"] |= {"class_token": True}
+  (workdir / "config.json").write_text(json.dumps(config))
+  run = read(workdir)
+  backbone = run.config.model.backbone()
+  with Checkpoints(workdir, keep_last=1, keep_every_steps=None) as checkpoints:
+    checkpoints.save(20, {"backbone": init_variables(0, backbone, (24, 24, 3))})
+  rows = dict(samples.token_maps(run, 20, images=3))
+  shapes = {name: row.shape for name, row in rows.items()}
+  assert shapes == {
+    "images": (3, 24, 24, 3),
+    "PCA": (3, 24, 24, 3),
+    "attention": (3, 24, 24, 1),
+  }
+  for name in ("PCA", "attention"):
+    patches = rows[name].reshape(3, 3, 8, 3, 8, -1)
+    assert (patches == patches[:, :, :1, :, :1]).all()
+    assert patches.max() == 255
+    assert len(np.unique(patches[:, :, 0, :, 0])) > 9
+  with pytest.raises(FileNotFoundError, match="no checkpoint of step 40"):
+    samples.token_maps(run, 40, images=3)
 
 
 def test_map_keeps_classes_that_lie_apart_apart():

@@ -1,7 +1,12 @@
 """Verdicts on made-up records, and on runs that were made to deserve them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from probe import made
 from report.conftest import records, write_lines
 
@@ -56,7 +61,7 @@ def test_getting_worse(workdir):
   found = accuracies({20: 0.9, 40: 0.8}, random=0.6)
   kind, text = judged(workdir, found, step=20)
   assert kind == "good"
-  assert "step 20); getting worse, by 10.0 points since step 20" in text
+  assert "step 20); worse at the last step 40, by 10.0 points;" in text
 
 
 @pytest.mark.parametrize("auc", [0.995, 1.0])
@@ -116,3 +121,79 @@ def test_without_baselines_and_with_one_checkpoint(workdir):
   assert kind == "good"
   assert text.startswith("50.0% accuracy, without a baseline to compare with")
   assert "too few checkpoints are probed to say if it still improves" in text
+
+
+CLUTTERED = {
+  "data": {"name": "cluttered_digits", "batch_size": 128, "image_size_px": 32},
+  "augment": {
+    **{"crop_size_px": 32, "crop_min_area": 0.4, "jitter_probability": 0.8},
+    **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+    "grayscale_probability": 0.2,
+  },
+  "model": {
+    **{"name": "vit", "patch_size_px": 8, "width": 64, "depth": 2},
+    **{"num_heads": 4, "zero_init_residual": True},
+    **{"mean": (0.4,), "std": (0.25,)},
+  },
+  "objective": {
+    **{"name": "simclr", "temperature": 0.2},
+    "projector": {"hidden_dims": (256,), "out_dim": 128},
+  },
+  "optim": {
+    **{"name": "adamw", "learning_rate": 3e-3, "warmup_steps": 10},
+    **{"weight_decay": 0.05, "b2": 0.98},
+  },
+  "train": {"steps": 40},
+  "checkpoint": {"every_steps": 20, "keep_last": 4},
+  "log": {"every_steps": 10},
+  "probe": {"label_fractions": (), "probes": ("linear",)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("kind", "changes"),
+  [
+    ("good", {"train.steps": 160, "checkpoint.every_steps": 40}),
+    ("undertrained", {"optim.end_fraction": 1.0}),
+    (
+      "collapsed",
+      {
+        "train.steps": 80,
+        "objective": {
+          **{"name": "simsiam", "stop_gradient": False},
+          "projector": {"hidden_dims": (256,), "out_dim": 128},
+          "predictor": {"hidden_dims": (64,), "out_dim": 128},
+        },
+      },
+    ),
+    ("random", {"optim.learning_rate": 1e-9}),
+    ("diverged", {"optim.learning_rate": 1e30, "optim.warmup_steps": 0}),
+    ("unprobed", {"train.steps": 20}),
+  ],
+)
+def test_runs_that_deserve_it(kind, changes, tmp_path):
+  config = ConfigDict(CLUTTERED)
+  config.update_from_flattened_dict(changes)
+  file, workdir = tmp_path / "config.py", tmp_path / "run"
+  file.write_text(
+    "from ml_collections import ConfigDict\n"
+    f"def get_config(arg=''):\n  return ConfigDict({config.to_dict()!r})\n"
+  )
+
+  def status(command, *flags):
+    return subprocess.run(
+      [sys.executable, "-m", command, f"--workdir={workdir}", *flags],
+      # With several CPU devices the collectives of the probe can deadlock.
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+      check=False,
+    ).returncode
+
+  diverges = kind == "diverged"
+  assert status("jssl.train", f"--config={file}") == diverges
+  if kind not in ("diverged", "unprobed"):
+    assert status("jssl.probe") == 0
+  run = read(workdir)
+  found = verdict(run, made.DATASET, run.step(made.DATASET))
+  print(found.text)
+  assert found.kind == kind
