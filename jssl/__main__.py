@@ -11,6 +11,8 @@ from jssl.runtime import terminal
 _COMMANDS = {
   "train": ("jssl.train", "Pretrain an encoder."),
   "probe": ("jssl.probe", "Evaluate the checkpoints of a run."),
+  "embed": ("jssl.embed", "Write the features of images to a file."),
+  "neighbours": ("jssl.embed.neighbours", "Find the images most like one."),
   "report": ("jssl.report", "Write an HTML report of a run."),
   "export": ("jssl.export", "Write a backbone for another library."),
   "weights": ("jssl.weights", "Show or convert a file of weights."),

@@ -33,6 +33,7 @@ jaxtyping.install_import_hook(
     "jssl.config",
     "jssl.data",
     "jssl.diagnostics",
+    "jssl.embed",
     "jssl.kernel_regime",
     "jssl.models",
     "jssl.objectives",

@@ -28,7 +28,8 @@ LIBRARIES = {
   "models.md": models,
   "objectives.md": objectives,
 }
-TEXTS = {name: (ROOT / "docs" / name).read_text() for name in LIBRARIES}
+PAGES = (*LIBRARIES, "embed.md")
+TEXTS = {name: (ROOT / "docs" / name).read_text() for name in PAGES}
 BLOCKS = [
   (page, block)
   for page, text in TEXTS.items()

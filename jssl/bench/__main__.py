@@ -18,6 +18,7 @@ BENCHES = {
   "data": "images per second and core, from JPEG to device",
   "weights": "host memory of reading published weights onto devices",
   "probe": "linear probe, compared with scikit-learn",
+  "embed": "features of a prepared set: rate and peak memory",
   "diagnostics": "streaming singular values, compared with a full SVD",
   "kernel_regime": "Gram matrices and solvers of the kernel regime",
 }

@@ -1,8 +1,10 @@
 """Shared parts of the benchmarks: timing, memory, tables and JSON."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -118,6 +120,14 @@ def timed(
   # In KiB on Linux.
   peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return Timing(wall_s, cpu_s, calls * items, peak, describe(result))
+
+
+def in_process(function: Callable[..., Any], *args: Any) -> Any:
+  """Calls a function in a process of its own."""
+  with concurrent.futures.ProcessPoolExecutor(
+    1, multiprocessing.get_context("spawn")
+  ) as pool:
+    return pool.submit(function, *args).result()
 
 
 def spread(values: Sequence[float], unit: str) -> Row:

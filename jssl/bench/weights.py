@@ -9,15 +9,12 @@ on the devices. Its bar is 1.2 times the largest leaf.
 """
 
 import argparse
-import concurrent.futures
 import functools
-import multiprocessing
 import pathlib
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -134,25 +131,17 @@ def _read(args: argparse.Namespace, path: str, scan_layers: bool) -> Any:
   )
 
 
-def _in_process(function: Callable[..., Any], *args: Any) -> Any:
-  """Calls a function in a process of its own."""
-  with concurrent.futures.ProcessPoolExecutor(
-    1, multiprocessing.get_context("spawn")
-  ) as pool:
-    return pool.submit(function, *args).result()
-
-
 def run(args: argparse.Namespace) -> harness.Report:
   """Measures both forms of the blocks."""
   if args.width % 88:
     raise ValueError(f"--width={args.width}: expected a multiple of 88")
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder, "vit.safetensors")
-    _in_process(_write, args, str(path))
+    harness.in_process(_write, args, str(path))
     cases = [
       harness.Case(
         f"scan_layers={scan}",
-        functools.partial(_in_process, _read, args, str(path), scan),
+        functools.partial(harness.in_process, _read, args, str(path), scan),
       )
       for scan in (True, False)
     ]

@@ -20,8 +20,13 @@ from PIL import Image
 from tensorflow_datasets.core import file_adapters, read_only_builder
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
-from jssl.data.image import MODES, decode, is_damage
-from jssl.data.source import HostBatch, Rows, make_fingerprint
+from jssl.data.image import MODES, decode, describe_damage, is_damage
+from jssl.data.source import (
+  DamagedImage,
+  HostBatch,
+  Rows,
+  make_fingerprint,
+)
 from jssl.runtime.files import raise_open_files_limit
 
 # Counts the replaced images of this process, over all sources.
@@ -31,23 +36,22 @@ _LOG_SECONDS = 10
 _OTHER_OPEN_FILES = 64
 _FEATURE_CLASSES = "tensorflow_datasets.core.features."
 _FIND_CLASS = tfds.features.FeatureConnector.cls_from_name
+# Of Folder, and of sets of TFDS.
+_NAME_KEYS = ("file_name", "image/filename")
 # Files are padded to a multiple of it.
 _BLOCK_BYTES = 2**16
 
 
-class DamagedImage(ValueError):
-  """An image that cannot be decoded."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-  """A split of a prepared data set; a `Source`.
+  """A split of a prepared data set; a `Named` source.
 
   The split may be a part of one, as in `train[:10%]`. `records` is a TFDS data
   source with encoded images. An unlabelled set has no class names and no
   `label_key`. `skip_damaged` replaces an image that cannot be decoded by the
   next one that can, with its label. The replacement depends on the files alone,
-  so all hosts and a resumed run see the same images.
+  so all hosts and a resumed run see the same images. `name_key` is that of the
+  file names, if they are stored.
   """
 
   name: str
@@ -59,6 +63,7 @@ class Prepared:
   records: Any
   files: Sequence[FileInstruction]
   skip_damaged: bool = False
+  name_key: str | None = None
 
   def fingerprint(self) -> str:
     """See `Source.fingerprint`; of the size and both ends of each file.
@@ -108,8 +113,8 @@ class Prepared:
         raise
       raise DamagedImage(
         f"image {row} of {self.name}, split {self.split}, cannot be decoded "
-        f"({error}); delete the set and prepare it again, or set "
-        "data.skip_damaged=True to use the next image instead"
+        f"({describe_damage(error)}); delete the set and prepare it again, or "
+        "set data.skip_damaged=True to use the next image instead"
       ) from error
     return image, record[self.label_key] if self.label_key else -1
 
@@ -156,6 +161,13 @@ class Prepared:
           raise
         images[i], labels[i] = self._read_next(row)
     return {"image": images, "label": labels}
+
+  def fetch_names(self, rows: Rows) -> list[str | None]:
+    """See `Named.fetch_names`."""
+    if self.name_key is None:
+      return [None] * len(rows)
+    records = self.records.__getitems__(rows.tolist())
+    return [record[self.name_key].decode() for record in records]
 
 
 def _first_key(features: tfds.features.FeaturesDict, kind: type) -> str | None:
@@ -265,4 +277,5 @@ def open_prepared(
     records=records,
     files=files,
     skip_damaged=skip_damaged,
+    name_key=next((key for key in _NAME_KEYS if key in features), None),
   )

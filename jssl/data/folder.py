@@ -16,19 +16,19 @@ from absl import logging
 from PIL import Image, ImageColor
 
 from jssl.data.image import (
+  COLOUR_MODES,
   FORMATS,
+  GRAYSCALE_MODES,
   MODES,
   is_damage,
   orientation,
   square,
   upright,
 )
-from jssl.data.layout import Classes, Path, key, list_splits
+from jssl.data.layout import Classes, Path, file_name, key, list_splits
 
 Examples = Iterator[tuple[int | bytes, dict[str, Any]]]
 
-_GRAYSCALE_MODES = ("1", "L", "LA")
-_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # Images in memory at once.
 _CHUNK_SIZE = 256
 
@@ -105,7 +105,7 @@ def _read_header(
   except Exception as error:  # pillow has no one exception for damaged files.
     _check_skipped(path, error, skip)
     return None
-  if mode not in _GRAYSCALE_MODES + _COLOUR_MODES:
+  if mode not in GRAYSCALE_MODES + COLOUR_MODES:
     raise ValueError(
       f"{path}: pixels of mode {mode}; expected 8 bits per channel; convert it"
     )
@@ -163,7 +163,7 @@ class Folder(  # type: ignore[call-arg]
     ]
     modes = {mode for mode, _, _ in headers}
     sizes = {size for _, size, _ in headers}
-    grayscale = modes <= set(_GRAYSCALE_MODES)
+    grayscale = modes <= set(GRAYSCALE_MODES)
     channels = 1 if grayscale else 3
     if options.keep_alpha:
       channels = 4
@@ -183,7 +183,8 @@ class Folder(  # type: ignore[call-arg]
 
   def _info(self) -> tfds.core.DatasetInfo:
     features: dict[str, Any] = {
-      "image": tfds.features.Image(shape=self._image_shape)
+      "image": tfds.features.Image(shape=self._image_shape),
+      "file_name": tfds.features.Text(),
     }
     if "" not in self._splits["train"]:
       names = sorted(self._splits["train"])
@@ -215,5 +216,9 @@ class Folder(  # type: ignore[call-arg]
           if image is None:
             logging.warning("Omitted damaged image %s.", path)
             continue
-          example = {"image": image, **({"label": name} if name else {})}
+          example = {
+            "image": image,
+            "file_name": file_name(path.relative_to(self._source)),
+            **({"label": name} if name else {}),
+          }
           yield key(path, self._source), example

@@ -5,12 +5,15 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Pillow finds the format by the content, and runs Ghostscript for EPS.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Pillow's modes, by number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Pillow's modes of files with 8 bits per channel.
+GRAYSCALE_MODES = ("1", "L", "LA")
+COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # Transposition that makes an image upright, by its EXIF orientation.
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,6 +37,21 @@ def is_damage(error: Exception) -> bool:
   failed = isinstance(error, OSError) and error.errno is not None
   whole = (MemoryError, Image.DecompressionBombError)
   return not failed and not isinstance(error, whole)
+
+
+def describe_damage(error: Exception) -> str:
+  """Returns the message of an error about damaged bytes, always the same."""
+  # Pillow's message has the address of the buffer.
+  unknown = isinstance(error, UnidentifiedImageError)
+  return "no image of a known format" if unknown else str(error)
+
+
+def check_mode(image: Image.Image) -> None:
+  """Raises ValueError unless an image has 8 bits per channel."""
+  if image.mode not in GRAYSCALE_MODES + COLOUR_MODES:
+    raise ValueError(
+      f"pixels of mode {image.mode}; expected 8 bits per channel; convert it"
+    )
 
 
 def scale(image: Image.Image, mode: str, size_px: int) -> None:

@@ -155,6 +155,11 @@ def _list_split_folders(source: Path, others: Others) -> dict[str, Classes]:
   }
 
 
+def file_name(path: pathlib.PurePath | str) -> str:
+  """Returns the name of a file in UTF-8; other bytes become escapes."""
+  return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def key(path: Path, root: Path) -> bytes:
   """Returns the key of an image; a file name may be of any encoding."""
   return os.fsencode(path.relative_to(root).as_posix())
@@ -223,3 +228,38 @@ def list_splits(source: Path) -> dict[str, Classes]:
     if unknown := sorted(set(own) - set(classes)):
       raise ValueError(f"split {split} has classes not in train: {unknown}")
   return splits
+
+
+def list_files(folder: Path) -> Classes:
+  """Returns the images of a folder, for reading them where they are.
+
+  Folders directly in it are classes. The set is unlabelled, one class "", if
+  there are images beside them or fewer than two classes with images.
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+    ValueError: if it has no images, or folders of splits.
+  """
+  if not folder.is_dir():
+    raise FileNotFoundError(f"--source={folder} is not a folder")
+  others: Others = collections.Counter()
+  images = _list_images(folder, others)
+  if not images:
+    raise ValueError(
+      f"--source={folder} has no images; expected files that end in "
+      f"{', '.join(_SUFFIXES)}{_count(others)}"
+    )
+  if counts := _count(others):
+    logging.warning("%s%s.", folder, counts)
+  classes: Classes = {}
+  for path in images:
+    first, *rest = path.relative_to(folder).parts
+    classes.setdefault(first if rest else "", []).append(path)
+  if "" in classes or len(classes) < 2:
+    return {"": images}
+  if splits := [name for name in classes if name.lower() in _SPLITS]:
+    raise ValueError(
+      f"--source={folder} has folders of splits: {', '.join(splits)}; expected "
+      f"one split, such as --source={folder / splits[0]}"
+    )
+  return classes

@@ -24,7 +24,7 @@ from jax.sharding import Sharding
 
 from jssl.data import order as order_lib
 from jssl.data.order import Order
-from jssl.data.source import HostBatch, Rows, Source
+from jssl.data.source import HostBatch, Rowed, Rows, Source
 from jssl.typing import Batch
 
 _IID = Order()
@@ -37,7 +37,7 @@ def local_rows(sharding: Sharding, batch_size: int) -> Rows:
 
 
 def _fetched(
-  rows: grain.MapDataset, source: Source, workers: int
+  rows: grain.MapDataset, source: Rowed, workers: int
 ) -> grain.IterDataset:
   """Fetches each element of `rows` in `workers` processes."""
   # Grain's default is 500 elements ahead, and these are whole batches.
@@ -186,23 +186,25 @@ def train_batches(
 
 
 def eval_batches(
-  source: Source,
+  source: Rowed,
   *,
   batch_size: int,
   sharding: Sharding,
   workers: int = 0,
   prefetch_batches: int = 2,
+  first_row: int = 0,
 ) -> Iterator[tuple[Batch, int]]:
   """Yields the source once, in row order, in batches of one size.
 
   Arguments are as in `train_batches`; the batch may be larger than the set.
+  Rows before `first_row` are left out.
 
   Yields:
     A batch on the devices and its number of real rows. The last batch is
     padded with copies of the last image.
   """
   rows, last = local_rows(sharding, batch_size), len(source) - 1
-  starts = range(0, len(source), batch_size)
+  starts = range(first_row, len(source), batch_size)
   batches = _fetched(
     grain.MapDataset.source(starts).map(
       lambda start: np.minimum(start + rows, last)

@@ -13,8 +13,22 @@ Rows = Int[np.ndarray, "b"]
 HostBatch = dict[str, np.ndarray]
 
 
+class DamagedImage(ValueError):
+  """An image that cannot be decoded."""
+
+
 @runtime_checkable
-class Source(Protocol):
+class Rowed(Protocol):
+  """Something whose rows can be fetched in any order."""
+
+  def __len__(self) -> int: ...
+
+  def fetch(self, rows: Rows) -> HostBatch:
+    """Returns arrays with one entry per row, in their order."""
+
+
+@runtime_checkable
+class Source(Rowed, Protocol):
   """Images of one size that can be fetched by row, in any order."""
 
   @property
@@ -36,12 +50,11 @@ class Source(Protocol):
   def fingerprint(self) -> str:
     """Returns number of images, bytes and a checksum: other images differ."""
 
-  def __len__(self) -> int: ...
-
   def fetch(self, rows: Rows) -> HostBatch:
     """Returns `image` and `label` of rows, in their order.
 
-    Images are uint8 [b, h, w, c]; labels int32 [b], -1 without a label.
+    Images are uint8 [b, h, w, c]; labels int32 [b], -1 without a label. Raises
+    `DamagedImage` if an image cannot be decoded.
     """
 
 
@@ -55,6 +68,49 @@ class Segmented(Source, Protocol):
 
   def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
     """Returns the class of each pixel of rows; -1 without a label."""
+
+
+@runtime_checkable
+class Named(Source, Protocol):
+  """A source that may know the file names of its images."""
+
+  def fetch_names(self, rows: Rows) -> list[str | None]:
+    """Returns the file name of each row, None where it is not stored."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SkipDamaged:
+  """Rows of a source with `readable`; damaged images are black."""
+
+  source: Source
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def fetch(self, rows: Rows) -> HostBatch:
+    """Returns `image`, `label` and `readable`, False for damaged images."""
+    readable = np.ones(len(rows), bool)
+    try:
+      return {**self.source.fetch(rows), "readable": readable}
+    except DamagedImage:
+      pass
+    images = np.zeros((len(rows), *self.source.image_shape), np.uint8)
+    labels = np.full(len(rows), -1, np.int32)
+    for i in range(len(rows)):
+      try:
+        one = self.source.fetch(rows[i : i + 1])
+        images[i], labels[i] = one["image"][0], one["label"][0]
+      except DamagedImage:
+        readable[i] = False
+    return {"image": images, "label": labels, "readable": readable}
+
+  def reason(self, row: int) -> str:
+    """Returns why an image is damaged; "" if it can be read now."""
+    try:
+      self.source.fetch(np.array([row]))
+    except DamagedImage as error:
+      return str(error)
+    return ""
 
 
 def make_fingerprint(images: int, size: int, parts: Iterable[bytes]) -> str:

@@ -58,6 +58,7 @@ from jssl.diagnostics.forecast import (
   rank_checkpoints,
   rank_correlation,
 )
+from jssl.diagnostics.neighbours import Neighbours, nearest_neighbours
 from jssl.diagnostics.rows import Matrix, unit_rows
 from jssl.diagnostics.spectrum import (
   SecondMoment,
@@ -83,6 +84,7 @@ __all__ = [
   "LinearFit",
   "LossSplit",
   "Matrix",
+  "Neighbours",
   "SecondMoment",
   "SimplexDistance",
   "alignment",
@@ -109,6 +111,7 @@ __all__ = [
   "lipschitz_at_least",
   "maximal_invariant_entropy",
   "nearest_mean_error",
+  "nearest_neighbours",
   "rank_checkpoints",
   "rank_correlation",
   "rank_me",

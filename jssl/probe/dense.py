@@ -16,10 +16,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jssl.config.schema import Probe
-from jssl.probe import knn, linear, splits
+from jssl.diagnostics import neighbours
+from jssl.probe import linear, splits
 from jssl.probe.dataset import ProbeDataset
 from jssl.probe.encoders import Encoder
-from jssl.probe.features import Features, scaling
+from jssl.probe.features import scaling
 from jssl.probe.linear import Linear
 from jssl.probe.patches import Confusion, Patches, confusion, mean_iou, read
 from jssl.probe.records import DenseRecord
@@ -139,8 +140,6 @@ def fit_knn(
   """
   tokens, of_class = _flat(train.tokens), _flat(train.shares)
   patches = train.tokens.shape[1]
-  # Rows in place of labels, so that neighbours are rows.
-  bank = Features(tokens, np.arange(len(tokens), dtype=np.int32), len(tokens))
   rows = patches * int((~held_out).sum(1).min())
   scales: dict[str, Any] = {"none": np.asarray, "standardised": scaling(tokens)}
   candidates = [
@@ -163,15 +162,15 @@ def fit_knn(
       if not members:
         continue
       votes: dict[int, list[np.ndarray]] = {i: [] for i in members}
-      for block in knn.nearest(
+      for block in neighbours.search(
         _flat(on.tokens),
-        bank,
+        tokens,
         np.repeat(counted, patches),
         count=max(members.values()),
         mesh=mesh,
         scale=function,
       ):
-        nearest = of_class[np.asarray(block.labels)]
+        nearest = of_class[np.asarray(block.rows)]
         for i, k in members.items():
           votes[i].append(nearest[:, :k].mean(1))
       for i, of_blocks in votes.items():

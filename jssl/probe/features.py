@@ -1,14 +1,13 @@
 """Frozen features, extracted once and cached in the workdir."""
 
 import collections
-import contextlib
 import hashlib
 import os
 import pathlib
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ from jssl.data import pipeline
 from jssl.data.source import Source
 from jssl.diagnostics import spectrum
 from jssl.mesh import batch_sharding
-from jssl.runtime import distributed
+from jssl.runtime import distributed, files
 from jssl.typing import PyTree
 
 Encode = Callable[[jax.Array], jax.Array]
@@ -112,24 +111,11 @@ def _sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def _open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a file under a temporary name and renames it at the end."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      yield file
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def write(path: pathlib.Path, images: int, batches: Iterable[Batch]) -> None:
   """Writes features and labels of all images to the cache."""
   labels: list[np.ndarray] = []
   # Not memory-mapped, where a full disk would crash the process.
-  with _open_atomically(path) as file:
+  with files.open_atomically(path) as file:
     for h, of_batch in batches:
       if not labels:
         header = np.lib.format.header_data_from_array_1_0(h)
@@ -137,7 +123,7 @@ def write(path: pathlib.Path, images: int, batches: Iterable[Batch]) -> None:
         np.lib.format.write_array_header_1_0(file, header)
       file.write(h.tobytes())
       labels.append(of_batch)
-  with _open_atomically(_labels_path(path)) as file:
+  with files.open_atomically(_labels_path(path)) as file:
     np.savez(file, labels=np.concatenate(labels), sha256=_sha256(path))
 
 
@@ -229,7 +215,7 @@ def export(
 
   `backbone` is that of the records, "student" or "teacher".
   """
-  with _open_atomically(pathlib.Path(file)) as out:
+  with files.open_atomically(pathlib.Path(file)) as out:
     np.savez(
       out,
       train_features=train.h,

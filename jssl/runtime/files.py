@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from absl import logging
 
@@ -92,6 +92,19 @@ def write_text(path: pathlib.Path, text: str) -> None:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
     raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file under a temporary name and renames it at the end."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("wb") as file:
+      yield file
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -101,9 +101,13 @@ class Encoder:
     """Returns centre crops in [0, 1] of uint8 images [b, h, w, c].
 
     They are the views that the probe of the run evaluates: the centre square,
-    resized to `image_shape`.
+    resized to `image_shape`. One channel is repeated to those of the backbone.
     """
-    return center_view(images, crop_size_px=self.image_shape[0])
+    size, _, channels = self.image_shape
+    views = center_view(images, crop_size_px=size)
+    if views.shape[-1] == 1 < channels:
+      views = jnp.repeat(views, channels, axis=-1)
+    return views
 
 
 def load_backbone(
@@ -140,7 +144,7 @@ def load_backbone(
       be read or is given with `step` or `teacher`.
     CheckpointError: if the checkpoint is damaged.
   """
-  if _is_published(path):
+  if is_published(path):
     if (step, teacher) != (None, None):
       raise ValueError(
         f"step={step}, teacher={teacher}: expected None, because {path} is not "
@@ -184,7 +188,7 @@ def find_step(workdir: str | os.PathLike, step: int | None = None) -> int:
   return step
 
 
-def _is_published(path: str | os.PathLike) -> bool:
+def is_published(path: str | os.PathLike) -> bool:
   """True for a file, or a folder of files that is not a workdir."""
   path = pathlib.Path(path)
   if path.is_dir():

@@ -2,13 +2,11 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from oracles import probe as oracle
 
 from jssl.config.schema import Probe
 from jssl.probe import knn, splits
 from jssl.probe.features import Features
-from jssl.probe.knn import Neighbours
 
 SETTINGS = Probe(
   seeds=2,
@@ -18,52 +16,13 @@ SETTINGS = Probe(
 )
 
 
-def joined(blocks, queries):
-  return [np.concatenate([b[i] for b in blocks])[:queries] for i in (0, 1)]
-
-
-@pytest.mark.parametrize("bank_rows", [16, 100, 4096])
-def test_nearest_equals_a_loop(train, test, one_device, bank_rows):
-  queries = test.h[:9]
-  counted = np.random.default_rng(0).random(len(train.labels)) < 0.7
-  similarity, labels = joined(
-    knn.nearest(
-      queries,
-      train,
-      counted,
-      count=12,
-      mesh=one_device,
-      bank_rows=bank_rows,
-    ),
-    len(queries),
-  )
-  rows = np.flatnonzero(counted)
-  for i, query in enumerate(queries):
-    expected = oracle.nearest(query, train.h[rows].astype(np.float64), 12)
-    np.testing.assert_allclose(
-      similarity[i], [s for s, _ in expected], atol=1e-6
-    )
-    np.testing.assert_array_equal(
-      labels[i], [train.labels[rows[j]] for _, j in expected]
-    )
-
-
-def test_scale_of_features_does_not_matter(train, test, one_device):
-  everything = np.ones(len(train.labels), bool)
-  scaled = train._replace(h=train.h * np.geomspace(1e-3, 1e3, 302)[:, None])
-  one, two = (
-    joined(knn.nearest(test.h, bank, everything, count=5, mesh=one_device), 203)
-    for bank in (train, scaled._replace(h=scaled.h.astype(np.float32)))
-  )
-  np.testing.assert_allclose(one[0], two[0], atol=1e-6)
-
-
 def test_votes_of_far_neighbours_do_not_underflow():
   rng = np.random.default_rng(0)
   similarity = -np.sort(-rng.uniform(-0.9, 0.6, (100, 9)).astype(np.float32))
   labels = rng.integers(0, 5, (100, 9)).astype(np.int32)
   (found,) = knn.vote(
-    Neighbours(jnp.asarray(similarity), jnp.asarray(labels)),
+    jnp.asarray(similarity),
+    jnp.asarray(labels),
     neighbours=(9,),
     temperatures=(0.005,),
     num_classes=5,
@@ -81,7 +40,8 @@ def test_votes_equal_a_loop():
   similarity = -np.sort(-rng.uniform(0.5, 1, (30, 9)).astype(np.float32))
   labels = rng.integers(0, 3, (30, 9)).astype(np.int32)
   found = knn.vote(
-    Neighbours(jnp.asarray(similarity), jnp.asarray(labels)),
+    jnp.asarray(similarity),
+    jnp.asarray(labels),
     neighbours=(2, 5, 9),
     temperatures=(0.02, 0.07),
     num_classes=3,
@@ -97,7 +57,8 @@ def test_neighbours_that_are_not_there_have_no_vote():
   similarity = jnp.array([[0.2, -jnp.inf, -jnp.inf]])
   labels = jnp.array([[2, 0, 0]])
   found = knn.vote(
-    Neighbours(similarity, labels),
+    similarity,
+    labels,
     neighbours=(3,),
     temperatures=(0.02, 0.07),
     num_classes=3,

@@ -1,0 +1,158 @@
+"""Image files of a folder or of a list, decoded where they are."""
+
+import dataclasses
+import io
+import os
+import pathlib
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from jssl.data.image import (
+  FORMATS,
+  MODES,
+  check_mode,
+  decode,
+  describe_damage,
+  is_damage,
+)
+from jssl.data.layout import file_name, list_files
+from jssl.data.source import DamagedImage, HostBatch, Rows, make_fingerprint
+
+# Files that cannot be opened, whatever the load of the file system.
+_UNREADABLE = (
+  *(FileNotFoundError, PermissionError),
+  *(IsADirectoryError, NotADirectoryError),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFiles:
+  """Image files in a fixed order; a `Named` source.
+
+  Attributes:
+    name: name of the folder or list.
+    folder: folder that relative `paths` are in.
+    paths: paths of the files, which are their names.
+    labels: label of each image, -1 without one.
+    class_names: names in label order; empty if the set is unlabelled.
+    image_shape: (height, width, channels) of the centre squares.
+  """
+
+  name: str
+  folder: pathlib.Path
+  paths: tuple[str, ...]
+  labels: Int[np.ndarray, "n"]
+  class_names: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes; 0 if the set is unlabelled."""
+    return len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def fingerprint(self) -> str:
+    """See `Source.fingerprint`; of the names and sizes of the files."""
+    sizes = []
+    for path in self.paths:
+      try:
+        sizes.append((self.folder / path).stat().st_size)
+      except OSError:
+        sizes.append(0)  # Such an image is damaged.
+    parts = (
+      os.fsencode(path) + f"\0{size}\0".encode()
+      for path, size in zip(self.paths, sizes, strict=True)
+    )
+    return make_fingerprint(len(self), sum(sizes), parts)
+
+  def _decode(self, row: int) -> UInt8[np.ndarray, "h w c"]:
+    path, (size, _, channels) = self.folder / self.paths[row], self.image_shape
+    try:
+      data = path.read_bytes()
+      with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_mode(image)
+      return decode(data, size_px=size, channels=channels)
+    except Exception as error:  # pillow has no one exception for damaged files.
+      skipped = (*_UNREADABLE, Image.DecompressionBombError)
+      if not (is_damage(error) or isinstance(error, skipped)):
+        raise
+      reason = describe_damage(error)
+      if isinstance(error, _UNREADABLE):
+        reason = str(error.strerror)
+      raise DamagedImage(f"{file_name(self.paths[row])}: {reason}") from error
+
+  def fetch(self, rows: Rows) -> HostBatch:
+    """See `Source.fetch`."""
+    images = np.empty((len(rows), *self.image_shape), np.uint8)
+    for i, row in enumerate(rows.tolist()):
+      images[i] = self._decode(row)
+    return {"image": images, "label": self.labels[rows]}
+
+  def fetch_names(self, rows: Rows) -> list[str | None]:
+    """See `Named.fetch_names`; bytes that are not UTF-8 become escapes."""
+    return [file_name(self.paths[row]) for row in rows.tolist()]
+
+
+def _image_shape(size_px: int, channels: int) -> tuple[int, int, int]:
+  if channels not in MODES:
+    raise ValueError(
+      f"the backbone takes images of {channels} channels; image files have one "
+      f"of {', '.join(map(str, MODES))}"
+    )
+  return size_px, size_px, channels
+
+
+def open_folder(
+  folder: str | os.PathLike, *, image_size_px: int, channels: int
+) -> ImageFiles:
+  """Opens the images of a folder; see `layout.list_files` for its classes.
+
+  Raises:
+    FileNotFoundError: if there is no such folder.
+    ValueError: if it has no images, or image files have other channels.
+  """
+  shape = _image_shape(image_size_px, channels)
+  folder = pathlib.Path(folder).resolve()
+  classes = list_files(folder)
+  paths = [path for name in sorted(classes) for path in classes[name]]
+  counts = [len(classes[name]) for name in sorted(classes)]
+  labelled = "" not in classes
+  labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+  return ImageFiles(
+    name=folder.name,
+    folder=folder,
+    paths=tuple(path.relative_to(folder).as_posix() for path in paths),
+    labels=labels if labelled else np.full_like(labels, -1),
+    class_names=tuple(map(file_name, sorted(classes))) if labelled else (),
+    image_shape=shape,
+  )
+
+
+def open_list(
+  path: str | os.PathLike, *, image_size_px: int, channels: int
+) -> ImageFiles:
+  """Opens the images of a text file with one path per line.
+
+  Relative paths start at the folder of the text file.
+
+  Raises:
+    OSError: if the list cannot be read.
+    ValueError: if it is empty, or image files have other channels.
+  """
+  shape, path = _image_shape(image_size_px, channels), pathlib.Path(path)
+  lines = [os.fsdecode(line) for line in path.read_bytes().splitlines()]
+  paths = tuple(line for line in lines if line.strip())
+  if not paths:
+    raise ValueError(f"--list={path} is empty; expected one path per line")
+  return ImageFiles(
+    name=path.name,
+    folder=path.parent,
+    paths=paths,
+    labels=np.full(len(paths), -1, np.int32),
+    class_names=(),
+    image_shape=shape,
+  )

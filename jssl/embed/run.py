@@ -1,0 +1,338 @@
+"""Embeds images by the backbone of a run, or by published weights."""
+
+import dataclasses
+import datetime
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+import jssl
+from jssl import mesh as mesh_lib
+from jssl.augment.crop import CENTER_SHARE
+from jssl.config.build import has_teacher, read_config
+from jssl.config.schema import Probe
+from jssl.data import pipeline
+from jssl.data.source import Named, SkipDamaged, Source
+from jssl.embed import store
+from jssl.probe.features import variables_digest
+from jssl.runtime import distributed
+from jssl.typing import Pixels, Variables
+from jssl.weights.workdir import (
+  Encoder,
+  find_step,
+  is_published,
+  load_backbone,
+)
+
+# Rows of a part, and bytes of its features and tokens.
+_PART_ROWS = 2048
+_PART_BYTES = 2**26
+_LOG_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """A backbone with what its images and metadata need.
+
+  Attributes:
+    encoder: function of variables and images.
+    variables: parameters and batch statistics.
+    kind: "student" or "teacher" of a run, or "published".
+    step: step of the checkpoint; None for published weights.
+    image_size_px: side of the images that `encoder.preprocess` takes.
+    batch_size: images of a batch, by default.
+    data_dir: directory of the run's data sets; "" for that of TFDS.
+    workers: worker processes of the run's input.
+  """
+
+  encoder: Encoder
+  variables: Variables
+  kind: Literal["student", "teacher", "published"]
+  step: int | None
+  image_size_px: int
+  batch_size: int = Probe().batch_size
+  data_dir: str = ""
+  workers: int = 0
+
+  @classmethod
+  def load(
+    cls, path: str | os.PathLike, step: int | None, *, teacher: bool | None
+  ) -> "Backbone":
+    """Reads a backbone; see `jssl.load_backbone` for arguments and errors."""
+    if is_published(path):
+      encoder, variables = load_backbone(path, step, teacher=teacher)
+      # The usual size, from which the centre crop needs no enlarging.
+      size = round(encoder.image_shape[0] / CENTER_SHARE)
+      return cls(encoder, variables, "published", None, size)
+    config = read_config(path)
+    step = distributed.broadcast_from_first(find_step(path, step))
+    if teacher is None:
+      teacher = has_teacher(config)
+    encoder, variables = load_backbone(path, step, teacher=teacher)
+    return cls(
+      *(encoder, variables, "teacher" if teacher else "student", step),
+      image_size_px=config.data.image_size_px,
+      batch_size=config.probe.batch_size,
+      data_dir=config.data.data_dir,
+      workers=config.data.workers,
+    )
+
+
+class _Batch(NamedTuple):
+  """Rows on the host; `tokens` are flat."""
+
+  rows: Int[np.ndarray, "b"]
+  label: Int[np.ndarray, "b"]
+  readable: Bool[np.ndarray, "b"]
+  features: Float[np.ndarray, "b d"]
+  tokens: Float[np.ndarray, "b k"] | None
+
+
+# The encoder is static: two calls with the same one compile once.
+@functools.partial(jax.jit, static_argnums=0, static_argnames="tokens")
+def _encode(
+  encoder: Encoder, variables: Variables, images: Pixels, *, tokens: bool
+) -> tuple[Array, Array | None]:
+  """Returns features and, if asked for, patch tokens of uint8 images."""
+  views = encoder.preprocess(images)
+  if not tokens:
+    return encoder(variables, views), None
+  encoded = encoder(variables, views, tokens=True)
+  return encoded.pooled, encoded.tokens
+
+
+def _batches(
+  encode: Callable[[Array], tuple[Array, Array | None]],
+  source: Source,
+  *,
+  batch_size: int,
+  mesh: Mesh,
+  workers: int,
+  first_row: int,
+) -> Iterator[_Batch]:
+  """Yields the rows of each batch, complete on every process."""
+  row = first_row
+  for batch, real in pipeline.eval_batches(
+    SkipDamaged(source),
+    batch_size=batch_size,
+    sharding=mesh_lib.batch_sharding(mesh),
+    workers=workers,
+    first_row=first_row,
+  ):
+    pooled, tokens = encode(batch["image"])
+    features, label, readable = (
+      distributed.to_host(x)[:real]
+      for x in (pooled, batch["label"], batch["readable"])
+    )
+    flat = None
+    if tokens is not None:
+      flat = distributed.to_host(tokens)[:real].reshape(real, -1)
+      flat = flat.astype(np.float32)
+    index = np.arange(row, row + real)
+    yield _Batch(index, label, readable, features.astype(np.float32), flat)
+    row += real
+
+
+def _table(batch: _Batch, source: Source, schema: pa.Schema) -> pa.Table:
+  """Returns the rows of the images that could be read."""
+  kept = batch.readable
+  finite = np.isfinite(batch.features[kept]).all(1)
+  if not finite.all():
+    raise ValueError(
+      f"{(~finite).sum()} of the features of images {batch.rows[0]} to "
+      f"{batch.rows[-1]} of {source.name} are not finite; choose another "
+      "checkpoint by --step, or other weights"
+    )
+  index, label = batch.rows[kept], batch.label[kept]
+  names: list[str | None] = [None] * len(index)
+  if isinstance(source, Named):
+    names = source.fetch_names(index)
+  columns: dict[str, Any] = {
+    "name": names,
+    "index": index,
+    "features": store.vectors(batch.features[kept]),
+  }
+  if source.class_names:
+    columns["label"] = label
+    columns["class"] = [
+      source.class_names[k] if k >= 0 else None for k in label.tolist()
+    ]
+  if batch.tokens is not None:
+    columns["tokens"] = store.vectors(batch.tokens[kept])
+  return pa.table(columns, schema=schema)
+
+
+class _Progress:
+  """Logs the images done, the speed since the start, and the time left."""
+
+  def __init__(self, total: int, done: int):
+    self._total, self._first, self._done = total, done, done
+    self._started = self._logged = time.monotonic()
+
+  def add(self, images: int) -> None:
+    """Counts images, and logs if the last line is old enough."""
+    self._done += images
+    now = time.monotonic()
+    if now - self._logged < _LOG_SECONDS:
+      return
+    self._logged = now
+    rate = (self._done - self._first) / (now - self._started)
+    left = round((self._total - self._done) / rate)
+    distributed.log_on_first(
+      f"image {self._done}/{self._total} ({self._done / self._total:.0%})"
+      f"  {rate:,.0f} images/s  ETA {datetime.timedelta(seconds=left)}"
+    )
+
+  def seconds(self) -> float:
+    """Returns the time since the start."""
+    return time.monotonic() - self._started
+
+
+def _open_parts(
+  parts: store.Parts, out: pathlib.Path, *, overwrite: bool
+) -> int:
+  """Returns the number of finished parts; all processes raise its errors."""
+  number, error = 0, None
+  if distributed.is_first():
+    try:
+      store.check_out(out, overwrite=overwrite)
+      number = parts.open(overwrite=overwrite)
+    except (ValueError, OSError) as found:
+      error = found
+  problem = distributed.broadcast_from_first(str(error) if error else "")
+  if error:
+    raise error
+  if problem:
+    raise ValueError(problem)
+  return distributed.broadcast_from_first(number)
+
+
+def embed(
+  backbone: Backbone,
+  source: Source,
+  out: str | os.PathLike,
+  *,
+  tokens: bool = False,
+  batch_size: int = 0,
+  workers: int | None = None,
+  overwrite: bool = False,
+) -> int:
+  """Writes one row per image of a source; resumes a run that was killed.
+
+  All devices of all processes share a batch, and process 0 writes. The rows of
+  a killed run are kept in parts beside `out`; the same call continues after
+  them, and writes the same bytes on the same devices.
+
+  Args:
+    backbone: backbone with its preprocessing.
+    source: images; a damaged one has no row, and is logged at the end.
+    out: file to write, .parquet or .npz.
+    tokens: True for patch tokens too.
+    batch_size: images of a batch, rounded up to a multiple of the devices; 0
+      for that of the backbone.
+    workers: processes that read and decode, 0 for a thread; None for the
+      number of the backbone.
+    overwrite: True to replace `out`, and parts of other weights or images.
+
+  Returns:
+    The number of rows.
+
+  Raises:
+    FileExistsError: if `out` exists.
+    ValueError: if parts are of other weights or images, channels or features do
+      not fit, or no image can be read.
+  """
+  encoder, out = backbone.encoder, pathlib.Path(out)
+  channels = encoder.image_shape[-1]
+  if source.image_shape[-1] not in (1, channels):
+    raise ValueError(
+      f"{source.name} has images of {source.image_shape[-1]} channels: "
+      f"expected {' or '.join(map(str, sorted({1, channels})))}, as the "
+      "backbone takes; change --dataset, or --workdir or --weights"
+    )
+  grid = encoder.backbone.grid(encoder.image_shape)
+  if tokens and grid is None:
+    raise ValueError(
+      "--tokens: expected a backbone with patch tokens, such as a ViT, and "
+      "this one has none; omit --tokens"
+    )
+  shape = (grid.patches, grid.width) if tokens and grid else None
+  mesh = mesh_lib.make_mesh(-1, 1)
+  batch_size = batch_size or backbone.batch_size
+  batch_size = -(-batch_size // mesh.size) * mesh.size
+  fingerprint = source.fingerprint()
+  distributed.check_same(fingerprint, f"images of {source.name}")
+  about = {
+    "jssl": jssl.__version__,
+    "weights": variables_digest(backbone.variables),
+    "backbone": backbone.kind,
+    "step": backbone.step,
+    "source": source.name,
+    "images": fingerprint,
+    "classes": list(source.class_names),
+    "image_size_px": source.image_shape[0],
+    "crop_size_px": encoder.image_shape[0],
+    "tokens": list(shape) if shape else None,
+    "batch_size": batch_size,
+  }
+  width = encoder.backbone.feature_dim
+  schema = store.make_schema(width, shape, labelled=bool(source.class_names))
+  parts = store.Parts(out, schema, about)
+  done = _open_parts(parts, out, overwrite=overwrite)
+
+  row_bytes = 4 * (width + (shape[0] * shape[1] if shape else 0))
+  rows = max(1, min(_PART_ROWS, _PART_BYTES // row_bytes) // batch_size)
+  rows *= batch_size
+  first_row = min(done * rows, len(source))
+  if done:
+    distributed.log_on_first(f"Resumed from image {first_row}.")
+  variables = mesh_lib.on_every_device(mesh, backbone.variables)
+  progress = _Progress(len(source), first_row)
+  skipped, tables = SkipDamaged(source), []
+  damaged: list[tuple[int, str]] = []
+  for batch in _batches(
+    functools.partial(_encode, encoder, variables, tokens=tokens),
+    source,
+    batch_size=batch_size,
+    mesh=mesh,
+    workers=backbone.workers if workers is None else workers,
+    first_row=first_row,
+  ):
+    end = int(batch.rows[-1]) + 1
+    if distributed.is_first():
+      tables.append(_table(batch, source, schema))
+      damaged += [
+        (row, skipped.reason(row))
+        for row in batch.rows[~batch.readable].tolist()
+      ]
+      if end % rows == 0 or end == len(source):
+        parts.write(done, pa.concat_tables(tables), damaged)
+        done, tables, damaged = done + 1, [], []
+    progress.add(len(batch.rows))
+
+  written = 0
+  if distributed.is_first():
+    if len(parts.damaged) == len(source):
+      raise ValueError(
+        f"none of the {len(source)} images of {source.name} can be read; the "
+        f"first: {parts.damaged[0][1]}"
+      )
+    written = parts.join(done)
+    for row, reason in parts.damaged:
+      distributed.log_on_first(f"Omitted image {row}: {reason}")
+    distributed.log_on_first(
+      f"Wrote {out}: {written} rows of {width} features, "
+      f"{len(parts.damaged)} of {len(source)} images omitted "
+      f"({progress.seconds():.1f} s)."
+    )
+  distributed.barrier(f"wrote {out.name}")
+  return distributed.broadcast_from_first(written)
