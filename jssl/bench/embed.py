@@ -15,7 +15,7 @@ from jssl import mesh
 from jssl.bench import harness
 from jssl.data.open import open_source
 from jssl.data.source import Source
-from jssl.embed.run import Backbone, embed
+from jssl.embed import Pretrained, embed
 from jssl.models import ViT, init_variables
 from jssl.probe import features
 from jssl.probe.encoders import BackboneEncoders
@@ -44,7 +44,7 @@ def _source(args: argparse.Namespace, images: int) -> Source:
   )
 
 
-def _backbone(args: argparse.Namespace, source: Source) -> Backbone:
+def _backbone(args: argparse.Namespace, source: Source) -> Pretrained:
   model = ViT(
     patch_size_px=args.patch_size_px,
     width=args.width,
@@ -53,7 +53,7 @@ def _backbone(args: argparse.Namespace, source: Source) -> Backbone:
   )
   backbone, shape = model.backbone(), source.image_shape
   variables = init_variables(0, backbone, shape)
-  return Backbone(
+  return Pretrained(
     Encoder(backbone, shape), variables, "published", None, shape[0]
   )
 

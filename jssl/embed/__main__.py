@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
   from jssl.data.open import open_source
   from jssl.data.source import Source
   from jssl.embed import store
-  from jssl.embed.run import Backbone, embed
+  from jssl.embed.run import Pretrained, embed
   from jssl.runtime import (
     compilation,
     distributed,
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   compilation.use_cache()
 
-  def open_images(backbone: Backbone) -> Source:
+  def open_images(backbone: Pretrained) -> Source:
     size_px = backbone.image_size_px
     channels = backbone.encoder.image_shape[-1]
     if _SOURCE.value:
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
     if distributed.is_first():
       store.check_out(pathlib.Path(_OUT.value), overwrite=_OVERWRITE.value)
     with compilation.explain_errors():
-      backbone = Backbone.load(
+      backbone = Pretrained.load(
         _WORKDIR.value or _WEIGHTS.value,
         _STEP.value,
         teacher=False if _STUDENT.value else None,

@@ -40,7 +40,7 @@ _LOG_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Backbone:
+class Pretrained:
   """A backbone with what its images and metadata need.
 
   Attributes:
@@ -65,8 +65,12 @@ class Backbone:
 
   @classmethod
   def load(
-    cls, path: str | os.PathLike, step: int | None, *, teacher: bool | None
-  ) -> "Backbone":
+    cls,
+    path: str | os.PathLike,
+    step: int | None = None,
+    *,
+    teacher: bool | None = None,
+  ) -> "Pretrained":
     """Reads a backbone; see `jssl.load_backbone` for arguments and errors."""
     if is_published(path):
       encoder, variables = load_backbone(path, step, teacher=teacher)
@@ -217,7 +221,7 @@ def _open_parts(
 
 
 def embed(
-  backbone: Backbone,
+  backbone: Pretrained,
   source: Source,
   out: str | os.PathLike,
   *,

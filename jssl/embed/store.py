@@ -141,7 +141,7 @@ class Parts:
     """
     manifest = self._folder / _MANIFEST
     found = files.read_json(manifest)
-    if self._folder.exists() and found != self._about:
+    if found != self._about and any(self._folder.glob("*.parquet")):
       if not overwrite:
         raise ValueError(self._difference(found or {}))
       shutil.rmtree(self._folder)

@@ -4,8 +4,9 @@ import argparse
 import importlib
 
 import pytest
+from data.damage import prepare_set
 
-from jssl.bench import losses
+from jssl.bench import harness, losses
 
 SMALL_RUN = [
   "--config.data.batch_size=8",
@@ -85,6 +86,28 @@ def test_probe():
   rows = run("probe", rows=600, seeds=1).rows
   assert [row["case"] for row in rows] == ["scikit-learn", "jssl"]
   assert all(50 < row["mean %"] < 90 for row in rows)
+
+
+def test_embed(tmp_path, monkeypatch):
+  monkeypatch.setattr(harness, "in_process", lambda call, *args: call(*args))
+  rows = run(
+    "embed",
+    rounds=1,
+    dataset="photos",
+    data_dir=prepare_set(tmp_path),
+    images=16,
+    memory_images="8",
+    image_size_px=16,
+    width=16,
+    depth=1,
+    batch_size=8,
+  ).rows
+  assert [row["case"] for row in rows] == [
+    *("probe", "embed"),
+    "embed 8 images alone",
+  ]
+  assert rows[1]["images/s"] > 0
+  assert rows[2]["peak MiB"] > 0
 
 
 def test_kernel_regime():

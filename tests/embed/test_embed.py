@@ -16,9 +16,8 @@ from jssl.data.files import open_folder, open_list
 from jssl.data.image import decode
 from jssl.data.open import open_source
 from jssl.data.source import InMemory
+from jssl.embed import Pretrained, embed, store
 from jssl.embed import run as run_module
-from jssl.embed import store
-from jssl.embed.run import Backbone, embed
 
 NAMES = [f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(11)]
 
@@ -30,7 +29,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(workdir):
-  return Backbone.load(workdir, None, teacher=None)
+  return Pretrained.load(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +219,7 @@ def test_parts_of_another_run_are_refused(
     patch.setattr(store.Parts, "join", lambda self, parts: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       embed(backbone, source, out, batch_size=8)
-  other = Backbone.load(workdir, 1, teacher=None)
+  other = Pretrained.load(workdir, 1)
   fewer = dataclasses.replace(source, paths=source.paths[:9])
   for arguments, flag in (
     ((other, source, out), "weights .* change --workdir, --weights, --step"),
@@ -325,7 +324,7 @@ def test_folders_without_images_or_with_splits(tmp_path):
 @pytest.mark.slow
 def test_published_weights_take_the_usual_crop(labelled, tmp_path):
   path = ROOT / "tests" / "fixtures" / "weights" / "hf_dinov2"
-  backbone = Backbone.load(path, None, teacher=None)
+  backbone = Pretrained.load(path)
   crop = backbone.encoder.image_shape[0]
   assert backbone.image_size_px == round(crop / 0.875)
   source = open_folder(
