@@ -10,6 +10,7 @@ size, device count or mesh.
     >>> (large,) = views(augment, keys, images, num_views=2)
 """
 
+from jssl.augment.mix import mix
 from jssl.augment.support import includes
 from jssl.augment.views import Augment, center_view, views
 
@@ -17,5 +18,6 @@ __all__ = [
   "Augment",
   "center_view",
   "includes",
+  "mix",
   "views",
 ]

@@ -29,6 +29,19 @@ class Boxes(NamedTuple):
   width: Int[Array, "*b"]
 
 
+def inside(boxes: Boxes, height: int, width: int) -> Bool[Array, "*b h w"]:
+  """True for the pixels of an image that are in its box."""
+
+  def within(start: Array, size: Array, pixels: int) -> Bool[Array, "*b n"]:
+    first, last = start[..., None], (start + size)[..., None]
+    place = jnp.arange(pixels).reshape(*[1] * start.ndim, -1)
+    return (place >= first) & (place < last)
+
+  rows = within(boxes.top, boxes.height, height)
+  columns = within(boxes.left, boxes.width, width)
+  return rows[..., :, None] & columns[..., None, :]
+
+
 def _centered_box(
   height: int, width: int, min_ratio: float, max_ratio: float
 ) -> tuple[int, int, int, int]:

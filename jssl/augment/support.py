@@ -3,7 +3,7 @@
 from jssl.augment.colour import STRENGTHS
 from jssl.augment.views import Augment
 
-_RANDOM = ("flip", "grayscale", "blur", "solarize")
+_RANDOM = ("flip", "grayscale", "blur", "solarize", "erase")
 
 
 def _outcomes(augment: Augment, operation: str) -> set[bool]:

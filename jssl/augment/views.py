@@ -1,7 +1,8 @@
 """Views of a batch of images: hyper-parameters and order of operations.
 
 Operations follow SimCLR, arXiv 2002.05709, appendix A; solarisation BYOL,
-2006.07733; small crops SwAV, 2006.09882, and DINO, 2104.14294.
+2006.07733; small crops SwAV, 2006.09882, and DINO, 2104.14294; erasing Zhong et
+al., 1708.04896.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jssl import rng
-from jssl.augment import blur, colour, crop
+from jssl.augment import blur, colour, crop, erase
 from jssl.typing import (
   Fraction,
   Images,
@@ -47,7 +48,8 @@ class Augment:
 
   BYOL's two views have `blur_probability=(1.0, 0.1)` and
   `solarize_probability=(0.0, 0.2)`. Small crops have their own size, area and
-  blur probability, are never solarised, and share all other fields.
+  blur probability, are never solarised or erased, and share all other fields.
+  `views` does not mix images: see `jssl.augment.mix`.
 
   Attributes:
     crop_size_px: height and width of a large view.
@@ -70,6 +72,12 @@ class Augment:
     solarize_probability: probability of inverting bright pixels; one for all
       large views, or one for each.
     solarize_threshold: smallest pixel value to invert.
+    erase_probability: probability of random erasing, which fills a box of a
+      large view with noise (MAE's fine-tuning and DeiT: 0.25).
+    mixup_alpha: concentration of the weights of mixup; 0: off. Mixing needs an
+      objective that weights two labels (MAE's fine-tuning and DeiT: 0.8).
+    cutmix_alpha: concentration of the weights of cutmix; 0: off.
+    cutmix_probability: probability of cutmix instead of mixup, with both on.
     num_small: number of small crops of each image.
     small_crop_size_px: height and width of a small crop.
     small_crop_min_area: smallest area of a small crop.
@@ -98,6 +106,10 @@ class Augment:
   blur_sigma_max: Positive[float] = 2.0
   solarize_probability: tuple[Fraction, ...] = (0.0,)
   solarize_threshold: Fraction = 0.5
+  erase_probability: Fraction = 0.0
+  mixup_alpha: NonNegative[float] = 0.0
+  cutmix_alpha: NonNegative[float] = 0.0
+  cutmix_probability: Fraction = 0.5
   num_small: NonNegative[int] = 0
   small_crop_size_px: NonNegative[int] = 0
   small_crop_min_area: _Area = 0.05
@@ -134,6 +146,11 @@ class Augment:
       limit = values[size]
       expected = f"less than twice augment.{size}={limit}, of blurred views"
       check("blur_kernel_px", not blurs or kernel < 2 * limit, expected)
+
+  @property
+  def mixes(self) -> bool:
+    """True if training mixes images."""
+    return bool(self.mixup_alpha or self.cutmix_alpha)
 
   def of_large_views(self, num_views: int) -> "Augment":
     """Returns a copy for large views only; cycles probabilities per view."""
@@ -174,10 +191,10 @@ def _views_of_one_size(
   _, height, width, channels = images.shape
 
   def one_view(index: Array, blurs: Scalar, solarizes: Scalar) -> Images:
-    own = jax.vmap(lambda key: rng.stream(key, stream, index))(keys)
+    view_keys = jax.vmap(lambda key: rng.stream(key, stream, index))(keys)
     # Key i of a split does not depend on the number of keys: an operation added
     # at the end does not change the draws of the others.
-    own = jax.vmap(partial(jax.random.split, num=6))(own)
+    own = jax.vmap(partial(jax.random.split, num=6))(view_keys)
     crop_keys, flip_keys, jitter_keys, gray_keys, blur_keys, solarize_keys = (
       own[:, i] for i in range(6)
     )
@@ -223,6 +240,11 @@ def _views_of_one_size(
         view,
       )
       view = _change(solarize_keys, solarizes, inverted, view)
+    if augment.erase_probability:
+      erase_keys = jax.vmap(lambda key: rng.stream(key, "erase"))(view_keys)
+      view = erase.random_erase(
+        erase_keys, view, probability=augment.erase_probability
+      )
     return view
 
   per_view = (
@@ -282,6 +304,7 @@ def views(
     crop_max_area=augment.small_crop_max_area,
     blur_probability=(augment.small_blur_probability,),
     solarize_probability=(0.0,),
+    erase_probability=0.0,
     num_small=0,
   )
   small = _views_of_one_size(

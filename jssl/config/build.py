@@ -92,6 +92,7 @@ def build(
     config.head,
     image_shape,
     config.train.steps,
+    source.num_classes,
   )
   return Run(config, source, image_shape, backbone, objective, optimizer, mesh)
 
@@ -152,8 +153,9 @@ def build_model(config: Config) -> ViT | ResNet:
 
 
 def build_backbone(config: Config) -> Backbone:
-  """Returns the encoder, see `build_model`."""
-  return build_model(config).backbone()
+  """Returns the encoder, see `build_model`; frozen if its rate is 0."""
+  backbone = build_model(config).backbone()
+  return backbone if config.optim.backbone_rate else backbone.freeze()
 
 
 def build_objective(config: Config) -> Objective:
@@ -173,6 +175,7 @@ def build_optimizer(
   head: HeadStrategy,
   image_shape: tuple[int, int, int],
   total_steps: int,
+  num_classes: int = 0,
 ) -> optax.GradientTransformation:
   """Returns the optimizer of `{"backbone": ..., "head": ...}`.
 
@@ -182,7 +185,8 @@ def build_optimizer(
   """
 
   def parameters() -> Any:
-    head_params, _ = objective.init(rng.root(0), backbone.spec(image_shape))
+    spec = backbone.spec(image_shape, num_classes)
+    head_params, _ = objective.init(rng.root(0), spec)
     variables = init_variables(0, backbone, image_shape)
     return {
       "backbone": variables["params"],

@@ -67,7 +67,7 @@ def check(
     images=len(source), batch_size=batch_size, steps=config.train.steps
   )
   _check_objective(config, source, backbone, objective)
-  _check_shapes(config, source.image_shape[-1], backbone, objective)
+  _check_shapes(config, source, backbone, objective)
 
 
 def labels_error(
@@ -105,10 +105,18 @@ def _check_objective(
       f"data.name={source.name!r} has no labels, and {name} (objective.name) "
       "needs them"
     )
-  size = config.augment.crop_size_px
+  augment = config.augment
+  if augment.mixes and not objective.mixes_labels:
+    others = [name for name, cls in OBJECTIVES.items() if cls.mixes_labels]
+    raise ValueError(
+      f"augment.mixup_alpha={augment.mixup_alpha} and augment.cutmix_alpha="
+      f"{augment.cutmix_alpha}: {name} does not take mixed images; set both to "
+      f"0 or objective.name to {', '.join(others)}"
+    )
+  size = augment.crop_size_px
   if objective.uses_tokens:
     grid_of(backbone.spec((size, size, 1)), objective)
-  num_views, num_small = objective.num_views, config.augment.num_small
+  num_views, num_small = objective.num_views, augment.num_small
   if num_small and not objective.multi_crop:
     others = [name for name, cls in OBJECTIVES.items() if cls.multi_crop]
     raise ValueError(
@@ -138,7 +146,7 @@ def _check_objective(
 
 
 def _check_shapes(
-  config: Config, channels: int, backbone: Backbone, objective: Objective
+  config: Config, source: Source, backbone: Backbone, objective: Objective
 ) -> None:
   """Traces views, backbone and loss; allocates nothing.
 
@@ -147,7 +155,7 @@ def _check_shapes(
   chunk, a queue that is no multiple of the batch.
   """
   batch_size, size = config.data.batch_size, config.augment.crop_size_px
-  image_shape = (size, size, channels)
+  image_shape = (size, size, source.image_shape[-1])
   chunk = batch_size // config.train.chunks
   rows = batch_size // 2 if config.head.batch == "fresh" else batch_size
 
@@ -160,17 +168,17 @@ def _check_shapes(
     )
     encoder = make_encoder(backbone, config.augment, objective)
     pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
-    features, *_ = encoder(
-      variables, (variables,) * teachers, rows_of(pixels, key, 0)
-    )
+    parts = rows_of(pixels, key, 0, mixed=config.augment.mixes)
+    features, *_ = encoder(variables, (variables,) * teachers, parts)
     features = jax.tree.map(
       lambda x: jnp.zeros((len(x), rows, *x.shape[2:]), x.dtype), features
     )
-    head_params, state = objective.init(key, backbone.spec(image_shape))
+    spec = backbone.spec(image_shape, source.num_classes)
+    head_params, state = objective.init(key, spec)
     return objective.loss(
       head_params,
       state,
-      features._replace(labels=jnp.zeros(rows, jnp.int32)),
+      features.with_labels(jnp.zeros(rows, jnp.int32)),
       key=key,
       step=0,
     )

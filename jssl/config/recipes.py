@@ -223,6 +223,11 @@ def crop_views(*, crop_min_area: float) -> Section:
   }
 
 
+def mixed_images() -> Section:
+  """Returns mixing and erasing of DeiT, which MAE's fine-tuning shares."""
+  return {"erase_probability": 0.25, "mixup_alpha": 0.8, "cutmix_alpha": 1.0}
+
+
 def byol_views(*, crop_min_area: float = 0.08) -> Section:
   """Returns BYOL's augmentation for ImageNet, whose two views differ."""
   return {

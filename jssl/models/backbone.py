@@ -50,6 +50,7 @@ class Backbone(NamedTuple):
       backbone has no tokens and takes no masks.
     standardize: function from images in [0, 1] or uint8 to zero mean and unit
       variance, as `apply` sees them.
+    frozen: True if training leaves all variables as they are, see `freeze`.
   """
 
   init: Callable[[Key, tuple[int, int, int]], Variables]
@@ -57,11 +58,34 @@ class Backbone(NamedTuple):
   feature_dim: int
   grid: Callable[[tuple[int, ...]], Grid | None] = no_grid
   standardize: Callable[[Array], Array] = jnp.asarray
+  frozen: bool = False
 
-  def spec(self, image_shape: tuple[int, int, int]) -> Spec:
+  def spec(
+    self, image_shape: tuple[int, int, int], num_classes: int = 0
+  ) -> Spec:
     """Returns the shapes of the features of images (h, w, c)."""
     grid = self.grid(image_shape)
-    return Spec(self.feature_dim, grid, image_shape[-1])
+    return Spec(self.feature_dim, grid, image_shape[-1], num_classes)
+
+  def freeze(self) -> "Backbone":
+    """Returns a backbone that training only evaluates.
+
+    Batch statistics are the running ones, dropout and its like are off, and
+    gradients are 0.
+    """
+
+    def apply(
+      variables: Variables,
+      images: Images | Pixels,
+      *,
+      train: bool,
+      **asked: Any,
+    ) -> tuple[Encoded, Variables]:
+      fixed = jax.lax.stop_gradient(variables)
+      encoded, _ = self.apply(fixed, images, train=False, **asked)
+      return encoded, variables
+
+    return self._replace(apply=apply, frozen=True)
 
 
 def from_linen(

@@ -39,11 +39,13 @@ class Spec(NamedTuple):
     feature_dim: dimension of a pooled feature.
     grid: patch tokens of a large view; None if the backbone has none.
     channels: number of channels of an image.
+    num_classes: number of classes of the data set; 0 without labels.
   """
 
   feature_dim: int
   grid: Grid | None = None
   channels: int = 3
+  num_classes: int = 0
 
 
 class Encoded(NamedTuple):

@@ -1,4 +1,4 @@
-"""Self-supervised methods: each maps backbone features to a scalar loss.
+"""Methods of training: each maps backbone features to a scalar loss.
 
 An objective owns its projectors, predictors, prototypes, queues and centres.
 `OBJECTIVES` maps the `objective.name` of a config to its class.
@@ -31,6 +31,7 @@ from jssl.objectives.simmim import SimMIM
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
 from jssl.objectives.supcon import SupCon
+from jssl.objectives.supervised import Supervised
 from jssl.objectives.swav import SwAV
 from jssl.objectives.vicreg import VICReg
 from jssl.objectives.w_mse import WMSE
@@ -54,6 +55,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
   "simsiam": SimSiam,
   "spectral": Spectral,
   "supcon": SupCon,
+  "supervised": Supervised,
   "swav": SwAV,
   "vicreg": VICReg,
   "w_mse": WMSE,
@@ -88,6 +90,7 @@ __all__ = [
   "SimSiam",
   "Spectral",
   "SupCon",
+  "Supervised",
   "SwAV",
   "TeacherObjective",
   "TwoViewObjective",

@@ -66,6 +66,9 @@ class Features(NamedTuple):
     pixels: large crops, standardised; None unless asked for.
     grid: patch tokens of a large crop; None if the backbone has none.
     labels: labels [b], -1 for images without a label; None if not available.
+    partner_labels: labels [b] of the images mixed in; None without mixing.
+    own_weight: weight of an image's own label, beside its partner's, by view;
+      None without mixing.
   """
 
   student: tuple[Encoded, ...]
@@ -74,6 +77,13 @@ class Features(NamedTuple):
   pixels: Views | None = None
   grid: Grid | None = None
   labels: Labels | None = None
+  partner_labels: Labels | None = None
+  own_weight: Float[Array, "v b"] | None = None
+
+  def with_labels(self, labels: Labels) -> Self:
+    """Returns a copy with the labels of the batch; partners are reversed."""
+    partners = None if self.own_weight is None else labels[::-1]
+    return self._replace(labels=labels, partner_labels=partners)
 
   def large_views(self) -> list[LargeView]:
     """Returns the large crops one by one, if they have tokens."""
@@ -122,16 +132,19 @@ class Objective(abc.ABC):
     num_views: number of large views per image.
     multi_crop: True if the method also accepts small crops.
     uses_labels: True if the loss needs the labels of the images.
+    mixes_labels: True if the loss accepts images mixed by mixup or cutmix.
     uses_tokens: True if the loss needs patch tokens of the large views.
     uses_pixels: True if the loss needs the pixels of the large views.
     uses_mask_token: True if `hide` returns `Replace`.
-    heads: names of the heads applied to backbone features; each name is a
-      field, a key of `head_params` and a key of `state`.
+    heads: names of the heads applied to backbone features, the keys of
+      `outputs`; by default each name is a field, a key of `head_params` and a
+      key of `state`.
   """
 
   num_views: Positive[int] = 2
   multi_crop: bool = False
   uses_labels: bool = False
+  mixes_labels: ClassVar[bool] = False
   uses_tokens: ClassVar[bool] = False
   uses_pixels: ClassVar[bool] = False
   uses_mask_token: ClassVar[bool] = False

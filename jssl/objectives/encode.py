@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl import rng
-from jssl.augment import Augment, views
+from jssl.augment import Augment, mix, views
 from jssl.models.backbone import Backbone
 from jssl.models.tokens import Encoded, Mask
 from jssl.objectives.base import Features, Objective
@@ -22,21 +22,29 @@ Hidden = tuple[Encoded, ...]
 
 
 class Rows(NamedTuple):
-  """Images of a batch with their keys of augmentation, model and masks."""
+  """Images of a batch with their keys of augmentation, model and masks.
+
+  `partners` are the images and augmentation keys to mix in; None for none.
+  """
 
   images: Pixels
   augment_keys: Keys
   model_keys: Keys
   mask_keys: Keys
+  partners: tuple[Pixels, Keys] | None = None
 
 
-def rows_of(images: Pixels, root: Key, step: Step) -> Rows:
-  """Draws the keys of a step."""
-  keys = (
+def rows_of(
+  images: Pixels, root: Key, step: Step, *, mixed: bool = False
+) -> Rows:
+  """Draws the keys of a step; partners are the batch in reverse order."""
+  augment, model, mask = (
     rng.per_row(rng.stream(root, name, step), len(images))
     for name in ("augment", "model", "mask")
   )
-  return Rows(images, *keys)
+  # Rows of their own, because a partner may be in another chunk.
+  partners = (images[::-1], augment[::-1]) if mixed else None
+  return Rows(images, augment, model, mask, partners)
 
 
 class EncodedBatch(NamedTuple):
@@ -135,6 +143,12 @@ def make_encoder(
   ) -> EncodedBatch:
     v = objective.num_views
     images = views(augment, rows.augment_keys, rows.images, v)
+    own_weight = None
+    if rows.partners is not None:
+      pixels, keys = rows.partners
+      partners, *_ = views(augment, keys, pixels, v)
+      mixed, own_weight = mix(augment, rows.augment_keys, images[0], partners)
+      images = (mixed, *images[1:])
     large = images[0]
     # Own batch statistics and no stochastic depth, as in official code.
     encoded = [
@@ -160,6 +174,7 @@ def make_encoder(
       _by_view(mask, v),
       backbone.standardize(large) if objective.uses_pixels else None,
       grid,
+      own_weight=own_weight,
     )
     return EncodedBatch(
       features,

@@ -83,6 +83,9 @@ class Optim:
     layer_decay: factor of the learning rate from one block of a ViT to the one
       before; 1: none (Bao et al., ICLR 2022; DINOv2: 0.9).
     patch_embed_rate: further factor of the patch embedding (DINOv2: 0.2).
+    backbone_rate: factor of the learning rate of the backbone. 0 freezes it:
+      its parameters and batch statistics stay as they start, and it is
+      evaluated instead of trained, without stochastic depth.
   """
 
   name: Literal["adamw", "adam", "sgd", "lars", "lamb"]
@@ -98,6 +101,7 @@ class Optim:
   trust_coefficient: Positive[float] = 0.001
   layer_decay: _Factor = 1.0
   patch_embed_rate: _Factor = 1.0
+  backbone_rate: Fraction = 1.0
 
   def __post_init__(self) -> None:
     check_fields(self, "optim")
@@ -219,15 +223,23 @@ def make_optimizer(
   def peak(_: Step) -> float:
     return optim.learning_rate
 
+  def of_backbone(step: Step) -> Scalar | float:
+    return learning_rate(step) * optim.backbone_rate
+
+  rates: dict[str, Schedule] = dict.fromkeys(constant, peak)
+  if optim.backbone_rate < 1:
+    rates["backbone"] = of_backbone
   chains = {
     name: _group(
       optim,
-      peak if name in constant else learning_rate,
+      rates.get(name, learning_rate),
       weight_decay,
       multipliers.get(name),
     )
     for name in used
   }
+  if not optim.backbone_rate:
+    chains["backbone"] = optax.set_to_zero()
   optimizer = optax.partition(chains, groups)
   if not optim.layer_decay == optim.patch_embed_rate == 1:
     by_layer = scale_by_layer(optim.layer_decay, optim.patch_embed_rate)

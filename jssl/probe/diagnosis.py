@@ -2,40 +2,22 @@
 
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Int
 
-from jssl import checkpoint, diagnostics, rng
+from jssl import checkpoint, diagnostics
 from jssl.config.build import build_objective
 from jssl.config.schema import Config, Probe
 from jssl.mesh import on_every_device
 from jssl.models.backbone import Backbone
 from jssl.probe.dataset import FeatureSet, ProbeDataset
 from jssl.probe.features import NotFiniteError
+from jssl.probe.heads import Head, HeadOutputs, Heads
 from jssl.probe.measures import Matrix, measure
 from jssl.probe.records import ConcentrationRecord, DiagnosticsRecord
 from jssl.probe.sample import balanced_rows, draw_sample, measure_views
-
-Head = Callable[[Float[np.ndarray, "*n d"]], Float[Array, "*n z"]]
-
-
-class _HeadOutputs:
-  """Outputs of a head, computed for the rows that are indexed."""
-
-  def __init__(self, h: Float[np.ndarray, "n d"], head: Head):
-    self._h, self._head = h, head
-    self.shape = (len(h), self[:1].shape[1])
-    self.ndim, self.dtype = 2, np.dtype(np.float32)
-
-  def __len__(self) -> int:
-    return len(self._h)
-
-  def __getitem__(self, rows: slice) -> Float[np.ndarray, "m z"]:
-    return np.asarray(self._head(np.asarray(self._h[rows])), np.float32)
 
 
 class Diagnosis:
@@ -53,10 +35,8 @@ class Diagnosis:
     self._dataset, self._objective = dataset, build_objective(config)
     size = config.augment.crop_size_px
     image_shape = (size, size, dataset.train.image_shape[-1])
-    self._head_shapes = jax.eval_shape(
-      lambda: self._objective.init(rng.root(0), backbone.spec(image_shape))
-    )
-    self._outputs = jax.jit(self._objective.outputs)
+    spec = backbone.spec(image_shape, dataset.train.num_classes)
+    self._heads = Heads(self._objective, spec)
     self._sample = draw_sample(
       dataset.train,
       labels,
@@ -91,16 +71,6 @@ class Diagnosis:
       not_measured=self._pixels.no_curve,
     )
 
-  def _heads(self, workdir: str | os.PathLike, step: int) -> dict[str, Head]:
-    params, state = self._head_shapes
-    shapes = {"objective": {"params": params, "state": state}}
-    saved = checkpoint.restore(workdir, step, shapes)["objective"]
-
-    def head(name: str) -> Head:
-      return lambda h: self._outputs(saved["params"], saved["state"], h)[name]
-
-    return {name: head(name) for name in self._objective.heads}
-
   def records(
     self, features: FeatureSet, workdir: str | os.PathLike
   ) -> list[DiagnosticsRecord]:
@@ -119,7 +89,7 @@ class Diagnosis:
     if encoder.kind == "backbone":
       try:
         # First, because a running training may delete the checkpoint.
-        heads = self._heads(workdir, encoder.step)
+        heads = self._heads.restore(workdir, encoder.step)
         if heads and encoder.student is not None:
           heads_see = self._dataset.extract(encoder.student).pooled
       except (checkpoint.CheckpointError, OSError, NotFiniteError) as error:
@@ -140,11 +110,11 @@ class Diagnosis:
     for name in ("singular_values", "deviation"):
       measured["backbone"]["curves"].pop(name, None)
     for name, head in heads.items():
-      outputs: Matrix = _HeadOutputs(heads_see.train.h, head)
+      outputs: Matrix = HeadOutputs(heads_see.train.h, head)
       moment = functools.partial(diagnostics.second_moment, outputs)
       measured[name] = run(
         functools.cache(moment),
-        _HeadOutputs(heads_see.test.h, head),
+        HeadOutputs(heads_see.test.h, head),
         test.labels,
         np.asarray(head(head_views), np.float32),
       )

@@ -139,7 +139,7 @@ def run_published(
       clock,
       overwrite=overwrite,
       diagnostics=False,
-      pin_best=False,
+      own_data=False,
       log=log,
       channels=published.image_shape[-1],
     )

@@ -22,6 +22,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
 PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
+# The head of a supervised run, which no probe fits.
+PROBES["classifier"] = "classifier"
 
 _NAME = "probe.jsonl"
 
@@ -70,6 +72,8 @@ class ProbeRecord(Record):
   `label_fraction_used` is larger than the `label_fraction` asked for where
   classes have few images: at least two images of each class are labelled.
   `vectors` is `probe.features`, with the number of blocks if several.
+  `probe="classifier"` is the head of a supervised run. No images were held out
+  of its training: its `validation_accuracy` is the accuracy on train.
   `chosen` has hyper-parameters by name, one value per seed. `seconds` is the
   duration of all fits, and `time` the seconds since 1970.
   """

@@ -27,6 +27,7 @@ from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
 from jssl.probe.dense import dense_records
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
+from jssl.probe.heads import Heads
 from jssl.probe.records import (
   PARTS,
   NotMeasuredRecord,
@@ -39,6 +40,7 @@ from jssl.probe.records import (
 )
 from jssl.probe.splits import LabelsError
 from jssl.probe.suite import (
+  classifier_record,
   probe_records,
   settings_of_student,
   spectrum_record,
@@ -87,13 +89,17 @@ class Runner:
     *,
     overwrite: bool,
     diagnostics: bool,
-    pin_best: bool,
+    own_data: bool,
     log: Callable[[str], None],
     channels: int | None = None,
   ):
-    """Opens the data set; `channels` are those of the backbone, if others."""
+    """Opens the data set; `channels` are those of the backbone, if others.
+
+    With `own_data`, the set is the run's: the best checkpoint is pinned, and
+    the classifier of a supervised run is evaluated.
+    """
     self._workdir, self._config, self._clock = workdir, config, clock
-    self._overwrite, self._pin_best, self._log = overwrite, pin_best, log
+    self._overwrite, self._own_data, self._log = overwrite, own_data, log
     self._settings = config.probe
     self._backbone = build_backbone(config)
     self._records = RecordFile(workdir)
@@ -134,6 +140,11 @@ class Runner:
       blocks=encoders.last_blocks(config),
     )
     self._diagnosis: Diagnosis | None = None  # Made with the first features.
+    self._classifier: Heads | None = None
+    if own_data and "classifier" in config.objective.heads:
+      classes = self._dataset.train.num_classes
+      spec = self._backbone.spec(image_shape, classes)
+      self._classifier = Heads(config.objective, spec)
 
   def run(self, *, follow: bool) -> None:
     """Probes the baselines, then the checkpoints."""
@@ -286,7 +297,8 @@ class Runner:
       if part == "diagnostics":
         return self._diagnose(found.pooled)
       if part == "probe":
-        return probe_records(self._settings, found, name)
+        fitted = probe_records(self._settings, found, name)
+        return [*fitted, *self._classify(found.pooled)]
       if part == "dense":
         return dense_records(
           self._settings,
@@ -302,6 +314,18 @@ class Runner:
       ):
         raise
       return [self._not_measured(part, found.encoder, error)]
+
+  def _classify(self, found: FeatureSet) -> Sequence[Record]:
+    """Evaluates the classifier of a checkpoint, if it has one."""
+    if self._classifier is None or found.encoder.kind != "backbone":
+      return []
+    try:
+      heads = self._classifier.restore(self._workdir, found.encoder.step)
+    except (checkpoint.CheckpointError, OSError) as error:
+      # A training in progress may have deleted it.
+      self._log(f"Could not restore the classifier: {error}")
+      return []
+    return [classifier_record(found, self._dataset.name, heads["classifier"])]
 
   def _diagnose(self, found: FeatureSet) -> Sequence[Record]:
     """Measures features; the first call measures the views if missing."""
@@ -333,7 +357,7 @@ class Runner:
 
   def _pin(self, records: Sequence[Record]) -> None:
     """Pins the best of the checkpoints that still exist."""
-    if not (self._pin_best and distributed.is_first()):
+    if not (self._own_data and distributed.is_first()):
       return
     steps = checkpoint.steps(self._workdir)
     judged = self._judged, vectors(self._settings, "backbone")
@@ -403,7 +427,7 @@ def run(
       clock,
       overwrite=overwrite,
       diagnostics=diagnostics,
-      pin_best=config.data.name == own.data.name,
+      own_data=config.data.name == own.data.name,
       log=log,
     )
     with clock.running():

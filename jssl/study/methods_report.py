@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
+from jssl.probe import records
 from jssl.probe.accuracy import format_accuracy
-from jssl.probe.records import PROBES, DiagnosticsRecord
+from jssl.probe.records import DiagnosticsRecord
 from jssl.report import charts
 from jssl.report import write as report
 from jssl.report.diagnostics import COLUMNS
@@ -21,6 +22,7 @@ from jssl.study.methods import CLOSE_POINTS, Row, run_row
 from jssl.study.trials import Environ, Trial
 
 _MARK = "†"
+PROBES = {k: v for k, v in records.PROBES.items() if k != "classifier"}
 _HEAD_GRADIENT = "head_gradient"
 
 

@@ -44,6 +44,7 @@ class Program:
       run.optimizer,
       run.image_shape,
       config.head,
+      run.source.num_classes,
     )
     state = jax.eval_shape(init)
     shardings = mesh.state_sharding(run.mesh, state)

@@ -56,12 +56,13 @@ def init_state(
   optimizer: optax.GradientTransformation,
   image_shape: tuple[int, int, int],
   head: HeadStrategy = HeadStrategy(),
+  num_classes: int = 0,
 ) -> TrainState:
   """Returns the initial state of a run; pure, for the caller to jit."""
   root = rng.root(seed)
   variables = init_variables(seed, backbone, image_shape)
   head_params, state = objective.init(
-    rng.stream(root, "head"), backbone.spec(image_shape)
+    rng.stream(root, "head"), backbone.spec(image_shape, num_classes)
   )
   has_teacher = objective.teacher_momentum(0) is not None
   return TrainState(

@@ -13,7 +13,12 @@ from jssl.augment import Augment
 from jssl.diagnostics.batch import batch_measures
 from jssl.models.backbone import Backbone
 from jssl.objectives.base import Aux, Features, Objective
-from jssl.objectives.encode import Hidden, make_encoder, rows_of
+from jssl.objectives.encode import (
+  Hidden,
+  make_encoder,
+  rows_of,
+  statistics_of,
+)
 from jssl.optim.bilevel import HeadStrategy
 from jssl.train.chunked import encode_with_pullback, split
 from jssl.train.state import TrainState, outer_params
@@ -54,7 +59,7 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     step = state.step
-    rows = rows_of(batch["image"], state.rng, step)
+    rows = rows_of(batch["image"], state.rng, step, mixed=augment.mixes)
     teachers = tuple(v for v in (state.teacher, state.anchor) if v)
     encoded, pullback = encode_with_pullback(
       encoder, state.backbone, teachers, rows, chunks=chunks, shards=shards
@@ -64,9 +69,8 @@ def make_train_step(
     def loss_fn(
       head_params: PyTree, student: Hidden, half: int | None = None
     ) -> tuple[Scalar, Aux]:
-      features = encoded.features._replace(
-        student=student, labels=batch["label"]
-      )
+      features = encoded.features._replace(student=student)
+      features = features.with_labels(batch["label"])
       if half is not None:
         features = _half(features, half, shards)
       return objective.loss(
@@ -105,10 +109,14 @@ def make_train_step(
     }
     if measured is not None:
       metrics |= _measures(measured(step + 1), encoded.features.pooled[0])
+    # Averages over chunks would round.
+    statistics = (
+      statistics_of(state.backbone) if backbone.frozen else encoded.statistics
+    )
     return TrainState(
       step=step + 1,
       rng=state.rng,
-      backbone={**encoded.statistics, "params": params["backbone"]},
+      backbone={**statistics, "params": params["backbone"]},
       teacher=teacher,
       anchor=anchor,
       head_params=head_params,
@@ -132,6 +140,10 @@ def _measures(due: Array, h: Float[Array, "v b d"]) -> Metrics:
 
 def _half(features: Features, half: int, shards: int) -> Features:
   """Returns the first or second half of every device's rows."""
-  views = split(features._replace(labels=None), 2, shards, axis=1)
-  halves = views._replace(labels=split(features.labels, 2, shards))
+  views = features._replace(labels=None, partner_labels=None)
+  labels = features.labels, features.partner_labels
+  own, partner = split(labels, 2, shards)
+  halves = split(views, 2, shards, axis=1)._replace(
+    labels=own, partner_labels=partner
+  )
   return jax.tree.map(lambda x: x[half], halves)

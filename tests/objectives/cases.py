@@ -36,6 +36,7 @@ from jssl.objectives.simmim import SimMIM
 from jssl.objectives.simsiam import SimSiam
 from jssl.objectives.spectral import Spectral
 from jssl.objectives.supcon import SupCon
+from jssl.objectives.supervised import Supervised
 from jssl.objectives.swav import SwAV
 from jssl.objectives.vicreg import VICReg
 from jssl.objectives.w_mse import WMSE
@@ -45,7 +46,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 B, D, STEP, TOTAL = 8, 5, 3, 10
 # 2 x 3 patches of 2 px.
 GRID = Grid(2, 3, D, 2)
-SPEC = Spec(D, GRID, channels=2)
+SPEC = Spec(D, GRID, channels=2, num_classes=5)
 LABELS = np.array([0, 1, 0, 2, 1, 3, 0, 4], np.int32)
 
 BIASED = Head((6,), 4)
@@ -66,6 +67,7 @@ class Point(NamedTuple):
   step: int
   mask: Mask | None = None
   pixels: np.ndarray | None = None
+  own_weight: np.ndarray | None = None
 
 
 class Outcome(NamedTuple):
@@ -194,6 +196,10 @@ def point(case, *, b=B, step=STEP, seed=1):
   student, teacher, *rest = features(case.objective, b)
   labels = np.resize(LABELS, b)
   key = random_key(2)
+  if case.objective.mixes_labels:
+    rest.append(draw.uniform(size=(case.objective.num_views, b)))
+    # Of both the image and the partner, of one of them, of none.
+    labels[[1, b - 1, 0]] = -1
   return Point(params, state, student, teacher, labels, key, step, *rest)
 
 
@@ -215,8 +221,13 @@ def answer(objective, derived, at, params_after):
       params,
       state,
       Features(
-        encoded(student), encoded(teacher), at.mask, at.pixels, GRID, at.labels
-      ),
+        encoded(student),
+        encoded(teacher),
+        at.mask,
+        at.pixels,
+        GRID,
+        own_weight=at.own_weight,
+      ).with_labels(at.labels),
       key=at.key,
       step=at.step,
     )
@@ -279,6 +290,11 @@ CASES = (
   ),
   Case("dcl", DCL(temperature=0.5, projector=AFFINE), oracle.dcl),
   Case("supcon", SupCon(temperature=0.5, projector=GELU), oracle.supcon),
+  Case(
+    "supervised",
+    Supervised(label_smoothing=0.2, num_views=2),
+    oracle.supervised,
+  ),
   Case(
     "spectral",
     Spectral(squared_radius=4.0, projector=PLAIN),

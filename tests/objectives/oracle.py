@@ -101,6 +101,23 @@ def supcon(objective, at, held):
   )
 
 
+def supervised(objective, at, held):
+  """Cross-entropy of every view with its own label and that of its partner."""
+  layer, (h,) = at.params["classifier"], at.student
+  s, total, count = objective.label_smoothing, 0.0, 0.0
+  for v, i in np.ndindex(h.shape[:2]):
+    logits = h[v, i] @ layer["kernel"] + layer["bias"]
+    p = np.exp(logits) / np.exp(logits).sum()
+    w = 1.0 if at.own_weight is None else at.own_weight[v, i]
+    for label, weight in ((at.labels[i], w), (at.labels[-1 - i], 1 - w)):
+      if label >= 0:
+        target = np.full(len(p), s / len(p))
+        target[label] += 1 - s
+        total -= weight * (target @ np.log(p))
+        count += weight
+  return total / max(count, 1e-300)
+
+
 def spectral(objective, at, held):
   z = project(objective, at)
   for view in z:

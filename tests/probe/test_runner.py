@@ -21,6 +21,8 @@ from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.tokens import Encoded, Grid
 from jssl.probe import dataset, runner
+from jssl.probe.accuracy import accuracy_table
+from jssl.probe.records import RecordFile
 from jssl.runtime.workdir import claim_workdir, lock
 
 SHAPE = (4, 4, 1)
@@ -146,6 +148,32 @@ def damage(workdir, step):
   for path in (workdir / "checkpoints" / str(step)).rglob("*"):
     if path.is_file() and path.name != "manifest.json":
       path.write_bytes(b"")
+
+
+def test_the_classifier_of_a_run_is_evaluated_on_its_own_set(workdir):
+  claim(workdir, objective={"name": "supervised"}, baselines=())
+  variables = init_variables(10, BACKBONE, SHAPE)
+  kernel = jax.random.normal(jax.random.key(0), (6, 4))
+  layer = {"kernel": kernel, "bias": jnp.arange(4.0)}
+  objective = {"params": {"classifier": layer}, "state": {}}
+  with checkpoint.Checkpoints(
+    workdir, keep_last=9, keep_every_steps=None
+  ) as checkpoints:
+    checkpoints.save(10, {"backbone": variables, "objective": objective})
+  run(workdir)
+  lines = run(workdir, dataset="other")
+  (found,) = [r for r in rows(workdir) if r.get("probe") == "classifier"]
+  assert (found["dataset"], found["step"]) == ("tiny", 10)
+  for name, split in (("test", "test"), ("validation", "train")):
+    source = tiny("tiny", split)
+    h = source.images.reshape(len(source), -1) / 255 @ variables["params"]["w"]
+    guesses = np.argmax(h @ kernel + layer["bias"], axis=1)
+    accuracy = found[f"{name}_accuracy"]
+    np.testing.assert_allclose(accuracy, np.mean(guesses == source.labels))
+    assert 0.1 < accuracy < 0.9
+  assert "classifier" not in lines[-1]
+  table = accuracy_table(RecordFile(workdir).read(), "tiny")
+  assert table.headings[-1] == "classifier"
 
 
 def test_rows_have_what_readers_need(workdir):

@@ -1,0 +1,54 @@
+"""Fine-tuning on a tenth of Fashion-MNIST's labels, as He et al., CVPR 2022.
+
+    python -m jssl.train --config=configs/finetune_fashion_mnist.py \
+      --config.init_from.workdir=PRETRAINED --workdir=W
+    python -m jssl.probe --workdir=W
+
+PRETRAINED is the workdir of a run of configs/fashion_mnist.py. Without
+`init_from` it trains from scratch. With `--config.optim.backbone_rate=0` the
+backbone stays as it is, and the linear probe of W is that of PRETRAINED on the
+same labels.
+
+Variants: a number of epochs over the 6,000 images, default `:30`.
+
+Cost: minutes on two CPU cores.
+Expected: see docs/objectives.md.
+"""
+
+from ml_collections import ConfigDict
+
+from jssl.config import recipes
+
+
+def get_config(arg: str = "30") -> ConfigDict:
+  epochs, batch_size = recipes.epochs(arg), 128
+  epoch = recipes.FASHION_MNIST_IMAGES // 10 // batch_size
+  shared = recipes.fashion_mnist(epochs=1, batch_size=batch_size)
+  steps = epochs * epoch
+  return ConfigDict(
+    {
+      **shared,
+      "data": {**shared["data"], "split": "train[:10%]"},
+      "augment": {
+        "crop_size_px": 28,
+        "crop_min_area": 0.6,
+        "flip_probability": 0.5,
+        "erase_probability": 0.25,
+        "mixup_alpha": 0.2,
+      },
+      "model": {**shared["model"], "drop_path": 0.1},
+      "objective": {"name": "supervised", "label_smoothing": 0.1},
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "warmup_steps": steps // 10,
+        "weight_decay": 0.05,
+        "layer_decay": 0.75,
+        "clip_norm": 3.0,
+      },
+      "train": {"steps": steps},
+      "checkpoint": {"every_steps": steps},
+      "log": {"every_steps": epoch},
+      "probe": {"label_fractions": (), "minibatch_epochs": 5},
+    }
+  )

@@ -1,0 +1,105 @@
+"""Fine-tuning: mixed images in chunks and on meshes, and a frozen backbone."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from objectives.cases import leaves
+from shipped import Shapes, config
+
+from jssl.config.build import build
+from jssl.mesh import make_mesh
+from jssl.train.init import Program
+
+B, STEPS = 16, 3
+UNMIXED = (("augment.mixup_alpha", 0.0), ("augment.cutmix_alpha", 0.0))
+
+
+def sections(model):
+  """Returns a small run that mixes and erases, by section."""
+  models = {
+    "vit": {
+      **{"patch_size_px": 4, "width": 8, "depth": 1, "num_heads": 2},
+      "drop_path": 0.2,
+    },
+    "resnet": {"depth": 18, "small_images": True, "width": 4},
+  }
+  return {
+    "data.batch_size": B,
+    "data.image_size_px": 8,
+    "augment": {
+      **{"crop_size_px": 8, "crop_min_area": 0.5, "erase_probability": 0.5},
+      **{"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+    },
+    "model": {"name": model, "dtype": "float64", **models[model]},
+    "objective": {"name": "supervised"},
+    "optim": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1},
+    "train.steps": STEPS,
+    "log.diagnostics": False,
+  }
+
+
+def batch_of(step):
+  draw = np.random.default_rng(step)
+  return {
+    "image": draw.integers(0, 256, (B, 8, 8, 3), np.uint8),
+    "label": draw.integers(-1, 10, B).astype(np.int32),
+  }
+
+
+@functools.cache
+def trained(*changes, axes=(1, 1), model="vit"):
+  """Returns the losses of some steps, and the first and the last state."""
+  made = config(**sections(model) | dict(changes))
+  devices = jax.devices()[: axes[0] * axes[1]]
+  run = build(made, source=Shapes(made.data), devices=devices[:1])
+  program = Program(run._replace(mesh=make_mesh(*axes, devices)))
+  step = jax.jit(
+    program.step, compiler_options={"xla_backend_optimization_level": 0}
+  )
+  first, state, losses = program.init(), program.init(), []
+  for i in range(STEPS):
+    batch = jax.device_put(batch_of(i), program.batch_sharding)
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["loss"]))
+  assert np.isfinite(losses).all()
+  return losses, first, state
+
+
+@pytest.mark.usefixtures("x64")
+def test_chunks_on_eight_devices_change_nothing():
+  """The partner of an image is in another chunk of another device."""
+  got, _, _ = trained(("train.chunks", 2), axes=(4, 2))
+  np.testing.assert_allclose(got, trained()[0], rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_mixing_changes_the_loss():
+  got = np.subtract(trained(*UNMIXED)[0], trained()[0])
+  assert np.abs(got).max() > 1e-4
+
+
+def changes(before, after):
+  """Returns the names of leaves that differ."""
+  before, after = leaves(before), leaves(after)
+  return {
+    name for name, x in before.items() if not np.array_equal(after[name], x)
+  }
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+  ("model", "chunks"),
+  [("vit", 1), pytest.param("resnet", 4, marks=pytest.mark.slow)],
+)
+def test_a_frozen_backbone_keeps_every_bit(model, chunks):
+  """Parameters and batch statistics, in spite of weight decay."""
+  _, before, after = trained(
+    ("optim.backbone_rate", 0.0), ("train.chunks", chunks), model=model
+  )
+  assert not changes(before.backbone, after.backbone)
+  assert len(changes(before.head_params, after.head_params)) == 2
+  sizes = {x.size for x in jax.tree.leaves(after.opt_state)}
+  assert sizes <= {1, 10, before.head_params["classifier"]["kernel"].size}
