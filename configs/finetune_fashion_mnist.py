@@ -9,7 +9,7 @@ PRETRAINED is the workdir of a run of configs/fashion_mnist.py. Without
 backbone stays as it is, and the linear probe of W is that of PRETRAINED on the
 same labels.
 
-Variants: a number of epochs over the 6,000 images, default `:30`.
+Variants: a number of epochs over the 6,000 images, default `:10`.
 
 Cost: minutes on two CPU cores.
 Expected: see docs/objectives.md.
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from jssl.config import recipes
 
 
-def get_config(arg: str = "30") -> ConfigDict:
+def get_config(arg: str = "10") -> ConfigDict:
   epochs, batch_size = recipes.epochs(arg), 128
   epoch = recipes.FASHION_MNIST_IMAGES // 10 // batch_size
   shared = recipes.fashion_mnist(epochs=1, batch_size=batch_size)

@@ -4,12 +4,27 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from scipy.special import betaincinv
 
 from jssl import rng
 from jssl.augment import crop
 from jssl.augment.views import Augment
-from jssl.typing import Key, Keys, Views
+from jssl.typing import Key, Keys, Scalar, Views
+
+_NODES = 1024
+
+
+def _beta_quantile(alpha: float, p: Scalar) -> Scalar:
+  """Returns a quantile of Beta(alpha, alpha), by a table.
+
+  `jax.random.beta` rejects samples in a loop, which on a mesh would wait for
+  all devices in each iteration.
+  """
+  nodes = jnp.asarray(betaincinv(alpha, alpha, np.linspace(0, 1, _NODES + 1)))
+  below = jnp.minimum((p * _NODES).astype(int), _NODES - 1)
+  return nodes[below] + (p * _NODES - below) * jnp.diff(nodes)[below]
 
 
 def _own_shares(
@@ -21,8 +36,12 @@ def _own_shares(
     cuts = float(augment.cutmix_alpha > 0)
   kind_key, share_key, *place_keys = jax.random.split(key, 4)
   cut = jax.random.bernoulli(kind_key, cuts)
-  alpha = jnp.where(cut, augment.cutmix_alpha, augment.mixup_alpha)
-  share = jax.random.beta(share_key, alpha, alpha)
+  place = jax.random.uniform(share_key)
+  by_mixup, by_cutmix = (
+    _beta_quantile(alpha or 1.0, place)
+    for alpha in (augment.mixup_alpha, augment.cutmix_alpha)
+  )
+  share = jnp.where(cut, by_cutmix, by_mixup)
   # The box of timm: its centre is anywhere, and borders cut it off.
   edges = []
   for side, place_key in zip((height, width), place_keys, strict=True):

@@ -8,8 +8,14 @@ import pytest
 from objectives.cases import leaves
 from shipped import Shapes, config
 
+from jssl.augment import Augment
 from jssl.config.build import build
-from jssl.mesh import make_mesh
+from jssl.mesh import batch_sharding, make_mesh
+from jssl.models.backbone import Backbone
+from jssl.models.tokens import Encoded
+from jssl.objectives import Supervised
+from jssl.objectives.encode import make_encoder, rows_of
+from jssl.train.chunked import encode_with_pullback
 from jssl.train.init import Program
 
 B, STEPS = 16, 3
@@ -67,6 +73,34 @@ def trained(*changes, axes=(1, 1), model="vit"):
   return losses, first, state
 
 
+def test_partners_are_in_other_chunks_of_other_devices():
+  augment = Augment(8, 0.5, mixup_alpha=0.8, cutmix_alpha=1.0)
+  w = np.random.default_rng(0).normal(size=(192, 5)).astype(np.float32)
+
+  def apply(variables, images, *, train, keys):
+    return Encoded(images.reshape(len(images), -1) @ w), variables
+
+  backbone = Backbone(lambda *_: {"params": {}}, apply, 5)
+  encoder = make_encoder(backbone, augment, Supervised(num_views=2))
+
+  def encode(images, chunks, shards):
+    rows = rows_of(images, jax.random.key(0), 0, mixed=True)
+    encoded, _ = encode_with_pullback(
+      encoder, {"params": {}}, (), rows, chunks=chunks, shards=shards
+    )
+    return encoded.features.pooled[0], encoded.features.own_weight
+
+  encode = jax.jit(encode, static_argnums=(1, 2))
+  images = batch_of(0)["image"]
+  on_eight = jax.device_put(images, batch_sharding(make_mesh(4, 2)))
+  for got, expected in zip(
+    encode(on_eight, 2, 8), encode(images, 1, 1), strict=True
+  ):
+    assert len(got.devices()) == 8
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_chunks_on_eight_devices_change_nothing():
   """The partner of an image is in another chunk of another device."""
