@@ -1,4 +1,4 @@
-"""Fine-tuning on a tenth of Fashion-MNIST's labels, as He et al., CVPR 2022.
+"""Fine-tuning (He et al., CVPR 2022) on a tenth of Fashion-MNIST's labels.
 
     python -m jssl.train --config=configs/finetune_fashion_mnist.py \
       --config.init_from.workdir=PRETRAINED --workdir=W
