@@ -107,11 +107,16 @@ class Log:
       features to its row.
     profile_steps: first and last step, counted from 1, that JAX's profiler
       traces to `workdir/profile`; () for none.
+    wandb: project of Weights & Biases that also receives the metrics; "" for
+      none. WANDB_MODE=offline keeps them in the workdir.
+    mlflow: experiment of MLflow, at MLFLOW_TRACKING_URI; "" for none.
   """
 
   every_steps: Positive[int] = 50
   diagnostics: bool = True
   profile_steps: tuple[int, ...] = ()
+  wandb: str = ""
+  mlflow: str = ""
 
   def __post_init__(self) -> None:
     if self.profile_steps and not (

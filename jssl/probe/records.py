@@ -5,7 +5,6 @@ The probe writes the records; the report and the studies read them.
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from absl import logging
 
 from jssl.runtime import files
+from jssl.runtime.trackers import Trackers
 
 # Records of one part are measured together and replaced together.
 Part = Literal["spectrum", "probe", "dense", "diagnostics"]
@@ -334,16 +334,9 @@ def _settings(record: Record) -> dict[str, Any]:
 
 
 def write_events(workdir: str | os.PathLike, records: Iterable[Record]) -> None:
-  """Writes TensorBoard scalars, if TensorBoard is installed."""
-  if not all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
-    return
-  # Imports TensorFlow, which takes seconds.
-  from clu import metric_writers
-
-  writer = metric_writers.create_default_writer(
-    os.path.join(workdir, "probe"), just_logging=False, asynchronous=False
-  )
+  """Writes TensorBoard scalars to `workdir/probe`, if tensorboardX exists."""
+  tracker = Trackers(os.path.join(workdir, "probe"), {})
   for record in records:
     if scalars := _scalars(record):
-      writer.write_scalars(record.step, scalars)
-  writer.close()
+      tracker.scalars(record.step, scalars)
+  tracker.close()

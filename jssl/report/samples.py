@@ -5,16 +5,12 @@ import io
 import os
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from jssl import rng
-from jssl.augment import views
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import Source
@@ -22,6 +18,7 @@ from jssl.models import ViT
 from jssl.models.vit_encoder import class_attention
 from jssl.probe import features
 from jssl.report.read import Run
+from jssl.train import preview
 from jssl.weights.workdir import load_backbone
 
 _UNLABELLED = "unlabelled"
@@ -67,28 +64,14 @@ def _source(data: Data, name: str, split: str) -> Source:
 def augmented(
   config: Config, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
-  """Returns training images and their large uint8 views, as drawn at step 0.
-
-  If views have different probabilities, the requested ones cycle through them.
+  """Opens the training images, see `preview.augmented`.
 
   Raises:
     FileNotFoundError: if the data set is not prepared.
     ValueError, TypeError: if the config is invalid.
   """
-  data = config.data
-  source = _source(data, data.name, data.split)
-  rows = _some(np.arange(len(source)), images)
-  pixels = source.fetch(rows)["image"]
-  root = rng.root(config.seed)
-  keys = rng.per_row(rng.stream(root, "augment"), len(rows))
-  augment = config.augment.of_large_views(num_views)
-  draw = jax.jit(
-    lambda keys, pixels: views(augment, keys, pixels, num_views)[0],
-    # Optimising would take longer than it saves for a few images.
-    compiler_options={"xla_backend_optimization_level": 0},
-  )
-  drawn = draw(keys, pixels)
-  return pixels, np.asarray(jnp.rint(255 * drawn)).astype(np.uint8)
+  source = _source(config.data, config.data.name, config.data.split)
+  return preview.augmented(config, source, images=images, num_views=num_views)
 
 
 def cached_features(
@@ -227,10 +210,7 @@ def data_uri(
   rows: UInt8[np.ndarray, "r b h w c"], *, gap_px: int = 2, most_px: int = 1100
 ) -> str:
   """Returns a data URI of a PNG that shows rows of images."""
-  gaps = ((0, 0), (0, 0), (0, gap_px), (0, gap_px), (0, 0))
-  padded = np.pad(rows, gaps, constant_values=255)
-  sheet = np.concatenate(np.concatenate(padded, axis=1), axis=1)
-  image = Image.fromarray(sheet[:-gap_px, :-gap_px].squeeze())
+  image = Image.fromarray(preview.sheet(rows, gap_px=gap_px).squeeze())
   # Larger images only make the file larger.
   image.thumbnail((most_px, most_px))
   file = io.BytesIO()

@@ -16,7 +16,7 @@ from jssl.checkpoint import Checkpoints, NotSavedError
 from jssl.config.build import build, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
-from jssl.runtime import compilation, distributed, files
+from jssl.runtime import compilation, distributed, files, trackers
 from jssl.runtime.goodput import Clock
 from jssl.runtime.profiler import StepProfiler
 from jssl.runtime.workdir import check_config, lock_workdir
@@ -35,6 +35,7 @@ from jssl.train.metrics import (
   empty_window,
   progress_item,
 )
+from jssl.train.preview import views_sheet
 from jssl.train.state import TrainState
 from jssl.train.writer import Writer
 from jssl.typing import PyTree
@@ -107,6 +108,7 @@ def train(
   check_config(to_dict(config), workdir, extend=extend)
   earlier = read_config(workdir) if extend else config
   workdir = pathlib.Path(workdir)
+  trackers.check_installed(wandb=config.log.wandb, mlflow=config.log.mlflow)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
   total_steps, save_every = config.train.steps, config.checkpoint.every_steps
   learning_rate = config.optim.schedule(total_steps)
@@ -130,7 +132,15 @@ def train(
     lock_workdir(to_dict(config), workdir, extend=extend) as keep_claim,
     clock.running(),
     Writer(
-      workdir, total_steps=total_steps, batch_size=config.data.batch_size
+      workdir,
+      total_steps=total_steps,
+      batch_size=config.data.batch_size,
+      open_trackers=lambda: trackers.Trackers(
+        workdir,
+        to_dict(config),
+        wandb=config.log.wandb,
+        mlflow=config.log.mlflow,
+      ),
     ) as writer,
     open_checkpoints(run, workdir) as checkpoints,
     StepProfiler(workdir / "profile", config.log.profile_steps) as profiler,
@@ -150,6 +160,8 @@ def train(
     logged_step, window = int(progress["logged_step"]), progress["window"]
     first_step = step
     writer.start(step)
+    if is_new:
+      writer.image("views", lambda: views_sheet(config, run.source))
 
     while True:
       # ---- Save --------------------------------------------------------------

@@ -1,35 +1,41 @@
-"""Writes the metrics of a run: stdout, metrics.jsonl and TensorBoard events."""
+"""Writes the metrics of a run: stdout, metrics.jsonl and trackers."""
 
 import datetime
-import importlib.util
 import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import logging
+import numpy as np
+from jaxtyping import UInt8
 
 from jssl.runtime import distributed, files
+from jssl.runtime.trackers import Trackers
 
 
 class Writer:
-  """Writes `metrics.jsonl`, progress lines and, if installed, TensorBoard.
+  """Writes `metrics.jsonl` and progress lines, and sends metrics to trackers.
 
   Only process 0 writes. A row that cannot be written is logged and kept in
   memory; the next write rewrites the whole file.
   """
 
   def __init__(
-    self, workdir: str | os.PathLike, *, total_steps: int, batch_size: int
+    self,
+    workdir: str | os.PathLike,
+    *,
+    total_steps: int,
+    batch_size: int,
+    open_trackers: Callable[[], Trackers] | None = None,
   ):
     """Writes nothing yet; `batch_size` is the number of images per step."""
-    self._workdir = workdir
+    self._open_trackers = open_trackers
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     self._total_steps, self._batch_size = total_steps, batch_size
     self._rows: list[dict[str, Any]] = []
     self._is_complete = False
-    self._events: Any = None
+    self._trackers: Trackers | None = None
 
   def start(self, step: int) -> None:
     """Opens the files, and drops rows after `step`, the steps done."""
@@ -39,13 +45,8 @@ class Writer:
     rows = files.read_json_lines(self._path, ["step"])
     self._rows = [row for row in rows if row["step"] <= step]
     self._write_rows()
-    if all(map(importlib.util.find_spec, ("tensorboard", "tensorflow"))):
-      # Imports TensorFlow, which takes seconds.
-      from clu import metric_writers
-
-      self._events = metric_writers.create_default_writer(
-        str(self._workdir), just_logging=False, asynchronous=False
-      )
+    if self._open_trackers:
+      self._trackers = self._open_trackers()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes scalars and the speed since the last call.
@@ -63,7 +64,8 @@ class Writer:
     if distributed.is_first():
       self._rows.append({"step": step, **values, "time": time.time()})
       self._write_rows()
-      self._write_events(lambda events: events.write_scalars(step, values))
+      if self._trackers:
+        self._trackers.scalars(step, values)
     remaining = round((self._total_steps - step) * seconds_per_step)
     distributed.log_on_first(
       f"step {step}/{self._total_steps} ({step / self._total_steps:.0%})"
@@ -74,6 +76,13 @@ class Writer:
     )
     self._step, self._time = step, time.monotonic()
 
+  def image(
+    self, name: str, draw: Callable[[], UInt8[np.ndarray, "h w c"]]
+  ) -> None:
+    """Sends an image to the trackers; draws it only if there are any."""
+    if self._trackers:
+      self._trackers.image(name, draw())
+
   def _write_rows(self) -> None:
     """Appends the last row, or writes all rows after a failed write."""
     rows = self._rows[-1:] if self._is_complete else self._rows
@@ -81,18 +90,11 @@ class Writer:
       self._path, rows, append=self._is_complete
     )
 
-  def _write_events(self, write: Callable[[Any], None]) -> None:
-    if self._events is None:
-      return
-    try:
-      write(self._events)
-    except Exception as error:  # TensorFlow passes on any file system error.
-      logging.error("Could not write TensorBoard events: %s", error)
-
   def __enter__(self) -> "Writer":
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._write_events(lambda events: events.close())
+    if self._trackers:
+      self._trackers.close()
     if self._rows and not self._is_complete:
       self._write_rows()
