@@ -68,6 +68,7 @@ def mix(
   both alphas positive, cutmix has probability `augment.cutmix_probability`.
 
   Example:
+    >>> import jax
     >>> augment = Augment(crop_size_px=8, crop_min_area=1.0, cutmix_alpha=1.0)
     >>> keys = jax.random.split(jax.random.key(0), 4)
     >>> own = jax.numpy.ones((1, 4, 8, 8, 3))
