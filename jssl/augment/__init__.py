@@ -10,13 +10,16 @@ size, device count or mesh.
     >>> (large,) = views(augment, keys, images, num_views=2)
 """
 
+from jssl.augment.corruptions import CORRUPTIONS, corrupt
 from jssl.augment.mix import mix
 from jssl.augment.support import includes
 from jssl.augment.views import Augment, center_view, views
 
 __all__ = [
+  "CORRUPTIONS",
   "Augment",
   "center_view",
+  "corrupt",
   "includes",
   "mix",
   "views",
