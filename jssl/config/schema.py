@@ -225,6 +225,11 @@ class Probe:
     minibatch_min_steps: smallest number of minibatches.
     pixel_dims: leading singular directions of the raw pixels to keep; 0 for
       all pixels.
+    retrieval_neighbours: k of the mean average precision with which test images
+      find train images of their class; 0 to leave retrieval out.
+    corrupted_images: images of test on which the linear probe is evaluated
+      under the 15 common corruptions at five severities; 0 for none, and all of
+      a smaller set. They are held in memory.
     dense_images: images of each split for the dense probe, which segments
       images from patch tokens with a linear head and kNN; 0 for none. It needs
       a ViT and a set with masks.
@@ -261,6 +266,8 @@ class Probe:
   minibatch_epochs: Positive[int] = 10
   minibatch_min_steps: NonNegative[int] = 500
   pixel_dims: NonNegative[int] = 256
+  retrieval_neighbours: NonNegative[int] = 100
+  corrupted_images: NonNegative[int] = 0
   dense_images: NonNegative[int] = 0
   diagnostic_images: Positive[int] = 1000
   diagnostic_views: Annotated[int, Interval(4)] = 10
@@ -271,6 +278,12 @@ class Probe:
       raise ValueError(
         f"probe.blocks={self.blocks}: expected 1 with probe.features="
         f'"{self.features}"; set probe.features to "cls" or "cls_mean"'
+      )
+    if self.corrupted_images and "linear" not in self.probes:
+      raise ValueError(
+        f"probe.corrupted_images={self.corrupted_images}: expected 0 with "
+        f"probe.probes={self.probes}; corrupted images need the linear probe, "
+        'so add "linear"'
       )
     if self.dense_images == 1:
       raise ValueError(

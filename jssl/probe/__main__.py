@@ -15,8 +15,11 @@ _WORKDIR = flags.DEFINE_string(
 _FOLLOW = flags.DEFINE_bool(
   "follow", False, "Wait for new checkpoints until the last step of the run."
 )
-_DATASET = flags.DEFINE_string(
-  "dataset", "", "Prepared set to probe on; default: that of the run."
+_DATASET = flags.DEFINE_list(
+  "dataset",
+  [],
+  "Prepared set to probe on, or several with commas between; default: that of "
+  "the run.",
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", "", "Directory of prepared sets; default: that of the run."
@@ -58,7 +61,9 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
+  from jssl.probe.accuracy import transfer_table
   from jssl.probe.published import PublishedWeights, run_published
+  from jssl.probe.records import RecordFile
   from jssl.probe.runner import run
   from jssl.runtime import (
     compilation,
@@ -82,6 +87,14 @@ def main(argv: list[str]) -> int:
       distributed.check_same("\n".join(sys.argv[1:]), "arguments")
     else:
       distributed.check_single_process()
+    datasets = _DATASET.value
+    for of_one in (_FOLLOW, _TEST_SPLIT, _EXPORT):
+      if of_one.value and len(datasets) > 1:
+        raise ValueError(
+          f"--{of_one.name} needs one data set, but "
+          f"--dataset={','.join(datasets)} has {len(datasets)}; probe each by "
+          "its own command"
+        )
     of_run, of_weights = (
       (_FOLLOW, _EXPORT, _DIAGNOSTICS),
       (_NAME, _IMAGE_SIZE_PX),
@@ -90,28 +103,36 @@ def main(argv: list[str]) -> int:
       if option.value:
         needed = "no --weights" if _WEIGHTS.value else "--weights"
         raise ValueError(f"--{option.name} needs {needed}")
+    published = None
     if _WEIGHTS.value:
-      run_published(
-        _WORKDIR.value,
-        PublishedWeights(
-          _WEIGHTS.value, name=_NAME.value, image_size_px=_IMAGE_SIZE_PX.value
-        ),
-        dataset=_DATASET.value,
-        data_dir=_DATA_DIR.value,
-        test_split=_TEST_SPLIT.value,
-        overwrite=_OVERWRITE.value,
+      published = PublishedWeights(
+        _WEIGHTS.value, name=_NAME.value, image_size_px=_IMAGE_SIZE_PX.value
       )
-      return
-    run(
-      _WORKDIR.value,
-      follow=_FOLLOW.value,
-      dataset=_DATASET.value,
-      data_dir=_DATA_DIR.value,
-      test_split=_TEST_SPLIT.value,
-      export=_EXPORT.value,
-      overwrite=_OVERWRITE.value,
-      diagnostics=_DIAGNOSTICS.value,
-    )
+    for dataset in datasets or [""]:
+      if published:
+        run_published(
+          _WORKDIR.value,
+          published,
+          dataset=dataset,
+          data_dir=_DATA_DIR.value,
+          test_split=_TEST_SPLIT.value,
+          overwrite=_OVERWRITE.value,
+        )
+      else:
+        run(
+          _WORKDIR.value,
+          follow=_FOLLOW.value,
+          dataset=dataset,
+          data_dir=_DATA_DIR.value,
+          test_split=_TEST_SPLIT.value,
+          export=_EXPORT.value,
+          overwrite=_OVERWRITE.value,
+          diagnostics=_DIAGNOSTICS.value,
+        )
+    if len(datasets) > 1:
+      records = RecordFile(_WORKDIR.value).read()
+      name = published.name if published else "backbone"
+      distributed.log_on_first(str(transfer_table(records, datasets, name)))
 
   def advice(error: Exception) -> str:
     if files.is_retryable(error):

@@ -40,15 +40,23 @@ class FeatureSet:
     dims = self.encoder.dims
     return self._of_columns(slice(dims[0])) if dims else self
 
-  def selected(self, settings: Probe) -> "FeatureSet":
-    """Returns the features that `probe.features` names; pixels are one kind."""
-    if settings.features == "pooled" or not self.encoder.dims:
-      return self.pooled
-    pooled, width = self.encoder.dims
+  def columns(self, settings: Probe) -> slice | np.ndarray:
+    """Returns the columns that `probe.features` names; pixels are one kind."""
+    dims = self.encoder.dims
+    if settings.features == "pooled" or not dims:
+      return slice(dims[0] if dims else None)
+    pooled, width = dims
     columns = np.arange(self.train.h.shape[1])
     mean, blocks = columns[pooled:][:width], columns[-settings.blocks * width :]
     chosen = {"mean": [mean], "cls": [blocks], "cls_mean": [blocks, mean]}
-    return self._of_columns(np.concatenate(chosen[settings.features]))
+    return np.concatenate(chosen[settings.features])
+
+  def selected(self, settings: Probe) -> "FeatureSet":
+    """Returns the features that `probe.features` names."""
+    columns = self.columns(settings)
+    if isinstance(columns, slice):
+      return self.pooled
+    return self._of_columns(columns)
 
   @functools.cached_property
   def moment(self) -> SecondMoment:

@@ -19,7 +19,7 @@ from jssl.config.schema import Probe
 from jssl.mesh import AXES
 from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
-from jssl.probe.splits import Result
+from jssl.probe.splits import Predictions, Result
 from jssl.typing import Scalar
 
 # Cross-validation folds with few labels, where one held-out split is too small.
@@ -175,18 +175,33 @@ def _validate(
 
 
 @_jit
-def _test(
-  train: _Columns, test: _Columns, l2: Float[Array, "s"], **settings: Any
-) -> Float[Array, "s"]:
-  """Fits each seed's l2 to all of train; returns the test accuracies."""
+def _fit_chosen(
+  train: _Columns, l2: Float[Array, "s"], **settings: Any
+) -> Linear:
+  """Fits each seed's l2 to all of train."""
 
-  def member(train: _Columns, l2: Array) -> Array:
+  def member(train: _Columns, l2: Array) -> Linear:
     weights = (train.labels >= 0).astype(train.x.dtype)
-    model = fit(train.x, train.labels, weights, l2, **settings)
-    return jnp.sum(jnp.argmax(model(test.x), axis=0) == test.labels)
+    return fit(train.x, train.labels, weights, l2, **settings)
 
-  right = jax.vmap(member, (train.seed_axis, 0))(train, l2)
-  return right / jnp.sum(test.labels >= 0)
+  return jax.vmap(member, (train.seed_axis, 0))(train, l2)
+
+
+@jax.jit
+def _predict(
+  models: Linear, x: Float[Array, "d n"]
+) -> tuple[Int[Array, "s n"], Float[Array, "s n"]]:
+  logits = jax.vmap(Linear.__call__, (0, None))(models, x)
+  return logits.argmax(1), jax.nn.softmax(logits, axis=1).max(1)
+
+
+def _predictions(
+  models: Linear, scale: Scaling, mesh: Mesh, h: Float[np.ndarray, "n d"]
+) -> Predictions:
+  """Applies the model of each seed to features."""
+  with jax.default_matmul_precision("highest"):
+    found = _predict(models, pad_and_shard(scale(h).T, mesh))
+  return Predictions(*(np.asarray(a)[:, : len(h)] for a in found))
 
 
 def probe(
@@ -227,6 +242,8 @@ def probe(
       _validate(data, pad_and_shard(held_out, mesh), values, **options)
     )
     l2 = values[splits.best(validation)]
-    accuracy = _test(data, _columns(test, scale, mesh), l2, **options)
+    models = _fit_chosen(data, l2, **options)
+  predict = partial(_predictions, models, scale, mesh)
+  accuracy = (predict(test.h).labels == test.labels).mean(1)
   candidates = [{"l2": value} for value in settings.linear_l2_values]
-  return splits.result(candidates, validation, np.asarray(accuracy))
+  return splits.result(candidates, validation, accuracy, predict)

@@ -21,7 +21,7 @@ from jssl.config.schema import Probe
 from jssl.mesh import batch_sharding
 from jssl.probe import splits
 from jssl.probe.features import Features, Scaling, scaling
-from jssl.probe.splits import Result
+from jssl.probe.splits import Predictions, Result
 from jssl.typing import Key, PyTree, Scalar
 
 _EVAL_ROWS = 4096
@@ -205,6 +205,27 @@ def accuracy(
   return right / counted.sum(1)[:, None]
 
 
+@jax.jit
+def _predict(
+  networks: Network, x: Float[Array, "b d"]
+) -> tuple[Int[Array, "s b"], Float[Array, "s b"]]:
+  found = jax.vmap(logits, (0, None))(networks, x)
+  return found.argmax(2), jax.nn.softmax(found).max(2)
+
+
+def _predictions(
+  networks: Network, scale: Scaling, h: Float[np.ndarray, "n d"]
+) -> Predictions:
+  """Applies the network of each seed to features."""
+  with jax.default_matmul_precision("highest"):
+    blocks = [
+      _predict(networks, scale(h[start : start + _EVAL_ROWS]))
+      for start in range(0, len(h), _EVAL_ROWS)
+    ]
+  found = zip(*blocks, strict=True)
+  return Predictions(*(np.concatenate(arrays, 1) for arrays in found))
+
+
 def probe(
   train: Features,
   test: Features,
@@ -245,6 +266,7 @@ def probe(
     validation = accuracy(networks, train, scale, held_out)
     chosen = Member(*grid[splits.best(validation)].T[..., None])
     networks = trained(labelled, chosen)
-    counted = np.ones((seeds, len(test.labels)), bool)
-    test_accuracy = accuracy(networks, test, scale, counted)[:, 0]
-  return splits.result(candidates, validation, test_accuracy)
+  networks = jax.tree.map(lambda x: x[:, 0], networks)
+  predict = partial(_predictions, networks, scale)
+  test_accuracy = (predict(test.h).labels == test.labels).mean(1)
+  return splits.result(candidates, validation, test_accuracy, predict)

@@ -17,7 +17,7 @@ from jssl.runtime import files
 from jssl.runtime.trackers import Trackers
 
 # Records of one part are measured together and replaced together.
-Part = Literal["spectrum", "probe", "dense", "diagnostics"]
+Part = Literal["spectrum", "probe", "robustness", "dense", "diagnostics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
@@ -98,6 +98,97 @@ class ProbeRecord(Record):
     if self.label_fraction == 1:
       return name
     return f"{name} ({round(100 * self.label_fraction_used, 2):g}% of labels)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassesRecord(Record):
+  """Test accuracy of one probe by class, its calibration and confusion.
+
+  Shares are in [0, 1], means over seeds. Lists have an entry for each class:
+  its name, its number of test images and the accuracy on them, 0 without any.
+  `balanced_accuracy` is the mean over classes with test images.
+  `calibration_error` is the expected calibration error in 15 bins of equal
+  width. Counts of confusion are summed over seeds: up to 100 classes
+  `confusion` has a row for each label and a column for each prediction; above,
+  it is empty and `confused` has the 50 most frequent errors, as label,
+  prediction and count.
+  """
+
+  part: Part = "probe"
+  probe: str
+  vectors: str
+  seeds: int
+  balanced_accuracy: float
+  balanced_accuracy_std: float
+  calibration_error: float
+  calibration_error_std: float
+  names: list[str]
+  images: list[int]
+  accuracy: list[float]
+  confusion: list[list[int]]
+  confused: list[list[int]]
+
+  def most_confused(self, count: int) -> list[tuple[str, str, int]]:
+    """Returns the most frequent errors: label, prediction and count."""
+    errors = self.confused or [
+      [label, predicted, times]
+      for label, row in enumerate(self.confusion)
+      for predicted, times in enumerate(row)
+      if times and label != predicted
+    ]
+    most = sorted(errors, key=lambda error: -error[2])[:count]
+    return [(self.names[a], self.names[b], times) for a, b, times in most]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalRecord(Record):
+  """Retrieval of the `neighbours` nearest train images by test images.
+
+  Average precision in [0, 1], see `retrieval.average_precision`: the mean over
+  test images, over the means of classes, and lists with an entry for each
+  class, 0 for classes without test images.
+  """
+
+  part: Part = "probe"
+  vectors: str
+  neighbours: int
+  mean_average_precision: float
+  balanced_average_precision: float
+  names: list[str]
+  images: list[int]
+  average_precision: list[float]
+
+  @property
+  def name(self) -> str:
+    """Name of the measure in tables."""
+    return f"mAP@{self.neighbours}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RobustnessRecord(Record):
+  """Accuracy of the linear probe on corrupted test images, in [0, 1].
+
+  Means over seeds. `accuracy` has the name of each corruption and a value for
+  each severity, 1 to 5; `corrupted_accuracy` is their mean, and
+  `clean_accuracy` that of the same images before. `images` are fewer than
+  `images_requested`, `probe.corrupted_images`, if test has fewer.
+  `image_size_px` is the side of the images, which decides about the
+  parameters, see `jssl.augment.corrupt`.
+  """
+
+  part: Part = "robustness"
+  vectors: str
+  seeds: int
+  images_requested: int
+  images: int
+  image_size_px: int
+  clean_accuracy: float
+  clean_accuracy_std: float
+  corrupted_accuracy: float
+  corrupted_accuracy_std: float
+  accuracy: dict[str, list[float]]
+  seconds: float
+  time: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +280,9 @@ class NotMeasuredRecord(Record):
 
 _TYPES: dict[str, type[Record]] = {
   "probe": ProbeRecord,
+  "classes": ClassesRecord,
+  "retrieval": RetrievalRecord,
+  "robustness": RobustnessRecord,
   "dense": DenseRecord,
   "spectrum": SpectrumRecord,
   "diagnostics": DiagnosticsRecord,
@@ -248,6 +342,18 @@ def _summary(record: Record) -> str:
   match record:
     case ProbeRecord():
       return f"{record.name} {100 * record.test_accuracy:.1f}%"
+    case ClassesRecord():
+      return (
+        f"{PROBES[record.probe]} class-balanced "
+        f"{100 * record.balanced_accuracy:.1f}%"
+      )
+    case RetrievalRecord():
+      return f"{record.name} {100 * record.mean_average_precision:.1f}%"
+    case RobustnessRecord():
+      return (
+        f"linear {100 * record.corrupted_accuracy:.1f}% on corrupted images, "
+        f"{100 * record.clean_accuracy:.1f}% on clean ones"
+      )
     case DenseRecord():
       return f"{PROBES[record.probe]} mean IoU {100 * record.mean_iou:.1f}%"
     case SpectrumRecord():
@@ -267,6 +373,16 @@ def _scalars(record: Record) -> dict[str, float]:
   match record:
     case ProbeRecord():
       return {f"probe/{name}/{record.name}": record.test_accuracy}
+    case ClassesRecord():
+      name = f"probe/{name}/{PROBES[record.probe]}"
+      return {
+        f"{name}/class-balanced accuracy": record.balanced_accuracy,
+        f"{name}/calibration error": record.calibration_error,
+      }
+    case RetrievalRecord():
+      return {f"retrieval/{name}/{record.name}": record.mean_average_precision}
+    case RobustnessRecord():
+      return {f"robustness/{name}/linear": record.corrupted_accuracy}
     case DenseRecord():
       name = f"dense/{name}/{PROBES[record.probe]}"
       return {

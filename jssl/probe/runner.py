@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jssl import checkpoint
+from jssl.augment import corruptions
 from jssl.config import checks
 from jssl.config.build import (
   build_backbone,
@@ -38,6 +39,7 @@ from jssl.probe.records import (
   summary,
   write_events,
 )
+from jssl.probe.robustness import robustness_records
 from jssl.probe.splits import LabelsError
 from jssl.probe.suite import (
   classifier_record,
@@ -53,8 +55,11 @@ from jssl.typing import Variables
 
 # One row per start of the probe: how it spent its time.
 GOODPUT = "probe_goodput.jsonl"
-# The dense probe counts as "probe".
-_KINDS = {part: "probe" if part == "dense" else part for part in PARTS}
+# These parts count as "probe".
+_KINDS = {part: part for part in PARTS} | {
+  "dense": "probe",
+  "robustness": "probe",
+}
 GOODPUT_KINDS = ("wait", "restore", "features", *dict.fromkeys(_KINDS.values()))
 _POLL_SECONDS = 5.0
 # Longer than the deletion of a checkpoint takes.
@@ -112,6 +117,11 @@ class Runner:
     self._parts: list[Part] = ["spectrum"]
     if self._dataset.has_labels and config.probe.probes:
       self._parts.append("probe")
+    if config.probe.corrupted_images:
+      if self._dataset.has_labels:
+        self._parts.append("robustness")
+      else:
+        log(f"{config.data.name} has no labels: robustness is skipped.")
     if config.probe.dense_images:
       if isinstance(self._dataset.train, Segmented):
         self._parts.append("dense")
@@ -129,6 +139,15 @@ class Runner:
       raise ValueError(
         f"{config.data.name} has images of {of_images} channels: expected 1 or "
         f"{channels}, as the weights have; choose another set with --dataset"
+      )
+    smallest = corruptions.SMALLEST_PX
+    corruptible = of_images in (1, 3) and size >= smallest
+    if "robustness" in self._parts and not corruptible:
+      raise ValueError(
+        f"probe.corrupted_images={config.probe.corrupted_images}: expected 0, "
+        f"because corruptions need 1 or 3 channels and {smallest} px, but "
+        f"images of {config.data.name} have {of_images} channels and "
+        f"augment.crop_size_px={size}"
       )
     image_shape = (size, size, channels or of_images)
     checks.check_probe_features(config, self._backbone)
@@ -247,6 +266,11 @@ class Runner:
     """Returns the fields of records that depend on the config."""
     if part == "probe":
       return {"vectors": vectors(self._settings, kind)}
+    if part == "robustness":
+      return {
+        "vectors": vectors(self._settings, kind),
+        "images_requested": self._settings.corrupted_images,
+      }
     if part == "dense":
       return {"images_requested": self._settings.dense_images}
     return sample_settings(self._settings) if part == "diagnostics" else {}
@@ -297,8 +321,17 @@ class Runner:
       if part == "diagnostics":
         return self._diagnose(found.pooled)
       if part == "probe":
-        fitted = probe_records(self._settings, found, name)
+        fitted = probe_records(
+          self._settings, found, name, self._dataset.train.class_names
+        )
         return [*fitted, *self._classify(found.pooled)]
+      if part == "robustness":
+        return robustness_records(
+          self._settings,
+          found,
+          self._dataset,
+          crop_size_px=self._config.augment.crop_size_px,
+        )
       if part == "dense":
         return dense_records(
           self._settings,

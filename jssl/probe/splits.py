@@ -4,7 +4,7 @@ A split is drawn by class. It is a mask over train, whose features are shared.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +22,26 @@ class LabelsError(ValueError):
   """The labels of a set do not allow a probe."""
 
 
+class Predictions(NamedTuple):
+  """Predicted classes of images and their probabilities, for each seed."""
+
+  labels: Int[np.ndarray, "s n"]
+  confidence: Float[np.ndarray, "s n"]
+
+
+Predict = Callable[[Float[np.ndarray, "n d"]], Predictions]
+
+
 class Result(NamedTuple):
-  """Accuracies in [0, 1] and chosen hyper-parameters, one entry per seed."""
+  """Accuracies in [0, 1] and chosen hyper-parameters, one entry per seed.
+
+  `predict` applies the classifiers that were tested; None for kNN.
+  """
 
   test_accuracy: Float[np.ndarray, "s"]
   validation_accuracy: Float[np.ndarray, "s"]
   chosen: dict[str, list[Any]]
+  predict: Predict | None = None
 
 
 def check_labels(train: Features, test: Features, dataset: str) -> None:
@@ -93,6 +107,7 @@ def result(
   candidates: Sequence[dict[str, Any]],
   validation_accuracy: Float[np.ndarray, "s m"],
   test_accuracy: Float[np.ndarray, "s"],
+  predict: Predict | None = None,
 ) -> Result:
   """Returns the accuracies of the best candidate of each seed."""
   chosen = [candidates[i] for i in best(validation_accuracy)]
@@ -100,4 +115,5 @@ def result(
     test_accuracy=test_accuracy,
     validation_accuracy=validation_accuracy.max(1),
     chosen={name: [c[name] for c in chosen] for name in candidates[0]},
+    predict=predict,
   )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,10 +11,12 @@ from jax.sharding import Mesh
 from jssl.config.schema import Probe
 from jssl.diagnostics import spectrum
 from jssl.probe import knn, linear, mlp, splits
+from jssl.probe.classes import classes_record
 from jssl.probe.dataset import FeatureSet
 from jssl.probe.features import Features
 from jssl.probe.heads import Head
-from jssl.probe.records import ProbeRecord, SpectrumRecord
+from jssl.probe.records import ProbeRecord, Record, SpectrumRecord
+from jssl.probe.retrieval import retrieval_record
 from jssl.probe.splits import Result
 
 # Rows of features for a classifier at once.
@@ -36,31 +38,46 @@ def fits_in_memory(
   return 4 * label_fraction * rows * numbers <= limit
 
 
+def fit_linear(
+  settings: Probe,
+  train: Features,
+  test: Features,
+  mesh: Mesh,
+  label_fraction: float = 1.0,
+) -> Result:
+  """Fits the linear probe, in minibatches if memory is short."""
+  if fits_in_memory(settings, train, label_fraction):
+    return linear.probe(
+      train, test, settings, mesh=mesh, label_fraction=label_fraction
+    )
+  return mlp.probe(
+    train,
+    test,
+    settings,
+    mesh=mesh,
+    label_fraction=label_fraction,
+    # Adam finds the optimum of the convex loss from this rate for any l2.
+    learning_rates=(3e-3,),
+    l2_values=settings.linear_l2_values,
+    hidden_dims=(),
+  )
+
+
 def fit_all(
   settings: Probe, train: Features, test: Features, mesh: Mesh
 ) -> Iterator[tuple[str, float, Result]]:
   """Yields (probe, label fraction, result) for each probe of the settings."""
-  in_minibatches = partial(mlp.probe, train, test, settings, mesh=mesh)
-
-  def fit_linear(label_fraction: float) -> Result:
-    if fits_in_memory(settings, train, label_fraction):
-      return linear.probe(
-        train, test, settings, mesh=mesh, label_fraction=label_fraction
-      )
-    return in_minibatches(
-      label_fraction=label_fraction,
-      # Adam finds the optimum of the convex loss from this rate for any l2.
-      learning_rates=(3e-3,),
-      l2_values=settings.linear_l2_values,
-      hidden_dims=(),
-    )
-
+  of_labels = partial(fit_linear, settings, train, test, mesh)
   if "linear" in settings.probes:
-    yield "linear", 1.0, fit_linear(1.0)
+    yield "linear", 1.0, of_labels(1.0)
   if "knn" in settings.probes:
     yield "knn", 1.0, knn.probe(train, test, settings, mesh=mesh)
   if "mlp" in settings.probes:
-    found = in_minibatches(
+    found = mlp.probe(
+      train,
+      test,
+      settings,
+      mesh=mesh,
       learning_rates=settings.mlp_learning_rates,
       l2_values=settings.mlp_l2_values,
       hidden_dims=settings.mlp_hidden_dims,
@@ -68,7 +85,7 @@ def fit_all(
     yield "mlp", 1.0, found
   if "linear" in settings.probes:
     for label_fraction in settings.label_fractions:
-      yield "linear", label_fraction, fit_linear(label_fraction)
+      yield "linear", label_fraction, of_labels(label_fraction)
 
 
 def settings_of_student(settings: Probe) -> Probe:
@@ -86,18 +103,28 @@ def vectors(settings: Probe, kind: str) -> str:
 
 
 def probe_records(
-  settings: Probe, features: FeatureSet, dataset: str
-) -> list[ProbeRecord]:
+  settings: Probe,
+  features: FeatureSet,
+  dataset: str,
+  class_names: Sequence[str],
+) -> list[Record]:
   """Fits all probes and returns their records; LabelsError if impossible.
 
-  The student beside a teacher has only some, see `settings_of_student`.
+  Records of the classes are of the linear probe with all labels, and the last
+  record is that of retrieval. The student beside a teacher has only some
+  probes, see `settings_of_student`.
   """
   if features.encoder.kind == "student":
     settings = settings_of_student(settings)
   features = features.selected(settings)
   train, test = features.train, features.test
   splits.check_labels(train, test, dataset)
-  records, started = [], time.perf_counter()
+  fields = {
+    **features.encoder.fields(dataset),
+    "vectors": vectors(settings, features.encoder.kind),
+  }
+  records: list[Record] = []
+  started = time.perf_counter()
   for probe, label_fraction, result in fit_all(
     settings, train, test, features.mesh
   ):
@@ -105,21 +132,43 @@ def probe_records(
     used = splits.subset(train.labels, fraction=label_fraction, seed=0)
     records.append(
       ProbeRecord(
-        **features.encoder.fields(dataset),
+        **fields,
         probe=probe,
+        seeds=settings.seeds,
         label_fraction=label_fraction,
         label_fraction_used=len(used) / len(train.labels),
         test_accuracy=float(result.test_accuracy.mean()),
         test_accuracy_std=float(result.test_accuracy.std()),
         validation_accuracy=float(result.validation_accuracy.mean()),
-        seeds=settings.seeds,
         chosen=result.chosen,
         seconds=time.perf_counter() - started,
         time=time.time(),
-        vectors=vectors(settings, features.encoder.kind),
       )
     )
+    if (probe, label_fraction) == ("linear", 1.0) and result.predict:
+      found = result.predict(test.h)
+      records.append(
+        classes_record(
+          found,
+          test.labels,
+          class_names,
+          probe=probe,
+          seeds=settings.seeds,
+          **fields,
+        )
+      )
     started = time.perf_counter()
+  if settings.retrieval_neighbours:
+    records.append(
+      retrieval_record(
+        train,
+        test,
+        class_names,
+        k=settings.retrieval_neighbours,
+        mesh=features.mesh,
+        **fields,
+      )
+    )
   return records
 
 

@@ -1,10 +1,13 @@
 """Made-up records of a probe."""
 
 from jssl.probe.records import (
+  ClassesRecord,
   ConcentrationRecord,
   DenseRecord,
   DiagnosticsRecord,
   ProbeRecord,
+  RetrievalRecord,
+  RobustnessRecord,
   SpectrumRecord,
   to_json,
 )
@@ -28,6 +31,70 @@ def probe_record(features="backbone", step=10, probe="linear", **changes):
       "validation_accuracy": 0.5,
       "seeds": 3,
       "chosen": {},
+      "seconds": 1.0,
+      "time": 1e9,
+      **changes,
+    }
+  )
+
+
+def classes_record(features="backbone", step=10, **changes):
+  return ClassesRecord(
+    **{
+      "dataset": DATASET,
+      "features": features,
+      "step": step,
+      "probe": "linear",
+      "vectors": "pooled",
+      "seeds": 3,
+      "balanced_accuracy": 0.5,
+      "balanced_accuracy_std": 0.01,
+      "calibration_error": 0.04,
+      "calibration_error_std": 0.002,
+      "names": ["cat", "dog", "owl"],
+      "images": [10, 20, 0],
+      "accuracy": [0.8, 0.2, 0.0],
+      "confusion": [[24, 2, 4], [45, 12, 3], [0, 0, 0]],
+      "confused": [],
+      **changes,
+    }
+  )
+
+
+def retrieval_record(features="backbone", step=10, **changes):
+  return RetrievalRecord(
+    **{
+      "dataset": DATASET,
+      "features": features,
+      "step": step,
+      "vectors": "pooled",
+      "neighbours": 100,
+      "mean_average_precision": 0.4,
+      "balanced_average_precision": 0.375,
+      "names": ["cat", "dog", "owl"],
+      "images": [20, 10, 0],
+      "average_precision": [0.45, 0.3, 0.0],
+      **changes,
+    }
+  )
+
+
+def robustness_record(features="backbone", step=10, **changes):
+  return RobustnessRecord(
+    **{
+      "dataset": DATASET,
+      "features": features,
+      "step": step,
+      "vectors": "pooled",
+      "seeds": 3,
+      "images_requested": 500,
+      "images": 400,
+      "image_size_px": 32,
+      "clean_accuracy": 0.75,
+      "clean_accuracy_std": 0.01,
+      "corrupted_accuracy": 0.5,
+      "corrupted_accuracy_std": 0.02,
+      "accuracy": {"fog": [0.7, 0.5, 0.3, 0.2, 0.1], "zoom_blur": 5 * [0.64]},
       "seconds": 1.0,
       "time": 1e9,
       **changes,

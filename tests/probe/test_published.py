@@ -67,8 +67,8 @@ def test_without_a_run(tmp_path):
   assert names(workdir) == ["raw pixels", "timm_dinov2"]
   # Gray images are repeated: those of `load_backbone`.
   apply, variables = jssl.load_backbone(DINOV2)
-  gray = apply.preprocess(tiny("tiny", "test").images)
-  expected = jax.jit(apply)(variables, np.repeat(gray, 3, axis=-1))
+  views = apply.preprocess(tiny("tiny", "test").images)
+  expected = jax.jit(apply)(variables, views)
   (cached,) = workdir.glob("features/tiny-test-timm_dinov2-*.npy")
   np.testing.assert_allclose(np.load(cached), expected, rtol=1e-4, atol=1e-5)
 
@@ -135,6 +135,9 @@ def test_names(path, name, expected):
   [
     ([f"--weights={DINOV2}", "--follow"], "--follow needs no --weights"),
     (["--name=dinov2"], "--name needs --weights"),
+    (["--dataset=a,b", "--follow"], "--follow needs one data set, but --dat"),
+    (["--dataset=a,b", "--test_split=c"], "--test_split needs one data set"),
+    (["--dataset=a,b", "--export=f.npz"], "--export needs one data set"),
     (["--weights=none.safetensors"], "none.safetensors does not exist"),
   ],
 )

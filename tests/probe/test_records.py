@@ -5,15 +5,18 @@ import re
 import pytest
 from probe.made import (
   CONCENTRATION,
+  classes_record,
   dense_record,
   diagnostics_record,
   probe_record,
+  retrieval_record,
+  robustness_record,
   spectrum_record,
 )
 from runtime.test_trackers import read_scalars
 
 from jssl.probe import records
-from jssl.probe.accuracy import accuracy_table, tables
+from jssl.probe.accuracy import accuracy_table, tables, transfer_table
 from jssl.probe.records import NotMeasuredRecord, RecordFile
 
 NOT_MEASURED = NotMeasuredRecord(
@@ -26,13 +29,17 @@ def test_every_type_is_read_as_it_was_written(tmp_path):
   assert file.read() == []
   everything = [
     probe_record(probe="knn", chosen={"k": [1, 2]}),
+    classes_record(),
+    retrieval_record(),
+    robustness_record(),
     dense_record(),
     spectrum_record(10, 0.75),
     diagnostics_record(10, "projector", missing=("lidar",)),
     CONCENTRATION,
     NOT_MEASURED,
   ]
-  for record in everything:
+  file.replace(everything[:3])
+  for record in everything[3:]:
     file.replace([record])
   assert file.read() == everything
 
@@ -163,6 +170,57 @@ def test_the_table_of_segmentation():
   assert birds.headings[0] == "birds: segmentation of patches in %"
 
 
+def test_the_table_of_classes_and_the_most_confused_pairs():
+  record = classes_record(vectors="cls")
+  found = [probe_record(), record, retrieval_record()]
+  _, table = tables(found, "cluttered_digits")
+  assert table.headings == [
+    "cluttered_digits: linear probe and retrieval in %",
+    *("class-balanced", "worst class", "calibration error"),
+    *("mAP@100", "mAP@100, class-balanced"),
+  ]
+  assert table.rows == [
+    ["pretrained, step 10, cls", "50.0 ± 1.0", "20.0", "4.0 ± 0.2", "-", "-"],
+    ["pretrained, step 10", "-", "-", "-", "40.0", "37.5"],
+  ]
+  pairs = [("dog", "cat", 45), ("cat", "owl", 4), ("dog", "owl", 3)]
+  assert record.most_confused(3) == pairs
+  above = classes_record(confusion=[], confused=[[1, 0, 45], [0, 2, 4]])
+  assert above.most_confused(1) == pairs[:1]
+
+
+def test_the_table_of_several_data_sets():
+  found = [
+    *(probe_record(step=step, dataset="birds") for step in (10, 20)),
+    probe_record("random", 0, dataset="birds"),
+    probe_record(dataset="birds", step=20, label_fraction=0.1),
+    probe_record(dataset="fish", step=20, probe="knn", test_accuracy=0.25),
+    retrieval_record(dataset="birds", step=20),
+    probe_record(dataset="fungi"),
+  ]
+  table = transfer_table(found, ["birds", "fish", "trees"], "backbone")
+  assert table.headings[1:] == ["linear", "mAP@100", "kNN"]
+  assert table.rows == [
+    ["birds", "50.0 ± 1.0", "40.0", "-"],
+    ["fish", "-", "-", "25.0 ± 1.0"],
+    ["trees", "-", "-", "-"],
+  ]
+
+
+def test_the_table_of_corruptions():
+  found = [robustness_record(), robustness_record("pixels", 0)]
+  (table,) = tables(found, "cluttered_digits")
+  assert table.headings == [
+    "cluttered_digits: linear probe on corrupted images in %",
+    *("clean", "corrupted", "fog", "zoom\nblur"),
+  ]
+  assert table.rows == [
+    [name, "75.0", "50.0", "36.0", "64.0"]
+    for name in ("raw pixels", "pretrained, step 10")
+  ]
+  assert len(str(table).splitlines()) == 5
+
+
 def test_the_table_of_one_checkpoint():
   table = accuracy_table(
     [probe_record(step=10), probe_record(step=20), probe_record("pixels", 0)],
@@ -208,13 +266,19 @@ def test_the_summary_is_one_line():
   found = [
     probe_record(test_accuracy=0.876),
     probe_record(probe="knn", test_accuracy=0.8),
+    classes_record(),
+    retrieval_record(),
+    robustness_record(),
     dense_record(),
     spectrum_record(10, 0.75),
     diagnostics_record(10, "projector", missing=("lidar",)),
     NOT_MEASURED,
   ]
   assert records.summary(found) == (
-    "linear 87.6%, kNN 80.0%, linear mean IoU 25.0%, collapse AUC 0.750, "
+    "linear 87.6%, kNN 80.0%, linear class-balanced 50.0%, "
+    "mAP@100 40.0%, "
+    "linear 50.0% on corrupted images, 75.0% on clean ones, "
+    "linear mean IoU 25.0%, collapse AUC 0.750, "
     "9 diagnostics of projector (1 not measured), probe not measured: gaps"
   )
 

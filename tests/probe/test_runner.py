@@ -14,13 +14,14 @@ import pytest
 from oracles.probe import SETTINGS
 
 from jssl import checkpoint
+from jssl.augment import corruptions
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
 from jssl.data.source import InMemory, SegmentedInMemory
 from jssl.models import ViT
 from jssl.models.backbone import Backbone, init_variables
 from jssl.models.tokens import Encoded, Grid
-from jssl.probe import dataset, runner
+from jssl.probe import dataset, robustness, runner
 from jssl.probe.accuracy import accuracy_table
 from jssl.probe.records import RecordFile
 from jssl.runtime.workdir import claim_workdir, lock
@@ -267,10 +268,11 @@ def test_the_teacher_is_evaluated_and_the_student_beside_it(workdir, tmp_path):
   scores = {
     r["step"]: r["validation_accuracy"]
     for r in rows(workdir)
-    if (r["backbone"], r.get("probe")) == ("teacher", "linear")
+    if (r["record"], r["backbone"]) == ("probe", "teacher")
+    and r["probe"] == "linear"
   }
   assert checkpoint.best_step(workdir) == max(scores, key=scores.get)
-  table = lines[-2].splitlines()
+  table = lines[-3].splitlines()
   assert [line.split("  ")[0] for line in table[-4:]] == [
     "pretrained (student), step 10",
     "pretrained (student), step 20",
@@ -278,7 +280,7 @@ def test_the_teacher_is_evaluated_and_the_student_beside_it(workdir, tmp_path):
     "pretrained (teacher), step 20",
   ]
   # Once, and the features of a deleted checkpoint are removed.
-  assert len(run(workdir)) == 1
+  assert len(run(workdir)) == 2
   kept = workdir / "features"
   assert len([*kept.glob("*-step10-teacher-*")]) == 4
   assert len([*kept.glob("*-step10-student-*")]) == 4
@@ -298,7 +300,7 @@ def test_records_of_the_student_by_an_earlier_version_are_replaced(workdir):
   file.write_text("".join(json.dumps(row) + "\n" for row in found))
   lines = run(workdir)
   assert sum("step10-teacher" in line for line in lines) == 2
-  assert not any("random" in line for line in lines[:-1])
+  assert not any("random" in line for line in lines[:-2])
   assert {r["backbone"] for r in rows(workdir)} == {"", "teacher", "student"}
 
 
@@ -393,7 +395,7 @@ def test_what_was_probed_is_not_probed_again(workdir):
   assert not any("step10" in line for line in lines)
   assert ("backbone", 20, "tiny") in subjects(workdir)
   run(workdir, overwrite=True)
-  assert len(rows(workdir)) == len(before) + 2
+  assert len(rows(workdir)) == len(before) + 4
   assert all(
     new["time"] > old["time"]
     for new, old in zip(rows(workdir), before, strict=False)
@@ -787,3 +789,43 @@ def test_another_set_without_masks_has_no_dense_probe(workdir, monkeypatch):
   lines = run(workdir)
   assert lines[0] == "tiny has no masks: the dense probe is skipped."
   assert not [r for r in rows(workdir) if r["record"] == "dense"]
+
+
+def test_robustness_has_records_and_a_table(workdir, monkeypatch):
+  # Each of the 75 cases is a program.
+  monkeypatch.setattr(
+    robustness, "_CASES", [("contrast", 1), ("contrast", 5), ("fog", 5)]
+  )
+  monkeypatch.setattr(corruptions, "SMALLEST_PX", 4)
+  claim(workdir, corrupted_images=150, baselines=("pixels",))
+  save(workdir, 10)
+  lines = run(workdir)
+  found = [r for r in rows(workdir) if r["record"] == "robustness"]
+  assert [(r["features"], r["step"]) for r in found] == [
+    ("pixels", 0),
+    ("backbone", 10),
+  ]
+  for row in found:
+    assert (row["images"], row["image_size_px"]) == (150, 4)
+    assert row["clean_accuracy"] > 0.7
+    assert row["corrupted_accuracy"] < row["clean_accuracy"]
+    assert [*row["accuracy"]] == ["contrast", "fog"]
+    assert len(row["accuracy"]["contrast"]) == 2
+  (table,) = [x for x in lines if "probe on corrupted images in %" in x]
+  assert table in run(workdir)
+  claim(workdir, corrupted_images=999, baselines=("pixels",))
+  run(workdir)
+  found = [r for r in rows(workdir) if r["record"] == "robustness"]
+  assert [(r["images_requested"], r["images"]) for r in found] == 2 * [
+    (999, 203)
+  ]
+
+
+def test_images_that_cannot_be_corrupted(workdir):
+  claim(workdir, corrupted_images=10)
+  save(workdir, 10)
+  match = "corrupted_images=10: expected 0, .* and augment.crop_size_px=4"
+  with pytest.raises(ValueError, match=match):
+    run(workdir)
+  line = "unlabelled has no labels: robustness is skipped."
+  assert line in run(workdir, dataset="unlabelled", diagnostics=True)
