@@ -209,6 +209,11 @@ RATIOS = "mask_ratio_min=.*mask_ratio_max={}.* 0 < mask_ratio_max < 1"
       "objective.num_targets=8 blocks of 2 patches.*fit into the 13 patches",
     ),
     (
+      "mae",
+      {"augment.cutmix_alpha": 1.0},
+      "augment.cutmix_alpha=1.0: MAE does not take mixed.*name to supervised",
+    ),
+    (
       "dinov2",
       {"objective.gram_weight": 2.0},
       "objective.gram_start_step=0.*random.*init_from.weights",

@@ -125,6 +125,14 @@ REMEMBERING = {
       "num_small": 2, "small_crop_size_px": 16, "small_blur_probability": 0.0,
     },
   """,
+  "mixed_and_erased_images_in_chunks": """
+    "objective": {"name": "supervised"},
+    "augment": {
+      "crop_size_px": 32, "crop_min_area": 0.4, "erase_probability": 0.25,
+      "mixup_alpha": 0.8, "cutmix_alpha": 1.0,
+    },
+    "train": {"steps": 24, "chunks": 2},
+  """,
   "the_memory_of_the_head": """
     "objective": {"name": "simclr", "projector": {"out_dim": 8}},
     "head": {"strategy": "alternating", "optimizer": "adam", "batch": "fresh"},

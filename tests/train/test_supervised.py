@@ -8,6 +8,7 @@ import pytest
 from objectives.cases import leaves
 from shipped import Shapes, config
 
+from jssl import checkpoint
 from jssl.augment import Augment
 from jssl.config.build import build
 from jssl.mesh import batch_sharding, make_mesh
@@ -16,7 +17,7 @@ from jssl.models.tokens import Encoded
 from jssl.objectives import Supervised
 from jssl.objectives.encode import make_encoder, rows_of
 from jssl.train.chunked import encode_with_pullback
-from jssl.train.init import Program
+from jssl.train.init import Program, checkpoint_items, initial_state
 
 B, STEPS = 16, 3
 UNMIXED = (("augment.mixup_alpha", 0.0), ("augment.cutmix_alpha", 0.0))
@@ -60,11 +61,12 @@ def trained(*changes, axes=(1, 1), model="vit"):
   made = config(**sections(model) | dict(changes))
   devices = jax.devices()[: axes[0] * axes[1]]
   run = build(made, source=Shapes(made.data), devices=devices[:1])
-  program = Program(run._replace(mesh=make_mesh(*axes, devices)))
+  run = run._replace(mesh=make_mesh(*axes, devices))
+  program = Program(run)
   step = jax.jit(
     program.step, compiler_options={"xla_backend_optimization_level": 0}
   )
-  first, state, losses = program.init(), program.init(), []
+  first, state, losses = *(initial_state(run, program) for _ in "12"), []
   for i in range(STEPS):
     batch = jax.device_put(batch_of(i), program.batch_sharding)
     state, metrics = step(state, batch)
@@ -137,3 +139,28 @@ def test_a_frozen_backbone_keeps_every_bit(model, chunks):
   assert len(changes(before.head_params, after.head_params)) == 2
   sizes = {x.size for x in jax.tree.leaves(after.opt_state)}
   assert sizes <= {1, 10, before.head_params["classifier"]["kernel"].size}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_the_backbone_of_a_run_is_fine_tuned_on_any_mesh(tmp_path):
+  _, _, pretrained = trained(("seed", 7))
+  with checkpoint.Checkpoints(
+    tmp_path, keep_last=2, keep_every_steps=None
+  ) as checkpoints:
+    checkpoints.save(STEPS, checkpoint_items(pretrained))
+  start = ("init_from.workdir", str(tmp_path))
+  expected, first, _ = trained(start)
+  assert not changes(pretrained.backbone, first.backbone)
+  assert not changes(trained()[1].head_params, first.head_params)
+  got, on_eight, _ = trained(start, axes=(4, 2))
+  assert not changes(first.backbone, on_eight.backbone)
+  np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_a_set_without_labels_is_refused():
+  made = config(**sections("vit"))
+  source = Shapes(made.data)
+  source.num_classes = 0
+  with pytest.raises(ValueError, match=r"data\.name=.*no labels.*Supervised"):
+    build(made, source=source, devices=jax.devices()[:1])
