@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pathlib
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -92,6 +91,13 @@ def children_cpu_s() -> float:
   return seconds
 
 
+def peak_rss_bytes() -> int:
+  """Returns the peak resident memory of this process since its start."""
+  # `ru_maxrss` of a new process would begin at the memory of its parent.
+  status = pathlib.Path("/proc/self/status").read_text()
+  return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def timed(
   function: Callable[[], Any],
   *,
@@ -117,9 +123,9 @@ def timed(
     result = jax.block_until_ready(function())
   wall_s = time.perf_counter() - started
   cpu_s = time.process_time() - cpu + children_cpu_s() - children
-  # In KiB on Linux.
-  peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return Timing(wall_s, cpu_s, calls * items, peak, describe(result))
+  return Timing(
+    wall_s, cpu_s, calls * items, peak_rss_bytes(), describe(result)
+  )
 
 
 def in_process(function: Callable[..., Any], *args: Any) -> Any:

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from jssl.bench import __main__ as command
@@ -112,3 +113,9 @@ def test_the_command_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as raised:
       command.main()
     assert raised.value.code == 2 if message is None else message in str(raised)
+
+
+def test_peak_memory_is_that_of_the_process_alone():
+  parent = np.ones(2**26)  # 512 MiB
+  assert harness.peak_rss_bytes() > parent.nbytes
+  assert harness.in_process(harness.peak_rss_bytes) < parent.nbytes

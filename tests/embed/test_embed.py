@@ -155,15 +155,17 @@ def test_a_prepared_set_has_the_names_of_its_files(
 
 
 def test_a_set_without_names_has_none(backbone, tmp_path):
-  images = np.zeros((3, SIZE, SIZE, 1), np.uint8)
+  images = np.random.default_rng(0).integers(
+    0, 256, (3, SIZE, SIZE, 1), np.uint8
+  )
   source = InMemory("gray", ("a",), images, np.array([0, -1, 0], np.int32))
   out = tmp_path / "F.parquet"
   embed(backbone, source, out)
-  assert store.read(out).names == (None, None, None)
-  assert store.read(out).classes == ("a", None, "a")
-  # One channel is repeated.
-  apply, variables = backbone.encoder, backbone.variables
-  near(vectors(out), apply(variables, np.zeros((3, SIZE, SIZE, 3), np.uint8)))
+  found = store.read(out)
+  assert found.names == (None, None, None)
+  assert found.classes == ("a", None, "a")
+  colour = np.repeat(images, 3, axis=-1)
+  near(found.features, backbone.encoder(backbone.variables, colour))
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "npz"])
