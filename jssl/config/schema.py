@@ -203,6 +203,9 @@ class Probe:
       (both). All but "pooled" need a ViT. Spectra and diagnostics always use
       "pooled".
     blocks: number of last blocks of "cls" and "cls_mean".
+    select_by: rule for the checkpoint to keep as the best, see
+      `jssl.probe.selection`; all but "accuracy" work without labels and need
+      `--diagnostics`.
     label_fractions: fractions of the train labels for extra linear probes.
     seeds: number of splits and initialisations; results are mean and deviation
       over them.
@@ -246,6 +249,7 @@ class Probe:
   baselines: tuple[Literal["pixels", "random"], ...] = ("pixels", "random")
   features: Literal["pooled", "cls", "cls_mean", "mean"] = "pooled"
   blocks: Literal[1, 4] = 1
+  select_by: Literal["accuracy", "rank_me", "alpha_req", "lidar"] = "accuracy"
   label_fractions: tuple[OpenFraction, ...] = (0.1, 0.01)
   seeds: Positive[int] = 3
   validation_fraction: OpenFraction = 0.1

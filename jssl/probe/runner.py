@@ -22,7 +22,7 @@ from jssl.config.build import (
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.data.source import Segmented
-from jssl.probe import encoders, features
+from jssl.probe import encoders, features, selection
 from jssl.probe.accuracy import tables
 from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
 from jssl.probe.dense import dense_records
@@ -113,6 +113,11 @@ class Runner:
       raise ValueError(
         f"{config.data.name} has no labels, which probes need: choose another "
         "set with --dataset, or measure without labels by --diagnostics"
+      )
+    if self._settings.select_by != "accuracy" and own_data and not diagnostics:
+      raise ValueError(
+        f'probe.select_by="{self._settings.select_by}" needs --diagnostics, '
+        'which measures it; or set it to "accuracy"'
       )
     self._parts: list[Part] = ["spectrum"]
     if self._dataset.has_labels and config.probe.probes:
@@ -393,20 +398,23 @@ class Runner:
     if not (self._own_data and distributed.is_first()):
       return
     steps = checkpoint.steps(self._workdir)
-    judged = self._judged, vectors(self._settings, "backbone")
+    rule = self._settings.select_by
+    fitted = vectors(self._settings, "backbone")
+    judged = ("backbone", self._dataset.name, self._judged)
     for record in records:
+      score = selection.score(record, rule)
       if (
-        isinstance(record, ProbeRecord)
-        and (record.features, record.dataset, record.name)
-        == ("backbone", self._dataset.name, "linear")
-        and (record.backbone, record.vectors) == judged
+        score is not None
+        and (record.features, record.dataset, record.backbone) == judged
+        and (not isinstance(record, ProbeRecord) or record.vectors == fitted)
         and record.step in steps
       ):
+        by = fitted if rule == "accuracy" else rule
         checkpoint.pin_best(
           self._workdir,
           step=record.step,
-          score=record.validation_accuracy,
-          features=", ".join(judged),
+          score=score,
+          features=f"{self._judged}, {by}",
         )
 
 

@@ -16,6 +16,7 @@ from jssl.probe.records import (
   Record,
   SpectrumRecord,
 )
+from jssl.probe.selection import RULES, choices
 from jssl.report import diagnostics, figures, html, samples
 from jssl.report.charts import as_svg
 from jssl.report.read import PROBE_SECONDS, TRAINING_SECONDS, GoodputRow, Run
@@ -155,6 +156,16 @@ def render(run: Run) -> str:
     curves=curves,
     spectrum=spectrum,
     **diagnostics.values(run, dataset, step),
+    choices=[
+      [
+        RULES[choice.rule],
+        f"{choice.step:,}",
+        f"{choice.score:.3f}",
+        f"{100 * choice.accuracy:.1f}",
+        f"{100 * choice.cost:.1f}",
+      ]
+      for choice in choices(run.records, dataset)
+    ],
     map=_map(run, dataset, step),
     tokens=_tokens(run, step),
     config=config,

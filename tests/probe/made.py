@@ -142,7 +142,14 @@ def spectrum_record(step, auc, *, features="backbone", **changes):
 
 
 def diagnostics_record(
-  step, at, *, features="backbone", missing=(), dataset=DATASET, values=None
+  step,
+  at,
+  *,
+  features="backbone",
+  missing=(),
+  dataset=DATASET,
+  values=None,
+  **changes,
 ):
   numbers = {
     "collapse_auc": 0.8,
@@ -171,6 +178,7 @@ def diagnostics_record(
     },
     not_measured={name: "too few <images>" for name in missing},
     **_SAMPLE,
+    **changes,
   )
 
 

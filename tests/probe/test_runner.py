@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles.probe import SETTINGS
+from probe.made import diagnostics_record
 
 from jssl import checkpoint
 from jssl.augment import corruptions
@@ -452,6 +453,33 @@ def test_the_best_by_validation_is_pinned(workdir):
     and r["label_fraction"] == 1
   }
   assert checkpoint.best_step(workdir) == max(scores, key=scores.get)
+
+
+def test_the_best_by_a_rule_without_labels_is_pinned(workdir, monkeypatch):
+  ranks = {10: 9.0, 20: 4.0}
+  monkeypatch.setattr(
+    runner.Runner,
+    "_diagnose",
+    lambda self, found: [
+      diagnostics_record(
+        found.encoder.step,
+        "backbone",
+        features=found.encoder.kind,
+        backbone=found.encoder.backbone,
+        dataset="tiny",
+        values={"rank_me": ranks.get(found.encoder.step, 99.0)},
+      )
+    ],
+  )
+  config = json.loads((workdir / "config.json").read_text())
+  config["probe"]["select_by"] = "rank_me"
+  (workdir / "config.json").write_text(json.dumps(config))
+  save(workdir, 10, 20)
+  with pytest.raises(ValueError, match='select_by="rank_me" needs --diagnos'):
+    run(workdir)
+  run(workdir, diagnostics=True)
+  best = json.loads((workdir / "best.json").read_text())
+  assert best == {"step": 10, "score": 9.0, "features": "student, rank_me"}
 
 
 def test_another_set_has_its_own_rows_and_does_not_pin(workdir):
