@@ -11,6 +11,7 @@ from jssl.config.parse import to_dict
 from jssl.probe.accuracy import AccuracyTable, tables
 from jssl.probe.records import (
   PROBES,
+  ClassesRecord,
   NotMeasuredRecord,
   ProbeRecord,
   Record,
@@ -21,6 +22,8 @@ from jssl.report import diagnostics, figures, html, samples
 from jssl.report.charts import as_svg
 from jssl.report.read import PROBE_SECONDS, TRAINING_SECONDS, GoodputRow, Run
 from jssl.report.verdict import verdict
+
+_MOST_CLASSES, _MOST_CONFUSED = 20, 10
 
 
 def _facts(run: Run, config: dict[str, Any]) -> dict[str, str]:
@@ -93,6 +96,34 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   }
 
 
+def _classes(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
+  """Returns rows of the worst classes and the most frequent confusions."""
+  found = run.select(
+    ClassesRecord, dataset=dataset, features="backbone", step=step
+  )
+  if not found:
+    return {}
+  record = found[-1]
+  seen = [
+    (accuracy, name, images)
+    for accuracy, name, images in zip(
+      record.accuracy, record.names, record.images, strict=True
+    )
+    if images
+  ]
+  return {
+    "accuracy": [
+      [name, f"{images:,}", f"{100 * accuracy:.1f}"]
+      for accuracy, name, images in sorted(seen)[:_MOST_CLASSES]
+    ],
+    "classes": len(seen),
+    "confused": [
+      [label, predicted, f"{times / record.seeds:,.1f}"]
+      for label, predicted, times in record.most_confused(_MOST_CONFUSED)
+    ],
+  }
+
+
 def _time(
   rows: Sequence[GoodputRow], names: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -156,6 +187,7 @@ def render(run: Run) -> str:
     curves=curves,
     spectrum=spectrum,
     **diagnostics.values(run, dataset, step),
+    classes=_classes(run, dataset, step),
     choices=[
       [
         RULES[choice.rule],

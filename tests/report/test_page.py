@@ -7,7 +7,13 @@ import pytest
 from probe import made
 
 from jssl.probe import features
-from jssl.probe.records import NotMeasuredRecord, ProbeRecord, RecordFile
+from jssl.probe.records import (
+  ClassesRecord,
+  NotMeasuredRecord,
+  ProbeRecord,
+  RecordFile,
+  to_json,
+)
 from jssl.report import page, samples
 from jssl.report.read import read
 
@@ -115,7 +121,7 @@ def test_page_needs_nothing_else(workdir, cheap):
     assert outside not in text
   tags = [tag for tag, _ in found.tags]
   assert tags.count("h1") == 1
-  assert tags.count("figcaption") == tags.count("figure") == 14
+  assert tags.count("figcaption") == tags.count("figure") == 15
   for tag, attributes in found.tags:
     if tag == "img":
       assert attributes["alt"]
@@ -276,4 +282,36 @@ def test_a_teacher_is_the_headline_and_its_student_beside_it(
   assert rows == [
     ["pretrained (student), step 20", "60.0 ± 1.0"],
     ["pretrained (teacher), step 20", "70.0 ± 1.0"],
+  ]
+
+
+def test_classes_from_the_worst_and_their_confusions(workdir, cheap):
+  record = ClassesRecord(
+    dataset=made.DATASET,
+    features="backbone",
+    backbone="student",
+    step=20,
+    probe="linear",
+    vectors="pooled",
+    seeds=2,
+    balanced_accuracy=0.75,
+    balanced_accuracy_std=0.0,
+    calibration_error=0.1,
+    calibration_error_std=0.0,
+    names=["cat", "dog", "unseen"],
+    images=[8, 4, 0],
+    accuracy=[1.0, 0.5, 0.0],
+    confusion=[[16, 0, 0], [3, 4, 1], [0, 0, 0]],
+    confused=[],
+  )
+  with (workdir / "probe.jsonl").open("a") as file:
+    file.write(to_json(record) + "\n")
+  rows = rendered(workdir).rows
+  start = rows.index(["class", "test images", "accuracy in %"])
+  assert rows[start + 1 : start + 6] == [
+    ["dog", "4", "50.0"],
+    ["cat", "8", "100.0"],
+    ["class", "taken for", "test images"],
+    ["dog", "cat", "1.5"],
+    ["dog", "unseen", "0.5"],
   ]
