@@ -80,9 +80,11 @@ class Features(NamedTuple):
   partner_labels: Labels | None = None
   own_weight: Float[Array, "v b"] | None = None
 
-  def with_labels(self, labels: Labels) -> Self:
+  def with_labels(self, labels: Labels | None) -> Self:
     """Returns a copy with the labels of the batch; partners are reversed."""
-    partners = None if self.own_weight is None else labels[::-1]
+    partners = None
+    if labels is not None and self.own_weight is not None:
+      partners = labels[::-1]
     return self._replace(labels=labels, partner_labels=partners)
 
   def large_views(self) -> list[LargeView]:
