@@ -110,6 +110,7 @@ def test_large_images_are_worse_at_each_severity(name):
   check_order(found, LARGE_ORDER.get(name, SEVERITIES))
 
 
+@pytest.mark.slow
 def test_one_image_equals_a_batch_on_eight_devices():
   """All corruptions in one program; each image differs in its numbers."""
 

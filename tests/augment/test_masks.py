@@ -139,6 +139,7 @@ def test_multi_block_cuts_and_pads_the_context() -> None:
   assert (jnp.where(both, drawn.context - whole.context[:, :70], 0) == 0).all()
 
 
+@pytest.mark.slow
 def test_contexts_that_targets_would_cover_keep_enough_patches() -> None:
   drawn = jax.vmap(
     lambda key: masks.multi_block(key, (6, 6), 36, target_area=(0.6, 0.7))

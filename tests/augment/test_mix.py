@@ -123,6 +123,7 @@ def test_erased_boxes_are_those_of_timm():
   np.testing.assert_allclose(noise.std(), 12**-0.5, atol=0.02)
 
 
+@pytest.mark.slow
 def test_erasing_changes_no_other_draw():
   images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
   keys = jax.random.split(jax.random.key(2), 16)

@@ -110,6 +110,7 @@ def test_each_option_controls_its_operation(x64, changes, want):
     np.testing.assert_allclose(one, want(image), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_opacity_is_cropped_and_blurred_but_keeps_its_values():
   keys, pixels = _keys(16), _pixels(16, channels=4)
   geometry = {"jitter_probability": 0.0, "grayscale_probability": 0.0}

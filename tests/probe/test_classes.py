@@ -90,6 +90,7 @@ def test_the_record_equals_the_loops(num_classes):
   assert wrong[names.index(label), names.index(predicted)] == count == most[0]
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_fitted_probes(train, test, one_device):
   probes = {**SETTINGS, "probes": ("linear", "mlp"), "label_fractions": (0.5,)}
   for limit in (1.0, 1e-6):  # In memory, and in minibatches.

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from report.test_page import Page
 
 
@@ -31,6 +32,7 @@ def test_writes_the_page_and_prints_the_table(workdir):
   assert not [*workdir.glob("*.tmp")]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_takes_ascii_only(workdir, monkeypatch):
   monkeypatch.setenv("PYTHONIOENCODING", "ascii")
   done = report(f"--workdir={workdir}")
