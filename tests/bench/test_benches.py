@@ -44,6 +44,7 @@ def test_losses(monkeypatch):
   assert run("losses", only="gram").rows == []
 
 
+@pytest.mark.slow
 def test_augment():
   sizes = {"batch_size": 2, "image_size_px": 32, "view_size_px": 24}
   rows = run("augment", rounds=2, **sizes).rows
@@ -55,6 +56,7 @@ def test_augment():
   assert rows[0]["images/s"] > 0
 
 
+@pytest.mark.slow
 def test_step():
   report = run(
     "step", rounds=2, config="configs/quickstart.py", overrides=SMALL_RUN

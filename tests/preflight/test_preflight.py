@@ -68,6 +68,7 @@ def test_sizes_are_those_of_the_state(result):
   ) + total_bytes((state.step, state.rng), per_device=False)
 
 
+@pytest.mark.slow
 def test_parameters_split_over_fsdp_take_less_of_a_device(result):
   split = check(config(mesh__data=1, mesh__fsdp=4), CPU, only="train step")
   assert split.plan.mesh == {"data": 1, "fsdp": 4}
@@ -341,13 +342,15 @@ def test_the_command(tmp_path):
     ),
     (["--target=2xcpu:2"], "expected at least 1 slice for a TPU"),
     # What a run would refuse, or leave devices out of.
-    (
+    pytest.param(
       ["--target=cpu:8", "--config.mesh.data=2"],
       "mesh.data=2, mesh.fsdp=1 is not a mesh of the 8 devices",
+      marks=pytest.mark.slow,
     ),
-    (
+    pytest.param(
       ["--target=cpu:8", "--config.mesh.fsdp=3"],
       "mesh.data=-1, mesh.fsdp=3 is not a mesh of the 8 devices",
+      marks=pytest.mark.slow,
     ),
   ],
 )
@@ -380,6 +383,7 @@ def test_what_a_sweep_says():
     check_lib.sizes("v99:1", config(), CPU)
 
 
+@pytest.mark.slow
 def test_devices_keep_their_images_and_their_memory(tmp_path):
   """With the ring nothing of a device grows with their number.
 
@@ -415,6 +419,7 @@ def test_a_size_that_can_not_be_run_is_told_beside_the_others():
   assert "data.batch_size=18 does not divide over 4 devices" in said
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_a_size_can_not_be_run_ends_with_status_1():
   sizes = "--sweep=data.batch_size=7,9"
   done = preflight("--config=configs/quickstart.py", "--target=cpu:2", sizes)

@@ -50,6 +50,7 @@ def measure(mesh, monkeypatch):
   return data, record
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_each_image_corrupted_alone(
   one_device, eight_devices, monkeypatch
 ):

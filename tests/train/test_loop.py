@@ -252,9 +252,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.parametrize(
   "failure",
   [
-    OSError(24, "Too many open files"),
     CheckpointError("Too many open files"),
-    RuntimeError("Too many open files"),
+    *(
+      pytest.param(failure, marks=pytest.mark.slow)
+      for failure in (
+        OSError(24, "Too many open files"),
+        RuntimeError("Too many open files"),
+      )
+    ),
   ],
   ids=repr,
 )
@@ -307,6 +312,7 @@ def test_a_workdir_of_another_config_is_refused(uninterrupted):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("variable", "message"),
   [
