@@ -73,14 +73,14 @@ def test_collapsed(workdir, auc):
 
 
 @pytest.mark.parametrize(
-  ("deviation", "expected"), [(0.1, "collapsed"), (0.3, "random")]
+  ("deviation", "expected"), [(0.1, "collapsed"), (0.4, "random")]
 )
 def test_features_that_hardly_vary(workdir, deviation, expected):
   row = {"step": 40, "loss": 1.0, "feature_deviation": deviation}
   write_lines(workdir / "metrics.jsonl", [row])
   kind, text = judged(workdir, accuracies({40: 0.6}, random=0.6))
   assert kind == expected
-  assert (f"(deviation {deviation:.2f}, about 1" in text) == (deviation < 0.2)
+  assert (f"(deviation {deviation:.2f}, about 1" in text) == (deviation < 0.35)
   # A low deviation alone is no collapse.
   assert judged(workdir, accuracies({40: 0.8}, random=0.6)).kind == "good"
 
