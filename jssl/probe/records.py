@@ -21,9 +21,11 @@ Part = Literal["spectrum", "probe", "robustness", "dense", "diagnostics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 BASELINES = {"pixels": "raw pixels", "random": "random backbone"}
-PROBES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
-# The head of a supervised run, which no probe fits.
-PROBES["classifier"] = "classifier"
+PROBES = {
+  **{"linear": "linear", "mlp": "MLP", "knn": "kNN"},
+  # The head of a supervised run, which no probe fits.
+  "classifier": "classifier",
+}
 
 _NAME = "probe.jsonl"
 

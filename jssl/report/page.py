@@ -80,10 +80,7 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   if not found:
     return {"error": "This workdir has no cached test features."}
   if not np.ptp(found.h, axis=0).any():
-    return {
-      "error": "All test features are the same: they have collapsed.",
-      "gallery": [],
-    }
+    return {"error": "All test features are the same: they have collapsed."}
   drawing = figures.scatter(
     samples.project_2d(found.h), found.labels, found.class_names
   )

@@ -14,6 +14,7 @@ from sklearn.manifold import TSNE
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import Source
+from jssl.diagnostics import nearest_neighbours
 from jssl.models import ViT
 from jssl.models.vit_encoder import class_attention
 from jssl.probe import features
@@ -126,26 +127,30 @@ def nearest(
 
   The first of a row is the query. Empty without the data set.
   """
-  if found.source is None:
+  source = found.source
+  if source is None:
     return []
-  unit = np.asarray(found.h, np.float32)
-  unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+  n = len(found.h)
   # One query per class, as far as there are classes.
   _, first = np.unique(found.labels, return_index=True)
-  others = np.setdiff1d(np.arange(len(unit)), first)
+  others = np.setdiff1d(np.arange(n), first)
   shown = np.concatenate([first, others])[:queries]
-  similarity = unit[shown] @ unit.T
-  similarity[np.arange(len(shown)), shown] = np.inf
-  order = np.argsort(-similarity, axis=1, kind="stable")[:, : neighbours + 1]
-  images = found.source.fetch(found.rows[order.ravel()])["image"]
-  pictures = [
-    Picture(
-      data_uri(image[None, None], most_px=_PICTURE_PX), found.class_names[label]
+  k = min(neighbours + 1, n)
+  near = nearest_neighbours(found.h[shown], found.h, k=k).rows
+
+  def picture(row: int) -> Picture:
+    image = source.fetch(found.rows[[row]])["image"]
+    return Picture(
+      data_uri(image[None], most_px=_PICTURE_PX),
+      found.class_names[found.labels[row]],
     )
-    for image, label in zip(images, found.labels[order.ravel()], strict=True)
-  ]
-  width = order.shape[1]
-  return [pictures[i : i + width] for i in range(0, len(pictures), width)]
+
+  # Of equal features another image may come before the query.
+  rows = (
+    [query, *[row for row in of_query if row != query]][:k]
+    for query, of_query in zip(shown, np.asarray(near), strict=True)
+  )
+  return [[picture(int(row)) for row in of_query] for of_query in rows]
 
 
 def token_maps(
