@@ -9,7 +9,8 @@ from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.models import ResNet, ViT
 from jssl.probe.accuracy import accuracy_table
-from jssl.probe.records import ProbeRecord, RecordFile
+from jssl.probe.record_file import RecordFile
+from jssl.probe.records import ProbeRecord
 from jssl.report.tables import markdown_table
 from jssl.weights.folder import model_section
 

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
   from jssl.checkpoint import CheckpointError
   from jssl.probe.accuracy import transfer_table
   from jssl.probe.published import PublishedWeights, run_published
-  from jssl.probe.records import RecordFile
+  from jssl.probe.record_file import RecordFile
   from jssl.probe.runner import run
   from jssl.runtime import (
     compilation,

@@ -1,20 +1,11 @@
-"""The schema of `probe.jsonl`: one record per line.
+"""Records of the probe, the schema of `probe.jsonl`.
 
-The probe writes the records; the report and the studies read them.
+The probe writes them; the report and the studies read them.
 """
 
-import contextlib
+import abc
 import dataclasses
-import json
-import os
-import pathlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-from absl import logging
-
-from jssl.runtime import files
-from jssl.runtime.trackers import Trackers
+from typing import Any, Literal, get_args
 
 # Records of one part are measured together and replaced together.
 Part = Literal["spectrum", "probe", "robustness", "dense", "diagnostics"]
@@ -27,11 +18,13 @@ PROBES = {
   "classifier": "classifier",
 }
 
-_NAME = "probe.jsonl"
+
+def _percent(share: float) -> str:
+  return f"{100 * share:.1f}%"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(abc.ABC):
   """Fields of every record.
 
   `step` is the training step of the checkpoint; 0 for other features.
@@ -65,6 +58,21 @@ class Record:
     if self.features == "student" or self.backbone == "teacher":
       return f"pretrained ({self.backbone})"
     return "pretrained"
+
+  @property
+  @abc.abstractmethod
+  def summary(self) -> str:
+    """The result in a few words, for the log."""
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """Numbers to draw over steps, by name."""
+    return {}
+
+  @property
+  def _path(self) -> str:
+    """Part of the names of scalars."""
+    return f"{self.dataset}/{self.features}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +108,16 @@ class ProbeRecord(Record):
     if self.label_fraction == 1:
       return name
     return f"{name} ({round(100 * self.label_fraction_used, 2):g}% of labels)"
+
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return f"{self.name} {_percent(self.test_accuracy)}"
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """See `Record`."""
+    return {f"probe/{self._path}/{self.name}": self.test_accuracy}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +159,21 @@ class ClassesRecord(Record):
     most = sorted(errors, key=lambda error: -error[2])[:count]
     return [(self.names[a], self.names[b], times) for a, b, times in most]
 
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    balanced = _percent(self.balanced_accuracy)
+    return f"{PROBES[self.probe]} class-balanced {balanced}"
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """See `Record`."""
+    name = f"probe/{self._path}/{PROBES[self.probe]}"
+    return {
+      f"{name}/class-balanced accuracy": self.balanced_accuracy,
+      f"{name}/calibration error": self.calibration_error,
+    }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetrievalRecord(Record):
@@ -164,6 +197,16 @@ class RetrievalRecord(Record):
   def name(self) -> str:
     """Name of the measure in tables."""
     return f"mAP@{self.neighbours}"
+
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return f"{self.name} {_percent(self.mean_average_precision)}"
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """See `Record`."""
+    return {f"retrieval/{self._path}/{self.name}": self.mean_average_precision}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +235,19 @@ class RobustnessRecord(Record):
   seconds: float
   time: float
 
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return (
+      f"linear {_percent(self.corrupted_accuracy)} on corrupted images, "
+      f"{_percent(self.clean_accuracy)} on clean ones"
+    )
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """See `Record`."""
+    return {f"robustness/{self._path}/linear": self.corrupted_accuracy}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseRecord(Record):
@@ -217,6 +273,20 @@ class DenseRecord(Record):
   seconds: float
   time: float
 
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return f"{PROBES[self.probe]} mean IoU {_percent(self.mean_iou)}"
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """See `Record`."""
+    name = f"dense/{self._path}/{PROBES[self.probe]}"
+    return {
+      f"{name}/mean IoU": self.mean_iou,
+      f"{name}/pixel accuracy": self.pixel_accuracy,
+    }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpectrumRecord(Record):
@@ -226,6 +296,11 @@ class SpectrumRecord(Record):
   singular_values: list[float]
   deviation: list[float]
   collapse_auc: float
+
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return f"collapse AUC {self.collapse_auc:.3f}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,6 +326,19 @@ class DiagnosticsRecord(_ViewsRecord):
   curves: dict[str, list[float]]
   not_measured: dict[str, str]
 
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    missing = len(self.not_measured)
+    suffix = f" ({missing} not measured)" if missing else ""
+    return f"{len(self.values)} diagnostics of {self.at}{suffix}"
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """See `Record`."""
+    name = f"diagnostics/{self._path}/{self.at}"
+    return {f"{name}/{key}": float(x) for key, x in self.values.items()}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConcentrationRecord(_ViewsRecord):
@@ -268,6 +356,11 @@ class ConcentrationRecord(_ViewsRecord):
   classes: list[int] = dataclasses.field(default_factory=list)
   not_measured: str = ""
 
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return "concentration of the classes"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NotMeasuredRecord(Record):
@@ -279,182 +372,7 @@ class NotMeasuredRecord(Record):
   reason: str
   settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-
-_TYPES: dict[str, type[Record]] = {
-  "probe": ProbeRecord,
-  "classes": ClassesRecord,
-  "retrieval": RetrievalRecord,
-  "robustness": RobustnessRecord,
-  "dense": DenseRecord,
-  "spectrum": SpectrumRecord,
-  "diagnostics": DiagnosticsRecord,
-  "concentration": ConcentrationRecord,
-  "not_measured": NotMeasuredRecord,
-}
-_TYPE_NAMES = {cls: name for name, cls in _TYPES.items()}
-
-
-def to_json(record: Record) -> str:
-  """Returns the line of a record in `probe.jsonl`."""
-  name = _TYPE_NAMES[type(record)]
-  return json.dumps({"record": name, **dataclasses.asdict(record)})
-
-
-def _from_row(row: dict[str, Any]) -> Record | None:
-  """Returns the record of a row; None unless all fields have their type."""
-  fields = dict(row)
-  cls = _TYPES.get(str(fields.pop("record", None)))
-  if cls is None:
-    return None
-  if fields.get("features") == "backbone":
-    # Earlier versions wrote no such field and measured the student.
-    fields.setdefault("backbone", "student")
-  hints = get_type_hints(cls)
-  if not all(_matches(value, hints.get(k)) for k, value in fields.items()):
-    return None
-  with contextlib.suppress(TypeError):  # A field without default is missing.
-    return cls(**fields)
-  return None
-
-
-def _matches(value: Any, hint: Any) -> bool:
-  """True if a JSON value has the type of a field."""
-  origin, arguments = get_origin(hint), get_args(hint)
-  if hint is Any:
-    return True
-  if origin is Literal:
-    return value in arguments
-  if origin is list:
-    return isinstance(value, list) and all(
-      _matches(entry, arguments[0]) for entry in value
-    )
-  if origin is dict:
-    return isinstance(value, dict) and all(
-      _matches(entry, arguments[1]) for entry in value.values()
-    )
-  return isinstance(value, int | float if hint is float else hint or ())
-
-
-def summary(records: Iterable[Record]) -> str:
-  """Returns records in one line, for the log."""
-  return ", ".join(map(_summary, records))
-
-
-def _summary(record: Record) -> str:
-  match record:
-    case ProbeRecord():
-      return f"{record.name} {100 * record.test_accuracy:.1f}%"
-    case ClassesRecord():
-      return (
-        f"{PROBES[record.probe]} class-balanced "
-        f"{100 * record.balanced_accuracy:.1f}%"
-      )
-    case RetrievalRecord():
-      return f"{record.name} {100 * record.mean_average_precision:.1f}%"
-    case RobustnessRecord():
-      return (
-        f"linear {100 * record.corrupted_accuracy:.1f}% on corrupted images, "
-        f"{100 * record.clean_accuracy:.1f}% on clean ones"
-      )
-    case DenseRecord():
-      return f"{PROBES[record.probe]} mean IoU {100 * record.mean_iou:.1f}%"
-    case SpectrumRecord():
-      return f"collapse AUC {record.collapse_auc:.3f}"
-    case DiagnosticsRecord():
-      missing = len(record.not_measured)
-      suffix = f" ({missing} not measured)" if missing else ""
-      return f"{len(record.values)} diagnostics of {record.at}{suffix}"
-    case NotMeasuredRecord():
-      return f"{record.part} not measured: {record.reason}"
-  return "concentration of the classes"
-
-
-def _scalars(record: Record) -> dict[str, float]:
-  """Returns TensorBoard scalars by name."""
-  name = f"{record.dataset}/{record.features}"
-  match record:
-    case ProbeRecord():
-      return {f"probe/{name}/{record.name}": record.test_accuracy}
-    case ClassesRecord():
-      name = f"probe/{name}/{PROBES[record.probe]}"
-      return {
-        f"{name}/class-balanced accuracy": record.balanced_accuracy,
-        f"{name}/calibration error": record.calibration_error,
-      }
-    case RetrievalRecord():
-      return {f"retrieval/{name}/{record.name}": record.mean_average_precision}
-    case RobustnessRecord():
-      return {f"robustness/{name}/linear": record.corrupted_accuracy}
-    case DenseRecord():
-      name = f"dense/{name}/{PROBES[record.probe]}"
-      return {
-        f"{name}/mean IoU": record.mean_iou,
-        f"{name}/pixel accuracy": record.pixel_accuracy,
-      }
-    case DiagnosticsRecord():
-      name = f"diagnostics/{name}/{record.at}"
-      return {f"{name}/{k}": float(x) for k, x in record.values.items()}
-  return {}
-
-
-class RecordFile:
-  """`probe.jsonl` in a workdir. Writes are atomic."""
-
-  def __init__(self, workdir: str | os.PathLike):
-    """Names the file, which need not exist."""
-    self._path = pathlib.Path(workdir) / _NAME
-
-  def read(self) -> list[Record]:
-    """Reads all records, if any.
-
-    Damaged lines, and records of another version, are skipped with a warning.
-    """
-    rows = files.read_json_lines(self._path)
-    records = [record for row in rows if (record := _from_row(row))]
-    if len(records) < len(rows):
-      logging.warning(
-        "Skipped %d records of %s that are not of this version of jssl.",
-        len(rows) - len(records),
-        self._path,
-      )
-    return records
-
-  def done(self, part: Part, **settings: Any) -> set[tuple[str, int, str]]:
-    """Returns (features, step, dataset) of everything that has records.
-
-    Records with another value of a field in `settings` do not count.
-    """
-    return {
-      _key(record)
-      for record in self.read()
-      if record.part == part and settings.items() <= _settings(record).items()
-    }
-
-  def replace(self, records: Sequence[Record]) -> None:
-    """Writes all records of one part in place of earlier ones."""
-    first = records[0]
-    kept = [
-      record
-      for record in self.read()
-      if _key(record) != _key(first) or record.part != first.part
-    ]
-    text = "".join(f"{to_json(record)}\n" for record in (*kept, *records))
-    files.write_text(self._path, text)
-
-
-def _key(record: Record) -> tuple[str, int, str]:
-  return record.features, record.step, record.dataset
-
-
-def _settings(record: Record) -> dict[str, Any]:
-  """Returns the fields of a record, and the settings of a missing one."""
-  return vars(record) | getattr(record, "settings", {})
-
-
-def write_events(workdir: str | os.PathLike, records: Iterable[Record]) -> None:
-  """Writes TensorBoard scalars to `workdir/probe`, if tensorboardX exists."""
-  tracker = Trackers(os.path.join(workdir, "probe"), {})
-  for record in records:
-    if scalars := _scalars(record):
-      tracker.scalars(record.step, scalars)
-  tracker.close()
+  @property
+  def summary(self) -> str:
+    """See `Record`."""
+    return f"{self.part} not measured: {self.reason}"

@@ -29,15 +29,13 @@ from jssl.probe.dense import dense_records
 from jssl.probe.diagnosis import Diagnosis, sample_settings
 from jssl.probe.encoders import BackboneEncoders, Encoder
 from jssl.probe.heads import Heads
+from jssl.probe.record_file import RecordFile, write_events
 from jssl.probe.records import (
   PARTS,
   NotMeasuredRecord,
   Part,
   ProbeRecord,
   Record,
-  RecordFile,
-  summary,
-  write_events,
 )
 from jssl.probe.robustness import robustness_records
 from jssl.probe.splits import LabelsError
@@ -391,7 +389,8 @@ class Runner:
       self._records.replace(records)
       write_events(self._workdir, records)
       self._pin(records)
-    self._log(f"{name} on {self._dataset.name}: {summary(records)}")
+    found = ", ".join(record.summary for record in records)
+    self._log(f"{name} on {self._dataset.name}: {found}")
 
   def _pin(self, records: Sequence[Record]) -> None:
     """Pins the best of the checkpoints that still exist."""

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
 
   from jssl.probe.accuracy import AccuracyTable
   from jssl.probe.accuracy import tables as tables_of
-  from jssl.probe.records import RecordFile
+  from jssl.probe.record_file import RecordFile
   from jssl.report import comparison, page
   from jssl.report.read import read
   from jssl.runtime import files, terminal

@@ -13,13 +13,8 @@ from jaxtyping import Float
 from jssl import checkpoint
 from jssl.config.build import has_teacher, read_config
 from jssl.config.schema import Config
-from jssl.probe.records import (
-  DenseRecord,
-  ProbeRecord,
-  Record,
-  RecordFile,
-  SpectrumRecord,
-)
+from jssl.probe.record_file import RecordFile
+from jssl.probe.records import DenseRecord, ProbeRecord, Record, SpectrumRecord
 from jssl.runtime import files
 
 R = TypeVar("R", bound=Record)

@@ -16,7 +16,8 @@ from jssl.config import command_line
 from jssl.config.build import has_teacher, read_config
 from jssl.config.parse import replace, to_dict
 from jssl.config.schema import Config
-from jssl.probe.records import Part, RecordFile
+from jssl.probe.record_file import RecordFile
+from jssl.probe.records import Part
 from jssl.runtime.workdir import claim_workdir
 
 Environ = Mapping[str, str]

@@ -16,7 +16,7 @@ from jssl import checkpoint, weights
 from jssl.config.parse import to_dict
 from jssl.export.write import export
 from jssl.models import init_variables
-from jssl.probe.records import RecordFile
+from jssl.probe.record_file import RecordFile
 from jssl.runtime.workdir import claim_workdir
 from tests.probe.made import probe_record
 

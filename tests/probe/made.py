@@ -1,5 +1,6 @@
 """Made-up records of a probe."""
 
+from jssl.probe.record_file import to_json
 from jssl.probe.records import (
   ClassesRecord,
   ConcentrationRecord,
@@ -9,7 +10,6 @@ from jssl.probe.records import (
   RetrievalRecord,
   RobustnessRecord,
   SpectrumRecord,
-  to_json,
 )
 
 DATASET = "cluttered_digits"

@@ -11,7 +11,7 @@ from processes import ends, start
 from train.runs import run
 
 from jssl import checkpoint
-from jssl.probe.records import RecordFile
+from jssl.probe.record_file import RecordFile
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from jssl.config.schema import Config, Probe
 from jssl.probe import dataset, published
 from jssl.probe.accuracy import accuracy_table
 from jssl.probe.published import PublishedWeights, run_published
-from jssl.probe.records import RecordFile
+from jssl.probe.record_file import RecordFile
 from jssl.runtime.workdir import claim_workdir
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures/weights"

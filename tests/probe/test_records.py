@@ -15,9 +15,10 @@ from probe.made import (
 )
 from runtime.test_trackers import read_scalars
 
-from jssl.probe import records
+from jssl.probe import record_file
 from jssl.probe.accuracy import accuracy_table, tables, transfer_table
-from jssl.probe.records import NotMeasuredRecord, RecordFile
+from jssl.probe.record_file import RecordFile
+from jssl.probe.records import NotMeasuredRecord
 
 NOT_MEASURED = NotMeasuredRecord(
   part="probe", step=20, dataset="digits", features="backbone", reason="gaps"
@@ -83,7 +84,7 @@ def test_two_probes_of_one_run_keep_each_others_records(tmp_path):
 )
 def test_lines_that_are_no_records_are_skipped(tmp_path, line, caplog):
   path = tmp_path / "probe.jsonl"
-  path.write_text(records.to_json(CONCENTRATION) + "\n" + line + "\n")
+  path.write_text(record_file.to_json(CONCENTRATION) + "\n" + line + "\n")
   file = RecordFile(tmp_path)
   assert file.read() == [CONCENTRATION]
   assert re.search(rf"Skipped 1 .* {path}", caplog.text)
@@ -94,13 +95,13 @@ def test_lines_that_are_no_records_are_skipped(tmp_path, line, caplog):
 def test_fields_of_another_type_are_no_record(tmp_path):
   wrong = {"test_accuracy": "high", "step": 1.5, "chosen": {"k": 1}, "new": 0}
   for key, value in wrong.items():
-    row = json.loads(records.to_json(probe_record())) | {key: value}
+    row = json.loads(record_file.to_json(probe_record())) | {key: value}
     (tmp_path / "probe.jsonl").write_text(json.dumps(row) + "\n")
     assert RecordFile(tmp_path).read() == [], key
 
 
 def test_bytes_that_are_not_text_are_skipped(tmp_path):
-  good = records.to_json(probe_record()).encode()
+  good = record_file.to_json(probe_record()).encode()
   bad = good.replace(b"cluttered", b"\xff\xfe")
   (tmp_path / "probe.jsonl").write_bytes(bad + b"\n" + good + b"\n")
   assert RecordFile(tmp_path).read() == [probe_record()]
@@ -274,7 +275,7 @@ def test_the_summary_is_one_line():
     diagnostics_record(10, "projector", missing=("lidar",)),
     NOT_MEASURED,
   ]
-  assert records.summary(found) == (
+  assert ", ".join(record.summary for record in found) == (
     "linear 87.6%, kNN 80.0%, linear class-balanced 50.0%, "
     "mAP@100 40.0%, "
     "linear 50.0% on corrupted images, 75.0% on clean ones, "
@@ -288,7 +289,7 @@ def write(tmp_path):
   """Writes rows, and returns the (name, step, value) that came of them."""
 
   def written(rows):
-    records.write_events(tmp_path, rows)
+    record_file.write_events(tmp_path, rows)
     return read_scalars(tmp_path / "probe")
 
   return written

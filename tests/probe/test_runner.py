@@ -24,7 +24,7 @@ from jssl.models.backbone import Backbone, init_variables
 from jssl.models.tokens import Encoded, Grid
 from jssl.probe import dataset, robustness, runner
 from jssl.probe.accuracy import accuracy_table
-from jssl.probe.records import RecordFile
+from jssl.probe.record_file import RecordFile
 from jssl.runtime.workdir import claim_workdir, lock
 
 SHAPE = (4, 4, 1)

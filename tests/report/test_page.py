@@ -7,13 +7,8 @@ import pytest
 from probe import made
 
 from jssl.probe import features
-from jssl.probe.records import (
-  ClassesRecord,
-  NotMeasuredRecord,
-  ProbeRecord,
-  RecordFile,
-  to_json,
-)
+from jssl.probe.record_file import RecordFile, to_json
+from jssl.probe.records import ClassesRecord, NotMeasuredRecord, ProbeRecord
 from jssl.report import page, samples
 from jssl.report.read import read
 

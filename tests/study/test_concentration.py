@@ -5,7 +5,7 @@ import pytest
 from probe import made
 from study.runs import CONFIG, diagnosed, single_spaced, write_run
 
-from jssl.probe.records import RecordFile
+from jssl.probe.record_file import RecordFile
 from jssl.report.read import read
 from jssl.study import concentration
 

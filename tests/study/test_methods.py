@@ -20,7 +20,7 @@ from jssl import checkpoint
 from jssl.checkpoint import Checkpoints
 from jssl.config.parse import replace, to_dict
 from jssl.objectives import BYOL
-from jssl.probe.records import RecordFile
+from jssl.probe.record_file import RecordFile
 from jssl.runtime.workdir import claim_workdir, load_config
 from jssl.study import methods, methods_report
 from jssl.study import trials as trials_lib
