@@ -9,32 +9,28 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from jssl import checkpoint
-from jssl.augment import corruptions
 from jssl.config import checks
 from jssl.config.build import (
   build_backbone,
-  has_teacher,
   read_config,
 )
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
-from jssl.data.source import Segmented
 from jssl.probe import encoders, features, selection
 from jssl.probe.accuracy import tables
 from jssl.probe.dataset import FeatureSet, ProbeDataset, change_dataset
 from jssl.probe.dense import dense_records
-from jssl.probe.diagnosis import Diagnosis, sample_settings
+from jssl.probe.diagnosis import Diagnosis
 from jssl.probe.encoders import BackboneEncoders, Encoder
 from jssl.probe.heads import Heads
+from jssl.probe.plan import Plan
 from jssl.probe.record_file import RecordFile, write_events
 from jssl.probe.records import (
   PARTS,
   NotMeasuredRecord,
   Part,
-  ProbeRecord,
   Record,
 )
 from jssl.probe.robustness import robustness_records
@@ -42,7 +38,6 @@ from jssl.probe.splits import LabelsError
 from jssl.probe.suite import (
   classifier_record,
   probe_records,
-  settings_of_student,
   spectrum_record,
   vectors,
 )
@@ -102,55 +97,27 @@ class Runner:
     the classifier of a supervised run is evaluated.
     """
     self._workdir, self._config, self._clock = workdir, config, clock
-    self._overwrite, self._own_data, self._log = overwrite, own_data, log
+    self._own_data, self._log = own_data, log
     self._settings = config.probe
     self._backbone = build_backbone(config)
     self._records = RecordFile(workdir)
     self._dataset = ProbeDataset(workdir, config)
-    if not (self._dataset.has_labels or diagnostics):
-      raise ValueError(
-        f"{config.data.name} has no labels, which probes need: choose another "
-        "set with --dataset, or measure without labels by --diagnostics"
-      )
-    if self._settings.select_by != "accuracy" and own_data and not diagnostics:
-      raise ValueError(
-        f'probe.select_by="{self._settings.select_by}" needs --diagnostics, '
-        'which measures it; or set it to "accuracy"'
-      )
-    self._parts: list[Part] = ["spectrum"]
-    if self._dataset.has_labels and config.probe.probes:
-      self._parts.append("probe")
-    if config.probe.corrupted_images:
-      if self._dataset.has_labels:
-        self._parts.append("robustness")
-      else:
-        log(f"{config.data.name} has no labels: robustness is skipped.")
-    if config.probe.dense_images:
-      if isinstance(self._dataset.train, Segmented):
-        self._parts.append("dense")
-      else:
-        log(f"{config.data.name} has no masks: the dense probe is skipped.")
-    if diagnostics:
-      self._parts.append("diagnostics")
-    self._has_teacher = has_teacher(config)
-    self._judged = "teacher" if self._has_teacher else "student"
-    beside = self._has_teacher and settings_of_student(config.probe).probes
-    self._student_parts = [x for x in self._parts if x == "probe" and beside]
+    self._plan = Plan(
+      config,
+      self._dataset,
+      self._records,
+      own_data=own_data,
+      diagnostics=diagnostics,
+      overwrite=overwrite,
+      log=log,
+    )
+    self._judged = self._plan.judged
     size = config.augment.crop_size_px
     of_images = self._dataset.train.image_shape[-1]
     if channels and of_images not in (1, channels):
       raise ValueError(
         f"{config.data.name} has images of {of_images} channels: expected 1 or "
         f"{channels}, as the weights have; choose another set with --dataset"
-      )
-    smallest = corruptions.SMALLEST_PX
-    corruptible = of_images in (1, 3) and size >= smallest
-    if "robustness" in self._parts and not corruptible:
-      raise ValueError(
-        f"probe.corrupted_images={config.probe.corrupted_images}: expected 0, "
-        f"because corruptions need 1 or 3 channels and {smallest} px, but "
-        f"images of {config.data.name} have {of_images} channels and "
-        f"augment.crop_size_px={size}"
       )
     image_shape = (size, size, channels or of_images)
     checks.check_probe_features(config, self._backbone)
@@ -176,8 +143,8 @@ class Runner:
       self._workdir, follow=follow, last_step=self._config.train.steps
     )
     for step in self._clock.each("wait", steps):
-      parts = self._missing_parts("backbone", step)
-      of_student = self._missing_parts("student", step)
+      parts = self._plan.missing("backbone", step)
+      of_student = self._plan.missing("student", step)
       if not parts and not of_student:
         continue
       with self._clock.on("restore"):
@@ -206,7 +173,7 @@ class Runner:
     `name` is that of the features in records.
     """
     self._probe_baselines()
-    parts = self._missing_parts(name, 0)
+    parts = self._plan.missing(name, 0)
     if parts:
       with self._clock.on("restore"):
         variables = restore()
@@ -226,7 +193,9 @@ class Runner:
   def export(self, path: str | os.PathLike) -> None:
     """Writes features and labels of the last checkpoint to an `.npz` file."""
     step = checkpoint.steps(self._workdir)[-1]
-    variables = encoders.restore(self._workdir, step, teacher=self._has_teacher)
+    variables = encoders.restore(
+      self._workdir, step, teacher=self._judged == "teacher"
+    )
     found = self._dataset.extract(self._encoders.checkpoint(step, *variables))
     found = found.selected(self._settings)
     if distributed.is_first():
@@ -235,10 +204,8 @@ class Runner:
 
   def _probe_baselines(self) -> None:
     wanted = self._settings.baselines
-    # Pixels have no views, and are of no interest without labels or masks.
-    parts = self._missing_parts("pixels", 0)
-    parts = [part for part in parts if part != "diagnostics"]
-    if "pixels" in wanted and {"probe", "dense"} & {*self._parts} and parts:
+    parts = self._plan.missing("pixels", 0)
+    if "pixels" in wanted and parts:
       with self._clock.on("features"):
         pixels = encoders.pixels(
           self._dataset.train,
@@ -247,36 +214,9 @@ class Runner:
           grid=self._encoders.grid,
         )
       self._probe(pixels, parts)
-    parts = self._missing_parts("random", 0)
+    parts = self._plan.missing("random", 0)
     if "random" in wanted and parts:
       self._probe(self._encoders.random(self._config.seed), parts)
-
-  def _missing_parts(self, kind: str, step: int) -> list[Part]:
-    """Returns the parts without records, the same on all processes."""
-    key = (kind, step, self._dataset.name)
-    wanted = self._student_parts if kind == "student" else self._parts
-    fields = {"backbone": self._judged} if kind == "backbone" else {}
-    missing = [
-      part
-      for part in wanted
-      if self._overwrite
-      or key
-      not in self._records.done(part, **fields, **self._fields(part, kind))
-    ]
-    return distributed.broadcast_from_first(missing)
-
-  def _fields(self, part: Part, kind: str) -> dict[str, Any]:
-    """Returns the fields of records that depend on the config."""
-    if part == "probe":
-      return {"vectors": vectors(self._settings, kind)}
-    if part == "robustness":
-      return {
-        "vectors": vectors(self._settings, kind),
-        "images_requested": self._settings.corrupted_images,
-      }
-    if part == "dense":
-      return {"images_requested": self._settings.dense_images}
-    return sample_settings(self._settings) if part == "diagnostics" else {}
 
   def _restore(self, step: int) -> Encoder | None:
     """Returns a checkpoint's backbone; None, with a log line, on failure."""
@@ -284,7 +224,7 @@ class Runner:
     error = ""
     try:
       variables = encoders.restore(
-        self._workdir, step, teacher=self._has_teacher
+        self._workdir, step, teacher=self._judged == "teacher"
       )
     except (checkpoint.CheckpointError, OSError) as failure:
       error = str(failure)
@@ -346,7 +286,7 @@ class Runner:
     except ValueError as error:
       # Too few images for a spectrum, or for probes beside the diagnostics.
       if part != "spectrum" and not (
-        isinstance(error, LabelsError) and "diagnostics" in self._parts
+        isinstance(error, LabelsError) and "diagnostics" in self._plan.parts
       ):
         raise
       return [self._not_measured(part, found.encoder, error)]
@@ -369,7 +309,7 @@ class Runner:
       self._diagnosis = Diagnosis(
         self._dataset, self._backbone, self._config, found.train.labels
       )
-      if "diagnostics" in self._missing_parts("views", 0):
+      if "diagnostics" in self._plan.missing("views", 0):
         self._write([self._diagnosis.concentration()], "views")
     return self._diagnosis.records(found, self._workdir)
 
@@ -380,7 +320,7 @@ class Runner:
       part=part,
       **encoder.fields(self._dataset.name),
       reason=str(error),
-      settings=self._fields(part, encoder.kind),
+      settings=self._plan.settings(part, encoder.kind),
     )
 
   def _write(self, records: Sequence[Record], name: str) -> None:
@@ -393,28 +333,15 @@ class Runner:
     self._log(f"{name} on {self._dataset.name}: {found}")
 
   def _pin(self, records: Sequence[Record]) -> None:
-    """Pins the best of the checkpoints that still exist."""
-    if not (self._own_data and distributed.is_first()):
-      return
-    steps = checkpoint.steps(self._workdir)
-    rule = self._settings.select_by
-    fitted = vectors(self._settings, "backbone")
-    judged = ("backbone", self._dataset.name, self._judged)
-    for record in records:
-      score = selection.score(record, rule)
-      if (
-        score is not None
-        and (record.features, record.dataset, record.backbone) == judged
-        and (not isinstance(record, ProbeRecord) or record.vectors == fitted)
-        and record.step in steps
-      ):
-        by = fitted if rule == "accuracy" else rule
-        checkpoint.pin_best(
-          self._workdir,
-          step=record.step,
-          score=score,
-          features=f"{self._judged}, {by}",
-        )
+    if self._own_data and distributed.is_first():
+      selection.pin_best(
+        self._workdir,
+        records,
+        rule=self._settings.select_by,
+        dataset=self._dataset.name,
+        backbone=self._judged,
+        vectors=vectors(self._settings, "backbone"),
+      )
 
 
 def run(

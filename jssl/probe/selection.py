@@ -1,8 +1,10 @@
 """Rules that choose a checkpoint, by accuracy or without labels."""
 
+import os
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from jssl import checkpoint
 from jssl.probe.records import DiagnosticsRecord, ProbeRecord, Record
 
 Rule = Literal["accuracy", "rank_me", "alpha_req", "lidar"]
@@ -37,6 +39,41 @@ def score(record: Record, rule: Rule) -> float | None:
         return value
       return -abs(value - 1)
   return None
+
+
+def pin_best(
+  workdir: str | os.PathLike,
+  records: Iterable[Record],
+  *,
+  rule: Rule,
+  dataset: str,
+  backbone: str,
+  vectors: str,
+) -> None:
+  """Pins the best of the checkpoints that still exist, for `load_backbone`.
+
+  Args:
+    workdir: workdir of the run.
+    records: records of its checkpoints, among others.
+    rule: the rule that scores them.
+    dataset: data set of the scores.
+    backbone: the evaluated backbone, "teacher" or "student".
+    vectors: features of the linear probe, for the rule "accuracy".
+  """
+  steps = checkpoint.steps(workdir)
+  judged = ("backbone", dataset, backbone)
+  for record in records:
+    value = score(record, rule)
+    if (
+      value is not None
+      and (record.features, record.dataset, record.backbone) == judged
+      and (not isinstance(record, ProbeRecord) or record.vectors == vectors)
+      and record.step in steps
+    ):
+      by = vectors if rule == "accuracy" else rule
+      checkpoint.pin_best(
+        workdir, step=record.step, score=value, features=f"{backbone}, {by}"
+      )
 
 
 class Choice(NamedTuple):
