@@ -18,7 +18,7 @@ from jssl.models.backbone import Backbone, init_variables
 from jssl.models.heads import Head
 from jssl.models.tokens import Encoded, Spec
 from jssl.objectives.cissl import CISSL
-from jssl.probe import dataset, diagnosis, measures, runner, sample
+from jssl.probe import dataset, diagnosis, measures, plan, runner, sample
 from jssl.runtime.workdir import claim_workdir
 
 SHAPE, DIM = (4, 4, 1), 6
@@ -168,7 +168,7 @@ def test_backbone_and_heads_are_diagnosed(workdir):
 def test_heads_of_a_teacher_are_diagnosed_on_the_student(workdir, monkeypatch):
   teacher = init_variables(21, BACKBONE, SHAPE)
   items = save(workdir, 20, training={"teacher": teacher})
-  monkeypatch.setattr(runner, "has_teacher", lambda config: True)
+  monkeypatch.setattr(plan, "has_teacher", lambda config: True)
   run(workdir, diagnostics=True)
   images = tiny("train").images.reshape(302, -1) / np.float32(255)
   found = diagnosed(workdir)
