@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -15,12 +15,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from tensorflow_datasets.core import file_adapters, read_only_builder
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
-from jssl.data.image import MODES, decode, describe_damage, is_damage
+from jssl.data.image import (
+  MODES,
+  decode,
+  decode_mask,
+  describe_damage,
+  is_damage,
+)
 from jssl.data.source import (
   DamagedImage,
   HostBatch,
@@ -38,6 +44,11 @@ _FEATURE_CLASSES = "tensorflow_datasets.core.features."
 _FIND_CLASS = tfds.features.FeatureConnector.cls_from_name
 # Of Folder, and of sets of TFDS.
 _NAME_KEYS = ("file_name", "image/filename")
+# Of Folder, and of sets of TFDS.
+_MASK_KEYS = (
+  *("mask", "segmentation_mask"),
+  *("segmentation_label", "annotation"),
+)
 # Files are padded to a multiple of it.
 _BLOCK_BYTES = 2**16
 
@@ -95,8 +106,8 @@ class Prepared:
 
   def _read(
     self, row: int, record: dict[str, Any] | None = None
-  ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
-    """Returns an image and its label; reads the record if it is None."""
+  ) -> tuple[UInt8[np.ndarray, "h w c"], dict[str, Any]]:
+    """Returns an image and its record, which is read if it is None."""
     size, _, channels = self.image_shape
     try:
       if record is None:
@@ -116,10 +127,12 @@ class Prepared:
         f"({describe_damage(error)}); delete the set and prepare it again, or "
         "set data.skip_damaged=True to use the next image instead"
       ) from error
-    return image, record[self.label_key] if self.label_key else -1
+    return image, record
 
-  def _read_next(self, row: int) -> tuple[UInt8[np.ndarray, "h w c"], int]:
-    """Returns the next readable image after `row`, and its label."""
+  def _read_next(
+    self, row: int
+  ) -> tuple[UInt8[np.ndarray, "h w c"], dict[str, Any]]:
+    """Returns the next readable image after `row`, and its record."""
     # More damaged images in a row mean that a file or all images are damaged.
     others = min(100, len(self) - 1)
     for offset in range(1, others + 1):
@@ -142,10 +155,10 @@ class Prepared:
       "delete the set and prepare it again"
     )
 
-  def fetch(self, rows: Rows) -> HostBatch:
-    """See `Source.fetch`; raises ValueError if an image is damaged."""
-    images = np.empty((len(rows), *self.image_shape), np.uint8)
-    labels = np.empty(len(rows), np.int32)
+  def _decoded(
+    self, rows: Rows
+  ) -> Iterator[tuple[UInt8[np.ndarray, "h w c"], dict[str, Any]]]:
+    """Yields the image of each row and its record."""
     try:
       records = self.records.__getitems__(rows.tolist())
     except RuntimeError as error:
@@ -153,13 +166,22 @@ class Prepared:
         raise
       # The error does not name the row, so rows are read one by one.
       records = [None] * len(rows)
-    for i, (row, record) in enumerate(zip(rows.tolist(), records, strict=True)):
+    for row, record in zip(rows.tolist(), records, strict=True):
       try:
-        images[i], labels[i] = self._read(row, record)
+        yield self._read(row, record)
       except DamagedImage:
         if not self.skip_damaged:
           raise
-        images[i], labels[i] = self._read_next(row)
+        yield self._read_next(row)
+
+  def fetch(self, rows: Rows) -> HostBatch:
+    """See `Source.fetch`; raises ValueError if an image is damaged."""
+    images = np.empty((len(rows), *self.image_shape), np.uint8)
+    labels = np.full(len(rows), -1, np.int32)
+    for i, (image, record) in enumerate(self._decoded(rows)):
+      images[i] = image
+      if self.label_key:
+        labels[i] = record[self.label_key]
     return {"image": images, "label": labels}
 
   def fetch_names(self, rows: Rows) -> list[str | None]:
@@ -168,6 +190,35 @@ class Prepared:
       return [None] * len(rows)
     records = self.records.__getitems__(rows.tolist())
     return [record[self.name_key].decode() for record in records]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class SegmentedPrepared(Prepared):
+  """A split of a prepared data set with masks; a `Segmented` source."""
+
+  mask_key: str
+
+  def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
+    """See `Segmented.fetch_masks`; those of the images that `fetch` returns.
+
+    Raises:
+      ValueError: if an image or mask is damaged, or a mask has channels.
+    """
+    masks = np.empty((len(rows), *self.image_shape[:2]), np.int16)
+    for i, (_, record) in enumerate(self._decoded(rows)):
+      try:
+        masks[i] = decode_mask(
+          record[self.mask_key], size_px=self.image_shape[0]
+        )
+      except Exception as error:
+        if not is_damage(error):
+          raise
+        raise ValueError(
+          f"image {rows[i]} of {self.name}, split {self.split}: its mask "
+          f"{self.mask_key!r} cannot be used ({describe_damage(error)}); "
+          "prepare the set again, or set probe.dense_images=0"
+        ) from error
+    return masks
 
 
 def _first_key(features: tfds.features.FeaturesDict, kind: type) -> str | None:
@@ -230,12 +281,21 @@ def open_prepared(
       f" (data.data_dir); run: {_prepare_command(name, data_dir)}"
     ) from error
   features = builder.info.features
-  image_key = _first_key(features, tfds.features.Image)
+  mask_key = next((key for key in _MASK_KEYS if key in features), None)
+  image_key = next(
+    (
+      key
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image) and key != mask_key
+    ),
+    None,
+  )
   label_key = _first_key(features, tfds.features.ClassLabel)
   if image_key is None:
     raise ValueError(
       f"data.name={name!r} has no image feature, only {sorted(features)}"
     )
+  encoded_keys = [image_key, *([mask_key] if mask_key else [])]
   file_format = builder.info.file_format
   if file_format not in file_adapters.FileFormat.with_random_access():
     raise ValueError(
@@ -246,7 +306,8 @@ def open_prepared(
   try:
     files = builder.info.splits[split].file_instructions
     records = builder.as_data_source(
-      split=split, decoders={image_key: tfds.decode.SkipDecoding()}
+      split=split,
+      decoders=dict.fromkeys(encoded_keys, tfds.decode.SkipDecoding()),
     )
   except (KeyError, ValueError) as error:
     raise ValueError(
@@ -267,7 +328,10 @@ def open_prepared(
       f"{limit} at once, all others included; raise the limit to at least "
       f"{needed} with `ulimit -n`"
     )
-  return Prepared(
+  make: Callable[..., Prepared] = Prepared
+  if mask_key:
+    make = functools.partial(SegmentedPrepared, mask_key=mask_key)
+  return make(
     name=name,
     split=split,
     class_names=tuple(features[label_key].names) if label_key else (),

@@ -149,6 +149,5 @@ def cluttered_digits(split: str = "train") -> SegmentedInMemory:
     class_names=class_names,
     images=images,
     labels=labels,
-    mask_names=("background", *class_names),
     masks=np.where(masks, 1 + labels[:, None, None], 0).astype(np.int8),
   )

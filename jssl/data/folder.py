@@ -20,6 +20,7 @@ from jssl.data.image import (
   FORMATS,
   GRAYSCALE_MODES,
   MODES,
+  check_mask_mode,
   is_damage,
   orientation,
   square,
@@ -43,6 +44,7 @@ class Options:
       None for whole images.
     background: colour behind transparent pixels, by name or as "#rrggbb".
     keep_alpha: True to store 4 channels, the last of them opacity.
+    masks: folder with a mask for each image, a PNG file of the same path.
 
   Raises:
     ValueError: if the background is not a colour.
@@ -52,6 +54,7 @@ class Options:
   stored_size_px: int | None = None
   background: str = "white"
   keep_alpha: bool = False
+  masks: Path | None = None
 
   def __post_init__(self) -> None:
     try:
@@ -135,6 +138,28 @@ def _encode(path: Path, *, mode: str, options: Options) -> bytes | None:
     return None
 
 
+def _read_mask(masks: Path, image_path: Path, relative: Path) -> bytes:
+  """Returns the PNG file with the mask of an image."""
+  path = (masks / relative).with_suffix(".png")
+  if not path.is_file():
+    raise ValueError(f"{path} is missing; expected a mask for {image_path}")
+  header = _read_header(image_path, skip=False)
+  try:
+    with Image.open(path, formats=("PNG",)) as mask:
+      check_mask_mode(mask)
+      if header and header[1] != mask.size:
+        raise ValueError(
+          f"{mask.width} x {mask.height} px; expected {header[1][0]} x "
+          f"{header[1][1]} px, the size of {image_path}"
+        )
+      mask.load()
+  except Exception as error:
+    if not is_damage(error):
+      raise
+    raise ValueError(f"{path}: {error}") from error
+  return path.read_bytes()
+
+
 class Folder(  # type: ignore[call-arg]
   tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
@@ -186,6 +211,8 @@ class Folder(  # type: ignore[call-arg]
       "image": tfds.features.Image(shape=self._image_shape),
       "file_name": tfds.features.Text(),
     }
+    if self._options.masks:
+      features["mask"] = tfds.features.Image(shape=(None, None, 1))
     if "" not in self._splits["train"]:
       names = sorted(self._splits["train"])
       features["label"] = tfds.features.ClassLabel(names=names)
@@ -216,9 +243,12 @@ class Folder(  # type: ignore[call-arg]
           if image is None:
             logging.warning("Omitted damaged image %s.", path)
             continue
+          relative = path.relative_to(self._source)
           example = {
             "image": image,
-            "file_name": file_name(path.relative_to(self._source)),
+            "file_name": file_name(relative),
             **({"label": name} if name else {}),
           }
+          if masks := self._options.masks:
+            example["mask"] = _read_mask(masks, path, relative)
           yield key(path, self._source), example

@@ -4,7 +4,7 @@ import contextlib
 import io
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Pillow finds the format by the content, and runs Ghostscript for EPS.
@@ -54,6 +54,15 @@ def check_mode(image: Image.Image) -> None:
     )
 
 
+def check_mask_mode(mask: Image.Image) -> None:
+  """Raises ValueError unless a mask has one channel of up to 8 bits."""
+  if mask.mode not in ("1", "L", "P"):
+    raise ValueError(
+      f"a mask with pixels of mode {mask.mode}; expected one channel of 8 "
+      "bits, the class of each pixel, and 255 where it has none"
+    )
+
+
 def scale(image: Image.Image, mode: str, size_px: int) -> None:
   """Makes libjpeg decode a large image at a half, a quarter or an eighth.
 
@@ -96,6 +105,13 @@ def upright(
   return image if image.mode == mode else image.convert(mode)
 
 
+def _square_box(size: tuple[int, int]) -> tuple[float, float, float, float]:
+  """Returns the centre square of an image of (width, height)."""
+  side = min(size)
+  left, top = ((length - side) / 2 for length in size)
+  return left, top, left + side, top + side
+
+
 def square(
   encoded: bytes, mode: str, size_px: int, background: str = "white"
 ) -> Image.Image:
@@ -112,14 +128,30 @@ def square(
     if image.size == (size_px, size_px):
       image.load()
       return image
-    side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    box = (left, top, left + side, top + side)
     # Resizing takes as long as decoding. HAMMING has half the taps of BICUBIC:
     # a little softer, and sharper than the usual BILINEAR.
-    shrinks = side > size_px
+    shrinks = min(image.size) > size_px
     taps = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
-    return image.resize((size_px, size_px), taps, box=box)
+    return image.resize((size_px, size_px), taps, box=_square_box(image.size))
+
+
+def decode_mask(encoded: bytes, *, size_px: int) -> Int[np.ndarray, "h w"]:
+  """Decodes the classes of the pixels of `square`, without interpolation.
+
+  The value of a pixel is its class; 255 becomes -1, a pixel without a label.
+
+  Raises:
+    ValueError: if the file has not one channel of up to 8 bits.
+  """
+  with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
+    check_mask_mode(file)
+    # Of a palette image, the values are indices.
+    pixels = file.resize(
+      (size_px, size_px), Image.Resampling.NEAREST, box=_square_box(file.size)
+    )
+  mask = np.asarray(pixels).astype(np.int16)
+  mask[mask == 255] = -1
+  return mask
 
 
 def decode(

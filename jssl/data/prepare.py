@@ -16,7 +16,9 @@ EXIF are applied. A damaged image is an error; --skip_damaged omits it.
 Transparent images get a white background, or that of --background; --keep_alpha
 stores 4 channels instead. --stored_size_px=256 stores larger images as the 256
 px squares that training reads, JPEGs as JPEGs, which takes a third of the time
-to read. Training at a larger size would enlarge them.
+to read. Training at a larger size would enlarge them. --masks=DIR stores masks
+for the dense probe: DIR/a/b.png has the class of each pixel of a/b.jpg, and 255
+where it has none.
 """
 
 import difflib
@@ -54,6 +56,11 @@ _BACKGROUND = flags.DEFINE_string(
 )
 _KEEP_ALPHA = flags.DEFINE_bool(
   "keep_alpha", False, "Store the images of a folder with 4 channels."
+)
+_MASKS = flags.DEFINE_string(
+  "masks",
+  None,
+  "Folder with a mask, FILE.png, for each image FILE.* of a folder.",
 )
 _STORED_SIZE_PX = flags.DEFINE_integer(
   "stored_size_px",
@@ -263,6 +270,7 @@ def main(argv: list[str]) -> None:
         stored_size_px=_STORED_SIZE_PX.value,
         background=_BACKGROUND.value,
         keep_alpha=_KEEP_ALPHA.value,
+        masks=Path(_MASKS.value) if _MASKS.value else None,
       ),
     )
   # TFDS raises AssertionError for sets that must be downloaded by hand.

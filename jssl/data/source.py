@@ -62,12 +62,8 @@ class Source(Rowed, Protocol):
 class Segmented(Source, Protocol):
   """A source with a mask for each image."""
 
-  @property
-  def mask_names(self) -> tuple[str, ...]:
-    """Names of the classes of pixels, in the order of their integers."""
-
   def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
-    """Returns the class of each pixel of rows; -1 without a label."""
+    """Returns the class of each pixel of rows, from 0; -1 without a label."""
 
 
 @runtime_checkable
@@ -164,7 +160,6 @@ class InMemory:
 class SegmentedInMemory(InMemory):
   """A data set in memory with masks; a `Segmented` source."""
 
-  mask_names: tuple[str, ...]
   masks: Int[np.ndarray, "n h w"]
 
   def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
@@ -173,18 +168,23 @@ class SegmentedInMemory(InMemory):
 
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
-  """Reads a source into memory, `chunk_size` images at a time."""
+  """Reads a source and its masks into memory, `chunk_size` images at once."""
   images = np.empty((len(source), *source.image_shape), np.uint8)
   labels = np.empty(len(source), np.int32)
+  segmented = isinstance(source, Segmented)
+  masks = np.empty(images.shape[: 3 if segmented else 0], np.int16)
 
   def read(start: int) -> None:
     rows = np.arange(start, min(start + chunk_size, len(source)))
     batch = source.fetch(rows)
     images[rows], labels[rows] = batch["image"], batch["label"]
+    if isinstance(source, Segmented):
+      masks[rows] = source.fetch_masks(rows)
 
   # Image decoders release the GIL.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     list(pool.map(read, range(0, len(source), chunk_size)))
-  return InMemory(
-    source.name, source.class_names, images, labels, source.fingerprint()
+  about = source.name, source.class_names, images, labels, source.fingerprint()
+  return (
+    SegmentedInMemory(*about, masks=masks) if segmented else InMemory(*about)
   )

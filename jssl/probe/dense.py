@@ -22,7 +22,14 @@ from jssl.probe.dataset import ProbeDataset
 from jssl.probe.encoders import Encoder
 from jssl.probe.features import scaling
 from jssl.probe.linear import Linear
-from jssl.probe.patches import Confusion, Patches, confusion, mean_iou, read
+from jssl.probe.patches import (
+  Confusion,
+  Patches,
+  confusion,
+  mean_iou,
+  read,
+  shares,
+)
 from jssl.probe.records import DenseRecord
 
 
@@ -45,6 +52,13 @@ def _result(
   best = splits.result(candidates, validation_iou, iou)
   accuracy = np.array([np.trace(counts) / counts.sum() for counts in test])
   return Result(iou, accuracy, best.validation_accuracy, best.chosen)
+
+
+def _shares(train: Patches, test: Patches) -> Float[np.ndarray, "rows k"]:
+  """Returns the shares of the classes of both splits in training patches."""
+  num_classes = 1 + int(max(train.masks.max(), test.masks.max()))
+  side = round(train.tokens.shape[1] ** 0.5)
+  return _flat(shares(train.masks, side, num_classes))
 
 
 def _flat(array: Float[np.ndarray, "n p d"]) -> Float[np.ndarray, "rows d"]:
@@ -80,7 +94,7 @@ def fit_linear(
   The loss is the cross-entropy of each pixel, whose features are the token of
   its patch: each patch is one row per class in it, weighted by its share.
   """
-  tokens, of_class = _flat(train.tokens), _flat(train.shares)
+  tokens, of_class = _flat(train.tokens), _shares(train, test)
   patch, label = np.nonzero(of_class)
   weights = of_class[patch, label]
   image = patch // train.tokens.shape[1]
@@ -138,7 +152,7 @@ def fit_knn(
   The scores of a patch are the mean shares of its nearest training patches, by
   the cosine of their tokens.
   """
-  tokens, of_class = _flat(train.tokens), _flat(train.shares)
+  tokens, of_class = _flat(train.tokens), _shares(train, test)
   patches = train.tokens.shape[1]
   rows = patches * int((~held_out).sum(1).min())
   scales: dict[str, Any] = {"none": np.asarray, "standardised": scaling(tokens)}

@@ -15,19 +15,13 @@ from jssl.mesh import batch_sharding
 from jssl.probe.encoders import Encoder
 from jssl.runtime import distributed
 
-Scores = Float[np.ndarray, "n p k"]
 Confusion = Int[np.ndarray, "k k"]
 
 
 class Patches(NamedTuple):
-  """Frozen tokens and masks of images.
-
-  `shares` are the shares of a patch's pixels in each class; they add up to less
-  than 1 where pixels have no label.
-  """
+  """Frozen tokens and masks of images; -1 for pixels without a label."""
 
   tokens: Float[np.ndarray, "n p d"]
-  shares: Scores
   masks: Int[np.ndarray, "n h w"]
 
   def of(self, images: Bool[np.ndarray, "n"]) -> "Patches":
@@ -47,7 +41,8 @@ def read(
   """Encodes up to `images` random images of a source, always the same ones.
 
   Raises:
-    ValueError: if the source has no masks or the encoder no tokens.
+    ValueError: if the source has no masks, no pixel has a label or the encoder
+      no tokens.
   """
   if not isinstance(source, Segmented) or encoder.tokens is None:
     raise ValueError(
@@ -72,14 +67,21 @@ def read(
   ]
   h = np.concatenate(found)
   masks = center_crop_masks(source.fetch_masks(rows), size_px=crop_size_px)
-  side = round(h.shape[1] ** 0.5)
-  return Patches(h, shares(masks, side, len(source.mask_names)), masks)
+  if masks.max() < 0:
+    raise ValueError(
+      f"probe.dense_images={images}: expected masks with classes, but all "
+      f"pixels of {len(masks)} masks of {source.name} have no label (255)"
+    )
+  return Patches(h, masks)
 
 
 def shares(
   masks: Int[np.ndarray, "n h w"], side: int, num_classes: int
-) -> Scores:
-  """Returns each class's share of the pixels of `side` x `side` patches."""
+) -> Float[np.ndarray, "n p k"]:
+  """Returns each class's share of the pixels of `side` x `side` patches.
+
+  Shares add up to less than 1 where pixels have no label.
+  """
   n, size, _ = masks.shape
   blocks = masks.reshape(n, side, size // side, side, size // side)
   of_class = [(blocks == k).mean((2, 4)) for k in range(num_classes)]

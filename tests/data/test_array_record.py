@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import pickle
@@ -12,6 +13,7 @@ from PIL import Image
 from jssl.data import array_record, folder, pipeline, prepare
 from jssl.data import image as image_lib
 from jssl.data.open import open_source
+from jssl.data.source import Segmented
 
 
 def encode(pixels, file_format="PNG"):
@@ -343,6 +345,7 @@ import numpy as np
 soft, hard = int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 from jssl.data.open import open_source
+from jssl.data.source import Segmented
 source = open_source("many", data_dir=sys.argv[1], image_size_px=8)
 print(len(source.fetch(np.arange(len(source)))["label"]))
 files = [open("/dev/null") for _ in range(40)]  # As a save needs them.
@@ -397,3 +400,96 @@ def test_numbers_of_channels(photos, tmp_path, channels, monkeypatch):
   path.write_text(json.dumps(features))
   with pytest.raises(ValueError, match=f"{channels} channels; expected one of"):
     open_photos(photos)
+
+
+@pytest.fixture
+def segmented(tmp_path):
+  """Images of several sizes and their masks; returns both folders."""
+  tfds.disable_progress_bar()
+  images, masks = tmp_path / "scenes", tmp_path / "masks"
+  rng = np.random.default_rng(0)
+  for name in ("a", "b"):
+    (images / name).mkdir(parents=True)
+    (masks / name).mkdir(parents=True)
+    for i in range(5):
+      mask = rng.integers(0, 3, (4, 6), np.uint8)
+      mask[0, 1] = 255
+      mask = mask.repeat(4 + i, 0).repeat(4 + i, 1)
+      # The pixels say what the mask must be.
+      pixels = np.where(mask == 255, 200, 60 * mask).astype(np.uint8)
+      (images / name / f"{i}.png").write_bytes(encode(pixels))
+      (masks / name / f"{i}.png").write_bytes(encode(mask))
+  return images, masks
+
+
+def prepare_segmented(segmented, **options):
+  images, masks = segmented
+  data_dir = str(images.parent / "data")
+  prepare.prepare(
+    "folder",
+    source=str(images),
+    data_dir=data_dir,
+    options=folder.Options(masks=masks, **options),
+  )
+  return data_dir
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("stored_size_px", [None, 16])
+def test_masks_lie_on_their_images(segmented, in_memory, stored_size_px):
+  data_dir = prepare_segmented(segmented, stored_size_px=stored_size_px)
+  source = open_source(
+    "scenes",
+    data_dir=data_dir,
+    image_size_px=4 * 4,
+    in_memory=in_memory,
+  )
+  assert isinstance(source, Segmented)
+  rows = np.array([7, 0, 3])
+  masks = source.fetch_masks(rows)
+  assert set(np.unique(source.fetch_masks(np.arange(8)))) == {-1, 0, 1, 2}
+  images = source.fetch(rows)["image"][..., 0].astype(int)
+  want = np.where(masks < 0, 200, 60 * masks)
+  # Interpolation mixes pixels at the borders of blocks.
+  assert (np.abs(images - want) < 8).mean() > 0.5
+  centre = np.s_[:, 1::4, 1::4]
+  assert (np.abs(images - want)[centre] < 30).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+  ("break_mask", "match"),
+  [
+    (lambda path: path.unlink(), "3.png is missing; expected a mask for"),
+    (lambda path: path.write_bytes(b""), "3.png: cannot identify"),
+    (
+      lambda path: path.write_bytes(encode(np.zeros((5, 7), np.uint8))),
+      "3.png: 7 x 5 px; expected 42 x 28 px, the size of .*3.png",
+    ),
+    (
+      lambda path: path.write_bytes(encode(np.zeros((28, 42, 3), np.uint8))),
+      "3.png: a mask with pixels of mode RGB; expected one channel of 8 bits",
+    ),
+  ],
+)
+def test_masks_that_do_not_fit(segmented, break_mask, match):
+  break_mask(segmented[1] / "a" / "3.png")
+  with pytest.raises(ValueError, match=match):
+    prepare_segmented(segmented)
+
+
+def test_a_replaced_image_has_the_mask_of_its_replacement(segmented):
+  data_dir = prepare_segmented(segmented)
+  source = open_source(
+    "scenes", data_dir=data_dir, image_size_px=16, skip_damaged=True
+  )
+  records = list(source.records)
+  records[2] = {**records[2], "image": b"damaged"}
+
+  class Records(list):
+    def __getitems__(self, rows):
+      return [self[row] for row in rows]
+
+  damaged = dataclasses.replace(source, records=Records(records))
+  masks = damaged.fetch_masks(np.array([2, 3]))
+  np.testing.assert_array_equal(*masks)
+  np.testing.assert_array_equal(masks, source.fetch_masks(np.array([3, 3])))

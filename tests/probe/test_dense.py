@@ -65,7 +65,7 @@ def patches(images, seed, noise=0.1):
   of_class = patches_lib.shares(masks, 4, 4)
   turn = np.random.default_rng(9).normal(size=(4, 6))
   h = of_class @ turn + noise * rng.normal(size=(images, 16, 6))
-  return Patches(h.astype(np.float32), of_class, masks)
+  return Patches(h.astype(np.float32), masks)
 
 
 HELD = np.arange(40) % 5 == np.arange(2)[:, None]
@@ -122,7 +122,6 @@ def source(images=12):
     class_names=("a", "b"),
     images=pixels.astype(np.uint8),
     labels=labels,
-    mask_names=("none", "dark"),
     masks=(pixels[..., 0] < 100).astype(np.int8),
   )
 
