@@ -13,7 +13,9 @@ from cycler import cycler
 from jaxtyping import Float
 from markupsafe import Markup, escape
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 BLUE, RED, GREEN = "#2f64ad", "#c8502b", "#2b8a66"
 INK, MUTED, LINE, GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
@@ -80,6 +82,7 @@ def paths(
     style: dict[str, Any] = {
       "color": CLASS_COLOURS[colour],
       "marker": MARKERS[marker % len(MARKERS)],
+      "label": drawable(name),
     }
     x, y = np.array(points).T
     (handles[name],) = ax.plot(x, y, lw=0.8, **style)
@@ -122,8 +125,30 @@ def dots(
   return figure
 
 
+def _add_values(svg: str, ax: Axes, line: Line2D) -> str:
+  """Gives each marker of a line, the group of its gid, a tooltip."""
+  name, label = ax.get_title(loc="left"), str(line.get_label())
+  if not label.startswith("_child"):  # Matplotlib's default.
+    name = f"{label}, {name}"
+  texts = [
+    f"{name}; {ax.get_xlabel()}: {x:,.6g}; value: {y:.4g}"
+    for x, y in np.asarray(line.get_xydata())
+  ]
+  start = svg.index(f'<g id="{line.get_gid()}">')
+  group = svg[start : svg.index("<g id=", start + 1)]
+  markers = re.split(r"(<use [^>]*)/>", group)
+  if len(markers) == 1 + 2 * len(texts):  # All points are within the figure.
+    markers[2::2] = [
+      f"><title>{escape(text)}</title></use>{rest}"
+      for text, rest in zip(texts, markers[2::2], strict=True)
+    ]
+  return svg.replace(group, "".join(markers), 1)
+
+
 def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> Markup:
   """Renders a figure as an `svg` element, marked as safe for templates.
+
+  Markers show their values when the pointer is on them.
 
   SVG ids are made from the text alternative `alt`, so it must be unique within
   a page. `dpi` is the resolution of rasterized parts.
@@ -131,12 +156,22 @@ def as_svg(figure: Figure, *, alt: str, dpi: int = 160) -> Markup:
   file = io.StringIO()
   # Text as text is smaller, searchable, and in the font of the page.
   settings = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": alt}
+  lines = [
+    (ax, line)
+    for ax in figure.axes
+    for line in ax.lines
+    if line.get_marker() != "None"
+  ]
+  for number, (_, line) in enumerate(lines):
+    line.set_gid(f"values-{number}")
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
   with matplotlib.rc_context(settings), warnings.catch_warnings():
     # A browser has other fonts.
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
     figure.savefig(file, format="svg", metadata=nothing, dpi=dpi)
   svg = file.getvalue()
+  for ax, line in lines:
+    svg = _add_values(svg, ax, line)
   svg = _NOT_XML.sub("\ufffd", svg[svg.index("<svg") :])
   # Group ids repeat between figures, and nothing refers to them.
   svg = re.sub(r'<g id="[^"]*">', "<g>", svg)

@@ -56,3 +56,19 @@ def test_characters_that_xml_forbids_are_replaced(name):
   path = [(0.0, 1.0), (1.0, 2.0)]
   drawn = texts(charts.paths({name: path}, title="t", x_label="x"))
   assert f"{name[:-1]}\ufffd" in drawn
+
+
+def test_markers_show_their_values():
+  series = {"a <b>": [(0.0, 1.0), (1000.0, 2.25)], "c": [(5.0, 40.0)]}
+  figure = charts.paths(series, title="accuracy", x_label="step")
+  svg = charts.as_svg(figure, alt="values")
+  drawn = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}use")
+  titles = [e[0].text for e in drawn if len(e)]
+  # The last point of each path is drawn again, larger.
+  assert titles == [
+    "a <b>, accuracy; step: 0; value: 1",
+    "a <b>, accuracy; step: 1,000; value: 2.25",
+    "a <b>, accuracy; step: 1,000; value: 2.25",
+    "c, accuracy; step: 5; value: 40",
+    "c, accuracy; step: 5; value: 40",
+  ]
