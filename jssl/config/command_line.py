@@ -80,24 +80,39 @@ def read_file(spec: str) -> ConfigDict:
 def load(spec: str, overrides: Sequence[str], cls: type[T]) -> T:
   """Reads `FILE[:ARG]`, parses it as `cls` and applies overrides.
 
-  Overrides are flags such as `--config.optim.learning_rate=0.1`. Values are
-  Python literals, or plain text for strings; a tuple of one may omit brackets.
-
   Raises:
     FileNotFoundError: if there is no such file.
+    ValueError: if a key is unknown or a value out of range.
+    TypeError: if a value has the wrong type.
+  """
+  return override(parse(read_file(spec), cls), overrides)
+
+
+def override(config: T, overrides: Sequence[str], section: str = "") -> T:
+  """Returns a config with the values of flags.
+
+  Args:
+    config: a parsed config.
+    overrides: flags such as `--config.optim.learning_rate=0.1`. Values are
+      Python literals, or plain text for strings; a tuple of one may omit
+      brackets.
+    section: the only section that may change; "" for all.
+
+  Raises:
     ValueError: if a key is unknown or a value out of range.
     TypeError: if a value has the wrong type.
   """
   changes = {}
   for flag in overrides:
     match = _OVERRIDE.fullmatch(flag)
-    if not match or not match[2]:
+    section_of_flag = match[1].partition(".")[0] if match else ""
+    if not match or not match[2] or section not in ("", section_of_flag):
       raise ValueError(
         f"unexpected argument {flag!r}; set a value of the config with "
-        "--config.SECTION.KEY=VALUE"
+        f"--config.{section or 'SECTION'}.KEY=VALUE"
       )
     changes[match[1]] = match[3]
-  return replace(parse(read_file(spec), cls), changes, _read)
+  return replace(config, changes, _read)
 
 
 def _read(text: str, old: Any) -> Any:

@@ -1,6 +1,7 @@
 """`python -m jssl.probe --workdir=DIR`: evaluates the checkpoints of a run.
 
-Needs only the files of the run: during the training, later, or elsewhere. With
+Needs only the files of the run: during the training, later, or elsewhere.
+`--config.probe.KEY=VALUE` changes a setting of the probe for this command. With
 `--weights=PATH`, evaluates published weights instead; their records are added
 to those of the workdir, which need not be that of a run.
 """
@@ -8,6 +9,8 @@ to those of the workdir, which need not be that of a run.
 import sys
 
 from absl import app, flags, logging
+
+from jssl.config import command_line
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run.", required=True
@@ -57,8 +60,6 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
   """Runs the probe; returns the exit status."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
   from jssl.probe.accuracy import transfer_table
@@ -117,6 +118,7 @@ def main(argv: list[str]) -> int:
           data_dir=_DATA_DIR.value,
           test_split=_TEST_SPLIT.value,
           overwrite=_OVERWRITE.value,
+          overrides=argv[1:],
         )
       else:
         run(
@@ -128,6 +130,7 @@ def main(argv: list[str]) -> int:
           export=_EXPORT.value,
           overwrite=_OVERWRITE.value,
           diagnostics=_DIAGNOSTICS.value,
+          overrides=argv[1:],
         )
     if len(datasets) > 1:
       records = RecordFile(_WORKDIR.value).read()
@@ -145,4 +148,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=command_line.parse_flags)

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jssl import weights
 from jssl.augment import Augment
+from jssl.config import command_line
 from jssl.config.build import build_model, read_config
 from jssl.config.schema import Checkpoint, Config, Data, Probe, Train
 from jssl.objectives import SimCLR
@@ -113,12 +114,14 @@ def run_published(
   data_dir: str = "",
   test_split: str = "",
   overwrite: bool = False,
+  overrides: Sequence[str] = (),
   log: Callable[[str], None] = distributed.log_on_first,
 ) -> None:
   """Adds records of published weights to a workdir, of a run or not.
 
-  The other arguments are the flags of `python -m jssl.probe`. Without a run,
-  `dataset` is required and the probes have their default settings.
+  The other arguments are the flags of `python -m jssl.probe`; `overrides` are
+  those of `probe` in the config. Without a run, `dataset` is required and other
+  settings of the probes are their defaults.
 
   Raises:
     FileNotFoundError: if there are no weights or no data set.
@@ -126,8 +129,12 @@ def run_published(
       images.
   """
   clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
-  config = published_config(
-    workdir, published, dataset, data_dir=data_dir, test_split=test_split
+  config = command_line.override(
+    published_config(
+      workdir, published, dataset, data_dir=data_dir, test_split=test_split
+    ),
+    overrides,
+    "probe",
   )
   if distributed.is_first():
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from jssl import checkpoint
-from jssl.config import checks
+from jssl.config import checks, command_line
 from jssl.config.build import (
   build_backbone,
   read_config,
@@ -354,12 +354,13 @@ def run(
   export: str = "",
   overwrite: bool = False,
   diagnostics: bool = False,
+  overrides: Sequence[str] = (),
   log: Callable[[str], None] = distributed.log_on_first,
 ) -> None:
   """Probes the checkpoints of a run that have no records yet.
 
-  The other arguments are the flags of `python -m jssl.probe`. `log` is called
-  with each line for the user.
+  The other arguments are the flags of `python -m jssl.probe`; `overrides` are
+  those of `probe` in the config. `log` is called with each line for the user.
 
   Raises:
     FileNotFoundError: if there is no run, no checkpoint or no data set.
@@ -382,11 +383,10 @@ def run(
     )
   check_workdir_shared(workdir)
   own = read_config(workdir)
-  config = change_dataset(own, dataset, data_dir, test_split)
-  advice = (
-    "Lower probe.batch_size or probe.memory_limit_gib in "
-    f"{os.path.join(workdir, 'config.json')}"
+  config = command_line.override(
+    change_dataset(own, dataset, data_dir, test_split), overrides, "probe"
   )
+  advice = "Lower --config.probe.batch_size or --config.probe.memory_limit_gib"
   with probing(workdir, advice):
     runner = Runner(
       workdir,

@@ -112,6 +112,15 @@ def test_beside_a_run(tmp_path):
   assert "timm_dinov2" in [row[0] for row in table.rows]
 
 
+def test_settings_of_the_probe_are_flags(tmp_path):
+  flags = ["--config.probe.corrupted_images=9", "--config.probe.seeds=1"]
+  with pytest.raises(ValueError, match="corrupted_images=9: expected 0, becau"):
+    run(tmp_path / "W", dataset="rgba", overrides=flags)
+  match = "'--config.seed=1'; set a value .* --config.probe.KEY=VALUE"
+  with pytest.raises(ValueError, match=match):
+    run(tmp_path / "W", dataset="tiny", overrides=["--config.seed=1"])
+
+
 @pytest.mark.parametrize(
   ("path", "name", "expected"),
   [
@@ -138,6 +147,7 @@ def test_names(path, name, expected):
     (["--dataset=a,b", "--follow"], "--follow needs one data set, but --dat"),
     (["--dataset=a,b", "--test_split=c"], "--test_split needs one data set"),
     (["--dataset=a,b", "--export=f.npz"], "--export needs one data set"),
+    (["--config.seed=1"], "with --config.probe.KEY=VALUE"),
     (["--weights=none.safetensors"], "none.safetensors does not exist"),
   ],
 )

@@ -670,7 +670,7 @@ def test_too_little_memory_is_one_line(workdir, monkeypatch):
 
   monkeypatch.setattr(dataset.features, "extract", exhaust)
   save(workdir, 10)
-  match = r"^the probe .*9 bytes\. Lower probe\.batch_size .*config\.json$"
+  match = r"^the probe .*9 bytes\. Lower --config\.probe\.batch_size .*_gib$"
   with pytest.raises(ValueError, match=match):
     run(workdir)
 
