@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num
 
 Key = jax.Array
 """A typed key of `jax.random.key`; `Keys` has one per image."""
@@ -27,8 +27,8 @@ Step = Int[Array, ""] | int
 
 Images = Float[Array, "b h w c"]
 """Pixels in [0, 1]."""
-Pixels = UInt8[Array | np.ndarray, "b h w c"]
-"""Stored pixels, 0 to 255."""
+Pixels = Num[Array | np.ndarray, "b h w c"]
+"""Stored pixels: uint8, uint16, or floats in [0, 1]."""
 Views = Float[Array, "_v b _h _w c"]
 """Views [v, b, h, w, c] of one size; v, h and w differ within a tuple."""
 Labels = Int[Array, "b"]
@@ -37,7 +37,7 @@ PyTree = Any
 Variables = Mapping[str, Any]
 """A Linen variable dict: `params` and other collections of the model."""
 Batch = Mapping[str, Any]
-"""`image`: uint8 [b, h, w, c]; `label`: int32 [b], -1 where there is none."""
+"""`image`: `Pixels`; `label`: int32 [b], -1 where there is none."""
 Metrics = dict[str, Scalar]
 
 

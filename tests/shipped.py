@@ -2,6 +2,8 @@
 
 import pathlib
 
+import numpy as np
+
 import jssl
 from jssl.config.command_line import read_file
 from jssl.config.parse import complete, parse
@@ -43,6 +45,7 @@ class Shapes:
     size = data.image_size_px
     self.image_shape = (size, size, CHANNELS.get(data.name, 3))
     self.name, self.num_classes = data.name, 10
+    self.image_dtype = np.dtype(np.uint8)
     self.class_names = tuple(map(str, range(10)))
 
   def __len__(self):

@@ -1,6 +1,7 @@
 """Augmentation on the accelerator: random views of a batch of images.
 
-Images are uint8 [b, h, w, c]; views are floats in [0, 1]. A view depends only
+Images are uint8, uint16 or floats in [0, 1], [b, h, w, c], of any number of
+channels; views are floats in [0, 1]. A view depends only
 on its image and the key of that image, so results do not change with batch
 size, device count or mesh.
 

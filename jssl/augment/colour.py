@@ -1,7 +1,9 @@
 """Colour jitter in random order, and grayscale.
 
 The operations are torchvision's, on pixels in [0, 1]. Saturation and hue do not
-change images of one channel. A fourth channel, opacity, is kept.
+change images of one channel. Of four channels the last, opacity, is kept. Each
+of 2, 5 or more channels is changed as an image of its own, by the same factors;
+they have neither saturation nor hue.
 
 Inside, an image is [c, h, w]: operations between channels are then elementwise
 over planes, which XLA vectorises on every backend.
@@ -111,8 +113,8 @@ def _jitter(
 
 
 def keep_opacity(change: Callable[[Images], Images], images: Images) -> Images:
-  """Applies a change of colours; keeps the fourth channel, if there is one."""
-  if images.shape[-1] < 4:
+  """Applies a change of colours; keeps the last of four channels."""
+  if images.shape[-1] != 4:
     return change(images)
   return jnp.concatenate([change(images[..., :3]), images[..., 3:]], axis=-1)
 
@@ -127,7 +129,8 @@ def jitter(
   changes with `probability`. All `STRENGTHS` must be given.
   """
   ranges = {}
-  for name in STRENGTHS if images.shape[-1] >= 3 else STRENGTHS[:2]:
+  has_colours = images.shape[-1] in (3, 4)
+  for name in STRENGTHS if has_colours else STRENGTHS[:2]:
     if s := strengths[name]:
       ranges[name] = (-s, s) if name == "hue" else (max(0.0, 1 - s), 1 + s)
   if not ranges:
@@ -135,6 +138,10 @@ def jitter(
 
   def change(images: Images) -> Images:
     draw = partial(_jitter, probability=probability, ranges=ranges)
+    if not has_colours:
+      each = jax.vmap(draw, (None, 0))  # Every channel has its own contrast.
+      planes = jnp.moveaxis(images, 3, 1)[:, :, None]
+      return jnp.moveaxis(jax.vmap(each)(keys, planes)[:, :, 0], 1, 3)
     return jnp.moveaxis(jax.vmap(draw)(keys, jnp.moveaxis(images, 3, 1)), 1, 3)
 
   return keep_opacity(change, images)

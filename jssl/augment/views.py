@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from jssl import rng
 from jssl.augment import blur, colour, crop, erase
+from jssl.pixels import check_range, to_unit_interval
 from jssl.typing import (
   Fraction,
   Images,
@@ -163,17 +164,25 @@ class Augment:
     )
 
 
-def _unit_interval(pixels: Pixels) -> Images:
-  if (
-    pixels.dtype != jnp.uint8
-    or pixels.ndim != 4
-    or pixels.shape[-1] not in (1, 3, 4)
-  ):
-    raise TypeError(
-      "images must be uint8 [b, h, w, c] with c = 1, 3 or 4, "
-      f"not {pixels.dtype} {list(pixels.shape)}"
-    )
-  return jnp.asarray(pixels).astype(float) / 255
+def _floats(pixels: Pixels) -> Images:
+  if pixels.ndim != 4:
+    raise TypeError(f"images of shape {pixels.shape}: expected [b, h, w, c]")
+  check_range(pixels)
+  images = to_unit_interval(pixels)
+  return images.astype(jnp.promote_types(images.dtype, jnp.float32))
+
+
+def _check_colours(augment: Augment, channels: int) -> None:
+  """Raises ValueError if images without colours would change in colour."""
+  names = ["grayscale_probability"]
+  if augment.jitter_probability:
+    names += ["saturation", "hue"]
+  for name in names:
+    if channels not in (1, 3, 4) and (value := getattr(augment, name)):
+      raise ValueError(
+        f"augment.{name}={value}: expected 0, because images of {channels} "
+        "channels have no hue, saturation or gray"
+      )
 
 
 def _change(
@@ -273,7 +282,7 @@ def views(
   Args:
     augment: hyper-parameters, static under `jax.jit`.
     keys: one key per image, [b].
-    images: uint8 [b, h, w, c], c = 1, 3 or 4 (the last: opacity).
+    images: stored pixels, [b, h, w, c]. Of c = 4, the last is opacity.
     num_views: number v of large views.
 
   Returns:
@@ -281,8 +290,10 @@ def views(
     large [v, b, crop_size_px, crop_size_px, c].
 
   Raises:
-    TypeError: if the images are not uint8 [b, h, w, c].
-    ValueError: if the number of probabilities is neither 1 nor `num_views`.
+    TypeError: if images are not uint8, uint16 or floats [b, h, w, c].
+    ValueError: if the number of probabilities is neither 1 nor `num_views`,
+      floats are not in [0, 1], or a change of hue, saturation or to gray is on
+      for images of other than 1, 3 or 4 channels.
   """
   for name in _PER_VIEW:
     value = getattr(augment, name)
@@ -291,7 +302,8 @@ def views(
         f"augment.{name}={value} must be 1 probability for all large views or "
         f"num_views={num_views} probabilities, not {len(value)}"
       )
-  pixels = _unit_interval(images)
+  pixels = _floats(images)
+  _check_colours(augment, pixels.shape[-1])
   large = _views_of_one_size(
     augment, keys, pixels, stream="view", number=num_views
   )
@@ -323,10 +335,11 @@ def center_view(
     (8, 24, 24, 3)
 
   Args:
-    images: uint8 [b, h, w, c], c = 1, 3 or 4 (the last: opacity).
+    images: stored pixels, [b, h, w, c].
     crop_size_px: height and width of the result.
 
   Raises:
-    TypeError: if the images are not uint8 [b, h, w, c].
+    TypeError: if images are not uint8, uint16 or floats [b, h, w, c].
+    ValueError: if floats are not in [0, 1].
   """
-  return crop.center_crop(_unit_interval(images), size_px=crop_size_px)
+  return crop.center_crop(_floats(images), size_px=crop_size_px)

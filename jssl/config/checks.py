@@ -167,7 +167,7 @@ def _check_shapes(
       for x in (objective.teacher_momentum(0), objective.anchored(0))
     )
     encoder = make_encoder(backbone, config.augment, objective)
-    pixels = jnp.zeros((chunk, *image_shape), jnp.uint8)
+    pixels = jnp.zeros((chunk, *image_shape), source.image_dtype)
     parts = rows_of(pixels, key, 0, mixed=config.augment.mixes)
     features, *_ = encoder(variables, (variables,) * teachers, parts)
     features = jax.tree.map(

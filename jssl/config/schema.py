@@ -37,7 +37,7 @@ class Data:
     split: split to pretrain on; probes are fitted on it too.
     test_split: split that the probe evaluates on, once per checkpoint; without
       images of `split`. Not opened with `probe.probes=()`.
-    in_memory: True to decode the whole set once, as uint8.
+    in_memory: True to decode the whole set once.
     workers: number of decoding processes; 0 decodes in a thread.
     prefetch_batches: batches prefetched to the devices.
     skip_damaged: True to replace an unreadable image of `split` by the next

@@ -69,6 +69,7 @@ class Prepared:
   split: str
   class_names: tuple[str, ...]
   image_shape: tuple[int, int, int]
+  image_dtype: np.dtype
   image_key: str
   label_key: str | None
   records: Any
@@ -176,7 +177,7 @@ class Prepared:
 
   def fetch(self, rows: Rows) -> HostBatch:
     """See `Source.fetch`; raises ValueError if an image is damaged."""
-    images = np.empty((len(rows), *self.image_shape), np.uint8)
+    images = np.empty((len(rows), *self.image_shape), self.image_dtype)
     labels = np.full(len(rows), -1, np.int32)
     for i, (image, record) in enumerate(self._decoded(rows)):
       images[i] = image
@@ -336,6 +337,7 @@ def open_prepared(
     split=split,
     class_names=tuple(features[label_key].names) if label_key else (),
     image_shape=(image_size_px, image_size_px, channels),
+    image_dtype=np.dtype(np.uint8),
     image_key=image_key,
     label_key=label_key,
     records=records,

@@ -48,6 +48,11 @@ class ImageFiles:
   image_shape: tuple[int, int, int]
 
   @property
+  def image_dtype(self) -> np.dtype:
+    """See `Source.image_dtype`."""
+    return np.dtype(np.uint8)
+
+  @property
   def num_classes(self) -> int:
     """Number of classes; 0 if the set is unlabelled."""
     return len(self.class_names)

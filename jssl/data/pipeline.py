@@ -166,8 +166,8 @@ def train_batches(
       every order but "iid" needs, and the number of `workers`.
 
   Returns:
-    Batches: `image`, uint8 [b, h, w, c], and `label`, int32 [b], -1 without a
-    label.
+    Batches: `image`, [b, h, w, c] of the dtype of the source, and `label`,
+    int32 [b], -1 without a label.
 
   Raises:
     ValueError: if the order or the batch size does not fit the run, see

@@ -1,4 +1,4 @@
-"""Sources of images: random access to uint8 pixels and labels."""
+"""Sources of images: random access to pixels and labels."""
 
 import concurrent.futures
 import dataclasses
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Num
 
 Rows = Int[np.ndarray, "b"]
 HostBatch = dict[str, np.ndarray]
@@ -47,14 +47,18 @@ class Source(Rowed, Protocol):
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) in pixels."""
 
+  @property
+  def image_dtype(self) -> np.dtype:
+    """uint8, uint16, or float32 for values in [0, 1]; see `jssl.pixels`."""
+
   def fingerprint(self) -> str:
     """Returns number of images, bytes and a checksum: other images differ."""
 
   def fetch(self, rows: Rows) -> HostBatch:
     """Returns `image` and `label` of rows, in their order.
 
-    Images are uint8 [b, h, w, c]; labels int32 [b], -1 without a label. Raises
-    `DamagedImage` if an image cannot be decoded.
+    Images are [b, h, w, c] of `image_dtype`; labels int32 [b], -1 without a
+    label. Raises `DamagedImage` if an image cannot be decoded.
     """
 
 
@@ -90,7 +94,8 @@ class SkipDamaged:
       return {**self.source.fetch(rows), "readable": readable}
     except DamagedImage:
       pass
-    images = np.zeros((len(rows), *self.source.image_shape), np.uint8)
+    source = self.source
+    images = np.zeros((len(rows), *source.image_shape), source.image_dtype)
     labels = np.full(len(rows), -1, np.int32)
     for i in range(len(rows)):
       try:
@@ -126,7 +131,7 @@ class InMemory:
 
   name: str
   class_names: tuple[str, ...]
-  images: UInt8[np.ndarray, "n h w c"]
+  images: Num[np.ndarray, "n h w c"]
   labels: Int[np.ndarray, "n"]
   read_from: str = ""
 
@@ -147,6 +152,11 @@ class InMemory:
     """(height, width, channels) in pixels."""
     height, width, channels = self.images.shape[1:]
     return height, width, channels
+
+  @property
+  def image_dtype(self) -> np.dtype:
+    """See `Source.image_dtype`."""
+    return self.images.dtype
 
   def __len__(self) -> int:
     return len(self.images)
@@ -169,7 +179,7 @@ class SegmentedInMemory(InMemory):
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
   """Reads a source and its masks into memory, `chunk_size` images at once."""
-  images = np.empty((len(source), *source.image_shape), np.uint8)
+  images = np.empty((len(source), *source.image_shape), source.image_dtype)
   labels = np.empty(len(source), np.int32)
   segmented = isinstance(source, Segmented)
   masks = np.empty(images.shape[: 3 if segmented else 0], np.int16)

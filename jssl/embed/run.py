@@ -106,7 +106,7 @@ class _Batch(NamedTuple):
 def _encode(
   encoder: Encoder, variables: Variables, images: Pixels, *, tokens: bool
 ) -> tuple[Array, Array | None]:
-  """Returns features and, if asked for, patch tokens of uint8 images."""
+  """Returns features and, if asked for, patch tokens of images."""
   views = encoder.preprocess(images)
   if not tokens:
     return encoder(variables, views), None

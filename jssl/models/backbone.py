@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from jssl import rng
 from jssl.mesh import rows_on_all
 from jssl.models.tokens import Encoded, Grid, Mask, Spec
+from jssl.pixels import to_unit_interval
 from jssl.typing import (
-  Images,
   Interval,
   Key,
   Keys,
@@ -38,8 +38,8 @@ class Backbone(NamedTuple):
     apply: `(variables, images [n, h, w, c], *, train, keys=None, mask=None,
       tokens=False, blocks=0) -> (Encoded, variables)`, with pooled features
       [n, d] and, if asked for, patch tokens and the features of the last
-      `blocks` blocks. Images are floats in [0, 1], or uint8, which
-      are divided by 255; they are standardised inside. With `train=True` the
+      `blocks` blocks. Images are uint8, uint16 or floats in [0, 1], see
+      `jssl.pixels`; they are standardised inside. With `train=True` the
       returned variables hold updated batch statistics, over all n images of
       the global batch. `keys` [n] are typed keys, one per image, so that
       random draws do not depend on chunks or meshes. Dropout and its like are
@@ -48,8 +48,8 @@ class Backbone(NamedTuple):
     feature_dim: feature dimension d.
     grid: `image_shape -> Grid`, the patch tokens of an image; None if the
       backbone has no tokens and takes no masks.
-    standardize: function from images in [0, 1] or uint8 to zero mean and unit
-      variance, as `apply` sees them.
+    standardize: function from such images to zero mean and unit variance, as
+      `apply` sees them.
     frozen: True if training leaves all variables as they are, see `freeze`.
   """
 
@@ -76,7 +76,7 @@ class Backbone(NamedTuple):
 
     def apply(
       variables: Variables,
-      images: Images | Pixels,
+      images: Pixels,
       *,
       train: bool,
       **asked: Any,
@@ -124,12 +124,7 @@ def from_linen(
   check_value("model.std", std, tuple[Positive[float], ...])
 
   def standardize(images: Array) -> Float[Array, "*n h w c"]:
-    if images.dtype == jnp.uint8:
-      images = images.astype(float) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise TypeError(
-        f"images of dtype {images.dtype}: expected floats in [0, 1] or uint8"
-      )
+    images = to_unit_interval(images)
     channels = images.shape[-1]
     if not {len(mean), len(std)} <= {1, channels}:
       raise ValueError(
@@ -147,7 +142,7 @@ def from_linen(
 
   def apply(
     variables: Variables,
-    images: Images | Pixels,
+    images: Pixels,
     *,
     train: bool,
     keys: Keys | None = None,

@@ -261,7 +261,7 @@ class Encoder(nn.Module):
 
 
 def class_attention(
-  model: ViT, variables: Variables, images: Images | Pixels
+  model: ViT, variables: Variables, images: Pixels
 ) -> Float[Array, "b heads n"]:
   """Returns the attention of the class token to the patches, in the last block.
 

@@ -114,7 +114,7 @@ def programs(
 
   def images(number: int) -> jax.ShapeDtypeStruct:
     shape = (number, *source.image_shape)
-    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=by_batch)
+    return jax.ShapeDtypeStruct(shape, source.image_dtype, sharding=by_batch)
 
   b = run.config.data.batch_size
   batch = {
@@ -146,7 +146,7 @@ def programs(
     dict(run.mesh.shape),
     len({device.process_index for device in run.mesh.devices.flat}),
     prepared,
-    math.prod(source.image_shape),
+    math.prod(source.image_shape) * source.image_dtype.itemsize,
     sizes,
     total_bytes(checkpoint_items(state), per_device=False),
   )

@@ -28,9 +28,9 @@ _SVD_ROWS = 10_000
 
 
 class Encoder(NamedTuple):
-  """A function from uint8 images [b, h, w, c] to features [b, d].
+  """A function from stored images [b, h, w, c] to features [b, d].
 
-  `encode` also takes centre views as floats in [0, 1], which it does not crop.
+  `encode` also takes centre views, which it does not change.
   `kind` and `backbone` are the fields `features` and `backbone` of records, and
   `step` is that of the checkpoint or 0. `key` is a checksum of everything that
   the features depend on, except images. Pixels have no variables. `student` is
@@ -70,15 +70,10 @@ class Encoder(NamedTuple):
 
 
 def _center_view(
-  images: Pixels | Images, crop_size_px: int, channels: int = 1
+  images: Pixels, crop_size_px: int, channels: int = 1
 ) -> Images:
-  """Returns centre crops; one channel is repeated to those of the backbone.
-
-  Floats are centre crops.
-  """
-  view = jnp.asarray(images)
-  if jnp.issubdtype(view.dtype, jnp.integer):
-    view = center_view(view, crop_size_px=crop_size_px)
+  """Returns centre crops; one channel is repeated to those of the backbone."""
+  view = center_view(images, crop_size_px=crop_size_px)
   if view.shape[-1] == 1 < channels:
     view = jnp.repeat(view, channels, axis=-1)
   return view
@@ -87,17 +82,15 @@ def _center_view(
 def center_features(
   backbone: Backbone, *, crop_size_px: int, channels: int = 1, blocks: int = 0
 ) -> Callable[[Variables, Pixels], Float[Array, "n d"]]:
-  """Returns a function from (variables, uint8 images) to features.
+  """Returns a function from (variables, images) to features.
 
-  Images may be centre views as floats in [0, 1]. Those of one channel are
-  repeated to `channels`. With `blocks`, columns are the pooled feature, the
+  Images may be centre views. Those of one channel are repeated to `channels`.
+  With `blocks`, columns are the pooled feature, the
   mean patch token, and the features of that many last blocks, the last one
   last.
   """
 
-  def encode(
-    variables: Variables, images: Pixels | Images
-  ) -> Float[Array, "n d"]:
+  def encode(variables: Variables, images: Pixels) -> Float[Array, "n d"]:
     view = _center_view(images, crop_size_px, channels)
     if not blocks:
       return backbone.apply(variables, view, train=False)[0].pooled
@@ -115,7 +108,7 @@ def center_features(
 def center_tokens(
   backbone: Backbone, *, crop_size_px: int, channels: int = 1
 ) -> Callable[[Variables, Pixels], Float[Array, "n p d"]]:
-  """Returns a function from (variables, uint8 images) to patch tokens.
+  """Returns a function from (variables, images) to patch tokens.
 
   Images of one channel are repeated to `channels`.
   """

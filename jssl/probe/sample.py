@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Num
 
 from jssl import diagnostics, rng
 from jssl.augment import Augment, views
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
   image's views is from its row in the set. Batches are split over the mesh.
   """
 
-  images: UInt8[np.ndarray, "n h w c"]
+  images: Num[np.ndarray, "n h w c"]
   labels: Int[np.ndarray, "n"]
   num_classes: int
   weights: Float[np.ndarray, "n"]

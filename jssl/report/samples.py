@@ -17,6 +17,7 @@ from jssl.data.source import Source
 from jssl.diagnostics import nearest_neighbours
 from jssl.models import ViT
 from jssl.models.vit_encoder import class_attention
+from jssl.pixels import to_picture
 from jssl.probe import features
 from jssl.report.read import Run
 from jssl.train import preview
@@ -141,7 +142,7 @@ def nearest(
   def picture(row: int) -> Picture:
     image = source.fetch(found.rows[[row]])["image"]
     return Picture(
-      data_uri(image[None], most_px=_PICTURE_PX),
+      data_uri(to_picture(image)[None], most_px=_PICTURE_PX),
       found.class_names[found.labels[row]],
     )
 
@@ -172,9 +173,8 @@ def token_maps(
     raise ValueError("the backbone has no patch tokens")
   source = _source(data, data.name, data.test_split)
   apply, variables = load_backbone(run.workdir, step)
-  views = apply.preprocess(
-    source.fetch(_some(np.arange(len(source)), images))["image"]
-  )
+  stored = source.fetch(_some(np.arange(len(source)), images))["image"]
+  views = apply.preprocess(stored)
   tokens = np.asarray(apply(variables, views, tokens=True).tokens, np.float32)
   grid = model.grid(views.shape[1:])
 
@@ -191,7 +191,7 @@ def token_maps(
   low, high = np.percentile(colours, [2, 98], axis=0)
   colours = (colours - low) / np.maximum(high - low, 1e-12)
   found = [
-    ("images", np.rint(255 * np.asarray(views)).astype(np.uint8)),
+    ("images", to_picture(views, stored)),
     ("PCA", drawn(colours.reshape(*tokens.shape[:2], 3))),
   ]
   if model.has_class_token:

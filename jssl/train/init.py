@@ -74,7 +74,9 @@ class Program:
     self.measures: tuple[str, ...] = NAMES if config.log.diagnostics else ()
     b = config.data.batch_size
     batch = {
-      "image": jax.ShapeDtypeStruct((b, *run.source.image_shape), jnp.uint8),
+      "image": jax.ShapeDtypeStruct(
+        (b, *run.source.image_shape), run.source.image_dtype
+      ),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
     self._abstract_batch = batch

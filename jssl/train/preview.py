@@ -1,7 +1,6 @@
 """Pictures of the views that a run sees."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -9,6 +8,7 @@ from jssl import rng
 from jssl.augment import views
 from jssl.config.schema import Config
 from jssl.data.source import Source
+from jssl.pixels import to_picture
 
 _SEED = 0
 
@@ -16,7 +16,7 @@ _SEED = 0
 def augmented(
   config: Config, source: Source, *, images: int, num_views: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"], UInt8[np.ndarray, "v b crop crop c"]]:
-  """Returns training images and their large uint8 views, as drawn at step 0.
+  """Returns pictures of training images and of their large views of step 0.
 
   If views have different probabilities, the requested ones cycle through them.
 
@@ -36,7 +36,8 @@ def augmented(
     compiler_options={"xla_backend_optimization_level": 0},
   )
   drawn = draw(keys, pixels)
-  return pixels, np.asarray(jnp.rint(255 * drawn)).astype(np.uint8)
+  shown = [to_picture(view, stored=pixels) for view in drawn]
+  return to_picture(pixels), np.stack(shown)
 
 
 def views_sheet(config: Config, source: Source) -> UInt8[np.ndarray, "h w c"]:

@@ -1,9 +1,10 @@
 """Backbones of runs, or of published weights, with their preprocessing."""
 
 import dataclasses
+import math
 import os
 import pathlib
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,11 @@ from jaxtyping import Array, Float
 from jssl import checkpoint
 from jssl.augment import center_view
 from jssl.config.build import build_backbone, has_teacher, read_config
-from jssl.models import Backbone, init_variables
+from jssl.models import Backbone, ResNet, ViT, init_variables
 from jssl.models.tokens import Encoded
+from jssl.pixels import check_range
 from jssl.typing import Images, Pixels, Variables
 from jssl.weights.load import Published, on_default_device
-
-# Rounding of a resize or of bfloat16 may leave [0, 1].
-_TOLERANCE = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Encoder:
   def __call__(
     self,
     variables: Variables,
-    images: Images | Pixels,
+    images: Pixels,
     *,
     tokens: Literal[False] = False,
   ) -> Float[Array, "b d"]: ...
@@ -48,7 +47,7 @@ class Encoder:
   def __call__(
     self,
     variables: Variables,
-    images: Images | Pixels,
+    images: Pixels,
     *,
     tokens: Literal[True],
   ) -> Encoded: ...
@@ -56,7 +55,7 @@ class Encoder:
   def __call__(
     self,
     variables: Variables,
-    images: Images | Pixels,
+    images: Pixels,
     *,
     tokens: bool = False,
   ) -> Float[Array, "b d"] | Encoded:
@@ -64,15 +63,15 @@ class Encoder:
 
     Args:
       variables: parameters and batch statistics of the backbone.
-      images: [b, h, w, c], not standardised: floats in [0, 1], or uint8, which
-        are divided by 255. Their range is not checked under `jax.jit`.
+      images: [b, h, w, c], not standardised: floats in [0, 1], or uint8 or
+        uint16, see `jssl.pixels`. The range is not checked under `jax.jit`.
       tokens: True for `Encoded`: `pooled` features [b, d], and `tokens`, one
         feature [b, n, w] per patch, by rows of the image.
 
     Raises:
       ValueError: if images have another number of channels or another range, or
         the backbone has no patch tokens.
-      TypeError: if images are neither floats nor uint8.
+      TypeError: if images are not floats, uint8 or uint16.
     """
     *_, channels = self.image_shape
     if images.ndim != 4 or images.shape[-1] != channels:
@@ -80,14 +79,7 @@ class Encoder:
         f"images of shape {list(images.shape)}: expected [b, h, w, {channels}]"
         f", such as [b, {', '.join(map(str, self.image_shape))}]"
       )
-    floats = jnp.issubdtype(images.dtype, jnp.floating)
-    if floats and images.size and not isinstance(images, jax.core.Tracer):
-      low, high = float(images.min()), float(images.max())
-      if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-        raise ValueError(
-          f"image values from {low:.3g} to {high:.3g}: expected floats in "
-          "[0, 1], not standardised, or uint8"
-        )
+    check_range(images)
     if not tokens:
       return self.backbone.apply(variables, images, train=False)[0].pooled
     if self.backbone.grid(images.shape[1:]) is None:
@@ -98,7 +90,7 @@ class Encoder:
     return self.backbone.apply(variables, images, train=False, tokens=True)[0]
 
   def preprocess(self, images: Pixels) -> Images:
-    """Returns centre crops in [0, 1] of uint8 images [b, h, w, c].
+    """Returns centre crops in [0, 1] of stored images [b, h, w, c].
 
     They are the views that the probe of the run evaluates: the centre square,
     resized to `image_shape`. One channel is repeated to those of the backbone.
@@ -166,7 +158,8 @@ def load_backbone(
   backbone = build_backbone(config)
   variables = checkpoint.restore_backbone(path, step, teacher=teacher)
   size = config.augment.crop_size_px
-  return Encoder(backbone, _image_shape(backbone, variables, size)), variables
+  shape = _image_shape(config.model, backbone, variables, size)
+  return Encoder(backbone, shape), variables
 
 
 def find_step(workdir: str | os.PathLike, step: int | None = None) -> int:
@@ -197,16 +190,28 @@ def is_published(path: str | os.PathLike) -> bool:
 
 
 def _image_shape(
-  backbone: Backbone, variables: Variables, size: int
+  model: ViT | ResNet, backbone: Backbone, variables: Variables, size: int
 ) -> tuple[int, int, int]:
   """Returns the image shape with which a backbone has variables like these."""
-  shapes = jax.tree.map(jnp.shape, variables)
-  for channels in (1, 2, 3, 4):
+  wanted = jax.tree.map(jnp.shape, variables)
+
+  def shapes(channels: int) -> Any:
     shape = (size, size, channels)
-    try:
-      found = jax.eval_shape(lambda s=shape: init_variables(0, backbone, s))
-    except ValueError:
-      continue  # The config has a mean for each channel, of another number.
-    if jax.tree.map(jnp.shape, found) == shapes:
-      return shape
-  raise ValueError("the checkpoint is not one of the config's backbone (model)")
+    found = jax.eval_shape(lambda: init_variables(0, backbone, shape))
+    return jax.tree.map(jnp.shape, found)
+
+  def elements(shapes: Any) -> int:
+    leaves = jax.tree.leaves(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    return sum(map(math.prod, leaves))
+
+  # The config may have a mean for each channel. Otherwise the number of
+  # parameters gives theirs: it grows by the same number with each channel.
+  channels = max(len(model.mean), len(model.std))
+  if channels == 1:
+    one, two = elements(shapes(1)), elements(shapes(2))
+    channels = max(1, 1 + (elements(wanted) - one) // (two - one))
+  if shapes(channels) != wanted:
+    raise ValueError(
+      "the checkpoint is not one of the config's backbone (model)"
+    )
+  return size, size, channels

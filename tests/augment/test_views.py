@@ -437,19 +437,54 @@ def test_wrong_number_of_probabilities_is_an_error(name):
 @pytest.mark.parametrize(
   "images",
   [
-    np.zeros((2, 16, 16, 3)),
+    np.zeros((2, 16, 16, 3), np.int32),
+    np.zeros((2, 16, 16, 3), bool),
     np.zeros((16, 16, 3), np.uint8),
-    np.zeros((2, 16, 16, 2), np.uint8),
   ],
 )
 def test_images_of_other_dtypes_or_shapes_are_a_type_error(images):
-  with pytest.raises(TypeError, match="uint8"):
+  message = "expected uint8, uint16 or floats|expected .b, h, w, c"
+  with pytest.raises(TypeError, match=message):
     views(NOTHING, _keys(2), images)
-  with pytest.raises(TypeError, match="uint8"):
+  with pytest.raises(TypeError, match=message):
     center_view(images, crop_size_px=16)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_floats_outside_of_the_unit_interval_are_an_error():
+  with pytest.raises(ValueError, match="image values from 0 to 2: expected"):
+    views(NOTHING, _keys(2), 2 * np.eye(16)[None, :, :, None].repeat(2, 0))
+
+
+COLOURLESS = dataclasses.replace(
+  MULTI_CROP, saturation=0.0, hue=0.0, grayscale_probability=0.0
+)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_any_number_of_channels_of_any_dtype(dtype):
+  """Channels that equal those of gray images have their views."""
+  keys, pixels = _keys(4), _pixels(4, channels=5)
+  stored = pixels.astype(np.uint16) * 257
+  if dtype == np.float32:
+    stored = (pixels / 255).astype(dtype)
+  got = make_views(COLOURLESS, keys, stored, 2)
+  for i in (0, 4):
+    gray = make_views(COLOURLESS, keys, pixels[..., i : i + 1], 2)
+    for views_, one in zip(got, gray, strict=True):
+      assert views_.shape[-1] == 5
+      np.testing.assert_allclose(views_[..., i : i + 1], one, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["saturation", "hue", "grayscale_probability"])
+@pytest.mark.parametrize("channels", [2, 5])
+def test_channels_without_colours_are_refused_with_the_key(name, channels):
+  augment = dataclasses.replace(COLOURLESS, **{name: 0.2})
+  message = rf"^augment\.{name}=0\.2: expected 0, .* of {channels} channels"
+  with pytest.raises(ValueError, match=message):
+    views(augment, _keys(2), _pixels(2, channels))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
 def test_center_view(channels):
   pixels = _pixels(2, channels)
   same = center_view(pixels, crop_size_px=16)

@@ -188,7 +188,7 @@ from jssl.data.pipeline import train_batches
 
 class Counted:
   name, image_shape, num_classes = "counted", (2, 2, 1), 100
-  class_names = tuple(map(str, range(100)))
+  class_names, image_dtype = tuple(map(str, range(100))), np.dtype(np.uint8)
   def __init__(self): self.read = []
   def __len__(self): return 100
   def fingerprint(self): return "counted"

@@ -189,6 +189,8 @@ def test_values_just_outside_are_rounding(loaded):
   [
     (1, {}),
     (4, {}),
+    (7, {}),
+    (5, {"model": RESNET}),
     (3, {"model.mean": (0.5, 0.4, 0.3)}),
     (1, {"model": RESNET}),
   ],

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.augment.corruptions import digital, lens, noise, parameters, weather
+from jssl.pixels import check_range
 from jssl.typing import Images, Key, Keys
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -126,9 +127,4 @@ def _check_images(keys: Keys, images: Images) -> None:
       f"keys of shape {list(keys.shape)} for images of shape {shape}: expected "
       "one key per image"
     )
-  if images.size and not isinstance(images, jax.core.Tracer):
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-      raise ValueError(
-        f"image values from {low:.3g} to {high:.3g}: expected floats in [0, 1]"
-      )
+  check_range(images, tolerance=_TOLERANCE)
