@@ -5,27 +5,22 @@ grayscale, otherwise 3, or 4 if it keeps transparency.
 """
 
 import concurrent.futures
-import dataclasses
 import functools
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image, ImageColor
 
-from jssl.data.image import (
-  COLOUR_MODES,
-  FORMATS,
-  GRAYSCALE_MODES,
-  MODES,
-  check_mask_mode,
-  is_damage,
-  orientation,
-  square,
-  upright,
+from jssl.data.encode import (
+  DamagedFile,
+  Encoded,
+  Options,
+  encode,
+  join_modes,
+  read_mask,
 )
+from jssl.data.image import MODES
 from jssl.data.layout import Classes, Path, file_name, key, list_splits
 
 Examples = Iterator[tuple[int | bytes, dict[str, Any]]]
@@ -34,130 +29,22 @@ Examples = Iterator[tuple[int | bytes, dict[str, Any]]]
 _CHUNK_SIZE = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """How the images of a folder are stored.
-
-  Attributes:
-    skip_damaged: True to omit damaged images; False makes them an error.
-    stored_size_px: side of the centre squares that larger images are stored as;
-      None for whole images.
-    background: colour behind transparent pixels, by name or as "#rrggbb".
-    keep_alpha: True to store 4 channels, the last of them opacity.
-    masks: folder with a mask for each image, a PNG file of the same path.
-
-  Raises:
-    ValueError: if the background is not a colour.
-  """
-
-  skip_damaged: bool = False
-  stored_size_px: int | None = None
-  background: str = "white"
-  keep_alpha: bool = False
-  masks: Path | None = None
-
-  def __post_init__(self) -> None:
-    try:
-      ImageColor.getrgb(self.background)
-    except ValueError as error:
-      raise ValueError(
-        f"--background={self.background}: expected a colour such as white or "
-        "'#808080'"
-      ) from error
-
-
-def encode_image(image: Image.Image, file_format: str = "PNG") -> bytes:
-  """Returns an image as a PNG or JPEG file, without its metadata."""
-  file = io.BytesIO()
-  pixels = image.copy()
-  # Metadata would turn an upright image once more.
-  pixels.info = {}
-  # At 256 px, a synthetic photograph has 44 kB and 37 dB PSNR as a JPEG.
-  pixels.save(file, file_format, quality=95)
-  return file.getvalue()
-
-
-def _check_skipped(path: Path, error: Exception, skip: bool) -> None:
-  """Raises an error about a file, unless it is damaged and `skip` is True."""
-  if isinstance(error, Image.DecompressionBombError):
+def _encode(
+  path: Path, *, options: Options, mode: str | None = None
+) -> Encoded | None:
+  """Encodes a file; returns None for a damaged one that may be skipped."""
+  data = path.read_bytes()
+  try:
+    return encode(data, options=options, mode=mode)
+  except DamagedFile as error:
+    if options.skip_damaged:
+      return None
     raise ValueError(
-      f"{path}: {error} Make the image smaller or remove it"
+      f"{path}: {error}; repair or remove it, or omit damaged images with "
+      "--skip_damaged"
     ) from error
-  if not is_damage(error):
-    raise error
-  if not skip:
-    raise ValueError(
-      f"{path}: truncated or damaged image ({error}); repair or remove it, or "
-      "omit damaged images with --skip_damaged"
-    ) from error
-
-
-def _read_header(
-  path: Path, *, skip: bool
-) -> tuple[str, tuple[int, int], bool] | None:
-  """Returns pixel mode, size and True if some pixels may be transparent.
-
-  The size is (width, height) of the upright image. Returns None for a damaged
-  file if `skip`.
-  """
-  try:
-    with Image.open(path, formats=FORMATS) as image:
-      mode, (width, height) = image.mode, image.size
-      size = (height, width) if orientation(image) >= 5 else (width, height)
-      transparent = image.has_transparency_data
-  except Exception as error:  # pillow has no one exception for damaged files.
-    _check_skipped(path, error, skip)
-    return None
-  if mode not in GRAYSCALE_MODES + COLOUR_MODES:
-    raise ValueError(
-      f"{path}: pixels of mode {mode}; expected 8 bits per channel; convert it"
-    )
-  return mode, size, transparent
-
-
-def _encode(path: Path, *, mode: str, options: Options) -> bytes | None:
-  """Returns an image as a PNG or JPEG file, as it is if it can be.
-
-  Returns None for a damaged file that may be skipped.
-  """
-  data, size_px = path.read_bytes(), options.stored_size_px
-  try:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-      jpeg = image.format in ("JPEG", "MPO") and mode != "RGBA"
-      file_format = "JPEG" if jpeg else "PNG"
-      if size_px and min(image.size) > size_px:
-        small = square(data, mode, size_px, options.background)
-        return encode_image(small, file_format)
-      image.load()
-      stored = upright(image, mode, options.background)
-      if stored is image and image.format in ("PNG", "JPEG", "MPO"):
-        return data
-      return encode_image(stored, file_format)
-  except Exception as error:
-    _check_skipped(path, error, options.skip_damaged)
-    return None
-
-
-def _read_mask(masks: Path, image_path: Path, relative: Path) -> bytes:
-  """Returns the PNG file with the mask of an image."""
-  path = (masks / relative).with_suffix(".png")
-  if not path.is_file():
-    raise ValueError(f"{path} is missing; expected a mask for {image_path}")
-  header = _read_header(image_path, skip=False)
-  try:
-    with Image.open(path, formats=("PNG",)) as mask:
-      check_mask_mode(mask)
-      if header and header[1] != mask.size:
-        raise ValueError(
-          f"{mask.width} x {mask.height} px; expected {header[1][0]} x "
-          f"{header[1][1]} px, the size of {image_path}"
-        )
-      mask.load()
-  except Exception as error:
-    if not is_damage(error):
-      raise
+  except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
-  return path.read_bytes()
 
 
 class Folder(  # type: ignore[call-arg]
@@ -180,19 +67,16 @@ class Folder(  # type: ignore[call-arg]
     self._options = options
     self._splits = list_splits(source)
     headers = [
-      header
+      encoded[1:]
       for classes in self._splits.values()
       for paths in classes.values()
       for path in paths
-      if (header := _read_header(path, skip=options.skip_damaged))
+      if (encoded := _encode(path, options=options))
     ]
-    modes = {mode for mode, _, _ in headers}
+    self._mode = join_modes(mode for mode, _, _ in headers)
     sizes = {size for _, size, _ in headers}
-    grayscale = modes <= set(GRAYSCALE_MODES)
-    channels = 1 if grayscale else 3
-    if options.keep_alpha:
-      channels = 4
-    elif transparent := sum(some for _, _, some in headers):
+    transparent = sum(some for _, _, some in headers)
+    if transparent and not options.keep_alpha:
       logging.warning(
         "%d of %d images have transparency, and get the background %s; "
         "--background names another, and --keep_alpha keeps transparency.",
@@ -200,7 +84,7 @@ class Folder(  # type: ignore[call-arg]
         len(headers),
         options.background,
       )
-    self._mode = MODES[channels]
+    channels = next(c for c, mode in MODES.items() if mode == self._mode)
     same_size = len(sizes) == 1 and options.stored_size_px is None
     width, height = sizes.pop() if same_size else (None, None)
     self._image_shape = (height, width, channels)
@@ -245,10 +129,11 @@ class Folder(  # type: ignore[call-arg]
             continue
           relative = path.relative_to(self._source)
           example = {
-            "image": image,
+            "image": image.data,
             "file_name": file_name(relative),
             **({"label": name} if name else {}),
           }
           if masks := self._options.masks:
-            example["mask"] = _read_mask(masks, path, relative)
+            mask = (masks / relative).with_suffix(".png")
+            example["mask"] = read_mask(mask, image.size, path)
           yield key(path, self._source), example

@@ -72,7 +72,15 @@ def scale(image: Image.Image, mode: str, size_px: int) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-  """Returns the EXIF orientation, 1 to 8; 1 if there is none."""
+  """Returns the EXIF orientation, 1 to 8; 1 if there is none.
+
+  Raises:
+    OSError: if the file is a damaged PNG.
+  """
+  # Pillow decodes a PNG file to find metadata behind its pixels. The error of
+  # damaged pixels must not be lost.
+  if image.format == "PNG":
+    image.load()
   # Metadata may be malformed, and the image whole.
   with contextlib.suppress(Exception):
     found = image.getexif().get(ExifTags.Base.Orientation)

@@ -36,7 +36,8 @@ from absl import app, flags
 from jaxtyping import UInt8
 from PIL import Image
 
-from jssl.data.folder import Examples, Folder, Options, encode_image
+from jssl.data.encode import Options, encode_image
+from jssl.data.folder import Examples, Folder
 from jssl.runtime import files, terminal
 
 _SOURCE = flags.DEFINE_string(

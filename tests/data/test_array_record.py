@@ -12,6 +12,7 @@ from PIL import Image
 
 from jssl.data import array_record, folder, pipeline, prepare
 from jssl.data import image as image_lib
+from jssl.data.encode import Options
 from jssl.data.open import open_source
 from jssl.data.source import Segmented
 
@@ -429,7 +430,7 @@ def prepare_segmented(segmented, **options):
     "folder",
     source=str(images),
     data_dir=data_dir,
-    options=folder.Options(masks=masks, **options),
+    options=Options(masks=masks, **options),
   )
   return data_dir
 
@@ -460,7 +461,7 @@ def test_masks_lie_on_their_images(segmented, in_memory, stored_size_px):
   ("break_mask", "match"),
   [
     (lambda path: path.unlink(), "3.png is missing; expected a mask for"),
-    (lambda path: path.write_bytes(b""), "3.png: cannot identify"),
+    (lambda path: path.write_bytes(b""), "3.png: no image of a known format"),
     (
       lambda path: path.write_bytes(encode(np.zeros((5, 7), np.uint8))),
       "3.png: 7 x 5 px; expected 42 x 28 px, the size of .*3.png",

@@ -16,7 +16,7 @@ from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
 from jssl.config.schema import Data
 from jssl.data import array_record, pipeline, prepare
-from jssl.data.folder import Options
+from jssl.data.encode import Options
 from jssl.data.open import open_source
 
 ROWS = 35

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from jssl.data import image as image_lib
 from jssl.data import prepare
-from jssl.data.folder import Options
+from jssl.data.encode import Options
 from jssl.data.open import open_source
 
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
@@ -194,6 +194,17 @@ def test_orientation_is_applied_in_prepare(
   plain = plain_images(data_dir)[0]
   assert tuple(plain[1, 1] > 128) == (True, False, False)
   assert tuple(plain[1, -2] > 128) == (True, True, True)
+
+
+@pytest.mark.parametrize("size_px", [8, 16, 64])
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_png_is_not_decoded(size_px, damage):
+  data = encode(Image.effect_noise((64, 64), 50))
+  middle = len(data) // 2
+  flipped = bytes([data[middle] ^ 255])
+  data = data[:middle] + (flipped + data[middle + 1 :]) * (damage == "flipped")
+  with pytest.raises((OSError, SyntaxError)):
+    image_lib.decode(data, size_px=size_px, channels=1)
 
 
 def test_malformed_metadata_is_no_damage():

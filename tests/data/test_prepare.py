@@ -11,7 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import folder, layout, prepare
+from jssl.data import layout, prepare
+from jssl.data.encode import Options, encode
 from jssl.data.image import decode
 from jssl.data.layout import list_splits
 from jssl.data.open import open_source
@@ -305,8 +306,8 @@ def test_jpeg_of_four_colours_is_converted(tmp_path):
 def test_files_that_fit_are_kept_byte_for_byte(tmp_path):
   write_images(tmp_path / "set", 5, suffix="jpeg")
   path = tmp_path / "set" / "0.jpeg"
-  stored = folder._encode(path, mode="RGB", options=folder.Options())
-  assert stored == path.read_bytes()
+  stored = encode(path.read_bytes(), options=Options())
+  assert stored.data == path.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -327,7 +328,7 @@ def test_larger_images_are_stored_as_they_are_read(tmp_path, suffix):
     source=str(tmp_path / "set"),
     set_name="mine",
     data_dir=data_dir,
-    options=folder.Options(stored_size_px=16),
+    options=Options(stored_size_px=16),
   )
   source = open_source("mine", data_dir=data_dir, image_size_px=16)
   stored = [r["image"] for r in source.records.__getitems__([0, 1, 2])]
@@ -351,7 +352,7 @@ def test_only_a_folder_is_stored_at_another_size(fashion, tmp_path):
       "fashion_mnist",
       source=str(fashion[0]),
       data_dir=str(tmp_path),
-      options=folder.Options(stored_size_px=16),
+      options=Options(stored_size_px=16),
     )
 
 
