@@ -282,15 +282,13 @@ def open_prepared(
       f" (data.data_dir); run: {_prepare_command(name, data_dir)}"
     ) from error
   features = builder.info.features
-  mask_key = next((key for key in _MASK_KEYS if key in features), None)
-  image_key = next(
-    (
-      key
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.Image) and key != mask_key
-    ),
-    None,
-  )
+  images = [
+    key
+    for key, feature in features.items()
+    if isinstance(feature, tfds.features.Image)
+  ]
+  mask_key = next((key for key in _MASK_KEYS if key in images), None)
+  image_key = next((key for key in images if key != mask_key), None)
   label_key = _first_key(features, tfds.features.ClassLabel)
   if image_key is None:
     raise ValueError(

@@ -144,10 +144,11 @@ def cluttered_digits(split: str = "train") -> SegmentedInMemory:
   images, masks = map(np.concatenate, zip(*drawn, strict=True))
   labels = digits.target[placed].astype(np.int32)
   class_names = tuple(str(name) for name in digits.target_names)
+  classes = np.where(masks, 1 + labels[:, None, None], 0).astype(np.int8)
   return SegmentedInMemory(
     name="cluttered_digits",
     class_names=class_names,
     images=images,
     labels=labels,
-    masks=np.where(masks, 1 + labels[:, None, None], 0).astype(np.int8),
+    fetch_masks=classes.__getitem__,
   )

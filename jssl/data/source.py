@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -168,33 +168,28 @@ class InMemory:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class SegmentedInMemory(InMemory):
-  """A data set in memory with masks; a `Segmented` source."""
+  """A data set with images in memory and masks; a `Segmented` source."""
 
-  masks: Int[np.ndarray, "n h w"]
-
-  def fetch_masks(self, rows: Rows) -> Int[np.ndarray, "b h w"]:
-    """See `Segmented.fetch_masks`."""
-    return self.masks[rows]
+  fetch_masks: Callable[[Rows], Int[np.ndarray, "b h w"]]
 
 
 def load(source: Source, *, chunk_size: int = 1024) -> InMemory:
-  """Reads a source and its masks into memory, `chunk_size` images at once."""
+  """Reads a source into memory, `chunk_size` images at a time.
+
+  Masks are left where they are, because a training reads none.
+  """
   images = np.empty((len(source), *source.image_shape), source.image_dtype)
   labels = np.empty(len(source), np.int32)
-  segmented = isinstance(source, Segmented)
-  masks = np.empty(images.shape[: 3 if segmented else 0], np.int16)
 
   def read(start: int) -> None:
     rows = np.arange(start, min(start + chunk_size, len(source)))
     batch = source.fetch(rows)
     images[rows], labels[rows] = batch["image"], batch["label"]
-    if isinstance(source, Segmented):
-      masks[rows] = source.fetch_masks(rows)
 
   # Image decoders release the GIL.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     list(pool.map(read, range(0, len(source), chunk_size)))
   about = source.name, source.class_names, images, labels, source.fingerprint()
-  return (
-    SegmentedInMemory(*about, masks=masks) if segmented else InMemory(*about)
-  )
+  if isinstance(source, Segmented):
+    return SegmentedInMemory(*about, fetch_masks=source.fetch_masks)
+  return InMemory(*about)

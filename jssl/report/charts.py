@@ -19,12 +19,14 @@ from matplotlib.lines import Line2D
 
 BLUE, RED, GREEN = "#2f64ad", "#c8502b", "#2b8a66"
 INK, MUTED, LINE, GRID = "#24292f", "#57606a", "#c9d0d8", "#eceff2"
-# From Tol's "bright" and "muted" palettes, safe for colour-blind readers.
+# Contrast of 3 or more with light and dark pages. Colours differ by 20 CIELAB
+# units or more, also as seen with deuteranopia and protanopia.
 CLASS_COLOURS = (
-  "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee",
-  "#aa3377", "#ee8833", "#332288", "#88cc88", "#777777",
+  "#3377cc", "#dd7711", "#559988", "#6644ff", "#aa5533", "#4499bb", "#ff2277",
 )  # fmt: skip
-MARKERS = "o^s"
+_MARKERS = "o^s"
+# The two numbers have no common divisor, so all pairs differ.
+MAX_LOOKS = len(CLASS_COLOURS) * len(_MARKERS)
 WIDTH_IN = 10.4
 
 _STYLE: dict[Any, Any] = {
@@ -62,6 +64,14 @@ def drawable(name: str) -> str:
   return name.encode(errors="backslashreplace").decode()
 
 
+def look(number: int) -> dict[str, Any]:
+  """Returns colour and marker of a class; both differ between neighbours."""
+  return {
+    "color": CLASS_COLOURS[number % len(CLASS_COLOURS)],
+    "marker": _MARKERS[number % len(_MARKERS)],
+  }
+
+
 @styled
 def paths(
   series: Mapping[str, Sequence[tuple[float, float]]],
@@ -78,12 +88,7 @@ def paths(
   ax = figure.subplots()
   handles: dict[str, Artist] = {}
   for number, (name, points) in enumerate(series.items()):
-    marker, colour = divmod(number, len(CLASS_COLOURS))
-    style: dict[str, Any] = {
-      "color": CLASS_COLOURS[colour],
-      "marker": MARKERS[marker % len(MARKERS)],
-      "label": drawable(name),
-    }
+    style = {**look(number), "label": drawable(name)}
     x, y = np.array(points).T
     (handles[name],) = ax.plot(x, y, lw=0.8, **style)
     ax.plot(x[-1], y[-1], markersize=9, **style)
@@ -112,7 +117,7 @@ def dots(
   # Offsets keep the kinds from hiding each other.
   offsets = 0.2 * (np.arange(len(kinds)) - (len(kinds) - 1) / 2)
   for (kind, of), offset, marker in zip(
-    kinds, offsets, itertools.cycle(MARKERS), strict=False
+    kinds, offsets, itertools.cycle(_MARKERS), strict=False
   ):
     mean, std = np.array([*of.values()]).T
     places = [names.index(name) - offset for name in of]

@@ -25,7 +25,6 @@ from jssl.probe.records import (
 )
 from jssl.report import charts
 
-MAX_CLASSES = len(charts.CLASS_COLOURS) * len(charts.MARKERS)
 _TICKS = [1, 2, 2.5, 5, 10]
 
 _BASELINE = {"color": charts.MUTED, "lw": 1.2}
@@ -258,13 +257,11 @@ def scatter(
   present = np.unique(labels)
   for label in present:
     x, y = xy[labels == label].T
-    marker, colour = divmod(int(label), len(charts.CLASS_COLOURS))
     ax.scatter(
       x,
       y,
       s=9,
-      color=charts.CLASS_COLOURS[colour],
-      marker=charts.MARKERS[marker],
+      **charts.look(int(label)),
       lw=0,
       alpha=0.75,
       # Thousands of vector markers would make the page large.

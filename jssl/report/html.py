@@ -20,7 +20,6 @@ _VARIABLES = {
   charts.RED: "red",
   charts.GREEN: "green",
   "#ffffff": "card",
-  **{c: f"class-{i}" for i, c in enumerate(charts.CLASS_COLOURS)},
 }
 _COLOUR = re.compile(rf"(?<=: )({'|'.join(_VARIABLES)})\b")
 

@@ -18,7 +18,7 @@ from jssl.probe.records import (
   SpectrumRecord,
 )
 from jssl.probe.selection import RULES, choices
-from jssl.report import diagnostics, figures, html, samples
+from jssl.report import charts, diagnostics, figures, html, samples
 from jssl.report.charts import as_svg
 from jssl.report.read import PROBE_SECONDS, TRAINING_SECONDS, GoodputRow, Run
 from jssl.report.verdict import verdict
@@ -45,7 +45,7 @@ def _views(run: Run) -> dict[str, Any]:
   """Returns data URIs of images and of their views, or the error."""
   try:
     images, views = samples.augmented(run.config, images=8, num_views=4)
-  except (FileNotFoundError, ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError) as error:
     return {"error": str(error)}
   return {
     "images": samples.data_uri(images[None]),
@@ -61,14 +61,14 @@ def _tokens(run: Run, step: int | None) -> dict[str, Any]:
     return {"error": "No checkpoint has been probed yet."}
   try:
     found = samples.token_maps(run, step, images=8)
-  except (FileNotFoundError, ValueError, CheckpointError) as error:
+  except (OSError, ValueError, CheckpointError) as error:
     return {"error": f"Patch tokens cannot be drawn: {error}"}
   return {"rows": [(name, samples.data_uri(row[None])) for name, row in found]}
 
 
 def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
   """Returns the map of the test features and neighbours, or the reason."""
-  most = figures.MAX_CLASSES
+  most = charts.MAX_LOOKS
   found = step is not None and samples.cached_features(
     run,
     dataset,
@@ -94,7 +94,7 @@ def _map(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
 
 
 def _classes(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
-  """Returns rows of the worst classes and the most frequent confusions."""
+  """Returns rows of the worst classes, confusion and its largest errors."""
   found = run.select(
     ClassesRecord, dataset=dataset, features="backbone", step=step
   )
@@ -114,6 +114,11 @@ def _classes(run: Run, dataset: str, step: int | None) -> dict[str, Any]:
       for accuracy, name, images in sorted(seen)[:_MOST_CLASSES]
     ],
     "classes": len(seen),
+    "confusion": [
+      [name, *(count / max(sum(row), 1) for count in row)]
+      for name, row in zip(record.names, record.confusion, strict=False)
+      if len(record.names) <= _MOST_CLASSES
+    ],
     "confused": [
       [label, predicted, f"{times / record.seeds:,.1f}"]
       for label, predicted, times in record.most_confused(_MOST_CONFUSED)

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from jssl.config.build import build_backbone
 from jssl.config.schema import Config, Data
 from jssl.data.open import open_source
 from jssl.data.source import Source
@@ -112,13 +113,17 @@ def cached_features(
   rows = _some(rows, limit)
   try:
     source = _source(data, dataset, split)
-  except (FileNotFoundError, ValueError):
+  except (OSError, ValueError):
     source = None
   names = source.class_names if source else ()
   if unlabelled:
     names = (_UNLABELLED,)
   names = names or tuple(map(str, range(labels.max() + 1)))
-  return Labelled(np.asarray(h[rows]), labels[rows], names, rows, source)
+  # The cache of `probe.features` of tokens has other columns after these.
+  width = build_backbone(run.config).feature_dim
+  return Labelled(
+    np.asarray(h[rows, :width]), labels[rows], names, rows, source
+  )
 
 
 def nearest(

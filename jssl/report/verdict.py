@@ -15,30 +15,50 @@ from jssl.report.read import Run
 _MARGIN, _PROGRESS = 0.01, 0.005
 # Share of the training, at its end, in which accuracy may still improve.
 _END = 0.25
-# Three collapsed runs had a `feature_deviation` of 0.11 to 0.24, an untrained
-# backbone 0.52, sound runs 0.6 or more.
-_COLLAPSED = 0.35
+# Share of its largest value below which `feature_deviation` is a collapse.
+_SHRUNK = 0.6
 _BASELINES = {"random": "the random backbone", "pixels": "raw pixels"}
 
 Kind = Literal[
-  "good", "undertrained", "collapsed", "random", "diverged", "unprobed"
+  "good",
+  "undertrained",
+  "weak",
+  "collapsed",
+  "random",
+  "diverged",
+  "unprobed",
 ]
+_LABELS: dict[Kind, str] = {
+  "good": "Good",
+  "undertrained": "Undertrained",
+  "weak": "Weak",
+  "collapsed": "Collapsed",
+  "random": "No representation learned",
+  "diverged": "Diverged",
+  "unprobed": "Not evaluated",
+}
 
 
 class Verdict(NamedTuple):
-  """What became of a run.
+  """The state of a run.
 
   Attributes:
     kind: "diverged" if training ended with a loss or parameter that is not
       finite; "collapsed" if the features hardly vary, or in one direction;
       "unprobed" if no accuracy of a checkpoint was measured; "random" if it is
       no better than that of the random backbone; "undertrained" if it still
-      improves at the end; else "good".
+      improves at the end; "weak" if it is below that of raw pixels; else
+      "good".
     text: the verdict in words, with its numbers.
   """
 
   kind: Kind
   text: str
+
+  @property
+  def label(self) -> str:
+    """The kind in words."""
+    return _LABELS[self.kind]
 
 
 def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
@@ -50,14 +70,14 @@ def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
   Args:
     run: contents of the workdir.
     dataset: the probed set.
-    step: the checkpoint to judge; None if none was probed.
+    step: the checkpoint to evaluate; None if none was probed.
   """
   # A training that ends by such a value leaves its state there.
   broken = checkpoint.steps(run.workdir / "broken")
   if broken and broken[-1] >= run.steps_done:
     return Verdict(
       "diverged",
-      "Diverged: the loss or a parameter became NaN or infinite by step "
+      "The loss or a parameter became NaN or infinite by step "
       f"{broken[-1]:,} of {run.config.train.steps:,}.",
     )
   records = {
@@ -80,25 +100,36 @@ def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
     features="backbone",
   )
   random = baselines.get("random")
-  better_at_end = bool(over_time) and _is_better(over_time[-1], random)
-  if collapsed := _collapsed(run, dataset, better=better_at_end):
-    return Verdict("collapsed", f"Collapsed: {collapsed}.")
+  collapsed = _in_one_direction(run, dataset)
+  # Features that beat an untrained backbone have not collapsed to a constant.
+  if over_time and random and not _is_better(over_time[-1], random):
+    collapsed = collapsed or _constant(run)
+  if collapsed:
+    return Verdict("collapsed", collapsed)
   if shown is None:
     return Verdict(
       "unprobed",
-      "No verdict: no accuracy was measured. To measure it: "
-      f"jssl probe --workdir={run.workdir}",
+      "No accuracy was measured. To measure it: "
+      f"jssl probe --workdir={run.workdir} (a set without labels needs "
+      "--dataset=NAME, another one)",
     )
   against = _against(shown, baselines) or (
     f"{100 * shown.test_accuracy:.1f}% accuracy, without a baseline to compare "
     "with (probe.baselines)"
   )
   improvement, improves = _improvement(over_time, shown)
-  kind: Kind = "undertrained" if improves else "good"
+  kind: Kind = "good"
+  if not _is_better(shown, random):
+    kind = "random"
+  elif improves:
+    kind = "undertrained"
+  elif "pixels" in baselines and _is_better(baselines["pixels"], shown):
+    kind = "weak"
+  measured = "" if collapsed is None else "; not collapsed"
   return Verdict(
-    kind if _is_better(shown, random) else "random",
+    kind,
     f"{against[0].upper()}{against[1:]} ({shown.name} probe, step "
-    f"{shown.step:,}); {improvement}; not collapsed."
+    f"{shown.step:,}); {improvement}{measured}."
     + _worse_elsewhere(records, str(probe)),
   )
 
@@ -143,30 +174,32 @@ def _worse_elsewhere(
   return f" Worse than {' and '.join(found)}." if found else ""
 
 
-def _collapsed(run: Run, dataset: str, *, better: bool) -> str:
-  """Says how the features have collapsed; "" if they have not.
-
-  Args:
-    run: contents of the workdir.
-    dataset: the probed set.
-    better: True if they are better than those of the random backbone, which no
-      collapse leaves.
-  """
+def _in_one_direction(run: Run, dataset: str) -> str | None:
+  """Says that the features vary in one direction; None if not measured."""
   found = collapse(run, dataset)
-  if found and found.collapsed:
-    auc = [*found.aucs.values()][-1]
-    return (
-      "nearly all variance of the features is in one direction (collapse AUC "
-      f"{auc:.3f}, at most 1)"
-    )
+  if found is None or not found.collapsed:
+    return None if found is None else ""
+  auc = [*found.aucs.values()][-1]
+  return (
+    "Nearly all variance of the features is in one direction (collapse AUC "
+    f"{auc:.3f}, at most 1)."
+  )
+
+
+def _constant(run: Run) -> str:
+  """Says that the features became alike during the training; "" if not.
+
+  Untrained backbones differ too much for a limit of the deviation itself.
+  """
   deviations = run.metrics.get("feature_deviation", np.zeros(0))
   deviations = deviations[np.isfinite(deviations)]
-  if len(deviations) and deviations[-1] < _COLLAPSED and not better:
-    return (
-      "the features hardly vary between images (deviation "
-      f"{deviations[-1]:.2f}, about 1 if all directions vary alike)"
-    )
-  return ""
+  if not len(deviations) or deviations[-1] >= _SHRUNK * deviations.max():
+    return ""
+  return (
+    "The features vary less between images than before (deviation "
+    f"{deviations[-1]:.2f}, once {deviations.max():.2f}), and are no better "
+    "than those of the random backbone."
+  )
 
 
 def _is_better(one: ProbeRecord, random: ProbeRecord | None) -> bool:

@@ -32,18 +32,19 @@ class Tracker(Protocol):
   def image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
     """Receives an image."""
 
-  def close(self) -> None:
-    """Ends the connection."""
+  def close(self, *, failed: bool) -> None:
+    """Ends the connection; `failed` unless the run has reached its end."""
 
 
 class TensorBoard:
   """Writes event files in a folder."""
 
-  def __init__(self, folder: str | os.PathLike):
-    """Opens a new event file."""
+  def __init__(self, folder: str | os.PathLike, step: int | None = None):
+    """Opens a new event file; TensorBoard drops older rows after `step`."""
     from tensorboardX import SummaryWriter
 
-    self._writer = SummaryWriter(os.fspath(folder))
+    purge_step = None if step is None else step + 1
+    self._writer = SummaryWriter(os.fspath(folder), purge_step=purge_step)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """See `Tracker`."""
@@ -55,7 +56,7 @@ class TensorBoard:
     """See `Tracker`."""
     self._writer.add_image(name, image, dataformats="HWC")
 
-  def close(self) -> None:
+  def close(self, *, failed: bool) -> None:
     """See `Tracker`."""
     self._writer.close()
 
@@ -92,9 +93,9 @@ class WandB:
     """See `Tracker`."""
     self._run.log({name: self._image(image)}, step=0)
 
-  def close(self) -> None:
+  def close(self, *, failed: bool) -> None:
     """See `Tracker`."""
-    self._run.finish()
+    self._run.finish(exit_code=int(failed))
 
 
 class MLflow:
@@ -108,6 +109,7 @@ class MLflow:
 
     self._client = mlflow.MlflowClient()
     self._metric = mlflow.entities.Metric
+    self._sent: Any = None
     self._run_id = _ids(workdir).get("mlflow", "")
     if not self._run_id:
       found = self._client.get_experiment_by_name(experiment)
@@ -118,24 +120,31 @@ class MLflow:
       )
       run = self._client.create_run(number, run_name=workdir.absolute().name)
       self._run_id = run.info.run_id
-      _add_id(workdir, "mlflow", self._run_id)
       for key, value in flatten_dict(dict(config), sep=".").items():
         self._client.log_param(self._run_id, key, value)
+      _add_id(workdir, "mlflow", self._run_id)
     self._client.update_run(self._run_id, "RUNNING")
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """See `Tracker`."""
     now = round(1000 * time.time())
     metrics = [self._metric(k, v, now, step) for k, v in values.items()]
-    self._client.log_batch(self._run_id, metrics)
+    # A thread sends them in order: a server that is down delays no step.
+    self._sent = self._client.log_batch(
+      self._run_id, metrics, synchronous=False
+    )
 
   def image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
     """See `Tracker`."""
     self._client.log_image(self._run_id, image, f"{name}.png")
 
-  def close(self) -> None:
+  def close(self, *, failed: bool) -> None:
     """See `Tracker`."""
-    self._client.set_terminated(self._run_id, "FINISHED")
+    if self._sent:
+      self._sent.wait()
+    self._client.set_terminated(
+      self._run_id, "FAILED" if failed else "FINISHED"
+    )
 
 
 class Trackers:
@@ -146,6 +155,7 @@ class Trackers:
     workdir: str | os.PathLike,
     config: Mapping[str, Any],
     *,
+    step: int | None = None,
     wandb: str = "",
     mlflow: str = "",
   ):
@@ -155,13 +165,15 @@ class Trackers:
       workdir: workdir of the run. TensorBoard has its event files there, if
         tensorboardX is installed.
       config: the config of the run, as nested dicts.
+      step: steps done, after which rows of an earlier start do not count; None
+        if there is no earlier start.
       wandb: project of Weights & Biases; "" for none.
       mlflow: experiment of MLflow; "" for none.
     """
     path = pathlib.Path(workdir)
     makers: list[Callable[[], Tracker]] = []
     if importlib.util.find_spec("tensorboardX"):
-      makers.append(lambda: TensorBoard(path))
+      makers.append(lambda: TensorBoard(path, step))
     if wandb:
       makers.append(lambda: WandB(wandb, path, config))
     if mlflow:
@@ -171,26 +183,27 @@ class Trackers:
       with _logged_errors():
         self._open.append(make())
 
-  def __bool__(self) -> bool:
-    return bool(self._open)
-
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Sends scalars of a step."""
     for tracker in self._open:
       with _logged_errors():
         tracker.scalars(step, values)
 
-  def image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Sends an image."""
+  def image(
+    self, name: str, draw: Callable[[], UInt8[np.ndarray, "h w c"]]
+  ) -> None:
+    """Draws an image and sends it."""
+    image = None
     for tracker in self._open:
       with _logged_errors():
+        image = draw() if image is None else image
         tracker.image(name, image)
 
-  def close(self) -> None:
-    """Ends all connections."""
+  def close(self, *, failed: bool = False) -> None:
+    """Ends all connections; `failed` unless the run has reached its end."""
     for tracker in self._open:
       with _logged_errors():
-        tracker.close()
+        tracker.close(failed=failed)
 
 
 def check_installed(*, wandb: str, mlflow: str) -> None:

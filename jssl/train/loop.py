@@ -135,9 +135,10 @@ def train(
       workdir,
       total_steps=total_steps,
       batch_size=config.data.batch_size,
-      open_trackers=lambda: trackers.Trackers(
+      open_trackers=lambda step: trackers.Trackers(
         workdir,
         to_dict(config),
+        step=step,
         wandb=config.log.wandb,
         mlflow=config.log.mlflow,
       ),

@@ -27,7 +27,7 @@ class Writer:
     *,
     total_steps: int,
     batch_size: int,
-    open_trackers: Callable[[], Trackers] | None = None,
+    open_trackers: Callable[[int], Trackers] | None = None,
   ):
     """Writes nothing yet; `batch_size` is the number of images per step."""
     self._open_trackers = open_trackers
@@ -46,7 +46,7 @@ class Writer:
     self._rows = [row for row in rows if row["step"] <= step]
     self._write_rows()
     if self._open_trackers:
-      self._trackers = self._open_trackers()
+      self._trackers = self._open_trackers(step)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes scalars and the speed since the last call.
@@ -81,7 +81,7 @@ class Writer:
   ) -> None:
     """Sends an image to the trackers; draws it only if there are any."""
     if self._trackers:
-      self._trackers.image(name, draw())
+      self._trackers.image(name, draw)
 
   def _write_rows(self) -> None:
     """Appends the last row, or writes all rows after a failed write."""
@@ -93,8 +93,9 @@ class Writer:
   def __enter__(self) -> "Writer":
     return self
 
-  def __exit__(self, *_: Any) -> None:
+  def __exit__(self, error: type | None, *_: Any) -> None:
     if self._trackers:
-      self._trackers.close()
+      ended = error is None and self._step == self._total_steps
+      self._trackers.close(failed=not ended)
     if self._rows and not self._is_complete:
       self._write_rows()

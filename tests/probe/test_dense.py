@@ -122,7 +122,7 @@ def source(images=12):
     class_names=("a", "b"),
     images=pixels.astype(np.uint8),
     labels=labels,
-    masks=(pixels[..., 0] < 100).astype(np.int8),
+    fetch_masks=(pixels[..., 0] < 100).astype(np.int8).__getitem__,
   )
 
 

@@ -782,7 +782,7 @@ def test_the_dense_probe_has_records_and_a_table(workdir, monkeypatch):
     return SegmentedInMemory(
       **{k: getattr(plain, k) for k in ("name", "class_names", "labels")},
       images=plain.images // 2 + 100 * masks[..., None].astype(np.uint8),
-      masks=masks,
+      fetch_masks=masks.__getitem__,
     )
 
   backbone = Backbone(init, with_tokens, 6, lambda shape: Grid(2, 2, 6, 2))

@@ -83,7 +83,7 @@ def test_spectrum_is_relative_and_of_the_step(workdir):
 
 
 def test_scatter_has_a_look_for_every_class():
-  n = figures.MAX_CLASSES
+  n = charts.MAX_LOOKS
   xy = np.stack([np.arange(n), np.arange(n)], 1).astype(float)
   figure = figures.scatter(xy, np.arange(n), [f"c{i}" for i in range(n)])
   looks = {

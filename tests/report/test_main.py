@@ -89,7 +89,7 @@ def test_several_runs(workdir, tmp_path_factory):
     [str(names[0]), "20", "20.2 ± 1.2"],
     [str(names[1]), "-", "-"],
   ]
-  assert "No verdict: no accuracy was measured." in found.visible
+  assert "Not evaluated. No accuracy was measured." in found.visible
   assert "by 20.0 points" in found.visible
 
 

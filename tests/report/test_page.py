@@ -303,10 +303,14 @@ def test_classes_from_the_worst_and_their_confusions(workdir, cheap):
     file.write(to_json(record) + "\n")
   rows = rendered(workdir).rows
   start = rows.index(["class", "test images", "accuracy in %"])
-  assert rows[start + 1 : start + 6] == [
+  assert rows[start + 1 : start + 10] == [
     ["dog", "4", "50.0"],
     ["cat", "8", "100.0"],
-    ["class", "taken for", "test images"],
+    ["class", "cat", "dog", "unseen"],
+    ["cat", "100", "0", "0"],
+    ["dog", "38", "50", "12"],
+    ["unseen", "0", "0", "0"],
+    ["class", "predicted", "test images"],
     ["dog", "cat", "1.5"],
     ["dog", "unseen", "0.5"],
   ]

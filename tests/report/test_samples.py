@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from report.conftest import write_features
 
 from jssl import rng
 from jssl.augment import Augment, views
@@ -70,6 +71,15 @@ def test_finds_the_features_of_a_step(workdir):
   np.testing.assert_array_equal(np.bincount(found.labels), 6)
   assert found.class_names == tuple("0123456789")
   assert kept(workdir, step=40) is None
+
+
+def test_features_are_pooled_ones(workdir):
+  """Before the columns that other `probe.features` add to the cache."""
+  path = workdir / "features" / "cluttered_digits-test-step20-0a1b.npy"
+  write_features(workdir, 20, d=40)
+  h, _, _ = features.cached(path, num_classes=0)
+  found = kept(workdir)
+  np.testing.assert_array_equal(found.h, h[found.rows, :16])
 
 
 def test_rows_and_labels_stay_together(workdir):

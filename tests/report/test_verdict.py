@@ -1,4 +1,4 @@
-"""Verdicts on made-up records, and on runs that were made to deserve them."""
+"""Verdicts on made-up records, and on real runs of each kind."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from jssl.report.read import read
 from jssl.report.verdict import verdict
 
 
-def judged(workdir, found, step=40):
+def verdict_of(workdir, found, step=40):
   made.write_records(workdir, found)
   run = read(workdir)
   return verdict(run, made.DATASET, step)
@@ -37,7 +37,7 @@ SPECTRUM = [made.spectrum_record(40, 0.8)]
 
 def test_good(workdir):
   found = accuracies({20: 0.8, 30: 0.85, 40: 0.851}, random=0.6, pixels=0.75)
-  kind, text = judged(workdir, found + SPECTRUM)
+  kind, text = verdict_of(workdir, found + SPECTRUM)
   assert kind == "good"
   assert text == (
     "Better than the random backbone by 25.1 points and raw pixels by 10.1 "
@@ -48,7 +48,7 @@ def test_good(workdir):
 
 def test_undertrained(workdir):
   found = accuracies({20: 0.7, 40: 0.8}, random=0.6, pixels=0.85)
-  kind, text = judged(workdir, found + SPECTRUM)
+  kind, text = verdict_of(workdir, found + SPECTRUM)
   assert kind == "undertrained"
   assert text == (
     "Better than the random backbone by 20.0 points, worse than raw pixels by "
@@ -59,30 +59,63 @@ def test_undertrained(workdir):
 
 def test_getting_worse(workdir):
   found = accuracies({20: 0.9, 40: 0.8}, random=0.6)
-  kind, text = judged(workdir, found, step=20)
+  kind, text = verdict_of(workdir, found, step=20)
   assert kind == "good"
-  assert "step 20); worse at the last step 40, by 10.0 points;" in text
+  assert "step 20); worse at the last step 40, by 10.0 points." in text
 
 
 @pytest.mark.parametrize("auc", [0.995, 1.0])
 def test_collapsed(workdir, auc):
   found = accuracies({40: 0.5}, random=0.6)
-  kind, text = judged(workdir, [*found, made.spectrum_record(40, auc)])
+  kind, text = verdict_of(workdir, [*found, made.spectrum_record(40, auc)])
   assert kind == "collapsed"
   assert f"(collapse AUC {auc:.3f}, at most 1)" in text
 
 
 @pytest.mark.parametrize(
-  ("deviation", "expected"), [(0.1, "collapsed"), (0.4, "random")]
+  ("deviations", "expected"),
+  [
+    ((0.5, 0.9, 0.3), "collapsed"),
+    ((0.5, 0.9, 0.6), "random"),
+    # Untrained backbones may have less than this.
+    ((0.16, 0.16, 0.16), "random"),
+    ((0.0, 0.0, 0.0), "random"),
+    ((np.nan, 0.5, 0.1), "collapsed"),
+  ],
 )
-def test_features_that_hardly_vary(workdir, deviation, expected):
-  row = {"step": 40, "loss": 1.0, "feature_deviation": deviation}
-  write_lines(workdir / "metrics.jsonl", [row])
-  kind, text = judged(workdir, accuracies({40: 0.6}, random=0.6))
+def test_features_that_become_alike(workdir, deviations, expected):
+  rows = [
+    {"step": step, "loss": 1.0, "feature_deviation": deviation}
+    for step, deviation in zip((10, 20, 40), deviations, strict=True)
+  ]
+  write_lines(workdir / "metrics.jsonl", rows)
+  at_chance = accuracies({40: 0.6}, random=0.6)
+  kind, text = verdict_of(workdir, at_chance)
   assert kind == expected
-  assert (f"(deviation {deviation:.2f}, about 1" in text) == (deviation < 0.35)
-  # A low deviation alone is no collapse.
-  assert judged(workdir, accuracies({40: 0.8}, random=0.6)).kind == "good"
+  reason = f"(deviation {deviations[-1]:.2f}, once {max(deviations[1:]):.2f})"
+  assert (reason in text) == (expected == "collapsed")
+  # This alone is no collapse, nor is it one without the baseline.
+  better = accuracies({40: 0.8}, random=0.6)
+  assert verdict_of(workdir, better).kind == "good"
+  assert verdict_of(workdir, accuracies({40: 0.6})).kind == "good"
+  (workdir / "probe.jsonl").unlink()
+  assert verdict(read(workdir), made.DATASET, None).kind == "unprobed"
+
+
+def test_collapse_is_denied_only_if_it_was_measured(workdir):
+  found = accuracies({20: 0.8, 40: 0.8}, random=0.6)
+  assert "collapse" not in verdict_of(workdir, found).text
+  assert "; not collapsed." in verdict_of(workdir, found + SPECTRUM).text
+
+
+@pytest.mark.parametrize(
+  ("pixels", "expected"), [(0.79, "good"), (0.805, "good"), (0.83, "weak")]
+)
+def test_below_raw_pixels(workdir, pixels, expected):
+  found = accuracies({20: 0.8, 40: 0.8}, random=0.6, pixels=pixels)
+  kind, text = verdict_of(workdir, found)
+  assert kind == expected
+  assert ("worse than raw pixels by 3.0 points" in text) == (kind == "weak")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +127,9 @@ def test_features_that_hardly_vary(workdir, deviation, expected):
   ],
 )
 def test_no_better_than_random(workdir, accuracy, words):
-  kind, text = judged(workdir, accuracies({20: 0.5, 40: accuracy}, random=0.6))
+  kind, text = verdict_of(
+    workdir, accuracies({20: 0.5, 40: accuracy}, random=0.6)
+  )
   assert kind == "random"
   assert text.startswith(words)
 
@@ -104,7 +139,7 @@ def test_diverged(workdir):
     workdir / "broken", keep_last=2, keep_every_steps=None
   ) as broken:
     broken.save(33, {"progress": {"seconds": np.zeros(())}})
-  kind, text = judged(workdir, records())
+  kind, text = verdict_of(workdir, records())
   assert kind == "diverged"
   assert "by step 33 of 40" in text
 
@@ -117,7 +152,7 @@ def test_unprobed(workdir):
 
 
 def test_without_baselines_and_with_one_checkpoint(workdir):
-  kind, text = judged(workdir, accuracies({40: 0.5}))
+  kind, text = verdict_of(workdir, accuracies({40: 0.5}))
   assert kind == "good"
   assert text.startswith("50.0% accuracy, without a baseline to compare with")
   assert "too few checkpoints are probed to say if it still improves" in text
@@ -172,7 +207,7 @@ CLUTTERED = {
     ("unprobed", {"train.steps": 20}),
   ],
 )
-def test_runs_that_deserve_it(kind, changes, tmp_path):
+def test_real_runs(kind, changes, tmp_path):
   config = ConfigDict(CLUTTERED)
   config.update_from_flattened_dict(changes)
   file, workdir = tmp_path / "config.py", tmp_path / "run"
@@ -195,5 +230,5 @@ def test_runs_that_deserve_it(kind, changes, tmp_path):
     assert status("jssl.probe") == 0
   run = read(workdir)
   found = verdict(run, made.DATASET, run.step(made.DATASET))
-  print(found.text)
+  print(found.text, run.metrics.get("feature_deviation"))
   assert found.kind == kind

@@ -11,37 +11,42 @@ import pytest
 
 from jssl.runtime import trackers
 
+# The step at which a run of this file fails.
+FAILING = 5
 RUN = """
 import sys, numpy as np
 from jssl.runtime.trackers import Trackers
 workdir, wandb, mlflow, step = sys.argv[1:]
 config = {"seed": 3, "data": {"name": "digits"}}
-with_errors = Trackers(workdir, config, wandb=wandb, mlflow=mlflow)
-assert with_errors
-with_errors.image("views", np.zeros((4, 6, 3), np.uint8))
-with_errors.scalars(int(step), {"loss": float(step) / 4})
-with_errors.close()
+tracked = Trackers(workdir, config, step=int(step), wandb=wandb, mlflow=mlflow)
+tracked.image("undrawn", lambda: 1 / 0)
+tracked.image("views", lambda: np.zeros((4, 6, 3), np.uint8))
+tracked.scalars(int(step), {"loss": float(step) / 4})
+tracked.close(failed=step == "5")
 """
 
 
-def read_scalars(folder):
-  """Reads (name, step, value) of the event files of a folder."""
+def events(folder):
+  """Reads the event files of a folder."""
   from tensorboardX.proto.event_pb2 import Event
 
-  found = []
   for path in sorted(folder.glob("events.out.tfevents.*")):
     content, start = path.read_bytes(), 0
     while start < len(content):
       # The length and its checksum, the record and its checksum.
       (length,) = struct.unpack_from("<Q", content, start)
-      event = Event.FromString(content[start + 12 : start + 12 + length])
+      yield Event.FromString(content[start + 12 : start + 12 + length])
       start += 16 + length
-      found += [
-        (value.tag, event.step, value.simple_value)
-        for value in event.summary.value
-        if value.HasField("simple_value")
-      ]
-  return found
+
+
+def read_scalars(folder):
+  """Reads (name, step, value) of the event files of a folder."""
+  return [
+    (value.tag, event.step, value.simple_value)
+    for event in events(folder)
+    for value in event.summary.value
+    if value.HasField("simple_value")
+  ]
 
 
 def run(workdir, *, wandb="", mlflow="", step=4, **environ):
@@ -60,6 +65,9 @@ def test_tensorboard_reads_the_scalars(tmp_path):
   run(tmp_path)
   assert read_scalars(tmp_path) == [("loss", 4, 1.0)]
   assert not (tmp_path / "trackers.json").exists()
+  # Rows of an earlier start that are repeated count once.
+  (begins,) = [e for e in events(tmp_path) if e.HasField("session_log")]
+  assert begins.step == 5
 
 
 def test_wandb_offline(tmp_path):
@@ -77,24 +85,28 @@ def test_wandb_offline(tmp_path):
     assert text in content
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:mlflow")
-def test_mlflow(tmp_path, monkeypatch):
+def runs_of_mlflow(uri):
   import mlflow
 
+  client = mlflow.MlflowClient(uri)
+  number = client.get_experiment_by_name("experiment").experiment_id
+  return client, client.search_runs([number])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:mlflow")
+def test_mlflow(tmp_path, monkeypatch):
   # mlflow-skinny has no other store without a server.
   monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
   uri = (tmp_path / "mlruns").as_uri()
   environ = {"MLFLOW_TRACKING_URI": uri}
-  for step in (4, 8):
+  for step, status in ((FAILING, "FAILED"), (8, "FINISHED")):
     run(tmp_path / "run", mlflow="experiment", step=step, **environ)
-  client = mlflow.MlflowClient(uri)
-  number = client.get_experiment_by_name("experiment").experiment_id
-  (found,) = client.search_runs([number])
+    client, (found,) = runs_of_mlflow(uri)
+    assert found.info.status == status
   assert found.info.run_name == "run"
-  assert found.info.status == "FINISHED"
   assert found.data.params == {"seed": "3", "data.name": "digits"}
   history = client.get_metric_history(found.info.run_id, "loss")
-  assert [(m.step, m.value) for m in history] == [(4, 1.0), (8, 2.0)]
+  assert [(m.step, m.value) for m in history] == [(5, 1.25), (8, 2.0)]
   assert [a.path for a in client.list_artifacts(found.info.run_id)] == [
     "views.png"
   ]

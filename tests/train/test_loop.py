@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from runtime.test_trackers import events, read_scalars, runs_of_mlflow
 from shipped import config
 from train.runs import (
   ROOT,
@@ -46,6 +47,12 @@ def test_a_run_writes_what_others_read(uninterrupted):
     "time",
   }
   assert checkpoint.steps(uninterrupted) == [16, 20, 24]
+  losses = [(s, v) for k, s, v in read_scalars(uninterrupted) if k == "loss"]
+  np.testing.assert_allclose(
+    losses, [(row["step"], row["loss"]) for row in rows(uninterrupted)]
+  )
+  pictures = [v.tag for e in events(uninterrupted) for v in e.summary.value]
+  assert pictures[0] == "views"
   assert [*(uninterrupted / "profile").rglob("*.xplane.pb")]
   load_config(uninterrupted)
   apply, variables = jssl.load_backbone(uninterrupted)
@@ -63,6 +70,29 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
   done = run(tmp_path)
   assert done.returncode == 0, done.stderr
   assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning:mlflow")
+def test_mlflow_has_rows_and_the_end_of_a_run(tmp_path, monkeypatch):
+  monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+  uri = (tmp_path / "mlruns").as_uri()
+  monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+  tracked = {"log.mlflow": "experiment", "train.steps": 4}
+  for name, changes, status in (
+    ("good", {}, 0),
+    ("diverged", {"optim.learning_rate": 1e30}, 1),
+  ):
+    done = run(tmp_path / name, **tracked, **changes)
+    assert done.returncode == status, done.stderr
+  client, found = runs_of_mlflow(uri)
+  ends = {r.info.run_name: r.info.status for r in found}
+  assert ends == {"good": "FINISHED", "diverged": "FAILED"}
+  (good,) = [r for r in found if r.info.run_name == "good"]
+  history = client.get_metric_history(good.info.run_id, "loss")
+  want = [(row["step"], row["loss"]) for row in rows(tmp_path / "good")]
+  np.testing.assert_allclose([(m.step, m.value) for m in history], want)
+  assert good.data.params["train.steps"] == "4"
 
 
 @pytest.mark.slow
