@@ -1,4 +1,4 @@
-"""The checkpoint of a run with the best validation score, which is kept."""
+"""The best checkpoint of a run by `probe.select_by`, which is kept."""
 
 import math
 import os
@@ -20,8 +20,8 @@ def pin_best(
 ) -> None:
   """Pins a checkpoint as the best one if no pinned one has a higher score.
 
-  `score` is of validation; higher is better. It is not compared with a pinned
-  one of other `features`, which is replaced. A run in progress keeps the pinned
+  `score` is that of `probe.select_by`; higher is better. It replaces a score of
+  other `features`, without a comparison. A run in progress keeps the pinned
   checkpoint, whatever its keep policy.
   """
   best = _best(workdir)

@@ -16,8 +16,8 @@ _WEIGHTS = flags.DEFINE_string(
 _STEP = flags.DEFINE_integer(
   "step",
   None,
-  "Step of the checkpoint; default: the best by the probe's validation "
-  "accuracy, or the last where nothing was probed.",
+  "Step of the checkpoint; default: the best by probe.select_by, or the last "
+  "where nothing was probed.",
 )
 _STUDENT = flags.DEFINE_bool(
   "student",

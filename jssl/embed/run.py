@@ -41,7 +41,7 @@ _LOG_SECONDS = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A backbone with what its images and metadata need.
+  """A backbone, the size of its images, and defaults of its run.
 
   Attributes:
     encoder: function of variables and images.

@@ -22,7 +22,7 @@ from jssl.runtime import files
 SUFFIXES = (".parquet", ".npz")
 _KEY = b"jssl"
 _MANIFEST = "manifest.json"
-# What to change if parts have another value.
+# Advice for each key in which parts differ from a run.
 _FLAGS = {
   "jssl": "install that version",
   "weights": "change --workdir, --weights, --step or --student",
@@ -101,7 +101,7 @@ def _parquet(
   text = [n for n in ("name", "class") if n in schema.names]
   with (
     files.open_atomically(path) as file,
-    # Features do not compress, and their extrema help nobody.
+    # Features do not compress, and nothing reads their extrema.
     pq.ParquetWriter(
       file,
       schema,
@@ -123,7 +123,7 @@ class Parts:
   def __init__(
     self, out: pathlib.Path, schema: pa.Schema, about: Mapping[str, Any]
   ):
-    """Touches no files; `about` is everything that the rows depend on."""
+    """Touches no files; `about` has all inputs of the rows."""
     self._out, self._schema, self._about = out, schema, dict(about)
     self._folder = out.with_name(f"{out.name}.parts")
     self.damaged: list[tuple[int, str]] = []

@@ -32,12 +32,12 @@ class Encoder(NamedTuple):
 
   `encode` also takes centre views, which it does not change.
   `kind` and `backbone` are the fields `features` and `backbone` of records, and
-  `step` is that of the checkpoint or 0. `key` is a checksum of everything that
-  the features depend on, except images. Pixels have no variables. `student` is
-  the trained backbone beside an averaged one. `dims` is the dimension of a
-  pooled feature and of a token if features have the columns of
-  `center_features` with blocks. `tokens` is a function from the same images to
-  patch tokens [b, n, d], if there are any.
+  `step` is that of the checkpoint or 0. `key` is a checksum of all inputs of
+  the features but images. Pixels have no variables. `student` is the trained
+  backbone beside an averaged one. `dims` is the dimension of a pooled feature
+  and of a token if features have the columns of `center_features` with blocks.
+  `tokens` is a function from the same images to patch tokens [b, n, d], if
+  there are any.
   """
 
   kind: str

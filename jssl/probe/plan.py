@@ -20,7 +20,7 @@ class Plan:
 
   Attributes:
     parts: parts of an encoder, in the order of their measurement.
-    judged: the evaluated backbone of a checkpoint, "teacher" or "student".
+    evaluated: backbone of a checkpoint to evaluate, "teacher" or "student".
   """
 
   def __init__(
@@ -69,7 +69,7 @@ class Plan:
         log(f"{name} has no masks: the dense probe is skipped.")
     if diagnostics:
       self.parts.append("diagnostics")
-    self.judged = "teacher" if has_teacher(config) else "student"
+    self.evaluated = "teacher" if has_teacher(config) else "student"
 
   def _check_corruptible(self) -> None:
     channels = self._dataset.train.image_shape[-1]
@@ -85,13 +85,13 @@ class Plan:
   def _wanted(self, kind: str) -> list[Part]:
     if kind == "student":
       # The trained backbone beside an averaged one.
-      beside = self.judged == "teacher"
+      beside = self.evaluated == "teacher"
       if not (beside and settings_of_student(self._settings).probes):
         return []
       return [part for part in self.parts if part == "probe"]
     if kind != "pixels":
       return self.parts
-    # Pixels have no views, and are of no interest without labels or masks.
+    # Pixels have no views, and are only a baseline of the probes.
     if not {"probe", "dense"} & {*self.parts}:
       return []
     return [part for part in self.parts if part != "diagnostics"]
@@ -99,7 +99,7 @@ class Plan:
   def missing(self, kind: str, step: int) -> list[Part]:
     """Returns the parts without records, the same on all processes."""
     key = (kind, step, self._dataset.name)
-    fields = {"backbone": self.judged} if kind == "backbone" else {}
+    fields = {"backbone": self.evaluated} if kind == "backbone" else {}
     missing = [
       part
       for part in self._wanted(kind)

@@ -106,7 +106,7 @@ class RecordFile:
     return records
 
   def done(self, part: Part, **settings: Any) -> set[tuple[str, int, str]]:
-    """Returns (features, step, dataset) of everything that has records.
+    """Returns (features, step, dataset) of all features that have records.
 
     Records with another value of a field in `settings` do not count.
     """

@@ -111,7 +111,7 @@ class Runner:
       overwrite=overwrite,
       log=log,
     )
-    self._judged = self._plan.judged
+    self._evaluated = self._plan.evaluated
     size = config.augment.crop_size_px
     of_images = self._dataset.train.image_shape[-1]
     if channels and of_images not in (1, channels):
@@ -194,13 +194,15 @@ class Runner:
     """Writes features and labels of the last checkpoint to an `.npz` file."""
     step = checkpoint.steps(self._workdir)[-1]
     variables = encoders.restore(
-      self._workdir, step, teacher=self._judged == "teacher"
+      self._workdir, step, teacher=self._evaluated == "teacher"
     )
     found = self._dataset.extract(self._encoders.checkpoint(step, *variables))
     found = found.selected(self._settings)
     if distributed.is_first():
-      features.export(path, found.train, found.test, self._judged)
-    self._log(f"Wrote features of the {self._judged} of step {step} to {path}.")
+      features.export(path, found.train, found.test, self._evaluated)
+    self._log(
+      f"Wrote features of the {self._evaluated} of step {step} to {path}."
+    )
 
   def _probe_baselines(self) -> None:
     wanted = self._settings.baselines
@@ -224,7 +226,7 @@ class Runner:
     error = ""
     try:
       variables = encoders.restore(
-        self._workdir, step, teacher=self._judged == "teacher"
+        self._workdir, step, teacher=self._evaluated == "teacher"
       )
     except (checkpoint.CheckpointError, OSError) as failure:
       error = str(failure)
@@ -339,7 +341,7 @@ class Runner:
         records,
         rule=self._settings.select_by,
         dataset=self._dataset.name,
-        backbone=self._judged,
+        backbone=self._evaluated,
         vectors=vectors(self._settings, "backbone"),
       )
 

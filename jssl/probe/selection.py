@@ -25,7 +25,8 @@ def score(record: Record, rule: Rule) -> float | None:
       labels; "rank_me" (Garrido et al., ICML 2023) and "lidar" (Thilak et al.,
       ICLR 2024) for these effective ranks; "alpha_req" for minus the distance
       of the decay of the spectrum from 1 (Agrawal et al., NeurIPS 2022). All
-      but the first need no labels.
+      but the first need no labels. They are those of the backbone; RankMe's
+      paper defines it on the outputs of the projector.
 
   Returns:
     The score; None if the record does not have it.
@@ -61,12 +62,12 @@ def pin_best(
     vectors: features of the linear probe, for the rule "accuracy".
   """
   steps = checkpoint.steps(workdir)
-  judged = ("backbone", dataset, backbone)
+  wanted = ("backbone", dataset, backbone)
   for record in records:
     value = score(record, rule)
     if (
       value is not None
-      and (record.features, record.dataset, record.backbone) == judged
+      and (record.features, record.dataset, record.backbone) == wanted
       and (not isinstance(record, ProbeRecord) or record.vectors == vectors)
       and record.step in steps
     ):

@@ -58,8 +58,8 @@ class Trial(NamedTuple):
       parts.append("diagnostics")
     key = ("backbone", self.steps, self.dataset)
     records = RecordFile(self.workdir)
-    judged = "teacher" if has_teacher(self.config) else "student"
-    return all(key in records.done(part, backbone=judged) for part in parts)
+    evaluated = "teacher" if has_teacher(self.config) else "student"
+    return all(key in records.done(part, backbone=evaluated) for part in parts)
 
   def baseline_settings(self, kind: str) -> tuple:
     """Settings that a baseline depends on, besides the seed.

@@ -119,8 +119,8 @@ def load_backbone(
   Args:
     path: workdir of a run, or a file or folder of published weights, see
       `jssl.weights.load`.
-    step: step of the checkpoint; None takes the best by the probe's validation
-      accuracy, or the last where nothing was probed. None for a file.
+    step: step of the checkpoint; None takes the best by `probe.select_by`, or
+      the last where nothing was probed. None for a file.
     teacher: True for the averaged backbone, False for the trained one (the
       student); None for the averaged one where the method has one, as the probe
       evaluates. None for a file.

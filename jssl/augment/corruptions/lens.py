@@ -13,7 +13,7 @@ Offsets = Int[Array, "rounds 2 h w"]
 
 
 def disk(radius: float, sigma: float) -> Float[np.ndarray, "side side"]:
-  """Returns a disk, smoothed by 3 x 3 taps, or 5 x 5 from 8 px on."""
+  """Returns a disk, smoothed by 3 x 3 taps, or 5 x 5 above 8 px."""
   half, smoothing = (8, 1) if radius <= 8 else (int(radius), 2)
   offset = np.arange(-half, half + 1)
   inside = offset[:, None] ** 2 + offset**2 <= radius**2

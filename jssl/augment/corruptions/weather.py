@@ -32,7 +32,7 @@ class Flakes(NamedTuple):
 
 
 def draw_flakes(key: Key, image: Image, c: tuple[float, ...]) -> Flakes:
-  """Draws flakes of snow, which fall."""
+  """Draws the noise of flakes of snow, and the angle at which they fall."""
   of_normal, of_angle = jax.random.split(key)
   return Flakes(
     jax.random.normal(of_normal, image.shape[:2], image.dtype),
