@@ -3,11 +3,12 @@
 import dataclasses
 import datetime
 import functools
+import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from jssl.data import pipeline
 from jssl.data.source import Named, SkipDamaged, Source
 from jssl.embed import store
 from jssl.probe.features import variables_digest
-from jssl.runtime import distributed
+from jssl.runtime import distributed, files
 from jssl.typing import Pixels, Variables
 from jssl.weights.workdir import (
   Encoder,
@@ -32,6 +33,8 @@ from jssl.weights.workdir import (
   is_published,
   load_backbone,
 )
+
+T = TypeVar("T")
 
 # Rows of a part, and bytes of its features and tokens.
 _PART_ROWS = 2048
@@ -76,14 +79,17 @@ class Pretrained:
       encoder, variables = load_backbone(path, step, teacher=teacher)
       # The usual size, from which the centre crop needs no enlarging.
       size = round(encoder.image_shape[0] / CENTER_SHARE)
-      return cls(encoder, variables, "published", None, size)
+      return cls(encoder, variables, "published", step=None, image_size_px=size)
     config = read_config(path)
     step = distributed.broadcast_from_first(find_step(path, step))
     if teacher is None:
       teacher = has_teacher(config)
     encoder, variables = load_backbone(path, step, teacher=teacher)
     return cls(
-      *(encoder, variables, "teacher" if teacher else "student", step),
+      encoder,
+      variables,
+      "teacher" if teacher else "student",
+      step=step,
       image_size_px=config.data.image_size_px,
       batch_size=config.probe.batch_size,
       data_dir=config.data.data_dir,
@@ -137,25 +143,26 @@ def _batches(
       distributed.to_host(x)[:real]
       for x in (pooled, batch["label"], batch["readable"])
     )
+    features = features.astype(np.float32)
+    bad = int(np.sum(~np.isfinite(features[readable]).all(1)))
+    if bad:  # All processes have all rows, so all of them raise.
+      raise ValueError(
+        f"{bad} of the features of images {row} to {row + real - 1} of "
+        f"{source.name} are not finite; choose another checkpoint by --step, "
+        "or other weights"
+      )
     flat = None
     if tokens is not None:
       flat = distributed.to_host(tokens)[:real].reshape(real, -1)
       flat = flat.astype(np.float32)
     index = np.arange(row, row + real)
-    yield _Batch(index, label, readable, features.astype(np.float32), flat)
+    yield _Batch(index, label, readable, features, flat)
     row += real
 
 
 def _table(batch: _Batch, source: Source, schema: pa.Schema) -> pa.Table:
   """Returns the rows of the images that could be read."""
   kept = batch.readable
-  finite = np.isfinite(batch.features[kept]).all(1)
-  if not finite.all():
-    raise ValueError(
-      f"{(~finite).sum()} of the features of images {batch.rows[0]} to "
-      f"{batch.rows[-1]} of {source.name} are not finite; choose another "
-      "checkpoint by --step, or other weights"
-    )
   index, label = batch.rows[kept], batch.label[kept]
   names: list[str | None] = [None] * len(index)
   if isinstance(source, Named):
@@ -201,23 +208,93 @@ class _Progress:
     return time.monotonic() - self._started
 
 
-def _open_parts(
-  parts: store.Parts, out: pathlib.Path, *, overwrite: bool
-) -> int:
-  """Returns the number of finished parts; all processes raise its errors."""
-  number, error = 0, None
+def _on_first(work: Callable[[], T]) -> T:
+  """Returns the result of process 0 on all processes, or raises its error.
+
+  After an error that may pass, such as a full disk, only process 0 raises it.
+  """
+  result, error = None, None
   if distributed.is_first():
     try:
-      store.check_out(out, overwrite=overwrite)
-      number = parts.open(overwrite=overwrite)
+      result = work()
     except (ValueError, OSError) as found:
+      if files.is_retryable(found):
+        raise
       error = found
-  problem = distributed.broadcast_from_first(str(error) if error else "")
-  if error:
-    raise error
+  result, problem = distributed.broadcast_from_first(
+    (result, str(error) if error else "")
+  )
   if problem:
-    raise ValueError(problem)
-  return distributed.broadcast_from_first(number)
+    raise error or ValueError(problem)
+  return cast(T, result)
+
+
+def _token_shape(encoder: Encoder) -> tuple[int, int]:
+  """Returns number and width of the patch tokens, or raises ValueError."""
+  grid = encoder.backbone.grid(encoder.image_shape)
+  if grid is None:
+    raise ValueError(
+      "--tokens: expected a backbone with patch tokens, such as a ViT, and "
+      "this one has none; omit --tokens"
+    )
+  return grid.patches, grid.width
+
+
+def _check_channels(encoder: Encoder, source: Source) -> None:
+  channels = encoder.image_shape[-1]
+  if source.image_shape[-1] not in (1, channels):
+    raise ValueError(
+      f"{source.name} has images of {source.image_shape[-1]} channels: "
+      f"expected {' or '.join(map(str, sorted({1, channels})))}, as the "
+      "backbone takes; change --dataset, or --workdir or --weights"
+    )
+
+
+def _about(
+  backbone: Pretrained,
+  source: Source,
+  *,
+  tokens: tuple[int, int] | None,
+  batch_size: int,
+) -> dict[str, Any]:
+  """Returns the metadata: all inputs of the rows."""
+  fingerprint = source.fingerprint()
+  distributed.check_same(fingerprint, f"images of {source.name}")
+  return {
+    "jssl": jssl.__version__,
+    "weights": variables_digest(backbone.variables),
+    "backbone": backbone.kind,
+    "step": backbone.step,
+    "source": source.name,
+    "images": fingerprint,
+    "classes": list(source.class_names),
+    "image_size_px": source.image_shape[0],
+    "crop_size_px": backbone.encoder.image_shape[0],
+    "tokens": list(tokens) if tokens else None,
+    "batch_size": batch_size,
+  }
+
+
+def _write_parts(
+  parts: store.Parts,
+  batches: Iterable[_Batch],
+  source: Source,
+  rows: int,
+  progress: _Progress,
+) -> None:
+  """Writes batches in parts of `rows` images, on process 0."""
+  skipped, tables = SkipDamaged(source), []
+  damaged: list[tuple[int, str]] = []
+  for batch in batches:
+    if distributed.is_first():
+      tables.append(_table(batch, source, parts.schema))
+      unreadable = batch.rows[~batch.readable].tolist()
+      damaged += [(row, skipped.reason(row)) for row in unreadable]
+      end = int(batch.rows[-1]) + 1
+      if end % rows == 0 or end == len(source):
+        parts.write(pa.concat_tables(tables), damaged)
+        tables, damaged = [], []
+    progress.add(len(batch.rows))
 
 
 def embed(
@@ -256,87 +333,40 @@ def embed(
       not fit, or no image can be read.
   """
   encoder, out = backbone.encoder, pathlib.Path(out)
-  channels = encoder.image_shape[-1]
-  if source.image_shape[-1] not in (1, channels):
-    raise ValueError(
-      f"{source.name} has images of {source.image_shape[-1]} channels: "
-      f"expected {' or '.join(map(str, sorted({1, channels})))}, as the "
-      "backbone takes; change --dataset, or --workdir or --weights"
-    )
-  grid = encoder.backbone.grid(encoder.image_shape)
-  if tokens and grid is None:
-    raise ValueError(
-      "--tokens: expected a backbone with patch tokens, such as a ViT, and "
-      "this one has none; omit --tokens"
-    )
-  shape = (grid.patches, grid.width) if tokens and grid else None
+  _check_channels(encoder, source)
+  shape = _token_shape(encoder) if tokens else None
   mesh = mesh_lib.make_mesh(-1, 1)
-  batch_size = batch_size or backbone.batch_size
-  batch_size = -(-batch_size // mesh.size) * mesh.size
-  fingerprint = source.fingerprint()
-  distributed.check_same(fingerprint, f"images of {source.name}")
-  about = {
-    "jssl": jssl.__version__,
-    "weights": variables_digest(backbone.variables),
-    "backbone": backbone.kind,
-    "step": backbone.step,
-    "source": source.name,
-    "images": fingerprint,
-    "classes": list(source.class_names),
-    "image_size_px": source.image_shape[0],
-    "crop_size_px": encoder.image_shape[0],
-    "tokens": list(shape) if shape else None,
-    "batch_size": batch_size,
-  }
+  batch_size = -(-(batch_size or backbone.batch_size) // mesh.size) * mesh.size
   width = encoder.backbone.feature_dim
-  schema = store.make_schema(width, shape, labelled=bool(source.class_names))
-  parts = store.Parts(out, schema, about)
-  done = _open_parts(parts, out, overwrite=overwrite)
-
-  row_bytes = 4 * (width + (shape[0] * shape[1] if shape else 0))
+  parts = store.Parts(
+    out,
+    store.make_schema(width, shape, labelled=bool(source.class_names)),
+    _about(backbone, source, tokens=shape, batch_size=batch_size),
+  )
+  row_bytes = 4 * (width + (math.prod(shape) if shape else 0))
   rows = max(1, min(_PART_ROWS, _PART_BYTES // row_bytes) // batch_size)
   rows *= batch_size
+  done = _on_first(lambda: parts.open(overwrite=overwrite))
   first_row = min(done * rows, len(source))
   if done:
     distributed.log_on_first(f"Resumed from image {first_row}.")
   variables = mesh_lib.on_every_device(mesh, backbone.variables)
-  progress = _Progress(len(source), first_row)
-  skipped, tables = SkipDamaged(source), []
-  damaged: list[tuple[int, str]] = []
-  for batch in _batches(
+  batches = _batches(
     functools.partial(_encode, encoder, variables, tokens=tokens),
     source,
     batch_size=batch_size,
     mesh=mesh,
     workers=backbone.workers if workers is None else workers,
     first_row=first_row,
-  ):
-    end = int(batch.rows[-1]) + 1
-    if distributed.is_first():
-      tables.append(_table(batch, source, schema))
-      damaged += [
-        (row, skipped.reason(row))
-        for row in batch.rows[~batch.readable].tolist()
-      ]
-      if end % rows == 0 or end == len(source):
-        parts.write(done, pa.concat_tables(tables), damaged)
-        done, tables, damaged = done + 1, [], []
-    progress.add(len(batch.rows))
-
-  written = 0
-  if distributed.is_first():
-    if len(parts.damaged) == len(source):
-      raise ValueError(
-        f"none of the {len(source)} images of {source.name} can be read; the "
-        f"first: {parts.damaged[0][1]}"
-      )
-    written = parts.join(done)
-    for row, reason in parts.damaged:
-      distributed.log_on_first(f"Omitted image {row}: {reason}")
-    distributed.log_on_first(
-      f"Wrote {out}: {written} rows of {width} features, "
-      f"{len(parts.damaged)} of {len(source)} images omitted "
-      f"({progress.seconds():.1f} s)."
-    )
-  distributed.barrier(f"wrote {out.name}")
-  return distributed.broadcast_from_first(written)
+  )
+  progress = _Progress(len(source), first_row)
+  _write_parts(parts, batches, source, rows, progress)
+  written = _on_first(parts.join)
+  for row, reason in parts.damaged:
+    distributed.log_on_first(f"Omitted image {row}: {reason}")
+  distributed.log_on_first(
+    f"Wrote {out}: {written} rows of {width} features, "
+    f"{len(source) - written} of {len(source)} images omitted "
+    f"({progress.seconds():.1f} s)."
+  )
+  return written

@@ -9,7 +9,7 @@ import json
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,7 +87,9 @@ def vectors(array: Float[np.ndarray, "n d"]) -> pa.Array:
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
-  """Returns a column as an array, one row per list."""
+  """Returns a column as an array, one row per list; missing text is ""."""
+  if pa.types.is_string(column.type):
+    return np.array([text or "" for text in column.to_pylist()], np.str_)
   if not pa.types.is_fixed_size_list(column.type):
     return column.to_numpy()
   flat = column.combine_chunks().flatten().to_numpy()
@@ -117,6 +119,7 @@ class Parts:
   """Finished parts of an output.
 
   Attributes:
+    schema: columns of the output.
     damaged: [row, reason] of each image without a row, in the parts so far.
   """
 
@@ -124,8 +127,9 @@ class Parts:
     self, out: pathlib.Path, schema: pa.Schema, about: Mapping[str, Any]
   ):
     """Touches no files; `about` has all inputs of the rows."""
-    self._out, self._schema, self._about = out, schema, dict(about)
+    self.schema, self._out, self._about = schema, out, dict(about)
     self._folder = out.with_name(f"{out.name}.parts")
+    self._count = 0
     self.damaged: list[tuple[int, str]] = []
 
   def _part(self, number: int) -> pathlib.Path:
@@ -137,8 +141,10 @@ class Parts:
     Parts of other weights or images are removed if `overwrite` is True.
 
     Raises:
+      OSError: if the output cannot be written, see `check_out`.
       ValueError: if there are such parts, with the flag to change.
     """
+    check_out(self._out, overwrite=overwrite)
     manifest = self._folder / _MANIFEST
     found = files.read_json(manifest)
     if found != self._about and any(self._folder.glob("*.parquet")):
@@ -147,11 +153,10 @@ class Parts:
       shutil.rmtree(self._folder)
     self._folder.mkdir(exist_ok=True)
     files.write_json(manifest, self._about)
-    number = 0
-    while (damaged := _read_damaged(self._part(number))) is not None:
+    while (damaged := _read_damaged(self._part(self._count))) is not None:
       self.damaged += damaged
-      number += 1
-    return number
+      self._count += 1
+    return self._count
 
   def _difference(self, found: Mapping[str, Any]) -> str:
     key = next(
@@ -165,88 +170,92 @@ class Parts:
       "discard it, use --overwrite; or change --out"
     )
 
-  def write(
-    self, number: int, table: pa.Table, damaged: list[tuple[int, str]]
-  ) -> None:
-    """Writes a part, and the reasons of its images without a row."""
-    self.damaged += damaged
-    about = {_KEY: json.dumps(damaged)}
-    with _parquet(
-      self._part(number), self._schema.with_metadata(about)
-    ) as writer:
+  def write(self, table: pa.Table, damaged: list[tuple[int, str]]) -> None:
+    """Writes the next part, and the reasons of its images without a row."""
+    schema = self.schema.with_metadata({_KEY: json.dumps(damaged)})
+    with _parquet(self._part(self._count), schema) as writer:
       writer.write_table(table.combine_chunks())
+    self.damaged += damaged
+    self._count += 1
 
-  def _tables(self, parts: int, columns: list[str] | None = None) -> Iterator:
-    for number in range(parts):
+  def _tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    for number in range(self._count):
       yield pq.read_table(self._part(number), columns=columns)
 
-  def join(self, parts: int) -> int:
-    """Writes the output from all parts, removes them; returns its rows."""
+  def _arrays(self, name: str) -> Iterator[np.ndarray]:
+    return (_array(table[name]) for table in self._tables([name]))
+
+  def join(self) -> int:
+    """Writes the output from all parts, removes them; returns its rows.
+
+    Raises:
+      ValueError: if no image could be read. The parts are removed, so that the
+        next run reads the images again.
+    """
     about = json.dumps({**self._about, "damaged": self.damaged})
     rows = sum(
-      pq.read_metadata(self._part(number)).num_rows for number in range(parts)
+      pq.read_metadata(self._part(number)).num_rows
+      for number in range(self._count)
     )
+    if not rows:
+      shutil.rmtree(self._folder)
+      raise ValueError(
+        f"none of the {len(self.damaged)} images of {self._about['source']} "
+        f"can be read; the first: {self.damaged[0][1]}"
+      )
     # Complete before it gets its name.
     whole = self._folder / self._out.name
     if self._out.suffix == ".npz":
       with files.open_atomically(whole) as file:
-        self._write_npz(file, parts, rows, about)
+        self._write_npz(file, rows, about)
     else:
-      schema = self._schema.with_metadata({_KEY: about})
+      schema = self.schema.with_metadata({_KEY: about})
       with _parquet(whole, schema) as writer:
-        for table in self._tables(parts):
+        for table in self._tables():
           if table.num_rows:
             writer.write_table(table.replace_schema_metadata(schema.metadata))
     whole.replace(self._out)
     shutil.rmtree(self._folder)
     return rows
 
-  def _write_npz(self, file: Any, parts: int, rows: int, about: str) -> None:
+  def _write_npz(self, file: Any, rows: int, about: str) -> None:
     """Writes the columns as arrays, one part in memory at a time."""
     with zipfile.ZipFile(file, "w") as archive:
-
-      def write(
-        name: str, dtype: np.dtype, shape: tuple[int, ...], arrays: Iterator
-      ) -> None:
-        # Without a date, so that the same rows are the same bytes.
-        with archive.open(
-          zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True
-        ) as member:
-          header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": shape,
-          }
-          np.lib.format.write_array_header_1_0(member, header)
-          for array in arrays:
-            member.write(np.ascontiguousarray(array, dtype).tobytes())
-
-      for field in self._schema:
-        name = field.name
-
-        def arrays(
-          name: str = name, of: Callable = _array
-        ) -> Iterator[np.ndarray]:
-          return (of(t[name]) for t in self._tables(parts, [name]))
-
-        if pa.types.is_string(field.type):
-          longest = max((a.dtype.itemsize for a in arrays(of=_text)), default=0)
-          dtype = np.dtype(f"U{max(1, longest // 4)}")
-          write(name, dtype, (rows,), arrays(of=_text))
-        elif pa.types.is_fixed_size_list(field.type):
-          columns = self._about["tokens"] if name == "tokens" else None
-          shape = (rows, *(columns or (field.type.list_size,)))
-          write(name, np.dtype(np.float32), shape, arrays())
+      for field in self.schema:
+        name, shape = field.name, (rows,)
+        if pa.types.is_fixed_size_list(field.type):
+          size = [field.type.list_size]
+          shape += (*(self._about["tokens"] if name == "tokens" else size),)
+          dtype = np.dtype(field.type.value_type.to_pandas_dtype())
+        elif pa.types.is_string(field.type):
+          # That of the longest text.
+          dtype = np.result_type(*(a.dtype for a in self._arrays(name)))
         else:
           dtype = np.dtype(field.type.to_pandas_dtype())
-          write(name, dtype, (rows,), arrays())
+        _write_array(archive, name, dtype, shape, self._arrays(name))
       text = np.array(about)
-      write("about", text.dtype, (), iter([text]))
+      _write_array(archive, "about", text.dtype, (), [text])
 
 
-def _text(column: pa.ChunkedArray) -> np.ndarray:
-  """Returns a column of text as an array; "" where there is none."""
-  return np.array([text or "" for text in column.to_pylist()], np.str_)
+def _write_array(
+  archive: zipfile.ZipFile,
+  name: str,
+  dtype: np.dtype,
+  shape: tuple[int, ...],
+  blocks: Iterable[np.ndarray],
+) -> None:
+  """Writes an array of an .npz file, block by block."""
+  # Without a date, so that the same rows are the same bytes.
+  info = zipfile.ZipInfo(f"{name}.npy")
+  with archive.open(info, "w", force_zip64=True) as member:
+    header = {
+      "descr": np.lib.format.dtype_to_descr(dtype),
+      "fortran_order": False,
+      "shape": shape,
+    }
+    np.lib.format.write_array_header_1_0(member, header)
+    for block in blocks:
+      member.write(np.ascontiguousarray(block, dtype).tobytes())
 
 
 def _read_damaged(path: pathlib.Path) -> list[tuple[int, str]] | None:
@@ -274,7 +283,9 @@ def read(path: pathlib.Path) -> Embeddings:
         return Embeddings(
           names=tuple(name or None for name in arrays["name"].tolist()),
           rows=arrays["index"],
-          classes=tuple(arrays["class"].tolist()) if "class" in arrays else (),
+          classes=tuple(name or None for name in arrays["class"].tolist())
+          if "class" in arrays
+          else (),
           features=arrays["features"],
           about=json.loads(str(arrays["about"])),
         )
@@ -289,5 +300,9 @@ def read(path: pathlib.Path) -> Embeddings:
       features=_array(table["features"]),
       about=json.loads(schema.metadata[_KEY]),
     )
-  except (pa.ArrowInvalid, KeyError, TypeError, zipfile.BadZipFile) as error:
+  # Errors of Arrow are ValueErrors.
+  except (
+    *(ValueError, KeyError, TypeError),
+    *(EOFError, zipfile.BadZipFile),
+  ) as error:
     raise ValueError(f"{problem}: {error}") from error

@@ -89,8 +89,10 @@ def test_a_folder_with_labels(workdir, backbone, labelled, tmp_path, capsys):
   assert (found["crop_size_px"], found["jssl"]) == (SIZE, jssl.__version__)
   assert found["classes"] == ["cat", "dog"]
   assert [p.name for p in tmp_path.iterdir()] == ["F.parquet"]
-  said = capsys.readouterr().out
-  assert f"Wrote {out}: 22 rows of 16 features, 0 of 22 images omitted" in said
+  output = capsys.readouterr().out
+  assert (
+    f"Wrote {out}: 22 rows of 16 features, 0 of 22 images omitted" in output
+  )
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "npz"])
@@ -164,13 +166,19 @@ def test_a_set_without_names_has_none(backbone, tmp_path):
   found = store.read(out)
   assert found.names == (None, None, None)
   assert found.classes == ("a", None, "a")
+  embed(backbone, source, tmp_path / "F.npz")
+  assert store.read(tmp_path / "F.npz")[:3] == (
+    found.names,
+    pytest.approx(found.rows),
+    found.classes,
+  )
   colour = np.repeat(images, 3, axis=-1)
   near(found.features, backbone.encoder(backbone.variables, colour))
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "npz"])
 @pytest.mark.usefixtures("small_parts")
-def test_killed_and_resumed_is_the_same_file(
+def test_interrupted_and_resumed_is_the_same_file(
   backbone, labelled, tmp_path, suffix, monkeypatch, capsys
 ):
   folder = write_images(tmp_path / "images", NAMES)
@@ -181,13 +189,13 @@ def test_killed_and_resumed_is_the_same_file(
 
   written = store.Parts.write
 
-  def killed_at_second(self, number, table, damaged):
-    if number == 1:
+  def interrupted_at_second(self, table, damaged):
+    if self._count == 1:
       raise KeyboardInterrupt
-    written(self, number, table, damaged)
+    written(self, table, damaged)
 
   with monkeypatch.context() as patch:
-    patch.setattr(store.Parts, "write", killed_at_second)
+    patch.setattr(store.Parts, "write", interrupted_at_second)
     with pytest.raises(KeyboardInterrupt):
       embed(backbone, source, out, batch_size=8)
   parts = tmp_path / f"F.{suffix}.parts"
@@ -207,9 +215,9 @@ def test_killed_and_resumed_is_the_same_file(
   assert encoded == [8, 6]
   assert out.read_bytes() == whole.read_bytes()
   assert not parts.exists()
-  said = capsys.readouterr().out
-  assert "Resumed from image 8." in said
-  assert f"Omitted image 2: {NAMES[2]}: no image of a known format" in said
+  output = capsys.readouterr().out
+  assert "Resumed from image 8." in output
+  assert f"Omitted image 2: {NAMES[2]}: no image of a known format" in output
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -218,7 +226,7 @@ def test_parts_of_another_run_are_refused(
 ):
   source, out = opened(labelled), tmp_path / "F.parquet"
   with monkeypatch.context() as patch:
-    patch.setattr(store.Parts, "join", lambda self, parts: 1 / 0)
+    patch.setattr(store.Parts, "join", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       embed(backbone, source, out, batch_size=8)
   other = Pretrained.load(workdir, 1)
@@ -258,14 +266,14 @@ def test_images_that_cannot_be_read_are_listed(backbone, tmp_path, capsys):
   out = tmp_path / "F.parquet"
   assert embed(backbone, source, out) == 2
   assert store.read(out).rows.tolist() == [0, 4]
-  said = capsys.readouterr().out
+  output = capsys.readouterr().out
   for line in (
     "Omitted image 1: 1.png: image file is truncated",
     "Omitted image 2: 3.png: pixels of mode I;16; expected 8 bits",
     "Omitted image 3: 4.png: No such file or directory",
     "3 of 5 images omitted",
   ):
-    assert line in said
+    assert line in output
   damaged = about(out)["damaged"]
   assert [row for row, _ in damaged] == [1, 2, 3]
 
@@ -275,6 +283,8 @@ def test_nothing_to_read_and_nothing_finite(backbone, labelled, tmp_path):
   source = open_list(tmp_path / "list.txt", image_size_px=SIZE, channels=3)
   with pytest.raises(ValueError, match=r"none of the 2 images.*none\.png: No"):
     embed(backbone, source, tmp_path / "F.parquet")
+  # The next run reads them again, although names and sizes are the same.
+  assert [p.name for p in tmp_path.iterdir()] == ["list.txt"]
   broken = jax.tree.map(lambda x: np.full_like(x, np.nan), backbone.variables)
   nan = dataclasses.replace(backbone, variables=broken)
   with pytest.raises(ValueError, match=r"22 of the features of images 0 to 21"):
