@@ -1,5 +1,6 @@
 """Checks of the arguments of measures: shapes, dtypes, labels, views."""
 
+import collections
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -36,6 +37,12 @@ def check_features(
       f"{name} has {len(features)} rows; this measure needs at least {rows}"
     )
   check_floating(features, name)
+
+
+def check_finite(**array: Shaped[np.ndarray, "n d"] | Matrix) -> None:
+  """Raises ValueError if rows are not finite."""
+  # `float64_blocks` counts them in all blocks before it raises.
+  collections.deque(float64_blocks(**array), maxlen=0)
 
 
 def check_views(

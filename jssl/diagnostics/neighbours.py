@@ -11,9 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from jssl.diagnostics import checks
-from jssl.diagnostics.rows import float64_blocks
 from jssl.losses.rows import l2_normalize
-from jssl.mesh import batch_sharding, make_mesh
+from jssl.mesh import batch_sharding, make_mesh, replicated
 
 Similarity = Literal["cosine", "dot"]
 
@@ -97,8 +96,10 @@ def search(
   for rows, block in _blocks(bank, bank_rows):
     fill = (0, bank_rows - (rows.stop - rows.start))
     first, valid = np.int32(rows.start), np.pad(counted[rows], fill)
+    # Once per block of the bank, not once per block of queries.
+    on_devices = jax.device_put(scale(block), replicated(mesh))
     found = [
-      _merge(known, q, scale(block), first, valid, similarity)
+      _merge(known, q, on_devices, first, valid, similarity)
       for known, q in zip(found, blocks, strict=True)
     ]
   return found
@@ -135,8 +136,7 @@ def nearest_neighbours(
   """
   for name, rows in (("queries", queries), ("bank", bank)):
     checks.check_features(rows, name, rows=1)
-    for _ in float64_blocks(**{name: rows}):
-      pass  # Raises if rows are not finite.
+    checks.check_finite(**{name: rows})
   if queries.shape[1] != bank.shape[1]:
     raise ValueError(
       f"queries of {queries.shape[1]} and a bank of {bank.shape[1]} columns: "

@@ -40,6 +40,26 @@ def test_nearest_equals_a_loop(bank_rows):
     np.testing.assert_array_equal(found[i], [rows[j] for _, j in expected])
 
 
+def test_a_block_of_the_bank_is_scaled_once(monkeypatch):
+  monkeypatch.setattr(neighbours, "_QUERY_ROWS", 4)
+  queries, bank, scaled = draw(17, 1), draw(48, 2), []
+
+  def scale(rows):
+    scaled.append(len(rows))
+    return rows
+
+  neighbours.search(
+    queries,
+    bank,
+    np.ones(len(bank), bool),
+    count=3,
+    mesh=mesh.make_mesh(1, 1),
+    scale=scale,
+    bank_rows=16,
+  )
+  assert scaled == [4] * 5 + [16] * 3
+
+
 def test_scale_of_features_does_not_matter_to_the_cosine():
   queries, bank = draw(203, 1), draw(302, 2)
   scaled = (bank * np.geomspace(1e-3, 1e3, 302)[:, None]).astype(np.float32)
