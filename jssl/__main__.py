@@ -17,6 +17,7 @@ _COMMANDS = {
   "export": ("jssl.export", "Write a backbone for another library."),
   "weights": ("jssl.weights", "Show or convert a file of weights."),
   "prepare": ("jssl.data.prepare", "Write a data set to disk."),
+  "stats": ("jssl.data.stats", "Measure mean and deviation of pixels."),
   "preflight": ("jssl.preflight", "Estimate memory and speed on a target."),
   "study": ("jssl.study", "Run a study over several configs or runs."),
   "bench": ("jssl.bench", "Time a part of the library."),

@@ -28,7 +28,7 @@ LIBRARIES = {
   "models.md": models,
   "objectives.md": objectives,
 }
-PAGES = (*LIBRARIES, "embed.md", "probe.md")
+PAGES = (*LIBRARIES, "embed.md", "images.md", "probe.md")
 TEXTS = {name: (ROOT / "docs" / name).read_text() for name in PAGES}
 BLOCKS = [
   (page, block)

@@ -160,6 +160,10 @@ class InitFrom:
     weights: file or folder of published weights instead, see
       `jssl.weights.load`. The backbone starts from them, adapted to the image
       size, the patch size and the channels by `jssl.weights.load_for`.
+    channels: how `weights` get another number of channels. "repeat" repeats the
+      kernels of the patch embedding or stem over the channels, and scales them
+      so that equal channels give the same output; for one channel it sums them.
+      "new" leaves these kernels at their random initialisation.
     step: step of its checkpoint; -1 for the last.
     heads: True to load head parameters and the objective's state as well, or
       the heads of an official training file, see `jssl.weights.load_heads`.
@@ -168,6 +172,7 @@ class InitFrom:
 
   workdir: str = ""
   weights: str = ""
+  channels: Literal["repeat", "new"] = "repeat"
   step: Annotated[int, Interval(-1)] = -1
   heads: bool = False
 
@@ -178,6 +183,11 @@ class InitFrom:
       raise ValueError(
         f"init_from.weights={self.weights!r}: expected no keys of a run beside "
         "it; remove init_from.workdir and init_from.step, or init_from.weights"
+      )
+    if self.channels != "repeat" and not self.weights:
+      raise ValueError(
+        f'init_from.channels="{self.channels}": expected "repeat" without '
+        "init_from.weights"
       )
 
 

@@ -15,17 +15,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Num
 from PIL import Image
 from tensorflow_datasets.core import file_adapters, read_only_builder
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
 from jssl.data.image import (
+  DTYPES,
   MODES,
   decode,
   decode_mask,
   describe_damage,
   is_damage,
+  square_array,
 )
 from jssl.data.source import (
   DamagedImage,
@@ -58,7 +60,8 @@ class Prepared:
   """A split of a prepared data set; a `Named` source.
 
   The split may be a part of one, as in `train[:10%]`. `records` is a TFDS data
-  source with encoded images. An unlabelled set has no class names and no
+  source with encoded images; `array` is their feature if they are arrays
+  instead of files. An unlabelled set has no class names and no
   `label_key`. `skip_damaged` replaces an image that cannot be decoded by the
   next one that can, with its label. The replacement depends on the files alone,
   so all hosts and a resumed run see the same images. `name_key` is that of the
@@ -76,6 +79,7 @@ class Prepared:
   files: Sequence[FileInstruction]
   skip_damaged: bool = False
   name_key: str | None = None
+  array: tfds.features.Tensor | None = None
 
   def fingerprint(self) -> str:
     """See `Source.fingerprint`; of the size and both ends of each file.
@@ -107,14 +111,17 @@ class Prepared:
 
   def _read(
     self, row: int, record: dict[str, Any] | None = None
-  ) -> tuple[UInt8[np.ndarray, "h w c"], dict[str, Any]]:
+  ) -> tuple[Num[np.ndarray, "h w c"], dict[str, Any]]:
     """Returns an image and its record, which is read if it is None."""
     size, _, channels = self.image_shape
     try:
       if record is None:
         (record,) = self.records.__getitems__([row])
-      encoded = record[self.image_key]
-      image = decode(encoded, size_px=size, channels=channels)
+      encoded, dtype = record[self.image_key], self.image_dtype
+      if self.array is None:
+        image = decode(encoded, size_px=size, channels=channels, dtype=dtype)
+      else:
+        image = square_array(self.array.decode_example_np(encoded), size)
     except Image.DecompressionBombError as error:
       raise ValueError(
         f"image {row} of {self.name}, split {self.split}: {error} Prepare the "
@@ -132,7 +139,7 @@ class Prepared:
 
   def _read_next(
     self, row: int
-  ) -> tuple[UInt8[np.ndarray, "h w c"], dict[str, Any]]:
+  ) -> tuple[Num[np.ndarray, "h w c"], dict[str, Any]]:
     """Returns the next readable image after `row`, and its record."""
     # More damaged images in a row mean that a file or all images are damaged.
     others = min(100, len(self) - 1)
@@ -158,7 +165,7 @@ class Prepared:
 
   def _decoded(
     self, rows: Rows
-  ) -> Iterator[tuple[UInt8[np.ndarray, "h w c"], dict[str, Any]]]:
+  ) -> Iterator[tuple[Num[np.ndarray, "h w c"], dict[str, Any]]]:
     """Yields the image of each row and its record."""
     try:
       records = self.records.__getitems__(rows.tolist())
@@ -284,8 +291,9 @@ def open_prepared(
   features = builder.info.features
   images = [
     key
+    for kind in (tfds.features.Image, tfds.features.Tensor)
     for key, feature in features.items()
-    if isinstance(feature, tfds.features.Image)
+    if isinstance(feature, kind) and len(feature.shape) == 3
   ]
   mask_key = next((key for key in _MASK_KEYS if key in images), None)
   image_key = next((key for key in images if key != mask_key), None)
@@ -313,11 +321,18 @@ def open_prepared(
       f"data.name={name!r} has the splits {sorted(builder.info.splits)}, not "
       f"{split!r}"
     ) from error
-  channels = features[image_key].shape[-1]
-  if channels not in MODES:
+  image = features[image_key]
+  channels, dtype = image.shape[-1], np.dtype(image.np_dtype)
+  array = None if isinstance(image, tfds.features.Image) else image
+  if channels not in MODES and array is None:
     raise ValueError(
       f"data.name={name!r} has images of {channels} channels; expected one of "
       f"{', '.join(map(str, MODES))}"
+    )
+  if dtype not in ((np.uint8, np.uint16) if array is None else DTYPES):
+    raise ValueError(
+      f"data.name={name!r} has images of {dtype}; expected files of uint8 or "
+      f"uint16, or arrays of {', '.join(map(str, DTYPES))}"
     )
   # Files stay open once they are read.
   needed, limit = len(files) + _OTHER_OPEN_FILES, raise_open_files_limit()
@@ -335,11 +350,12 @@ def open_prepared(
     split=split,
     class_names=tuple(features[label_key].names) if label_key else (),
     image_shape=(image_size_px, image_size_px, channels),
-    image_dtype=np.dtype(np.uint8),
+    image_dtype=dtype,
     image_key=image_key,
     label_key=label_key,
     records=records,
     files=files,
     skip_damaged=skip_damaged,
     name_key=next((key for key in _NAME_KEYS if key in features), None),
+    array=array,
   )

@@ -2,27 +2,33 @@
 
 import dataclasses
 import io
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Num
 from PIL import Image, ImageColor
 
 from jssl.data.image import (
-  COLOUR_MODES,
+  DTYPES,
   FORMATS,
   GRAYSCALE_MODES,
   MODES,
+  UnsuitableImageError,
   check_mask_mode,
+  check_mode,
   describe_damage,
   is_damage,
+  is_deep_colour,
   orientation,
+  read_array,
   square,
+  square_array,
+  to_kind,
   upright,
 )
-
-# Of images without and with more channels.
-_MODES = tuple(MODES.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +42,15 @@ class Options:
     background: colour behind transparent pixels, by name or as "#rrggbb".
     keep_alpha: True to store 4 channels, the last of them opacity.
     masks: folder with a mask for each image, a PNG file of the same path.
+    channels: number of channels that every image must have; None for gray and
+      RGB images.
+    value_range: values of images of more than 8 bits that are stored as 0 and
+      the largest value; None to store values as they are.
+    max_pixels: largest number of pixels of an image; None for the limit of
+      training, which larger images reach only as squares.
 
   Raises:
-    ValueError: if the background is not a colour.
+    ValueError: if a value is out of range; names the flag.
   """
 
   skip_damaged: bool = False
@@ -46,8 +58,27 @@ class Options:
   background: str = "white"
   keep_alpha: bool = False
   masks: pathlib.Path | None = None
+  channels: int | None = None
+  value_range: tuple[float, float] | None = None
+  max_pixels: int | None = None
 
   def __post_init__(self) -> None:
+    if self.keep_alpha and self.channels not in (None, 4):
+      raise ValueError(
+        f"--channels={self.channels}: expected 4 with --keep_alpha"
+      )
+    if self.value_range:
+      low, high = self.value_range
+      if not (low < high and math.isfinite(high - low)):
+        raise ValueError(
+          f"--value_range={low:g},{high:g}: expected two finite numbers, the "
+          "lower one first"
+        )
+    if self.max_pixels and not self.stored_size_px:
+      raise ValueError(
+        f"--max_pixels={self.max_pixels} needs --stored_size_px, because "
+        "training decodes no whole image of more than pillow's limit"
+      )
     try:
       ImageColor.getrgb(self.background)
     except ValueError as error:
@@ -61,25 +92,59 @@ class DamagedFile(ValueError):
   """The bytes of a file are no whole image."""
 
 
+class Kind(NamedTuple):
+  """Channels and dtype of images."""
+
+  channels: int
+  dtype: np.dtype
+
+  def mode(self, options: Options) -> str | None:
+    """Returns pillow's mode of stored files; None if arrays are stored."""
+    # Pillow resizes RGBA weighted by the opacity, which other channels are not.
+    is_file = self.channels in (1, 3) or options.keep_alpha
+    return MODES[self.channels] if is_file and self.dtype == np.uint8 else None
+
+
 class Encoded(NamedTuple):
   """An image as it is stored.
 
   Attributes:
-    data: a PNG or JPEG file.
-    mode: pillow's mode of the pixels, a value of `MODES`.
+    data: a PNG or JPEG file, or an array if the kind has no mode.
+    kind: channels and dtype.
     size: (width, height) of the whole upright image in pixels.
     transparent: True if some pixels of the original may be transparent.
   """
 
-  data: bytes
-  mode: str
+  data: bytes | Num[np.ndarray, "h w c"]
+  kind: Kind
   size: tuple[int, int]
   transparent: bool
 
 
-def join_modes(modes: Iterable[str]) -> str:
-  """Returns the mode of a set that has images of several modes."""
-  return max(modes, key=_MODES.index)
+def join_kinds(kinds: Iterable[Kind]) -> Kind:
+  """Returns the kind of a set: the most channels, the least precise dtype."""
+  channels, dtypes = zip(*kinds, strict=True)
+  return Kind(max(channels), min(dtypes, key=DTYPES.index))
+
+
+def _own_kind(channels: int, dtype: np.dtype, options: Options) -> Kind:
+  """Returns the kind of an image in a set of one image.
+
+  Raises:
+    UnsuitableImageError: if the image has other channels than `--channels`.
+  """
+  expected = 4 if options.keep_alpha else options.channels
+  if expected is None and channels not in (1, 3):
+    raise UnsuitableImageError(
+      f"{channels} channels; set --channels={channels} to take such images"
+    )
+  # Gray becomes RGB, and both become RGBA.
+  smaller = {3: (1,), 4: (1, 3) if options.keep_alpha else ()}
+  if expected and channels not in (expected, *smaller.get(expected, ())):
+    raise UnsuitableImageError(
+      f"{channels} channels; expected --channels={expected}"
+    )
+  return Kind(expected or channels, dtype)
 
 
 def encode_image(image: Image.Image, file_format: str = "PNG") -> bytes:
@@ -110,45 +175,75 @@ def _store(
   return encode_image(stored, file_format)
 
 
+def _encode_array(
+  array: Num[np.ndarray, "h w c"], options: Options, kind: Kind | None
+) -> Encoded:
+  height, width, channels = array.shape
+  own = _own_kind(channels, array.dtype, options)
+  kind = join_kinds([own, kind or own])
+  size_px = options.stored_size_px
+  if size_px and min(height, width) > size_px:
+    array = square_array(array, size_px)
+  array = to_kind(array, *kind)
+  stored: bytes | np.ndarray = array
+  if kind.mode(options):
+    stored = encode_image(Image.fromarray(array.squeeze()))
+  return Encoded(stored, kind, (width, height), transparent=False)
+
+
 def encode(
-  data: bytes, *, options: Options, mode: str | None = None
+  data: bytes, *, options: Options, kind: Kind | None = None
 ) -> Encoded:
   """Encodes an image file.
 
   Args:
     data: bytes of the file.
     options: how the image is stored.
-    mode: a mode of which the image has at least the channels; None for its own.
+    kind: kind of the set that the image belongs to, so far; None for none. The
+      image gets the kind of both, see `join_kinds`.
 
   Raises:
-    DamagedFile: if the file is damaged.
-    ValueError: if its pixels cannot be stored.
+    DamagedFile: if the file is damaged, or its shape or values are not those of
+      the set.
+    ValueError: if the file is too large, or needs a library.
   """
+  if options.max_pixels:  # Pillow decodes up to twice this number.
+    Image.MAX_IMAGE_PIXELS = options.max_pixels // 2
   try:
+    array = None
+    # Pillow's 8 bits of a PNG file with 16 bits are the upper ones.
+    if not (kind and kind.dtype == np.uint8 and is_deep_colour(data)):
+      background = None if options.keep_alpha else options.background
+      array = read_array(
+        data, background=background, value_range=options.value_range
+      )
+    if array is not None:
+      return _encode_array(array, options, kind)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-      unsupported = image.mode
-      if image.mode in GRAYSCALE_MODES + COLOUR_MODES:
-        own = MODES[1 if image.mode in GRAYSCALE_MODES else 3]
-        if options.keep_alpha:
-          own = MODES[4]
-        mode = join_modes([own, mode or own])
-        size = image.size
-        if orientation(image) >= 5:
-          size = (size[1], size[0])
-        transparent = image.has_transparency_data
-        stored = _store(image, data, mode, options)
-        return Encoded(stored, mode, size, transparent)
+      check_mode(image)
+      channels = 1 if image.mode in GRAYSCALE_MODES else 3
+      own = _own_kind(channels, DTYPES[0], options)
+      kind = join_kinds([own, kind or own])
+      size = image.size
+      if orientation(image) >= 5:
+        size = (size[1], size[0])
+      transparent = image.has_transparency_data
+      stored = _store(image, data, MODES[kind.channels], options)
+      return Encoded(stored, kind, size, transparent)
+  except UnsuitableImageError as error:
+    raise DamagedFile(str(error)) from error
   except Image.DecompressionBombError as error:
-    raise ValueError(f"{error} Make the image smaller or remove it") from error
+    raise ValueError(
+      f"{error} Make the image smaller or remove it, or raise --max_pixels"
+    ) from error
+  except ImportError as error:
+    raise ValueError(str(error)) from error
   except Exception as error:  # pillow has no one exception for damaged files.
     if not is_damage(error):
       raise
     raise DamagedFile(
       f"truncated or damaged image ({describe_damage(error)})"
     ) from error
-  raise ValueError(
-    f"pixels of mode {unsupported}; expected 8 bits per channel; convert it"
-  )
 
 
 def read_mask(

@@ -1,21 +1,21 @@
 """Image files of a folder or of a list, decoded where they are."""
 
+import contextlib
 import dataclasses
-import io
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Num
 from PIL import Image
 
 from jssl.data.image import (
-  FORMATS,
-  MODES,
-  check_mode,
+  DTYPES,
   decode,
   describe_damage,
   is_damage,
+  read_array,
 )
 from jssl.data.layout import file_name, list_files
 from jssl.data.source import DamagedImage, HostBatch, Rows, make_fingerprint
@@ -38,6 +38,7 @@ class ImageFiles:
     labels: label of each image, -1 without one.
     class_names: names in label order; empty if the set is unlabelled.
     image_shape: (height, width, channels) of the centre squares.
+    image_dtype: dtype of the images; others are converted.
   """
 
   name: str
@@ -46,11 +47,7 @@ class ImageFiles:
   labels: Int[np.ndarray, "n"]
   class_names: tuple[str, ...]
   image_shape: tuple[int, int, int]
-
-  @property
-  def image_dtype(self) -> np.dtype:
-    """See `Source.image_dtype`."""
-    return np.dtype(np.uint8)
+  image_dtype: np.dtype
 
   @property
   def num_classes(self) -> int:
@@ -74,15 +71,17 @@ class ImageFiles:
     )
     return make_fingerprint(len(self), sum(sizes), parts)
 
-  def _decode(self, row: int) -> UInt8[np.ndarray, "h w c"]:
+  def _decode(self, row: int) -> Num[np.ndarray, "h w c"]:
     path, (size, _, channels) = self.folder / self.paths[row], self.image_shape
     try:
-      data = path.read_bytes()
-      with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_mode(image)
-      return decode(data, size_px=size, channels=channels)
+      return decode(
+        path.read_bytes(),
+        size_px=size,
+        channels=channels,
+        dtype=self.image_dtype,
+      )
     except Exception as error:  # pillow has no one exception for damaged files.
-      skipped = (*_UNREADABLE, Image.DecompressionBombError)
+      skipped = (*_UNREADABLE, Image.DecompressionBombError, ImportError)
       if not (is_damage(error) or isinstance(error, skipped)):
         raise
       reason = describe_damage(error)
@@ -92,7 +91,7 @@ class ImageFiles:
 
   def fetch(self, rows: Rows) -> HostBatch:
     """See `Source.fetch`."""
-    images = np.empty((len(rows), *self.image_shape), np.uint8)
+    images = np.empty((len(rows), *self.image_shape), self.image_dtype)
     for i, row in enumerate(rows.tolist()):
       images[i] = self._decode(row)
     return {"image": images, "label": self.labels[rows]}
@@ -102,13 +101,13 @@ class ImageFiles:
     return [file_name(self.paths[row]) for row in rows.tolist()]
 
 
-def _image_shape(size_px: int, channels: int) -> tuple[int, int, int]:
-  if channels not in MODES:
-    raise ValueError(
-      f"the backbone takes images of {channels} channels; image files have one "
-      f"of {', '.join(map(str, MODES))}"
-    )
-  return size_px, size_px, channels
+def _first_dtype(paths: Iterable[pathlib.Path]) -> np.dtype:
+  """Returns the dtype of the first image that can be read; else uint8."""
+  for path in paths:
+    with contextlib.suppress(Exception):  # Such an image is damaged.
+      array = read_array(path.read_bytes())
+      return DTYPES[0] if array is None else array.dtype
+  return DTYPES[0]
 
 
 def open_folder(
@@ -118,9 +117,8 @@ def open_folder(
 
   Raises:
     FileNotFoundError: if there is no such folder.
-    ValueError: if it has no images, or image files have other channels.
+    ValueError: if it has no images.
   """
-  shape = _image_shape(image_size_px, channels)
   folder = pathlib.Path(folder).resolve()
   classes = list_files(folder)
   paths = [path for name in sorted(classes) for path in classes[name]]
@@ -133,7 +131,8 @@ def open_folder(
     paths=tuple(path.relative_to(folder).as_posix() for path in paths),
     labels=labels if labelled else np.full_like(labels, -1),
     class_names=tuple(map(file_name, sorted(classes))) if labelled else (),
-    image_shape=shape,
+    image_shape=(image_size_px, image_size_px, channels),
+    image_dtype=_first_dtype(paths),
   )
 
 
@@ -146,9 +145,9 @@ def open_list(
 
   Raises:
     OSError: if the list cannot be read.
-    ValueError: if it is empty, or image files have other channels.
+    ValueError: if it is empty.
   """
-  shape, path = _image_shape(image_size_px, channels), pathlib.Path(path)
+  path = pathlib.Path(path)
   lines = [os.fsdecode(line) for line in path.read_bytes().splitlines()]
   paths = tuple(line for line in lines if line.strip())
   if not paths:
@@ -159,5 +158,6 @@ def open_list(
     paths=paths,
     labels=np.full(len(paths), -1, np.int32),
     class_names=(),
-    image_shape=shape,
+    image_shape=(image_size_px, image_size_px, channels),
+    image_dtype=_first_dtype(path.parent / name for name in paths),
   )

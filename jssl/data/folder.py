@@ -1,7 +1,7 @@
 """A folder of image files as a TFDS data set, without TensorFlow.
 
 See `layout` for its subfolders. The set has one channel if all images are
-grayscale, otherwise 3, or 4 if it keeps transparency.
+grayscale, otherwise 3, or 4 if it keeps transparency, or those of --channels.
 """
 
 import concurrent.futures
@@ -15,12 +15,12 @@ from absl import logging
 from jssl.data.encode import (
   DamagedFile,
   Encoded,
+  Kind,
   Options,
   encode,
-  join_modes,
+  join_kinds,
   read_mask,
 )
-from jssl.data.image import MODES
 from jssl.data.layout import Classes, Path, file_name, key, list_splits
 
 Examples = Iterator[tuple[int | bytes, dict[str, Any]]]
@@ -30,12 +30,12 @@ _CHUNK_SIZE = 256
 
 
 def _encode(
-  path: Path, *, options: Options, mode: str | None = None
+  path: Path, *, options: Options, kind: Kind | None = None
 ) -> Encoded | None:
   """Encodes a file; returns None for a damaged one that may be skipped."""
   data = path.read_bytes()
   try:
-    return encode(data, options=options, mode=mode)
+    return encode(data, options=options, kind=kind)
   except DamagedFile as error:
     if options.skip_damaged:
       return None
@@ -73,7 +73,17 @@ class Folder(  # type: ignore[call-arg]
       for path in paths
       if (encoded := _encode(path, options=options))
     ]
-    self._mode = join_modes(mode for mode, _, _ in headers)
+    if not headers:
+      raise ValueError(f"{source} has no image that can be stored")
+    kinds = {kind for kind, _, _ in headers}
+    self._kind = join_kinds(kinds)
+    if len(dtypes := sorted({str(kind.dtype) for kind in kinds})) > 1:
+      logging.warning(
+        "The images are of %s, and are stored as %s; convert those to store "
+        "all precisely.",
+        " and ".join(dtypes),
+        self._kind.dtype,
+      )
     sizes = {size for _, size, _ in headers}
     transparent = sum(some for _, _, some in headers)
     if transparent and not options.keep_alpha:
@@ -84,15 +94,21 @@ class Folder(  # type: ignore[call-arg]
         len(headers),
         options.background,
       )
-    channels = next(c for c, mode in MODES.items() if mode == self._mode)
     same_size = len(sizes) == 1 and options.stored_size_px is None
     width, height = sizes.pop() if same_size else (None, None)
-    self._image_shape = (height, width, channels)
+    self._image_shape = (height, width, self._kind.channels)
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
+    shape, kind = self._image_shape, self._kind
+    # TFDS reads image files of 16 bits only with OpenCV.
+    image = (
+      tfds.features.Image(shape=shape)
+      if kind.mode(self._options)
+      else tfds.features.Tensor(shape=shape, dtype=kind.dtype, encoding="zlib")
+    )
     features: dict[str, Any] = {
-      "image": tfds.features.Image(shape=self._image_shape),
+      "image": image,
       "file_name": tfds.features.Text(),
     }
     if self._options.masks:
@@ -118,7 +134,7 @@ class Folder(  # type: ignore[call-arg]
 
   def _generate_examples(self, classes: Classes) -> Examples:
     files = [(path, name) for name, paths in classes.items() for path in paths]
-    encode = functools.partial(_encode, mode=self._mode, options=self._options)
+    encode = functools.partial(_encode, kind=self._kind, options=self._options)
     with concurrent.futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(files), _CHUNK_SIZE):
         chunk = files[start : start + _CHUNK_SIZE]

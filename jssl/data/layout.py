@@ -27,7 +27,7 @@ Others = collections.Counter[str]
 
 _SUFFIXES = (
   *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif"),
-  *(".tif", ".tiff", ".pgm", ".ppm"),
+  *(".tif", ".tiff", ".pgm", ".ppm", ".npy"),
 )
 _SPLITS = {
   "train": "train",

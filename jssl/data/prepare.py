@@ -14,11 +14,13 @@ them. All give the same records in the same order.
 `folder` takes a tree of image files, see `jssl/data/folder.py`. Orientations in
 EXIF are applied. A damaged image is an error; --skip_damaged omits it.
 Transparent images get a white background, or that of --background; --keep_alpha
-stores 4 channels instead. --stored_size_px=256 stores larger images as the 256
-px squares that training reads, JPEGs as JPEGs, which takes a third of the time
-to read. Training at a larger size would enlarge them. --masks=DIR stores masks
-for the dense probe: DIR/a/b.png has the class of each pixel of a/b.jpg, and 255
-where it has none.
+stores 4 channels instead. Images of 16 bits and floats in [0, 1] keep their
+values; --value_range=LOW,HIGH maps others. --channels=N takes images of N
+channels. docs/images.md has all rules. --stored_size_px=256 stores larger
+images as the 256 px squares that training reads, JPEGs as JPEGs, which takes a
+third of the time to read. Training at a larger size would enlarge them.
+--masks=DIR stores masks for the dense probe: DIR/a/b.png has the class of each
+pixel of a/b.jpg, and 255 where it has none.
 """
 
 import difflib
@@ -62,6 +64,26 @@ _MASKS = flags.DEFINE_string(
   "masks",
   None,
   "Folder with a mask, FILE.png, for each image FILE.* of a folder.",
+)
+_CHANNELS = flags.DEFINE_integer(
+  "channels",
+  None,
+  "Number of channels that the images of a folder must have; needed for others "
+  "than gray and RGB.",
+  lower_bound=1,
+)
+_VALUE_RANGE = flags.DEFINE_list(
+  "value_range",
+  None,
+  "LOW,HIGH: values that are stored as 0 and the largest value, of images of "
+  "a folder with more than 8 bits.",
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+  "max_pixels",
+  None,
+  "Largest number of pixels of an image of a folder, with --stored_size_px; "
+  "default: 178,956,970.",
+  lower_bound=2,
 )
 _STORED_SIZE_PX = flags.DEFINE_integer(
   "stored_size_px",
@@ -253,6 +275,19 @@ def prepare(
   return str(builder.data_dir)
 
 
+def _value_range(given: list[str] | None) -> tuple[float, float] | None:
+  """Reads the flag --value_range."""
+  if given is None:
+    return None
+  try:
+    low, high = map(float, given)
+  except ValueError as error:
+    raise ValueError(
+      f"--value_range={','.join(given)}: expected two numbers, such as 0,10000"
+    ) from error
+  return low, high
+
+
 def main(argv: list[str]) -> None:
   """Prepares the data set that the command line names."""
   terminal.make_output_safe()
@@ -271,6 +306,9 @@ def main(argv: list[str]) -> None:
         stored_size_px=_STORED_SIZE_PX.value,
         background=_BACKGROUND.value,
         keep_alpha=_KEEP_ALPHA.value,
+        channels=_CHANNELS.value,
+        value_range=_value_range(_VALUE_RANGE.value),
+        max_pixels=_MAX_PIXELS.value,
         masks=Path(_MASKS.value) if _MASKS.value else None,
       ),
     )

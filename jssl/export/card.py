@@ -45,8 +45,8 @@ tags:
 ## Preprocessing
 
 Resize the short side to at least {size} px and at most {short} px, and crop the
-centre square of {size} px. Divide the pixels by 255, subtract {mean} and divide
-by {std}.
+centre square of {size} px. Divide pixels of uint8 by 255 and of uint16 by
+65,535, subtract {mean} and divide by {std}.
 
 ## Use with {library}
 
@@ -70,7 +70,7 @@ features = apply(variables, apply.preprocess(pixels))  # uint8 [n, h, w, c]
 ```"""
 
 _PROGRAM = """\
-`images` are cropped as above, divided by 255, float32 [n, {size}, {size},
+`images` are cropped as above, in [0, 1], float32 [n, {size}, {size},
 {channels}] for any n. The program standardises them, and runs on CPUs, NVIDIA
 GPUs and TPUs."""
 

@@ -14,6 +14,7 @@ from jssl.config.build import Run, build_model
 from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
+from jssl.models import ViT
 from jssl.runtime import distributed
 from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
@@ -234,6 +235,10 @@ def _published_items(
   try:
     model = build_model(run.config)
     variables = weights.load_for(model, run.image_shape, path, place=place)
+    if run.config.init_from.channels == "new":
+      first = "embed" if isinstance(model, ViT) else "stem"
+      own = state.backbone["params"][first]["kernel"]
+      variables["params"][first]["kernel"] = own
     items: dict[str, PyTree] = {"backbone": variables}
     if run.config.init_from.heads:
       params, of_objective = weights.load_heads(

@@ -124,8 +124,9 @@ def check_fields(
   ]
   for name in ("mean", "std"):
     values = getattr(model, name), getattr(published, name)
-    one, other = np.broadcast_arrays(*values)
-    if not np.array_equal(one, other):
+    longest = max(map(len, values))
+    one, other = (v * longest if len(v) == 1 else v for v in values)
+    if one != other:
       logging.warning(
         "%s: model.%s=%s standardises images, %s in the file.",
         *(path, name, *values),

@@ -389,12 +389,10 @@ def test_damaged_image_is_named(tmp_path, suffix, kind):
   assert_nothing_written(tmp_path)
 
 
-def test_sixteen_bits_are_refused(tmp_path):
+def test_colours_without_a_profile_are_refused(tmp_path):
   write_images(tmp_path / "set", 4)
-  Image.fromarray(np.full((7, 9), 4000, np.uint16)).save(
-    tmp_path / "set" / "deep.png"
-  )
-  with pytest.raises(ValueError, match=r"deep\.png: pixels of mode I;16"):
+  Image.new("LAB", (7, 9)).save(tmp_path / "set" / "lab.tif")
+  with pytest.raises(ValueError, match=r"lab\.tif: pixels of mode LAB; exp"):
     prepare_folder(tmp_path / "set", tmp_path)
 
 

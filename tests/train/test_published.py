@@ -14,6 +14,7 @@ from train.runs import TINY, rows
 
 from jssl import checkpoint, mesh, weights
 from jssl.config.build import build
+from jssl.data.source import InMemory
 from jssl.train.init import Program, initial_state
 from jssl.train.loop import train
 
@@ -98,6 +99,30 @@ def test_student_teacher_and_anchor_start_from_the_file(monkeypatch, caplog):
       specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
   )
+
+
+@pytest.mark.parametrize("channels", ["repeat", "new"])
+def test_rule_for_other_channels(channels, caplog):
+  """Of the weights of three channels on images of five."""
+  images = np.zeros((32, 32, 32, 5), np.uint16)
+  labels = np.zeros(32, np.int32)
+  source = InMemory("five", ("a", "b"), images, labels)
+  colours = {"saturation": 0.0, "hue": 0.0, "grayscale_probability": 0.0}
+  means = {"mean": (0.1, 0.2, 0.3, 0.4, 0.5), "std": (0.25,) * 5}
+  made = from_file(
+    model=means,
+    **{f"augment.{name}": value for name, value in colours.items()},
+    **{"init_from.channels": channels},
+  )
+  run = build(made, source=source)
+  program = Program(run)
+  state = initial_state(run, program)
+  assert re.search(r"model\.mean=\(0\.1, 0\.2.*standardises", caplog.text)
+  expected = weights.load_for(made.model, (32, 32, 5), FIXTURE)
+  if channels == "new":
+    initial = program.init().backbone["params"]["embed"]["kernel"]
+    expected["params"]["embed"]["kernel"] = initial
+  assert_equal(state.backbone, expected)
 
 
 @pytest.mark.parametrize(
