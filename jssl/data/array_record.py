@@ -289,14 +289,17 @@ def open_prepared(
       f" (data.data_dir); run: {_prepare_command(name, data_dir)}"
     ) from error
   features = builder.info.features
-  images = [
-    key
+  encoded, arrays = (
+    [
+      key
+      for key, feature in features.items()
+      if isinstance(feature, kind) and len(feature.shape) == 3
+    ]
     for kind in (tfds.features.Image, tfds.features.Tensor)
-    for key, feature in features.items()
-    if isinstance(feature, kind) and len(feature.shape) == 3
-  ]
-  mask_key = next((key for key in _MASK_KEYS if key in images), None)
-  image_key = next((key for key in images if key != mask_key), None)
+  )
+  mask_key = next((key for key in _MASK_KEYS if key in encoded), None)
+  images = [key for key in (*encoded, *arrays) if key != mask_key]
+  image_key = next(iter(images), None)
   label_key = _first_key(features, tfds.features.ClassLabel)
   if image_key is None:
     raise ValueError(

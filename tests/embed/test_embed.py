@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from data.damage import break_record, prepare_set
 from embed.made import SIZE, make_run, write_images
-from PIL import Image
 from shipped import ROOT
 
 import jssl

@@ -108,12 +108,14 @@ def test_rule_for_other_channels(channels, caplog):
   labels = np.zeros(32, np.int32)
   source = InMemory("five", ("a", "b"), images, labels)
   colours = {"saturation": 0.0, "hue": 0.0, "grayscale_probability": 0.0}
-  means = {"mean": (0.1, 0.2, 0.3, 0.4, 0.5), "std": (0.25,) * 5}
   made = from_file(
-    model=means,
     **{f"augment.{name}": value for name, value in colours.items()},
     **{"init_from.channels": channels},
   )
+  model = dataclasses.replace(
+    made.model, mean=(0.1, 0.2, 0.3, 0.4, 0.5), std=(0.25,) * 5
+  )
+  made = dataclasses.replace(made, model=model)
   run = build(made, source=source)
   program = Program(run)
   state = initial_state(run, program)
