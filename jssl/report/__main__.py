@@ -21,7 +21,14 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
   """Writes the report and prints the accuracies; returns the exit status."""
-  workdirs = [*filter(None, [_WORKDIR.value]), *argv[1:]]
+  workdirs = argv[1:]
+  if _WORKDIR.value:
+    if workdirs:
+      raise app.UsageError(
+        f"expected --workdir or arguments, received --workdir={_WORKDIR.value} "
+        f"and {' '.join(workdirs)}; name all runs of a comparison as arguments"
+      )
+    workdirs = [_WORKDIR.value]
   if not workdirs:
     raise app.UsageError("expected at least one workdir: jssl report WORKDIR")
   # Imported late, so that --help is fast.

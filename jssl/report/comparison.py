@@ -16,8 +16,15 @@ from jssl.report.verdict import verdict
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-  """Returns the paths of the workdirs below their common folder."""
+  """Returns the paths of the workdirs below their common folder.
+
+  Raises:
+    ValueError: if two runs are the same, whose curves would be merged.
+  """
   absolute = [os.path.abspath(run.workdir) for run in runs]
+  for path in absolute:
+    if absolute.count(path) > 1:
+      raise ValueError(f"expected different runs, received {path} twice")
   folder = os.path.commonpath(absolute)
   return [os.path.relpath(path, folder) for path in absolute]
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -6,6 +7,9 @@ import sys
 
 import pytest
 from report.test_page import Page
+
+from jssl.report.comparison import run_names
+from jssl.report.read import read
 
 
 def report(*arguments):
@@ -97,3 +101,16 @@ def test_no_workdir_is_an_error():
   done = report()
   assert done.returncode == 1
   assert "expected at least one workdir: jssl report WORKDIR" in done.stderr
+
+
+def test_a_flag_beside_arguments_is_an_error():
+  done = report("--workdir=A", "B", "C")
+  assert done.returncode == 1
+  assert "received --workdir=A and B C; name all runs" in done.stderr
+
+
+def test_a_run_is_not_compared_with_itself(workdir):
+  run = read(workdir)
+  same = dataclasses.replace(run, workdir=workdir / "x" / "..")
+  with pytest.raises(ValueError, match=r"different runs, received .* twice"):
+    run_names([run, same])
