@@ -13,6 +13,8 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shipped
 from launch.stubs import stub
@@ -24,8 +26,10 @@ from jssl.checkpoint import CheckpointError, Checkpoints, manifest
 from jssl.config.build import build, open_split
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
+from jssl.data.files import open_list
 from jssl.data.image import decode
-from jssl.data.source import InMemory
+from jssl.data.source import InMemory, SkipDamaged
+from jssl.embed import store
 from jssl.probe import features
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
@@ -159,6 +163,44 @@ def test_a_pickle_in_cached_features_is_not_read(ran, tmp_path):
     sha256 = features._sha256(path)
     np.savez(features._labels_path(path), labels=own, sha256=sha256)
     assert features.cached(path, 2) is None
+  assert not ran.exists()
+
+
+def test_a_pickle_in_embeddings_is_not_read(ran, tmp_path):
+  pickled = pickle.dumps(Touch(ran))
+  columns = {"name": ["a"], "index": [0], "features": np.zeros((1, 2))}
+  npz, parquet = tmp_path / "F.npz", tmp_path / "F.parquet"
+  np.savez(npz, **{**columns, "name": np.array([Touch(ran)], object)}, about="")
+  with pytest.raises(ValueError, match=r"F\.npz is not a file of"):
+    store.read(npz)
+  # A type of Arrow that some versions load by unpickling.
+  extension = {
+    b"ARROW:extension:name": b"arrow.py_extension_type",
+    b"ARROW:extension:metadata": pickled,
+  }
+  schema = store.make_schema(2, None, labelled=False)
+  schema = schema.set(0, schema.field("name").with_metadata(extension))
+  rows = {**columns, "features": [[0.0, 0.0]]}
+  pq.write_table(
+    pa.table(rows, schema=schema.with_metadata({b"jssl": b"{}"})), parquet
+  )
+  assert store.read(parquet).names == ("a",)
+  for path in (npz, parquet):
+    path.write_bytes(pickled)
+    with pytest.raises(ValueError, match="is not a file of `jssl embed`"):
+      store.read(path)
+  assert not ran.exists()
+
+
+def test_a_line_of_a_list_is_only_a_path(ran, tmp_path):
+  (tmp_path / "pickle.png").write_bytes(pickle.dumps(Touch(ran)))
+  lines = [f"$(touch {ran})", f"|touch {ran}", f"file://{tmp_path}/pickle.png"]
+  listed = tmp_path / "list.txt"
+  listed.write_text("\n".join(["pickle.png", *lines]))
+  source = SkipDamaged(open_list(listed, image_size_px=8, channels=3))
+  assert not source.fetch(np.arange(4))["readable"].any()
+  assert "no image of a known format" in source.reason(0)
+  assert all("No such file" in source.reason(row) for row in (1, 2, 3))
   assert not ran.exists()
 
 
