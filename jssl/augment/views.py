@@ -326,8 +326,8 @@ def views(
 
 
 def center_view(
-  images: Pixels, *, crop_size_px: int
-) -> Float[Array, "b crop_size_px crop_size_px c"]:
+  images: Pixels, *, crop_size_px: int, channels: int = 1
+) -> Float[Array, "b crop_size_px crop_size_px _"]:
   """Returns the deterministic view for evaluation: a resized centre crop.
 
   Example:
@@ -337,9 +337,12 @@ def center_view(
   Args:
     images: stored pixels, [b, h, w, c].
     crop_size_px: height and width of the result.
+    channels: images of one channel are repeated to this number.
 
   Raises:
     TypeError: if images are not uint8, uint16 or floats [b, h, w, c].
     ValueError: if floats are not in [0, 1].
   """
-  return crop.center_crop(_floats(images), size_px=crop_size_px)
+  view = crop.center_crop(_floats(images), size_px=crop_size_px)
+  repeated = view.shape[-1] == 1 < channels
+  return jnp.repeat(view, channels, axis=-1) if repeated else view

@@ -53,3 +53,12 @@ def open_source(
     skip_damaged=skip_damaged,
   )
   return load(source) if in_memory else source
+
+
+def stored_size_px(name: str) -> int | None:
+  """Returns the size of the embedded set's images; None if they are resized."""
+  if name != "cluttered_digits":
+    return None
+  from jssl.data import embedded
+
+  return embedded.IMAGE_SIZE_PX

@@ -196,13 +196,15 @@ def eval_batches(
 ) -> Iterator[tuple[Batch, int]]:
   """Yields the source once, in row order, in batches of one size.
 
-  Arguments are as in `train_batches`; the batch may be larger than the set.
-  Rows before `first_row` are left out.
+  Arguments are as in `train_batches`, but `batch_size` is rounded up to a
+  multiple of the devices, and may be larger than the set. Rows before
+  `first_row` are left out.
 
   Yields:
     A batch on the devices and its number of real rows. The last batch is
     padded with copies of the last image.
   """
+  batch_size = -(-batch_size // sharding.num_devices) * sharding.num_devices
   rows, last = local_rows(sharding, batch_size), len(source) - 1
   starts = range(first_row, len(source), batch_size)
   batches = _fetched(

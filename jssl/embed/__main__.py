@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 
   from jssl.checkpoint import CheckpointError
   from jssl.data.files import open_folder, open_list
-  from jssl.data.open import open_source
+  from jssl.data.open import open_source, stored_size_px
   from jssl.data.source import Source
   from jssl.embed import store
   from jssl.embed.run import Pretrained, embed
@@ -107,12 +107,11 @@ def main(argv: list[str]) -> int:
       )
     if _LIST.value:
       return open_list(_LIST.value, image_size_px=size_px, channels=channels)
-    embedded = _DATASET.value == "cluttered_digits"
     return open_source(
       _DATASET.value,
       data_dir=_DATA_DIR.value or backbone.data_dir,
       split=_SPLIT.value or "train",
-      image_size_px=32 if embedded else size_px,
+      image_size_px=stored_size_px(_DATASET.value) or size_px,
     )
 
   def work() -> None:

@@ -62,8 +62,14 @@ def main(argv: list[str]) -> int:
   """Runs the probe; returns the exit status."""
   # Imported late, so that --help is fast.
   from jssl.checkpoint import CheckpointError
+  from jssl.config.build import read_config
   from jssl.probe.accuracy import transfer_table
-  from jssl.probe.published import PublishedWeights, run_published
+  from jssl.probe.dataset import change_dataset, check_splits
+  from jssl.probe.published import (
+    PublishedWeights,
+    published_config,
+    run_published,
+  )
   from jssl.probe.record_file import RecordFile
   from jssl.probe.runner import run
   from jssl.runtime import (
@@ -89,18 +95,16 @@ def main(argv: list[str]) -> int:
     else:
       distributed.check_single_process()
     datasets = _DATASET.value
-    for of_one in (_FOLLOW, _TEST_SPLIT, _EXPORT):
-      if of_one.value and len(datasets) > 1:
+    for one_set in (_FOLLOW, _TEST_SPLIT, _EXPORT):
+      if one_set.value and len(datasets) > 1:
         raise ValueError(
-          f"--{of_one.name} needs one data set, but "
+          f"--{one_set.name} needs one data set, but "
           f"--dataset={','.join(datasets)} has {len(datasets)}; probe each by "
           "its own command"
         )
-    of_run, of_weights = (
-      (_FOLLOW, _EXPORT, _DIAGNOSTICS),
-      (_NAME, _IMAGE_SIZE_PX),
-    )
-    for option in of_run if _WEIGHTS.value else of_weights:
+    without_weights = (_FOLLOW, _EXPORT, _DIAGNOSTICS)
+    with_weights = (_NAME, _IMAGE_SIZE_PX)
+    for option in without_weights if _WEIGHTS.value else with_weights:
       if option.value:
         needed = "no --weights" if _WEIGHTS.value else "--weights"
         raise ValueError(f"--{option.name} needs {needed}")
@@ -109,6 +113,15 @@ def main(argv: list[str]) -> int:
       published = PublishedWeights(
         _WEIGHTS.value, name=_NAME.value, image_size_px=_IMAGE_SIZE_PX.value
       )
+    # Before the first set is probed.
+    for dataset in datasets[1:]:
+      chosen = (dataset, _DATA_DIR.value, "")
+      config = (
+        published_config(_WORKDIR.value, published, *chosen)
+        if published
+        else change_dataset(read_config(_WORKDIR.value), *chosen)
+      )
+      check_splits(config.data)
     for dataset in datasets or [""]:
       if published:
         run_published(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
 from jssl.config.parse import replace
-from jssl.config.schema import Config, Probe
+from jssl.config.schema import Config, Data, Probe
 from jssl.diagnostics import SecondMoment, second_moment
 from jssl.probe import features
 from jssl.probe.encoders import Encoder
@@ -114,6 +114,13 @@ class ProbeDataset:
       )
     )
     return FeatureSet(encoder, train, test, self.mesh)
+
+
+def check_splits(data: Data) -> None:
+  """Opens both splits, without reading images; raises an error if it cannot."""
+  on_disk = dataclasses.replace(data, in_memory=False)
+  for split in (data.split, data.test_split):
+    open_split(on_disk, split)
 
 
 def change_dataset(

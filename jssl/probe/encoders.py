@@ -1,5 +1,6 @@
 """Encoders of centre crops: a checkpoint, a random backbone, or raw pixels."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -69,29 +70,18 @@ class Encoder(NamedTuple):
     }
 
 
-def _center_view(
-  images: Pixels, crop_size_px: int, channels: int = 1
-) -> Images:
-  """Returns centre crops; one channel is repeated to those of the backbone."""
-  view = center_view(images, crop_size_px=crop_size_px)
-  if view.shape[-1] == 1 < channels:
-    view = jnp.repeat(view, channels, axis=-1)
-  return view
-
-
 def center_features(
   backbone: Backbone, *, crop_size_px: int, channels: int = 1, blocks: int = 0
 ) -> Callable[[Variables, Pixels], Float[Array, "n d"]]:
   """Returns a function from (variables, images) to features.
 
   Images may be centre views. Those of one channel are repeated to `channels`.
-  With `blocks`, columns are the pooled feature, the
-  mean patch token, and the features of that many last blocks, the last one
-  last.
+  With `blocks`, columns are the pooled feature, the mean patch token, and the
+  features of that many last blocks, the last one last.
   """
 
   def encode(variables: Variables, images: Pixels) -> Float[Array, "n d"]:
-    view = _center_view(images, crop_size_px, channels)
+    view = center_view(images, crop_size_px=crop_size_px, channels=channels)
     if not blocks:
       return backbone.apply(variables, view, train=False)[0].pooled
     encoded, _ = backbone.apply(
@@ -114,7 +104,7 @@ def center_tokens(
   """
 
   def encode(variables: Variables, images: Pixels) -> Float[Array, "n p d"]:
-    view = _center_view(images, crop_size_px, channels)
+    view = center_view(images, crop_size_px=crop_size_px, channels=channels)
     encoded, _ = backbone.apply(variables, view, train=False, tokens=True)
     if encoded.tokens is None:
       raise ValueError("the backbone has no patch tokens")
@@ -246,14 +236,11 @@ def pixels(
   key = features.digest(
     features.source_digest(train), str((crop_size_px, max_dim))
   )
-  flat = jax.jit(lambda images: flat_pixels(_center_view(images, crop_size_px)))
+  crop = functools.partial(center_view, crop_size_px=crop_size_px)
+  flat = jax.jit(lambda images: flat_pixels(crop(images)))
   tokens = None
   if grid:
-    tokens = jax.jit(
-      lambda images: patches(
-        center_view(images, crop_size_px=crop_size_px), grid.patch_size_px
-      )
-    )
+    tokens = jax.jit(lambda images: patches(crop(images), grid.patch_size_px))
   one = jax.eval_shape(flat, train.fetch(np.arange(1))["image"])
   if not 0 < max_dim < one.size:
     return Encoder("pixels", 0, flat, key, tokens=tokens)

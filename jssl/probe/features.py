@@ -173,7 +173,7 @@ def extract(
     bad = 0
     for batch, real in pipeline.eval_batches(
       source,
-      batch_size=-(-batch_size // mesh.size) * mesh.size,
+      batch_size=batch_size,
       sharding=batch_sharding(mesh),
       workers=workers,
     ):

@@ -10,6 +10,7 @@ from jssl.augment import Augment
 from jssl.config import command_line
 from jssl.config.build import build_model, read_config
 from jssl.config.schema import Checkpoint, Config, Data, Probe, Train
+from jssl.data.open import stored_size_px
 from jssl.objectives import SimCLR
 from jssl.optim import Optim
 from jssl.probe.dataset import change_dataset
@@ -66,7 +67,6 @@ def published_config(
   workdir: str | os.PathLike,
   published: PublishedWeights,
   dataset: str,
-  *,
   data_dir: str,
   test_split: str,
 ) -> Config:
@@ -83,7 +83,7 @@ def published_config(
     data = Data(
       name=dataset,
       batch_size=1,
-      image_size_px=32 if dataset == "cluttered_digits" else size,
+      image_size_px=stored_size_px(dataset) or size,
       data_dir=data_dir,
       test_split=test_split or "test",
       in_memory=False,
@@ -130,9 +130,7 @@ def run_published(
   """
   clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
   config = command_line.override(
-    published_config(
-      workdir, published, dataset, data_dir=data_dir, test_split=test_split
-    ),
+    published_config(workdir, published, dataset, data_dir, test_split),
     overrides,
     "probe",
   )

@@ -73,7 +73,7 @@ def robustness_records(
   first = 0
   for batch, real in pipeline.eval_batches(
     images,
-    batch_size=-(-settings.batch_size // mesh.size) * mesh.size,
+    batch_size=settings.batch_size,
     sharding=batch_sharding(mesh),
   ):
     labels = distributed.to_host(batch["label"])[:real]

@@ -96,10 +96,7 @@ class Encoder:
     resized to `image_shape`. One channel is repeated to those of the backbone.
     """
     size, _, channels = self.image_shape
-    views = center_view(images, crop_size_px=size)
-    if views.shape[-1] == 1 < channels:
-      views = jnp.repeat(views, channels, axis=-1)
-    return views
+    return center_view(images, crop_size_px=size, channels=channels)
 
 
 def load_backbone(

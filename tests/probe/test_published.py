@@ -139,6 +139,23 @@ def test_names(path, name, expected):
 
 
 @pytest.mark.slow
+def test_all_sets_are_opened_before_the_first_is_probed(tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "jssl.probe", f"--workdir={tmp_path / 'W'}"),
+      *(f"--weights={DINOV2}", "--dataset=cluttered_digits,none"),
+      f"--data_dir={tmp_path}",
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert "error: data.name='none' is not in" in done.stderr, done.stderr
+  assert not (tmp_path / "W").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
