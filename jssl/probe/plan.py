@@ -112,7 +112,11 @@ class Plan:
   def settings(self, part: Part, kind: str) -> dict[str, Any]:
     """Returns the fields of a part's records that depend on the config."""
     if part == "probe":
-      return {"vectors": vectors(self._settings, kind)}
+      k = min(self._settings.retrieval_neighbours, len(self._dataset.train))
+      return {
+        "vectors": vectors(self._settings, kind),
+        **({"neighbours": k} if k else {}),
+      }
     if part == "robustness":
       return {
         "vectors": vectors(self._settings, kind),

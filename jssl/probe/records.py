@@ -83,7 +83,7 @@ class ProbeRecord(Record):
   classes have few images: at least two images of each class are labelled.
   `vectors` is `probe.features`, with the number of blocks if several.
   `probe="classifier"` is the head of a supervised run. No images were held out
-  of its training: its `validation_accuracy` is the accuracy on train.
+  of its training, so its `validation_accuracy` is None.
   `chosen` has hyper-parameters by name, one value per seed. `seconds` is the
   duration of all fits, and `time` the seconds since 1970.
   """
@@ -94,7 +94,7 @@ class ProbeRecord(Record):
   label_fraction_used: float
   test_accuracy: float
   test_accuracy_std: float
-  validation_accuracy: float
+  validation_accuracy: float | None
   seeds: int
   chosen: dict[str, list[Any]]
   seconds: float
@@ -111,12 +111,10 @@ class ProbeRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return f"{self.name} {_percent(self.test_accuracy)}"
 
   @property
   def scalars(self) -> dict[str, float]:
-    """See `Record`."""
     return {f"probe/{self._path}/{self.name}": self.test_accuracy}
 
 
@@ -161,13 +159,11 @@ class ClassesRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     balanced = _percent(self.balanced_accuracy)
     return f"{PROBES[self.probe]} class-balanced {balanced}"
 
   @property
   def scalars(self) -> dict[str, float]:
-    """See `Record`."""
     name = f"probe/{self._path}/{PROBES[self.probe]}"
     return {
       f"{name}/class-balanced accuracy": self.balanced_accuracy,
@@ -200,12 +196,10 @@ class RetrievalRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return f"{self.name} {_percent(self.mean_average_precision)}"
 
   @property
   def scalars(self) -> dict[str, float]:
-    """See `Record`."""
     return {f"retrieval/{self._path}/{self.name}": self.mean_average_precision}
 
 
@@ -237,7 +231,6 @@ class RobustnessRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return (
       f"linear {_percent(self.corrupted_accuracy)} on corrupted images, "
       f"{_percent(self.clean_accuracy)} on clean ones"
@@ -245,7 +238,6 @@ class RobustnessRecord(Record):
 
   @property
   def scalars(self) -> dict[str, float]:
-    """See `Record`."""
     return {f"robustness/{self._path}/linear": self.corrupted_accuracy}
 
 
@@ -275,12 +267,10 @@ class DenseRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return f"{PROBES[self.probe]} mean IoU {_percent(self.mean_iou)}"
 
   @property
   def scalars(self) -> dict[str, float]:
-    """See `Record`."""
     name = f"dense/{self._path}/{PROBES[self.probe]}"
     return {
       f"{name}/mean IoU": self.mean_iou,
@@ -299,7 +289,6 @@ class SpectrumRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return f"collapse AUC {self.collapse_auc:.3f}"
 
 
@@ -328,14 +317,12 @@ class DiagnosticsRecord(_ViewsRecord):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     missing = len(self.not_measured)
     suffix = f" ({missing} not measured)" if missing else ""
     return f"{len(self.values)} diagnostics of {self.at}{suffix}"
 
   @property
   def scalars(self) -> dict[str, float]:
-    """See `Record`."""
     name = f"diagnostics/{self._path}/{self.at}"
     return {f"{name}/{key}": float(x) for key, x in self.values.items()}
 
@@ -358,7 +345,6 @@ class ConcentrationRecord(_ViewsRecord):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return "concentration of the classes"
 
 
@@ -374,5 +360,4 @@ class NotMeasuredRecord(Record):
 
   @property
   def summary(self) -> str:
-    """See `Record`."""
     return f"{self.part} not measured: {self.reason}"

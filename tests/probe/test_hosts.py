@@ -1,4 +1,4 @@
-"""Several real processes judge a run as one does."""
+"""Several real processes evaluate a run as one does."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
   return workdir
 
 
-def judged(workdir, count):
+def evaluated(workdir, count):
   """Returns what is in `probe.jsonl`, less what the clock says."""
   command = ["-m", "jssl.probe", f"--workdir={workdir}", "--diagnostics"]
   several = ["--distributed"] if count > 1 else []
@@ -69,7 +69,7 @@ def by_one(trained, tmp_path_factory):
   """Workdir and rows of one process."""
   workdir = tmp_path_factory.mktemp("by_one") / "W"
   shutil.copytree(trained, workdir)
-  return workdir, judged(workdir, 1)
+  return workdir, evaluated(workdir, 1)
 
 
 def assert_alike(found, expected):
@@ -91,11 +91,11 @@ def assert_alike(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_judge_as_one(trained, by_one, tmp_path, count):
+def test_several_processes_evaluate_as_one(trained, by_one, tmp_path, count):
   alone, expected = by_one
   together = tmp_path / "together"
   shutil.copytree(trained, together)
-  found = judged(together, count)
+  found = evaluated(together, count)
   assert_alike(found, expected)
   assert {row["features"] for row in found} == {"backbone", "random", "views"}
   lost = [row["reason"] for row in found if row["step"] == 9]

@@ -166,14 +166,15 @@ def test_the_classifier_of_a_run_is_evaluated_on_its_own_set(workdir):
   lines = run(workdir, dataset="other")
   (found,) = [r for r in rows(workdir) if r.get("probe") == "classifier"]
   assert (found["dataset"], found["step"]) == ("tiny", 10)
-  for name, split in (("test", "test"), ("validation", "train")):
-    source = tiny("tiny", split)
-    w, z = np.asarray(variables["params"]["w"]), np.asarray(kernel)
-    h = source.images.reshape(len(source), -1) / 255 @ w
-    guesses = np.argmax(h @ z + np.arange(4), axis=1)
-    accuracy = found[f"{name}_accuracy"]
-    np.testing.assert_allclose(accuracy, np.mean(guesses == source.labels))
-    assert 0.1 < accuracy < 0.9
+  source = tiny("tiny", "test")
+  w, z = np.asarray(variables["params"]["w"]), np.asarray(kernel)
+  h = source.images.reshape(len(source), -1) / 255 @ w
+  guesses = np.argmax(h @ z + np.arange(4), axis=1)
+  accuracy = found["test_accuracy"]
+  np.testing.assert_allclose(accuracy, np.mean(guesses == source.labels))
+  assert 0.1 < accuracy < 0.9
+  # No images were held out of its training.
+  assert found["validation_accuracy"] is None
   assert "classifier" not in lines[-1]
   table = accuracy_table(RecordFile(workdir).read(), "tiny")
   assert table.headings[-1] == "classifier"
@@ -404,6 +405,19 @@ def test_what_was_probed_is_not_probed_again(workdir):
   )
 
 
+def test_another_number_of_neighbours_is_measured(workdir):
+  save(workdir, 10)
+  # At most the 302 train images.
+  for k, measured in ((5, 5), (400, 302), (500, 302), (0, 302)):
+    claim(workdir, retrieval_neighbours=k, baselines=())
+    before = len(rows(workdir)) if k > 5 else 0
+    lines = run(workdir)
+    assert any("step10" in line for line in lines) == (k in (5, 400))
+    (found,) = [r for r in rows(workdir) if r["record"] == "retrieval"]
+    assert found["neighbours"] == measured
+    assert len(rows(workdir)) == (before or len(rows(workdir)))
+
+
 def test_features_that_are_not_finite_are_told_of_and_passed_over(workdir):
   save(workdir, 5, 10, 20, broken=10)
   lines = run(workdir, follow=True)
@@ -437,7 +451,7 @@ def test_what_was_not_measured_is_tried_with_other_features(
   (line,) = (x for x in run(workdir) if x.startswith("step10"))
   assert "probe not measured" in line
   (row,) = (r for r in rows(workdir) if (r["step"], r["part"]) == (10, "probe"))
-  assert row["settings"] == {"vectors": "mean"}
+  assert row["settings"] == {"vectors": "mean", "neighbours": 100}
   assert not any(x.startswith("step10") for x in run(workdir))
 
 
