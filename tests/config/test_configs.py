@@ -56,11 +56,19 @@ def check_step(run):
   assert metrics["loss"].shape == ()
 
 
-CASES = [(path, arg) for path in CONFIGS for arg in variants(path) or [None]]
+# All but the variant that a file names first are slow.
 BY_CASE = pytest.mark.parametrize(
   ("path", "arg"),
-  CASES,
-  ids=[path.stem + (f"-{arg}" if arg else "") for path, arg in CASES],
+  [
+    pytest.param(
+      path,
+      arg,
+      marks=pytest.mark.slow if number else (),
+      id=path.stem + (f"-{arg}" if arg else ""),
+    )
+    for path in CONFIGS
+    for number, arg in enumerate(variants(path) or [None])
+  ],
 )
 # One of each kind of step; the whole matrix is slow.
 QUICK = (

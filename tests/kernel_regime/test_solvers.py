@@ -163,7 +163,9 @@ def descended(k, ids, loss, d_out):
 
 
 @pytest.mark.parametrize(
-  ("loss", "fraction"), [(LOSSES[0], 0.05), (LOSSES[1], 0.3)], ids=NAMES
+  ("loss", "fraction"),
+  [(LOSSES[0], 0.05), pytest.param(LOSSES[1], 0.3, marks=pytest.mark.slow)],
+  ids=NAMES,
 )
 def test_hundreds_of_points(loss, fraction):
   """Closed forms, direct optimisation and FISTA, of 201."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import pytest
 from oracles import losses as oracles
 from oracles import patches
 
@@ -359,3 +360,13 @@ BY_OPERATION = [
   "ibot",
   "sinkhorn_center",
 ]
+
+
+def fast_only(names, cases=CASES):
+  """Returns all cases as parameters; only those with these names are fast."""
+  return [
+    pytest.param(
+      case, marks=() if case.name in names else pytest.mark.slow, id=str(case)
+    )
+    for case in cases
+  ]

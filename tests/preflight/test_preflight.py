@@ -317,6 +317,7 @@ def preflight(*arguments):
   )
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
   arguments = ("--config=configs/quickstart.py", "--config.data.batch_size=8")
   files = [f"--{kind}={tmp_path / kind}" for kind in ("json", "html")]

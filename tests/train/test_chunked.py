@@ -167,7 +167,7 @@ def loss_gradient(objective, multi, chunks):
 @pytest.mark.parametrize(
   "name",
   [
-    name if name == "simclr" else pytest.param(name, marks=pytest.mark.slow)
+    pytest.param(name, marks=pytest.mark.slow)
     for name, case in BY_NAME.items()
     # Others are in test_token_methods.py.
     if not case.objective.uses_tokens

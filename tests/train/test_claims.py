@@ -61,7 +61,11 @@ def steps_that_exhaust(compiled, number):
       lambda original: property(lambda self: exhaust, lambda *_: None),
       marks=pytest.mark.slow,
     ),
-    ("compile", lambda original: lambda p: steps_that_exhaust(original(p), 1)),
+    pytest.param(
+      "compile",
+      lambda original: lambda p: steps_that_exhaust(original(p), 1),
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       "compile",
       lambda original: lambda p: steps_that_exhaust(original(p), 2),
@@ -96,6 +100,7 @@ def test_too_little_memory(tmp_path, monkeypatch, request, name, make):
     assert train(corrected, tmp_path / "W")
 
 
+@pytest.mark.slow
 def test_a_set_that_was_prepared_anew_is_refused(tmp_path):
   """With other images a run would go on as another one."""
 

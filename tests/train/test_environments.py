@@ -211,6 +211,7 @@ def test_output_that_nobody_reads(copy, tmp_path, command, shell):
   assert [*tmp_path.glob(written[command])]
 
 
+@pytest.mark.slow
 def test_a_corrected_command_on_the_workdir_of_a_failed_one(tmp_path):
   wrong = {"init_from.workdir": str(tmp_path / "none"), "model.width": 32}
   status, _, err = train(tmp_path / "W", overrides=wrong)

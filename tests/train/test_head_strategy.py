@@ -99,7 +99,7 @@ def expected(state, how):
 @pytest.mark.parametrize(
   "how",
   [
-    HOW,
+    pytest.param(HOW, marks=pytest.mark.slow),
     dataclasses.replace(HOW, batch="fresh"),
     pytest.param(
       dataclasses.replace(HOW, strategy="unrolled", batch="fresh"),

@@ -271,6 +271,7 @@ def test_workdirs_that_are_not_shared_are_refused(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_two_processes(tmp_path):
   """Together, though one has the state before it to remove first."""
   broken = tmp_path / "W/broken"

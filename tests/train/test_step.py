@@ -127,6 +127,7 @@ def test_meshes_give_the_same_losses_in_float64(x64, batches, make):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_meshes_give_the_same_losses_in_float32(batches):
   """Meshes change losses no more than rounding the parameters does.
 

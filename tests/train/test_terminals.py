@@ -52,6 +52,7 @@ def test_an_interrupt_ends_work_that_would_swallow_it():
   assert err == "Interrupted.\n"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_can_be_resumed(uninterrupted, tmp_path):
   """At a random moment of a run that is nearly always saving."""
   often = {"checkpoint.every_steps": 1}

@@ -79,6 +79,7 @@ def test_reached_is_where_it_stays():
   assert reached(1, float("nan")) is None
 
 
+@pytest.mark.slow
 def test_the_study(tmp_path):
   """Small, on the embedded set: what it writes, and how it refuses."""
   config = read_file("configs/kernel_bridge_fashion_mnist.py")
