@@ -113,12 +113,14 @@ class Encoded(NamedTuple):
     kind: channels and dtype.
     size: (width, height) of the whole upright image in pixels.
     transparent: True if some pixels of the original may be transparent.
+    rounded: True if the values of the original are more precise.
   """
 
   data: bytes | Num[np.ndarray, "h w c"]
   kind: Kind
   size: tuple[int, int]
-  transparent: bool
+  transparent: bool = False
+  rounded: bool = False
 
 
 def join_kinds(kinds: Iterable[Kind]) -> Kind:
@@ -160,19 +162,24 @@ def encode_image(image: Image.Image, file_format: str = "PNG") -> bytes:
 
 def _store(
   image: Image.Image, data: bytes, mode: str, options: Options
-) -> bytes:
-  """Returns an image as a PNG or JPEG file, as it is if it can be."""
+) -> tuple[bytes, tuple[int, int]]:
+  """Returns a PNG or JPEG file, as it is if it can be, and the image's size.
+
+  The size is (width, height) of the whole upright image.
+  """
   size_px = options.stored_size_px
   jpeg = image.format in ("JPEG", "MPO") and mode != "RGBA"
   file_format = "JPEG" if jpeg else "PNG"
   if size_px and min(image.size) > size_px:
     small = square(data, mode, size_px, options.background)
-    return encode_image(small, file_format)
+    turned = orientation(image) >= 5
+    size = image.size[::-1] if turned else image.size
+    return encode_image(small, file_format), size
   image.load()
   stored = upright(image, mode, options.background)
   if stored is image and image.format in ("PNG", "JPEG", "MPO"):
-    return data
-  return encode_image(stored, file_format)
+    return data, image.size
+  return encode_image(stored, file_format), stored.size
 
 
 def _encode_array(
@@ -188,7 +195,8 @@ def _encode_array(
   stored: bytes | np.ndarray = array
   if kind.mode(options):
     stored = encode_image(Image.fromarray(array.squeeze()))
-  return Encoded(stored, kind, (width, height), transparent=False)
+  rounded = kind.dtype != own.dtype
+  return Encoded(stored, kind, (width, height), rounded=rounded)
 
 
 def encode(
@@ -224,12 +232,9 @@ def encode(
       channels = 1 if image.mode in GRAYSCALE_MODES else 3
       own = _own_kind(channels, DTYPES[0], options)
       kind = join_kinds([own, kind or own])
-      size = image.size
-      if orientation(image) >= 5:
-        size = (size[1], size[0])
       transparent = image.has_transparency_data
-      stored = _store(image, data, MODES[kind.channels], options)
-      return Encoded(stored, kind, size, transparent)
+      stored, size = _store(image, data, MODES[kind.channels], options)
+      return Encoded(stored, kind, size, transparent, is_deep_colour(data))
   except UnsuitableImageError as error:
     raise DamagedFile(str(error)) from error
   except Image.DecompressionBombError as error:

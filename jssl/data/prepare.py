@@ -11,8 +11,12 @@ whole or not at all. Only other TFDS data sets need TensorFlow.
 Debian's package dataset-fashion-mnist if installed; otherwise TFDS downloads
 them. All give the same records in the same order.
 
-`folder` takes a tree of image files, see `jssl/data/folder.py`. Orientations in
-EXIF are applied. A damaged image is an error; --skip_damaged omits it.
+`folder` takes a tree of image files. Folders are classes, see
+`jssl/data/layout.py`; --labels=FILE.csv has a file name and a label on each
+line instead, and --unlabelled takes any folders as one set. Files that are
+passed over are in `passed_over.jsonl` of the set. The same command continues
+after it was killed. Orientations in EXIF are applied. A damaged image is an
+error; --skip_damaged omits it.
 Transparent images get a white background, or that of --background; --keep_alpha
 stores 4 channels instead. Images of 16 bits and floats in [0, 1] keep their
 values; --value_range=LOW,HIGH maps others. --channels=N takes images of N
@@ -30,6 +34,7 @@ import pathlib
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +44,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jssl.data.encode import Options, encode_image
-from jssl.data.folder import Examples, Folder
+from jssl.data.folder import prepare_folder
 from jssl.runtime import files, terminal
 
 _SOURCE = flags.DEFINE_string(
@@ -50,6 +55,18 @@ _NAME = flags.DEFINE_string(
 )
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Folder of the data sets; default: that of TFDS."
+)
+_LABELS = flags.DEFINE_string(
+  "labels", None, "CSV file of file names in a folder and their labels."
+)
+_UNLABELLED = flags.DEFINE_bool(
+  "unlabelled", False, "Take all images of a folder as a set without labels."
+)
+_WORKERS = flags.DEFINE_integer(
+  "workers",
+  None,
+  "Processes that encode a folder; default: one for each processor.",
+  lower_bound=1,
 )
 _SKIP_DAMAGED = flags.DEFINE_bool(
   "skip_damaged", False, "Omit damaged images of a folder."
@@ -93,6 +110,7 @@ _STORED_SIZE_PX = flags.DEFINE_integer(
 )
 
 Path = pathlib.Path
+Examples = Iterator[tuple[int | bytes, dict[str, Any]]]
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _IDX_FILES = {
@@ -212,6 +230,9 @@ def prepare(
   source: str | None = None,
   set_name: str | None = None,
   data_dir: str | None = None,
+  labels: str | None = None,
+  unlabelled: bool = False,
+  workers: int | None = None,
   options: Options = Options(),
 ) -> str:
   """Writes a data set to disk, as described at the top of this module.
@@ -233,38 +254,43 @@ def prepare(
   data_dir = data_dir or None
   if folder is not None and not folder.is_dir():
     raise FileNotFoundError(f"--source {folder} is not a folder")
+  root = data_dir or tfds.core.constants.DATA_DIR
+  if root.startswith("~"):
+    raise ValueError(
+      "--data_dir: expected a folder for the data sets, because the default is "
+      "in the home of the user, who has none (HOME is not set)"
+    )
   if name == "folder":
     if folder is None:
       raise ValueError("folder needs --source, the folder with the images")
-    builder = Folder(
+    target, summary = prepare_folder(
+      folder,
       name=_folder_name(set_name, folder),
-      source=folder,
-      data_dir=data_dir,
+      data_dir=Path(root),
+      labels=Path(labels) if labels else None,
+      unlabelled=unlabelled,
+      workers=workers,
       options=options,
     )
-  elif options != Options():
+    print(summary)
+    return str(target)
+  if labels or unlabelled or options != Options():
     raise ValueError(
-      f"{options}: only images of a folder can be stored in another way, not "
-      f"those of {name}; omit the flags"
+      f"{options}, labels={labels}, unlabelled={unlabelled}: only images of a "
+      "folder can be stored in another way, not those of "
+      f"{name}; omit the flags"
     )
-  elif name == "fashion_mnist":
+  if name == "fashion_mnist":
     if folder is None and _DEBIAN_FASHION_MNIST.is_dir():
       folder = _DEBIAN_FASHION_MNIST
     builder = FashionMnist(source=folder, data_dir=data_dir)
   else:
     builder = _tfds_builder(name, data_dir)
 
-  if builder.data_dir.startswith("~"):
-    raise ValueError(
-      "--data_dir: expected a folder for the data sets, because the default is "
-      "in the home of the user, who has none (HOME is not set)"
-    )
   prepared = builder.is_prepared()
-  # The source folder may have changed since, and TFDS may have used another
-  # file format.
+  # TFDS may have used another file format.
   if prepared and (
-    name == "folder"
-    or builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD
+    builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD
   ):
     raise FileExistsError(
       f"{builder.data_dir} exists; delete it to write it again, or choose "
@@ -301,6 +327,9 @@ def main(argv: list[str]) -> None:
       source=_SOURCE.value,
       set_name=_NAME.value,
       data_dir=_DATA_DIR.value,
+      labels=_LABELS.value,
+      unlabelled=_UNLABELLED.value,
+      workers=_WORKERS.value,
       options=Options(
         skip_damaged=_SKIP_DAMAGED.value,
         stored_size_px=_STORED_SIZE_PX.value,

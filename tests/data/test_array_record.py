@@ -186,9 +186,14 @@ class OfTfds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def sharded(tmp_path, request):
   """A source of 30 images in several files; image i has the value 8 i."""
   tfds.disable_progress_bar()
+  config = tfds.download.DownloadConfig(num_shards=SHARDS)
+  name = OfTfds.name
   if request.param == "TFDS":
-    builder = OfTfds(data_dir=str(tmp_path / "data"))
+    OfTfds(data_dir=str(tmp_path / "data")).download_and_prepare(
+      file_format="array_record", download_config=config
+    )
   else:
+    name = "of_folder"
     for i in range(30):
       path = tmp_path / "set" / "train" / f"{i:03}.png"
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,17 +201,14 @@ def sharded(tmp_path, request):
     (tmp_path / "set" / "test").mkdir()
     for i in range(4):
       (tmp_path / "set" / "test" / f"{i}.png").write_bytes(path.read_bytes())
-    builder = folder.Folder(
-      name="of_folder",
-      source=tmp_path / "set",
-      data_dir=str(tmp_path / "data"),
+    folder.prepare_folder(
+      tmp_path / "set",
+      name=name,
+      data_dir=tmp_path / "data",
+      download_config=config,
     )
-  builder.download_and_prepare(
-    file_format="array_record",
-    download_config=tfds.download.DownloadConfig(num_shards=SHARDS),
-  )
   return array_record.open_prepared(
-    builder.name,
+    name,
     data_dir=str(tmp_path / "data"),
     split="train",
     image_size_px=8,
@@ -360,11 +362,10 @@ def test_a_set_of_more_files_than_the_soft_limit(tmp_path):
     for i in range(120):
       path = tmp_path / "set" / split / f"{i:03}.png"
       path.write_bytes(encode(np.full((8, 8, 3), i, np.uint8)))
-  builder = folder.Folder(
-    name="many", source=tmp_path / "set", data_dir=str(tmp_path / "data")
-  )
-  builder.download_and_prepare(
-    file_format="array_record",
+  folder.prepare_folder(
+    tmp_path / "set",
+    name="many",
+    data_dir=tmp_path / "data",
     download_config=tfds.download.DownloadConfig(num_shards=100),
   )
 

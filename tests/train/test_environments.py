@@ -119,10 +119,10 @@ def test_a_set_of_more_files_than_the_soft_limit(tmp_path):
   tfds.disable_progress_bar()
   for split in ("train", "test"):
     write_folder(tmp_path / "photos" / split, images_a_class=20)
-  folder.Folder(
-    name="photos", source=tmp_path / "photos", data_dir=str(tmp_path / "data")
-  ).download_and_prepare(
-    file_format="array_record",
+  folder.prepare_folder(
+    tmp_path / "photos",
+    name="photos",
+    data_dir=tmp_path / "data",
     download_config=tfds.download.DownloadConfig(num_shards=100),
   )
   data = {"data.name": "photos", "data.data_dir": str(tmp_path / "data")}
