@@ -18,12 +18,9 @@ environment() {
 }
 
 check_workdir() {
-  if [[ $1 =~ ^[A-Za-z][A-Za-z0-9+.-]+:/ ]]; then
-    echo "error: WORKDIR=$1 is a URL, not a folder; set WORKDIR to a folder of" \
-      "a mounted bucket, such as shared/simclr" >&2
-    return 1
-  elif [[ -z $1 || $1 == [-~]* ]]; then
-    echo "error: WORKDIR=$1: expected a folder, such as shared/simclr" >&2
+  if [[ -z $1 || $1 == [-~]* ]] ||
+    [[ $1 =~ ^[A-Za-z][A-Za-z0-9+.-]+:/ && ! $1 =~ ^gs://[^/]+/. ]]; then
+    echo "error: WORKDIR=$1: expected a folder, or gs://BUCKET/FOLDER" >&2
     return 1
   fi
 }

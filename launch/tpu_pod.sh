@@ -4,12 +4,12 @@
 # a preemption, and deletes the slice when the run is complete or has failed: with
 # status 1 of any worker, or three times without a new checkpoint.
 #   bash launch/tpu_pod.sh [--dry-run] NAME ZONE TYPE CONFIG WORKDIR [FLAGS...]
-#   BUCKET=my-bucket bash launch/tpu_pod.sh pod us-west4-a v5litepod-256 \
-#     configs/simclr_imagenet.py shared/simclr --config.data.data_dir=shared/data
-# WORKDIR must be on storage that all workers share: below `shared`, where BUCKET
-# is mounted (gcsfuse), or on your own mount. Environment: RUNTIME, the software
-# version; SPOT=0 for a slice that is not spot. The training runs on without this
-# script; started again, the script finds the slice and watches it.
+#   bash launch/tpu_pod.sh pod us-west4-a v5litepod-256 configs/simclr_imagenet.py \
+#     gs://BUCKET/simclr --config.data.data_dir=gs://BUCKET/data
+# WORKDIR is gs://BUCKET/FOLDER, or a folder on storage that all workers share.
+# Environment: RUNTIME, the software version; SPOT=0 for a slice that is not spot.
+# The training runs on without this script; started again, the script finds the
+# slice and watches it.
 set -euo pipefail
 
 dry_run=
@@ -27,13 +27,13 @@ trap 'rm -rf "$files"' EXIT
 # shellcheck source=launch/tpu_slice.sh
 source launch/tpu_slice.sh
 
-worker="bash jssl/launch/tpu_worker.sh" bucket=${BUCKET:-} poll=${POLL:-60}
+worker="bash jssl/launch/tpu_worker.sh" poll=${POLL:-60}
 # Chained with &&: `set -e` does not apply in conditions.
 train() {
   run tar --exclude=__pycache__ -czf "$files/jssl.tar.gz" \
     pyproject.toml README.md LICENSE jssl configs launch &&
     copy "$files/jssl.tar.gz" &&
-    on_workers all "mkdir -p jssl && tar -xzf jssl.tar.gz -C jssl && BUCKET=${bucket@Q} $worker install" &&
+    on_workers all "mkdir -p jssl && tar -xzf jssl.tar.gz -C jssl && $worker install" &&
     on_workers all "$worker start ${config@Q} ${workdir@Q} ${*@Q}"
 }
 worker_states() { on_workers all "$worker state ${workdir@Q} || echo jssl: absent at 0" | sort -u; }

@@ -44,6 +44,18 @@ jaxtyping.install_import_hook(
 )
 
 
+@pytest.fixture(scope="session")
+def bucket():
+  """The environment of processes that see gs://bucket, of an emulator."""
+  for package in ("gcp_storage_emulator", "gcsfs"):
+    pytest.importorskip(package, reason="update it: pip install -e '.[test]'")
+  # TensorStore reads the address once, so one emulator serves all tests.
+  import buckets
+
+  with buckets.bucket() as environ:
+    yield environ
+
+
 @pytest.fixture
 def unchecked():
   """No checks of annotations, to pass wrong types to our own checks."""

@@ -2,17 +2,17 @@
 
 import math
 import os
-import pathlib
 from typing import Any
 
 from absl import logging
 
 from jssl.runtime import files
+from jssl.runtime.paths import Path, as_path
 
 
-def root(workdir: str | os.PathLike) -> pathlib.Path:
+def root(workdir: str | os.PathLike) -> Path:
   """Returns the folder of the checkpoints of a run."""
-  return pathlib.Path(workdir).absolute() / "checkpoints"
+  return as_path(workdir).absolute() / "checkpoints"
 
 
 def pin_best(
@@ -28,7 +28,7 @@ def pin_best(
   kept = best is not None and (root(workdir) / str(best["step"])).exists()
   comparable = best is not None and best.get("features") == features
   if best is None or not (kept and comparable) or score > best["score"]:
-    path = pathlib.Path(workdir) / "best.json"
+    path = as_path(workdir) / "best.json"
     files.write_json(path, {"step": step, "score": score, "features": features})
 
 
@@ -39,7 +39,7 @@ def best_step(workdir: str | os.PathLike) -> int | None:
 
 
 def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
-  path = pathlib.Path(workdir) / "best.json"
+  path = as_path(workdir) / "best.json"
   best = files.read_json(path)
   if best is not None and all(
     isinstance(best.get(key), int | float) and math.isfinite(best[key])
@@ -54,7 +54,7 @@ def _best(workdir: str | os.PathLike) -> dict[str, Any] | None:
 class KeepBest:
   """Orbax policy: keeps the checkpoint of `pin_best`."""
 
-  def __init__(self, workdir: pathlib.Path):
+  def __init__(self, workdir: Path):
     self._workdir = workdir
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:

@@ -9,8 +9,6 @@ import concurrent.futures
 import contextlib
 import errno
 import os
-import pathlib
-import shutil
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -26,6 +24,7 @@ from jssl.checkpoint import manifest
 from jssl.checkpoint.best import KeepBest, root
 from jssl.checkpoint.manifest import CheckpointError
 from jssl.runtime import distributed, files
+from jssl.runtime.paths import Path, as_path
 from jssl.typing import PyTree, Variables
 
 X64 = "jax_enable_x64"
@@ -36,10 +35,12 @@ policies = ocp.training.preservation_policies
 
 def steps(workdir: str | os.PathLike) -> list[int]:
   """Returns the steps of all finished checkpoints, ascending."""
+  folder = root(workdir)
+  # A pattern would list all objects of a store.
   return sorted(
-    int(path.parent.name)
-    for path in root(workdir).glob(f"*/{manifest.NAME}")
-    if path.parent.name.isdigit()
+    int(path.name)
+    for path in (folder.iterdir() if folder.is_dir() else ())
+    if path.name.isdigit() and (path / manifest.NAME).exists()
   )
 
 
@@ -88,12 +89,12 @@ def restore(
   context.pytree.loading.partial_load = partial
   try:
     with context:
-      return ocp.load_checkpointables(directory, placed)
+      return ocp.load_checkpointables(os.fspath(directory), placed)
   except Exception as error:  # Orbax passes on any error of its back ends.
     raise CheckpointError(f"could not read {directory}: {error}") from error
 
 
-def _check_precision(directory: pathlib.Path, items: PyTree) -> None:
+def _check_precision(directory: Path, items: PyTree) -> None:
   """Warns of another precision; raises CheckpointError if JAX would round."""
   enabled = getattr(jax.config, X64)
   saved = manifest.facts(directory).get(X64, enabled)
@@ -163,7 +164,7 @@ class Checkpoints:
     checkpoint shares with every run that resumes from it.
     """
     self._facts = facts
-    self._workdir = pathlib.Path(workdir).absolute()
+    self._workdir = as_path(workdir).absolute()
     self._root = root(workdir)
     keep = [policies.LatestN(keep_last), KeepBest(self._workdir)]
     if keep_every_steps:
@@ -175,7 +176,7 @@ class Checkpoints:
 
   def _open(self, **options: bool) -> ocp.training.Checkpointer:
     return ocp.training.Checkpointer(
-      self._root, preservation_policy=self._policy, **options
+      os.fspath(self._root), preservation_policy=self._policy, **options
     )
 
   def save(self, step: int, items: Mapping[str, PyTree]) -> None:
@@ -247,7 +248,7 @@ class Checkpoints:
     # Orbax may still be writing are removed at the next start.
     if distributed.is_first():
       for path in (self._root / str(step), *self._root.glob(f"{step}.*")):
-        shutil.rmtree(path, ignore_errors=True)
+        files.remove_tree(path, ignore_errors=True)
     distributed.barrier(f"removed {step}")
     self._orbax = self._open()
     if os.strerror(errno.EMFILE) in errors[0]:
@@ -301,7 +302,7 @@ class Checkpoints:
       )
     for folder in damaged:
       target = self._workdir / "damaged" / folder.name
-      shutil.rmtree(target, ignore_errors=True)
+      files.remove_tree(target, ignore_errors=True)
       target.parent.mkdir(exist_ok=True)
       folder.rename(target)
     return latest

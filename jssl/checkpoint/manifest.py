@@ -2,18 +2,21 @@
 
 Orbax restores a flipped byte without an error. A manifest lists the SHA-256 of
 every file and the name, dtype and shape of every leaf. It is written last, so a
-checkpoint without a manifest is unfinished.
+checkpoint without a manifest is unfinished. Of an object in a bucket it lists
+the MD5 that Google Cloud Storage has computed, and nothing is read back.
 """
 
+import base64
 import hashlib
-import pathlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from jssl import tree
 from jssl.runtime import files
+from jssl.runtime.paths import Path, StorePath
 from jssl.typing import PyTree
 
 NAME = "manifest.json"
@@ -21,20 +24,47 @@ NAME = "manifest.json"
 Leaves = dict[str, list]
 """`{path name: [dtype, shape]}`."""
 
+_MD5 = "md5:"
+
 
 class CheckpointError(RuntimeError):
   """A checkpoint is missing, damaged, or does not fit the config."""
 
 
-def _digests(directory: pathlib.Path) -> dict[str, str]:
-  """Returns the SHA-256 of every file below a directory, by relative path."""
+def _digests(
+  directory: Path, expected: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+  """Returns a digest of every file below a directory, by relative path.
+
+  It is of the kind of the expected one: "md5:..." or a SHA-256.
+  """
+  if isinstance(directory, StorePath):
+    known = {k: v.get("md5Hash") for k, v in directory.objects().items()}
+  else:
+    known = {
+      path.relative_to(directory).as_posix(): None
+      for path in sorted(directory.rglob("*"))
+      if path.is_file()
+    }
   digests = {}
-  for path in sorted(directory.rglob("*")):
-    if path.is_file() and path.name != NAME:
+  for name, md5 in known.items():
+    path = directory / name
+    if path.name == NAME:
+      continue
+    if not expected.get(name, _MD5 if md5 else "").startswith(_MD5):
       with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-      digests[path.relative_to(directory).as_posix()] = digest
+        digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+      continue
+    if md5 is None:  # A copy of the checkpoint is elsewhere than it was saved.
+      with path.open("rb") as file:
+        digest = hashlib.file_digest(file, _new_md5).digest()
+      md5 = base64.b64encode(digest).decode()
+    digests[name] = f"{_MD5}{md5}"
   return digests
+
+
+def _new_md5() -> Any:
+  return hashlib.md5(usedforsecurity=False)
 
 
 def describe(items: PyTree) -> Leaves:
@@ -45,16 +75,14 @@ def describe(items: PyTree) -> Leaves:
   }
 
 
-def _read(
-  directory: pathlib.Path, key: str, default: Any = None
-) -> dict[str, Any]:
+def _read(directory: Path, key: str, default: Any = None) -> dict[str, Any]:
   value = (files.read_json(directory / NAME) or {}).get(key, default)
   if not isinstance(value, dict) or (default is None and not value):
     raise CheckpointError(f"{directory}: no readable manifest")
   return value
 
 
-def leaves(directory: pathlib.Path) -> Leaves:
+def leaves(directory: Path) -> Leaves:
   """Returns the dtypes and shapes of a checkpoint's leaves."""
   saved = _read(directory, "leaves")
   if not all(isinstance(v, list) and len(v) == 2 for v in saved.values()):
@@ -62,14 +90,12 @@ def leaves(directory: pathlib.Path) -> Leaves:
   return saved
 
 
-def facts(directory: pathlib.Path) -> dict[str, Any]:
+def facts(directory: Path) -> dict[str, Any]:
   """Returns the facts of `write`; {} if an earlier version wrote none."""
   return _read(directory, "facts", {})
 
 
-def write(
-  directory: pathlib.Path, leaves: Leaves, facts: Mapping[str, Any]
-) -> None:
+def write(directory: Path, leaves: Leaves, facts: Mapping[str, Any]) -> None:
   """Finishes a checkpoint; its other files must be complete.
 
   Args:
@@ -85,9 +111,10 @@ def write(
   files.write_json(directory / NAME, content)
 
 
-def check_files(directory: pathlib.Path) -> None:
+def check_files(directory: Path) -> None:
   """Raises CheckpointError if a checkpoint is unfinished or damaged."""
-  expected, found = _read(directory, "files"), _digests(directory)
+  expected = _read(directory, "files")
+  found = _digests(directory, expected)
   damaged = [n for n, digest in expected.items() if found.get(n) != digest]
   if damaged:
     raise CheckpointError(
@@ -97,7 +124,7 @@ def check_files(directory: pathlib.Path) -> None:
 
 
 def check_leaves(
-  directory: pathlib.Path, items: Mapping[str, PyTree], *, partial: bool = False
+  directory: Path, items: Mapping[str, PyTree], *, partial: bool = False
 ) -> None:
   """Raises CheckpointError unless the leaves of `items` are those saved.
 
@@ -119,7 +146,7 @@ def check_leaves(
     )
 
 
-def check_facts(directory: pathlib.Path, current: Mapping[str, Any]) -> None:
+def check_facts(directory: Path, current: Mapping[str, Any]) -> None:
   """Raises CheckpointError if a checkpoint was saved with other facts."""
   saved = facts(directory)
   differences = [

@@ -1,7 +1,6 @@
 """`--config=FILE[:ARG]` and `--config.section.key=VALUE` on a command line."""
 
 import ast
-import pathlib
 import re
 import runpy
 import traceback
@@ -12,9 +11,13 @@ from absl import app
 from ml_collections import ConfigDict
 
 from jssl.config.parse import parse, replace
+from jssl.runtime.files import fetch
+from jssl.runtime.paths import StorePath, as_path
 
 T = TypeVar("T")
 
+# The colon of a URL does not begin an argument.
+_SPEC = re.compile(r"((?:[a-z][a-z0-9+.-]+://)?[^:]*)(:?)(.*)", re.DOTALL)
 _OVERRIDE = re.compile(r"--?config\.([^=]*)(=?)(.*)", re.DOTALL)
 
 
@@ -32,16 +35,22 @@ def run_file(path: str) -> dict[str, Any]:
     FileNotFoundError: if there is no such file.
     ValueError: if it is not a Python file, or raises; names the line.
   """
-  if not pathlib.Path(path).is_file():
+  file = as_path(path)
+  if not file.is_file():
     raise FileNotFoundError(f"--config={path}: no such file")
-  if pathlib.Path(path).suffix != ".py":
+  if file.suffix != ".py":
     raise ValueError(
       f"--config={path}: expected a Python file with a function get_config"
     )
+  local = path
+  if isinstance(file, StorePath):
+    # A config may read others beside it.
+    names = [beside.name for beside in file.parent.glob("*.py")]
+    local = str(fetch(file.parent, names) / file.name)
   try:
-    return runpy.run_path(path)
+    return runpy.run_path(local)
   except Exception as error:
-    raise _error_of_file(f"--config={path}", path, error) from error
+    raise _error_of_file(f"--config={path}", local, error) from error
 
 
 def _error_of_file(flag: str, path: str, error: Exception) -> ValueError:
@@ -61,14 +70,16 @@ def read_file(spec: str) -> ConfigDict:
     ValueError: if the file or its `get_config` raises, such as for an unknown
       argument, or does not return a config.
   """
-  path, colon, arg = spec.partition(":")
-  get_config = run_file(path).get("get_config")
+  path, colon, arg = _SPEC.fullmatch(spec).groups()  # type: ignore[union-attr]
+  names = run_file(path)
+  get_config = names.get("get_config")
   if not callable(get_config):
     raise ValueError(f"--config={path} has no function get_config")
   try:
     config = get_config(arg) if colon else get_config()
   except Exception as error:
-    raise _error_of_file(f"--config={spec}", path, error) from error
+    local = names["__file__"]
+    raise _error_of_file(f"--config={spec}", local, error) from error
   if not isinstance(config, ConfigDict | Mapping):
     raise ValueError(
       f"--config={spec}: get_config returns {type(config).__name__}, expected "

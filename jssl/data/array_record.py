@@ -35,7 +35,8 @@ from jssl.data.source import (
   Rows,
   make_fingerprint,
 )
-from jssl.runtime.files import raise_open_files_limit
+from jssl.runtime.files import fetch, raise_open_files_limit
+from jssl.runtime.paths import StorePath, as_path
 
 # Counts the replaced images of this process, over all sources.
 _replacements = itertools.count(1)
@@ -244,6 +245,16 @@ def _prepare_command(name: str, data_dir: str | None) -> str:
   return shlex.join(["python", "-m", "jssl.data.prepare", *words])
 
 
+def _readable(name: str, data_dir: str | None) -> str | None:
+  """Returns where ArrayRecord reads a set: on disk, in gs://, or a copy."""
+  folder = as_path(data_dir or "")
+  if not isinstance(folder, StorePath) or folder.scheme == "gs":
+    return data_dir
+  of_set = name.split("/")[0].split(":")[0]
+  objects = (folder / of_set).objects()
+  return str(fetch(folder, [f"{of_set}/{path}" for path in objects]))
+
+
 def _find_feature_class(
   set_name: str, name: str
 ) -> type[tfds.features.FeatureConnector]:
@@ -282,7 +293,9 @@ def open_prepared(
       "cls_from_name",
       functools.partial(_find_feature_class, name),
     ):
-      builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+      builder = read_only_builder.builder_from_files(
+        name, data_dir=_readable(name, data_dir)
+      )
   except tfds.core.DatasetNotFoundError as error:
     raise FileNotFoundError(
       f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"

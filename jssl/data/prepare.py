@@ -251,6 +251,7 @@ def prepare(
   folder = Path(source) if source else None
   files.check_expanded("--data_dir", data_dir or "")
   files.check_utf8("--data_dir", data_dir or "")
+  files.check_local("--data_dir", data_dir or "")
   data_dir = data_dir or None
   if folder is not None and not folder.is_dir():
     raise FileNotFoundError(f"--source {folder} is not a folder")

@@ -77,8 +77,6 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # Imported late, so that --help is fast.
-  import pathlib
-
   from jssl.checkpoint import CheckpointError
   from jssl.data.files import open_folder, open_list
   from jssl.data.open import open_source, stored_size_px
@@ -92,6 +90,7 @@ def main(argv: list[str]) -> int:
     files,
     terminal,
   )
+  from jssl.runtime.paths import as_path
   from jssl.runtime.workdir import check_workdir
 
   terminal.make_output_safe()
@@ -132,7 +131,7 @@ def main(argv: list[str]) -> int:
       distributed.check_single_process()
     # Before the weights are read.
     if distributed.is_first():
-      store.check_out(pathlib.Path(_OUT.value), overwrite=_OVERWRITE.value)
+      store.check_out(as_path(_OUT.value), overwrite=_OVERWRITE.value)
     with compilation.explain_errors():
       backbone = Pretrained.load(
         _WORKDIR.value or _WEIGHTS.value,

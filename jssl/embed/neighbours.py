@@ -26,13 +26,12 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   # Imported late, so that --help is fast.
-  import pathlib
-
   import tabulate
 
   from jssl.embed.search import table
   from jssl.embed.store import read
   from jssl.runtime import compilation, exit_codes, files, terminal
+  from jssl.runtime.paths import as_path
 
   terminal.make_output_safe()
   compilation.use_cache()
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> int:
   def work() -> None:
     files.check_expanded("--embeddings", _EMBEDDINGS.value)
     rows = table(
-      read(pathlib.Path(_EMBEDDINGS.value)),
+      read(as_path(_EMBEDDINGS.value)),
       _QUERY.value,
       k=_K.value,
       similarity=_SIMILARITY.value,  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ import datetime
 import functools
 import math
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -26,6 +25,7 @@ from jssl.data.source import Named, SkipDamaged, Source
 from jssl.embed import store
 from jssl.probe.features import variables_digest
 from jssl.runtime import distributed, files
+from jssl.runtime.paths import as_path
 from jssl.typing import Pixels, Variables
 from jssl.weights.workdir import (
   Encoder,
@@ -332,7 +332,7 @@ def embed(
     ValueError: if parts are of other weights or images, channels or features do
       not fit, or no image can be read.
   """
-  encoder, out = backbone.encoder, pathlib.Path(out)
+  encoder, out = backbone.encoder, as_path(out)
   _check_channels(encoder, source)
   shape = _token_shape(encoder) if tokens else None
   mesh = mesh_lib.make_mesh(-1, 1)

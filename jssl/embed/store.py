@@ -6,8 +6,6 @@ that a killed run resumes after the last of them.
 
 import contextlib
 import json
-import pathlib
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from jssl.runtime import files
+from jssl.runtime.paths import Path, StorePath
 
 SUFFIXES = (".parquet", ".npz")
 _KEY = b"jssl"
@@ -50,13 +49,13 @@ class Embeddings(NamedTuple):
   about: Mapping[str, Any]
 
 
-def check_out(out: pathlib.Path, *, overwrite: bool) -> None:
+def check_out(out: Path, *, overwrite: bool) -> None:
   """Raises an error, with the flag to change, unless `out` can be written."""
   if out.suffix not in SUFFIXES:
     raise ValueError(
       f"--out={out}: expected a file that ends in {' or '.join(SUFFIXES)}"
     )
-  if not out.parent.is_dir():
+  if not (isinstance(out, StorePath) or out.parent.is_dir()):
     raise FileNotFoundError(
       f"--out={out}: {out.parent} is not a folder; make it, or change --out"
     )
@@ -97,9 +96,7 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _parquet(
-  path: pathlib.Path, schema: pa.Schema
-) -> Iterator[pq.ParquetWriter]:
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
   text = [n for n in ("name", "class") if n in schema.names]
   with (
     files.open_atomically(path) as file,
@@ -123,16 +120,14 @@ class Parts:
     damaged: [row, reason] of each image without a row, in the parts so far.
   """
 
-  def __init__(
-    self, out: pathlib.Path, schema: pa.Schema, about: Mapping[str, Any]
-  ):
+  def __init__(self, out: Path, schema: pa.Schema, about: Mapping[str, Any]):
     """Touches no files; `about` has all inputs of the rows."""
     self.schema, self._out, self._about = schema, out, dict(about)
     self._folder = out.with_name(f"{out.name}.parts")
     self._count = 0
     self.damaged: list[tuple[int, str]] = []
 
-  def _part(self, number: int) -> pathlib.Path:
+  def _part(self, number: int) -> Path:
     return self._folder / f"{number:06}.parquet"
 
   def open(self, *, overwrite: bool) -> int:
@@ -150,7 +145,7 @@ class Parts:
     if found != self._about and any(self._folder.glob("*.parquet")):
       if not overwrite:
         raise ValueError(self._difference(found or {}))
-      shutil.rmtree(self._folder)
+      files.remove_tree(self._folder)
     self._folder.mkdir(exist_ok=True)
     files.write_json(manifest, self._about)
     while (damaged := _read_damaged(self._part(self._count))) is not None:
@@ -180,7 +175,7 @@ class Parts:
 
   def _tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
     for number in range(self._count):
-      yield pq.read_table(self._part(number), columns=columns)
+      yield pq.read_table(_readable(self._part(number)), columns=columns)
 
   def _arrays(self, name: str) -> Iterator[np.ndarray]:
     return (_array(table[name]) for table in self._tables([name]))
@@ -194,17 +189,18 @@ class Parts:
     """
     about = json.dumps({**self._about, "damaged": self.damaged})
     rows = sum(
-      pq.read_metadata(self._part(number)).num_rows
+      pq.read_metadata(_readable(self._part(number))).num_rows
       for number in range(self._count)
     )
     if not rows:
-      shutil.rmtree(self._folder)
+      files.remove_tree(self._folder)
       raise ValueError(
         f"none of the {len(self.damaged)} images of {self._about['source']} "
         f"can be read; the first: {self.damaged[0][1]}"
       )
-    # Complete before it gets its name.
-    whole = self._folder / self._out.name
+    # Complete before it gets its name, as any object of a store is.
+    in_store = isinstance(self._out, StorePath)
+    whole = self._out if in_store else self._folder / self._out.name
     if self._out.suffix == ".npz":
       with files.open_atomically(whole) as file:
         self._write_npz(file, rows, about)
@@ -214,8 +210,9 @@ class Parts:
         for table in self._tables():
           if table.num_rows:
             writer.write_table(table.replace_schema_metadata(schema.metadata))
-    whole.replace(self._out)
-    shutil.rmtree(self._folder)
+    if not in_store:
+      whole.replace(self._out)
+    files.remove_tree(self._folder)
     return rows
 
   def _write_npz(self, file: Any, rows: int, about: str) -> None:
@@ -258,16 +255,23 @@ def _write_array(
       member.write(np.ascontiguousarray(block, dtype).tobytes())
 
 
-def _read_damaged(path: pathlib.Path) -> list[tuple[int, str]] | None:
+def _readable(path: Path) -> Any:
+  """Returns what Arrow reads: a path, or the bytes of an object."""
+  if isinstance(path, StorePath):
+    return pa.BufferReader(path.read_bytes())
+  return path
+
+
+def _read_damaged(path: Path) -> list[tuple[int, str]] | None:
   """Returns the damaged images of a part; None if it is not finished."""
   try:
-    found = json.loads(pq.read_schema(path).metadata[_KEY])
+    found = json.loads(pq.read_schema(_readable(path)).metadata[_KEY])
   except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
     return None
   return [(row, reason) for row, reason in found]
 
 
-def read(path: pathlib.Path) -> Embeddings:
+def read(path: Path) -> Embeddings:
   """Reads a file of `jssl embed`, without its tokens.
 
   Raises:
@@ -289,10 +293,10 @@ def read(path: pathlib.Path) -> Embeddings:
           features=arrays["features"],
           about=json.loads(str(arrays["about"])),
         )
-    schema = pq.read_schema(path)
+    schema = pq.read_schema(_readable(path))
     labelled = "class" in schema.names
     columns = ["name", "index", "features", *(["class"] * labelled)]
-    table = pq.read_table(path, columns=columns)
+    table = pq.read_table(_readable(path), columns=columns)
     return Embeddings(
       names=tuple(table["name"].to_pylist()),
       rows=table["index"].to_numpy(),

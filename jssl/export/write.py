@@ -1,7 +1,6 @@
 """Writes the backbone of a run for another library."""
 
 import os
-import pathlib
 
 import jax
 import jax.export
@@ -11,6 +10,7 @@ from jssl import weights
 from jssl.config.build import build_model, has_teacher, read_config
 from jssl.export.card import accuracies, model_card
 from jssl.runtime import files
+from jssl.runtime.paths import as_path
 from jssl.typing import Variables
 from jssl.weights.save import find_layout
 from jssl.weights.workdir import find_step
@@ -48,7 +48,7 @@ def export(
   step = find_step(workdir, step)
   teacher = has_teacher(config) and not student
   encoder, variables = weights.load_backbone(workdir, step, teacher=teacher)
-  out, kind = pathlib.Path(out), "averaged" if teacher else "trained"
+  out, kind = as_path(out), "averaged" if teacher else "trained"
   card = model_card(
     config,
     layout=layout,

@@ -3,7 +3,6 @@
 import collections
 import hashlib
 import os
-import pathlib
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from jssl.data.source import Source
 from jssl.diagnostics import spectrum
 from jssl.mesh import batch_sharding
 from jssl.runtime import distributed, files
+from jssl.runtime.paths import Path, StorePath, as_path
 from jssl.typing import PyTree
 
 Encode = Callable[[jax.Array], jax.Array]
@@ -95,23 +95,23 @@ def source_digest(source: Source) -> str:
 
 def path(
   workdir: str | os.PathLike, *, dataset: str, split: str, name: str, key: str
-) -> pathlib.Path:
+) -> Path:
   """Returns the path of cached features: a readable name and a key."""
   readable = re.sub(r"[^\w.-]", "_", f"{dataset}-{split}-{name}")
-  return pathlib.Path(workdir) / "features" / f"{readable}-{key}.npy"
+  return as_path(workdir) / "features" / f"{readable}-{key}.npy"
 
 
-def _labels_path(path: pathlib.Path) -> pathlib.Path:
+def _labels_path(path: Path) -> Path:
   """Path of the labels, and of the SHA-256 of the features; written last."""
   return path.with_suffix(".labels.npz")
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _sha256(path: Path) -> str:
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(path: pathlib.Path, images: int, batches: Iterable[Batch]) -> None:
+def write(path: Path, images: int, batches: Iterable[Batch]) -> None:
   """Writes features and labels of all images to the cache."""
   labels: list[np.ndarray] = []
   # Not memory-mapped, where a full disk would crash the process.
@@ -127,13 +127,17 @@ def write(path: pathlib.Path, images: int, batches: Iterable[Batch]) -> None:
     np.savez(file, labels=np.concatenate(labels), sha256=_sha256(path))
 
 
-def _read(path: pathlib.Path, num_classes: int) -> Features:
-  """Opens cached features, memory-mapped."""
-  with np.load(_labels_path(path)) as found:
-    return Features(np.load(path, mmap_mode="r"), found["labels"], num_classes)
+def _read(path: Path, num_classes: int) -> Features:
+  """Opens cached features, memory-mapped; reads those of a store."""
+  with _labels_path(path).open("rb") as file, np.load(file) as found:
+    labels = found["labels"]
+  if isinstance(path, StorePath):
+    with path.open("rb") as file:
+      return Features(np.load(file), labels, num_classes)
+  return Features(np.load(path, mmap_mode="r"), labels, num_classes)
 
 
-def cached(path: pathlib.Path, num_classes: int) -> Features | None:
+def cached(path: Path, num_classes: int) -> Features | None:
   """Opens cached features; None, with a warning, if they are damaged."""
   if not path.exists():
     return None
@@ -150,7 +154,7 @@ def cached(path: pathlib.Path, num_classes: int) -> Features | None:
 
 
 def extract(
-  path: pathlib.Path,
+  path: Path,
   encode: Encode,
   source: Source,
   *,
@@ -202,7 +206,7 @@ def extract(
 
 def forget_all_but(workdir: str | os.PathLike, steps: list[int]) -> None:
   """Removes the cached features of deleted checkpoints."""
-  for found in (pathlib.Path(workdir) / "features").glob("*.np[yz]"):
+  for found in (as_path(workdir) / "features").glob("*.np[yz]"):
     step = re.search(_OF_STEP, found.name)
     if step and int(step[1]) not in steps:
       found.unlink(missing_ok=True)
@@ -215,7 +219,7 @@ def export(
 
   `backbone` is that of the records, "student" or "teacher".
   """
-  with files.open_atomically(pathlib.Path(file)) as out:
+  with files.open_atomically(as_path(file)) as out:
     np.savez(
       out,
       train_features=train.h,

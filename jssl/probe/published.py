@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 
 from jssl import weights
@@ -18,6 +17,7 @@ from jssl.probe.records import BASELINES
 from jssl.probe.runner import GOODPUT, GOODPUT_KINDS, Runner, probing
 from jssl.runtime import distributed
 from jssl.runtime.goodput import Clock
+from jssl.runtime.paths import as_path
 from jssl.runtime.workdir import check_workdir_shared
 from jssl.weights import Published
 
@@ -48,7 +48,7 @@ class PublishedWeights:
       ValueError: if they cannot be read, or the name is one of other features.
     """
     found = Published(path)
-    absolute = pathlib.Path(path).absolute()
+    absolute = as_path(path).absolute()
     if absolute.name.startswith("model."):
       absolute = absolute.parent
     stem = absolute.name.removesuffix(".safetensors")
@@ -76,7 +76,7 @@ def published_config(
   baselines serve both. Without a run, they are the defaults.
   """
   size = published.image_shape[0]
-  if (pathlib.Path(workdir) / "config.json").exists():
+  if (as_path(workdir) / "config.json").exists():
     own = change_dataset(read_config(workdir), dataset, data_dir, test_split)
     data, probe = own.data, dataclasses.replace(own.probe, baselines=())
   elif dataset:
@@ -128,14 +128,14 @@ def run_published(
     ValueError: as for `run`, or if the weights cannot be read or do not fit the
       images.
   """
-  clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
+  clock = Clock(as_path(workdir) / GOODPUT, GOODPUT_KINDS)
   config = command_line.override(
     published_config(workdir, published, dataset, data_dir, test_split),
     overrides,
     "probe",
   )
   if distributed.is_first():
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    as_path(workdir).mkdir(parents=True, exist_ok=True)
   check_workdir_shared(workdir)
   with probing(workdir, "Lower --image_size_px"), clock.running():
     runner = Runner(

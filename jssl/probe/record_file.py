@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -24,6 +23,7 @@ from jssl.probe.records import (
   SpectrumRecord,
 )
 from jssl.runtime import files
+from jssl.runtime.paths import as_path
 from jssl.runtime.trackers import Trackers
 
 _NAME = "probe.jsonl"
@@ -88,7 +88,7 @@ class RecordFile:
 
   def __init__(self, workdir: str | os.PathLike):
     """Names the file, which need not exist."""
-    self._path = pathlib.Path(workdir) / _NAME
+    self._path = as_path(workdir) / _NAME
 
   def read(self) -> list[Record]:
     """Reads all records, if any.

@@ -6,7 +6,6 @@ and the first one writes the records.
 
 import contextlib
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -43,6 +42,7 @@ from jssl.probe.suite import (
 )
 from jssl.runtime import compilation, distributed
 from jssl.runtime.goodput import Clock
+from jssl.runtime.paths import as_path
 from jssl.runtime.workdir import check_workdir_shared, lock
 from jssl.typing import Variables
 
@@ -370,9 +370,9 @@ def run(
       probe of the workdir is running.
     CheckpointError: if no checkpoint could be read.
   """
-  clock = Clock(pathlib.Path(workdir) / GOODPUT, GOODPUT_KINDS)
+  clock = Clock(as_path(workdir) / GOODPUT, GOODPUT_KINDS)
   if follow:
-    config_file = pathlib.Path(workdir) / "config.json"
+    config_file = as_path(workdir) / "config.json"
     if not config_file.exists():
       log(f"Waiting for {config_file}, which a training writes when it starts.")
     with clock.on("wait"):

@@ -3,7 +3,6 @@
 Of several runs it writes a comparison. Runs may be in progress.
 """
 
-import pathlib
 import sys
 
 from absl import app, flags, logging
@@ -40,8 +39,9 @@ def main(argv: list[str]) -> int:
   from jssl.report import comparison, page
   from jssl.report.read import read
   from jssl.runtime import files, terminal
+  from jssl.runtime.paths import Path, as_path
 
-  def made(workdir: pathlib.Path) -> tuple[str, list[AccuracyTable]]:
+  def made(workdir: Path) -> tuple[str, list[AccuracyTable]]:
     """Returns the page of one workdir, and its tables."""
     records = RecordFile(workdir).read()
     if records and not (workdir / "config.json").exists():
@@ -60,9 +60,9 @@ def main(argv: list[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
-  first, *others = map(pathlib.Path, workdirs)
+  first, *others = map(as_path, workdirs)
   default = "comparison.html" if others else first / "report.html"
-  output = pathlib.Path(_OUTPUT.value or default)
+  output = as_path(_OUTPUT.value or default)
   try:
     files.check_expanded("--output", _OUTPUT.value or "")
     if others:

@@ -1,7 +1,6 @@
 """Several runs side by side, as one HTML page."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 from flax.traverse_util import flatten_dict
@@ -13,6 +12,7 @@ from jssl.report import html
 from jssl.report.charts import as_svg, paths
 from jssl.report.read import Run
 from jssl.report.verdict import verdict
+from jssl.runtime.paths import StorePath, as_path
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -21,12 +21,22 @@ def run_names(runs: Sequence[Run]) -> list[str]:
   Raises:
     ValueError: if two runs are the same, whose curves would be merged.
   """
-  absolute = [os.path.abspath(run.workdir) for run in runs]
+  absolute = [_location(run) for run in runs]
   for path in absolute:
     if absolute.count(path) > 1:
       raise ValueError(f"expected different runs, received {path} twice")
-  folder = os.path.commonpath(absolute)
+  folder = _common_folder(runs)
   return [os.path.relpath(path, folder) for path in absolute]
+
+
+def _location(run: Run) -> str:
+  """Returns an absolute path; that of a bucket too, below the root."""
+  is_local = not isinstance(run.workdir, StorePath)
+  return os.path.abspath(run.workdir if is_local else f"/{run.workdir}")
+
+
+def _common_folder(runs: Sequence[Run]) -> str:
+  return os.path.commonpath([_location(run) for run in runs])
 
 
 def _accuracies(run: Run, dataset: str) -> dict[str, str]:
@@ -94,9 +104,7 @@ def render(runs: Sequence[Run]) -> str:
     "jssl.report",
     "comparison.html.j2",
     title=f"{len(runs)} runs compared",
-    footer=str(
-      pathlib.Path(os.path.commonpath([r.workdir.absolute() for r in runs]))
-    ),
+    footer=str(as_path(_common_folder(runs).replace("/gs:/", "gs://"))),
     verdicts=[
       (name, verdict(run, set_, run.step(set_)))
       for name, run in zip(names, runs, strict=True)

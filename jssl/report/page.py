@@ -1,6 +1,5 @@
 """The report of a run as one HTML page."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from jssl.report import charts, diagnostics, figures, html, samples
 from jssl.report.charts import as_svg
 from jssl.report.read import PROBE_SECONDS, TRAINING_SECONDS, GoodputRow, Run
 from jssl.report.verdict import verdict
+from jssl.runtime.paths import Path
 
 _MOST_CLASSES, _MOST_CONFUSED = 20, 10
 
@@ -207,7 +207,7 @@ def render(run: Run) -> str:
 
 
 def render_records(
-  workdir: pathlib.Path,
+  workdir: Path,
   records: Sequence[Record],
   shown: Sequence[AccuracyTable],
 ) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from jssl.config.schema import Config
 from jssl.probe.record_file import RecordFile
 from jssl.probe.records import DenseRecord, ProbeRecord, Record, SpectrumRecord
 from jssl.runtime import files
+from jssl.runtime.paths import Path, as_path
 
 R = TypeVar("R", bound=Record)
 GoodputRow = Mapping[str, Any]
@@ -54,7 +54,7 @@ class Run:
   one that a probe pinned as the best.
   """
 
-  workdir: pathlib.Path
+  workdir: Path
   config: Config
   metrics: Mapping[str, Float[np.ndarray, "n"]]
   records: Sequence[Record]
@@ -150,7 +150,7 @@ def read(workdir: str | os.PathLike) -> Run:
     FileNotFoundError: if it is not the workdir of a run.
     ValueError: if the config or the records are damaged or of another version.
   """
-  path = pathlib.Path(workdir)
+  path = as_path(workdir)
   rows = files.read_json_lines(path / "metrics.jsonl", ["step", "loss"])
   return Run(
     workdir=path,

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from jssl.models.vit_encoder import class_attention
 from jssl.pixels import to_picture
 from jssl.probe import features
 from jssl.report.read import Run
+from jssl.runtime.paths import modified
 from jssl.train import preview
 from jssl.weights.workdir import load_backbone
 
@@ -99,7 +99,7 @@ def cached_features(
   pattern = features.path(
     run.workdir, dataset=dataset, split=split, name=name, key="*"
   )
-  paths = sorted(pattern.parent.glob(pattern.name), key=os.path.getmtime)
+  paths = sorted(pattern.parent.glob(pattern.name), key=modified)
   found = features.cached(paths[-1], num_classes=0) if paths else None
   if found is None:
     return None

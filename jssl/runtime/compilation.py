@@ -2,10 +2,11 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 
 import jax
+
+from jssl.runtime import files
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED",)
@@ -23,10 +24,9 @@ def use_cache() -> None:
   if _VARIABLE in os.environ:
     return
   try:
-    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = files.user_cache() / "compiled"
   except RuntimeError:  # No HOME, and a user that the system does not know.
     return
-  folder = pathlib.Path(caches) / "jssl" / "compiled"
   jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

@@ -1,18 +1,24 @@
-"""Atomic writes of small files, and advice for a disk that is full."""
+"""Atomic writes, on disk and in stores, and advice for a disk that is full."""
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import json
+import math
 import os
 import pathlib
 import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from absl import logging
+
+from jssl.runtime.paths import Path, StorePath, as_path, is_url
 
 # Errors of a full disk or a network file system: a later attempt may succeed.
 _RETRYABLE = frozenset(
@@ -25,6 +31,9 @@ _RETRYABLE = frozenset(
 # More than any data set has files. A larger limit slows programs that close
 # every possible descriptor before they start a child process.
 _MAX_OPEN_FILES = 2**16
+
+# Seconds between two writes of a log in a store, each of the whole log.
+_LOG_SECONDS = 30.0
 
 
 def is_retryable(error: Exception) -> bool:
@@ -45,6 +54,8 @@ def disk_space_advice(path: str | os.PathLike) -> str:
   Args:
     path: a workdir.
   """
+  if isinstance(as_path(path), StorePath):
+    return "Run the same command to resume from the last checkpoint"
   folder = pathlib.Path(path).absolute()
   try:
     while not folder.exists():
@@ -75,14 +86,17 @@ def raise_open_files_limit() -> int:
   return max(soft, limit)
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-  r"""Writes a file atomically: by a temporary file and a rename.
+def write_text(path: Path, text: str) -> None:
+  r"""Writes a file atomically: on disk by a temporary file and a rename.
 
   Bytes of file names that are not UTF-8 become escapes, such as `\udce9`.
 
   Raises:
     OSError: with the name of the final file.
   """
+  if isinstance(path, StorePath):
+    path.write_text(text, errors="backslashreplace")
+    return
   # Named after the process: others may write the same file.
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
@@ -95,8 +109,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a file under a temporary name and renames it at the end."""
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+  """Opens a file under a temporary name and renames it at the end.
+
+  A file for a store is temporary and local, and is uploaded at the end.
+  """
+  if isinstance(path, StorePath):
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder, path.name)
+      with local.open("wb") as file:
+        yield file
+      path.upload(local)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
@@ -108,8 +132,10 @@ def open_atomically(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def new_folder(path: Path) -> Iterator[pathlib.Path]:
   """Yields a temporary folder that becomes `path` if no error is raised.
+
+  In a store, its files appear one after another.
 
   Raises:
     FileExistsError: if `path` is a file, or a folder with files.
@@ -118,6 +144,11 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     raise FileExistsError(
       f"{path} exists: expected the path of a new folder, or an empty one"
     )
+  if isinstance(path, StorePath):
+    with tempfile.TemporaryDirectory() as temporary:
+      yield pathlib.Path(temporary)
+      path.upload(pathlib.Path(temporary))
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
     folder = pathlib.Path(temporary, path.name)
@@ -128,7 +159,48 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     folder.rename(path)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+  """Removes a folder; as far as possible if errors are ignored."""
+  if isinstance(path, StorePath):
+    with contextlib.suppress(*[OSError] * ignore_errors):
+      path.rmtree()
+  else:
+    shutil.rmtree(path, ignore_errors=ignore_errors)
+
+
+def fetch(folder: Path, names: Sequence[str]) -> pathlib.Path:
+  """Returns a local folder with some files of `folder`: itself, or a copy.
+
+  Objects of a store are copied once, to `~/.cache/jssl/fetched`; changed ones
+  are copied again.
+
+  Raises:
+    FileNotFoundError: if a store has no such object.
+  """
+  if not isinstance(folder, StorePath):
+    return folder
+  versions = [folder.call("ukey", str(folder / name)) for name in names]
+  about = repr((str(folder), [*names], versions)).encode()
+  target = user_cache() / "fetched" / hashlib.sha256(about).hexdigest()[:16]
+  target.parent.mkdir(parents=True, exist_ok=True)
+  # Other processes of this machine wait for the copy.
+  with target.with_suffix(".lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not target.exists():
+      with new_folder(target) as copies:
+        for name in names:
+          (copies / name).parent.mkdir(parents=True, exist_ok=True)
+          (folder / name).download(copies / name)
+  return target
+
+
+def user_cache() -> pathlib.Path:
+  """Returns the folder of files that may be removed: `~/.cache/jssl`."""
+  caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(caches) / "jssl"
+
+
+def write_json(path: Path, value: Any) -> None:
   """Writes JSON atomically, with sorted keys."""
   write_text(path, json.dumps(value, indent=1, sort_keys=True))
 
@@ -142,6 +214,12 @@ def check_expanded(key: str, path: str) -> None:
     )
 
 
+def check_local(flag: str, folder: str) -> None:
+  """Raises ValueError, with a flag, for the URL of a store."""
+  if is_url(folder):
+    raise ValueError(f"{flag}={as_path(folder)}: expected a folder on a disk")
+
+
 def check_utf8(flag: str, folder: str) -> None:
   """Raises ValueError for a folder whose name TensorStore cannot open."""
   try:
@@ -152,7 +230,7 @@ def check_utf8(flag: str, folder: str) -> None:
     ) from None
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
   """Reads a JSON object; None if the file is missing, damaged or no object."""
   try:
     value = json.loads(path.read_bytes())
@@ -162,7 +240,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def read_json_lines(
-  path: pathlib.Path, numbers: Sequence[str] = ()
+  path: Path, numbers: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
   """Reads the rows of a JSON-lines file; [] without a file.
 
@@ -187,10 +265,22 @@ def read_json_lines(
   return rows
 
 
+def next_write(path: Path) -> float:
+  """Returns the `time.monotonic()` before which a log is not written again.
+
+  A log in a store is written as a whole, so not with each row.
+  """
+  later = _LOG_SECONDS if isinstance(path, StorePath) else -math.inf
+  return time.monotonic() + later
+
+
 def write_json_lines(
-  path: pathlib.Path, rows: Sequence[dict[str, Any]], *, append: bool = False
+  path: Path, rows: Sequence[dict[str, Any]], *, append: bool = False
 ) -> bool:
-  """Writes or appends rows; logs a failure and returns False."""
+  """Writes or appends rows; logs a failure and returns False.
+
+  Objects of a store are not appended to: `append` is for local files.
+  """
   text = "".join(f"{json.dumps(row)}\n" for row in rows)
   try:
     if append:

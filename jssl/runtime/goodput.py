@@ -7,7 +7,6 @@ upper bounds of what they cost.
 
 import contextlib
 import os
-import pathlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ import jax
 from absl import logging
 
 from jssl.runtime import distributed, files
+from jssl.runtime.paths import as_path
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Clock:
       kinds: names of the kinds of work, see `on`.
     """
     self._started, self._began = time.monotonic(), time.time()
-    self._path = pathlib.Path(path)
+    self._path, self._next_write = as_path(path), 0.0
     self._seconds = dict.fromkeys(kinds, 0.0) | {"compile": 0.0}
     self._values: dict[str, Any] = {}
     self._programs = {"hits": 0, "misses": 0}
@@ -83,6 +83,7 @@ class Clock:
       with self.listening():
         yield
     finally:
+      self._next_write = 0.0
       self.write()
 
   @contextlib.contextmanager
@@ -139,9 +140,13 @@ class Clock:
     }
 
   def write(self) -> None:
-    """Writes the row, on the first process; logs a failure and returns."""
-    if not distributed.is_first():
+    """Writes the row, on the first process; logs a failure and returns.
+
+    In a store, the row is at most half a minute old until the end.
+    """
+    if not distributed.is_first() or time.monotonic() < self._next_write:
       return
+    self._next_write = files.next_write(self._path)
     if self._earlier_rows is None:
       try:
         self._earlier_rows = files.read_json_lines(self._path)

@@ -1,10 +1,15 @@
 """Profiles a window of steps with JAX's profiler."""
 
 import os
+import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 import jax
 from absl import logging
+
+from jssl.runtime.paths import StorePath, as_path
 
 
 class StepProfiler:
@@ -17,16 +22,19 @@ class StepProfiler:
     """Configures the window; nothing is traced yet.
 
     Args:
-      folder: folder of the trace.
+      folder: folder of the trace; one in a store gets it at the end.
       steps: first and last step, counted from 1; () for none.
     """
-    self._folder, self._steps = os.fspath(folder), steps
+    self._folder, self._steps = as_path(folder), steps
+    self._local = self._folder  # JAX writes local files.
     self._tracing = False
 
   def before(self, step: int) -> None:
     """Starts the trace if `step` is the first one; call it before the step."""
     if self._steps and step == self._steps[0]:
-      jax.profiler.start_trace(self._folder)
+      if isinstance(self._folder, StorePath):
+        self._local = pathlib.Path(tempfile.mkdtemp())
+      jax.profiler.start_trace(os.fspath(self._local))
       self._tracing = True
 
   def after(self, step: int, outputs: Any) -> None:
@@ -38,6 +46,9 @@ class StepProfiler:
   def _stop(self) -> None:
     self._tracing = False
     jax.profiler.stop_trace()
+    if isinstance(self._folder, StorePath):
+      self._folder.upload(self._local)
+      shutil.rmtree(self._local)
 
   def __enter__(self) -> "StepProfiler":
     return self

@@ -7,7 +7,6 @@ run, whose own files have all metrics.
 import contextlib
 import importlib.util
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
 
 from jssl.runtime import files
+from jssl.runtime.paths import Path, StorePath, as_path, is_url
 
 # Identifiers of the runs that a workdir has at services.
 _IDS = "trackers.json"
@@ -45,12 +45,15 @@ class TensorBoard:
 
     purge_step = None if step is None else step + 1
     self._writer = SummaryWriter(os.fspath(folder), purge_step=purge_step)
+    # In a bucket a flush uploads all events; tensorboardX flushes after 120 s.
+    self._flush = not is_url(folder)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """See `Tracker`."""
     for name, value in values.items():
       self._writer.add_scalar(name, value, step, display_name=name)
-    self._writer.flush()
+    if self._flush:
+      self._writer.flush()
 
   def image(self, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
     """See `Tracker`."""
@@ -67,9 +70,7 @@ class WandB:
   WANDB_MODE=offline keeps it in the workdir, for `wandb sync`.
   """
 
-  def __init__(
-    self, project: str, workdir: pathlib.Path, config: Mapping[str, Any]
-  ):
+  def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
     """Starts the run, or continues that of the workdir."""
     import wandb
 
@@ -78,7 +79,8 @@ class WandB:
     self._run = wandb.init(
       project=project,
       name=workdir.absolute().name,
-      dir=workdir,
+      # Local files of a run in a store are in the current folder.
+      dir=None if isinstance(workdir, StorePath) else workdir,
       id=known,
       resume="allow" if known else None,
       config=dict(config),
@@ -101,9 +103,7 @@ class WandB:
 class MLflow:
   """A run of an experiment of MLflow, at MLFLOW_TRACKING_URI."""
 
-  def __init__(
-    self, experiment: str, workdir: pathlib.Path, config: Mapping[str, Any]
-  ):
+  def __init__(self, experiment: str, workdir: Path, config: Mapping[str, Any]):
     """Starts the run, or continues that of the workdir."""
     import mlflow
 
@@ -170,7 +170,7 @@ class Trackers:
       wandb: project of Weights & Biases; "" for none.
       mlflow: experiment of MLflow; "" for none.
     """
-    path = pathlib.Path(workdir)
+    path = as_path(workdir)
     makers: list[Callable[[], Tracker]] = []
     if importlib.util.find_spec("tensorboardX"):
       makers.append(lambda: TensorBoard(path, step))
@@ -225,9 +225,9 @@ def _logged_errors() -> Iterator[None]:
     logging.error("Could not send metrics to a tracker: %s", error)
 
 
-def _ids(workdir: pathlib.Path) -> dict[str, str]:
+def _ids(workdir: Path) -> dict[str, str]:
   return files.read_json(workdir / _IDS) or {}
 
 
-def _add_id(workdir: pathlib.Path, name: str, value: str) -> None:
+def _add_id(workdir: Path, name: str, value: str) -> None:
   files.write_json(workdir / _IDS, {**_ids(workdir), name: value})

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import re
 import socket
 import threading
@@ -18,6 +17,7 @@ from absl import logging
 from flax.traverse_util import flatten_dict
 
 from jssl.runtime import distributed, files
+from jssl.runtime.paths import Path, StorePath, as_path, is_url
 
 # Prefixes of keys that may change when a run is resumed: they do not change
 # the result of the training.
@@ -42,16 +42,23 @@ _STALE_SECONDS = 30.0
 _SETTLE_SECONDS = 2.0
 
 
-def check_workdir(workdir: str | os.PathLike) -> None:
-  """Raises ValueError if a workdir is not the path of a folder."""
+def check_workdir(workdir: str | os.PathLike, *, local: bool = False) -> None:
+  """Raises ValueError unless a workdir is a folder or the URL of a bucket.
+
+  With `local`, it must be a folder.
+  """
   name = os.fspath(workdir)
-  # `pathlib` removes one of the two slashes.
-  if re.match(r"[a-z][a-z0-9+.-]+:/", name, re.IGNORECASE):
-    raise ValueError(
-      f"--workdir={name} is a URL, not a folder: mount the bucket with "
-      "`gcsfuse --implicit-dirs --rename-dir-limit=200000 BUCKET shared` and "
-      "use a folder in it, such as --workdir=shared/simclr"
-    )
+  if local:
+    files.check_local("--workdir", name)
+  if is_url(name):
+    url = str(as_path(name))
+    if not re.match("gs://[^/]+/.", url):
+      raise ValueError(
+        f"--workdir={url}: expected a folder or gs://BUCKET/FOLDER, which are "
+        "all that Orbax writes checkpoints to; URLs of other stores are for "
+        "--config, --out, --weights, init_from.weights and data.data_dir"
+      )
+    return
   if not name or name.startswith("~"):
     raise ValueError(
       f"--workdir={name!r}: expected the path of a folder, such as "
@@ -60,9 +67,9 @@ def check_workdir(workdir: str | os.PathLike) -> None:
   files.check_utf8("--workdir", name)
 
 
-def _config_path(workdir: str | os.PathLike) -> pathlib.Path:
+def _config_path(workdir: str | os.PathLike) -> Path:
   check_workdir(workdir)
-  return pathlib.Path(workdir) / "config.json"
+  return as_path(workdir) / "config.json"
 
 
 def load_config(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -100,7 +107,7 @@ def check_workdir_shared(workdir: str | os.PathLike) -> None:
     return
   # A new name each time: file systems cache that a file does not exist.
   name = distributed.broadcast_from_first(f".shared-{uuid.uuid4().hex}")
-  token = pathlib.Path(workdir) / name
+  token = as_path(workdir) / name
   if distributed.is_first():
     token.touch()
   distributed.barrier(name)
@@ -114,8 +121,8 @@ def check_workdir_shared(workdir: str | os.PathLike) -> None:
   if missing:
     raise ValueError(
       f"--workdir={workdir} must be one folder that all processes share, such "
-      "as a mounted bucket or NFS; process 0 wrote a file there that does not "
-      f"exist for process {', '.join(missing)}"
+      "as NFS or gs://BUCKET/FOLDER; process 0 wrote a file there that does "
+      f"not exist for process {', '.join(missing)}"
     )
 
 
@@ -162,7 +169,7 @@ def claim_workdir(
   workdir: str | os.PathLike,
   *,
   extend: bool = False,
-) -> pathlib.Path | None:
+) -> Path | None:
   """Writes the config to a workdir, after `check_config`.
 
   Returns:
@@ -201,7 +208,7 @@ def lock_workdir(
       has another config, or is not shared by all processes.
   """
   if distributed.is_first():
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    as_path(workdir).mkdir(parents=True, exist_ok=True)
   check_workdir_shared(workdir)
   with lock(workdir, "lock"):
     claimed = _config_path(workdir)
@@ -226,24 +233,27 @@ def lock(workdir: str | os.PathLike, name: str) -> Iterator[None]:
 
   The kernel releases the lock of a process that ends. Network file systems may
   not show it to other hosts, so its holder also renews the time of the file: a
-  lock of another host counts unless it is not renewed for `_STALE_SECONDS`.
+  lock of another host counts unless it is not renewed for `_STALE_SECONDS`. In
+  a store the object is the lock: its holder rewrites it, and removes it.
 
   Raises:
     ValueError: on every process, if another run holds the lock.
   """
-  path = pathlib.Path(workdir) / name
+  path = as_path(workdir) / name
   with contextlib.ExitStack() as stack:
     error = ""
     if distributed.is_first():
-      file = stack.enter_context(path.open("a"))
+      file = None
+      if not isinstance(path, StorePath):
+        file = stack.enter_context(path.open("a"))
       own: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
       }
       if _acquire(path, file, own):
-        stack.callback(file.truncate, 0)
-        stack.enter_context(_renewed(path))
+        stack.callback(_release, path, file)
+        stack.enter_context(_renewed(path, own))
       else:
         who = "a process that has just started"
         if holder := files.read_json(path):
@@ -260,11 +270,15 @@ def lock(workdir: str | os.PathLike, name: str) -> Iterator[None]:
     yield
 
 
-def _acquire(path: pathlib.Path, file: TextIO, own: Mapping[str, Any]) -> bool:
-  """Locks a file and writes its owner; False if another run has it."""
+def _acquire(path: Path, file: TextIO | None, own: Mapping[str, Any]) -> bool:
+  """Locks a file and writes its owner; False if another run has it.
+
+  `file` is None for an object of a store.
+  """
+  has_locks = file is not None
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    has_locks = True
+    if file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     return False
   except OSError:  # The file system has no locks.
@@ -278,29 +292,50 @@ def _acquire(path: pathlib.Path, file: TextIO, own: Mapping[str, Any]) -> bool:
       holder.get("host"),
       _STALE_SECONDS,
     )
-    before = path.stat().st_mtime_ns
+    before = _renewal(path)
     time.sleep(_STALE_SECONDS)
-    if path.stat().st_mtime_ns != before:
+    if _renewal(path) != before:
       return False
-  file.truncate(0)
-  file.write(json.dumps(own))
-  file.flush()
-  os.fsync(file.fileno())  # Other hosts see no buffers.
+  if file:
+    file.truncate(0)
+    file.write(json.dumps(own))
+    file.flush()
+    os.fsync(file.fileno())  # Other hosts see no buffers.
+  else:
+    files.write_json(path, own)
   if not has_locks:
     # Another host may have read the file before this one wrote it.
     time.sleep(_SETTLE_SECONDS)
   return files.read_json(path) == own
 
 
+def _release(path: Path, file: TextIO | None) -> None:
+  if file:
+    file.truncate(0)
+  else:
+    with contextlib.suppress(OSError):  # It is stale later.
+      path.unlink()
+
+
+def _renewal(path: Path) -> Any:
+  """Returns a value that changes when a lock is renewed."""
+  if isinstance(path, StorePath):
+    return files.read_json(path)
+  return path.stat().st_mtime_ns
+
+
 @contextlib.contextmanager
-def _renewed(path: pathlib.Path) -> Iterator[None]:
+def _renewed(path: Path, own: Mapping[str, Any]) -> Iterator[None]:
   """Sets the time of a file again and again, in a thread."""
   ended = threading.Event()
 
   def renew() -> None:
     while not ended.wait(_STALE_SECONDS / 4):
       with contextlib.suppress(OSError):  # A later attempt may succeed.
-        os.utime(path)
+        if isinstance(path, StorePath):
+          files.write_json(path, {**own, "renewed": time.time()})
+        else:
+          os.utime(path)
 
   thread = threading.Thread(target=renew, daemon=True)
   thread.start()

@@ -152,7 +152,7 @@ def main(argv: list[str]) -> int:
     shlex.join(["python", "-m", "jssl.study", *sys.argv[1:]]),
   )
   try:
-    check_workdir(arguments.workdir)
+    check_workdir(arguments.workdir, local=True)
     text, succeeded = _STUDIES[study](arguments)
   except KeyboardInterrupt:
     _log("Interrupted. Run the same command to resume.")

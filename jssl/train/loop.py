@@ -2,8 +2,6 @@
 
 import math
 import os
-import pathlib
-import shutil
 import time
 from collections.abc import Mapping
 from typing import NoReturn
@@ -18,6 +16,7 @@ from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.runtime import compilation, distributed, files, trackers
 from jssl.runtime.goodput import Clock
+from jssl.runtime.paths import Path, as_path
 from jssl.runtime.profiler import StepProfiler
 from jssl.runtime.workdir import check_config, lock_workdir
 from jssl.train.extension import describe_extension
@@ -53,7 +52,7 @@ def _checkpoint_items(
 
 
 def _save_nonfinite_and_raise(
-  workdir: pathlib.Path,
+  workdir: Path,
   checkpoints: Checkpoints,
   step: int,
   items: Mapping[str, PyTree],
@@ -65,12 +64,13 @@ def _save_nonfinite_and_raise(
     logging.error("%s", error)
   broken = workdir / "broken"
   if distributed.is_first():
-    shutil.rmtree(broken, ignore_errors=True)
+    files.remove_tree(broken, ignore_errors=True)
   distributed.barrier("removed broken")
   try:
     if distributed.is_first():
       broken.mkdir()
-      shutil.copy(workdir / "config.json", broken)
+      config = (workdir / "config.json").read_bytes()
+      (broken / "config.json").write_bytes(config)
     with Checkpoints(broken, keep_last=2, keep_every_steps=None) as other:
       other.save(step, items)
     saved = f"the state at step {step} is in {broken}"
@@ -91,7 +91,7 @@ def train(
 
   Args:
     config: the parsed config.
-    workdir: folder of the run, shared by its processes.
+    workdir: folder of the run, or gs://BUCKET/FOLDER, shared by its processes.
     extend: True to continue a run to a larger `train.steps`, by the schedules
       of the longer run.
 
@@ -107,7 +107,7 @@ def train(
   """
   check_config(to_dict(config), workdir, extend=extend)
   earlier = read_config(workdir) if extend else config
-  workdir = pathlib.Path(workdir)
+  workdir = as_path(workdir)
   trackers.check_installed(wandb=config.log.wandb, mlflow=config.log.mlflow)
   clock = Clock(workdir / "goodput.jsonl", _KINDS)
   total_steps, save_every = config.train.steps, config.checkpoint.every_steps
@@ -177,6 +177,7 @@ def train(
           _save_nonfinite_and_raise(workdir, checkpoints, step, items)
         try:
           with clock.on("checkpoint"):
+            writer.flush()  # A resumed run needs the rows before its step.
             checkpoints.save(step, items)
         except NotSavedError as error:
           if last:

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jssl.runtime import distributed, files
+from jssl.runtime.paths import StorePath, as_path
 from jssl.runtime.trackers import Trackers
 
 
@@ -18,7 +18,8 @@ class Writer:
   """Writes `metrics.jsonl` and progress lines, and sends metrics to trackers.
 
   Only process 0 writes. A row that cannot be written is logged and kept in
-  memory; the next write rewrites the whole file.
+  memory; the next write rewrites the whole file. In a store, the file is
+  rewritten each half minute and by `flush`.
   """
 
   def __init__(
@@ -31,7 +32,8 @@ class Writer:
   ):
     """Writes nothing yet; `batch_size` is the number of images per step."""
     self._open_trackers = open_trackers
-    self._path = pathlib.Path(workdir) / "metrics.jsonl"
+    self._path = as_path(workdir) / "metrics.jsonl"
+    self._next_write = 0.0
     self._total_steps, self._batch_size = total_steps, batch_size
     self._rows: list[dict[str, Any]] = []
     self._is_complete = False
@@ -63,7 +65,10 @@ class Writer:
     }
     if distributed.is_first():
       self._rows.append({"step": step, **values, "time": time.time()})
-      self._write_rows()
+      if time.monotonic() >= self._next_write:
+        self._write_rows()
+      else:
+        self._is_complete = False
       if self._trackers:
         self._trackers.scalars(step, values)
     remaining = round((self._total_steps - step) * seconds_per_step)
@@ -83,12 +88,17 @@ class Writer:
     if self._trackers:
       self._trackers.image(name, draw)
 
+  def flush(self) -> None:
+    """Writes the rows that the file does not have yet."""
+    if self._rows and not self._is_complete:
+      self._write_rows()
+
   def _write_rows(self) -> None:
     """Appends the last row, or writes all rows after a failed write."""
-    rows = self._rows[-1:] if self._is_complete else self._rows
-    self._is_complete = files.write_json_lines(
-      self._path, rows, append=self._is_complete
-    )
+    append = self._is_complete and not isinstance(self._path, StorePath)
+    rows = self._rows[-1:] if append else self._rows
+    self._is_complete = files.write_json_lines(self._path, rows, append=append)
+    self._next_write = files.next_write(self._path)
 
   def __enter__(self) -> "Writer":
     return self
@@ -97,5 +107,4 @@ class Writer:
     if self._trackers:
       ended = error is None and self._step == self._total_steps
       self._trackers.close(failed=not ended)
-    if self._rows and not self._is_complete:
-      self._write_rows()
+    self.flush()

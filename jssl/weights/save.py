@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from safetensors.numpy import save_file
 from jssl.models import ResNet, ViT
 from jssl.models.vit_positions import sincos_positions
 from jssl.runtime import files
+from jssl.runtime.paths import as_path
 from jssl.typing import Variables
 from jssl.weights import layouts
 from jssl.weights.folder import Files, hf_files, timm_files
@@ -83,7 +83,7 @@ def save(
     METADATA: json.dumps(fields),
     LAYOUT: table.name,
   }
-  with files.new_folder(pathlib.Path(path)) as folder:
+  with files.new_folder(as_path(path)) as folder:
     save_file(tensors, folder / "model.safetensors", metadata)
     for name, values in descriptions.items():
       (folder / name).write_text(json.dumps(values, indent=2) + "\n")

@@ -2,13 +2,15 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from jssl.runtime.files import fetch
+from jssl.runtime.paths import Path, as_path
 
 _FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -34,7 +36,7 @@ class Tensors(Mapping[str, np.ndarray]):
       FileNotFoundError: if there is no such file, or none in the folder.
       ValueError: if a file is damaged or not of safetensors.
     """
-    self.path = pathlib.Path(path)
+    self.path = as_path(path)
     files, index = _find(self.path)
     folder = files[0].parent
     self.config: dict[str, Any] = {}
@@ -96,7 +98,7 @@ class Tensors(Mapping[str, np.ndarray]):
     return len(self._where)
 
 
-def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
+def _find(path: Path) -> tuple[list[Path], dict[str, str]]:
   """Returns the files of a path, and the file names by tensor of an index."""
   if path.suffix in _PICKLES:
     raise ValueError(
@@ -121,7 +123,7 @@ def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
   return sorted({path.parent / name for name in index.values()}), index
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
   try:
     value = json.loads(path.read_text())
   except FileNotFoundError:
@@ -131,11 +133,11 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   return value if isinstance(value, dict) else {}
 
 
-def _open(path: pathlib.Path) -> Any:
+def _open(path: Path) -> Any:
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist")
   try:
-    return safe_open(path, "numpy")
+    return safe_open(fetch(path.parent, [path.name]) / path.name, "numpy")
   except (SafetensorError, OSError) as error:
     with path.open("rb") as file:
       start = file.read(2)

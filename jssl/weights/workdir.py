@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import pathlib
 from typing import Any, Literal, overload
 
 import jax
@@ -16,6 +15,7 @@ from jssl.config.build import build_backbone, has_teacher, read_config
 from jssl.models import Backbone, ResNet, ViT, init_variables
 from jssl.models.tokens import Encoded
 from jssl.pixels import check_range
+from jssl.runtime.paths import as_path
 from jssl.typing import Images, Pixels, Variables
 from jssl.weights.load import Published, on_default_device
 
@@ -180,7 +180,7 @@ def find_step(workdir: str | os.PathLike, step: int | None = None) -> int:
 
 def is_published(path: str | os.PathLike) -> bool:
   """True for a file, or a folder of files that is not a workdir."""
-  path = pathlib.Path(path)
+  path = as_path(path)
   if path.is_dir():
     return not checkpoint.steps(path) and any(path.glob("*.safetensors*"))
   return path.is_file() or path.suffix == ".safetensors"

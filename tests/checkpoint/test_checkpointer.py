@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jssl import checkpoint
 from jssl.checkpoint import CheckpointError, Checkpoints, NotSavedError
 from jssl.runtime import files
+from jssl.runtime.paths import as_path
 
 
 def items(scale=1.0):
@@ -406,3 +407,19 @@ def test_the_averaged_backbone_is_read_without_the_optimizer(tmp_path):
   assert_equal(checkpoint.restore_backbone(tmp_path, 2), backbone)
   with pytest.raises(CheckpointError, match="no arrays of training/teacher"):
     checkpoint.restore_backbone(tmp_path, 1, teacher=True)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_checkpoints_in_a_bucket():
+  workdir = as_path("gs://bucket/checkpointer")
+  save(workdir, 2, 3)
+  # It was killed before the manifest was written.
+  (workdir / "checkpoints" / "3" / "manifest.json").unlink()
+  with opened(workdir, keep_last=1) as checkpoints:
+    step, restored = checkpoints.restore_latest(abstract(items()))
+    assert step == 2
+    assert_equal(restored, items(2))
+    checkpoints.save(3, items(5))
+  assert checkpoint.steps(workdir) == [3]
+  assert (workdir / "damaged" / "3" / "backbone").is_dir()
+  assert_equal(checkpoint.restore_backbone(workdir, 3), items(5)["backbone"])

@@ -294,7 +294,7 @@ def test_no_run_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "workdir", ["gs://bucket/W", pathlib.Path("gs://bucket/W"), "S3://bucket/W"]
+  "workdir", ["gs://bucket", pathlib.Path("gs://bucket"), "S3://bucket/W"]
 )
 def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
   monkeypatch.chdir(tmp_path)
@@ -303,11 +303,16 @@ def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
     load_config,
     lambda path: claim_workdir(to_dict(config()), path),
   ):
-    with pytest.raises(ValueError, match=r"--workdir=.*mount the bucket"):
+    with pytest.raises(
+      ValueError, match=r"--workdir=.*expected a folder or gs://BUCKET"
+    ):
       use(workdir)
   assert not [*tmp_path.iterdir()]
-  for folder in ("W", "shared/W", "/shared/W", pathlib.Path("a:b/W")):
+  bucket = "gs://bucket/W"
+  for folder in ("W", "/shared/W", pathlib.Path("a:b/W"), bucket):
     check_workdir(folder)
+  with pytest.raises(ValueError, match="expected a folder on a disk"):
+    check_workdir(bucket, local=True)
 
 
 def one_of_class_7(source):

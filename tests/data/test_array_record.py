@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from jssl.data import image as image_lib
 from jssl.data.encode import Options
 from jssl.data.open import open_source
 from jssl.data.source import Segmented
+from jssl.runtime.paths import as_path
 
 
 def encode(pixels, file_format="PNG"):
@@ -349,6 +351,7 @@ soft, hard = int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 from jssl.data.open import open_source
 from jssl.data.source import Segmented
+from jssl.runtime.paths import as_path
 source = open_source("many", data_dir=sys.argv[1], image_size_px=8)
 print(len(source.fetch(np.arange(len(source)))["label"]))
 files = [open("/dev/null") for _ in range(40)]  # As a save needs them.
@@ -495,3 +498,24 @@ def test_a_replaced_image_has_the_mask_of_its_replacement(segmented):
   masks = damaged.fetch_masks(np.array([2, 3]))
   np.testing.assert_array_equal(*masks)
   np.testing.assert_array_equal(masks, source.fetch_masks(np.array([3, 3])))
+
+
+# ArrayRecord reads buckets of Google; sets of other stores are copied.
+@pytest.mark.parametrize("scheme", ["gs", "memory"])
+@pytest.mark.usefixtures("bucket")
+def test_a_set_in_a_store(photos, scheme, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  url = f"{scheme}://bucket/sets"
+  as_path(url).upload(pathlib.Path(photos))
+  stored, local = open_photos(url), open_photos(photos)
+  assert stored.fingerprint() == local.fingerprint()
+  rows = np.arange(len(local))[::-1]
+  found, expected = stored.fetch(rows), local.fetch(rows)
+  for name in ("image", "label"):
+    np.testing.assert_array_equal(found[name], expected[name])
+  assert stored.fetch_names(rows) == local.fetch_names(rows)
+  assert (tmp_path / "cache").exists() == (scheme == "memory")
+  with pytest.raises(FileNotFoundError, match=f"'other' is not in {url}"):
+    array_record.open_prepared(
+      "other", data_dir=url, split="train", image_size_px=12
+    )

@@ -17,6 +17,7 @@ from jssl.data.open import open_source
 from jssl.data.source import InMemory
 from jssl.embed import Pretrained, embed, store
 from jssl.embed import run as run_module
+from jssl.runtime.paths import as_path
 
 NAMES = [f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(11)]
 
@@ -175,15 +176,22 @@ def test_a_set_without_names_has_none(backbone, tmp_path):
   near(found.features, backbone.encoder(backbone.variables, colour))
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "npz"])
+@pytest.mark.parametrize(
+  ("suffix", "store_url"),
+  [
+    *(("parquet", ""), ("npz", "")),
+    *(("parquet", "memory://bucket"), ("npz", "memory://bucket")),
+  ],
+)
 @pytest.mark.usefixtures("small_parts")
 def test_interrupted_and_resumed_is_the_same_file(
-  backbone, labelled, tmp_path, suffix, monkeypatch, capsys
+  backbone, labelled, tmp_path, suffix, store_url, monkeypatch, capsys
 ):
   folder = write_images(tmp_path / "images", NAMES)
   (folder / NAMES[2]).write_bytes(b"not an image")
   source = opened(folder)
-  whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"F.{suffix}"
+  whole = tmp_path / f"whole.{suffix}"
+  out = as_path(store_url or tmp_path) / f"F.{suffix}"
   embed(backbone, source, whole, batch_size=8)
 
   written = store.Parts.write
@@ -197,7 +205,7 @@ def test_interrupted_and_resumed_is_the_same_file(
     patch.setattr(store.Parts, "write", interrupted_at_second)
     with pytest.raises(KeyboardInterrupt):
       embed(backbone, source, out, batch_size=8)
-  parts = tmp_path / f"F.{suffix}.parts"
+  parts = out.with_name(f"{out.name}.parts")
   assert sorted(p.name for p in parts.iterdir()) == [
     "000000.parquet",
     "manifest.json",

@@ -53,6 +53,13 @@ def stub(path, text):
   path.chmod(0o755)
 
 
+# A line of a stub of Python: the module that reads workdirs is the real one.
+STATUS = (
+  '[ "$2" != jssl.runtime.status ] || '
+  f'PYTHONPATH={ROOT} exec {sys.executable} "$@"'
+)
+
+
 def first_in_path(folder):
   """Returns the environment variable that makes its commands come first."""
   return {"PATH": f"{folder}:{os.environ['PATH']}"}

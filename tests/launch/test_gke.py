@@ -9,10 +9,11 @@ import time
 
 import pytest
 import yaml
-from launch.stubs import LAUNCH, ROOT, first_in_path, shellcheck, stub
+from launch.stubs import LAUNCH, ROOT, STATUS, first_in_path, shellcheck, stub
 
 from jssl.config.parse import complete
 from jssl.config.schema import Config
+from jssl.runtime.workdir import check_workdir
 
 SET = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
 (SLICE,) = SET["spec"]["replicatedJobs"]
@@ -21,15 +22,16 @@ POD = JOB["template"]["spec"]
 (TRAIN,) = POD["containers"]
 
 # Told to stop it takes a while to save, and ends well, as jssl.train does.
-PYTHON = """
-end() { echo '{"status": "'$1'"}' > "$WORKDIR/status.json"; exit 0; }
+PYTHON = f"""
+{STATUS}
+end() {{ echo '{{"status": "'$1'"}}' > "$WORKDIR/status.json"; exit 0; }}
 echo "$@" > "$WORKDIR/started"
 trap 'sleep 0.5; touch "$WORKDIR/told"; end restartable' TERM
 if [ -n "$STATUS" ]; then
   [ "$STATUS" = 0 ] && end complete
   exit "$STATUS"
 fi
-for _ in {1..300}; do sleep 0.1; done
+for _ in {{1..300}}; do sleep 0.1; done
 exit 3
 """
 
@@ -91,7 +93,7 @@ def test_the_status_of_a_pod_is_that_of_the_training(start, status):
 
 
 def test_the_end_of_a_run_that_another_pod_tells_later(start, tmp_path):
-  stub(tmp_path / "bin" / "python", "exit 0")
+  stub(tmp_path / "bin" / "python", f"{STATUS}\nexit 0")
   pod = start()
   time.sleep(1)
   assert pod.poll() is None
@@ -122,14 +124,12 @@ def test_what_would_come_back_ends_the_set():
   assert JOB["backoffLimit"] == 0
 
 
-def test_the_bucket_lets_folders_be_renamed_and_keeps_programs():
-  (volume,) = POD["volumes"]
-  options = volume["csi"]["volumeAttributes"]["mountOptions"].split(",")
-  assert "rename-dir-limit=200000" in options
-  (mount,) = TRAIN["volumeMounts"]
-  assert mount["name"] == volume["name"]
-  for entry in TRAIN["env"]:
-    assert entry["value"].startswith(mount["mountPath"])
-  names = [entry["name"] for entry in TRAIN["env"]]
-  assert names == ["WORKDIR", "JAX_COMPILATION_CACHE_DIR"]
+def test_a_set_of_pods_needs_no_mount():
+  """Workdir, compiled programs and data are in a bucket."""
+  assert "volumes" not in POD
+  values = {entry["name"]: entry["value"] for entry in TRAIN["env"]}
+  assert [*values] == ["WORKDIR", "JAX_COMPILATION_CACHE_DIR"]
+  for value in values.values():
+    check_workdir(value)
+  assert "--config.data.data_dir=gs://BUCKET/data" in TRAIN["command"][-1]
   assert JOB["parallelism"] == JOB["completions"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from launch.stubs import LAUNCH, ROOT, first_in_path, said, stub
+from launch.stubs import LAUNCH, ROOT, STATUS, first_in_path, said, stub
 
 # Each would make a file `ran`, or lose a word, if a shell read it again.
 HOSTILE = [
@@ -27,7 +27,7 @@ HOSTILE = [
   "ünïcode",
 ]
 # Writes its arguments down, a NUL after each.
-WRITE = 'printf "%s\\0" "$@" >> "$FAKE/told"; exit "${STATUS:-0}"'
+WRITE = f'{STATUS}\nprintf "%s\\0" "$@" >> "$FAKE/told"'
 
 
 def told(folder):
@@ -56,7 +56,6 @@ def test_a_worker_of_a_pod(tmp_path, word):
     capture_output=True,
     text=True,
     check=True,
-    env={**os.environ, "BUCKET": word},
   )
   # Bash undoes its own quotes, and gives each command to a stub.
   stub(tmp_path / "bin/gcloud", 'printf "%s\\0" "${@: -1}" >> "$FAKE/commands"')
@@ -69,15 +68,14 @@ def test_a_worker_of_a_pod(tmp_path, word):
     c[10:] for c in commands if c.startswith("--command")
   ]
   # What sshd runs on a worker.
-  write = 'printf "%s\\0" "$BUCKET" "$@" >> "$FAKE/words"'
+  write = 'printf "%s\\0" "$@" >> "$FAKE/words"'
   stub(tmp_path / "jssl/launch/tpu_worker.sh", write)
   for command in (install, start, state):
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=own, check=True)
   words = (tmp_path / "words").read_bytes().decode().split("\0")[:-1]
   assert words == [
-    *(word, "install"),
-    *("", "start", word, f"W/{word}", f"--config.a={word}"),
-    *("", "state", f"W/{word}"),
+    *("install", "start", word, f"W/{word}", f"--config.a={word}"),
+    *("state", f"W/{word}"),
   ]
   assert not [*tmp_path.rglob("ran")]
 
@@ -147,8 +145,9 @@ def test_processes_of_a_machine(tmp_path, word):
 @pytest.mark.parametrize(
   ("workdir", "message"),
   [
-    ("gs://bucket/run", "is a URL, not a folder"),
-    ("GS:/bucket/run", "is a URL, not a folder"),
+    ("s3://bucket/run", "expected a folder, or gs://BUCKET/FOLDER"),
+    ("GS://bucket/run", "expected a folder, or gs://BUCKET/FOLDER"),
+    ("gs://bucket/", "expected a folder, or gs://BUCKET/FOLDER"),
     ("", "expected a folder"),
     ("~/run", "expected a folder"),
     ("-run", "expected a folder"),

@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from launch.stubs import LAUNCH, first_in_path, said, stub
+from launch.stubs import LAUNCH, STATUS, first_in_path, said, stub
 
 SCRIPT = LAUNCH / "slurm_gpu.sbatch"
 
@@ -23,6 +23,13 @@ def test_a_job_trains_and_is_queued_again():
     "--distributed --config=c.py --workdir=w --config.seed=1",
     "scontrol requeue JOB",
   ]
+
+
+def test_a_workdir_in_a_bucket_needs_its_package():
+  workdir = "gs://bucket/w"
+  lines = said(SCRIPT.name, "--dry-run", "2", "c.py", workdir).splitlines()
+  assert lines[0] == "environment .venv-cuda cuda12,gcs"
+  assert f"--workdir={workdir}" in lines[2]
 
 
 def test_processes_and_cores_are_those_that_are_asked_for():
@@ -52,12 +59,13 @@ for own in $STATUS; do
 done
 exit "$highest"
 """
-PYTHON = """
+PYTHON = f"""
+{STATUS}
 case "$*" in *jssl.train*)
   [ "$STATUS" = told ] || exit "$STATUS"
   trap 'sleep 0.5; exit 0' TERM
   touch W/started
-  for _ in {1..100}; do sleep 0.1; done
+  for _ in {{1..100}}; do sleep 0.1; done
   exit 3 ;;
 esac
 """

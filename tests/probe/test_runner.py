@@ -744,8 +744,8 @@ def test_probing_does_not_import_the_training():
   ("workdir", "count", "message"),
   [
     ("", "1", "error: "),
-    # It would wait for a run in a folder "gs:".
-    ("gs://bucket/W", "1", "error: --workdir=gs://bucket/W is a URL"),
+    # It would wait for a run in a folder "s3:".
+    ("s3://bucket/W", "1", "error: --workdir=s3://bucket/W: expected a folder"),
     ("", "2", "error: JAX_NUM_PROCESSES=2"),
   ],
 )

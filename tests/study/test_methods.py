@@ -677,7 +677,10 @@ def study(*arguments):
     ([], "got none"),
     (["methods", "--workdir=W"], "--config is required for `methods`"),
     (["methods", "--config=FILE"], "--workdir is required"),
-    (["forecast", "--workdir=gs://bucket/W"], "is a URL, not a folder"),
+    (
+      ["forecast", "--workdir=gs://bucket/W"],
+      "gs://bucket/W: expected a folder on a",
+    ),
     (["methods", "--sed=2"], "Unknown command line flag 'sed'"),
   ],
 )

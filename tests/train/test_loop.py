@@ -328,11 +328,11 @@ def test_a_misspelt_or_mistyped_flag_is_refused(tmp_path, flag, message):
   assert not (tmp_path / "config.json").exists()
 
 
-def test_a_bucket_is_no_workdir():
-  done = run("gs://bucket/W")
+def test_a_store_that_holds_no_checkpoints_is_no_workdir():
+  done = run("s3://bucket/W")
   assert done.returncode == 1
-  assert done.stderr.startswith("error: --workdir=gs://bucket/W is a URL")
-  assert not (ROOT / "gs:").exists()
+  assert done.stderr.startswith("error: --workdir=s3://bucket/W: expected a f")
+  assert not (ROOT / "s3:").exists()
 
 
 def test_a_workdir_of_another_config_is_refused(uninterrupted):

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jssl import weights
+from jssl.runtime.paths import as_path
 from tests.weights.test_published import FIXTURES, load, trees_equal
 
 FILE = FIXTURES / "timm_vit" / "model.safetensors"
@@ -229,3 +230,17 @@ def test_files_are_not_replaced(tmp_path):
   (tmp_path / "other").touch()
   with pytest.raises(FileExistsError, match="expected the path of a new fold"):
     weights.save(model, variables, tmp_path, layout="timm")
+
+
+def test_a_file_and_a_folder_in_a_store(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  url = as_path("memory://bucket/weights")
+  url.upload(FILE.parent)
+  model, variables = weights.load(FILE.parent)
+  for path in (url, str(url / FILE.name)):
+    found, read = weights.load(path)
+    assert found == model
+    trees_equal(read, variables)
+  with pytest.raises(FileNotFoundError, match="memory://bucket/other does not"):
+    weights.load("memory://bucket/other/")
+  assert not list(tmp_path.glob("memory*"))
