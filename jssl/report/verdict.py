@@ -45,8 +45,8 @@ class Verdict(NamedTuple):
   Attributes:
     kind: "diverged" if training ended with a loss or parameter that is not
       finite; "collapsed" if the features hardly vary, or in one direction;
-      "unprobed" if no accuracy of a checkpoint was measured; "random" if it is
-      no better than that of the random backbone; "undertrained" if it still
+      "unprobed" if no accuracy of a checkpoint or of the random backbone was
+      measured; "random" if the first is no better; "undertrained" if it still
       improves at the end; "weak" if it is below that of raw pixels; else
       "good".
     text: the verdict in words, with its numbers.
@@ -113,10 +113,15 @@ def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
       f"jssl probe --workdir={run.workdir} (a set without labels needs "
       "--dataset=NAME, another one)",
     )
-  against = _against(shown, baselines) or (
-    f"{100 * shown.test_accuracy:.1f}% accuracy, without a baseline to compare "
-    "with (probe.baselines)"
-  )
+  if random is None:
+    return Verdict(
+      "unprobed",
+      f"{100 * shown.test_accuracy:.1f}% accuracy ({shown.name} probe, step "
+      f"{shown.step:,}), without that of the random backbone to compare with. "
+      f"To measure it: jssl probe --workdir={run.workdir} "
+      "'--config.probe.baselines=(\"pixels\", \"random\")'",
+    )
+  against = _against(shown, baselines)
   improvement, improves = _improvement(over_time, shown)
   kind: Kind = "good"
   if not _is_better(shown, random):
@@ -202,9 +207,8 @@ def _constant(run: Run) -> str:
   )
 
 
-def _is_better(one: ProbeRecord, random: ProbeRecord | None) -> bool:
-  """True if features beat the random backbone, or it was not measured."""
-  gain, clear = _gain(one, random) if random else (1.0, True)
+def _is_better(one: ProbeRecord, other: ProbeRecord) -> bool:
+  gain, clear = _gain(one, other)
   return clear and gain > 0
 
 

@@ -97,7 +97,7 @@ def test_features_that_become_alike(workdir, deviations, expected):
   # This alone is no collapse, nor is it one without the baseline.
   better = accuracies({40: 0.8}, random=0.6)
   assert verdict_of(workdir, better).kind == "good"
-  assert verdict_of(workdir, accuracies({40: 0.6})).kind == "good"
+  assert verdict_of(workdir, accuracies({40: 0.6})).kind == "unprobed"
   (workdir / "probe.jsonl").unlink()
   assert verdict(read(workdir), made.DATASET, None).kind == "unprobed"
 
@@ -151,10 +151,16 @@ def test_unprobed(workdir):
   assert f"jssl probe --workdir={workdir}" in text
 
 
-def test_without_baselines_and_with_one_checkpoint(workdir):
-  kind, text = verdict_of(workdir, accuracies({40: 0.5}))
+def test_without_the_random_backbone(workdir):
+  kind, text = verdict_of(workdir, accuracies({40: 0.5}, pixels=0.4))
+  assert kind == "unprobed"
+  assert text.startswith("50.0% accuracy (linear probe, step 40), without that")
+  assert 'probe.baselines=("pixels", "random")' in text
+
+
+def test_one_checkpoint(workdir):
+  kind, text = verdict_of(workdir, accuracies({40: 0.5}, random=0.3))
   assert kind == "good"
-  assert text.startswith("50.0% accuracy, without a baseline to compare with")
   assert "too few checkpoints are probed to say if it still improves" in text
 
 
