@@ -119,7 +119,7 @@ def verdict(run: Run, dataset: str, step: int | None) -> Verdict:
       f"{100 * shown.test_accuracy:.1f}% accuracy ({shown.name} probe, step "
       f"{shown.step:,}), without that of the random backbone to compare with. "
       f"To measure it: jssl probe --workdir={run.workdir} "
-      "'--config.probe.baselines=(\"pixels\", \"random\")'",
+      '\'--config.probe.baselines=("pixels", "random")\'',
     )
   against = _against(shown, baselines)
   improvement, improves = _improvement(over_time, shown)
