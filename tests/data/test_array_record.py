@@ -350,8 +350,6 @@ import numpy as np
 soft, hard = int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 from jssl.data.open import open_source
-from jssl.data.source import Segmented
-from jssl.runtime.paths import as_path
 source = open_source("many", data_dir=sys.argv[1], image_size_px=8)
 print(len(source.fetch(np.arange(len(source)))["label"]))
 files = [open("/dev/null") for _ in range(40)]  # As a save needs them.

@@ -125,6 +125,32 @@ def test_eight_bits_are_pillows(mode):
     assert read_array(save(image, file_format)) is None
 
 
+@pytest.mark.parametrize(
+  ("mode", "file_format"),
+  [
+    *[("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("PA", "TIFF")],
+    *[("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("RGB", "AVIF"), ("RGBA", "QOI")],
+    *[("RGB", "SGI"), ("RGBA", "DDS"), ("RGB", "PPM"), ("RGB", "ICO")],
+  ],
+)
+def test_modes_become_rgb(mode, file_format):
+  if file_format not in image_lib.FORMATS:
+    pytest.skip("not in this version of pillow")
+  image = Image.new("RGBA", (16, 16), (200, 40, 90, 255)).convert(mode)
+  whole = image.convert("RGB").getpixel((3, 3))
+  data = save(image, file_format)
+  found = image_lib.decode(data, size_px=16, channels=3)
+  assert np.abs(found[3, 3].astype(int) - whole).max() <= 2
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_is_read(file_format):
+  frames = [Image.new("RGB", (16, 16), c) for c in ("red", "green", "blue")]
+  data = save(frames[0], file_format, save_all=True, append_images=frames[1:])
+  found = image_lib.decode(data, size_px=16, channels=3)
+  assert np.abs(found[3, 3].astype(int) - (255, 0, 0)).max() <= 3
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_arrays_are_made_upright(orientation):
   exif = Image.Exif()
@@ -217,6 +243,38 @@ def test_channels_are_resized_as_pillow_resizes_images(size_px):
     assert found.shape == expected.shape
     values = found / image_lib.largest(array.dtype) * 255
     assert np.abs(values - expected).max() <= 1
+
+
+def test_channels_and_dtypes_are_converted():
+  uint8, uint16, float32 = image_lib.DTYPES
+  gray, rgb = random(2, 3, 1), random(2, 3, 3)
+  assert image_lib.to_kind(rgb, 3, uint16) is rgb
+  np.testing.assert_array_equal(
+    image_lib.to_kind(gray, 4, uint16),
+    np.concatenate([gray] * 3 + [np.full_like(gray, 65535)], axis=2),
+  )
+  luminance = rgb @ np.array([0.299, 0.587, 0.114])
+  np.testing.assert_array_equal(
+    image_lib.to_kind(rgb, 1, uint16)[..., 0], np.rint(luminance)
+  )
+  np.testing.assert_array_equal(
+    image_lib.to_kind(rgb, 3, uint8), np.rint(rgb / 257)
+  )
+  shares = image_lib.to_kind(rgb, 3, float32)
+  assert shares.dtype == np.float32
+  np.testing.assert_array_equal(image_lib.to_kind(shares, 3, uint16), rgb)
+
+
+def test_opacity_of_16_bits_is_kept_when_asked(tmp_path):
+  folder = write(tmp_path / "files", [random(6, 6, 4)] * 3, "png", png)
+  write(folder, [random(6, 6, 3)] * 3)
+  data_dir = prepare_folder(folder, keep_alpha=True)
+  source = open_source("mine", data_dir=data_dir, image_size_px=6)
+  assert (source.image_shape[-1], source.image_dtype) == (4, np.uint16)
+  images = source.fetch(np.arange(len(source)))["image"]
+  opaque = (images[..., 3] == 65535).all((1, 2))
+  assert set(opaque) == {True, False}
+  np.testing.assert_array_equal(images[~opaque][0], random(6, 6, 4))
 
 
 def write(folder, arrays, suffix="npy", encode=npy):
