@@ -13,8 +13,15 @@ import numpy as np
 from jaxtyping import Int, Num, UInt16
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
-# Pillow finds the format by the content, and runs Ghostscript for EPS.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+# Pillow finds the format by the content, and runs Ghostscript for EPS. Formats
+# without a signature, such as TGA, would take damaged files of others.
+_RASTER_FORMATS = (
+  *("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"),
+  *("AVIF", "DDS", "FITS", "ICO", "PSD", "QOI", "SGI"),
+)
+Image.init()
+# AVIF depends on the version of pillow.
+FORMATS = tuple(name for name in _RASTER_FORMATS if name in Image.OPEN)
 # Pillow's modes, by number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Pillow's modes of files with 8 bits per channel.
@@ -27,7 +34,7 @@ _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Other files that may have one channel of more than 8 bits, besides PNG files.
-_DEEP_MAGIC = (b"P5", b"Pf", b"\0\0\0\x0cjP  ")
+_DEEP_MAGIC = (b"P5", b"Pf", b"\0\0\0\x0cjP  ", b"SIMPLE  =")
 _BITS_TAG, _SAMPLES_TAG, _ORIENTATION_TAG = 258, 277, 274
 # Transposition that makes an image upright, by its EXIF orientation.
 _UPRIGHT = {
