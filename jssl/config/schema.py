@@ -29,11 +29,12 @@ class Data:
   """The `data` section.
 
   Attributes:
-    name: a prepared set, or "cluttered_digits", which is embedded.
+    name: a set in `data_dir`, prepared or of Arrow, Parquet or tar files, see
+      docs/input.md; or "cluttered_digits", which is embedded.
     batch_size: images in a global batch.
     image_size_px: side of the images; others are resized and centre-cropped on
       the host.
-    data_dir: directory of prepared sets; "" for the default of TFDS.
+    data_dir: directory of the sets; "" for the default of TFDS.
     split: split to pretrain on; probes are fitted on it too.
     test_split: split that the probe evaluates on, once per checkpoint; without
       images of `split`. Not opened with `probe.probes=()`.

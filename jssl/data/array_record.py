@@ -48,7 +48,7 @@ _FIND_CLASS = tfds.features.FeatureConnector.cls_from_name
 # Of Folder, and of sets of TFDS.
 _NAME_KEYS = ("file_name", "image/filename")
 # Of Folder, and of sets of TFDS.
-_MASK_KEYS = (
+MASK_KEYS = (
   *("mask", "segmentation_mask"),
   *("segmentation_label", "annotation"),
 )
@@ -198,7 +198,7 @@ class Prepared:
     if self.name_key is None:
       return [None] * len(rows)
     records = self.records.__getitems__(rows.tolist())
-    return [record[self.name_key].decode() for record in records]
+    return [record[self.name_key].decode() or None for record in records]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -253,6 +253,17 @@ def _readable(name: str, data_dir: str | None) -> str | None:
   of_set = name.split("/")[0].split(":")[0]
   objects = (folder / of_set).objects()
   return str(fetch(folder, [f"{of_set}/{path}" for path in objects]))
+
+
+def check_open_files(name: str, files: int) -> None:
+  """Raises ValueError if a set has more files than a process may keep open."""
+  needed, limit = files + _OTHER_OPEN_FILES, raise_open_files_limit()
+  if needed > limit:
+    raise ValueError(
+      f"data.name={name!r} has {files} files, and this process may open "
+      f"{limit} at once, all others included; raise the limit to at least "
+      f"{needed} with `ulimit -n`"
+    )
 
 
 def _find_feature_class(
@@ -310,7 +321,7 @@ def open_prepared(
     ]
     for kind in (tfds.features.Image, tfds.features.Tensor)
   )
-  mask_key = next((key for key in _MASK_KEYS if key in encoded), None)
+  mask_key = next((key for key in MASK_KEYS if key in encoded), None)
   images = [key for key in (*encoded, *arrays) if key != mask_key]
   image_key = next(iter(images), None)
   label_key = _first_key(features, tfds.features.ClassLabel)
@@ -350,14 +361,7 @@ def open_prepared(
       f"data.name={name!r} has images of {dtype}; expected files of uint8 or "
       f"uint16, or arrays of {', '.join(map(str, DTYPES))}"
     )
-  # Files stay open once they are read.
-  needed, limit = len(files) + _OTHER_OPEN_FILES, raise_open_files_limit()
-  if needed > limit:
-    raise ValueError(
-      f"data.name={name!r} has {len(files)} files, and this process may open "
-      f"{limit} at once, all others included; raise the limit to at least "
-      f"{needed} with `ulimit -n`"
-    )
+  check_open_files(name, len(files))
   make: Callable[..., Prepared] = Prepared
   if mask_key:
     make = functools.partial(SegmentedPrepared, mask_key=mask_key)

@@ -1,5 +1,7 @@
 """Opens data sets by name."""
 
+from typing import Any
+
 from jssl.data.source import Source, load
 from jssl.runtime import files
 
@@ -13,11 +15,12 @@ def open_source(
   in_memory: bool = False,
   skip_damaged: bool = False,
 ) -> Source:
-  """Opens a split of the embedded set or of a prepared one.
+  """Opens a split of the embedded set or of one on disk.
 
-  The embedded set is `cluttered_digits`. A prepared set has a TFDS name, with
-  optional `/config` and `:version`, or that of a prepared folder, and splits in
-  TFDS's syntax, as in `train[:10%]`. Without a `data_dir` it is in TFDS's.
+  The embedded set is `cluttered_digits`. Others are folders in `data_dir`, by
+  default that of TFDS: prepared sets, whose TFDS name has optional `/config`
+  and `:version`, and sets of Arrow, Parquet or tar files, see `arrow`. Splits
+  are in TFDS's syntax, as in `train[:10%]`.
 
   Images of another size are resized by their shorter side and cropped to the
   centre. A damaged image makes `fetch` raise, or is replaced by the next one
@@ -43,15 +46,17 @@ def open_source(
         f"{embedded.IMAGE_SIZE_PX} for {name}"
       )
     return embedded.cluttered_digits(split)
-  from jssl.data import array_record
+  from jssl.data import array_record, arrow
 
-  source = array_record.open_prepared(
-    name,
-    data_dir=data_dir or None,
-    split=split,
-    image_size_px=image_size_px,
-    skip_damaged=skip_damaged,
-  )
+  options: dict[str, Any] = {
+    "data_dir": data_dir or None,
+    "split": split,
+    "image_size_px": image_size_px,
+    "skip_damaged": skip_damaged,
+  }
+  source = arrow.open_arrow(name, **options)
+  if source is None:
+    source = array_record.open_prepared(name, **options)
   return load(source) if in_memory else source
 
 

@@ -2,10 +2,12 @@ import itertools
 
 import numpy as np
 import pytest
+from data.stores import STORES, noise
 
 from jssl import mesh as mesh_lib
 from jssl.data import order as order_lib
 from jssl.data import pipeline
+from jssl.data.open import open_source
 from jssl.data.order import Order
 from jssl.data.source import InMemory
 
@@ -217,15 +219,46 @@ def test_nothing_is_sorted_twice():
 # The chain of batches.
 
 
-@pytest.fixture
-def source():
-  # The label of an image is its row: it tells which rows a batch is of.
+@pytest.fixture(scope="module", params=["memory", *STORES])
+def source(request, tmp_path_factory):
+  # Labels are different, and tell which rows a batch is of.
+  labels = list(range(IMAGES))
+  if request.param != "memory":
+    data_dir = tmp_path_factory.mktemp("data")
+    split = (noise(IMAGES, (2, 2, 3)), labels)
+    names = list(map(str, labels))
+    STORES[request.param](data_dir / "rows", {"train": split}, names)
+    return open_source("rows", data_dir=str(data_dir), image_size_px=2)
   return InMemory(
     name="rows",
     class_names=(),
     images=np.zeros((IMAGES, 1, 1, 1), np.uint8),
-    labels=np.arange(IMAGES, dtype=np.int32),
+    labels=np.array(labels, np.int32),
   )
+
+
+# Hybrid is continual first and iid later.
+each_store_and_order = pytest.mark.parametrize(
+  ("source", "order"),
+  [
+    pytest.param(
+      store,
+      order,
+      id=f"{store}-{name}",
+      marks=[] if store == "memory" or name == "hybrid" else pytest.mark.slow,
+    )
+    for store in ("memory", *STORES)
+    for name, order in ORDERS.items()
+  ],
+  indirect=["source"],
+)
+
+
+def labels_of_rows(source, rows):
+  """The labels of rows, if the source has each image once."""
+  labels = source.fetch(np.arange(IMAGES))["label"]
+  assert sorted(labels) == list(range(IMAGES))
+  return labels[np.array(rows)].tolist()
 
 
 def train(source, order):
@@ -243,21 +276,22 @@ def labels_of(iterator, batches):
   return [np.asarray(next(iterator)["label"]).tolist() for _ in range(batches)]
 
 
-@each_order
+@each_store_and_order
 def test_a_run_is_resumed_at_any_step(source, order):
-  expected = rows_of(order)
+  expected = labels_of_rows(source, rows_of(order))
   iterator = train(source, order)
   assert labels_of(iterator, len(expected)) == expected
   iterator.close()
 
   fresh = train(source, order)
-  for step in np.random.default_rng(0).permutation(STEPS - 3):
+  steps = np.random.default_rng(0).permutation(STEPS - 3)
+  for step in steps if isinstance(source, InMemory) else steps[::8]:
     fresh.seek(int(step))
     assert labels_of(fresh, 3) == expected[step : step + 3]
   fresh.close()
 
 
-@each_order
+@each_store_and_order
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_number_of_hosts_changes_nothing(source, order, hosts):
   parts = []
@@ -274,7 +308,9 @@ def test_number_of_hosts_changes_nothing(source, order, hosts):
     )
     parts.append([next(batches)["label"] for _ in range(STEPS)])
     batches.close()
-  np.testing.assert_array_equal(np.concatenate(parts, axis=1), rows_of(order))
+  np.testing.assert_array_equal(
+    np.concatenate(parts, axis=1), labels_of_rows(source, rows_of(order))
+  )
 
 
 def test_batches_are_iid_unless_told(source):
@@ -284,7 +320,7 @@ def test_batches_are_iid_unless_told(source):
     )
   )
   labels = [next(batches)["label"].tolist() for _ in range(STEPS)]
-  assert labels == rows_of(ORDERS["iid"])
+  assert labels == labels_of_rows(source, rows_of(ORDERS["iid"]))
 
 
 # Errors.
