@@ -2,7 +2,7 @@
 
 On synthetic JPEGs with the sizes of ImageNet's, prepared as any folder is. A
 core is one second of processor time of this process and its children. Ratios
-are to the JPEG decoder in the same round.
+are to pillow's JPEG decoder, at full size, in the same round.
 """
 
 import argparse
@@ -10,7 +10,9 @@ import collections
 import contextlib
 import io
 import itertools
+import json
 import pathlib
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,12 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 import PIL
+import simplejpeg
 from absl import flags
 from PIL import Image, features
 
 from jssl import mesh, rng
 from jssl.augment import Augment, views
-from jssl.bench import augment, harness, photos
+from jssl.bench import augment, harness, photos, torchvision_loader
 from jssl.bench.harness import Case, Timing, timed
 from jssl.data import array_record, image, pipeline
 from jssl.data.source import Source
@@ -35,6 +38,10 @@ FLAGS = {
   "image_size_px": (256, "height and width of decoded images"),
   "view_size_px": (224, "height and width of views"),
   "batch_size": (32, "images"),
+  "torchvision": (
+    "",
+    "Python with torch, torchvision and psutil, to measure its loader as well",
+  ),
   "only": ("", "beginnings of cases, separated by commas; all if empty"),
 }
 # Batches to take before the clock starts, because some are prefetched.
@@ -51,11 +58,24 @@ def _decoding(
   return Case(name, partial(timed, decode_all, items=len(files)))
 
 
-def _load(data: bytes, scaled_px: int = 0) -> None:
+def _load(data: bytes) -> None:
   with Image.open(io.BytesIO(data)) as file:
-    if scaled_px:
-      image.scale(file, "RGB", scaled_px)
     file.load()
+
+
+def _torchvision(python: str, folder: pathlib.Path) -> Iterator[Case]:
+  """Yields the cases of `torchvision_loader` in another environment."""
+
+  def run(*arguments: str) -> Timing:
+    command = [python, torchvision_loader.__file__, str(folder), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Timing(**json.loads(done.stdout))
+
+  for case, name in (
+    ("squares", f"resized to {torchvision_loader.IMAGE_SIZE_PX} px"),
+    ("views", "two views"),
+  ):
+    yield Case(f"torchvision, {name}, workers: 1", partial(run, case, "1"))
 
 
 def _batches(
@@ -154,11 +174,15 @@ def cases(root: pathlib.Path, args: argparse.Namespace) -> Iterator[Case]:
       )
       yield Case(f"{prefix}batches on the device, workers: {workers}", run)
 
-  decode = partial(image.decode, size_px=size_px, channels=3)
-  scaled = partial(_load, scaled_px=size_px)
+  batch = np.empty((batch_size, size_px, size_px, 3), np.uint8)
+  places = itertools.cycle(range(batch_size))
+
+  def decode(data: bytes) -> None:
+    batch[next(places)] = image.decode(data, size_px=size_px, channels=3)
+
   yield _decoding("JPEG decoder", _load, files)
-  yield _decoding("JPEG decoder, scaled as in the reader", scaled, files)
-  yield _decoding(f"decoded to {size_px} px", decode, files)
+  yield _decoding("JPEG decoder of the reader", simplejpeg.decode_jpeg, files)
+  yield _decoding(f"decoded to {size_px} px, in batches", decode, files)
   yield from pipeline_cases(source, "")
   yield from _parts(source, batch_size, args.view_size_px)
   records = small.records.__getitems__(list(range(len(small))))
@@ -166,6 +190,26 @@ def cases(root: pathlib.Path, args: argparse.Namespace) -> Iterator[Case]:
   prefix = f"stored at {size_px} px: "
   yield _decoding(f"{prefix}JPEG decoder", _load, stored)
   yield from pipeline_cases(small, prefix)
+  if args.torchvision:
+    yield from _torchvision(args.torchvision, root / "photos")
+
+
+def _grain_overhead(rows: list[harness.Row]) -> dict[str, float]:
+  """Returns the cost of Grain beyond reading, decoding and the transfer."""
+  ms = {row["case"]: 1e3 / row["images/s and core"] for row in rows}
+  parts = [
+    ms.get("read and decoded, one thread"),
+    ms.get("transfer of batches to the device"),
+  ]
+  if None in parts:
+    return {}
+  work = sum(filter(None, parts))
+  return {
+    f"Grain's overhead, ms per image, {case.partition(', ')[2]}": ms[case]
+    - work
+    for case in ms
+    if case.startswith("batches on the device")
+  }
 
 
 def run(args: argparse.Namespace) -> harness.Report:
@@ -187,6 +231,7 @@ def run(args: argparse.Namespace) -> harness.Report:
     "images": args.images,
     "mean size": f"{width:.0f} x {height:.0f} px",
     "mean kB": float(np.mean(sizes)) / 1e3,
+    **_grain_overhead(rows),
     "pillow": PIL.__version__,
     "libjpeg-turbo": features.version_feature("libjpeg_turbo"),
   }

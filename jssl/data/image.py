@@ -10,8 +10,10 @@ import io
 import math
 
 import numpy as np
-from jaxtyping import Int, Num, UInt16
+from jaxtyping import Int, Num, UInt8, UInt16
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
+
+from jssl.data import jpeg
 
 # Pillow finds the format by the content, and runs Ghostscript for EPS. Formats
 # without a signature, such as TGA, would take damaged files of others.
@@ -438,6 +440,20 @@ def to_kind(
 _UINT8 = np.dtype(np.uint8)
 
 
+def _jpeg_square(
+  encoded: bytes, size_px: int, channels: int
+) -> UInt8[np.ndarray, "h w c"] | None:
+  """Decodes a JPEG file faster than pillow; None if pillow has to do it."""
+  if not jpeg.is_jpeg(encoded, channels):
+    return None
+  turn = 1
+  if jpeg.has_metadata(encoded):
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
+      turn = orientation(file)
+  pixels = jpeg.decode_square(encoded, size_px=size_px, channels=channels)
+  return None if pixels is None else _turned(pixels, turn)
+
+
 def decode(
   encoded: bytes, *, size_px: int, channels: int, dtype: np.dtype = _UINT8
 ) -> Num[np.ndarray, "{size_px} {size_px} {channels}"]:
@@ -448,9 +464,9 @@ def decode(
   Raises:
     Exception: as `read_array` and `square`.
   """
-  array = None
+  array = _jpeg_square(encoded, size_px, channels)
   # Pillow's 8 bits of a PNG file with 16 bits are the upper ones.
-  if not (dtype == _UINT8 and is_deep_colour(encoded)):
+  if array is None and not (dtype == _UINT8 and is_deep_colour(encoded)):
     background = None if channels == 4 else "white"
     array = read_array(encoded, background=background)
   if array is None:

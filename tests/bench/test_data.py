@@ -75,8 +75,8 @@ def test_cases(root):
   cases = {case.name: case for case in data.cases(root, arguments())}
   assert [*cases] == [
     "JPEG decoder",
-    "JPEG decoder, scaled as in the reader",
-    "decoded to 32 px",
+    "JPEG decoder of the reader",
+    "decoded to 32 px, in batches",
     *(f"batches on the device, workers: {n}" for n in (0, 1, 2)),
     "read and decoded, one thread",
     "transfer of batches to the device",
@@ -96,12 +96,51 @@ def test_cases(root):
       assert timing.cpu_s > 0
 
 
+def test_torchvision_runs_in_an_environment_of_its_own(tmp_path):
+  """A program stands in for its Python, and reports its arguments."""
+  python = tmp_path / "python"
+  timing = '{"wall_s": 2.0, "cpu_s": 1.0, "items": 256}'
+  python.write_text(
+    f"#!/bin/sh\necho \"$@\" >> {tmp_path}/calls\necho '{timing}'\n"
+  )
+  python.chmod(0o755)
+  cases = list(data._torchvision(str(python), tmp_path / "photos"))
+  assert [case.name for case in cases] == [
+    "torchvision, resized to 256 px, workers: 1",
+    "torchvision, two views, workers: 1",
+  ]
+  assert [case.run().items for case in cases] == [256, 256]
+  calls = (tmp_path / "calls").read_text().splitlines()
+  script = data.torchvision_loader.__file__
+  assert calls == [
+    f"{script} {tmp_path}/photos squares 1",
+    f"{script} {tmp_path}/photos views 1",
+  ]
+
+
 def test_run(small_photos):
   report = data.run(arguments(rounds=1, only="decoded,read"))
   assert [row["case"] for row in report.rows] == [
     "JPEG decoder",
-    "decoded to 32 px",
+    "decoded to 32 px, in batches",
     "read and decoded, one thread",
   ]
   assert report.about["mean kB"] > 1
   assert report.rows[0]["rounds"][0]["items"] == 24
+
+
+def test_overhead_of_grain():
+  rates = {
+    "JPEG decoder": 1000.0,
+    "read and decoded, one thread": 500.0,
+    "transfer of batches to the device": 10_000.0,
+    "batches on the device, workers: 0": 400.0,
+    "batches on the device, workers: 1": 250.0,
+  }
+  rows = [{"case": k, "images/s and core": rate} for k, rate in rates.items()]
+  overhead = data._grain_overhead(rows)
+  assert overhead == {
+    "Grain's overhead, ms per image, workers: 0": pytest.approx(0.4),
+    "Grain's overhead, ms per image, workers: 1": pytest.approx(1.9),
+  }
+  assert data._grain_overhead(rows[:2]) == {}
