@@ -43,8 +43,6 @@ def bucket():
     "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
     "FSSPEC_GS_TOKEN": "anon",
-    # It would ask the emulator by gRPC, for a minute.
-    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
   }
   settings = {"gs": {"token": "anon"}}
   with (

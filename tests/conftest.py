@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = (
   "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# gcsfs reads it when it is imported, and would ask an emulator by gRPC, for a
+# minute each time.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import jax
 import jaxtyping
