@@ -61,15 +61,18 @@ def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
 
 def _index_tar(path: Path, out: Path) -> None:
   samples: dict[str, dict[str, Any]] = {}
+  repeated = 0
   with tarfile.open(path, "r:") as tar:
     for member in tar:
       folder, _, name = member.name.rpartition("/")
-      stem, _, suffix = name.lower().partition(".")
+      stem, _, suffix = name.partition(".")
+      suffix = suffix.lower()
       if not (member.isreg() and stem and suffix):
         continue
       # Members of a sample have one name and different suffixes.
       sample = samples.setdefault(f"{folder}/{stem}", {})
-      if suffix.rpartition(".")[2] in _IMAGE_SUFFIXES:
+      if suffix in _IMAGE_SUFFIXES:
+        repeated += "image" in sample
         image = {"offset": member.offset_data, "size": member.size}
         sample.setdefault("image", image | {"path": file_name(member.name)})
       elif suffix in ("cls", "json"):
@@ -81,9 +84,14 @@ def _index_tar(path: Path, out: Path) -> None:
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
       raise ValueError("truncated")
   rows = [sample for sample in samples.values() if "image" in sample]
-  if len(rows) < len(samples):
+  without = len(samples) - len(rows)
+  if without or repeated:
     logging.warning(
-      "%s has %d samples without an image.", path, len(samples) - len(rows)
+      "%s: left out %d samples without an image, and %d images that are not "
+      "the first of their sample.",
+      path,
+      without,
+      repeated,
     )
   with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, _INDEX) as to:
     to.write_table(pa.Table.from_pylist(rows, _INDEX))

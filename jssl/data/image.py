@@ -103,11 +103,11 @@ def orientation(image: Image.Image) -> int:
   """Returns the EXIF orientation, 1 to 8; 1 if there is none.
 
   Raises:
-    OSError: if the file is a damaged PNG.
+    OSError: if the file is a damaged PNG or TIFF.
   """
-  # Pillow decodes a PNG file to find metadata behind its pixels. The error of
-  # damaged pixels must not be lost.
-  if image.format == "PNG":
+  # Pillow decodes a PNG file to find metadata behind its pixels; the error of
+  # damaged pixels must not be lost. It turns a TIFF itself when it decodes it.
+  if image.format in ("PNG", "TIFF"):
     image.load()
   # Metadata may be malformed, and the image whole.
   with contextlib.suppress(Exception):

@@ -176,9 +176,17 @@ def fetch(folder: Path, names: Sequence[str]) -> pathlib.Path:
 
   Raises:
     FileNotFoundError: if a store has no such object.
+    ValueError: if a name leaves the folder.
   """
   if not isinstance(folder, StorePath):
     return folder
+  # Objects may have any names, also some that lead out of the copy.
+  for name in names:
+    if name.startswith("/") or ".." in name.split("/"):
+      raise ValueError(
+        f"{folder} has an object {name!r}: expected a name without '..' and "
+        "without '/' in front; rename it"
+      )
   versions = [folder.call("ukey", str(folder / name)) for name in names]
   about = repr((str(folder), [*names], versions)).encode()
   target = user_cache() / "fetched" / hashlib.sha256(about).hexdigest()[:16]

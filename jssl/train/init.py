@@ -236,6 +236,11 @@ def _published_items(
     model = build_model(run.config)
     variables = weights.load_for(model, run.image_shape, path, place=place)
     if run.config.init_from.channels == "new":
+      if weights.Published(path).image_shape[-1] == run.image_shape[-1]:
+        raise ValueError(
+          'init_from.channels="new": expected "repeat", because the weights '
+          f"have the {run.image_shape[-1]} channels of the images"
+        )
       first = "embed" if isinstance(model, ViT) else "stem"
       own = state.backbone["params"][first]["kernel"]
       variables["params"][first]["kernel"] = own

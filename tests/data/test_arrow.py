@@ -276,6 +276,22 @@ def test_unlabelled(kind, tmp_path):
   np.testing.assert_array_equal(batch["image"], decoded(noise(3), range(3)))
 
 
+def test_members_of_tar_files(tmp_path, caplog):
+  """Names differ by case, and only the first suffix is that of the image."""
+  folder = tmp_path / "mine"
+  folder.mkdir()
+  names = ["Ab.jpg", "aB.JPG", "c.depth.png", "c.png", "c.png", "d.seg.png"]
+  with tarfile.open(folder / "000.tar", "w") as tar:
+    for name, data in zip(names, noise(6), strict=True):
+      add(tar, name, data)
+  source = opened(tmp_path, "mine")
+  rows = np.arange(3)
+  assert source.fetch_names(rows) == ["Ab.jpg", "aB.JPG", "c.png"]
+  found = source.fetch(rows)["image"]
+  np.testing.assert_array_equal(found, decoded(noise(6), [0, 1, 3]))
+  assert "left out 1 samples without an image, and 1 images that" in caplog.text
+
+
 def test_labels_and_splits_of_tar_files(tmp_path):
   folder = tmp_path / "mine"
   for split, labels in (("train", ["7", "10"]), ("val", ["2", None])):

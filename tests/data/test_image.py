@@ -157,12 +157,13 @@ def turned(orientation, file_format="JPEG"):
     "JPEG": {"quality": 100, "subsampling": 0},
     "WEBP": {"lossless": True},
     "PNG": {},
+    "TIFF": {},
   }[file_format]
   return encode(image, file_format, exif=exif, **options)
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_orientation_is_applied_at_read_time(orientation, file_format):
   size = {"size_px": 16, "channels": 3}
   found = image_lib.decode(turned(orientation, file_format), **size)

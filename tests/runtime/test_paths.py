@@ -166,6 +166,17 @@ def test_a_copy_of_objects_is_kept_until_they_change(folder, cache):
   assert files.fetch(first, ["a.txt"]) == first
 
 
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/out.txt"])
+def test_no_object_is_copied_to_another_folder(folder, cache, name):
+  (folder / "a.txt").write_text("a")
+  with pytest.raises(
+    ValueError, match=f"has an object '{name}': expected a na"
+  ):
+    files.fetch(folder, ["a.txt", name])
+  assert not [*cache.rglob("*")]
+  assert not (cache.parent / "out.txt").exists()
+
+
 def test_a_config_and_the_files_beside_it(folder, cache):
   (folder / "base.py").write_text("SEED = 3\n")
   (folder / "own.py").write_text(

@@ -146,6 +146,14 @@ def test_weights_that_do_not_fit(path, model, match):
     initial_state(run, program)
 
 
+def test_the_rule_for_other_channels_needs_them():
+  run = build(from_file(**{"init_from.channels": "new"}))
+  with pytest.raises(
+    ValueError, match=r'channels="new": expected "repeat", be'
+  ):
+    initial_state(run, Program(run))
+
+
 @pytest.mark.parametrize("other", [{"workdir": "W"}, {"step": 3}])
 def test_a_file_and_a_run_exclude_each_other(other):
   keys = {f"init_from.{key}": value for key, value in other.items()}
