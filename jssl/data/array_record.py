@@ -36,7 +36,7 @@ from jssl.data.source import (
   make_fingerprint,
 )
 from jssl.runtime.files import fetch, raise_open_files_limit
-from jssl.runtime.paths import StorePath, as_path
+from jssl.runtime.paths import StorePath, as_path, is_url
 
 # Counts the replaced images of this process, over all sources.
 _replacements = itertools.count(1)
@@ -308,9 +308,15 @@ def open_prepared(
         name, data_dir=_readable(name, data_dir)
       )
   except tfds.core.DatasetNotFoundError as error:
+    advice = f"run: {_prepare_command(name, data_dir)}"
+    if is_url(data_dir or ""):
+      advice = (
+        "prepare it on a disk, and copy its folder there; only prepared sets "
+        "are read from a store"
+      )
     raise FileNotFoundError(
       f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"
-      f" (data.data_dir); run: {_prepare_command(name, data_dir)}"
+      f" (data.data_dir); {advice}"
     ) from error
   features = builder.info.features
   encoded, arrays = (

@@ -219,8 +219,10 @@ def encode(
     Image.MAX_IMAGE_PIXELS = options.max_pixels // 2
   try:
     array = None
-    # Pillow's 8 bits of a PNG file with 16 bits are the upper ones.
-    if not (kind and kind.dtype == np.uint8 and is_deep_colour(data)):
+    # Pillow's 8 bits of a PNG file with 16 bits are the upper ones, which is
+    # enough if no range is mapped.
+    eight_bits = kind is not None and kind.dtype == np.uint8
+    if options.value_range or not (eight_bits and is_deep_colour(data)):
       background = None if options.keep_alpha else options.background
       array = read_array(
         data, background=background, value_range=options.value_range

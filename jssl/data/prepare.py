@@ -252,6 +252,7 @@ def prepare(
   files.check_expanded("--data_dir", data_dir or "")
   files.check_utf8("--data_dir", data_dir or "")
   files.check_local("--data_dir", data_dir or "")
+  files.check_local("--source", source or "")
   data_dir = data_dir or None
   if folder is not None and not folder.is_dir():
     raise FileNotFoundError(f"--source {folder} is not a folder")

@@ -117,6 +117,8 @@ def main(argv: list[str]) -> int:
     paths = (_WEIGHTS, _SOURCE, _LIST, _DATA_DIR, _OUT)
     for flag in paths:
       files.check_expanded(f"--{flag.name}", flag.value)
+    for flag in (_SOURCE, _LIST):
+      files.check_local(f"--{flag.name}", flag.value)
     _check_one(_WORKDIR, _WEIGHTS)
     _check_one(_SOURCE, _LIST, _DATASET)
     for flag in (_SPLIT, _DATA_DIR):

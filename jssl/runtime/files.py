@@ -225,7 +225,7 @@ def check_expanded(key: str, path: str) -> None:
 def check_local(flag: str, folder: str) -> None:
   """Raises ValueError, with a flag, for the URL of a store."""
   if is_url(folder):
-    raise ValueError(f"{flag}={as_path(folder)}: expected a folder on a disk")
+    raise ValueError(f"{flag}={as_path(folder)}: expected a path on a disk")
 
 
 def check_utf8(flag: str, folder: str) -> None:

@@ -311,7 +311,7 @@ def test_a_workdir_that_is_no_folder(tmp_path, monkeypatch, workdir):
   bucket = "gs://bucket/W"
   for folder in ("W", "/shared/W", pathlib.Path("a:b/W"), bucket):
     check_workdir(folder)
-  with pytest.raises(ValueError, match="expected a folder on a disk"):
+  with pytest.raises(ValueError, match="expected a path on a disk"):
     check_workdir(bucket, local=True)
 
 

@@ -513,7 +513,8 @@ def test_a_set_in_a_store(photos, scheme, tmp_path, monkeypatch):
     np.testing.assert_array_equal(found[name], expected[name])
   assert stored.fetch_names(rows) == local.fetch_names(rows)
   assert (tmp_path / "cache").exists() == (scheme == "memory")
-  with pytest.raises(FileNotFoundError, match=f"'other' is not in {url}"):
+  match = f"'other' is not in {url} .* prepare it on a disk, and copy"
+  with pytest.raises(FileNotFoundError, match=match):
     array_record.open_prepared(
       "other", data_dir=url, split="train", image_size_px=12
     )

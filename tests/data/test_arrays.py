@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from jssl.data import image as image_lib
 from jssl.data import prepare
-from jssl.data.encode import Options
+from jssl.data.encode import Kind, Options, encode
 from jssl.data.files import open_folder
 from jssl.data.image import UnsuitableImageError, read_array
 from jssl.data.open import open_source
@@ -243,6 +243,15 @@ def test_channels_are_resized_as_pillow_resizes_images(size_px):
     assert found.shape == expected.shape
     values = found / image_lib.largest(array.dtype) * 255
     assert np.abs(values - expected).max() <= 1
+
+
+def test_a_range_is_mapped_in_a_set_of_8_bits_too():
+  array = random(5, 4, 3) // 16  # 12 bits.
+  options = Options(value_range=(0, 4095))
+  kind = Kind(3, np.dtype(np.uint8))
+  stored = encode(png(array), options=options, kind=kind).data
+  pixels = np.asarray(Image.open(io.BytesIO(stored))).astype(float)
+  np.testing.assert_allclose(pixels, array / 4095 * 255, atol=1)
 
 
 def test_channels_and_dtypes_are_converted():

@@ -499,6 +499,7 @@ def test_name_of_a_folder_is_its_own(tmp_path):
     ("fashion_mnst", None, "did you mean fashion_mnist"),
     ("folder", None, "folder needs --source"),
     ("folder", "nowhere", "nowhere is not a folder"),
+    ("folder", "gs://b/a", "--source=gs://b/a: expected a path on a disk"),
     ("fashion_mnist", "nowhere", "nowhere is not a folder"),
   ],
 )

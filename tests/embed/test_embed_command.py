@@ -68,6 +68,10 @@ def test_embed_then_neighbours(made, tmp_path):
     (["--source=a"], "expected one of --workdir, --weights, received none"),
     (["--workdir=W", "--source=a", "--split=test"], "--split needs --dataset"),
     (["--workdir=W", "--source=~/a"], "--source='~/a': expected the path"),
+    (
+      ["--workdir=W", "--source=gs://b/a"],
+      "--source=gs://b/a: expected a path on a disk",
+    ),
     (["--workdir=none", "--source=a"], "none/config.json does not exist"),
   ],
 )
