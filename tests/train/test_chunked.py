@@ -234,6 +234,7 @@ def test_chunks_on_a_mesh_move_no_rows():
   assert set(moved) == {"all-reduce"}
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_a_chunk():
   """As the compiler says it: an eighth, and the features."""
   model = ViT(patch_size_px=2, width=32, depth=3, num_heads=2)

@@ -157,6 +157,7 @@ def test_the_key_implementation_changes_no_rows(tmp_path):
   assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_probe_with_output_that_takes_ascii_only(copy):
   out = succeed(
     run("probe", f"--workdir={copy}", environ={"PYTHONIOENCODING": "ascii"})
