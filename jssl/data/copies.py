@@ -22,6 +22,7 @@ from absl import logging
 
 from jssl.data.image import is_damage
 from jssl.data.layout import file_name
+from jssl.runtime.files import user_cache
 
 Path = pathlib.Path
 
@@ -97,11 +98,6 @@ def _index_tar(path: Path, out: Path) -> None:
     to.write_table(pa.Table.from_pylist(rows, _INDEX))
 
 
-def _caches() -> Path:
-  caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  return Path(caches) / "jssl" / "sets"
-
-
 def arrow_file(path: Path) -> Path:
   """Returns the Arrow file of a Parquet or tar file, made if it is missing.
 
@@ -116,7 +112,7 @@ def arrow_file(path: Path) -> Path:
   about = path.stat()
   name = f"{path.name}-{about.st_size:x}-{about.st_mtime_ns:x}.arrow"
   key = hashlib.sha256(os.fsencode(path.parent.resolve())).hexdigest()[:16]
-  places = [path.parent / ".jssl", _caches() / key]
+  places = [path.parent / ".jssl", user_cache() / "sets" / key]
   for folder in places:
     if (folder / name).exists():
       return folder / name

@@ -134,8 +134,8 @@ def test_eight_bits_are_pillows(mode):
   ],
 )
 def test_modes_become_rgb(mode, file_format):
-  if file_format not in image_lib.FORMATS:
-    pytest.skip("not in this version of pillow")
+  if file_format == "AVIF" and file_format not in image_lib.FORMATS:
+    pytest.skip("this version of pillow is built without AVIF")
   image = Image.new("RGBA", (16, 16), (200, 40, 90, 255)).convert(mode)
   whole = image.convert("RGB").getpixel((3, 3))
   data = save(image, file_format)
