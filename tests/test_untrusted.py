@@ -26,8 +26,8 @@ from jssl.checkpoint import CheckpointError, Checkpoints, manifest
 from jssl.config.build import build, open_split
 from jssl.config.parse import parse, to_dict
 from jssl.config.schema import Config
+from jssl.data.decode import decode
 from jssl.data.files import open_list
-from jssl.data.image import decode
 from jssl.data.source import InMemory, SkipDamaged
 from jssl.embed import store
 from jssl.probe import features

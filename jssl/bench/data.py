@@ -29,7 +29,8 @@ from jssl import mesh, rng
 from jssl.augment import Augment, views
 from jssl.bench import augment, harness, photos, torchvision_loader
 from jssl.bench.harness import Case, Timing, timed
-from jssl.data import array_record, image, pipeline
+from jssl.data import array_record, pipeline
+from jssl.data.decode import decode
 from jssl.data.source import Source
 
 FLAGS = {
@@ -177,12 +178,14 @@ def cases(root: pathlib.Path, args: argparse.Namespace) -> Iterator[Case]:
   batch = np.empty((batch_size, size_px, size_px, 3), np.uint8)
   places = itertools.cycle(range(batch_size))
 
-  def decode(data: bytes) -> None:
-    batch[next(places)] = image.decode(data, size_px=size_px, channels=3)
+  def decode_into_batch(data: bytes) -> None:
+    batch[next(places)] = decode(data, size_px=size_px, channels=3)
 
   yield _decoding("JPEG decoder", _load, files)
   yield _decoding("JPEG decoder of the reader", simplejpeg.decode_jpeg, files)
-  yield _decoding(f"decoded to {size_px} px, in batches", decode, files)
+  yield _decoding(
+    f"decoded to {size_px} px, in batches", decode_into_batch, files
+  )
   yield from pipeline_cases(source, "")
   yield from _parts(source, batch_size, args.view_size_px)
   records = small.records.__getitems__(list(range(len(small))))

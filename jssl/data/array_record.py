@@ -20,14 +20,13 @@ from PIL import Image
 from tensorflow_datasets.core import file_adapters, read_only_builder
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
+from jssl.data.arrays import DTYPES, square_array
+from jssl.data.decode import decode
 from jssl.data.image import (
-  DTYPES,
   MODES,
-  decode,
   decode_mask,
   describe_damage,
   is_damage,
-  square_array,
 )
 from jssl.data.source import (
   DamagedImage,

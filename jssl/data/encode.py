@@ -11,8 +11,14 @@ import numpy as np
 from jaxtyping import Num
 from PIL import Image, ImageColor
 
-from jssl.data.image import (
+from jssl.data.arrays import (
   DTYPES,
+  is_deep_colour,
+  read_array,
+  square_array,
+  to_kind,
+)
+from jssl.data.image import (
   FORMATS,
   GRAYSCALE_MODES,
   MODES,
@@ -21,12 +27,8 @@ from jssl.data.image import (
   check_mode,
   describe_damage,
   is_damage,
-  is_deep_colour,
   orientation,
-  read_array,
   square,
-  square_array,
-  to_kind,
   upright,
 )
 

@@ -10,13 +10,9 @@ import numpy as np
 from jaxtyping import Int, Num
 from PIL import Image
 
-from jssl.data.image import (
-  DTYPES,
-  decode,
-  describe_damage,
-  is_damage,
-  read_array,
-)
+from jssl.data.arrays import DTYPES, read_array
+from jssl.data.decode import decode
+from jssl.data.image import describe_damage, is_damage
 from jssl.data.layout import file_name, list_files
 from jssl.data.source import DamagedImage, HostBatch, Rows, make_fingerprint
 

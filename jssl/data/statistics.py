@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jssl.data.image import largest
+from jssl.data.arrays import largest
 from jssl.data.source import Source
 
 _CHUNK_SIZE = 64

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jssl.data import array_record, folder, pipeline, prepare
-from jssl.data import image as image_lib
+from jssl.data.decode import decode
 from jssl.data.encode import Options
 from jssl.data.open import open_source
 from jssl.data.source import Segmented
@@ -51,9 +51,7 @@ def open_photos(data_dir, split="train", image_size_px=12):
 def test_image_of_the_right_size_is_left_alone(channels):
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (8, 8, channels), np.uint8)
-  image = image_lib.decode(
-    encode(pixels.squeeze()), size_px=8, channels=channels
-  )
+  image = decode(encode(pixels.squeeze()), size_px=8, channels=channels)
   np.testing.assert_array_equal(image, pixels)
 
 
@@ -64,7 +62,7 @@ def test_shorter_side_is_resized_and_the_centre_taken(shape):
   along = np.arange(max(shape)) / (max(shape) - 1)
   ramp = 255 * (along[None, :] if width >= height else along[:, None])
   pixels = np.rint(np.broadcast_to(ramp, shape)).astype(np.uint8)
-  image = image_lib.decode(encode(pixels), size_px=8, channels=1)
+  image = decode(encode(pixels), size_px=8, channels=1)
   assert image.shape == (8, 8, 1)
   assert abs(image.mean() - 127.5) < 2
   profile = image[..., 0].mean(axis=0 if width >= height else 1)
@@ -75,14 +73,14 @@ def test_shorter_side_is_resized_and_the_centre_taken(shape):
 def test_resize_is_antialiased():
   """A chequered pattern of single pixels becomes its mean."""
   pixels = (255 * (np.indices((64, 64)).sum(axis=0) % 2)).astype(np.uint8)
-  image = image_lib.decode(encode(pixels), size_px=8, channels=1)
+  image = decode(encode(pixels), size_px=8, channels=1)
   np.testing.assert_allclose(image, 127.5, atol=3)
 
 
 def test_large_jpeg_keeps_its_picture():
   along = np.linspace(0, 255, 800)
   pixels = np.rint(np.broadcast_to(along, (600, 800))).astype(np.uint8)
-  image = image_lib.decode(encode(pixels, "JPEG"), size_px=32, channels=3)
+  image = decode(encode(pixels, "JPEG"), size_px=32, channels=3)
   assert image.shape == (32, 32, 3)
   profile = image.mean(axis=(0, 2))
   np.testing.assert_allclose(np.diff(profile), 255 / 800 * 600 / 32, atol=1.5)

@@ -12,9 +12,11 @@ from PIL import ExifTags, Image
 
 from jssl.data import image as image_lib
 from jssl.data import prepare
+from jssl.data.arrays import DTYPES, largest, read_array, square_array, to_kind
+from jssl.data.decode import decode
 from jssl.data.encode import Kind, Options, encode
 from jssl.data.files import open_folder
-from jssl.data.image import UnsuitableImageError, read_array
+from jssl.data.image import UnsuitableImageError
 from jssl.data.open import open_source
 
 
@@ -139,7 +141,7 @@ def test_modes_become_rgb(mode, file_format):
   image = Image.new("RGBA", (16, 16), (200, 40, 90, 255)).convert(mode)
   whole = image.convert("RGB").getpixel((3, 3))
   data = save(image, file_format)
-  found = image_lib.decode(data, size_px=16, channels=3)
+  found = decode(data, size_px=16, channels=3)
   assert np.abs(found[3, 3].astype(int) - whole).max() <= 2
 
 
@@ -147,7 +149,7 @@ def test_modes_become_rgb(mode, file_format):
 def test_the_first_frame_is_read(file_format):
   frames = [Image.new("RGB", (16, 16), c) for c in ("red", "green", "blue")]
   data = save(frames[0], file_format, save_all=True, append_images=frames[1:])
-  found = image_lib.decode(data, size_px=16, channels=3)
+  found = decode(data, size_px=16, channels=3)
   assert np.abs(found[3, 3].astype(int) - (255, 0, 0)).max() <= 3
 
 
@@ -230,7 +232,7 @@ def test_values_are_mapped():
 def test_channels_are_resized_as_pillow_resizes_images(size_px):
   # Pillow clips 8 bits between the axes.
   pixels = 64 + random(9, 8, 3, dtype="uint8") // 2
-  expected = image_lib.decode(
+  expected = decode(
     save(Image.fromarray(pixels), "PNG"), size_px=size_px, channels=3
   )
   for array in (
@@ -238,10 +240,10 @@ def test_channels_are_resized_as_pillow_resizes_images(size_px):
     pixels.astype(np.uint16) * 257,
     np.float32(pixels) / 255,
   ):
-    found = image_lib.square_array(array, size_px)
+    found = square_array(array, size_px)
     assert found.dtype == array.dtype
     assert found.shape == expected.shape
-    values = found / image_lib.largest(array.dtype) * 255
+    values = found / largest(array.dtype) * 255
     assert np.abs(values - expected).max() <= 1
 
 
@@ -255,23 +257,21 @@ def test_a_range_is_mapped_in_a_set_of_8_bits_too():
 
 
 def test_channels_and_dtypes_are_converted():
-  uint8, uint16, float32 = image_lib.DTYPES
+  uint8, uint16, float32 = DTYPES
   gray, rgb = random(2, 3, 1), random(2, 3, 3)
-  assert image_lib.to_kind(rgb, 3, uint16) is rgb
+  assert to_kind(rgb, 3, uint16) is rgb
   np.testing.assert_array_equal(
-    image_lib.to_kind(gray, 4, uint16),
+    to_kind(gray, 4, uint16),
     np.concatenate([gray] * 3 + [np.full_like(gray, 65535)], axis=2),
   )
   luminance = rgb @ np.array([0.299, 0.587, 0.114])
   np.testing.assert_array_equal(
-    image_lib.to_kind(rgb, 1, uint16)[..., 0], np.rint(luminance)
+    to_kind(rgb, 1, uint16)[..., 0], np.rint(luminance)
   )
-  np.testing.assert_array_equal(
-    image_lib.to_kind(rgb, 3, uint8), np.rint(rgb / 257)
-  )
-  shares = image_lib.to_kind(rgb, 3, float32)
+  np.testing.assert_array_equal(to_kind(rgb, 3, uint8), np.rint(rgb / 257))
+  shares = to_kind(rgb, 3, float32)
   assert shares.dtype == np.float32
-  np.testing.assert_array_equal(image_lib.to_kind(shares, 3, uint16), rgb)
+  np.testing.assert_array_equal(to_kind(shares, 3, uint16), rgb)
 
 
 def test_opacity_of_16_bits_is_kept_when_asked(tmp_path):
@@ -318,7 +318,7 @@ def test_arrays_are_stored_and_read(tmp_path, dtype, stored_size_px):
   plain = tfds.data_source("mine", data_dir=data_dir, split="train")
   for row, name in zip(rows, source.fetch_names(rows), strict=True):
     array = np.load(folder / name)
-    expected = image_lib.square_array(array, 4)
+    expected = square_array(array, 4)
     np.testing.assert_array_equal(images[row], expected)
     stored = expected if stored_size_px else array
     np.testing.assert_array_equal(plain[int(row)]["image"], stored)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from data.stores import STORES, add, encode, noise, table, write_tars
 
-from jssl.data import copies, image
+from jssl.data import copies
+from jssl.data.decode import decode
 from jssl.data.open import open_source
 from jssl.data.source import Named, Segmented
 
@@ -39,10 +40,7 @@ def opened(data_dir, name="animals", **options):
 
 def decoded(images, rows, size_px=6, channels=3):
   return np.stack(
-    [
-      image.decode(images[row], size_px=size_px, channels=channels)
-      for row in rows
-    ]
+    [decode(images[row], size_px=size_px, channels=channels) for row in rows]
   )
 
 

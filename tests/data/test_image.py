@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import ExifTags, Image
 
-from jssl.data import image as image_lib
 from jssl.data import prepare
+from jssl.data.decode import decode
 from jssl.data.encode import Options
 from jssl.data.open import open_source
 
@@ -120,7 +120,7 @@ def test_transparency_is_kept_when_asked(tmp_path, caplog, stored_size_px):
 
 def test_transparency_of_a_record_is_composited_too():
   """A set may come from elsewhere."""
-  pixels = image_lib.decode(drawing("RGBA"), size_px=8, channels=3)
+  pixels = decode(drawing("RGBA"), size_px=8, channels=3)
   assert tuple(pixels[0, -1]) == WHITE
 
 
@@ -166,8 +166,8 @@ def turned(orientation, file_format="JPEG"):
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_orientation_is_applied_at_read_time(orientation, file_format):
   size = {"size_px": 16, "channels": 3}
-  found = image_lib.decode(turned(orientation, file_format), **size)
-  expected = image_lib.decode(encode(quarters()), **size)
+  found = decode(turned(orientation, file_format), **size)
+  expected = decode(encode(quarters()), **size)
   assert np.abs(found.astype(int) - expected).mean() < 5
 
 
@@ -189,7 +189,7 @@ def test_orientation_is_applied_in_prepare(
   # JPEGs stay JPEGs, and those that are upright stay as they are.
   assert record["image"].startswith(b"\xff\xd8")
   assert (record["image"] == data) == (orientation == 1 and size == 16)
-  expected = image_lib.decode(encode(quarters()), size_px=size, channels=3)
+  expected = decode(encode(quarters()), size_px=size, channels=3)
   found = source.fetch(np.array([0]))["image"][0]
   assert np.abs(found.astype(int) - expected).mean() < 20
   plain = plain_images(data_dir)[0]
@@ -205,12 +205,12 @@ def test_a_damaged_png_is_not_decoded(size_px, damage):
   flipped = bytes([data[middle] ^ 255])
   data = data[:middle] + (flipped + data[middle + 1 :]) * (damage == "flipped")
   with pytest.raises((OSError, SyntaxError)):
-    image_lib.decode(data, size_px=size_px, channels=1)
+    decode(data, size_px=size_px, channels=1)
 
 
 def test_malformed_metadata_is_no_damage():
   data = encode(quarters(), "JPEG", exif=b"Exif\0\0not a TIFF header at all")
-  assert image_lib.decode(data, size_px=8, channels=3).shape == (8, 8, 3)
+  assert decode(data, size_px=8, channels=3).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from jssl.data import image as image_lib
 from jssl.data import jpeg
+from jssl.data.decode import decode
 
 
 def drawing(width, height, mode="RGB"):
@@ -56,7 +57,7 @@ def exact(encoded, size_px, mode):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_squares_are_resized_as_by_pillow(size, channels):
   encoded = encode(drawing(*size))
-  found = image_lib.decode(encoded, size_px=32, channels=channels)
+  found = decode(encoded, size_px=32, channels=channels)
   assert jpeg.decode_square(encoded, size_px=32, channels=channels) is not None
   expected = exact(encoded, 32, image_lib.MODES[channels])
   assert psnr(found, expected) > 53  # An error of rounding alone is 59.
@@ -71,13 +72,13 @@ def test_large_images_are_decoded_smaller(size, monkeypatch):
   encoded = encode(drawing(*size))
   shapes = []
 
-  def decode(*args, decode_jpeg=jpeg.simplejpeg.decode_jpeg, **options):
+  def noted(*args, decode_jpeg=jpeg.simplejpeg.decode_jpeg, **options):
     pixels = decode_jpeg(*args, **options)
     shapes.append(pixels.shape)
     return pixels
 
-  monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", decode)
-  found = image_lib.decode(encoded, size_px=32, channels=3)
+  monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", noted)
+  found = decode(encoded, size_px=32, channels=3)
   (shape,) = shapes
   assert 64 <= min(shape[:2]) < min(size)
   assert psnr(found, exact(encoded, 32, "RGB")) > 36
@@ -93,7 +94,7 @@ def test_images_of_the_size_are_those_of_pillow(
   encoded = encode(
     drawing(48, 48, mode), subsampling=subsampling, progressive=progressive
   )
-  found = image_lib.decode(encoded, size_px=48, channels=channels)
+  found = decode(encoded, size_px=48, channels=channels)
   own = image_lib.MODES[channels]
   square = np.asarray(image_lib.square(encoded, own, 48))
   np.testing.assert_array_equal(found, np.atleast_3d(square))
@@ -102,7 +103,7 @@ def test_images_of_the_size_are_those_of_pillow(
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
 def test_other_colours(mode):
   encoded = encode(drawing(50, 37, mode))
-  found = image_lib.decode(encoded, size_px=32, channels=3)
+  found = decode(encoded, size_px=32, channels=3)
   assert psnr(found, exact(encoded, 32, "RGB")) > 36
 
 
@@ -113,14 +114,14 @@ def test_damage_is_told_as_by_pillow(channels):
     with pytest.raises(OSError, match=damage) as by_pillow:
       image_lib.square(cut, image_lib.MODES[channels], 32)
     with pytest.raises(OSError, match=damage) as found:
-      image_lib.decode(cut, size_px=32, channels=channels)
+      decode(cut, size_px=32, channels=channels)
     assert type(found.value) is type(by_pillow.value)
 
 
 def test_number_of_pixels_is_limited(monkeypatch):
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
   with pytest.raises(Image.DecompressionBombError, match="1850 pixels"):
-    image_lib.decode(encode(drawing(50, 37)), size_px=32, channels=3)
+    decode(encode(drawing(50, 37)), size_px=32, channels=3)
 
 
 def test_orientation_in_either_kind_of_metadata():
@@ -131,21 +132,21 @@ def test_orientation_in_either_kind_of_metadata():
   icc = b"\xff\xe1\xff\xda" * 100
   upright = encode(drawn, icc_profile=icc)
   assert not jpeg.has_metadata(upright)
-  expected = np.rot90(image_lib.decode(upright, size_px=32, channels=3), -1)
+  expected = np.rot90(decode(upright, size_px=32, channels=3), -1)
   for options in ({"exif": exif}, {"xmp": xmp}):
     encoded = encode(drawn, icc_profile=icc, **options)
     assert jpeg.has_metadata(encoded)
-    found = image_lib.decode(encoded, size_px=32, channels=3)
+    found = decode(encoded, size_px=32, channels=3)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_threads_have_memory_of_their_own():
   files = [encode(drawing(300 + i, 200 + i)) for i in range(8)]
 
-  def decode(encoded):
-    return image_lib.decode(encoded, size_px=32, channels=3)
+  def square(encoded):
+    return decode(encoded, size_px=32, channels=3)
 
-  expected = [decode(encoded) for encoded in files]
+  expected = [square(encoded) for encoded in files]
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    found = list(pool.map(decode, files * 10))
+    found = list(pool.map(square, files * 10))
   np.testing.assert_array_equal(found, expected * 10)

@@ -13,8 +13,8 @@ from data.listing import list_splits
 from PIL import Image
 
 from jssl.data import layout, prepare
+from jssl.data.decode import decode
 from jssl.data.encode import Options, encode
-from jssl.data.image import decode
 from jssl.data.open import open_source
 from jssl.data.source import InMemory
 

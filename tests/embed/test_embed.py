@@ -11,8 +11,8 @@ from shipped import ROOT
 
 import jssl
 from jssl import mesh as mesh_lib
+from jssl.data.decode import decode
 from jssl.data.files import open_folder, open_list
-from jssl.data.image import decode
 from jssl.data.open import open_source
 from jssl.data.source import InMemory
 from jssl.embed import Pretrained, embed, store
