@@ -15,7 +15,7 @@ from data.listing import list_source
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jssl.data import folder, manifest, prepare
+from jssl.data import folder, manifest, parts, prepare
 from jssl.data.encode import Options
 from jssl.data.open import open_source
 
@@ -114,8 +114,8 @@ def test_the_set_does_not_depend_on_parts_and_processes(
 ):
   whole, summary = prepared(source, tmp_path / "whole")
   monkeypatch.setattr(manifest, "PART_IMAGES", 3)
-  parts, same = prepared(source, tmp_path / "parts", workers=workers)
-  assert contents(parts) == contents(whole)
+  in_parts, same = prepared(source, tmp_path / "parts", workers=workers)
+  assert contents(in_parts) == contents(whole)
   assert same == summary.replace(
     str(tmp_path / "whole"), str(tmp_path / "parts")
   )
@@ -171,9 +171,9 @@ def test_a_killed_command_continues(
   monkeypatch.setattr(manifest, "PART_IMAGES", 5)
   kill(source, tmp_path / "data", place)
   calls = []
-  encode = folder.encode
+  encode = parts.encode
   monkeypatch.setattr(
-    folder, "encode", lambda data, **o: calls.append(data) or encode(data, **o)
+    parts, "encode", lambda data, **o: calls.append(data) or encode(data, **o)
   )
   directory, _ = prepared(source, tmp_path / "data")
   assert contents(directory) == contents(whole)
@@ -224,7 +224,7 @@ def test_damage_is_told_as_a_whole_and_omitted_without_reading_again(
   assert [line.partition(": truncated")[0] for line in lines] == [
     str(path.relative_to(source)) for path in damaged
   ]
-  monkeypatch.setattr(folder, "encode", None)
+  monkeypatch.setattr(parts, "encode", None)
   directory, summary = prepared(
     source, tmp_path / "data", options=Options(skip_damaged=True)
   )
