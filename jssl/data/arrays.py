@@ -103,6 +103,8 @@ def _read_tiff(data: bytes, background: str | None) -> np.ndarray | None:
       (tifffile.EXTRASAMPLE.ASSOCALPHA,),
       (tifffile.EXTRASAMPLE.UNASSALPHA,),
     ):
+      if page.extrasamples == (tifffile.EXTRASAMPLE.ASSOCALPHA,):
+        array = _unassociated(array)
       array = _composite(array, background)
     tag = page.tags.get(_ORIENTATION_TAG)
     return turned(array, tag.value if tag else 1)
@@ -140,6 +142,21 @@ def _read_deep_colour(
       turn = orientation(image)
   array = turned(halves[0] << 8 | halves[1], turn)
   return _composite(array, background) if array.shape[2] == 4 else array
+
+
+def _unassociated(
+  array: Num[np.ndarray, "h w 4"],
+) -> Num[np.ndarray, "h w 4"]:
+  """Divides colours by the opacity that they are multiplied by."""
+  if array.dtype.kind not in "uf":
+    return array
+  most = largest(array.dtype)
+  colours, opacity = array[..., :3].astype(float), array[..., 3:]
+  whole = np.zeros_like(colours)
+  np.divide(colours * most, opacity, out=whole, where=opacity > 0)
+  if most > 1:
+    whole = np.rint(whole.clip(0, most))
+  return np.concatenate([whole.astype(array.dtype), opacity], axis=2)
 
 
 def _composite(

@@ -256,6 +256,26 @@ def test_a_range_is_mapped_in_a_set_of_8_bits_too():
   np.testing.assert_allclose(pixels, array / 4095 * 255, atol=1)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_opacity_of_tiff_files(dtype):
+  """Colours are multiplied by the opacity in one kind of file only."""
+  tifffile = pytest.importorskip("tifffile")
+  most = largest(np.dtype(dtype))
+  straight = np.array([[1, 0.5, 0, 1], [1, 0.5, 0, 0.5], [0, 0, 0, 0]])[None]
+  multiplied = np.concatenate(
+    [straight[..., :3] * straight[..., 3:], straight[..., 3:]], axis=2
+  )
+  for kind, shares in (("unassalpha", straight), ("assocalpha", multiplied)):
+    file = io.BytesIO()
+    pixels = (shares * most).astype(dtype)
+    tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=[kind])
+    kept = read_array(file.getvalue(), background=None) / most
+    np.testing.assert_allclose(kept, straight, atol=1e-4)
+    found = read_array(file.getvalue()) / most
+    expected = [[1, 0.5, 0], [1, 0.75, 0.5], [1, 1, 1]]
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
 def test_channels_and_dtypes_are_converted():
   uint8, uint16, float32 = DTYPES
   gray, rgb = random(2, 3, 1), random(2, 3, 3)
