@@ -679,7 +679,7 @@ def study(*arguments):
     (["methods", "--config=FILE"], "--workdir is required"),
     (
       ["forecast", "--workdir=gs://bucket/W"],
-      "gs://bucket/W: expected a folder on a",
+      "gs://bucket/W: expected a path on a disk",
     ),
     (["methods", "--sed=2"], "Unknown command line flag 'sed'"),
   ],
