@@ -56,9 +56,9 @@ watch() {
     *running*) return ;;
     *"ended 1 "*) finish 1 ;;
   esac
-  at=$(grep -o 'at [0-9]*$' <<<"$states" | sort -nk2 | tail -1) || true
-  [ "$at" = "$newest" ] || tries=0
-  newest=$at
+  at=$(grep -o 'at [0-9]*$' <<<"$states" | cut -d' ' -f2 | sort -n | tail -1) || true
+  # A worker that does not answer, or has a new disk, is no progress.
+  if [ "${at:-0}" -gt "$newest" ]; then tries=0 newest=$at; fi
   [ $((tries += 1)) -le 3 ] || finish 1
   train "$@" || true
 }
@@ -67,7 +67,7 @@ if [ -n "$dry_run" ]; then
   create && train "$@" && worker_states && delete_slice
   exit
 fi
-states='' before='' newest='at 0' tries=0 silent=0
+states='' before='' newest=0 tries=0 silent=0
 while :; do
   case $(state) in
     NOT_FOUND) create || [ $((tries += 1)) -lt 3 ] ;;

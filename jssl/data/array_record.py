@@ -309,10 +309,7 @@ def open_prepared(
   except tfds.core.DatasetNotFoundError as error:
     advice = f"run: {_prepare_command(name, data_dir)}"
     if is_url(data_dir or ""):
-      advice = (
-        "prepare it on a disk, and copy its folder there; only prepared sets "
-        "are read from a store"
-      )
+      advice = "prepare it on a disk, and copy its folder there"
     raise FileNotFoundError(
       f"data.name={name!r} is not in {data_dir or tfds.core.constants.DATA_DIR}"
       f" (data.data_dir); {advice}"

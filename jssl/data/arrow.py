@@ -30,6 +30,8 @@ from jssl.data.array_record import (
 )
 from jssl.data.copies import arrow_file
 from jssl.data.image import FORMATS, GRAYSCALE_MODES, check_mode
+from jssl.runtime.files import fetch
+from jssl.runtime.paths import StorePath, as_path
 
 Path = pathlib.Path
 
@@ -140,6 +142,21 @@ class Records:
     return [self._read(row) for row in rows]
 
 
+def _local(data_dir: str | None, name: str) -> Path:
+  """Returns the path of a set; that of a copy if it is in a store."""
+  folder = as_path(data_dir or tfds.core.constants.DATA_DIR)
+  if not isinstance(folder, StorePath):
+    return folder / name
+  if (folder / name).is_file():
+    names = [name]
+  else:
+    names = [f"{name}/{path}" for path in (folder / name).objects()]
+  if any(Path(path).name == "features.json" for path in names):
+    names = []  # It is one of TFDS.
+  wanted = (*_SUFFIXES, "/dataset_dict.json")
+  return fetch(folder, [path for path in names if path.endswith(wanted)]) / name
+
+
 def _list_files(root: Path) -> list[Path]:
   """Returns the files of a set; [] if it is one of TFDS or has none."""
   if root.is_file():
@@ -186,19 +203,26 @@ def _schema(path: Path) -> tuple[pa.Schema, int]:
   return schema, int(bounds[-1])
 
 
-def _values(path: Path, column: str, rows: int | None = None) -> Iterator[Any]:
-  """Yields the values of a column, or of its first rows."""
+def _batches(path: Path, column: str, rows: int = 2**16) -> Iterator[pa.Array]:
+  """Yields the values of a column; `rows` of a Parquet file at once."""
   if path.suffix == ".parquet":
     with pq.ParquetFile(path) as file:
-      for batch in file.iter_batches(rows or 2**16, columns=[column]):
-        yield from batch.column(0).to_pylist()
-        if rows:
-          return
-    return
-  for batch in _open(str(arrow_file(path)))[1]:
-    yield from batch.column(column).slice(0, rows).to_pylist()
-    if rows:
-      return
+      for batch in file.iter_batches(rows, columns=[column]):
+        yield batch.column(0)
+  else:
+    for batch in _open(str(arrow_file(path)))[1]:
+      yield batch.column(column)
+
+
+def _distinct(files: Sequence[Path], column: str) -> set[Any]:
+  """Returns the values of a column but missing labels."""
+  values = {
+    value
+    for path in files
+    for batch in _batches(path, column)
+    for value in batch.unique().to_pylist()
+  }
+  return values - {None, -1}
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
@@ -230,8 +254,7 @@ def _label_column(
   texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
   if not (texts or pa.types.is_integer(kind)):
     return None, (), {}
-  values = {value for path in files for value in _values(path, key)}
-  values -= {None, -1}
+  values = _distinct(files, key)
   numbers = all(re.fullmatch("[0-9]+", str(value)) for value in values)
   ordered = sorted(values, key=int if numbers else str)
   classes = {value: label for label, value in enumerate(ordered)}
@@ -243,7 +266,8 @@ def _channels(name: str, files: Sequence[Path], column: str) -> int:
   modes = set()
   for path in files[:: -(-len(files) // _LOOK_FILES)]:
     arrow = path if path.suffix == ".parquet" else arrow_file(path)
-    for value in _values(path, column, _LOOK_ROWS):
+    first = next(_batches(path, column, _LOOK_ROWS), pa.nulls(0))
+    for value in first.slice(0, _LOOK_ROWS).to_pylist():
       encoded, _ = _encoded(value, str(path), str(arrow))
       try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
@@ -314,7 +338,7 @@ def open_arrow(
     ValueError: if a file is damaged, the split is missing, or there are no
       images of 8 bits per channel.
   """
-  root = Path(data_dir or tfds.core.constants.DATA_DIR, name)
+  root = _local(data_dir, name)
   files = _list_files(root)
   if not files:
     return None

@@ -13,8 +13,7 @@ import json
 import os
 import pathlib
 import tarfile
-import tempfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +21,7 @@ from absl import logging
 
 from jssl.data.image import is_damage
 from jssl.data.layout import file_name
-from jssl.runtime.files import user_cache
+from jssl.runtime.files import make_once, open_atomically, user_cache
 
 Path = pathlib.Path
 
@@ -42,11 +41,11 @@ _EXPECTED_TAR = (
 )
 
 
-def _copy_parquet(path: Path, out: Path) -> None:
+def _copy_parquet(path: Path, out: BinaryIO) -> None:
   # Batch by batch: a file may be larger than the memory.
   with pq.ParquetFile(path) as file:
     schema = file.schema_arrow
-    with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, schema) as to:
+    with pa.ipc.new_file(out, schema) as to:
       for batch in file.iter_batches(batch_size=100):
         to.write_batch(batch)
 
@@ -60,7 +59,7 @@ def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
   return str(text) if text not in (None, "") else None
 
 
-def _index_tar(path: Path, out: Path) -> None:
+def _index_tar(path: Path, out: BinaryIO) -> None:
   samples: dict[str, dict[str, Any]] = {}
   repeated = 0
   with tarfile.open(path, "r:") as tar:
@@ -94,7 +93,7 @@ def _index_tar(path: Path, out: Path) -> None:
       without,
       repeated,
     )
-  with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, _INDEX) as to:
+  with pa.ipc.new_file(out, _INDEX) as to:
     to.write_table(pa.Table.from_pylist(rows, _INDEX))
 
 
@@ -121,16 +120,15 @@ def arrow_file(path: Path) -> Path:
     writable = os.access(places[0], os.W_OK)
   except OSError:
     writable = False
-  folder = places[0] if writable else places[1]
-  folder.mkdir(parents=True, exist_ok=True)
-  made = folder / name
+  made = places[0 if writable else 1] / name
   tar = path.suffix == ".tar"
-  logging.info("%s %s to %s.", "Indexing" if tar else "Copying", path, made)
-  # Other processes may make the same file at the same time.
-  with tempfile.TemporaryDirectory(dir=folder) as temporary:
-    out = Path(temporary, name)
+  with make_once(made) as missing:
+    if not missing:
+      return made
+    logging.info("%s %s to %s.", "Indexing" if tar else "Copying", path, made)
     try:
-      (_index_tar if tar else _copy_parquet)(path, out)
+      with open_atomically(made) as out:
+        (_index_tar if tar else _copy_parquet)(path, out)
     except Exception as error:
       if not is_damage(error):
         raise
@@ -138,5 +136,4 @@ def arrow_file(path: Path) -> Path:
       raise ValueError(
         f"{path} is damaged ({error}); {expected}; write or download it again"
       ) from error
-    out.replace(made)
   return made

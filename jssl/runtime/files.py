@@ -190,16 +190,27 @@ def fetch(folder: Path, names: Sequence[str]) -> pathlib.Path:
   versions = [folder.call("ukey", str(folder / name)) for name in names]
   about = repr((str(folder), [*names], versions)).encode()
   target = user_cache() / "fetched" / hashlib.sha256(about).hexdigest()[:16]
-  target.parent.mkdir(parents=True, exist_ok=True)
-  # Other processes of this machine wait for the copy.
-  with target.with_suffix(".lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not target.exists():
+  with make_once(target) as missing:
+    if missing:
       with new_folder(target) as copies:
         for name in names:
           (copies / name).parent.mkdir(parents=True, exist_ok=True)
           (folder / name).download(copies / name)
   return target
+
+
+@contextlib.contextmanager
+def make_once(path: pathlib.Path) -> Iterator[bool]:
+  """Yields True if `path` does not exist and this process is to make it.
+
+  Other processes wait. On a file system without locks they make it too, so it
+  has to be written atomically.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.with_name(f"{path.name}.lock").open("w") as lock:
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    yield not path.exists()
 
 
 def user_cache() -> pathlib.Path:

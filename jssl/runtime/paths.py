@@ -7,8 +7,10 @@
 - there are no locks, nothing can be appended, and a rename copies.
 """
 
+import contextlib
 import errno
 import glob
+import io
 import os
 import pathlib
 import re
@@ -21,6 +23,49 @@ from etils import epath
 _LISTED_ONCE = ("gs", "s3", "az", "abfs", "hf")
 # Of errors that recur. Others may be those of a network.
 _DENIED = re.compile("forbidden|unauthorized|denied|credentials", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+  """Makes OSErrors of all errors of a store."""
+  try:
+    yield
+  except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
+    text = error.strerror or str(error)
+    raise type(error)(error.errno, text, path) from error
+  except Exception as error:  # Of any package that fsspec uses.
+    code = errno.EACCES if _DENIED.search(repr(error)) else errno.EIO
+    text = f"{type(error).__name__}: {error}".strip()
+    raise OSError(code, text, path) from error
+
+
+class _Reader(io.RawIOBase):
+  """Reads an open object; errors of the store are OSErrors."""
+
+  def __init__(self, file: Any, path: str) -> None:
+    self._file, self._path = file, path
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    return self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def readinto(self, buffer: Any) -> int:
+    with _os_errors(self._path):
+      data = self._file.read(len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+  def close(self) -> None:
+    self._file.close()
+    super().close()
 
 
 class StorePath(epath.Path):
@@ -50,15 +95,8 @@ class StorePath(epath.Path):
         f"{self}: {error}; `pip install 'jssl[gcs]'` is for gs://, "
         "`pip install 'jssl[s3]'` for s3://"
       ) from error
-    try:
+    with _os_errors(str(self)):
       return getattr(system, method)(*args, **kwargs)
-    except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
-      text = error.strerror or str(error)
-      raise type(error)(error.errno, text, str(self)) from error
-    except Exception as error:  # Of any package that fsspec uses.
-      code = errno.EACCES if _DENIED.search(repr(error)) else errno.EIO
-      text = f"{type(error).__name__}: {error}".strip()
-      raise OSError(code, text, str(self)) from error
 
   def info(self) -> dict[str, Any] | None:
     """Returns the metadata of an object or folder; None if there is none."""
@@ -107,8 +145,12 @@ class StorePath(epath.Path):
     }
 
   def open(self, mode: str = "r", **kwargs: Any) -> Any:
-    """Opens an object to read it."""
-    return self.call("open", str(self), mode, **kwargs)
+    """Opens an object to read its bytes, or text as in `io.TextIOWrapper`."""
+    if mode not in ("r", "rb"):
+      raise ValueError(f"{self}: expected mode 'r' or 'rb', not {mode!r}")
+    file = _Reader(self.call("open", str(self), "rb"), str(self))
+    buffered = io.BufferedReader(file)
+    return buffered if mode == "rb" else io.TextIOWrapper(buffered, **kwargs)
 
   def read_bytes(self) -> bytes:
     """Reads an object."""
@@ -132,6 +174,13 @@ class StorePath(epath.Path):
     return self.write_bytes(
       data.encode(encoding or "utf-8", errors or "strict")
     )
+
+  def create(self, text: str) -> None:
+    """Writes a new object; raises FileExistsError if there is one.
+
+    A store that has no such condition replaces it.
+    """
+    self.call("pipe_file", str(self), text.encode(), mode="create")
 
   def upload(self, source: pathlib.Path) -> None:
     """Copies a local file here, or the files of a folder, one after another."""

@@ -234,7 +234,8 @@ def lock(workdir: str | os.PathLike, name: str) -> Iterator[None]:
   The kernel releases the lock of a process that ends. Network file systems may
   not show it to other hosts, so its holder also renews the time of the file: a
   lock of another host counts unless it is not renewed for `_STALE_SECONDS`. In
-  a store the object is the lock: its holder rewrites it, and removes it.
+  a store the object is the lock: only one process can create it, its holder
+  rewrites it, and removes it.
 
   Raises:
     ValueError: on every process, if another run holds the lock.
@@ -252,7 +253,7 @@ def lock(workdir: str | os.PathLike, name: str) -> Iterator[None]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
       }
       if _acquire(path, file, own):
-        stack.callback(_release, path, file)
+        stack.callback(_release, path, file, own)
         stack.enter_context(_renewed(path, own))
       else:
         who = "a process that has just started"
@@ -301,19 +302,30 @@ def _acquire(path: Path, file: TextIO | None, own: Mapping[str, Any]) -> bool:
     file.write(json.dumps(own))
     file.flush()
     os.fsync(file.fileno())  # Other hosts see no buffers.
-  else:
-    files.write_json(path, own)
+  elif isinstance(path, StorePath):
+    if holder:
+      path.unlink(missing_ok=True)
+    try:
+      path.create(json.dumps(own))
+    except FileExistsError:
+      return False
   if not has_locks:
     # Another host may have read the file before this one wrote it.
     time.sleep(_SETTLE_SECONDS)
   return files.read_json(path) == own
 
 
-def _release(path: Path, file: TextIO | None) -> None:
+def _is_own(path: Path, own: Mapping[str, Any]) -> bool:
+  holder = files.read_json(path) or {}
+  return {**holder, **own} == holder
+
+
+def _release(path: Path, file: TextIO | None, own: Mapping[str, Any]) -> None:
   if file:
     file.truncate(0)
-  else:
-    with contextlib.suppress(OSError):  # It is stale later.
+    return
+  with contextlib.suppress(OSError):  # It is stale later.
+    if _is_own(path, own):
       path.unlink()
 
 
@@ -332,10 +344,18 @@ def _renewed(path: Path, own: Mapping[str, Any]) -> Iterator[None]:
   def renew() -> None:
     while not ended.wait(_STALE_SECONDS / 4):
       with contextlib.suppress(OSError):  # A later attempt may succeed.
-        if isinstance(path, StorePath):
+        if not isinstance(path, StorePath):
+          os.utime(path)
+        elif _is_own(path, own):
           files.write_json(path, {**own, "renewed": time.time()})
         else:
-          os.utime(path)
+          logging.error(
+            "%s is not renewed: this process has lost it to another run (%s). "
+            "Stop one of the two.",
+            path,
+            files.read_json(path),
+          )
+          return
 
   thread = threading.Thread(target=renew, daemon=True)
   thread.start()

@@ -4,6 +4,8 @@ import json
 import pathlib
 import pickle
 import tarfile
+import time
+from concurrent import futures
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from jssl.data import copies
 from jssl.data.decode import decode
 from jssl.data.open import open_source
 from jssl.data.source import Named, Segmented
+from jssl.runtime.paths import as_path
 
 IMAGES, TEST_IMAGES, CLASSES = 40, 7, ["cat", "dog", "elk"]
 ALL = {
@@ -184,6 +187,44 @@ def test_files_are_read_once_until_they_change(kind, tmp_path, monkeypatch):
       path.replace(tmp_path / path.relative_to(tmp_path / "new"))
   found = opened(tmp_path).fetch(np.arange(3))["image"]
   np.testing.assert_array_equal(found, decoded(changed["train"][0], range(3)))
+
+
+@pytest.mark.parametrize("kind", ["Parquet", "tar"])
+def test_a_file_is_read_once_by_processes_that_start_together(
+  kind, tmp_path, monkeypatch
+):
+  STORES[kind](tmp_path / "animals", ALL, CLASSES)
+  (path, *_) = (
+    p
+    for p in (tmp_path / "animals").rglob("*")
+    if p.suffix in (".parquet", ".tar")
+  )
+  name = "_index_tar" if kind == "tar" else "_copy_parquet"
+  write, written = getattr(copies, name), []
+
+  def slow(path, out):
+    written.append(path)
+    time.sleep(0.3)
+    write(path, out)
+
+  monkeypatch.setattr(copies, name, slow)
+  # Locks of files exclude threads that open them on their own too.
+  with futures.ThreadPoolExecutor(4) as pool:
+    made = set(pool.map(copies.arrow_file, [path] * 4))
+  assert len(made) == len(written) == 1
+
+
+def test_a_set_in_a_bucket_is_copied(store, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  kind, data_dir = store
+  url = f"memory://bucket/{kind}"
+  as_path(url).upload(data_dir)
+  rows = np.arange(IMAGES)
+  here, there = (opened(folder).fetch(rows) for folder in (data_dir, url))
+  for key, values in here.items():
+    np.testing.assert_array_equal(there[key], values)
+  with pytest.raises(FileNotFoundError, match="copy its folder there"):
+    opened(url, name="absent")
 
 
 @pytest.mark.parametrize("kind", ["Parquet", "tar"])

@@ -202,6 +202,15 @@ def test_a_run_that_dies_and_gets_on_is_started_again(attend):
     ('echo OOPS; [ "${PWD: -6}" = 0/jssl ] && exit 134; exit 1', {}, 1, 1),
     # What isn't installed isn't started.
     ("exit 0", {"PIP": "1"}, 0, 3),
+    # A checkpoint that is seen now and then is not a new one each time.
+    (
+      f'echo OOPS; [ "${{PWD: -6}}" = 0/jssl ] || exit 134; cd "$FAKE/W"; '
+      f"mv checkpoints hidden || mv hidden checkpoints || {{ {SAVE} }}; "
+      "exit 134",
+      {},
+      4,
+      4,
+    ),
   ],
 )
 def test_a_run_that_fails_is_given_up(attend, train, environ, starts, installs):

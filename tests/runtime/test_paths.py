@@ -272,6 +272,57 @@ def test_two_hosts_write_a_lock_at_once(folder, monkeypatch):
   assert path.read_text() == other
 
 
+def test_a_lock_is_created_by_one_host(monkeypatch):
+  # The emulator of gs:// ignores the condition.
+  folder = as_path(f"memory://bucket/{uuid.uuid4().hex}")
+  other = '{"host": "elsewhere", "pid": 7}'
+  read, reads = files.read_json, []
+
+  def read_before_the_other_writes(path):
+    reads.append(path)
+    if len(reads) > 1:
+      return read(path)
+    path.write_text(other)
+    return None
+
+  monkeypatch.setattr(files, "read_json", read_before_the_other_writes)
+  with (
+    pytest.raises(ValueError, match="in use by process 7 on elsewhere"),
+    lock(folder, "lock"),
+  ):
+    pass
+  assert (folder / "lock").read_text() == other
+
+
+def test_a_lock_that_was_lost_is_left_alone(folder, monkeypatch, caplog):
+  monkeypatch.setattr(workdir_lib, "_STALE_SECONDS", 0.4)
+  monkeypatch.setattr(workdir_lib, "_SETTLE_SECONDS", 0.05)
+  other = '{"host": "elsewhere", "pid": 7}'
+  with lock(folder, "lock"):
+    (folder / "lock").write_text(other)
+    threading.Event().wait(0.5)
+  assert (folder / "lock").read_text() == other
+  assert "lost it to another run" in caplog.text
+
+
+def test_an_error_while_reading_is_an_os_error(monkeypatch):
+  path = as_path(f"memory://bucket/{uuid.uuid4().hex}")
+  path.write_bytes(bytes(9))
+  with path.open("rb") as file:
+    assert file.read(4) == bytes(4)
+  file = path.open("rb")
+
+  def fail(*args):
+    raise RuntimeError("reset by peer")
+
+  monkeypatch.setattr(fsspec.implementations.memory.MemoryFile, "read", fail)
+  with pytest.raises(OSError, match="RuntimeError: reset by peer") as error:
+    file.read()
+  assert error.value.filename == str(path)
+  with pytest.raises(ValueError, match="expected mode"):
+    path.open("wb")
+
+
 @pytest.mark.usefixtures("bucket")
 def test_the_store_knows_the_digests_of_a_checkpoint(tmp_path):
   saved = as_path("gs://bucket/digests/8")
