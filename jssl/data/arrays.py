@@ -76,8 +76,12 @@ def _read_npy(data: bytes) -> np.ndarray:
   return values.reshape(shape, order="F" if column_first else "C")
 
 
-def _read_tiff(data: bytes, background: str | None) -> np.ndarray | None:
-  """Reads the first page of a TIFF file; None if pillow decodes all of it."""
+def _read_tiff(data: bytes) -> tuple[np.ndarray | None, bool]:
+  """Reads the first page of a TIFF file; None if pillow decodes all of it.
+
+  Returns:
+    The pixels, and True if the last channel is opacity.
+  """
   with (
     contextlib.suppress(UnidentifiedImageError),
     Image.open(io.BytesIO(data), formats=("TIFF",)) as image,
@@ -85,7 +89,7 @@ def _read_tiff(data: bytes, background: str | None) -> np.ndarray | None:
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits, samples = max(tags.get(_BITS_TAG, (1,))), tags.get(_SAMPLES_TAG, 1)
     if samples <= len(image.getbands()) and (bits <= 8 or samples == 1):
-      return _read_deep(image)
+      return _read_deep(image), False
   try:
     import tifffile
   except ImportError as error:
@@ -96,18 +100,25 @@ def _read_tiff(data: bytes, background: str | None) -> np.ndarray | None:
   with tifffile.TiffFile(io.BytesIO(data)) as file:
     page = file.pages.first
     _check_size(*page.shape)
-    array = page.asarray()
+    try:
+      array = page.asarray()
+    except Exception as error:  # tifffile has none of its own for packages.
+      needed = "'imagecodecs' package" in str(error)
+      if not (needed or isinstance(error, ImportError)):
+        raise
+      raise ImportError(
+        f"this TIFF file needs imagecodecs: pip install 'jssl[tiff]' ({error})"
+      ) from error
     if page.axes.startswith("S"):
       array = np.moveaxis(array, 0, -1)
-    if page.photometric == tifffile.PHOTOMETRIC.RGB and page.extrasamples in (
-      (tifffile.EXTRASAMPLE.ASSOCALPHA,),
-      (tifffile.EXTRASAMPLE.UNASSALPHA,),
-    ):
-      if page.extrasamples == (tifffile.EXTRASAMPLE.ASSOCALPHA,):
-        array = _unassociated(array)
-      array = _composite(array, background)
+    rgb = page.photometric == tifffile.PHOTOMETRIC.RGB
+    kinds = tifffile.EXTRASAMPLE
+    multiplied = rgb and page.extrasamples == (kinds.ASSOCALPHA,)
+    opacity = multiplied or (rgb and page.extrasamples == (kinds.UNASSALPHA,))
+    if multiplied:
+      array = _unassociated(array)
     tag = page.tags.get(_ORIENTATION_TAG)
-    return turned(array, tag.value if tag else 1)
+    return turned(array, tag.value if tag else 1), opacity
 
 
 def _read_deep(image: Image.Image) -> np.ndarray | None:
@@ -127,9 +138,7 @@ def _png_header(data: bytes) -> bytes:
   return data[24:26] if data.startswith(b"\x89PNG") else b""
 
 
-def _read_deep_colour(
-  data: bytes, background: str | None
-) -> UInt16[np.ndarray, "h w c"]:
+def _read_deep_colour(data: bytes) -> UInt16[np.ndarray, "h w c"]:
   """Reads all 16 bits of a PNG file, of which pillow gives the upper 8."""
   halves = []
   for order in ("B", "L"):  # Unpacks the upper byte, then the lower one.
@@ -140,8 +149,7 @@ def _read_deep_colour(
       image.load()
       halves.append(np.asarray(image).astype(np.uint16))
       turn = orientation(image)
-  array = turned(halves[0] << 8 | halves[1], turn)
-  return _composite(array, background) if array.shape[2] == 4 else array
+  return turned(halves[0] << 8 | halves[1], turn)
 
 
 def _unassociated(
@@ -187,6 +195,15 @@ def read_array(
   background: str | None = "white",
   value_range: tuple[float, float] | None = None,
 ) -> Num[np.ndarray, "h w c"] | None:
+  """Returns the array of `read_array_and_opacity`."""
+  return read_array_and_opacity(data, background, value_range)[0]
+
+
+def read_array_and_opacity(
+  data: bytes,
+  background: str | None,
+  value_range: tuple[float, float] | None,
+) -> tuple[Num[np.ndarray, "h w c"] | None, bool]:
   """Decodes a file that pillow does not decode to 8 bits of 1, 3 or 4 channels.
 
   These are NumPy files, one channel of more than 8 bits, PNG files of RGB with
@@ -202,25 +219,31 @@ def read_array(
       than 8 bits; values outside become the nearer of the two.
 
   Returns:
-    The array, or None for an 8-bit image, such as any JPEG file.
+    The array, or None for an 8-bit image, such as any JPEG file; and True if
+    the array of the file has opacity.
 
   Raises:
     UnsuitableImageError: if the array is no image, or values are out of range.
     DecompressionBombError: if the array is too large.
-    ImportError: if the file needs tifffile, which is not installed.
+    ImportError: if the file needs a package that is not installed.
     Exception: any other, if the file is damaged.
   """
-  array = None
+  array, opacity = None, False
   if data.startswith(_NPY_MAGIC):
     array = _read_npy(data)
   elif data.startswith(_TIFF_MAGIC):
-    array = _read_tiff(data, background)
+    array, opacity = _read_tiff(data)
   elif is_deep_colour(data):
-    array = _read_deep_colour(data, background)
+    array = _read_deep_colour(data)
+    opacity = array.shape[2] == 4
   elif data.startswith(_DEEP_MAGIC) or _png_header(data) == b"\x10\0":
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
       array = _read_deep(image)
-  return None if array is None else _to_stored(array, value_range)
+  if array is None:
+    return None, False
+  if opacity:
+    array = _composite(array, background)
+  return _to_stored(array, value_range), opacity
 
 
 def _to_stored(

@@ -1,5 +1,6 @@
 """Encodes an image file as `jssl prepare folder` stores it."""
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -14,7 +15,7 @@ from PIL import Image, ImageColor
 from jssl.data.arrays import (
   DTYPES,
   is_deep_colour,
-  read_array,
+  read_array_and_opacity,
   square_array,
   to_kind,
 )
@@ -22,6 +23,7 @@ from jssl.data.image import (
   FORMATS,
   GRAYSCALE_MODES,
   MODES,
+  UNREADABLE_ERRORS,
   UnsuitableImageError,
   check_mask_mode,
   check_mode,
@@ -220,17 +222,18 @@ def encode(
   if options.max_pixels:  # Pillow decodes up to twice this number.
     Image.MAX_IMAGE_PIXELS = options.max_pixels // 2
   try:
-    array = None
+    array, opacity = None, False
     # Pillow's 8 bits of a PNG file with 16 bits are the upper ones, which is
     # enough if no range is mapped.
     eight_bits = kind is not None and kind.dtype == np.uint8
     if options.value_range or not (eight_bits and is_deep_colour(data)):
       background = None if options.keep_alpha else options.background
-      array = read_array(
-        data, background=background, value_range=options.value_range
+      array, opacity = read_array_and_opacity(
+        data, background, options.value_range
       )
     if array is not None:
-      return _encode_array(array, options, kind)
+      encoded = _encode_array(array, options, kind)
+      return encoded._replace(transparent=opacity)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
       check_mode(image)
       channels = 1 if image.mode in GRAYSCALE_MODES else 3
@@ -255,17 +258,36 @@ def encode(
     ) from error
 
 
+def mask_path(masks: pathlib.Path, path: str) -> pathlib.Path:
+  """Returns the path of the mask of an image of a folder."""
+  return (masks / path).with_suffix(".png")
+
+
+def describe_mask(masks: pathlib.Path | None, path: str) -> str:
+  """Returns size and time of change of a mask; "" if there is none."""
+  if masks:
+    with contextlib.suppress(OSError):
+      info = mask_path(masks, path).stat()
+      return f"{info.st_size} {info.st_mtime_ns}"
+  return ""
+
+
 def read_mask(
   path: pathlib.Path, size: tuple[int, int], image_path: pathlib.Path
 ) -> bytes:
   """Returns the PNG file with the mask of an image of (width, height).
 
   Raises:
-    ValueError: if the mask is missing, damaged or of another size.
+    ValueError: if the mask is missing, unreadable, damaged or of another size.
   """
-  if not path.is_file():
-    raise ValueError(f"{path} is missing; expected a mask for {image_path}")
-  data = path.read_bytes()
+  try:
+    data = path.read_bytes()
+  except UNREADABLE_ERRORS as error:
+    missing = isinstance(error, FileNotFoundError)
+    state = "missing" if missing else f"unreadable ({error.strerror})"
+    raise ValueError(
+      f"{path} is {state}; expected a mask for {image_path}"
+    ) from error
   try:
     with Image.open(io.BytesIO(data), formats=("PNG",)) as mask:
       check_mask_mode(mask)
@@ -276,7 +298,8 @@ def read_mask(
         )
       mask.load()
   except Exception as error:
-    if not is_damage(error):
+    too_large = isinstance(error, Image.DecompressionBombError)
+    if not (is_damage(error) or too_large):
       raise
     raise ValueError(f"{path}: {describe_damage(error)}") from error
   return data

@@ -12,15 +12,9 @@ from PIL import Image
 
 from jssl.data.arrays import DTYPES, read_array
 from jssl.data.decode import decode
-from jssl.data.image import describe_damage, is_damage
+from jssl.data.image import UNREADABLE_ERRORS, describe_damage, is_damage
 from jssl.data.layout import file_name, list_files
 from jssl.data.source import DamagedImage, HostBatch, Rows, make_fingerprint
-
-# Files that cannot be opened, whatever the load of the file system.
-_UNREADABLE = (
-  *(FileNotFoundError, PermissionError),
-  *(IsADirectoryError, NotADirectoryError),
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,12 +70,14 @@ class ImageFiles:
         channels=channels,
         dtype=self.image_dtype,
       )
+    except ImportError as error:
+      raise ValueError(f"{file_name(self.paths[row])}: {error}") from error
     except Exception as error:  # pillow has no one exception for damaged files.
-      skipped = (*_UNREADABLE, Image.DecompressionBombError, ImportError)
+      skipped = (*UNREADABLE_ERRORS, Image.DecompressionBombError)
       if not (is_damage(error) or isinstance(error, skipped)):
         raise
       reason = describe_damage(error)
-      if isinstance(error, _UNREADABLE):
+      if isinstance(error, UNREADABLE_ERRORS):
         reason = str(error.strerror)
       raise DamagedImage(f"{file_name(self.paths[row])}: {reason}") from error
 

@@ -28,6 +28,7 @@ from jssl.data.parts import encode_all, image_feature
 from jssl.runtime import files
 
 _VERSION = tfds.core.Version("1.0.0")
+_PASSED_OVER = "passed_over.jsonl"
 # Classes that a summary counts.
 _SUMMARY_CLASSES = 20
 
@@ -82,22 +83,27 @@ class Folder(  # type: ignore[call-arg]
         writer.write(path, ((0, r) for r in itertools.islice(records, length)))
       splits.append(tfds.core.SplitInfo(split, lengths, size, template))
     self.info.set_splits(tfds.core.SplitDict(splits))
-    self._manifest.write_passed_over(Path(self.data_dir, "passed_over.jsonl"))
+    self._manifest.write_passed_over(Path(self.data_dir, _PASSED_OVER))
 
 
 def _check(manifest: Manifest, source: Path, options: Options) -> None:
   """Raises ValueError if images have problems, or a split has none left."""
-  if problems := manifest.problems(damage=not options.skip_damaged):
+  number, lines = manifest.problems(damage=not options.skip_damaged)
+  if number:
+    if more := number - len(lines):
+      all_lines = manifest.folder / _PASSED_OVER
+      manifest.write_passed_over(all_lines)
+      lines.append(f"and {more:,} more, see {all_lines}")
     omit = "" if options.skip_damaged else ", or omit damage: --skip_damaged"
     raise ValueError(
-      f"{source}: images that cannot be stored: {len(problems):,}; repair or "
-      f"remove them{omit}:\n" + "\n".join(problems)
+      f"{source}: images that cannot be stored: {number:,}; repair or "
+      f"remove them{omit}:\n" + "\n".join(lines)
     )
   for split, (number, _) in manifest.splits().items():
     if not number:
       raise ValueError(
-        f"{source}: all images of the split {split} are damaged; expected some "
-        "that are not"
+        f"{source}: all images of the split {split} are damaged or unreadable; "
+        "expected some that are not"
       )
 
 
@@ -201,7 +207,7 @@ def prepare_folder(
     for folder in target.parent.glob(f"incomplete.*_{_VERSION}"):
       shutil.rmtree(folder)
     settings = dataclasses.replace(options, skip_damaged=False), PIL.__version__
-    manifest.scan(layout, labels=labels, settings=settings)
+    manifest.scan(layout, labels=labels, settings=settings, masks=options.masks)
     kinds = encode_all(manifest, source, options, workers)
     _check(manifest, source, options)
     _warn(manifest, kinds, options)

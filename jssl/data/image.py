@@ -36,6 +36,13 @@ _UPRIGHT = {
 }
 
 
+# Files that cannot be opened, whatever the load of the file system.
+UNREADABLE_ERRORS = (
+  *(FileNotFoundError, PermissionError),
+  *(IsADirectoryError, NotADirectoryError),
+)
+
+
 class UnsuitableImageError(ValueError):
   """A whole image whose shape or values are not those of a set."""
 

@@ -4,8 +4,8 @@ The folder has a subfolder for each class, or only images for an unlabelled set.
 Labels may also come from elsewhere; then folders are no classes.
 
 Subfolders `train` and `test`, `val`, `valid` or `validation` at the top are
-splits. With `train` alone or none of them, a tenth of each class becomes
-`test`, chosen by a hash of the file names.
+splits. Without `test`, `val` becomes `test`. With `train` alone or none of
+them, a tenth of each class does, chosen by a hash of the file names.
 
 Links are followed, also out of the folder, but no folder may be in two classes.
 Hidden files and folders and files with other suffixes are passed over.
@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from absl import logging
@@ -42,6 +42,8 @@ _SPLITS = {
   **dict.fromkeys(("val", "valid", "validation"), "val"),
   "test": "test",
 }
+# Names or lines of a message.
+MOST_LISTED = 20
 _NOT_IN_A_LINE = re.compile("[\\r\\n\\ud800-\\udfff]")
 
 
@@ -83,6 +85,13 @@ def printable(path: pathlib.PurePath | str) -> str:
     c if c.isprintable() else c.encode("unicode_escape").decode()
     for c in file_name(path)
   )
+
+
+def _join(names: Sequence[str]) -> str:
+  """Returns the first names in one line, and the number of others."""
+  more = len(names) - MOST_LISTED
+  rest = f" and {more:,} more" if more > 0 else ""
+  return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def _reason(name: str, *, hidden: bool) -> str:
@@ -171,7 +180,11 @@ class _Walk:
           elif not entry.is_file():
             yield File(entry.path, "that are no regular files")
           else:
-            info = entry.stat()
+            try:
+              info = entry.stat()
+            except FileNotFoundError:
+              yield File(entry.path, "that have vanished")
+              continue
             about = split, label, info.st_size, info.st_mtime_ns
             yield File(entry.path, "", *about)
       folders += sorted(subfolders, reverse=True)
@@ -198,8 +211,8 @@ def _split_folders(source: Path, *, by_folder: bool) -> dict[str, str]:
   if others or len(folders) < len([s for s in names.values() if s]):
     raise ValueError(
       f"{source} has folders of splits ({', '.join(_SPLITS)}) twice or beside "
-      f"folders of classes: {[c.name for c in children]}; expected only one of "
-      "them; move or rename the others"
+      f"folders of classes: {_join([repr(c.name) for c in children])}; "
+      "expected only one of them; move or rename the others"
     )
   if "test" not in folders and "val" in folders:
     folders["test"] = folders.pop("val")
@@ -285,8 +298,10 @@ class Layout:
           "remove the class"
         )
     for split, own in groups.items():
-      if unknown := sorted(set(own) - set(classes)):
-        raise ValueError(f"split {split} has classes not in train: {unknown}")
+      if unknown := list(map(repr, sorted(set(own) - set(classes)))):
+        raise ValueError(
+          f"split {split} has classes not in train: {_join(unknown)}"
+        )
 
   def _check_folders(self, folder: Path, own: Mapping[str, Group]) -> None:
     children = [c for c in folder.iterdir() if c.is_dir()]
@@ -299,8 +314,8 @@ class Layout:
         f"{folder} has both folders and images ({printable(own[''].path)}, "
         f"...); expected a folder for each class, or only images; {unlabelled}"
       )
-    if empty := [name for name in names if name not in own]:
-      raise ValueError(f"{folder} has classes without images: {empty}")
+    if empty := [repr(name) for name in names if name not in own]:
+      raise ValueError(f"{folder} has classes without images: {_join(empty)}")
     if len(own) == 1:
       raise ValueError(
         f"{folder} has a single class, {names[0]}; expected two or more; "
@@ -311,10 +326,12 @@ class Layout:
 def check_class_names(source: Path | str, names: Iterable[str]) -> None:
   """Raises ValueError for names that TFDS would change, or that look alike."""
   # TFDS writes a name per line, as UTF-8, and strips it.
-  if odd := [n for n in names if n != n.strip() or _NOT_IN_A_LINE.search(n)]:
+  if odd := [
+    repr(n) for n in names if n != n.strip() or _NOT_IN_A_LINE.search(n)
+  ]:
     raise ValueError(
       f"{source} has classes whose names begin or end with a space, contain a "
-      f"line break or are not UTF-8: {odd}; rename these classes"
+      f"line break or are not UTF-8: {_join(odd)}; rename these classes"
     )
   alike = collections.defaultdict(list)
   for name in names:
@@ -322,7 +339,7 @@ def check_class_names(source: Path | str, names: Iterable[str]) -> None:
   if same := [ascii(own) for own in alike.values() if len(own) > 1]:
     raise ValueError(
       f"{source} has classes that have the same name in another form of "
-      f"Unicode: {', '.join(same)}; rename or join them"
+      f"Unicode: {_join(same)}; rename or join them"
     )
 
 
@@ -341,7 +358,7 @@ def list_files(folder: Path) -> Classes:
   walk = _Walk(os.fspath(folder), by_folder=True)
   found = list(walk.files(os.fspath(folder)))
   others = collections.Counter(file.reason for file in found if file.reason)
-  counts = ", ".join(f"{n} {reason}" for reason, n in sorted(others.items()))
+  counts = _join([f"{n} {reason}" for reason, n in sorted(others.items())])
   counts = f"; passed over: {counts}" if counts else ""
   images = sorted(Path(file.path) for file in found if not file.reason)
   if not images:

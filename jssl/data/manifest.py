@@ -20,8 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from jssl.data.encode import Kind
-from jssl.data.layout import SUFFIXES, Group, Layout, Path, file_name, printable
+from jssl.data.encode import Kind, describe_mask
+from jssl.data.layout import (
+  MOST_LISTED,
+  SUFFIXES,
+  Group,
+  Layout,
+  Path,
+  file_name,
+  printable,
+)
 from jssl.runtime.files import open_atomically
 
 # Images and bytes of the files of a part, which is encoded and kept as a whole.
@@ -32,6 +40,8 @@ _CACHE_KIB = 2**15
 _BATCH = 1000
 # Files that a summary names for each reason.
 _EXAMPLES = 3
+# Reason of files that cannot be opened, which is no property of their bytes.
+UNREADABLE = "unreadable"
 _TABLES = """
 create table if not exists files (
   path blob primary key, split text, label blob, size int, mtime_ns int
@@ -43,7 +53,7 @@ create table if not exists parts (part integer primary key, split, file text);
 create table if not exists images (
   place integer primary key, part int, path blob, label int, bytes int,
   channels int, dtype text, width int, height int, transparent int,
-  rounded int, problem text, damaged int
+  rounded int, problem text, damaged int, mask text
 );
 create index if not exists images_of_part on images (part);
 create table if not exists listed (fingerprint text);
@@ -76,7 +86,8 @@ class Stored(NamedTuple):
     transparent: True if some pixels of the original may be transparent.
     rounded: True if the values of the original are more precise.
     problem: why there is no record; "" if there is one.
-    damaged: True if the problem is a damaged file.
+    damaged: True if --skip_damaged omits the file.
+    mask: size and time of change of the mask; "" without one.
   """
 
   bytes: int = 0
@@ -88,6 +99,7 @@ class Stored(NamedTuple):
   rounded: bool = False
   problem: str = ""
   damaged: bool = False
+  mask: str = ""
 
   def kind(self) -> Kind:
     """Returns the kind of the image, if there is a record."""
@@ -222,14 +234,20 @@ class Manifest:
     return self._rows(query, *values).fetchone()[0]
 
   def scan(
-    self, layout: Layout, *, labels: Path | None, settings: object
+    self,
+    layout: Layout,
+    *,
+    labels: Path | None,
+    settings: object,
+    masks: Path | None = None,
   ) -> None:
     """Lists the source; drops the records if it or the settings have changed.
 
     Args:
       layout: the source.
       labels: CSV file of labels; None for those of the layout.
-      settings: what the records depend on beside the source.
+      settings: what the records depend on beside the source and the masks.
+      masks: folder of the masks; None without.
 
     Raises:
       ValueError: if the source is no set, see `Layout.check`, or labels do not
@@ -275,10 +293,15 @@ class Manifest:
       self._place()
       self._rows("delete from listed")
       self._rows("insert into listed values (?)", found)
-    # Masks, for example, may have been repaired.
+    self._db.create_function(
+      "describe_mask", 1, lambda path: describe_mask(masks, os.fsdecode(path))
+    )
+    # Masks and permissions, for example, may have been repaired.
     self._rows(
-      "update parts set file = null where part in "
-      "(select part from images where problem != '' and not damaged)"
+      "update parts set file = null where part in (select part from images "
+      "where problem != '' and not damaged or problem like ? "
+      "or problem = '' and mask != describe_mask(path))",
+      f"{UNREADABLE}%",
     )
     self._rows("commit")
     if changed and before:
@@ -385,7 +408,7 @@ class Manifest:
         )
         for place, path, label, *stored in self._rows(
           "select place, path, label, bytes, channels, dtype, width, height, "
-          "transparent, rounded, problem, damaged from images "
+          "transparent, rounded, problem, damaged, mask from images "
           "where part = ? order by place",
           number,
         )
@@ -397,8 +420,8 @@ class Manifest:
     self._rows("begin")
     self._db.executemany(
       "update images set bytes = ?, channels = ?, dtype = ?, width = ?, "
-      "height = ?, transparent = ?, rounded = ?, problem = ?, damaged = ? "
-      "where place = ?",
+      "height = ?, transparent = ?, rounded = ?, problem = ?, damaged = ?, "
+      "mask = ? where place = ?",
       [
         (*one, entry.place)
         for one, entry in zip(stored, part.entries, strict=True)
@@ -431,18 +454,18 @@ class Manifest:
     """Returns the number of images whose records are less precise."""
     return self._value("select count(*) from images where rounded")
 
-  def problems(self, *, damage: bool) -> list[str]:
-    """Returns a line for each image without a record.
+  def problems(self, *, damage: bool) -> tuple[int, list[str]]:
+    """Returns the number of images without a record, and lines of the first.
 
     Args:
       damage: True to include damaged files.
     """
+    found = "from images where problem != '' and (not damaged or ?)"
     rows = self._rows(
-      "select path, problem from images where problem != '' "
-      "and (not damaged or ?) order by path",
-      damage,
+      f"select path, problem {found} order by path limit ?", damage, MOST_LISTED
     )
-    return [f"{printable(os.fsdecode(path))}: {why}" for path, why in rows]
+    lines = [f"{printable(os.fsdecode(path))}: {why}" for path, why in rows]
+    return self._value(f"select count(*) {found}", damage), lines
 
   def splits(self) -> dict[str, tuple[int, int]]:
     """Returns the number of records and of their bytes, by split."""
@@ -490,10 +513,13 @@ class Manifest:
         out.write(json.dumps(line).encode() + b"\n")
 
   def describe_passed_over(self) -> list[str]:
-    """Returns a line for each reason, with the first files."""
+    """Returns a line for each of the first reasons, with the first files."""
     lines = []
+    reasons = self._value("select count(distinct kind) from all_passed_over")
     for kind, number in self._rows(
-      "select kind, count(*) from all_passed_over group by 1 order by 2 desc, 1"
+      "select kind, count(*) from all_passed_over "
+      "group by 1 order by 2 desc, 1 limit ?",
+      MOST_LISTED,
     ).fetchall():
       names = self._rows(
         "select path from all_passed_over where kind = ? order by 1 limit ?",
@@ -502,4 +528,6 @@ class Manifest:
       examples = [printable(os.fsdecode(name)) for (name,) in names]
       rest = ", ..." if number > len(examples) else ""
       lines.append(f"{number:,} {kind}: {', '.join(examples)}{rest}")
+    if more := reasons - len(lines):
+      lines.append(f"{more:,} more reasons")
     return lines

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from absl import logging
+from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jssl.data import manifest as manifest_lib
@@ -23,10 +24,13 @@ from jssl.data.encode import (
   DamagedFile,
   Kind,
   Options,
+  describe_mask,
   encode,
   join_kinds,
+  mask_path,
   read_mask,
 )
+from jssl.data.image import FORMATS, UNREADABLE_ERRORS
 from jssl.data.layout import Path, file_name
 from jssl.data.manifest import Entry, Manifest, Part, Stored
 from jssl.runtime import files
@@ -94,22 +98,55 @@ def _serialize(example: Mapping[str, Any]) -> bytes:
   return message.SerializeToString(deterministic=True)
 
 
+def _describe_size(path: str) -> str:
+  """Returns the size of an image in pixels, or else that of its file."""
+  with (
+    contextlib.suppress(Exception),
+    Image.open(path, formats=FORMATS) as image,
+  ):
+    return f"{image.width} x {image.height} px"
+  return f"a file of {files.format_bytes(os.path.getsize(path))}"
+
+
 def _encode_entry(entry: Entry, task: _Task) -> tuple[bytes, Stored]:
   """Returns the record of an image, b"" if it has a problem."""
-  options, path = task.options, os.path.join(task.source, entry.path)
-  with open(path, "rb") as file:
-    data = file.read()
+  path = os.path.join(task.source, entry.path)
   try:
-    image = encode(data, options=options, kind=task.kind)
-    example: dict[str, Any] = {"file_name": file_name(entry.path).encode()}
-    if entry.label >= 0:
-      example["label"] = [entry.label]
-    if options.masks:
-      mask = (options.masks / entry.path).with_suffix(".png")
-      example["mask"] = read_mask(mask, image.size, Path(path))
+    return _record(entry, task, path)
   except ValueError as error:
     damaged = isinstance(error, DamagedFile)
     return b"", Stored(problem=str(error), damaged=damaged)
+  except UNREADABLE_ERRORS as error:
+    # Without the folder, its disk may have been removed.
+    if not task.source.is_dir():
+      raise
+    problem = f"{manifest_lib.UNREADABLE} ({error.strerror})"
+    return b"", Stored(problem=problem, damaged=True)
+  except OSError as error:
+    # Unlike those of opening, errors of reading do not name their file.
+    error.filename = error.filename or path
+    raise
+  except MemoryError:
+    problem = (
+      f"not enough memory for {_describe_size(path)}; use fewer --workers, "
+      "make the image smaller or remove it"
+    )
+    return b"", Stored(problem=problem)
+
+
+def _record(entry: Entry, task: _Task, path: str) -> tuple[bytes, Stored]:
+  """Returns the record of an image at a path."""
+  options = task.options
+  # Before the mask is read, which may change meanwhile.
+  mask = describe_mask(options.masks, entry.path)
+  data = Path(path).read_bytes()
+  image = encode(data, options=options, kind=task.kind)
+  example: dict[str, Any] = {"file_name": file_name(entry.path).encode()}
+  if entry.label >= 0:
+    example["label"] = [entry.label]
+  if options.masks:
+    file = mask_path(options.masks, entry.path)
+    example["mask"] = read_mask(file, image.size, Path(path))
   if isinstance(image.data, bytes):
     example["image"] = image.data
   else:
@@ -119,7 +156,7 @@ def _encode_entry(entry: Entry, task: _Task) -> tuple[bytes, Stored]:
   record = _serialize(example)
   channels, dtype = image.kind
   about = channels, _name(dtype), *image.size, *image[3:]
-  return record, Stored(len(record), *about)
+  return record, Stored(len(record), *about, mask=mask)
 
 
 def _encode_part(task: _Task) -> list[Stored]:

@@ -15,8 +15,8 @@ them. All give the same records in the same order.
 `jssl/data/layout.py`; --labels=FILE.csv has a file name and a label on each
 line instead, and --unlabelled takes any folders as one set. Files that are
 passed over are in `passed_over.jsonl` of the set. The same command continues
-after it was killed. Orientations in EXIF are applied. A damaged image is an
-error; --skip_damaged omits it.
+after it was killed. Orientations in EXIF are applied. A damaged or
+unreadable image is an error; --skip_damaged omits it.
 Transparent images get a white background, or that of --background; --keep_alpha
 stores 4 channels instead. Images of 16 bits and floats in [0, 1] keep their
 values; --value_range=LOW,HIGH maps others. --channels=N takes images of N
@@ -69,7 +69,7 @@ _WORKERS = flags.DEFINE_integer(
   lower_bound=1,
 )
 _SKIP_DAMAGED = flags.DEFINE_bool(
-  "skip_damaged", False, "Omit damaged images of a folder."
+  "skip_damaged", False, "Omit damaged and unreadable images of a folder."
 )
 _BACKGROUND = flags.DEFINE_string(
   "background", "white", "Colour behind transparent pixels of a folder."

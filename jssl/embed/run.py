@@ -21,6 +21,7 @@ from jssl.augment.crop import CENTER_SHARE
 from jssl.config.build import has_teacher, read_config
 from jssl.config.schema import Probe
 from jssl.data import pipeline
+from jssl.data.layout import MOST_LISTED
 from jssl.data.source import Named, SkipDamaged, Source
 from jssl.embed import store
 from jssl.probe.features import variables_digest
@@ -362,8 +363,12 @@ def embed(
   progress = _Progress(len(source), first_row)
   _write_parts(parts, batches, source, rows, progress)
   written = _on_first(parts.join)
-  for row, reason in parts.damaged:
+  for row, reason in parts.damaged[:MOST_LISTED]:
     distributed.log_on_first(f"Omitted image {row}: {reason}")
+  if (more := len(parts.damaged) - MOST_LISTED) > 0:
+    distributed.log_on_first(
+      f"Omitted {more:,} more images; the metadata of {out} lists all."
+    )
   distributed.log_on_first(
     f"Wrote {out}: {written} rows of {width} features, "
     f"{len(source) - written} of {len(source)} images omitted "

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jssl.data import array_record, folder, pipeline, prepare
+from jssl.data import array_record, folder, manifest, pipeline, prepare
 from jssl.data.decode import decode
 from jssl.data.encode import Options
 from jssl.data.open import open_source
@@ -461,6 +461,10 @@ def test_masks_lie_on_their_images(segmented, in_memory, stored_size_px):
   ("break_mask", "match"),
   [
     (lambda path: path.unlink(), "3.png is missing; expected a mask for"),
+    (
+      lambda path: (path.unlink(), path.mkdir()),
+      r"3.png is unreadable \(Is a dir.*\); expected a mask for",
+    ),
     (lambda path: path.write_bytes(b""), "3.png: no image of a known format"),
     (
       lambda path: path.write_bytes(encode(np.zeros((5, 7), np.uint8))),
@@ -476,6 +480,26 @@ def test_masks_that_do_not_fit(segmented, break_mask, match):
   break_mask(segmented[1] / "a" / "3.png")
   with pytest.raises(ValueError, match=match):
     prepare_segmented(segmented)
+
+
+def test_masks_that_change_after_an_interruption(segmented, monkeypatch):
+  monkeypatch.setattr(manifest, "PART_IMAGES", 1)
+  break_mask, change = (segmented[1] / "a" / f"{i}.png" for i in (3, 4))
+  whole = break_mask.read_bytes()
+  break_mask.write_bytes(b"")
+  with pytest.raises(ValueError, match=r"3\.png: no image of a known"):
+    prepare_segmented(segmented)
+  break_mask.write_bytes(whole)
+  change.write_bytes(encode(np.full((32, 48), 2, np.uint8)))
+  source = open_source(
+    "scenes",
+    data_dir=prepare_segmented(segmented),
+    split="all",
+    image_size_px=16,
+  )
+  rows = np.arange(len(source))
+  changed = source.fetch_names(rows).index("a/4.png")
+  assert (source.fetch_masks(rows)[changed] == 2).all()
 
 
 def test_a_replaced_image_has_the_mask_of_its_replacement(segmented):

@@ -1,5 +1,6 @@
 """Images of 16 bits, floats and other numbers of channels."""
 
+import functools
 import io
 import json
 import struct
@@ -18,6 +19,7 @@ from jssl.data.encode import Kind, Options, encode
 from jssl.data.files import open_folder
 from jssl.data.image import UnsuitableImageError
 from jssl.data.open import open_source
+from jssl.data.source import DamagedImage
 
 
 @pytest.fixture(autouse=True)
@@ -463,3 +465,30 @@ def test_files_of_any_kind_where_they_are(tmp_path):
   np.testing.assert_array_equal(images[0], arrays[0])
   with pytest.raises(ValueError, match=r"npy2\.npy: 3 channels; expected 5"):
     source.fetch(np.array([2]))
+
+
+@pytest.mark.parametrize("file_format", ["png", "tiff"])
+def test_lost_opacity_of_16_bits_is_warned_of(tmp_path, caplog, file_format):
+  rgba = functools.partial(tiff, photometric="rgb", extrasamples=["unassalpha"])
+  encode_file = {"png": png, "tiff": rgba}[file_format]
+  arrays = [random(6, 6, 4)] * 5
+  prepare_folder(write(tmp_path / "files", arrays, file_format, encode_file))
+  assert "5 of 5 images have transparency" in caplog.text
+
+
+def test_a_missing_codec_is_no_damage(tmp_path, monkeypatch):
+  tifffile = pytest.importorskip("tifffile")
+
+  def fail(self):
+    raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+  monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
+  bands = functools.partial(tiff, **CONTIGUOUS)
+  folder = write(tmp_path / "files", [random(6, 6, 5)] * 3, "tiff", bands)
+  message = r"1\.tiff: this TIFF file needs imagecodecs: pip install .*LZW"
+  with pytest.raises(ValueError, match=message):
+    prepare_folder(folder, channels=5, skip_damaged=True)
+  source = open_folder(folder, image_size_px=6, channels=5)
+  with pytest.raises(ValueError, match=message) as caught:
+    source.fetch(np.array([1]))
+  assert not isinstance(caught.value, DamagedImage)

@@ -235,6 +235,75 @@ def test_damage_is_told_as_a_whole_and_omitted_without_reading_again(
   assert len(names(tmp_path / "data", "all")) == 25
 
 
+@pytest.fixture
+def failing(source, monkeypatch):
+  """Returns `(error) -> None`: a file cannot be read; None: it can again."""
+  path, read = source / "a" / "deep0" / "0.png", pathlib.Path.read_bytes
+
+  def fail(error):
+    def read_or_fail(self):
+      if self == path and error:
+        raise error
+      return read(self)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", read_or_fail)
+
+  return fail
+
+
+@pytest.mark.parametrize(
+  "error",
+  [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No")],
+)
+def test_an_unreadable_file_is_named_or_omitted(
+  source, tmp_path, failing, error
+):
+  skip = Options(skip_damaged=True)
+  failing(error)
+  match = rf"stored: 1; .*:\na/deep0/0\.png: unreadable .{error.strerror}"
+  with pytest.raises(ValueError, match=match):
+    prepared(source, tmp_path / "data")
+  _, summary = prepared(source, tmp_path / "skipped", options=skip)
+  assert "1 unreadable: a/deep0/0.png" in summary
+  failing(None)  # The bytes of the file are the same.
+  prepared(source, tmp_path / "data", options=skip)
+  assert len(names(tmp_path / "data", "all")) == 28
+
+
+def test_a_failing_disk_and_a_removed_one_stop(source, tmp_path, failing):
+  skip = Options(skip_damaged=True)
+  failing(OSError(5, "Input/output error"))
+  with pytest.raises(OSError, match=r"output error: '.*/a/deep0/0\.png'"):
+    prepared(source, tmp_path / "data", options=skip)
+  task = parts._Task(None, None, "", tmp_path / "removed", None, skip)
+  entry = manifest.Entry(0, "0.png", -1, manifest.Stored())
+  with pytest.raises(FileNotFoundError):
+    parts._encode_entry(entry, task)
+
+
+def test_an_image_that_is_too_large_for_the_memory(source, tmp_path, failing):
+  failing(MemoryError())
+  match = r"\na/deep0/0\.png: not enough memory for 6 x 6 px; use fewer --work"
+  with pytest.raises(ValueError, match=match):
+    prepared(source, tmp_path / "data", options=Options(skip_damaged=True))
+
+
+def test_long_lists_are_cut(source, tmp_path):
+  for path in source.rglob("*.*"):
+    path.write_bytes(b"")
+  for i in range(30):
+    (source / f"log.{i}").touch()
+  with pytest.raises(ValueError, match="stored: 28; ") as raised:
+    prepared(source, tmp_path / "data")
+  *lines, last = str(raised.value).splitlines()[1:]
+  assert len(lines) == 20
+  assert last.startswith("and 8 more, see ")
+  listed = pathlib.Path(last.removeprefix("and 8 more, see ")).read_text()
+  assert len(listed.splitlines()) == 28 + 30
+  lines = list_source(source)[1]
+  assert (len(lines), lines[-1]) == (21, "10 more reasons")
+
+
 def test_a_split_that_is_all_damaged(tmp_path):
   for split in ("train", "test"):
     for i in range(3):

@@ -1,12 +1,13 @@
 """Images that are taken from a folder, and counts of files left out."""
 
+import contextlib
 import os
 
 import pytest
 from data.listing import list_source, list_splits
 from PIL import Image
 
-from jssl.data import prepare
+from jssl.data import layout, prepare
 from jssl.data.open import open_source
 
 
@@ -48,6 +49,21 @@ def test_other_files_are_counted_by_reason(tmp_path):
     "2 without a suffix: a/LICENSE, b/LICENSE",
     "1 that are no regular files: a/pipe.png",
   ]
+
+
+def test_files_that_vanish_while_they_are_listed(tmp_path, monkeypatch):
+  write(tmp_path / "a")
+  scan = os.scandir
+
+  def scan_and_remove(folder):
+    entries = list(scan(folder))
+    (tmp_path / "a" / "3.png").unlink(missing_ok=True)
+    return contextlib.nullcontext(entries)
+
+  walk = layout._Walk(str(tmp_path), by_folder=True)
+  monkeypatch.setattr(os, "scandir", scan_and_remove)
+  found = [file.reason for file in walk.files(str(tmp_path / "a"))]
+  assert sorted(found) == [*[""] * 4, "that have vanished"]
 
 
 def test_nothing_is_said_of_a_folder_that_is_taken_whole(tmp_path):

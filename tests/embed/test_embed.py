@@ -263,7 +263,10 @@ def test_eight_devices_equal_one(backbone, labelled, tmp_path, monkeypatch):
   assert about(eight) == about(one)
 
 
-def test_images_that_cannot_be_read_are_listed(backbone, tmp_path, capsys):
+def test_images_that_cannot_be_read_are_listed(
+  backbone, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(run_module, "MOST_LISTED", 2)
   folder = write_images(tmp_path / "images", ["0.png", "1.png", "2.png"])
   whole = (folder / "0.png").read_bytes()
   (folder / "1.png").write_bytes(whole[: len(whole) // 2])
@@ -277,12 +280,13 @@ def test_images_that_cannot_be_read_are_listed(backbone, tmp_path, capsys):
   for line in (
     "Omitted image 1: 1.png: image file is truncated",
     "Omitted image 2: 3.npy: 5 channels; expected 3",
-    "Omitted image 3: 4.png: No such file or directory",
+    f"Omitted 1 more images; the metadata of {out} lists all.",
     "3 of 5 images omitted",
   ):
     assert line in output
   damaged = about(out)["damaged"]
   assert [row for row, _ in damaged] == [1, 2, 3]
+  assert damaged[2][1] == "4.png: No such file or directory"
 
 
 def test_nothing_to_read_and_nothing_finite(backbone, labelled, tmp_path):
