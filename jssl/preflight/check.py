@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jssl.config.parse import replace
 from jssl.config.schema import Config
 from jssl.preflight import targets
+from jssl.preflight.compiler import in_own_process
 from jssl.preflight.programs import FEATURES, STEP, Plan, programs
 from jssl.preflight.requirements import Requirements, measure
 from jssl.preflight.targets import Target
@@ -35,19 +36,36 @@ class Result(NamedTuple):
     return self.requirements[0]
 
 
+def _check_one(config: Config, target: Target, name: str) -> Result:
+  plan, compilable = programs(config, target.devices())
+  (program,) = (one for one in compilable if one.name == name)
+  return Result(target, plan, (measure(program, target, plan.mesh),))
+
+
 def check(config: Config, target: Target, *, only: str = "") -> Result:
   """Compiles the programs of a config, or `only` one of them, for a target.
+
+  Compilers of TPUs and GPUs run in a process for each program.
 
   Raises:
     ValueError, TypeError: if the config is invalid on these devices, or the
       target's compiler is not installed.
+    RuntimeError: if the compiler crashes.
   """
-  plan, compilable = programs(config, target.devices())
-  selected = [one for one in compilable if only in ("", one.name)]
+
+  def check_one(name: str) -> Result:
+    if target.kind == "cpu":
+      return _check_one(config, target, name)
+    return in_own_process(
+      target, f"the {name}", _check_one, config, target, name
+    )
+
   # Concurrently, because compilation is largely single-threaded.
-  with ThreadPoolExecutor(len(selected)) as threads:
-    found = threads.map(lambda one: measure(one, target, plan.mesh), selected)
-  return Result(target, plan, tuple(found))
+  names = [only] if only else [STEP, FEATURES]
+  with ThreadPoolExecutor(len(names)) as threads:
+    results = list(threads.map(check_one, names))
+  found = (one for result in results for one in result.requirements)
+  return results[0]._replace(requirements=tuple(found))
 
 
 class Trial(NamedTuple):

@@ -22,6 +22,7 @@ _ENVIRONMENT = {
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
 }
+_NO_TRITON = "--xla_gpu_enable_triton_gemm=false"
 
 
 class Chip(NamedTuple):
@@ -111,8 +112,8 @@ class Target:
       # Without a GPU there is no autotuning, and Triton fails to find tiles for
       # some products in scanned layers. cuBLAS does not need any.
       flags = os.environ.get("XLA_FLAGS", "")
-      flags += " --xla_gpu_enable_triton_gemm=false"
-      os.environ["XLA_FLAGS"] = flags.strip()
+      if _NO_TRITON not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_NO_TRITON}".strip()
     import jax
 
     jax.config.update("jax_platforms", "cpu")

@@ -12,6 +12,7 @@ import jssl
 from jssl.preflight.check import Result, Trial
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.requirements import Requirements
+from jssl.runtime.files import format_bytes
 
 MAX_LINES = 8
 _PROJECT = pathlib.Path(jssl.__file__).parents[1]
@@ -30,11 +31,11 @@ class Section(NamedTuple):
 
 
 def gib(size: int | None) -> str:
-  """Formats bytes in GiB or MiB."""
+  """Formats bytes in GiB, MiB or KiB."""
   if size is None:
     return "-"
   if abs(size) < 2**27:
-    return f"{size / 2**20:.1f} MiB"
+    return format_bytes(size) if size else "0"
   return f"{size / 2**30:.2f} GiB"
 
 
