@@ -10,6 +10,7 @@ import os
 import pathlib
 import resource
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -86,6 +87,12 @@ def raise_open_files_limit() -> int:
   return max(soft, limit)
 
 
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  # Named after the process: others, also of other hosts, may write the file.
+  process = f"{socket.gethostname()}.{os.getpid()}"
+  return path.with_name(f"{path.name}.{process}.tmp")
+
+
 def write_text(path: Path, text: str) -> None:
   r"""Writes a file atomically: on disk by a temporary file and a rename.
 
@@ -97,8 +104,7 @@ def write_text(path: Path, text: str) -> None:
   if isinstance(path, StorePath):
     path.write_text(text, errors="backslashreplace")
     return
-  # Named after the process: others may write the same file.
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  temporary = _temporary(path)
   try:
     temporary.write_text(text, "utf-8", errors="backslashreplace")
     temporary.replace(path)
@@ -122,7 +128,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
       path.upload(local)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  temporary = _temporary(path)
   try:
     with temporary.open("wb") as file:
       yield file
