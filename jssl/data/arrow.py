@@ -22,14 +22,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.utils.shard_utils import FileInstruction
 
-from jssl.data.array_record import (
+from jssl.data.copies import arrow_file
+from jssl.data.image import FORMATS, GRAYSCALE_MODES, check_mode
+from jssl.data.prepared import (
   MASK_KEYS,
   Prepared,
   SegmentedPrepared,
   check_open_files,
 )
-from jssl.data.copies import arrow_file
-from jssl.data.image import FORMATS, GRAYSCALE_MODES, check_mode
 from jssl.runtime.files import fetch
 from jssl.runtime.paths import StorePath, as_path
 

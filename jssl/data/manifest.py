@@ -1,4 +1,4 @@
-"""Images of a folder in the order of a prepared set, and which are encoded.
+"""Which images of a folder have records, as `listing` has put them in order.
 
 A manifest is a folder on disk: a table in SQLite, so that memory does not grow
 with the number of images, and files of encoded records. It outlives a process
@@ -6,9 +6,7 @@ that is killed, and the next one continues with it.
 """
 
 import contextlib
-import csv
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -20,11 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from jssl.data import listing
 from jssl.data.encode import Kind, describe_mask
 from jssl.data.layout import (
   MOST_LISTED,
-  SUFFIXES,
-  Group,
   Layout,
   Path,
   file_name,
@@ -36,8 +33,6 @@ from jssl.runtime.files import open_atomically
 PART_IMAGES = 1000
 _PART_BYTES = 2**26
 _CACHE_KIB = 2**15
-# Files that are listed before they are in the table.
-_BATCH = 1000
 # Files that a summary names for each reason.
 _EXAMPLES = 3
 # Reason of files that cannot be opened, which is no property of their bytes.
@@ -64,14 +59,6 @@ create view if not exists all_passed_over as
     union all select path, problem from images where problem != ''
   );
 """
-_HOLD_OUT = """
-update files set split = 'test' where path in (
-  select path from (
-    select path, count(*) over (partition by label) as number,
-      row_number() over (partition by label order by sha256(path)) as place
-    from files where split = 'train'
-  ) where place <= held_out(number)
-)"""
 
 
 class Stored(NamedTuple):
@@ -130,48 +117,6 @@ class Part(NamedTuple):
   entries: list[Entry]
 
 
-def _sort_key(split: str, path: bytes) -> bytes:
-  """Returns the hash by which TFDS orders the records of a split."""
-  return hashlib.md5(split.encode() + path, usedforsecurity=False).digest()
-
-
-def _sha256(path: bytes) -> bytes:
-  return hashlib.sha256(path).digest()
-
-
-def _held_out(images: int) -> int:
-  """Returns how many images of a class become `test`."""
-  return max(1, round(images / 10))
-
-
-def read_labels(path: Path) -> Iterator[tuple[int, str, str]]:
-  """Yields line number, file name and label of each row of a CSV file.
-
-  Raises:
-    ValueError: if a row is not a file name and a label.
-  """
-  with path.open(
-    newline="", encoding="utf-8-sig", errors="surrogateescape"
-  ) as file:
-    rows = csv.reader(file)
-    try:
-      for row in rows:
-        line = rows.line_num
-        # The first line may have the names of the columns.
-        if not row or (line == 1 and not row[0].lower().endswith(SUFFIXES)):
-          continue
-        if len(row) != 2 or not all(row):
-          raise ValueError(
-            f"--labels={path}: line {line} has {row}; expected a file name and "
-            "a label, as in a/b.png,cat"
-          )
-        yield line, os.path.normpath(row[0]), row[1]
-    except csv.Error as error:
-      raise ValueError(
-        f"--labels={path}: line {rows.line_num}: {error}; expected CSV"
-      ) from error
-
-
 class Manifest:
   """The images of a folder; see the top of this module.
 
@@ -190,9 +135,6 @@ class Manifest:
     self._db = sqlite3.connect(
       folder / "manifest.sqlite", timeout=0, isolation_level=None
     )
-    self._db.create_function("sort_key", 2, _sort_key, deterministic=True)
-    self._db.create_function("sha256", 1, _sha256, deterministic=True)
-    self._db.create_function("held_out", 1, _held_out, deterministic=True)
     try:
       self._db.executescript(f"""
         pragma cache_size = -{_CACHE_KIB};
@@ -253,36 +195,10 @@ class Manifest:
       ValueError: if the source is no set, see `Layout.check`, or labels do not
         fit.
     """
-    self._db.executescript(
-      "begin; delete from files; delete from labels; delete from passed_over;"
+    self._rows("begin")
+    self.classes = listing.list_source(
+      self._db, layout, labels=labels, omit=self.folder
     )
-    start = len(os.path.join(layout.source, ""))
-    files = layout.files(omit=self.folder)
-    while batch := list(itertools.islice(files, _BATCH)):
-      self._db.executemany(
-        "insert into passed_over values (?, ?)",
-        [(os.fsencode(f.path[start:]), f.reason) for f in batch if f.reason],
-      )
-      self._db.executemany(
-        "insert into files values (?, ?, ?, ?, ?)",
-        [
-          (os.fsencode(path[start:]), split, os.fsencode(label), *about)
-          for path, reason, split, label, *about in batch
-          if not reason
-        ],
-      )
-    if labels:
-      self._label(labels)
-    groups: dict[str, dict[str, Group]] = {}
-    for split, label, number, path in self._rows(
-      "select split, label, count(*), min(path) from files group by 1, 2"
-    ):
-      group = Group(number, os.fsdecode(path))
-      groups.setdefault(split, {})[os.fsdecode(label)] = group
-    layout.check(groups)
-    self.classes = sorted(groups["train"].keys() - {""})
-    if "test" not in groups:
-      self._rows(_HOLD_OUT)
     fingerprint = hashlib.sha256(repr((self.classes, settings)).encode())
     for row in self._rows("select * from files"):
       fingerprint.update(repr(row).encode())
@@ -290,7 +206,11 @@ class Manifest:
     before = self._rows("select fingerprint from listed").fetchone()
     changed = before != (found,)
     if changed:
-      self._place()
+      listing.place(
+        *(self._db, self.classes),
+        most_images=PART_IMAGES,
+        most_bytes=_PART_BYTES,
+      )
       self._rows("delete from listed")
       self._rows("insert into listed values (?)", found)
     self._db.create_function(
@@ -311,71 +231,6 @@ class Manifest:
       )
       for path in self.folder.glob("*.records"):
         path.unlink()
-
-  def _label(self, csv_file: Path) -> None:
-    """Labels the files by a CSV file of names and labels."""
-    for line, name, label in read_labels(csv_file):
-      path = os.fsencode(name)
-      new = "insert or ignore into labels values (?, ?)"
-      if self._rows(new, path, os.fsencode(label)).rowcount:
-        continue
-      known = self._value("select label from labels where path = ?", path)
-      if label != (before := os.fsdecode(known)):
-        raise ValueError(
-          f"--labels={csv_file}: line {line} gives {printable(name)} the label "
-          f"{label!r}, an earlier line {before!r}; expected one label"
-        )
-      repeated = f"of repeated lines in {csv_file.name}"
-      self._rows("insert into passed_over values (?, ?)", path, repeated)
-    first = self._value("select min(path) from files")
-    named = self._value("select min(path) from labels")
-    self._rows(
-      "insert into passed_over select path, ? from labels "
-      "where path not in (select path from files)",
-      f"in {csv_file.name}, but no images of the source",
-    )
-    self._rows(
-      "insert into passed_over select path, ? from files "
-      "where path not in (select path from labels)",
-      f"without a line in {csv_file.name}",
-    )
-    self._rows("delete from files where path not in (select path from labels)")
-    self._rows(
-      "update files set label = "
-      "(select label from labels where labels.path = files.path)"
-    )
-    if first and not self._value("select count(*) from files"):
-      example = printable(os.fsdecode(named or b"no line"))
-      raise ValueError(
-        f"--labels={csv_file} names no image of the source: expected names "
-        f"such as {printable(os.fsdecode(first))}, got {example}"
-      )
-
-  def _place(self) -> None:
-    """Puts the images in order, and in parts without records."""
-    self._rows("delete from images")
-    self._rows("delete from parts")
-    numbers = {os.fsencode(name): i for i, name in enumerate(self.classes)}
-    parts: list[tuple[int, str]] = []
-    ordered = self._rows(
-      "select split, path, label, size from files "
-      "order by split, sort_key(split, path)"
-    )
-
-    def placed() -> Iterator[tuple[int, bytes, int]]:
-      images = size = 0
-      for split, path, label, size_of_file in ordered:
-        images, size = images + 1, size + size_of_file
-        full = images > PART_IMAGES or size > _PART_BYTES
-        if not parts or full or split != parts[-1][1]:
-          images, size = 1, size_of_file
-          parts.append((len(parts), split))
-        yield parts[-1][0], path, numbers.get(label, -1)
-
-    self._db.executemany(
-      "insert into images (part, path, label) values (?, ?, ?)", placed()
-    )
-    self._db.executemany("insert into parts values (?, ?, null)", parts)
 
   def num_images(self) -> int:
     """Returns the number of images, with and without a record."""

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -36,10 +36,13 @@ class Result(NamedTuple):
     return self.requirements[0]
 
 
-def _check_one(config: Config, target: Target, name: str) -> Result:
+def _check(config: Config, target: Target, names: Sequence[str]) -> Result:
   plan, compilable = programs(config, target.devices())
-  (program,) = (one for one in compilable if one.name == name)
-  return Result(target, plan, (measure(program, target, plan.mesh),))
+  selected = [one for one in compilable if one.name in names]
+  # Concurrently, because compilation is largely single-threaded.
+  with ThreadPoolExecutor(len(selected)) as threads:
+    found = threads.map(lambda one: measure(one, target, plan.mesh), selected)
+  return Result(target, plan, tuple(found))
 
 
 def check(config: Config, target: Target, *, only: str = "") -> Result:
@@ -52,16 +55,13 @@ def check(config: Config, target: Target, *, only: str = "") -> Result:
       target's compiler is not installed.
     RuntimeError: if the compiler crashes.
   """
+  names = [only] if only else [STEP, FEATURES]
+  if target.kind == "cpu":
+    return _check(config, target, names)
 
   def check_one(name: str) -> Result:
-    if target.kind == "cpu":
-      return _check_one(config, target, name)
-    return in_own_process(
-      target, f"the {name}", _check_one, config, target, name
-    )
+    return in_own_process(target, f"the {name}", _check, config, target, [name])
 
-  # Concurrently, because compilation is largely single-threaded.
-  names = [only] if only else [STEP, FEATURES]
   with ThreadPoolExecutor(len(names)) as threads:
     results = list(threads.map(check_one, names))
   found = (one for result in results for one in result.requirements)

@@ -133,13 +133,13 @@ def test_eight_bits_are_pillows(mode):
   ("mode", "file_format"),
   [
     *[("1", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("PA", "TIFF")],
-    *[("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("RGB", "AVIF"), ("RGBA", "QOI")],
-    *[("RGB", "SGI"), ("RGBA", "DDS"), ("RGB", "PPM"), ("RGB", "ICO")],
+    *[("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("RGBA", "QOI"), ("RGB", "SGI")],
+    *[("RGBA", "DDS"), ("RGB", "PPM"), ("RGB", "ICO")],
+    # Pillow may be built without AVIF.
+    *[("RGB", name) for name in ("AVIF",) if name in image_lib.FORMATS],
   ],
 )
 def test_modes_become_rgb(mode, file_format):
-  if file_format == "AVIF" and file_format not in image_lib.FORMATS:
-    pytest.skip("this version of pillow is built without AVIF")
   image = Image.new("RGBA", (16, 16), (200, 40, 90, 255)).convert(mode)
   whole = image.convert("RGB").getpixel((3, 3))
   data = save(image, file_format)

@@ -414,8 +414,6 @@ def test_kinds_are_not_mixed(tmp_path):
 
 def test_as_many_files_as_a_process_may_open(tmp_path, monkeypatch):
   STORES["tar"](tmp_path / "mine", ALL, CLASSES)
-  monkeypatch.setattr(
-    "jssl.data.array_record.raise_open_files_limit", lambda: 70
-  )
+  monkeypatch.setattr("jssl.data.prepared.raise_open_files_limit", lambda: 70)
   with pytest.raises(ValueError, match=r"'mine' has 12 files.*ulimit -n"):
     opened(tmp_path, "mine")

@@ -15,7 +15,7 @@ from data.damage import (
 from jssl import mesh as mesh_lib
 from jssl.config.build import open_split
 from jssl.config.schema import Data
-from jssl.data import array_record, pipeline, prepare
+from jssl.data import pipeline, prepare, prepared
 from jssl.data.encode import Options
 from jssl.data.open import open_source
 
@@ -71,10 +71,10 @@ def test_the_next_that_can_be_read_stands_in(
 
 
 def test_replacements_are_counted_in_the_log(broken, monkeypatch):
-  monkeypatch.setattr(array_record, "_replacements", itertools.count(1))
+  monkeypatch.setattr(prepared, "_replacements", itertools.count(1))
   lines = []
   monkeypatch.setattr(
-    array_record.logging,
+    prepared.logging,
     "log_every_n_seconds",
     lambda level, line, seconds, *values: lines.append(line % values),
   )
@@ -139,7 +139,7 @@ def test_a_failing_machine_is_no_damaged_image(whole, monkeypatch, error):
   with pytest.raises(type(error)):
     source.fetch(np.array([3]))
   monkeypatch.undo()
-  monkeypatch.setattr(array_record, "decode", lambda *_, **__: fail(0, 0))
+  monkeypatch.setattr(prepared, "decode", lambda *_, **__: fail(0, 0))
   if not isinstance(error, RuntimeError):
     with pytest.raises(type(error)):
       source.fetch(np.array([3]))

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from data.listing import list_splits
 from PIL import Image
 
-from jssl.data import layout, prepare
+from jssl.data import fashion_mnist, layout, prepare
 from jssl.data.decode import decode
 from jssl.data.encode import Options, encode
 from jssl.data.open import open_source
@@ -39,7 +39,7 @@ def fashion(tmp_path):
   for split, number in (("train", 30), ("test", 10)):
     images = rng.integers(0, 256, (number, 28, 28), np.uint8)
     labels = np.resize(np.arange(10, dtype=np.uint8), number)
-    image_name, label_name = prepare._IDX_FILES[split]
+    image_name, label_name = fashion_mnist._IDX_FILES[split]
     (folder / image_name).write_bytes(idx_bytes(images))
     (folder / f"{label_name}.gz").write_bytes(gzip.compress(idx_bytes(labels)))
     arrays[split] = images, labels
@@ -181,7 +181,7 @@ def test_other_files_are_not_idx(tmp_path, data):
   path = tmp_path / "file"
   path.write_bytes(data)
   with pytest.raises(ValueError, match="expected an IDX file"):
-    prepare.read_idx(path, 3)
+    fashion_mnist.read_idx(path, 3)
 
 
 def test_labels_must_belong_to_the_images(fashion, tmp_path):
