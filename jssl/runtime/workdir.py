@@ -305,10 +305,9 @@ def _acquire(path: Path, file: TextIO | None, own: Mapping[str, Any]) -> bool:
   elif isinstance(path, StorePath):
     if holder:
       path.unlink(missing_ok=True)
-    try:
+    # It may be own: of an attempt whose answer was lost, so it was repeated.
+    with contextlib.suppress(FileExistsError):
       path.create(json.dumps(own))
-    except FileExistsError:
-      return False
   if not has_locks:
     # Another host may have read the file before this one wrote it.
     time.sleep(_SETTLE_SECONDS)
