@@ -32,6 +32,7 @@ from jssl.losses.ops import (
 from jssl.losses.ops.gram import Factor, Pair
 from jssl.losses.ops.layout import with_layout as run_with_layout
 from jssl.preflight import cost, targets
+from jssl.runtime.flops import product_flops
 
 FLAGS = {
   "rounds": (5, "measurements of each case"),
@@ -166,7 +167,7 @@ def _compiled(operation: Operation, mesh: Mesh, name: str) -> harness.Row:
       raise
     return {**row, "working MiB": "does not fit"}
   accessed = cost.accessed_bytes(compiled)
-  flops = cost.product_flops(traced.jaxpr.jaxpr, mesh.size)
+  flops = product_flops(traced.jaxpr.jaxpr, mesh.size)
   received = cost.collectives(compiled.as_text(), mesh.size)
   return {
     **row,

@@ -6,12 +6,15 @@
 import argparse
 from typing import Any
 
+import jax
+
 from jssl.bench import harness
 from jssl.config import command_line
 from jssl.config.build import build
 from jssl.config.schema import Config
 from jssl.runtime import compilation
-from jssl.train.init import Program, train_batches
+from jssl.runtime.flops import peak_flops
+from jssl.train.init import Program, model_flops, train_batches
 
 FLAGS = {
   "config": ("", "config file"),
@@ -30,8 +33,10 @@ def run(args: argparse.Namespace) -> harness.Report:
   batch, size = next(batches), config.data.batch_size
   batches.close()
   state = program.init()
-  step = program.step.lower(state, batch).compile()
-  memory: Any = step.memory_analysis()
+  step: Any = program.compile()
+  memory = step.memory_analysis()
+  flops = model_flops(objects, program)
+  peak = peak_flops(jax.devices())
 
   def take_step() -> Any:
     nonlocal state
@@ -41,11 +46,15 @@ def run(args: argparse.Namespace) -> harness.Report:
   cells = {
     "state and batch MiB": memory.argument_size_in_bytes / 2**20,
     "temporary MiB": memory.temp_size_in_bytes / 2**20,
+    "GFLOP per device": flops / 1e9,
+  }
+  utilisation: harness.Columns = {
+    "MFU": lambda timing: flops / peak / timing.wall_s
   }
   rows = harness.measure(
     [harness.Case("step", lambda: harness.timed(take_step, items=size), cells)],
     rounds=args.rounds,
-    columns={**harness.MILLISECONDS, **harness.RATES},
+    columns={**harness.MILLISECONDS, **harness.RATES, **utilisation},
     compare=False,
   )
-  return harness.Report(rows, {"batch size": size})
+  return harness.Report(rows, {"batch size": size, "peak TFLOP/s": peak / 1e12})

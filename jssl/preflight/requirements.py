@@ -13,11 +13,14 @@ import jax
 import jssl
 from jssl.preflight import cost
 from jssl.preflight.hlo import buffers, collectives, memory, text, trip_counts
+from jssl.preflight.hlo.buffers import LineTraffic
 from jssl.preflight.hlo.collectives import Collective
 from jssl.preflight.hlo.memory import LineBuffers
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.programs import Compilable
-from jssl.preflight.targets import Chip, Target
+from jssl.preflight.targets import Target
+from jssl.runtime.chips import Chip
+from jssl.runtime.flops import product_flops
 
 _ROOT = str(pathlib.Path(jssl.__file__).parent)
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -110,6 +113,11 @@ class Roofline(NamedTuple):
     """Upper bound on the throughput of all devices."""
     return self.images / self.seconds
 
+  @property
+  def efficiency(self) -> float:
+    """Time at peak FLOP/s over the bound; 1 if FLOPs are the limit."""
+    return self.compute / self.seconds
+
 
 class Loop(NamedTuple):
   """A loop of unknown trip count, by JAX's name and source line."""
@@ -128,6 +136,7 @@ class Requirements(NamedTuple):
     images: number of images on all devices.
     product_flops: FLOPs of matrix products and convolutions.
     hbm_bytes: bytes read from and written to HBM; None if it does not fit.
+    traffic: `hbm_bytes` by source line, largest first.
     accessed_bytes: the compiler's estimate of bytes accessed, including on-chip
       memory and counting loop bodies once; None if unavailable.
     chip: data-sheet rates; None if unknown.
@@ -143,6 +152,7 @@ class Requirements(NamedTuple):
   compile_seconds: float
   chip: Chip | None
   hbm_bytes: int | None = None
+  traffic: tuple[LineTraffic, ...] = ()
   accessed_bytes: int | None = None
   collectives: tuple[Collective, ...] = ()
   unknown_loops: tuple[Loop, ...] = ()
@@ -205,7 +215,7 @@ def measure(
   prefetched = program.prefetched
   started = time.perf_counter()
   traced = program.function.trace(*program.arguments)
-  flops = cost.product_flops(traced.jaxpr.jaxpr, math.prod(mesh.values()))
+  flops = product_flops(traced.jaxpr.jaxpr, math.prod(mesh.values()))
   limit = int(target.chip.program_bytes) if target.chip else None
   try:
     compiled = traced.lower().compile()
@@ -235,6 +245,7 @@ def measure(
     stats.peak_memory_in_bytes, arguments + outputs + stats.temp_size_in_bytes
   )
   lines = memory.by_line(memory.live_at_peak(module, _ROOT))
+  traffic = buffers.traffic_by_line(module, _ROOT)
   # XLA:TPU only compiles programs that fit.
   compiles_only_if_fits = target.is_tpu and not prefetched
   fits = limit is None or compiles_only_if_fits or peak + prefetched <= limit
@@ -244,7 +255,8 @@ def measure(
     fits=fits,
     memory=Memory(limit, peak, arguments, tuple(lines), prefetched),
     product_flops=flops,
-    hbm_bytes=buffers.hbm_bytes(module),
+    hbm_bytes=sum(line.read + line.written for line in traffic),
+    traffic=tuple(traffic),
     accessed_bytes=cost.accessed_bytes(compiled),
     collectives=collectives.by_kind_and_axes(
       collectives.collectives(module, slice_mesh, target.nodes)

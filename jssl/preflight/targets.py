@@ -11,7 +11,9 @@ import pathlib
 import re
 import string
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
+
+from jssl.runtime.chips import CHIPS, GPU_BYTES, Chip
 
 # Compiling needs no accelerator, and processes must not wait for each other's
 # lock on libtpu.
@@ -23,43 +25,31 @@ _ENVIRONMENT = {
   "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
 }
 _NO_TRITON = "--xla_gpu_enable_triton_gemm=false"
-
-
-class Chip(NamedTuple):
-  """Data-sheet rates of a chip: upper bounds, not achievable rates.
-
-  Attributes:
-    flops: bfloat16 FLOP/s.
-    memory_rate: HBM bandwidth in bytes/s.
-    link_rate: ICI or NVLink send bandwidth in bytes/s, over all links.
-    program_bytes: HBM available to a program on a device: on TPUs the
-      compiler's limit, on GPUs the 75% that JAX preallocates by default.
-    network_rate: send bandwidth to other nodes in bytes/s; None if unknown.
-    devices: number of JAX devices per chip.
-  """
-
-  flops: float
-  memory_rate: float
-  link_rate: float
-  program_bytes: float
-  network_rate: float | None = None
-  devices: int = 1
-
-
-_GIB = 2.0**30
-_GPU_BYTES = {"h100": 84942979072, "h200": 151397597184}
-_GPUS = tuple(_GPU_BYTES)
-# 400 Gbit/s InfiniBand per GPU, as in DGX systems and most clouds.
-_INFINIBAND = 400e9 / 8
-CHIPS = {
-  "v4": Chip(275e12, 1228e9, 300e9, 30.75 * _GIB),
-  "v5e": Chip(197e12, 819e9, 200e9, 15.75 * _GIB),
-  "v5p": Chip(459e12, 2765e9, 600e9, 95.74 * _GIB),
-  "v6e": Chip(918e12, 1640e9, 448e9, 31.25 * _GIB),
-  "tpu7x": Chip(2307e12, 7380e9, 1200e9, 94.75 * _GIB, devices=2),
-  "h100": Chip(989e12, 3352e9, 450e9, 0.75 * _GPU_BYTES["h100"], _INFINIBAND),
-  "h200": Chip(989e12, 4800e9, 450e9, 0.75 * _GPU_BYTES["h200"], _INFINIBAND),
+_GPUS = tuple(GPU_BYTES)
+# Fields of gpu.txtpb.
+_HOPPER = {
+  "core_memory": 233472,
+  "block_memory": 232448,
+  "cores": 132,
+  "fpus": 128,
+  "cache": 52428800,
+  "clock": 1.98,
+  "major": 9,
 }
+_GPU_FIELDS = {
+  "a100": {
+    "core_memory": 167936,
+    "block_memory": 166912,
+    "cores": 108,
+    "fpus": 64,
+    "cache": 41943040,
+    "clock": 1.41,
+    "major": 8,
+  },
+  "h100": _HOPPER,
+  "h200": _HOPPER,
+}
+
 
 # "2xv5e:16x16" is 2 slices of "v5e:16x16".
 _NAME = re.compile(r"(?:(\d+)x)?([a-z]\w*):([1-9]\d*(?:x[1-9]\d*)*)")
@@ -152,11 +142,12 @@ class Target:
         options["chip_config_name"] = "megacore"
     else:
       module, extra = "jax_cuda12_plugin", "cuda12"
-      template = pathlib.Path(__file__).with_name("hopper.txtpb").read_text()
+      template = pathlib.Path(__file__).with_name("gpu.txtpb").read_text()
       target_config = string.Template(template).substitute(
-        name=self.kind.upper(),
+        name=CHIPS[self.kind].kinds[0],
         bandwidth=int(CHIPS[self.kind].memory_rate),
-        memory=_GPU_BYTES[self.kind],
+        memory=GPU_BYTES[self.kind],
+        **_GPU_FIELDS[self.kind],
       )
       options = {
         "platform": "cuda",

@@ -14,7 +14,7 @@ from jssl.preflight.hlo.text import Location
 from jssl.preflight.requirements import Requirements
 from jssl.runtime.files import format_bytes
 
-MAX_LINES = 8
+MAX_LINES, MAX_TRAFFIC_LINES = 8, 10
 _PROJECT = pathlib.Path(jssl.__file__).parents[1]
 
 # The first cell of a row is its name.
@@ -47,6 +47,12 @@ def location(of: Location | None) -> str:
   if path.is_relative_to(_PROJECT):
     path = path.relative_to(_PROJECT)
   return f"{path}:{of.line}"
+
+
+def operation(name: str) -> str:
+  """Formats the primitive of an operation, and whether it is of a gradient."""
+  primitive = name.rpartition("/")[2]
+  return f"{primitive} (backward)" if "transpose(" in name else primitive
 
 
 def title(result: Result) -> str:
@@ -94,6 +100,7 @@ def requirement_rows(requirements: Requirements) -> Rows:
     rows.append(["roofline, minimum time", f"{time} ({parts})"])
     rate = f"{bound.images_per_second:,.0f} on all devices"
     rows.append(["roofline, maximum images/s", rate])
+    rows.append(["bound efficiency", f"{bound.efficiency:.2f}"])
   if requirements.unknown_loops:
     loops = [
       f"{location(loop.location)} {loop.op_name}".strip()
@@ -123,6 +130,21 @@ def line_rows(requirements: Requirements) -> Rows:
     count = str(len(line.buffers))
     rows.append([location(line.location), gib(line.bytes), count, largest])
   return rows
+
+
+def traffic_rows(requirements: Requirements) -> Rows:
+  """Returns the source lines with the most HBM traffic."""
+  total = max(requirements.hbm_bytes or 0, 1)
+  return [
+    [
+      location(line.location),
+      f"{line.read / 1e9:.3g} GB",
+      f"{line.written / 1e9:.3g} GB",
+      f"{(line.read + line.written) / total:.0%}",
+      operation(line.op_name),
+    ]
+    for line in requirements.traffic[:MAX_TRAFFIC_LINES]
+  ]
 
 
 def state_rows(result: Result) -> Rows:
@@ -161,6 +183,16 @@ def sections(result: Result) -> list[Section]:
           "ring algorithms.",
         )
       )
+    if one.traffic:
+      found.append(
+        Section(
+          f"{one.name}: HBM traffic",
+          traffic_rows(one),
+          ("source line", "read", "written", "share", "operation"),
+          "The line is of the first operation of a fusion with a location; the "
+          "operation is the one of the line's largest instruction.",
+        )
+      )
     if one.memory.lines:
       found.append(
         Section(
@@ -178,7 +210,7 @@ def sweep_section(points: Sequence[Trial]) -> Section:
   """Returns the report of a sweep, with a row per size."""
   headings = (
     *("size", "devices", "batch", "peak memory", "FLOPs", "HBM traffic"),
-    *("sent", "max images/s", "bound by"),
+    *("sent", "max images/s", "bound by", "bound efficiency"),
   )
   rows = []
   for point in points:
@@ -196,6 +228,7 @@ def sweep_section(points: Sequence[Trial]) -> Section:
       if bound := step.bound:
         cells["max images/s"] = f"{bound.images_per_second:,.0f}"
         cells["bound by"] = bound.bound_by
+        cells["bound efficiency"] = f"{bound.efficiency:.2f}"
     rows.append([*cells.values()])
   errors = [f"{point.name}: {point.error}" for point in points if point.error]
   title = "train step, per device; batch and images/s of all devices"

@@ -39,7 +39,10 @@ _CURVES = {
   "learning_rate": "learning rate",
   "gradient_norm": "gradient norm",
   "images_per_second": "images/s",
+  "mfu": "model FLOPs utilisation",
 }
+# Curves from zero, by the format of their ticks.
+_RATES = {"images_per_second": "{x:,.0f}", "mfu": "{x:.1%}"}
 _NOT_CURVES = {"step", "time", "seconds", "seconds_per_step"}
 
 
@@ -64,11 +67,11 @@ def curves(metrics: Mapping[str, Float[np.ndarray, "n"]]) -> Figure:
   ):
     ax.plot(metrics["step"], metrics[name])
     _over_steps(ax, _CURVES.get(name, name.replace("_", " ")))
-    if name == "images_per_second":
+    if name in _RATES:
       ax.set_ylim(bottom=0)
-      ax.yaxis.set_major_formatter("{x:,.0f}")
+      ax.yaxis.set_major_formatter(_RATES[name])
   for ax in figure.axes[len(names) :]:
-    ax.set_axis_off()
+    ax.remove()
   return figure
 
 

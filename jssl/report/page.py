@@ -37,6 +37,9 @@ def _facts(run: Run, config: dict[str, Any]) -> dict[str, str]:
     # The median, because the first rows include compilation.
     speed = np.nanmedian(run.metrics["images_per_second"])
     facts["images/s, median"] = f"{speed:,.0f}"
+    if "mfu" in run.metrics:
+      mfu = np.nanmedian(run.metrics["mfu"])
+      facts["model FLOPs utilisation, median"] = f"{mfu:.1%}"
     facts["training seconds"] = f"{run.seconds:,.0f}"
   return facts
 

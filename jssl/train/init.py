@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,14 @@ from jax.sharding import NamedSharding
 
 from jssl import checkpoint, mesh, weights
 from jssl.checkpoint import Checkpoints
-from jssl.config.build import Run, build_model
+from jssl.config import parse
+from jssl.config.build import Run, build_backbone, build_model
 from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
 from jssl.models import ViT
 from jssl.runtime import distributed
+from jssl.runtime.flops import product_flops
 from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
 from jssl.train.step import TrainStep, make_train_step
@@ -80,21 +83,43 @@ class Program:
       ),
       "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     }
-    self._abstract_batch = batch
-    names = jax.eval_shape(step, state, batch)[1]
-    self.metrics: tuple[str, ...] = tuple(
-      name for name in names if name not in self.measures
-    )
     self.step = jax.jit(
       step,
       in_shardings=(shardings, self.batch_sharding),
       out_shardings=(shardings, mesh.replicated(run.mesh)),
       donate_argnums=0,
     )
+    self._traced = self.step.trace(self.abstract_state, batch)
+    self.metrics: tuple[str, ...] = tuple(
+      name for name in self._traced.out_info[1] if name not in self.measures
+    )
 
   def compile(self) -> TrainStep:
     """Returns the compiled step."""
-    return self.step.lower(self.abstract_state, self._abstract_batch).compile()
+    return self._traced.lower().compile()
+
+  @property
+  def product_flops(self) -> int:
+    """FLOPs per device of a step's products; see `runtime.flops`."""
+    devices = self.batch_sharding.mesh.size
+    return product_flops(self._traced.jaxpr.jaxpr, devices)
+
+
+def model_flops(run: Run, program: Program) -> int:
+  """Returns the FLOPs per device and step that the method needs.
+
+  Leaves out what rematerialisation and chunks compute a second time, as is the
+  convention for model FLOPs utilisation (PaLM, arXiv:2204.02311, appendix B).
+  """
+  config = run.config
+  without: dict[str, Any] = {"train.chunks": 1}
+  if isinstance(config.model, ViT):
+    without["model.remat"] = "none"
+  plain = parse.replace(config, without)
+  if plain == config:
+    return program.product_flops
+  backbone = build_backbone(plain)
+  return Program(run._replace(config=plain, backbone=backbone)).product_flops
 
 
 def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:

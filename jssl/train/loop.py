@@ -15,6 +15,7 @@ from jssl.config.build import build, read_config
 from jssl.config.parse import to_dict
 from jssl.config.schema import Config
 from jssl.runtime import compilation, distributed, files, trackers
+from jssl.runtime.flops import peak_flops
 from jssl.runtime.goodput import Clock
 from jssl.runtime.paths import Path, as_path
 from jssl.runtime.profiler import StepProfiler
@@ -24,6 +25,7 @@ from jssl.train.init import (
   Program,
   checkpoint_items,
   initial_state,
+  model_flops,
   open_checkpoints,
   restore_or_init,
   train_batches,
@@ -123,6 +125,7 @@ def train(
     )
     program = Program(run)
     train_step = program.compile()
+    at_peak = model_flops(run, program) / peak_flops(jax.devices())
     batches = train_batches(run, program.batch_sharding)
     is_new = distributed.broadcast_from_first(not checkpoint.steps(workdir))
     initial = initial_state(run, program) if is_new else None
@@ -135,6 +138,7 @@ def train(
       workdir,
       total_steps=total_steps,
       batch_size=config.data.batch_size,
+      seconds_at_peak=at_peak,
       open_trackers=lambda step: trackers.Trackers(
         workdir,
         to_dict(config),

@@ -28,13 +28,23 @@ class Writer:
     *,
     total_steps: int,
     batch_size: int,
+    seconds_at_peak: float,
     open_trackers: Callable[[int], Trackers] | None = None,
   ):
-    """Writes nothing yet; `batch_size` is the number of images per step."""
+    """Writes nothing yet.
+
+    Args:
+      workdir: folder of the run.
+      total_steps: number of steps of the run.
+      batch_size: number of images per step.
+      seconds_at_peak: time of a step's model FLOPs at the device's peak.
+      open_trackers: opens the trackers of a run that resumes at a step.
+    """
     self._open_trackers = open_trackers
     self._path = as_path(workdir) / "metrics.jsonl"
     self._next_write = 0.0
     self._total_steps, self._batch_size = total_steps, batch_size
+    self._seconds_at_peak = seconds_at_peak
     self._rows: list[dict[str, Any]] = []
     self._is_complete = False
     self._trackers: Trackers | None = None
@@ -62,6 +72,7 @@ class Writer:
       **values,
       "images_per_second": self._batch_size / seconds_per_step,
       "seconds_per_step": seconds_per_step,
+      "mfu": self._seconds_at_peak / seconds_per_step,
     }
     if distributed.is_first():
       self._rows.append({"step": step, **values, "time": time.time()})

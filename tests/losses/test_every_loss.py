@@ -17,7 +17,7 @@ from jssl.losses.ops.nearest import api as nearest
 from jssl.losses.ops.prototypes import api as prototypes
 from jssl.losses.ops.sigmoid import api as sigmoid
 from jssl.losses.ops.similarity import api as similarity
-from jssl.preflight import cost
+from jssl.runtime.flops import inner_programs
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -312,7 +312,7 @@ def sizes(jaxpr):
   """Yields the elements of all arrays of a program, inner ones included."""
   for equation in jaxpr.eqns:
     yield from (math.prod(v.aval.shape) for v in equation.outvars)
-    for inner in cost.inner_programs(equation):
+    for inner in inner_programs(equation):
       yield from sizes(inner)
 
 

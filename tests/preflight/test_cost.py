@@ -6,10 +6,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jssl.preflight import cost
+from jssl.runtime.flops import product_flops
 
 
 def flops(function, *args):
-  return cost.product_flops(jax.jit(function).trace(*args).jaxpr.jaxpr)
+  return product_flops(jax.jit(function).trace(*args).jaxpr.jaxpr)
 
 
 def collectives(function, *args):

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(jssl.__file__).parents[1]
 COMPILE = """
 import json, sys
 from jssl.preflight import cost, targets
+from jssl.runtime.flops import product_flops
 of = targets.target(json.loads(sys.argv[1])[1])
 of.prepare()
 import jax, jax.numpy as jnp
@@ -69,7 +70,7 @@ print(json.dumps({
     memory.peak_memory_in_bytes - memory.argument_size_in_bytes
     - memory.output_size_in_bytes
   ) / 2**20,
-  "product_flops": cost.product_flops(traced.jaxpr.jaxpr),
+  "product_flops": product_flops(traced.jaxpr.jaxpr),
   "received": cost.collectives(compiled.as_text(), len(devices)),
   "text": compiled.as_text(),
 }))

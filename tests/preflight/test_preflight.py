@@ -96,6 +96,10 @@ def test_what_is_said_of_the_step(result):
   assert abs(features.hbm_bytes / features.accessed_bytes - 1) < 0.01
   ours = [line.location for line in step.memory.lines if line.location]
   assert all("jssl" in location.file for location in ours)
+  moved = [(line.read + line.written, line) for line in step.traffic]
+  assert sum(size for size, _ in moved) == step.hbm_bytes
+  assert moved == sorted(moved, key=lambda one: -one[0])
+  assert any("models" in line.location.file for _, line in moved[:5])
   assert any("models" in location.file for location in ours)
   assert result.step.bound is None
 
@@ -153,6 +157,7 @@ def test_the_roofline_is_the_largest_of_its_parts():
   assert bound.bound_by == "links"
   assert bound.seconds == pytest.approx(0.02)
   assert bound.images_per_second == pytest.approx(512 / 0.02)
+  assert bound.efficiency == pytest.approx(0.5)
   across_slices = sent._replace(kind="send")
   assert requirements(collectives=(across_slices,)).bound.links == 0
   # The two devices of a chip share its rates.

@@ -34,6 +34,7 @@ def metrics_row(step):
     "learning_rate": 1e-3,
     "images_per_second": 100.0 * step,
     "seconds_per_step": 0.5,
+    "mfu": 0.25,
     "seconds": 0.5 * step,
     "time": 1e9,
   }

@@ -23,8 +23,9 @@ def test_curves_draw_every_metric(workdir):
   metrics = read(workdir).metrics | {"entropy": np.array([1.0, np.nan, 3.0])}
   figure = figures.curves(metrics)
   panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
-  assert [*panels][:5] == [
-    "loss", "learning rate", "gradient norm", "images/s", "entropy",
+  assert [*panels][:6] == [
+    "loss", "learning rate", "gradient norm", "images/s",
+    "model FLOPs utilisation", "entropy",
   ]  # fmt: skip
   (loss,) = panels["loss"].get_lines()
   np.testing.assert_array_equal(loss.get_xydata(), [[10, 4], [20, 3], [30, 2]])

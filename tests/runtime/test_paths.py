@@ -206,7 +206,9 @@ def test_rows_appear_at_intervals_and_before_a_checkpoint(folder, monkeypatch):
     return [row["step"] for row in files.read_json_lines(path)]
 
   path.write_text('{"step": 1}\n{"step": 2}\n')
-  with Writer(folder, total_steps=9, batch_size=8) as writer:
+  with Writer(
+    folder, total_steps=9, batch_size=8, seconds_at_peak=0.0
+  ) as writer:
     writer.start(1)
     assert steps() == [1]
     writer.write(2, values)

@@ -151,7 +151,9 @@ def test_damaged_rows_of_logs_are_skipped_and_counted(tmp_path, caplog):
   content = b"\n".join([*rows, b"\xff\xfe", b'{"step": 2}', b""])
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(content)
-  with Writer(tmp_path, total_steps=9, batch_size=8) as writer:
+  with Writer(
+    tmp_path, total_steps=9, batch_size=8, seconds_at_peak=0.0
+  ) as writer:
     writer.start(2)
   assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
   assert f"Skipped 5 damaged rows of {path}" in caplog.text

@@ -44,6 +44,7 @@ def test_a_run_writes_what_others_read(uninterrupted):
     "learning_rate",
     "images_per_second",
     "seconds_per_step",
+    "mfu",
     "time",
   }
   assert checkpoint.steps(uninterrupted) == [16, 20, 24]

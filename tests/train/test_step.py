@@ -1,5 +1,7 @@
 """The step, on a mesh and off it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,12 @@ from jssl.objectives.encode import encode
 from jssl.optim import Optim
 from jssl.optim.bilevel import HeadStrategy
 from jssl.rng import per_row, stream
-from jssl.train.init import Program, checkpoint_items, from_checkpoint_items
+from jssl.train.init import (
+  Program,
+  checkpoint_items,
+  from_checkpoint_items,
+  model_flops,
+)
 from jssl.train.state import init_state
 from jssl.train.step import make_train_step
 
@@ -258,3 +265,14 @@ def test_steps_see_different_views(batches):
   )
   assert np.abs(one - two).max() > 0.1
   assert np.abs(one[0] - one[1]).max() > 0.1
+
+
+def test_model_flops_leave_out_what_is_computed_twice():
+  vit = ViT(patch_size_px=8, width=32, depth=2, num_heads=2)
+  plain = make_run(vit, Optim("sgd", 0.1))
+  twice = make_run(dataclasses.replace(vit, remat="block"), Optim("sgd", 0.1))
+  chunked = dataclasses.replace(twice.config, train=schema.Train(10, chunks=2))
+  twice = twice._replace(config=chunked)
+  program = Program(twice)
+  assert program.product_flops > 1.3 * Program(plain).product_flops
+  assert model_flops(twice, program) == Program(plain).product_flops

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jssl.preflight.hlo import trip_counts
-from jssl.preflight.hlo.text import Array, Instruction, Module
+from jssl.preflight.hlo.text import Array, Instruction, Location, Module
 
 # No traffic, or traffic that is counted in the called computations.
 _NO_TRAFFIC = frozenset(
@@ -209,6 +209,10 @@ def _access(
     largest = max(array.bytes for array in results)
     read = [min(size, largest) for size in read]
     written = [0 if at in known else n for at, n in enumerate(written)]
+  elif opcode == "custom-call":
+    # An operand that is listed twice is read by parts.
+    names = instruction.operands
+    read = [0 if names[at] in names[:at] else n for at, n in enumerate(read)]
   elif opcode in _SLICES:
     read[0] = min(read[0], sum(array.bytes for array in arrays))
   return Access(aliases, tuple(read), tuple(written))
@@ -235,11 +239,21 @@ def accesses(module: Module) -> dict[str, Access]:
   return found
 
 
-def hbm_bytes_by_instruction(module: Module) -> dict[str, int]:
-  """Returns bytes read and written by one execution of each instruction.
+class LineTraffic(NamedTuple):
+  """HBM traffic of one source line, in bytes.
 
-  Instructions inside fusions are left out.
+  Attributes:
+    op_name: JAX's name of the operation with the most traffic.
   """
+
+  location: Location | None
+  read: int
+  written: int
+  op_name: str
+
+
+def _executed(module: Module) -> list[tuple[Instruction, int, Access]]:
+  """Returns instructions outside of fusions, with executions and accesses."""
   by_name = accesses(module)
   bodies = [
     called
@@ -247,15 +261,41 @@ def hbm_bytes_by_instruction(module: Module) -> dict[str, int]:
     if i.opcode in trip_counts.CONTROL_FLOW
     for called in i.called
   ]
-  return {
+  moved = {
     i.name: by_name[i.name].total
     for body in (module.entry, *bodies)
     for i in module.computations[body]
   }
+  steps = trip_counts.executed(module, lambda i: moved.get(i.name, 0))
+  return [(i, times, by_name[i.name]) for i, times in steps if i.name in moved]
 
 
 def hbm_bytes(module: Module) -> int:
   """Returns bytes that a device reads and writes in one run of the program."""
-  moved = hbm_bytes_by_instruction(module)
-  steps = trip_counts.executed(module, lambda i: moved.get(i.name, 0))
-  return sum(times * moved.get(i.name, 0) for i, times in steps)
+  return sum(times * access.total for _, times, access in _executed(module))
+
+
+def traffic_by_line(module: Module, root: str = "") -> list[LineTraffic]:
+  """Returns the HBM traffic of one run by source line, largest first.
+
+  Args:
+    module: compiled program.
+    root: folder of the source files that traffic is attributed to.
+  """
+  lines: dict[Location | None, list[tuple[int, int, str]]] = {}
+  for instruction, times, access in _executed(module):
+    if access.total:
+      origin = module.origin(instruction)
+      read, written = times * sum(access.read), times * sum(access.written)
+      own = lines.setdefault(module.location(origin, root), [])
+      own.append((read, written, origin.op_name))
+  found = [
+    LineTraffic(
+      location,
+      read=sum(read for read, _, _ in own),
+      written=sum(written for _, written, _ in own),
+      op_name=max(own, key=lambda one: one[0] + one[1])[2],
+    )
+    for location, own in lines.items()
+  ]
+  return sorted(found, key=lambda line: -(line.read + line.written))

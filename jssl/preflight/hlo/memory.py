@@ -59,15 +59,10 @@ class _Liveness:
   def _buffer(
     self, array: Array, instruction: Instruction, first_write: Instruction
   ) -> Buffer:
-    known = self._module.by_name
     # Allocations without a location are attributed to their first write.
     if not (instruction.operands or self._module.stack(instruction)):
       instruction = first_write
-    # Unnamed copies are attributed to the instruction that they copy.
-    while not instruction.op_name and instruction.operands:
-      if instruction.operands[0] not in known:
-        break
-      instruction = known[instruction.operands[0]]
+    instruction = self._module.origin(instruction)
     location = self._module.location(instruction, self._root)
     return Buffer(array, instruction.op_name, location)
 

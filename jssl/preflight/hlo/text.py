@@ -127,6 +127,14 @@ class Module:
       return (Location(source.group(1), int(source.group(2))),)
     return ()
 
+  def origin(self, instruction: Instruction) -> Instruction:
+    """Returns the instruction, or the one that an unnamed copy copies."""
+    while not instruction.op_name and instruction.operands:
+      if instruction.operands[0] not in self.by_name:
+        break
+      instruction = self.by_name[instruction.operands[0]]
+    return instruction
+
   def location(self, instruction: Instruction, root: str) -> Location | None:
     """Returns the innermost location of an instruction under a folder."""
     stack = self.stack(instruction)

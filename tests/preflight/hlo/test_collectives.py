@@ -289,7 +289,8 @@ def test_a_collective_that_others_carry_along_counts_once():
 
 
 def test_what_is_carried_along_is_moved_once():
-  moved = buffers.hbm_bytes_by_instruction(text.parse(CHAIN))
+  accesses = buffers.accesses(text.parse(CHAIN))
+  moved = {name: access.total for name, access in accesses.items()}
   assert moved["f.1"] == 16 + 32
   # The negation beside it alone.
   assert moved["f.2"] == 16 + 16

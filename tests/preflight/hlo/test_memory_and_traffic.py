@@ -167,7 +167,8 @@ STACK, PIECE, INDEX = 4 * 1000, 4 * 10, 4
 
 
 def test_what_a_fusion_reads_and_writes():
-  moved = buffers.hbm_bytes_by_instruction(text.parse(FUSED))
+  accesses = buffers.accesses(text.parse(FUSED))
+  moved = {name: access.total for name, access in accesses.items()}
   assert moved["p.1"] == moved["p.2"] == 0
   # The update is read by all four and written by three and as its negation;
   # nothing of what is passed on.

@@ -1,0 +1,33 @@
+"""Peak FLOP/s of devices; FLOPs of programs are tested in preflight."""
+
+import types
+
+import jax
+import pytest
+
+from jssl.runtime import flops
+from jssl.runtime.chips import CHIPS
+
+
+def device(kind):
+  return types.SimpleNamespace(device_kind=kind, process_index=0)
+
+
+def test_known_chips_have_the_rates_of_their_data_sheets():
+  assert flops.peak_flops([device("TPU v5 lite")]) == 197e12
+  assert flops.peak_flops([device("TPU v5")]) == 459e12
+  assert flops.peak_flops([device("NVIDIA H100 80GB HBM3")] * 8) == 989e12
+  # Two JAX devices share a chip.
+  assert flops.peak_flops([device("TPU7x")]) == 2307e12 / 2
+
+
+def test_no_two_chips_share_a_kind():
+  kinds = [kind for chip in CHIPS.values() for kind in chip.kinds]
+  assert len(kinds) == len(set(kinds))
+
+
+def test_cpu_devices_share_the_measured_rate():
+  devices = jax.devices()
+  one = flops.peak_flops(devices[:1])
+  assert one > 1e8
+  assert flops.peak_flops(devices) == pytest.approx(one / len(devices))
