@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from jssl.models.backbone import Backbone, Width, from_linen
 from jssl.models.tokens import Grid
-from jssl.models.vit_layers import Gelu, Mlp, QkvBias
+from jssl.models.vit_layers import Attention, Gelu, Mlp, QkvBias
 from jssl.models.vit_positions import Interpolation
 from jssl.models.vit_presets import PRESETS
 from jssl.typing import (
@@ -91,6 +91,9 @@ class ViT:
       `width`; 0: none.
     scan_layers: True to compile one block and scan over it. Parameters are
       stacked under `blocks` [depth, ...] instead of `block_i`.
+    attention: "auto" for the kernel of the platform where it can run, see
+      `losses.ops.attention`; "reference" for the whole matrix of weights, which
+      takes second derivatives.
     remat: parts of a block to recompute in the backward pass: "none", "block"
       (everything), or "dots" (everything but matrix products).
     dtype: dtype of activations; parameters keep the default dtype.
@@ -128,6 +131,7 @@ class ViT:
   mask_token: bool = False
   expand_dim: NonNegative[int] = 0
   scan_layers: bool = False
+  attention: Attention = "auto"
   remat: Remat = "none"
   dtype: Dtype = "float32"
   mean: tuple[float, ...] = (0.5,)

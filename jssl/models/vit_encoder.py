@@ -246,6 +246,7 @@ class Encoder(nn.Module):
       config.norm_epsilon,
       config.qkv_bias,
       config.mlp,
+      config.attention,
     )
     x, features = run_blocks(
       block,

@@ -14,6 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jssl import rng
+from jssl.losses.ops.attention import (
+  attention,
+  attention_weights,
+  split_heads,
+)
 from jssl.mesh import rows_on_all
 from jssl.models.vit_positions import rotated
 from jssl.typing import Keys
@@ -21,6 +26,7 @@ from jssl.typing import Keys
 Mlp = Literal["gelu", "swiglu"]
 Gelu = Literal["tanh", "erf"]
 QkvBias = Literal["qkv", "qv", "none"]
+Attention = Literal["auto", "reference"]
 
 # Collection of attention weights, for figures.
 ATTENTION = "attention"
@@ -46,32 +52,6 @@ def standardized(x: Float[Array, "b d"], epsilon: float) -> Float[Array, "b d"]:
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   x = x - x.mean(axis=1, keepdims=True)
   return x / jnp.sqrt((x**2).mean(axis=1, keepdims=True) + epsilon)
-
-
-def attention(
-  q: Float[Array, "b n k e"],
-  k: Float[Array, "b n k e"],
-  v: Float[Array, "b n k e"],
-  valid: Bool[Array, "b n"] | None = None,
-) -> Float[Array, "b n k e"]:
-  """Scaled dot-product attention with k heads of width e, to valid tokens."""
-  weights = attention_weights(q, k, valid).astype(v.dtype)
-  return jnp.einsum("bkqt,btke->bqke", weights, v)
-
-
-def attention_weights(
-  q: Float[Array, "b m k e"],
-  k: Float[Array, "b n k e"],
-  valid: Bool[Array, "b n"] | None = None,
-) -> Float[Array, "b k m n"]:
-  """Returns the weight of each token in each query's sum, by head."""
-  # jax.nn.dot_product_attention would reduce float64 inputs to float32.
-  wide = jnp.promote_types(q.dtype, jnp.float32)
-  logits = jnp.einsum("bqke,btke->bkqt", q, k, preferred_element_type=wide)
-  logits = logits / q.shape[-1] ** 0.5
-  if valid is not None:
-    logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
-  return jax.nn.softmax(logits)
 
 
 def drop_path_factors(
@@ -121,6 +101,7 @@ class Block(nn.Module):
   norm_epsilon: float = 1e-6
   qkv_bias: QkvBias = "qkv"
   mlp: Mlp = "gelu"
+  attention: Attention = "auto"
 
   @nn.compact
   def __call__(
@@ -161,13 +142,21 @@ class Block(nn.Module):
       v = self.param("v_bias", zeros, (d,), jnp.float32)
       biases = jnp.concatenate([q, jnp.zeros_like(q), v])
       y = y + biases.astype(self.dtype)[None]
-    y = y.reshape(-1, self.tokens, 3, self.num_heads, d // self.num_heads)
-    q, k, v = y[:, :, 0], y[:, :, 1], y[:, :, 2]
+    heads = split_heads(y, self.tokens, self.num_heads)
     if rotations is not None:
-      q, k = rotated(q, rotations), rotated(k, rotations)
+      turned = [rotated(heads[:, :, i], rotations) for i in (0, 1)]
+      heads = jnp.stack([*turned, heads[:, :, 2]], axis=2)
+      y = heads.reshape(y.shape)
     if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
-      self.sow(ATTENTION, "first", attention_weights(q[:, :1], k, valid))
-    y = attention(q, k, v, valid).reshape(-1, d)
+      q, k = heads[:, :1, 0], heads[:, :, 1]
+      self.sow(ATTENTION, "first", attention_weights(q, k, valid))
+    y = attention(
+      y,
+      tokens=self.tokens,
+      num_heads=self.num_heads,
+      valid=valid,
+      implementation=None if self.attention == "auto" else self.attention,
+    )
     x = x + weighted(last(name="attention_out")(y), 0, "attention")
 
     y = norm(name="mlp_norm")(x)

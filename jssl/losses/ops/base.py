@@ -14,7 +14,8 @@ import abc
 import dataclasses
 import functools
 import logging
-from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,45 +32,56 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
+# The kernels of platforms.
+_KERNELS: Mapping[str, Implementation] = {"tpu": "pallas_tpu", "gpu": "cudnn"}
+
+
 def choose_implementation(
-  layout: Layout, name: str, *, no_kernel: str | None, no_gain: str | None
+  layout: Layout,
+  name: str,
+  *,
+  kernels: Mapping[Implementation, str | None],
+  otherwise: Implementation = "tiled",
+  no_gain: str | None = None,
 ) -> Implementation:
   """Validates the caller's choice of implementation, or chooses one.
 
-  The default is the kernel on a TPU, where it can run and is faster, and
-  "tiled" everywhere else. The log says why a TPU doesn't use a kernel.
+  The default is the platform's kernel where it can run and is faster. The log
+  says why a platform with a kernel does not use it.
 
   Args:
     layout: layout of the rows, with the caller's choice.
     name: name of the operation, for messages.
-    no_kernel: reason why the kernel cannot run; None if it can.
-    no_gain: reason why the kernel is not faster; None if it is.
+    kernels: reason why each kernel cannot run; None if it can.
+    otherwise: implementation without a kernel.
+    no_gain: reason why the kernels are not faster; None if they are.
 
   Raises:
     ValueError: if the name is unknown or the implementation cannot run here.
   """
   implementation = layout.implementation
   if implementation is None:
-    if layout.platform != "tpu":
-      return "tiled"
-    reason = no_kernel or no_gain
+    kernel = _KERNELS.get(layout.platform)
+    if kernel is None or kernel not in kernels:
+      return otherwise
+    reason = kernels[kernel] or no_gain
     if reason is None:
-      return "pallas_tpu"
-    _LOG.info("%s: tiled instead of pallas_tpu: %s", name, reason)
-    return "tiled"
-  if implementation not in get_args(Implementation):
+      return kernel
+    _LOG.info("%s: %s instead of %s: %s", name, otherwise, kernel, reason)
+    return otherwise
+  known = tuple(dict.fromkeys(("reference", otherwise, *kernels)))
+  if implementation not in known:
     raise ValueError(
-      f"implementation={implementation!r}: expected one of "
-      f"{get_args(Implementation)} or None"
+      f"implementation={implementation!r}: expected one of {known} or None"
     )
   if implementation == "reference" and layout.manual:
     raise ValueError(
       "implementation='reference' needs the rows of all devices, which is not "
       "possible inside `shard_map`: use 'tiled'"
     )
-  if implementation == "pallas_tpu" and no_kernel is not None:
+  if (reason := kernels.get(implementation)) is not None:
     raise ValueError(
-      f"implementation='pallas_tpu' cannot run {name} here: {no_kernel}"
+      f"implementation={implementation!r} cannot run {name} here: {reason}"
     )
   return implementation
 
@@ -115,7 +127,7 @@ class FusedOperation(abc.ABC):
       layout: layout of the rows, and of the columns unless replicated.
       rows: number of rows, as `layout` has them.
       columns: number of columns; None if the columns are the rows.
-      no_kernel: see `choose_implementation`.
+      no_kernel: reason why the TPU kernel cannot run; None if it can.
       no_gain: see `choose_implementation`.
       replicated_columns: True if every device holds all columns.
       max_tile: overrides that of the class.
@@ -128,7 +140,7 @@ class FusedOperation(abc.ABC):
       shards = 1 if replicated_columns else layout.shards
       column_tile = tiles.tile_size(-(-columns // shards), max_columns)
     chosen = choose_implementation(
-      layout, cls.name, no_kernel=no_kernel, no_gain=no_gain
+      layout, cls.name, kernels={"pallas_tpu": no_kernel}, no_gain=no_gain
     )
     return cls(layout, chosen, (row_tile, column_tile), **static)
 

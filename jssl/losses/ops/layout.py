@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from jssl.typing import PyTree
 
 AxisNames = str | tuple[str, ...]
-Implementation = Literal["reference", "tiled", "pallas_tpu"]
+Implementation = Literal["reference", "tiled", "pallas_tpu", "cudnn"]
 
 Args = ParamSpec("Args")
 Out = TypeVar("Out")

@@ -201,14 +201,6 @@ def call_kernel(
     aliases: arguments that share memory with a result.
     sequential: True if resident blocks depend on earlier ones.
   """
-  varying = frozenset[str]().union(
-    *(jax.typeof(a).manual_axis_type.varying for a, _ in args)
-  )
-  vma = jax.sharding.ManualAxisType(varying=varying)
-  shapes = [
-    jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=vma)
-    for shape, _ in out
-  ]
   pairs = math.prod(blocks.grid) * blocks.resident * blocks.streamed
   moved = [(spec, a.dtype.itemsize) for a, spec in args]
   moved += [(spec, 4) for _, spec in out]
@@ -217,25 +209,64 @@ def call_kernel(
     transcendentals=pairs * exponentials,
     bytes_accessed=sum(_bytes_moved(s, blocks.grid, size) for s, size in moved),
   )
+  return run_kernel(
+    kernel,
+    *args,
+    name=name,
+    grid=blocks.grid,
+    out=[(shape, jnp.float32, spec) for shape, spec in out],
+    scratch=scratch,
+    cost=cost,
+    semantics=("arbitrary" if sequential else "parallel", "arbitrary"),
+    aliases=aliases,
+  )
+
+
+def run_kernel(
+  kernel: Callable[..., None],
+  *args: tuple[Array, pl.BlockSpec],
+  name: str,
+  grid: tuple[int, ...],
+  out: Sequence[tuple[tuple[int, ...], Any, pl.BlockSpec]],
+  scratch: Sequence[Any],
+  cost: pl.CostEstimate,
+  semantics: Sequence[Any],
+  aliases: dict[int, int] | None = None,
+) -> Sequence[Array]:
+  """Runs a kernel on a grid of blocks; interprets it on other platforms.
+
+  Args:
+    kernel: function of references to the blocks of `args`, `out`, `scratch`.
+    *args: arrays and their block specs.
+    name: name of the kernel in profiles.
+    grid: number of steps of each axis, the innermost last.
+    out: shapes and dtypes of the results, and their block specs.
+    scratch: VMEM that persists between grid steps.
+    cost: operations and bytes of the kernel.
+    semantics: "parallel" or "arbitrary" (in order) for each axis of the grid.
+    aliases: arguments that share memory with a result.
+  """
+  varying = frozenset[str]().union(
+    *(jax.typeof(a).manual_axis_type.varying for a, _ in args)
+  )
+  vma = jax.sharding.ManualAxisType(varying=varying)
 
   def compiled(interpret: Any) -> Callable[..., Sequence[Array]]:
     return pl.pallas_call(
       kernel,
-      out_shape=shapes,
-      grid=blocks.grid,
+      out_shape=[
+        jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=vma)
+        for shape, dtype, _ in out
+      ],
+      grid=grid,
       in_specs=[spec for _, spec in args],
-      out_specs=[spec for _, spec in out],
+      out_specs=[spec for _, _, spec in out],
       scratch_shapes=scratch,
       input_output_aliases=aliases or {},
       interpret=interpret,
       name=name,
       cost_estimate=cost,
-      compiler_params=pltpu.CompilerParams(
-        dimension_semantics=(
-          "arbitrary" if sequential else "parallel",
-          "arbitrary",
-        )
-      ),
+      compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
     )
 
   # The target of ahead-of-time compilation may differ from the local platform.
