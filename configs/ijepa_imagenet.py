@@ -47,7 +47,10 @@ def get_config(arg: str = "300") -> ConfigDict:
       "objective": {
         "name": "ijepa",
         "num_targets": 4,
-        "predictor": {"width": 384, "depth": 12, "num_heads": 16},
+        "predictor": {
+          **{"width": 384, "depth": 12, "num_heads": 16},
+          "dtype": "bfloat16",
+        },
         "momentum_start": 0.996,
       },
       "optim": {

@@ -38,7 +38,10 @@ def get_config(arg: str = "800") -> ConfigDict:
       "objective": {
         "name": "mae",
         "mask_ratio": 0.75,
-        "decoder": {"width": 512, "depth": 8, "num_heads": 16},
+        "decoder": {
+          **{"width": 512, "depth": 8, "num_heads": 16},
+          "dtype": "bfloat16",
+        },
       },
       "optim": {
         "name": "adamw",

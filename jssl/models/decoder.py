@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jssl.models.tokens import Drop, Grid
 from jssl.models.vit_layers import Block, LayerNorm
 from jssl.models.vit_positions import sincos_positions
-from jssl.typing import Key, Positive, PyTree, check_fields
+from jssl.typing import Dtype, Key, Positive, PyTree, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Decoder:
     depth: number of blocks.
     num_heads: number of attention heads; must divide `width`.
     mlp_ratio: hidden width of the MLPs over `width`.
+    dtype: dtype of activations; wider tokens keep theirs with "float32".
   """
 
   width: Positive[int] = 512
   depth: Positive[int] = 8
   num_heads: Positive[int] = 16
   mlp_ratio: Positive[int] = 4
+  dtype: Dtype = "float32"
 
   def __post_init__(self) -> None:
     check_fields(self, "Decoder")
@@ -89,7 +91,10 @@ class _Decoder(nn.Module):
     mask: Drop,
     prefix: Float[Array, "b w"] | None = None,
   ) -> Float[Array, "b m t out"]:
-    config, dtype, d = self.config, tokens.dtype, self.config.width
+    config, d = self.config, self.config.width
+    dtype = jnp.dtype(config.dtype)
+    if dtype == jnp.float32:
+      dtype = jnp.promote_types(tokens.dtype, dtype)
     positions = jnp.asarray(
       sincos_positions(self.grid.rows, self.grid.columns, d, column_first=True),
       dtype,

@@ -1,6 +1,7 @@
 """The Flax module of a vision transformer."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,6 +28,17 @@ from jssl.models.vit_positions import (
   sincos_positions,
 )
 from jssl.typing import Images, Keys, Pixels, Variables
+
+
+def _products_saveable(primitive: Any, *args: Any, **params: Any) -> bool:
+  """Policy of `remat="dots"`: saves products with weights, and attention."""
+  policies = jax.checkpoint_policies
+  return (
+    policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+    or policies.save_only_these_names("attention")(primitive, *args, **params)
+    # The result of cuDNN, and the sums that its gradient needs.
+    or primitive.name == "custom_partitioning"
+  )
 
 
 class Encoder(nn.Module):
@@ -228,10 +240,7 @@ class Encoder(nn.Module):
       return pooled(standardized(y, config.norm_epsilon), n, shown)
 
     if config.remat != "none":
-      policy = {
-        "block": None,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-      }[config.remat]
+      policy = {"block": None, "dots": _products_saveable}[config.remat]
       # A scan already prevents common-subexpression elimination.
       kind = nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
     block = functools.partial(

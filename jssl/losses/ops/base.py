@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
@@ -281,6 +282,8 @@ def _call_fwd(
 ) -> tuple[PyTree, PyTree]:
   # A forward-over-reverse Hessian differentiates this rule too.
   out = _call(op, _refuse_forward_mode(operands), constants)
+  # Rematerialised layers can save the result under the operation's name.
+  out = checkpoint_name(out, op.name)
   return out, (operands, constants, out)
 
 
