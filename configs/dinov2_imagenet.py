@@ -75,7 +75,6 @@ def get_config(arg: str = "learned") -> ConfigDict:
         "drop_path_uniform": True,
         "gelu": "erf",
         "scan_layers": True,
-        "remat": "block",
       },
       "mesh": {"fsdp": 8},
       "objective": objective,

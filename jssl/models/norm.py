@@ -22,12 +22,19 @@ def statistics(
 ) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
   """Returns mean and biased variance, E[(x - mean)²], of the last axis.
 
-  E[x²] - E[x]² would cancel where the mean is much larger than the deviation.
-  On several devices the second pass is one more all-reduce of size [d].
+  E[x²] - E[x]² cancels where the mean is much larger than the deviation. It is
+  used for 16-bit x: its float32 error, 2^-24 (mean / deviation)², is below the
+  rounding of x, 2^-9 mean / deviation, up to a ratio of 2^15. Both sums then
+  take one pass, which compilers fuse with the convolution that makes x.
+  Otherwise the second pass is one more all-reduce of size [d].
   """
+  is_half = jnp.finfo(x.dtype).bits == 16
   x = x.astype(dtype)
   axes = tuple(range(x.ndim - 1))
   mean = checkpoint_name(x.mean(axes), STATISTICS)
+  if is_half:
+    variance = jnp.square(x).mean(axes) - jnp.square(mean)
+    return mean, checkpoint_name(jnp.maximum(variance, 0), STATISTICS)
   # The variance has derivative 0 with respect to the mean. Without this, the
   # backward pass would sum those zeros over all devices.
   centre = jax.lax.stop_gradient(mean).reshape((1,) * len(axes) + (-1,))

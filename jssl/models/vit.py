@@ -95,7 +95,8 @@ class ViT:
       `losses.ops.attention`; "reference" for the whole matrix of weights, which
       takes second derivatives.
     remat: parts of a block to recompute in the backward pass: "none", "block"
-      (everything), or "dots" (everything but matrix products).
+      (everything), or "dots" (everything but products with weights and the
+      kernels of attention: norms, activations and biases).
     dtype: dtype of activations; parameters keep the default dtype.
     mean: mean of the pixels, one value or one per channel.
     std: standard deviation of the pixels, one value or one per channel.

@@ -132,7 +132,7 @@ def candidates(config: Config, result: Result) -> Iterator[Changes]:
     fsdp = math.gcd(devices, least)
     base = {"mesh.data": devices // fsdp, "mesh.fsdp": fsdp}
     yield base
-  if getattr(config.model, "remat", "") == "none":
+  if getattr(config.model, "remat", "block") != "block":
     base = {**base, "model.remat": "block"}
     yield base
   least = 2 ** max(1, math.ceil(math.log2(_memory_ratio(result))))
