@@ -25,6 +25,15 @@ start() {
   # Shared storage survives a preemption.
   JAX_COMPILATION_CACHE_DIR=$(dirname "$workdir")/compiled
   export JAX_COMPILATION_CACHE_DIR
+  # Gathers sharded parameters during computation: docs/launch.md.
+  local flags=(
+    --xla_enable_async_all_gather=true
+    --xla_tpu_enable_async_collective_fusion=true
+    --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
+    --xla_tpu_enable_async_collective_fusion_multiple_steps=true
+    --xla_tpu_overlap_compute_collective_tc=true
+  )
+  export LIBTPU_INIT_ARGS=${LIBTPU_INIT_ARGS:-${flags[*]}}
   # shellcheck disable=SC2016
   setsid bash -c '"$@"; echo $? >run.status' training .venv-tpu/bin/python \
     -m jssl.train --distributed --config="$config" --workdir="$workdir" "$@" \

@@ -37,7 +37,7 @@ def _products_saveable(primitive: Any, *args: Any, **params: Any) -> bool:
     policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
     or policies.save_only_these_names("attention")(primitive, *args, **params)
     # The result of cuDNN, and the sums that its gradient needs.
-    or primitive.name == "custom_partitioning"
+    or primitive.name == "dot_product_attention_fwd_wrapper"
   )
 
 

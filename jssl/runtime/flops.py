@@ -29,6 +29,13 @@ def _convolution_flops(equation: Any) -> int:
   return 2 * inner * outputs // math.prod(equation.params["lhs_dilation"])
 
 
+def _attention_flops(equation: Any) -> int:
+  """Returns the FLOPs of cuDNN's attention, of images [b, n, heads, e]."""
+  b, n, heads, e = equation.invars[0].aval.shape
+  products = 2 if "fwd" in equation.primitive.name else 5
+  return 2 * products * b * heads * n * n * e
+
+
 def product_flops(jaxpr: Any, devices: int = 1) -> int:
   """Returns the FLOPs per device of matrix products and convolutions.
 
@@ -43,6 +50,8 @@ def product_flops(jaxpr: Any, devices: int = 1) -> int:
       total += _dot_flops(equation) // devices
     elif name == "conv_general_dilated":
       total += _convolution_flops(equation) // devices
+    elif name.startswith("dot_product_attention"):
+      total += _attention_flops(equation) // devices
     elif name == "pallas_call":
       estimate = equation.params.get("cost_estimate")
       total += estimate.flops if estimate else 0

@@ -128,8 +128,13 @@ def test_a_set_of_pods_needs_no_mount():
   """Workdir, compiled programs and data are in a bucket."""
   assert "volumes" not in POD
   values = {entry["name"]: entry["value"] for entry in TRAIN["env"]}
+  flags = values.pop("LIBTPU_INIT_ARGS").split()
   assert [*values] == ["WORKDIR", "JAX_COMPILATION_CACHE_DIR"]
   for value in values.values():
     check_workdir(value)
+  # The scripts of pods set the same flags.
+  assert flags
+  worker = (LAUNCH / "tpu_worker.sh").read_text().split()
+  assert [flag for flag in worker if flag.startswith("--xla")] == flags
   assert "--config.data.data_dir=gs://BUCKET/data" in TRAIN["command"][-1]
   assert JOB["parallelism"] == JOB["completions"]

@@ -31,3 +31,16 @@ def test_cpu_devices_share_the_measured_rate():
   one = flops.peak_flops(devices[:1])
   assert one > 1e8
   assert flops.peak_flops(devices) == pytest.approx(one / len(devices))
+
+
+@pytest.mark.parametrize(("name", "products"), [("fwd", 2), ("bwd", 5)])
+def test_attention_of_cudnn_counts(name, products):
+  """JAX traces it with a cuDNN library only, so the equation is made here."""
+  array = types.SimpleNamespace(aval=jax.ShapeDtypeStruct((4, 50, 2, 64), "f2"))
+  primitive = types.SimpleNamespace(
+    name=f"dot_product_attention_{name}_wrapper"
+  )
+  equation = types.SimpleNamespace(primitive=primitive, invars=[array])
+  jaxpr = types.SimpleNamespace(eqns=[equation])
+  product = 2 * 4 * 2 * 50 * 50 * 64
+  assert flops.product_flops(jaxpr, 2) == products * product // 2
