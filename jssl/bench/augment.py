@@ -1,6 +1,7 @@
 """Views of a batch, made on the device as in the training step.
 
-Each case adds operations to the one before; ratios are to crops alone.
+Each case adds operations to the one before; ratios are to crops alone. With
+--torch=PYTHON, torchvision and kornia make the same views on the CPU.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from jssl import rng
 from jssl.augment import Augment, views
-from jssl.bench import harness
+from jssl.bench import harness, torch_augment
 
 FLAGS = {
   "rounds": (10, "measurements of each case"),
@@ -20,6 +21,10 @@ FLAGS = {
   "image_size_px": (256, "height and width of images"),
   "view_size_px": (224, "height and width of views"),
   "views": (2, "views of an image"),
+  "torch": (
+    "",
+    "Python with torch, torchvision, kornia and psutil, to measure theirs too",
+  ),
 }
 
 
@@ -61,6 +66,16 @@ def run(args: argparse.Namespace) -> harness.Report:
     cases.append(
       harness.compiled_case(", ".join(names), make, images, items=len(images))
     )
+  sizes = args.batch_size, args.image_size_px, args.view_size_px, args.views
+  if args.torch:
+    for library in ("torchvision", "kornia"):
+      for number in range(1, len(names) + 1):
+        arguments = (library, str(number), ",".join(map(str, sizes)))
+        case = partial(
+          harness.elsewhere, args.torch, torch_augment.__file__, *arguments
+        )
+        title = f"{library}: {', '.join(names[:number])}"
+        cases.append(harness.Case(title, case))
   columns = {**harness.MILLISECONDS, **harness.RATES}
   rows = harness.measure(cases, rounds=args.rounds, columns=columns)
   about = {"images": "x".join(map(str, shape)), "views": args.views}

@@ -10,9 +10,7 @@ import collections
 import contextlib
 import io
 import itertools
-import json
 import pathlib
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -66,12 +64,9 @@ def _load(data: bytes) -> None:
 
 def _torchvision(python: str, folder: pathlib.Path) -> Iterator[Case]:
   """Yields the cases of `torchvision_loader` in another environment."""
-
-  def run(*arguments: str) -> Timing:
-    command = [python, torchvision_loader.__file__, str(folder), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Timing(**json.loads(done.stdout))
-
+  run = partial(
+    harness.elsewhere, python, torchvision_loader.__file__, str(folder)
+  )
   for case, name in (
     ("squares", f"resized to {torchvision_loader.IMAGE_SIZE_PX} px"),
     ("views", "two views"),

@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,6 +135,13 @@ def in_process(function: Callable[..., Any], *args: Any) -> Any:
     1, multiprocessing.get_context("spawn")
   ) as pool:
     return pool.submit(function, *args).result()
+
+
+def elsewhere(python: str, script: str, *arguments: str) -> Timing:
+  """Runs a script that prints a timing as JSON with another interpreter."""
+  command = [python, script, *arguments]
+  done = subprocess.run(command, check=True, capture_output=True, text=True)
+  return Timing(**json.loads(done.stdout))
 
 
 def spread(values: Sequence[float], unit: str) -> Row:

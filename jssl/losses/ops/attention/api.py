@@ -1,7 +1,7 @@
 """Self-attention: entry point, and the operation on a mesh."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jax.sharding import AxisType
@@ -100,9 +100,13 @@ def attention(
 
   def on_layout(layout: Layout, qkv: Array, valid: Valid) -> Array:
     width = qkv.shape[1] // 3
-    images, rest = divmod(len(qkv) // tokens, layout.shards)
-    no_kernel: str | None = f"{layout.shards} devices do not divide the images"
-    if not rest:
+    rows: Any = qkv.shape[0]
+    shards = layout.shards
+    no_kernel: str | None = f"{shards} devices do not divide the images"
+    if not isinstance(rows, int):
+      no_kernel = "the number of images is symbolic (jax.export)"
+    elif rows // tokens % shards == 0:
+      images = rows // tokens // shards
       no_kernel = pallas_tpu.unsupported(
         qkv.dtype, images, tokens, width, num_heads
       )

@@ -35,11 +35,11 @@ def attention(
     # the gradient.
     x = jnp.pad(x, ((0, 0), (0, 1), *[(0, 0)] * 3))
     if mask is None:
-      lengths = jnp.full(len(x), tokens, jnp.int32)
+      lengths = jnp.full(x.shape[:1], tokens, jnp.int32)
     else:
       mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)))
   if mask is not None:
-    shape = (len(x), 1, x.shape[1], x.shape[1])
+    shape = (x.shape[0], 1, x.shape[1], x.shape[1])
     mask = jnp.broadcast_to(mask, shape)
   out = jax.nn.dot_product_attention(
     *(x[:, :, 0], x[:, :, 1], x[:, :, 2]),
@@ -48,4 +48,4 @@ def attention(
     key_value_seq_lengths=lengths,
     implementation="cudnn",
   )
-  return out[:, :tokens].reshape(len(qkv), -1)
+  return out[:, :tokens].reshape(-1, qkv.shape[1] // 3)

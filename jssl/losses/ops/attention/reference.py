@@ -38,4 +38,5 @@ def attention(
   heads = split_heads(qkv, tokens, num_heads)
   q, k, v = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
   weights = attention_weights(q, k, valid).astype(v.dtype)
-  return jnp.einsum("bkqt,btke->bqke", weights, v).reshape(len(qkv), -1)
+  out = jnp.einsum("bkqt,btke->bqke", weights, v)
+  return out.reshape(-1, num_heads * out.shape[-1])
