@@ -48,7 +48,9 @@ def get_config(arg: str = "300") -> ConfigDict:
         "name": "ijepa",
         "num_targets": 4,
         "predictor": {
-          **{"width": 384, "depth": 12, "num_heads": 16},
+          "width": 384,
+          "depth": 12,
+          "num_heads": 16,
           "dtype": "bfloat16",
         },
         "momentum_start": 0.996,

@@ -39,7 +39,9 @@ def get_config(arg: str = "800") -> ConfigDict:
         "name": "mae",
         "mask_ratio": 0.75,
         "decoder": {
-          **{"width": 512, "depth": 8, "num_heads": 16},
+          "width": 512,
+          "depth": 8,
+          "num_heads": 16,
           "dtype": "bfloat16",
         },
       },

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> harness.Report:
       for number in range(1, len(names) + 1):
         arguments = (library, str(number), ",".join(map(str, sizes)))
         case = partial(
-          harness.elsewhere, args.torch, torch_augment.__file__, *arguments
+          harness.time_script, args.torch, torch_augment.__file__, *arguments
         )
         title = f"{library}: {', '.join(names[:number])}"
         cases.append(harness.Case(title, case))

@@ -65,7 +65,7 @@ def _load(data: bytes) -> None:
 def _torchvision(python: str, folder: pathlib.Path) -> Iterator[Case]:
   """Yields the cases of `torchvision_loader` in another environment."""
   run = partial(
-    harness.elsewhere, python, torchvision_loader.__file__, str(folder)
+    harness.time_script, python, torchvision_loader.__file__, str(folder)
   )
   for case, name in (
     ("squares", f"resized to {torchvision_loader.IMAGE_SIZE_PX} px"),

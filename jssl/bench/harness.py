@@ -137,8 +137,8 @@ def in_process(function: Callable[..., Any], *args: Any) -> Any:
     return pool.submit(function, *args).result()
 
 
-def elsewhere(python: str, script: str, *arguments: str) -> Timing:
-  """Runs a script that prints a timing as JSON with another interpreter."""
+def time_script(python: str, script: str, *arguments: str) -> Timing:
+  """Runs a script with another interpreter; parses the timing it prints."""
   command = [python, script, *arguments]
   done = subprocess.run(command, check=True, capture_output=True, text=True)
   return Timing(**json.loads(done.stdout))

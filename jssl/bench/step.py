@@ -6,8 +6,6 @@
 import argparse
 from typing import Any
 
-import jax
-
 from jssl.bench import harness
 from jssl.config import command_line
 from jssl.config.build import build
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> harness.Report:
   step: Any = program.compile()
   memory = step.memory_analysis()
   flops = model_flops(objects, program)
-  peak = peak_flops(jax.devices())
+  peak = peak_flops(list(objects.mesh.devices.flat))
 
   def take_step() -> Any:
     nonlocal state

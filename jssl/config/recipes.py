@@ -305,7 +305,7 @@ def vit(width: int, *, num_heads: int) -> Section:
     "depth": 12,
     "num_heads": num_heads,
     "pooling": "cls",
-    # Less memory and HBM traffic, and no products twice: docs/preflight.md.
+    # Less memory and HBM traffic: docs/preflight.md.
     "remat": "dots",
     "dtype": "bfloat16",
     **IMAGENET_PIXELS,

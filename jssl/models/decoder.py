@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jssl.models.tokens import Drop, Grid
-from jssl.models.vit_layers import Block, LayerNorm
+from jssl.models.vit_layers import Attention, Block, LayerNorm
 from jssl.models.vit_positions import sincos_positions
 from jssl.typing import Dtype, Key, Positive, PyTree, check_fields
 
@@ -30,7 +30,8 @@ class Decoder:
     depth: number of blocks.
     num_heads: number of attention heads; must divide `width`.
     mlp_ratio: hidden width of the MLPs over `width`.
-    dtype: dtype of activations; wider tokens keep theirs with "float32".
+    dtype: dtype of activations; "float32" is promoted to that of wider tokens.
+    attention: as of `ViT`.
   """
 
   width: Positive[int] = 512
@@ -38,6 +39,7 @@ class Decoder:
   num_heads: Positive[int] = 16
   mlp_ratio: Positive[int] = 4
   dtype: Dtype = "float32"
+  attention: Attention = "auto"
 
   def __post_init__(self) -> None:
     check_fields(self, "Decoder")
@@ -123,6 +125,7 @@ class _Decoder(nn.Module):
         zero_init_residual=False,
         layer_scale=0.0,
         dtype=dtype,
+        attention=config.attention,
         name=f"block_{i}",
       )(x, None, valid)
     # The layers below act on each token alone: drop the visible ones.

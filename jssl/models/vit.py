@@ -92,11 +92,10 @@ class ViT:
     scan_layers: True to compile one block and scan over it. Parameters are
       stacked under `blocks` [depth, ...] instead of `block_i`.
     attention: "auto" for the kernel of the platform where it can run, see
-      `losses.ops.attention`; "reference" for the whole matrix of weights, which
-      takes second derivatives.
+      `losses.ops.attention`; "reference" for the whole matrix of weights.
     remat: parts of a block to recompute in the backward pass: "none", "block"
-      (everything), or "dots" (everything but products with weights and the
-      kernels of attention: norms, activations and biases).
+      (everything), or "dots" (norms, activations and biases; also the products
+      of attention where no kernel runs).
     dtype: dtype of activations; parameters keep the default dtype.
     mean: mean of the pixels, one value or one per channel.
     std: standard deviation of the pixels, one value or one per channel.

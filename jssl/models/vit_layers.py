@@ -144,8 +144,8 @@ class Block(nn.Module):
       y = y + biases.astype(self.dtype)[None]
     heads = split_heads(y, self.tokens, self.num_heads)
     if rotations is not None:
-      turned = [rotated(heads[:, :, i], rotations) for i in (0, 1)]
-      heads = jnp.stack([*turned, heads[:, :, 2]], axis=2)
+      queries_keys = [rotated(heads[:, :, i], rotations) for i in (0, 1)]
+      heads = jnp.stack([*queries_keys, heads[:, :, 2]], axis=2)
       y = heads.reshape(y.shape)
     if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
       q, k = heads[:, :1, 0], heads[:, :, 1]

@@ -255,7 +255,7 @@ def measure(
     fits=fits,
     memory=Memory(limit, peak, arguments, tuple(lines), prefetched),
     product_flops=flops,
-    hbm_bytes=sum(line.read + line.written for line in traffic),
+    hbm_bytes=buffers.hbm_bytes(module),
     traffic=tuple(traffic),
     accessed_bytes=cost.accessed_bytes(compiled),
     collectives=collectives.by_kind_and_axes(

@@ -39,6 +39,14 @@ def gib(size: int | None) -> str:
   return f"{size / 2**30:.2f} GiB"
 
 
+def moved(size: int) -> str:
+  """Formats bytes of traffic in GB, MB or KB."""
+  for unit, name in ((1e9, "GB"), (1e6, "MB")):
+    if size >= 0.1 * unit:
+      return f"{size / unit:.3g} {name}"
+  return f"{size / 1e3:.3g} KB"
+
+
 def location(of: Location | None) -> str:
   """Formats a source line, relative to the project's root."""
   if of is None:
@@ -89,7 +97,7 @@ def requirement_rows(requirements: Requirements) -> Rows:
   ]
   if hbm is not None:
     intensity = f"{flops / max(hbm, 1):,.1f} FLOP/byte"
-    rows.append(["HBM traffic", f"{hbm / 1e9:.3g} GB"])
+    rows.append(["HBM traffic", moved(hbm)])
     rows.append(["arithmetic intensity", intensity])
   if requirements.accessed_bytes is not None:
     accessed = f"{requirements.accessed_bytes / 1e9:.3g} GB"
@@ -138,8 +146,8 @@ def traffic_rows(requirements: Requirements) -> Rows:
   return [
     [
       location(line.location),
-      f"{line.read / 1e9:.3g} GB",
-      f"{line.written / 1e9:.3g} GB",
+      moved(line.read),
+      moved(line.written),
       f"{(line.read + line.written) / total:.0%}",
       operation(line.op_name),
     ]
@@ -189,8 +197,8 @@ def sections(result: Result) -> list[Section]:
           f"{one.name}: HBM traffic",
           traffic_rows(one),
           ("source line", "read", "written", "share", "operation"),
-          "The line is of the first operation of a fusion with a location; the "
-          "operation is the one of the line's largest instruction.",
+          "A fusion counts for the line of its last operation. The operation "
+          "is the one of the line with the most traffic.",
         )
       )
     if one.memory.lines:

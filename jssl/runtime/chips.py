@@ -31,7 +31,9 @@ _GIB = 2.0**30
 # for Ampere.
 _NDR, _HDR = 400e9 / 8, 200e9 / 8
 GPU_BYTES = {"a100": 85100068864, "h100": 84942979072, "h200": 151397597184}
-_A100, _H100, _H200 = (0.75 * size for size in GPU_BYTES.values())
+_A100, _H100, _H200 = (
+  0.75 * GPU_BYTES[name] for name in ("a100", "h100", "h200")
+)
 CHIPS = {
   "v4": Chip(275e12, 1228e9, 300e9, 30.75 * _GIB, ("TPU v4",)),
   "v5e": Chip(197e12, 819e9, 200e9, 15.75 * _GIB, ("TPU v5 lite", "TPU v5e")),

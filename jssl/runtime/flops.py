@@ -30,7 +30,10 @@ def _convolution_flops(equation: Any) -> int:
 
 
 def _attention_flops(equation: Any) -> int:
-  """Returns the FLOPs of cuDNN's attention, of images [b, n, heads, e]."""
+  """Returns the FLOPs of cuDNN's attention, of images [b, n, heads, e].
+
+  The backward pass computes the logits again.
+  """
   b, n, heads, e = equation.invars[0].aval.shape
   products = 2 if "fwd" in equation.primitive.name else 5
   return 2 * products * b * heads * n * n * e
@@ -74,23 +77,28 @@ def inner_programs(equation: Any) -> Iterator[Any]:
 
 
 def peak_flops(devices: Sequence[jax.Device]) -> float:
-  """Returns the peak FLOP/s of one of the devices.
+  """Returns the peak FLOP/s of one of the devices of a mesh.
 
   The data-sheet rate of bfloat16 products if the chip is in `CHIPS`. Otherwise,
-  the measured rate of a float32 product on this process's devices, which share
-  a machine.
+  the measured rate of a large product: in bfloat16 on other accelerators, in
+  float32 on CPUs, where the devices of a process share the cores.
   """
   kind = devices[0].device_kind
   for chip in CHIPS.values():
     if kind in chip.kinds:
       return chip.flops / chip.devices
-  return _measured_flops() / sum(d.process_index == 0 for d in devices)
+  if devices[0].platform != "cpu":
+    return _measured_flops(jnp.bfloat16)
+  process = jax.process_index()
+  return _measured_flops(jnp.float32) / sum(
+    device.process_index == process for device in devices
+  )
 
 
 @functools.cache
-def _measured_flops(size: int = 2048, repeats: int = 4) -> float:
+def _measured_flops(dtype: Any, size: int = 2048, repeats: int = 4) -> float:
   """Returns the highest FLOP/s of square products on one device."""
-  x = jnp.zeros((size, size), device=jax.local_devices()[0])
+  x = jnp.zeros((size, size), dtype, device=jax.local_devices()[0])
   product = jax.jit(jnp.matmul)
   seconds = math.inf
   for _ in range(repeats):

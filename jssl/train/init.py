@@ -110,6 +110,7 @@ def model_flops(run: Run, program: Program) -> int:
 
   Leaves out what rematerialisation and chunks compute a second time, as is the
   convention for model FLOPs utilisation (PaLM, arXiv:2204.02311, appendix B).
+  Kernels count what they compute, logits in the backward pass included.
   """
   config = run.config
   without: dict[str, Any] = {"train.chunks": 1}

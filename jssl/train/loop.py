@@ -125,7 +125,8 @@ def train(
     )
     program = Program(run)
     train_step = program.compile()
-    at_peak = model_flops(run, program) / peak_flops(jax.devices())
+    peak = peak_flops(list(run.mesh.devices.flat))
+    seconds_at_peak = model_flops(run, program) / peak
     batches = train_batches(run, program.batch_sharding)
     is_new = distributed.broadcast_from_first(not checkpoint.steps(workdir))
     initial = initial_state(run, program) if is_new else None
@@ -138,7 +139,7 @@ def train(
       workdir,
       total_steps=total_steps,
       batch_size=config.data.batch_size,
-      seconds_at_peak=at_peak,
+      seconds_at_peak=seconds_at_peak,
       open_trackers=lambda step: trackers.Trackers(
         workdir,
         to_dict(config),

@@ -9,8 +9,10 @@ from jssl.runtime import flops
 from jssl.runtime.chips import CHIPS
 
 
-def device(kind):
-  return types.SimpleNamespace(device_kind=kind, process_index=0)
+def device(kind, platform="gpu"):
+  return types.SimpleNamespace(
+    device_kind=kind, platform=platform, process_index=0
+  )
 
 
 def test_known_chips_have_the_rates_of_their_data_sheets():
@@ -26,11 +28,11 @@ def test_no_two_chips_share_a_kind():
   assert len(kinds) == len(set(kinds))
 
 
-def test_cpu_devices_share_the_measured_rate():
-  devices = jax.devices()
-  one = flops.peak_flops(devices[:1])
-  assert one > 1e8
-  assert flops.peak_flops(devices) == pytest.approx(one / len(devices))
+def test_only_cpu_devices_share_the_measured_rate(monkeypatch):
+  assert flops.peak_flops(jax.devices()[:1]) > 1e8
+  monkeypatch.setattr(flops, "_measured_flops", lambda dtype: 8e12)
+  assert flops.peak_flops([device("cpu", "cpu")] * 4) == 2e12
+  assert flops.peak_flops([device("NVIDIA L4")] * 4) == 8e12
 
 
 @pytest.mark.parametrize(("name", "products"), [("fwd", 2), ("bwd", 5)])

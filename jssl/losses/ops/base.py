@@ -34,7 +34,10 @@ _LOG = logging.getLogger(__name__)
 
 
 # The kernels of platforms.
-_KERNELS: Mapping[str, Implementation] = {"tpu": "pallas_tpu", "gpu": "cudnn"}
+_PLATFORM_KERNELS: Mapping[str, Implementation] = {
+  "tpu": "pallas_tpu",
+  "gpu": "cudnn",
+}
 
 
 def choose_implementation(
@@ -42,7 +45,7 @@ def choose_implementation(
   name: str,
   *,
   kernels: Mapping[Implementation, str | None],
-  otherwise: Implementation = "tiled",
+  fallback: Implementation = "tiled",
   no_gain: str | None = None,
 ) -> Implementation:
   """Validates the caller's choice of implementation, or chooses one.
@@ -54,7 +57,7 @@ def choose_implementation(
     layout: layout of the rows, with the caller's choice.
     name: name of the operation, for messages.
     kernels: reason why each kernel cannot run; None if it can.
-    otherwise: implementation without a kernel.
+    fallback: implementation without a kernel.
     no_gain: reason why the kernels are not faster; None if they are.
 
   Raises:
@@ -62,15 +65,15 @@ def choose_implementation(
   """
   implementation = layout.implementation
   if implementation is None:
-    kernel = _KERNELS.get(layout.platform)
+    kernel = _PLATFORM_KERNELS.get(layout.platform)
     if kernel is None or kernel not in kernels:
-      return otherwise
+      return fallback
     reason = kernels[kernel] or no_gain
     if reason is None:
       return kernel
-    _LOG.info("%s: %s instead of %s: %s", name, otherwise, kernel, reason)
-    return otherwise
-  known = tuple(dict.fromkeys(("reference", otherwise, *kernels)))
+    _LOG.info("%s: %s instead of %s: %s", name, fallback, kernel, reason)
+    return fallback
+  known = tuple(dict.fromkeys(("reference", fallback, *kernels)))
   if implementation not in known:
     raise ValueError(
       f"implementation={implementation!r}: expected one of {known} or None"
@@ -243,9 +246,9 @@ batching.primitive_batchers[_tangent_p] = lambda args, axes: (
 def _raise_forward_mode(*args: Any, **kwargs: Any) -> NoReturn:
   raise TypeError(
     "forward-mode differentiation (jax.jvp, jax.linearize, jax.jacfwd, "
-    'jax.hessian) of this loss needs implementation="reference", which builds '
-    "whole matrices; or use reverse mode, jax.jacrev(jax.grad(loss)) for a "
-    "Hessian"
+    'jax.hessian) of this operation needs implementation="reference" (of a '
+    'loss) or attention="reference" (of a ViT), which build whole matrices; or '
+    "use reverse mode, jax.jacrev(jax.grad(loss)) for a Hessian"
   )
 
 

@@ -77,6 +77,14 @@ class Layout:
       return jax.default_backend()
     return mesh.abstract_device.platform
 
+  @property
+  def device_kind(self) -> str:
+    """Kind of the devices, such as "TPU v5" or "NVIDIA H100 80GB HBM3"."""
+    mesh = self.mesh or jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+      return jax.devices()[0].device_kind
+    return mesh.abstract_device.device_kind
+
   def shard_map(
     self, function: Callable[Args, Out], in_specs: PyTree, out_specs: PyTree
   ) -> Callable[Args, Out]:

@@ -1,10 +1,11 @@
 """HBM accesses and aliasing of instructions, and traffic of programs.
 
 An instruction reads its operands and writes its results once. Exceptions:
-slicing reads only the slice, an in-place update writes only the update, and
-forwarded operands are not accessed. For a fusion, accesses follow from the
-instructions in its body. In contrast to the compiler's "bytes accessed",
-on-chip memory is left out and loop bodies count by trip.
+slicing reads only the slice, an in-place update writes only the update,
+forwarded operands are not accessed, and kernels of attention read an operand
+once that is listed for queries, keys and values. For a fusion, accesses follow
+from the instructions in its body. In contrast to the compiler's "bytes
+accessed", on-chip memory is left out and loop bodies count by trip.
 """
 
 import re
@@ -31,6 +32,8 @@ _VIEWS = frozenset(
   ("bitcast", "while", "optimization-barrier", "add-dependency")
 )
 _RESULTS_FIRST = ("copy-start", "recv")
+# Kernels that read parts of an operand, which is listed once for each part.
+_READS_PARTS = "/attention_"
 _SLICES = frozenset(("dynamic-slice", "gather", "slice"))
 _ALIASES = re.compile(r"output_to_operand_aliasing=\{((?:[^{}]|\{[^{}]*\})*)\}")
 _ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}")
@@ -209,8 +212,7 @@ def _access(
     largest = max(array.bytes for array in results)
     read = [min(size, largest) for size in read]
     written = [0 if at in known else n for at, n in enumerate(written)]
-  elif opcode == "custom-call":
-    # An operand that is listed twice is read by parts.
+  elif opcode == "custom-call" and _READS_PARTS in instruction.op_name:
     names = instruction.operands
     read = [0 if names[at] in names[:at] else n for at, n in enumerate(read)]
   elif opcode in _SLICES:
@@ -243,6 +245,9 @@ class LineTraffic(NamedTuple):
   """HBM traffic of one source line, in bytes.
 
   Attributes:
+    location: the line; None without one in the project.
+    read: bytes read.
+    written: bytes written.
     op_name: JAX's name of the operation with the most traffic.
   """
 

@@ -60,6 +60,26 @@ class SelfAttention(FusedOperation):
     return self.layout.shard_map(local, True, True)(operands, constants, g)
 
 
+def _check_shapes(
+  qkv: Array, valid: Valid, tokens: int, num_heads: int
+) -> None:
+  rows, columns = qkv.shape
+  if isinstance(rows, int) and rows % tokens:
+    raise ValueError(
+      f"qkv of shape {qkv.shape}: expected a multiple of tokens={tokens} rows"
+    )
+  if columns % (3 * num_heads):
+    raise ValueError(
+      f"qkv of shape {qkv.shape}: expected a multiple of 3 x "
+      f"num_heads={num_heads} columns"
+    )
+  if valid is not None and valid.shape != (rows // tokens, tokens):
+    raise ValueError(
+      f"valid of shape {valid.shape}: expected [images, tokens], "
+      f"{(rows // tokens, tokens)}"
+    )
+
+
 def attention(
   qkv: Float[Array, "bn _w"],
   *,
@@ -83,18 +103,22 @@ def attention(
     valid: True for tokens that are attended to; every image needs one.
     implementation: "pallas_tpu" keeps the weights in VMEM and takes bfloat16;
       "cudnn" runs cuDNN on NVIDIA GPUs and takes bfloat16 and float16;
-      "reference" builds the weights [b, heads, n, n] and takes any dtype. None
-      chooses the kernel of the platform where it can run, else the reference.
+      "reference" builds the weights [b, heads, n, n], takes any dtype, and has
+      forward-mode derivatives. None chooses the kernel of the platform where it
+      can run, else the reference. Second derivatives exist for None, except on
+      GPUs with cuDNN, and for "reference".
 
   Returns:
     The outputs of all heads, side by side, in the dtype of `qkv`.
 
   Raises:
-    ValueError: if the implementation is unknown or cannot run here.
+    ValueError: if shapes do not fit `tokens` and `num_heads`, or the
+      implementation is unknown or cannot run here.
 
   Reference: Vaswani et al., NeurIPS 2017, equation 1; Dao et al.,
     FlashAttention, NeurIPS 2022, for the recomputation in the backward pass.
   """
+  _check_shapes(qkv, valid, tokens, num_heads)
   mesh = jax.typeof(qkv).sharding.mesh
   manual = AxisType.Manual in mesh.axis_types
 
@@ -102,10 +126,17 @@ def attention(
     width = qkv.shape[1] // 3
     rows: Any = qkv.shape[0]
     shards = layout.shards
-    no_kernel: str | None = f"{shards} devices do not divide the images"
+    no_cudnn = cudnn.unsupported(
+      qkv.dtype, width // num_heads, layout.device_kind
+    )
+    no_kernel: str | None
     if not isinstance(rows, int):
-      no_kernel = "the number of images is symbolic (jax.export)"
-    elif rows // tokens % shards == 0:
+      no_kernel = no_cudnn = "the number of images is symbolic (jax.export)"
+    elif rows // tokens % shards:
+      no_kernel = (
+        f"{rows // tokens} images are not a multiple of {shards} devices"
+      )
+    else:
       images = rows // tokens // shards
       no_kernel = pallas_tpu.unsupported(
         qkv.dtype, images, tokens, width, num_heads
@@ -113,16 +144,12 @@ def attention(
     chosen = choose_implementation(
       layout,
       SelfAttention.name,
-      kernels={
-        "pallas_tpu": no_kernel,
-        "cudnn": cudnn.unsupported(qkv.dtype, width // num_heads),
-      },
-      otherwise="reference",
+      kernels={"pallas_tpu": no_kernel, "cudnn": no_cudnn},
+      fallback="reference",
     )
-    operation = SelfAttention(
-      layout, chosen, (tokens, tokens), tokens, num_heads
-    )
-    return operation(qkv, valid)
+    # A tile is an image.
+    tile = tokens, tokens
+    return SelfAttention(layout, chosen, tile, tokens, num_heads)(qkv, valid)
 
   return with_layout(
     on_layout,

@@ -9,13 +9,16 @@ from jaxtyping import Array, Bool, Float
 from jssl.losses.ops.attention.reference import split_heads
 
 
-def unsupported(dtype: Any, head_dim: int) -> str | None:
+def unsupported(dtype: Any, head_dim: int, device_kind: str) -> str | None:
   """Returns the reason why cuDNN cannot run, None if it can."""
   if dtype not in (jnp.bfloat16, jnp.float16):
     name = jnp.dtype(dtype).name
     return f"cuDNN takes bfloat16 and float16, but the tokens are {name}"
   if head_dim % 8 or head_dim > 128:
     return f"heads have {head_dim} dimensions, not a multiple of 8 up to 128"
+  # Other GPUs, and those of NVIDIA before Ampere, have other names.
+  if not device_kind.startswith("NVIDIA"):
+    return f"cuDNN runs on NVIDIA GPUs, not on {device_kind!r}"
   return None
 
 
@@ -31,8 +34,8 @@ def attention(
   mask = None if valid is None else valid[:, None, None]
   lengths = None
   if tokens % 2:
-    # `jax.nn` takes an absent bias for one of an odd length, and then refuses
-    # the gradient.
+    # `jax.nn` passes an empty array for an absent bias, so that its check of
+    # biases rejects the gradient of an odd number of tokens.
     x = jnp.pad(x, ((0, 0), (0, 1), *[(0, 0)] * 3))
     if mask is None:
       lengths = jnp.full(x.shape[:1], tokens, jnp.int32)

@@ -8,7 +8,7 @@ softmax is complete in VMEM, so that no online maximum is needed.
 The backward pass recomputes the weights. Its grid has a third axis over the
 parts of its result, [b * n, 3 * d]: the first step computes all three and
 writes the gradient by the queries; the others write the gradients by keys and
-values, which wait in VMEM.
+values, which are kept in VMEM scratch.
 
 Rows of bfloat16 come in tiles of 16. Images of 197 tokens start within a tile,
 which costs nothing in HBM as long as a block ends with one: 16 images of 197
@@ -34,12 +34,15 @@ from jssl.losses.ops.similarity.reference import MASKED
 
 # Rows of a tile of bfloat16.
 _SUBLANES = 16
-# Rows of a block at which copies to VMEM are efficient, and the largest number
-# of unrolled products, which bounds the time to compile.
-_ROWS, _MAX_UNROLLED = 1024, 64
-# Bytes of VMEM for blocks and temporaries, and for those of its four arrays
-# [queries, tokens]: logits, weights, and gradients by both.
-_VMEM, _LOGITS = 14 * 2**20, 6 * 2**20
+# Rows of a block at which copies to VMEM are efficient.
+_ROWS = 1024
+# Unrolled products of a kernel, which bound the time to compile.
+_MAX_UNROLLED = 64
+# Bytes of VMEM for blocks and temporaries.
+_VMEM = 14 * 2**20
+# Bytes of them for arrays [queries, tokens]: logits, weights, and gradients by
+# both.
+_LOGITS = 6 * 2**20
 
 
 class Blocks(NamedTuple):
@@ -74,7 +77,7 @@ class Blocks(NamedTuple):
 
   @property
   def unrolled(self) -> int:
-    """Number of attention products that the kernel writes out."""
+    """Number of attention products that the kernel unrolls."""
     return self.images * self.heads * len(self.queries)
 
   @property
@@ -126,7 +129,10 @@ def block_sizes(
   padded = blocks._replace(rows=-(-tokens // _SUBLANES) * _SUBLANES)
   found = _grouped(blocks, images, least) or _grouped(padded, images, 1)
   if found is None:
-    return f"{tokens} tokens of {lanes} lanes do not fit into VMEM"
+    return (
+      f"{tokens} tokens with heads of {head_dim} dimensions need more than "
+      f"{_VMEM} bytes of VMEM or {_MAX_UNROLLED} unrolled products"
+    )
   return found
 
 
@@ -147,7 +153,7 @@ def _weights(
   valid: Float[Array, "1 n"] | None,
   tokens: int,
 ) -> tuple[Float[Array, "m n"], Float[Array, "m 1"]]:
-  """Returns weights up to a factor, and their sums."""
+  """Returns unnormalised softmax weights and their row sums."""
   logits = contract(q, k, 1) / q.shape[1] ** 0.5
   if tokens < len(k):
     column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
@@ -166,13 +172,15 @@ def _forward_kernel(q: Ref, k: Ref, v: Ref, *refs: Ref, blocks: Blocks) -> None:
   for image in range(blocks.images):
     first = image * blocks.rows
     rows = slice(first, first + blocks.rows)
-    shown = valid[0][image] if valid else None
+    valid_keys = valid[0][image] if valid else None
     for head in range(blocks.heads):
       lanes = slice(head * head_dim, (head + 1) * head_dim)
       keys, values = k[rows, lanes], v[rows, lanes]
       for part in blocks.queries:
         own = slice(first + part.start, first + part.stop)
-        weights, total = _weights(q[own, lanes], keys, shown, blocks.tokens)
+        weights, total = _weights(
+          q[own, lanes], keys, valid_keys, blocks.tokens
+        )
         mean = contract(weights.astype(values.dtype), values, 0) / total
         out[own, lanes] = mean.astype(out.dtype)
 
@@ -182,7 +190,7 @@ def _backward_kernel(
 ) -> None:
   # Blocks as in the forward pass; `g` is the cotangent of its result. Scratch
   # holds the gradients by keys and values until their part is written.
-  *valid, out, to_k, to_v = refs
+  *valid, out, k_scratch, v_scratch = refs
   part_of_result = pl.program_id(2)
   head_dim = blocks.lanes // blocks.heads
 
@@ -191,28 +199,28 @@ def _backward_kernel(
     for image in range(blocks.images):
       first = image * blocks.rows
       rows = slice(first, first + blocks.rows)
-      shown = valid[0][image] if valid else None
+      valid_keys = valid[0][image] if valid else None
       for head in range(blocks.heads):
         lanes = slice(head * head_dim, (head + 1) * head_dim)
         keys, values = k[rows, lanes], v[rows, lanes]
-        by_k = jnp.zeros(keys.shape, jnp.float32)
-        by_v = jnp.zeros(values.shape, jnp.float32)
+        grad_k = jnp.zeros(keys.shape, jnp.float32)
+        grad_v = jnp.zeros(values.shape, jnp.float32)
         for part in blocks.queries:
           own = slice(first + part.start, first + part.stop)
           queries, cotangent = q[own, lanes], g[own, lanes]
-          weights, total = _weights(queries, keys, shown, blocks.tokens)
+          weights, total = _weights(queries, keys, valid_keys, blocks.tokens)
           weights = weights / total
-          by_v += _contract_rows(weights.astype(keys.dtype), cotangent)
-          by_weights = contract(cotangent, values, 1)
-          mean = (weights * by_weights).sum(1, keepdims=True)
-          by_logits = weights * (by_weights - mean) / head_dim**0.5
-          by_logits = by_logits.astype(keys.dtype)
-          out[own, lanes] = contract(by_logits, keys, 0).astype(out.dtype)
-          by_k += _contract_rows(by_logits, queries)
-        to_k[rows, lanes] = by_k.astype(to_k.dtype)
-        to_v[rows, lanes] = by_v.astype(to_v.dtype)
+          grad_v += _contract_rows(weights.astype(keys.dtype), cotangent)
+          grad_weights = contract(cotangent, values, 1)
+          mean = (weights * grad_weights).sum(1, keepdims=True)
+          grad_logits = weights * (grad_weights - mean) / head_dim**0.5
+          grad_logits = grad_logits.astype(keys.dtype)
+          out[own, lanes] = contract(grad_logits, keys, 0).astype(out.dtype)
+          grad_k += _contract_rows(grad_logits, queries)
+        k_scratch[rows, lanes] = grad_k.astype(k_scratch.dtype)
+        v_scratch[rows, lanes] = grad_v.astype(v_scratch.dtype)
 
-  for part, scratch in ((1, to_k), (2, to_v)):
+  for part, scratch in ((1, k_scratch), (2, v_scratch)):
 
     @pl.when(part_of_result == part)
     def _(scratch: Ref = scratch) -> None:
