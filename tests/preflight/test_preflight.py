@@ -14,6 +14,7 @@ from jssl.config.parse import replace
 from jssl.preflight import check as check_lib
 from jssl.preflight import targets, text_report
 from jssl.preflight.check import Result, check
+from jssl.preflight.hlo.buffers import LineTraffic
 from jssl.preflight.hlo.collectives import Collective
 from jssl.preflight.hlo.text import Location
 from jssl.preflight.html_report import html
@@ -408,6 +409,7 @@ def test_devices_keep_their_images_and_their_memory(tmp_path):
     assert kinds == {"all-reduce", "collective-permute"}
   said = said_of_sweep([two, eight])
   assert re.search(r"cpu:8 +8 +32 ", said)
+  assert "bound efficiency" in said
   sections = [text_report.sweep_section([two, eight])]
   page = html(
     "sweep", sections, config=config(), command="again", points=[two, eight]
@@ -453,3 +455,12 @@ def test_a_size_that_is_not_known_ends_no_sweep(monkeypatch):
   assert (two.result, unknown.result, eight.result) == ("found", None, "found")
   assert "cpu:99" in unknown.error
   assert "this process has 8 CPU devices" in said_of_sweep([unknown])
+
+
+def test_the_report_says_how_near_the_limit_a_step_is():
+  line = LineTraffic(None, int(4e9), int(2e7), "jit(f)/transpose(jvp(g))/dot")
+  step = requirements(traffic=(line,), hbm_bytes=int(16.38e9))
+  assert ["bound efficiency", "0.50"] in text_report.requirement_rows(step)
+  assert text_report.traffic_rows(step) == [
+    ["(unknown)", "4 GB", "20 MB", "25%", "dot (backward)"]
+  ]

@@ -89,6 +89,35 @@ def test_what_operations_move():
   assert moved == a + b + chip + c + d + e
 
 
+def test_traffic_by_source_line():
+  ours, other = buffers.traffic_by_line(text.parse(PROGRAM), "/a")
+  # `chip` has no name, and counts for `b`, which it reads.
+  assert ours == buffers.LineTraffic(
+    text.Location("/a/one.py", 5),
+    read=400 + 2 * 2000,
+    written=4000 + 2000,
+    op_name="a",
+  )
+  assert other.location is None
+  assert ours.read + ours.written + other.read + other.written == (
+    buffers.hbm_bytes(text.parse(PROGRAM))
+  )
+
+
+def test_parts_of_an_operand_are_read_once():
+  program = """HloModule m
+
+ENTRY %main (x: f32[300]) -> f32[100] {
+  %x = f32[300]{0} parameter(0)
+  ROOT %out = f32[100]{0} custom-call(%x, %x, %x), metadata={op_name="NAME"}
+}
+"""
+  attention = program.replace("NAME", "jit(f)/attention_forward/pallas_call")
+  assert buffers.hbm_bytes(text.parse(attention)) == 1200 + 400
+  # Other kernels read each operand.
+  assert buffers.hbm_bytes(text.parse(program)) == 3 * 1200 + 400
+
+
 def test_a_loop_over_stacked_weights_reads_each_once():
   def function(x, w):
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
