@@ -18,7 +18,7 @@ padded to whole tiles in HBM.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +74,20 @@ class Blocks(NamedTuple):
   def _row_bytes(self) -> int:
     """Bytes of the temporaries of a query."""
     return 4 * 4 * -(-self.rows // LANES) * LANES
+
+  def heads_of_images(
+    self,
+  ) -> Iterator[tuple[int, slice, slice, list[slice]]]:
+    """Yields image, its rows, lanes of a head, and rows of queries in parts."""
+    head_dim = self.lanes // self.heads
+    for image in range(self.images):
+      first = image * self.rows
+      queries = [
+        slice(first + part.start, first + part.stop) for part in self.queries
+      ]
+      for head in range(self.heads):
+        lanes = slice(head * head_dim, (head + 1) * head_dim)
+        yield image, slice(first, first + self.rows), lanes, queries
 
   @property
   def unrolled(self) -> int:
@@ -168,21 +182,13 @@ def _forward_kernel(q: Ref, k: Ref, v: Ref, *refs: Ref, blocks: Blocks) -> None:
   # Blocks of queries, keys and values [images * rows, lanes], of the mask of
   # keys [images, 1, rows] if there is one, and of the result, as the queries.
   *valid, out = refs
-  head_dim = blocks.lanes // blocks.heads
-  for image in range(blocks.images):
-    first = image * blocks.rows
-    rows = slice(first, first + blocks.rows)
+  for image, rows, lanes, queries in blocks.heads_of_images():
+    keys, values = k[rows, lanes], v[rows, lanes]
     valid_keys = valid[0][image] if valid else None
-    for head in range(blocks.heads):
-      lanes = slice(head * head_dim, (head + 1) * head_dim)
-      keys, values = k[rows, lanes], v[rows, lanes]
-      for part in blocks.queries:
-        own = slice(first + part.start, first + part.stop)
-        weights, total = _weights(
-          q[own, lanes], keys, valid_keys, blocks.tokens
-        )
-        mean = contract(weights.astype(values.dtype), values, 0) / total
-        out[own, lanes] = mean.astype(out.dtype)
+    for own in queries:
+      weights, total = _weights(q[own, lanes], keys, valid_keys, blocks.tokens)
+      mean = contract(weights.astype(values.dtype), values, 0) / total
+      out[own, lanes] = mean.astype(out.dtype)
 
 
 def _backward_kernel(
@@ -192,33 +198,29 @@ def _backward_kernel(
   # holds the gradients by keys and values until their part is written.
   *valid, out, k_scratch, v_scratch = refs
   part_of_result = pl.program_id(2)
-  head_dim = blocks.lanes // blocks.heads
 
   @pl.when(part_of_result == 0)
   def _() -> None:
-    for image in range(blocks.images):
-      first = image * blocks.rows
-      rows = slice(first, first + blocks.rows)
+    for image, rows, lanes, queries in blocks.heads_of_images():
+      keys, values = k[rows, lanes], v[rows, lanes]
       valid_keys = valid[0][image] if valid else None
-      for head in range(blocks.heads):
-        lanes = slice(head * head_dim, (head + 1) * head_dim)
-        keys, values = k[rows, lanes], v[rows, lanes]
-        grad_k = jnp.zeros(keys.shape, jnp.float32)
-        grad_v = jnp.zeros(values.shape, jnp.float32)
-        for part in blocks.queries:
-          own = slice(first + part.start, first + part.stop)
-          queries, cotangent = q[own, lanes], g[own, lanes]
-          weights, total = _weights(queries, keys, valid_keys, blocks.tokens)
-          weights = weights / total
-          grad_v += _contract_rows(weights.astype(keys.dtype), cotangent)
-          grad_weights = contract(cotangent, values, 1)
-          mean = (weights * grad_weights).sum(1, keepdims=True)
-          grad_logits = weights * (grad_weights - mean) / head_dim**0.5
-          grad_logits = grad_logits.astype(keys.dtype)
-          out[own, lanes] = contract(grad_logits, keys, 0).astype(out.dtype)
-          grad_k += _contract_rows(grad_logits, queries)
-        k_scratch[rows, lanes] = grad_k.astype(k_scratch.dtype)
-        v_scratch[rows, lanes] = grad_v.astype(v_scratch.dtype)
+      grad_k = jnp.zeros(keys.shape, jnp.float32)
+      grad_v = jnp.zeros(values.shape, jnp.float32)
+      for own in queries:
+        cotangent = g[own, lanes]
+        weights, total = _weights(
+          q[own, lanes], keys, valid_keys, blocks.tokens
+        )
+        weights = weights / total
+        grad_v += _contract_rows(weights.astype(keys.dtype), cotangent)
+        grad_weights = contract(cotangent, values, 1)
+        mean = (weights * grad_weights).sum(1, keepdims=True)
+        grad_logits = weights * (grad_weights - mean) / keys.shape[1] ** 0.5
+        grad_logits = grad_logits.astype(keys.dtype)
+        out[own, lanes] = contract(grad_logits, keys, 0).astype(out.dtype)
+        grad_k += _contract_rows(grad_logits, q[own, lanes])
+      k_scratch[rows, lanes] = grad_k.astype(k_scratch.dtype)
+      v_scratch[rows, lanes] = grad_v.astype(v_scratch.dtype)
 
   for part, scratch in ((1, k_scratch), (2, v_scratch)):
 
