@@ -3,10 +3,12 @@
 Subpackages are imported on first use: `jssl.losses`, `jssl.augment`,
 `jssl.models`, `jssl.objectives`, `jssl.optim`, `jssl.diagnostics`,
 `jssl.kernel_regime`, `jssl.weights`. `jssl.load_backbone(workdir)` loads a
-trained encoder.
+trained encoder. `losses`, `augment` and `diagnostics` need no more than JAX,
+jaxtyping and NumPy; the others need `pip install 'jssl[train]'`.
 """
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -25,11 +27,23 @@ _SUBPACKAGES = (
 __all__ = ["__version__", "load_backbone", *_SUBPACKAGES]
 
 
+def _import(name: str) -> ModuleType:
+  try:
+    return importlib.import_module(f"jssl.{name}")
+  except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] == "jssl":
+      raise
+    raise ModuleNotFoundError(
+      f"jssl.{name} needs the package {error.name}: pip install 'jssl[train]'",
+      name=error.name,
+    ) from error
+
+
 def __getattr__(name: str) -> Any:
   if name in _SUBPACKAGES:
-    return importlib.import_module(f"jssl.{name}")
+    return _import(name)
   if name == "load_backbone":
-    return importlib.import_module("jssl.weights").load_backbone
+    return _import("weights").load_backbone
   raise AttributeError(f"module 'jssl' has no attribute {name!r}")
 
 

@@ -1,12 +1,13 @@
 """The `jssl` command: `jssl train ...` is `python -m jssl.train ...`."""
 
 import ast
+import importlib.util
 import pathlib
 import runpy
 import shutil
 import sys
 
-from jssl.runtime import terminal
+from jssl.runtime import shipped, terminal
 
 _COMMANDS = {
   "train": ("jssl.train", "Pretrain an encoder."),
@@ -37,13 +38,6 @@ def _usage() -> str:
       "`jssl COMMAND --help` lists the flags of a command.",
     ]
   )
-
-
-def config_folder() -> pathlib.Path:
-  """Returns the folder of the shipped configs, in a wheel or a checkout."""
-  package = pathlib.Path(__file__).parent
-  installed = package / "configs"
-  return installed if installed.is_dir() else package.parent / "configs"
 
 
 def _summary(path: pathlib.Path) -> str:
@@ -90,15 +84,15 @@ def configs(arguments: list[str]) -> int:
   Args:
     arguments: `[]`, or `["copy", NAME]` with an optional folder.
   """
-  shipped = {path.stem: path for path in config_folder().glob("*.py")}
+  paths = shipped.configs()
   match arguments:
     case []:
-      width = max(map(len, shipped))
-      for name, path in sorted(shipped.items()):
+      width = max(map(len, paths))
+      for name, path in paths.items():
         print(f"{name:{width}}  {_summary(path)}")
       return 0
     case ["copy", name, *folder] if len(folder) <= 1:
-      return _copy(shipped.get(name.removesuffix(".py")), name, *folder)
+      return _copy(paths.get(name.removesuffix(".py")), name, *folder)
   print("usage: jssl configs [copy NAME [FOLDER]]", file=sys.stderr)
   return 0 if arguments in (["--help"], ["-h"]) else 2
 
@@ -117,7 +111,17 @@ def main() -> int:
     return 2
   module, _ = _COMMANDS[command]
   sys.argv = [f"jssl {command}", *arguments]
-  runpy.run_module(module, run_name="__main__", alter_sys=True)
+  try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+  except ModuleNotFoundError as error:
+    if importlib.util.find_spec("flax"):
+      raise
+    print(
+      f"error: `jssl {command}` needs the package {error.name}: "
+      "pip install 'jssl[train]'",
+      file=sys.stderr,
+    )
+    return 1
   return 0
 
 

@@ -25,6 +25,11 @@ def mask(tree: PyTree, keep: Callable[[str, jax.Array], bool]) -> PyTree:
   )
 
 
+def size(tree: PyTree) -> int:
+  """Returns the number of values in all leaves."""
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def all_finite(tree: PyTree) -> jax.Array:
   """Returns a scalar, True if no floating-point leaf has NaN or infinity."""
   finite = [

@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
 
-environment .venv ""
+environment .venv train
 workdir=${1:-runs/quickstart}
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # Keep freed buffers: returning them to the system and clearing them again took

@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -17,6 +18,7 @@ import pytest
 
 import jssl
 from jssl import augment, diagnostics, losses, models, objectives
+from jssl.__main__ import _COMMANDS
 from jssl.diagnostics.batch import NAMES
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
@@ -28,8 +30,13 @@ LIBRARIES = {
   "models.md": models,
   "objectives.md": objectives,
 }
-PAGES = (*LIBRARIES, "embed.md", "images.md", "probe.md")
-TEXTS = {name: (ROOT / "docs" / name).read_text() for name in PAGES}
+DOCS = ROOT / "docs"
+TEXTS = {
+  str(path.relative_to(DOCS)): path.read_text()
+  for path in sorted(DOCS.rglob("*.md"))
+}
+# Others have wide tables and commands.
+NARROW = (*LIBRARIES, "embed.md", "images.md", "probe.md")
 BLOCKS = [
   (page, block)
   for page, text in TEXTS.items()
@@ -76,7 +83,48 @@ def test_an_example_runs(page, block):
   exec(code, {"__name__": "example"})
 
 
-@pytest.mark.parametrize("page", TEXTS)
+# Commands of pages and of the README, whose lines may continue.
+COMMANDS = [
+  (page, command)
+  for page, text in {
+    **TEXTS,
+    "README.md": (ROOT / "README.md").read_text(),
+  }.items()
+  for command in re.findall(
+    rf"^ *(?:\w+=\S+ )*((?:python -m jssl\.|jssl (?:{'|'.join(_COMMANDS)}) )"
+    r"(?:[^\n]|(?<=\\)\n)*)",
+    text,
+    re.MULTILINE,
+  )
+]
+
+
+@functools.cache
+def flags_of(module):
+  spec = importlib.util.find_spec(module)
+  folder = spec.submodule_search_locations
+  files = pathlib.Path(*folder).glob("*.py") if folder else [spec.origin]
+  texts = [pathlib.Path(file).read_text() for file in files]
+  return set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "".join(texts)))
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_and_its_flags_exist(page, command):
+  words = re.sub(r"\\\n|`.*| #.*", " ", command).split()
+  if words[0] == "jssl":
+    name, *arguments = words[1:]
+    module, _ = _COMMANDS[name]
+  else:
+    module, *arguments = words[2:]
+  given = re.findall(r"(?:^| )--(\w+)(?![\w.])", " ".join(arguments))
+  assert set(given) <= flags_of(module), page
+  for config in re.findall(r"--config=([\w/.]+)", " ".join(arguments)):
+    shipped = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    own = {"CONFIG", "FILE", "own", "my_config.py", "gs"}
+    assert pathlib.Path(config).stem in shipped | own or config in own, page
+
+
+@pytest.mark.parametrize("page", NARROW)
 def test_lines_are_short(page):
   too_long = [line for line in TEXTS[page].splitlines() if len(line) > 110]
   assert too_long == []

@@ -1,4 +1,7 @@
-"""`--config=FILE[:ARG]` and `--config.section.key=VALUE` on a command line."""
+"""`--config=FILE[:ARG]` and `--config.section.key=VALUE` on a command line.
+
+FILE is the path of a config, or the name of a shipped one.
+"""
 
 import ast
 import re
@@ -11,6 +14,7 @@ from absl import app
 from ml_collections import ConfigDict
 
 from jssl.config.parse import parse, replace
+from jssl.runtime import shipped
 from jssl.runtime.files import fetch
 from jssl.runtime.paths import StorePath, as_path
 
@@ -29,15 +33,19 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def run_file(path: str) -> dict[str, Any]:
-  """Runs a config file and returns its names.
+  """Runs a config file, or the shipped one of that name; returns its names.
 
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if it is not a Python file, or raises; names the line.
   """
+  path = str(shipped.configs().get(path, path))
   file = as_path(path)
   if not file.is_file():
-    raise FileNotFoundError(f"--config={path}: no such file")
+    raise FileNotFoundError(
+      f"--config={path}: no such file, and no shipped config of that name; "
+      "`jssl configs` lists them"
+    )
   if file.suffix != ".py":
     raise ValueError(
       f"--config={path}: expected a Python file with a function get_config"

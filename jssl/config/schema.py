@@ -144,12 +144,20 @@ class Checkpoint:
     every_steps: interval of checkpoints; the last step has one too.
     keep_last: number of newest checkpoints to keep, at least 2: a run that is
       killed during a save needs the checkpoint before it.
-    keep_every_steps: also keep multiples of this; 0 for none.
+    keep_evenly: also keep about this number of checkpoints, evenly spaced over
+      the run; 0 for none. The start of a run logs their size.
   """
 
   every_steps: Positive[int]
   keep_last: Annotated[int, Interval(2)] = 2
-  keep_every_steps: NonNegative[int] = 0
+  keep_evenly: NonNegative[int] = 10
+
+  def keep_every_steps(self, total_steps: int) -> int | None:
+    """Interval of the checkpoints that `keep_evenly` keeps; None for none."""
+    if not self.keep_evenly:
+      return None
+    saved = total_steps / self.every_steps
+    return self.every_steps * max(1, round(saved / self.keep_evenly))
 
 
 @dataclasses.dataclass(frozen=True)

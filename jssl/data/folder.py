@@ -7,7 +7,6 @@ grayscale, otherwise 3, or 4 if it keeps transparency, or those of --channels.
 import dataclasses
 import itertools
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 
@@ -25,7 +24,6 @@ from jssl.data.encode import (
 from jssl.data.layout import Layout, Path
 from jssl.data.manifest import Manifest
 from jssl.data.parts import encode_all, image_feature
-from jssl.runtime import files
 
 _VERSION = tfds.core.Version("1.0.0")
 _PASSED_OVER = "passed_over.jsonl"
@@ -129,10 +127,8 @@ def _warn(manifest: Manifest, kinds: set[Kind], options: Options) -> None:
     )
 
 
-def _summary(
-  manifest: Manifest, layout: Layout, name: str, data_dir: Path
-) -> str:
-  """Returns counts, files that are passed over, and the next command."""
+def _summary(manifest: Manifest, layout: Layout) -> str:
+  """Returns counts of classes, and files that are passed over."""
   splits, counts = manifest.splits(), sorted(manifest.counts().items())
   rows = [
     [own or "(no labels)", *(numbers.get(split, 0) for split in splits)]
@@ -141,15 +137,10 @@ def _summary(
   if more := len(counts) - len(rows):
     rows.append([f"{more:,} more classes"])
   rows.append(["all", *(number for number, _ in splits.values())])
-  size = sum(size for _, size in splits.values())
   lines = [tabulate.tabulate(rows, headers=["class", *splits], intfmt=",")]
-  lines.append(f"{files.format_bytes(size)} of records.")
   if passed_over := manifest.describe_passed_over():
     lines += ["Passed over, see passed_over.jsonl of the set:", *passed_over]
   lines += filter(None, [layout.describe_links()])
-  flags = [f"--config.data.name={name}", f"--config.data.data_dir={data_dir}"]
-  command = shlex.join(["jssl", "train", "--config=CONFIG", *flags])
-  lines.append(f"Next: {command} --workdir=W")
   return "\n".join(lines)
 
 
@@ -225,4 +216,4 @@ def prepare_folder(
     ).download_and_prepare(
       file_format="array_record", download_config=download_config
     )
-    return target, _summary(manifest, layout, name, data_dir)
+    return target, _summary(manifest, layout)

@@ -31,15 +31,19 @@ import difflib
 import importlib.util
 import pathlib
 import re
+import shlex
 import sys
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags
 
 from jssl.data.encode import Options
 from jssl.data.fashion_mnist import FashionMnist
 from jssl.data.folder import prepare_folder
-from jssl.runtime import files, terminal
+from jssl.data.open import open_source
+from jssl.data.statistics import pixel_statistics
+from jssl.runtime import files, shipped, terminal
 
 _SOURCE = flags.DEFINE_string(
   "source", None, "Folder of the images or of the IDX files."
@@ -104,6 +108,9 @@ _STORED_SIZE_PX = flags.DEFINE_integer(
 )
 
 Path = pathlib.Path
+
+# Number and side of the images whose mean and deviation are measured.
+_MEASURED_IMAGES, _MEASURED_SIZE_PX = 1000, 64
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -173,7 +180,7 @@ def prepare(
   if name == "folder":
     if folder is None:
       raise ValueError("folder needs --source, the folder with the images")
-    target, summary = prepare_folder(
+    target, counts = prepare_folder(
       folder,
       name=_folder_name(set_name, folder),
       data_dir=Path(root),
@@ -182,7 +189,7 @@ def prepare(
       workers=workers,
       options=options,
     )
-    print(summary)
+    print(counts)
     return str(target)
   if labels or unlabelled or options != Options():
     raise ValueError(
@@ -209,6 +216,46 @@ def prepare(
   if not prepared:
     builder.download_and_prepare(file_format="array_record")
   return str(builder.data_dir)
+
+
+def summary(name: str, directory: str, data_dir: str | None = None) -> str:
+  """Describes a prepared set, and returns the command that trains on it.
+
+  Args:
+    name: name of the set.
+    directory: directory of the set.
+    data_dir: folder of the data sets, if it is not that of TFDS.
+  """
+  info = tfds.builder_from_directory(directory).info
+  counts = [f"{k} {s.num_examples:,}" for k, s in info.splits.items()]
+  size = files.format_bytes(sum(s.num_bytes for s in info.splits.values()))
+  source = open_source(
+    name,
+    data_dir=data_dir,
+    split=next(iter(info.splits)),
+    image_size_px=_MEASURED_SIZE_PX,
+  )
+  found = pixel_statistics(source, images=_MEASURED_IMAGES)
+  # A constant channel is not divided by 0.
+  std = np.where(found.std > 0, found.std, 1)
+  mean, deviation = (
+    ",".join(f"{x:.3f}" for x in xs) for xs in (found.mean, std)
+  )
+  own = f"simclr_{name}" in shipped.configs()
+  flags = [
+    f"--config={f'simclr_{name}' if own else f'folder:{name}'}",
+    *([] if own else [f"--config.model.mean={mean}"]),
+    *([] if own else [f"--config.model.std={deviation}"]),
+    *([f"--config.data.data_dir={data_dir}"] if data_dir else []),
+    "--workdir=W",
+  ]
+  return "\n".join(
+    [
+      f"{name}: {', '.join(counts)} images, {size}, in {directory}",
+      f"Pixels in [0, 1]: mean {mean}, deviation {deviation}.",
+      f"Next: {shlex.join(['jssl', 'train', *flags])}",
+    ]
+  )
 
 
 def _value_range(given: list[str] | None) -> tuple[float, float] | None:
@@ -251,10 +298,11 @@ def main(argv: list[str]) -> None:
         masks=Path(_MASKS.value) if _MASKS.value else None,
       ),
     )
+    name = Path(directory).parent.name if argv[1] == "folder" else argv[1]
+    print(summary(name, directory, _DATA_DIR.value))
   # TFDS raises AssertionError for sets that must be downloaded by hand.
   except (OSError, ValueError, AssertionError) as error:
     sys.exit(f"error: {error}")
-  print(f"{argv[1]} is in {directory}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from jssl.preflight import targets
 from jssl.runtime import files, terminal
 
 _CONFIG = flags.DEFINE_string(
-  "config", None, "Config file, FILE or FILE:ARG.", required=True
+  "config", None, "Config file or name, FILE or FILE:ARG.", required=True
 )
 _TARGET = flags.DEFINE_string(
   "target", None, "Devices: v5e:16x16, h100:8 or cpu:8.", required=True

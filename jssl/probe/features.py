@@ -21,6 +21,7 @@ from jssl.diagnostics import spectrum
 from jssl.mesh import batch_sharding
 from jssl.runtime import distributed, files
 from jssl.runtime.paths import Path, StorePath, as_path
+from jssl.runtime.progress import progress
 from jssl.typing import PyTree
 
 Encode = Callable[[jax.Array], jax.Array]
@@ -175,12 +176,14 @@ def extract(
   def encoded() -> Iterator[Batch]:
     """Yields features and labels of each batch, complete on every process."""
     bad = 0
-    for batch, real in pipeline.eval_batches(
+    batches = pipeline.eval_batches(
       source,
       batch_size=batch_size,
       sharding=batch_sharding(mesh),
       workers=workers,
-    ):
+    )
+    number = -(-len(source) // batch_size)
+    for batch, real in progress(f"features {path.stem}", batches, number):
       h = distributed.to_host(encode(batch["image"]))[:real].astype(np.float32)
       bad += int(np.sum(~np.isfinite(h).all(1)))
       yield h, distributed.to_host(batch["label"])[:real]

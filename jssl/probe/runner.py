@@ -246,6 +246,11 @@ class Runner:
     """Measures parts of one encoder and writes their records."""
     if not parts:
       return
+    images = len(self._dataset.train) + len(self._dataset.test)
+    self._log(
+      f"{encoder.name} on {self._dataset.name}: extracting features of "
+      f"{images:,} images, then measuring {', '.join(parts)}"
+    )
     try:
       with self._clock.on("features"):
         found = self._dataset.extract(encoder)
@@ -403,6 +408,7 @@ def run(
       runner.run(follow=follow)
     if export:
       runner.export(export)
+  log(f"Next: jssl report {workdir}")
 
 
 @contextlib.contextmanager

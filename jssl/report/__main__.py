@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
   # A training may be using the accelerator.
   jax.config.update("jax_platforms", "cpu")
   first, *others = map(as_path, workdirs)
+  print(f"Reading {', '.join(workdirs)} and drawing figures.", flush=True)
   default = "comparison.html" if others else first / "report.html"
   output = as_path(_OUTPUT.value or default)
   try:

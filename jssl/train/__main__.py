@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from jssl.config import command_line
 
 _CONFIG = flags.DEFINE_string(
-  "config", None, "Config file, FILE or FILE:ARG.", required=True
+  "config", None, "Config file or name, FILE or FILE:ARG.", required=True
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",

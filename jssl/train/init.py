@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from clu import parameter_overview
 from jax.sharding import NamedSharding
 
-from jssl import checkpoint, mesh, weights
+from jssl import checkpoint, mesh, tree, weights
 from jssl.checkpoint import Checkpoints
 from jssl.config import parse
 from jssl.config.build import Run, build_backbone, build_model
@@ -17,7 +16,7 @@ from jssl.config.schema import InitFrom
 from jssl.data import pipeline
 from jssl.diagnostics.batch import NAMES
 from jssl.models import ViT
-from jssl.runtime import distributed
+from jssl.runtime import distributed, files
 from jssl.runtime.flops import product_flops
 from jssl.train.metrics import empty_window, progress_item
 from jssl.train.state import TrainState, init_state
@@ -123,6 +122,32 @@ def model_flops(run: Run, program: Program) -> int:
   return Program(run._replace(config=plain, backbone=backbone)).product_flops
 
 
+def describe(run: Run, program: Program, workdir: str | os.PathLike) -> str:
+  """Returns the lines that a run starts with."""
+  config, state = run.config, program.abstract_state
+  sections = parse.to_dict(config)
+  steps, b = config.train.steps, config.data.batch_size
+  device = run.mesh.devices.flat[0].device_kind
+  saved = files.format_bytes(
+    sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  )
+  keep = config.checkpoint
+  interval = keep.keep_every_steps(steps)
+  kept = keep.keep_last + (steps // interval if interval else 0)
+  kept = min(kept, -(-steps // keep.every_steps)) + 1
+  return "\n".join(
+    [
+      f"{sections['objective']['name']} on {config.data.name}: "
+      f"{len(run.source):,} images, {steps:,} steps of {b:,} "
+      f"({steps * b / len(run.source):.1f} epochs)",
+      f"{sections['model']['name']}: {tree.size(state.backbone['params']):,} "
+      f"parameters, {tree.size(state.head_params):,} of heads; "
+      f"{run.mesh.size} x {device}",
+      f"checkpoints: {saved} each, at most {kept} kept in {workdir}",
+    ]
+  )
+
+
 def train_batches(run: Run, sharding: NamedSharding) -> pipeline.Batches:
   """Returns the batches of a run, see `jssl.data.pipeline.train_batches`."""
   config = run.config
@@ -175,7 +200,7 @@ def open_checkpoints(run: Run, workdir: str | os.PathLike) -> Checkpoints:
   return Checkpoints(
     workdir,
     keep_last=keep.keep_last,
-    keep_every_steps=keep.keep_every_steps or None,
+    keep_every_steps=keep.keep_every_steps(run.config.train.steps),
     facts={
       "images": run.source.fingerprint(),
       **{name: getattr(jax.config, name) for name in settings},
@@ -198,12 +223,7 @@ def restore_or_init(
   abstract = checkpoint_items(program.abstract_state) | {"progress": progress}
   restored = checkpoints.restore_latest(abstract)
   if restored is None:
-    state = initial or initial_state(run, program)
-    overview = parameter_overview.get_parameter_overview(
-      state.backbone["params"], include_stats=False
-    )
-    distributed.log_on_first(overview)
-    return 0, state, progress
+    return 0, initial or initial_state(run, program), progress
   step, items = restored
   distributed.log_on_first(f"Resumed from checkpoint at step {step}.")
   return step, from_checkpoint_items(items), items["progress"]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from typing import NoReturn
@@ -24,6 +25,7 @@ from jssl.train.extension import describe_extension
 from jssl.train.init import (
   Program,
   checkpoint_items,
+  describe,
   initial_state,
   model_flops,
   open_checkpoints,
@@ -153,6 +155,7 @@ def train(
     distributed.preemption_signal() as should_stop,
   ):
     (workdir / "status.json").unlink(missing_ok=True)
+    distributed.log_on_first(describe(run, program, workdir))
     # ---- Restore -------------------------------------------------------------
     with clock.on("restore"):
       step, state, progress = restore_or_init(
@@ -210,6 +213,8 @@ def train(
           jax.block_until_ready(metrics)
           keep_claim()
           clock.record(until_first_step=clock.seconds())
+          if not config.log.should_log(step, total_steps):
+            writer.restart_clock(step)
       profiler.after(step, metrics)
       clock.record(to_step=step)
 
@@ -232,4 +237,7 @@ def train(
       status = "complete" if step == total_steps else "restartable"
       ended = {"status": status, "step": step}
       files.write_json(workdir / "status.json", ended)
+  if step == total_steps:
+    next_command = shlex.join(["jssl", "probe", f"--workdir={workdir}"])
+    distributed.log_on_first(f"Complete. Next: {next_command}")
   return step == total_steps

@@ -51,7 +51,7 @@ class Writer:
 
   def start(self, step: int) -> None:
     """Opens the files, and drops rows after `step`, the steps done."""
-    self._step, self._time = step, time.monotonic()
+    self.restart_clock(step)
     if not distributed.is_first():
       return
     rows = files.read_json_lines(self._path, ["step"])
@@ -59,6 +59,10 @@ class Writer:
     self._write_rows()
     if self._open_trackers:
       self._trackers = self._open_trackers(step)
+
+  def restart_clock(self, step: int) -> None:
+    """Measures the speed from `step` on: the first step is slower."""
+    self._step, self._time = step, time.monotonic()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes scalars and the speed since the last call.
@@ -90,7 +94,7 @@ class Writer:
       f"  {values['images_per_second']:,.0f} images/s"
       f"  ETA {datetime.timedelta(seconds=remaining)}"
     )
-    self._step, self._time = step, time.monotonic()
+    self.restart_clock(step)
 
   def image(
     self, name: str, draw: Callable[[], UInt8[np.ndarray, "h w c"]]

@@ -136,7 +136,7 @@ def test_a_value_of_a_resnet_is_refused_by_name_or_parses():
     ("optim.learning_rate", math.inf),
     ("optim.trust_coefficient", 0.0),
     ("head.l2", math.nan),
-    ("checkpoint.keep_every_steps", -1),
+    ("checkpoint.keep_evenly", -1),
     ("checkpoint.keep_last", 1),
     ("init_from.step", -2),
     ("init_from.workdir", "~/W"),
