@@ -47,5 +47,5 @@ def get_config(arg: str = "joint") -> ConfigDict:
     raise ValueError(f"unknown variant {arg!r}; known: {', '.join(METHODS)}")
   config = recipes.for_many_seeds(_SHARED["get_config"]("simclr"))
   config.head = METHODS[arg]
-  config.probe.probes = ("linear", "mlp")
+  config.probe.probes = ("linear",)
   return config

@@ -31,10 +31,11 @@ def _import(name: str) -> ModuleType:
   try:
     return importlib.import_module(f"jssl.{name}")
   except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == "jssl":
+    package = (error.name or "").partition(".")[0]
+    if package == "jssl":
       raise
     raise ModuleNotFoundError(
-      f"jssl.{name} needs the package {error.name}: pip install 'jssl[train]'",
+      f"jssl.{name} needs the package {package}: pip install 'jssl[train]'",
       name=error.name,
     ) from error
 

@@ -81,6 +81,33 @@ def test_the_status_of_a_command_is_that_of_the_module(tmp_path):
   assert done.returncode == 1
 
 
+def test_a_base_install_names_the_extra_that_a_command_needs():
+  # As if the packages of the extra were not installed.
+  code = (
+    "import sys\n"
+    "sys.modules.update(dict.fromkeys(['absl', 'flax']))\n"
+    "sys.argv = ['jssl', 'train']\n"
+    "from jssl.__main__ import main\n"
+    "sys.exit(main())"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 1
+  assert done.stderr == (
+    "error: `jssl train` needs the package absl: pip install 'jssl[train]'\n"
+  )
+  code = (
+    "import sys\nsys.modules['flax'] = None\nfrom jssl import losses, models"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False
+  )
+  assert "jssl.models needs the package flax: pip install 'jssl[train]'" in (
+    done.stderr
+  )
+
+
 def test_an_unknown_command(capsys, monkeypatch):
   monkeypatch.setattr(sys, "argv", ["jssl", "trian"])
   assert command.main() == 2

@@ -68,6 +68,12 @@ def test_a_config_of_a_workdir_is_no_config_file(tmp_path):
     load(path, (), Config)
 
 
+def test_a_shipped_config_has_a_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  by_name = load("fashion_mnist:dino", (), Config)
+  assert by_name == get("configs/fashion_mnist.py:dino")
+
+
 @pytest.mark.parametrize("path", ["nowhere.py", "configs"])
 def test_a_missing_file_is_named(path):
   with pytest.raises(

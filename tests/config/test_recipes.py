@@ -1,6 +1,7 @@
 import pytest
 
 from jssl.config import recipes
+from jssl.config.schema import Checkpoint
 
 
 @pytest.mark.parametrize("arg", ["", "0", "-3", "1.5", "ten", "²"])
@@ -24,6 +25,23 @@ def test_a_run_on_imagenet():
   run = recipes.imagenet(epochs=100, batch_size=4096)
   assert run["train"] == {"steps": 31_200}
   assert run["checkpoint"] == {"every_steps": 1560}
+
+
+@pytest.mark.parametrize(
+  ("every", "keep", "steps", "expected"),
+  [
+    (10, 10, 100, 10),  # Ten checkpoints, all kept.
+    (10, 10, 30, 10),
+    (10, 10, 1000, 100),
+    (10, 10, 240, 20),  # 24 / 10 rounds to every second.
+    (10, 4, 100, 20),
+    (10, 0, 100, None),
+    (100, 10, 50, 100),  # Only the last step is saved.
+  ],
+)
+def test_checkpoints_are_kept_evenly(every, keep, steps, expected):
+  section = Checkpoint(every_steps=every, keep_evenly=keep)
+  assert section.keep_every_steps(steps) == expected
 
 
 def test_the_views_of_papers_differ_where_they_say():

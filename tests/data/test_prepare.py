@@ -2,6 +2,7 @@ import gzip
 import io
 import os
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -528,7 +529,39 @@ def test_command(tmp_path):
   arguments = ("folder", "--source", tmp_path / "set", "--data_dir", tmp_path)
   result = run(*arguments)
   assert result.returncode == 0, result.stderr
-  assert f"folder is in {tmp_path}/set/1.0.0" in result.stdout
+  *_, counts, pixels, command = result.stdout.splitlines()
+  assert re.fullmatch(
+    rf"set: train \d, test \d images, .* KiB, in {tmp_path}/set/1\.0\.0", counts
+  )
+  image = open_source(
+    "set", data_dir=str(tmp_path), image_size_px=64, in_memory=True
+  ).fetch(np.arange(4))["image"]
+  values = [
+    ",".join(f"{x:.3f}" for x in of(image / 255, axis=(0, 1, 2)))
+    for of in (np.mean, np.std)
+  ]
+  assert pixels == "Pixels in [0, 1]: mean {}, deviation {}.".format(*values)
+  mean, std = (
+    f"--config.model.mean={values[0]}",
+    f"--config.model.std={values[1]}",
+  )
+  assert command == (
+    f"Next: jssl train --config=folder:set {mean} {std} "
+    f"--config.data.data_dir={tmp_path} --workdir=W"
+  )
+
+
+def test_the_next_command_of_a_set_with_a_config_is_that_config(
+  fashion, tmp_path
+):
+  directory = prepare.prepare(
+    "fashion_mnist", data_dir=str(tmp_path), source=str(fashion[0])
+  )
+  summary = prepare.summary("fashion_mnist", directory, str(tmp_path))
+  assert summary.splitlines()[-1] == (
+    "Next: jssl train --config=simclr_fashion_mnist "
+    f"--config.data.data_dir={tmp_path} --workdir=W"
+  )
 
 
 def test_command_fails_with_a_message_and_no_traceback(tmp_path):
