@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al., ICML 2020) on generated digits, for CPUs.
+"""SimCLR (Chen et al., ICML 2020) on generated patterns, for CPUs.
 
     bash launch/quickstart.sh
 
@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
   return ConfigDict(
     {
       "data": {
-        "name": "cluttered_digits",
+        "name": "patterns",
         "batch_size": 256,
         "image_size_px": 32,
       },
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "depth": 3,
         "num_heads": 4,
         "zero_init_residual": True,
-        "mean": (0.4,),
+        "mean": (0.5,),
         "std": (0.25,),
       },
       "objective": {

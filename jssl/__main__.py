@@ -35,7 +35,11 @@ def _usage() -> str:
       "",
       *lines,
       "",
-      "`jssl COMMAND --help` lists the flags of a command.",
+      "`jssl COMMAND --help` lists the flags of a command. Example:",
+      "",
+      "  jssl train --config=quickstart --workdir=W",
+      "  jssl probe --workdir=W",
+      "  jssl report W",
     ]
   )
 

@@ -30,7 +30,7 @@ class Data:
 
   Attributes:
     name: a set in `data_dir`, prepared or of Arrow, Parquet or tar files, see
-      docs/input.md; or "cluttered_digits", which is embedded.
+      docs/input.md; or "patterns" or "cluttered_digits", which are embedded.
     batch_size: images in a global batch.
     image_size_px: side of the images; others are resized and centre-cropped on
       the host.

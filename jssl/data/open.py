@@ -1,9 +1,17 @@
 """Opens data sets by name."""
 
+import importlib
 from typing import Any
 
 from jssl.data.source import Source, load
 from jssl.runtime import files
+
+# Modules of the embedded sets, each with a function of the set's name.
+_EMBEDDED = {
+  "cluttered_digits": "jssl.data.embedded",
+  "patterns": "jssl.data.patterns",
+}
+_EMBEDDED_SIZE_PX = 32
 
 
 def open_source(
@@ -17,10 +25,10 @@ def open_source(
 ) -> Source:
   """Opens a split of the embedded set or of one on disk.
 
-  The embedded set is `cluttered_digits`. Others are folders in `data_dir`, by
-  default that of TFDS: prepared sets, whose TFDS name has optional `/config`
-  and `:version`, and sets of Arrow, Parquet or tar files, see `arrow`. Splits
-  are in TFDS's syntax, as in `train[:10%]`.
+  Embedded sets are `cluttered_digits` and `patterns`. Others are folders in
+  `data_dir`, by default that of TFDS: prepared sets, whose TFDS name has
+  optional `/config` and `:version`, and sets of Arrow, Parquet or tar files,
+  see `arrow`. Splits are in TFDS's syntax, as in `train[:10%]`.
 
   Images of another size are resized by their shorter side and cropped to the
   centre. A damaged image makes `fetch` raise, or is replaced by the next one
@@ -36,16 +44,15 @@ def open_source(
       f"data.image_size_px={image_size_px}: expected a positive number"
     )
   files.raise_open_files_limit()
-  # Imported on use: the embedded set needs scikit-learn, prepared sets TFDS.
-  if name == "cluttered_digits":
-    from jssl.data import embedded
-
-    if image_size_px != embedded.IMAGE_SIZE_PX:
+  # Imported on use: an embedded set needs scikit-learn, prepared sets TFDS.
+  if name in _EMBEDDED:
+    if image_size_px != _EMBEDDED_SIZE_PX:
       raise ValueError(
-        f"data.image_size_px={image_size_px}: expected "
-        f"{embedded.IMAGE_SIZE_PX} for {name}"
+        f"data.image_size_px={image_size_px}: expected {_EMBEDDED_SIZE_PX} "
+        f"for {name}"
       )
-    return embedded.cluttered_digits(split)
+    module = importlib.import_module(_EMBEDDED[name])
+    return getattr(module, name)(split)
   from jssl.data import array_record, arrow
 
   options: dict[str, Any] = {
@@ -61,9 +68,5 @@ def open_source(
 
 
 def stored_size_px(name: str) -> int | None:
-  """Returns the size of the embedded set's images; None if they are resized."""
-  if name != "cluttered_digits":
-    return None
-  from jssl.data import embedded
-
-  return embedded.IMAGE_SIZE_PX
+  """Returns the size of an embedded set's images; None if they are resized."""
+  return _EMBEDDED_SIZE_PX if name in _EMBEDDED else None

@@ -1,8 +1,8 @@
 """Writes a data set to disk in TFDS's format, as ArrayRecord files.
 
-    python -m jssl.data.prepare fashion_mnist [--source DIR]
-    python -m jssl.data.prepare folder --source DIR [--name NAME]
-    python -m jssl.data.prepare NAME        # any other TFDS data set
+    jssl prepare fashion_mnist [--source DIR]
+    jssl prepare folder --source DIR [--name NAME]
+    jssl prepare NAME        # any other TFDS data set
 
 The set opens with plain `tfds.data_source(NAME, data_dir=...)`. It is written
 whole or not at all. Only other TFDS data sets need TensorFlow.

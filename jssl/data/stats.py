@@ -1,4 +1,4 @@
-"""`python -m jssl.data.stats NAME`: mean and deviation of the pixels of a set.
+"""`jssl stats NAME`: mean and deviation of the pixels of a set.
 
 Prints `mean` and `std` of each channel as lines of the `model` section of a
 config. They are of pixels in [0, 1], see `jssl.pixels`.

@@ -1,4 +1,4 @@
-"""`python -m jssl.embed --workdir=W --source=DIR --out=FILE`.
+"""`jssl embed --workdir=W --source=DIR --out=FILE`.
 
 Writes the features of images to a Parquet or .npz file, one row per image: by
 the backbone of a run or of published weights, of a folder, a list of files or a

@@ -1,4 +1,4 @@
-"""`python -m jssl.embed.neighbours --embeddings=FILE --query=NAME --k=10`.
+"""`jssl neighbours --embeddings=FILE --query=NAME --k=10`.
 
 Prints the nearest images of each query in a file of `jssl embed`. The search is
 exact, see `jssl.diagnostics.nearest_neighbours`.

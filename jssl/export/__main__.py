@@ -1,4 +1,4 @@
-"""`python -m jssl.export --workdir=DIR --layout=timm --out=DIR`.
+"""`jssl export --workdir=DIR --layout=timm --out=DIR`.
 
 Writes the backbone of a run as a folder for another library.
 """

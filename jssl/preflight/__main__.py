@@ -1,10 +1,10 @@
-"""Checks whether a config fits on a target: `python -m jssl.preflight`.
+"""Checks whether a config fits on a target: `jssl preflight`.
 
 Compiles the train step and the probe's feature extraction on this machine's CPU
 for devices that need not be available. Reports memory, FLOPs, HBM traffic,
 collectives and the roofline bound per device.
 
-    python -m jssl.preflight --config=FILE --target=v5e:16x16
+    jssl preflight --config=FILE --target=v5e:16x16
 
 `--target` is a TPU topology (v5e:16x16; 2xv5e:16x16 for two slices), GPUs
 (h100:8; h100:2x8 for two nodes) or CPU devices (cpu:8). If the config does not

@@ -1,4 +1,4 @@
-"""`python -m jssl.probe --workdir=DIR`: evaluates the checkpoints of a run.
+"""`jssl probe --workdir=DIR`: evaluates the checkpoints of a run.
 
 Needs only the files of the run: during the training, later, or elsewhere.
 `--config.probe.KEY=VALUE` changes a setting of the probe for this command. With

@@ -1,4 +1,4 @@
-"""`python -m jssl.report WORKDIR ...`: writes WORKDIR/report.html.
+"""`jssl report WORKDIR ...`: writes WORKDIR/report.html.
 
 Of several runs it writes a comparison. Runs may be in progress.
 """

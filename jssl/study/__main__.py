@@ -1,4 +1,4 @@
-"""`python -m jssl.study STUDY --workdir=DIR [--config=FILE]`: runs a study.
+"""`jssl study STUDY --workdir=DIR [--config=FILE]`: runs a study.
 
 Studies with --config:
   methods        trains and probes all methods of a config file at one budget

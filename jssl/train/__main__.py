@@ -1,4 +1,4 @@
-"""`python -m jssl.train --config=FILE --workdir=DIR`: pretrains an encoder.
+"""`jssl train --config=FILE --workdir=DIR`: pretrains an encoder.
 
 The same command with the same workdir resumes from the last checkpoint. Flags
 set values of the config, as in `--config.optim.learning_rate=0.1`. With

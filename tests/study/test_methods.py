@@ -532,6 +532,22 @@ def test_a_random_backbone_is_that_of_the_seed(config_file, tmp_path):
   assert row.above_random_points == pytest.approx(20)
 
 
+def test_differences_are_paired_by_seed(config_file, tmp_path):
+  trials = trials_lib.plan(
+    config_file, tmp_path, methods=["simclr", "byol"], seeds=3
+  )
+  # The seeds vary by 10 points, the difference by 0.1.
+  for trial, linear in zip(
+    trials, (0.5, 0.6, 0.7, 0.52, 0.621, 0.719), strict=True
+  ):
+    write_trial(trial, linear)
+  table = single_spaced(methods_report.differences_table(trials))
+  row = table.splitlines()[-1].split(" | ")
+  assert row[:2] == ["| byol", "+2.00"]
+  assert row[2] == "+1.75 to +2.25"
+  assert methods_report.differences_table(trials[:4]) == ""
+
+
 def diagnose(trial, step, **values):
   record = made.diagnostics_record(step, "projector", dataset=trial.dataset)
   record = dataclasses.replace(record, values=values)
