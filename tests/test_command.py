@@ -3,12 +3,16 @@
 import importlib.util
 import os
 import pathlib
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jssl import __main__ as command
 
@@ -129,6 +133,37 @@ def test_a_copied_config_works_elsewhere(name, tmp_path, capsys):
   assert runpy.run_path(str(first))["get_config"]().data.batch_size > 0
   assert command.configs(["copy", name, str(tmp_path / "mine")]) == 1
   assert "exists" in capsys.readouterr().err
+
+
+def next_command(output):
+  (line,) = re.findall(r"^(?:.* )?Next: jssl (.*)$", output, re.MULTILINE)
+  return shlex.split(line)
+
+
+@pytest.mark.slow
+def test_each_command_names_the_next_from_a_folder_to_a_report(tmp_path):
+  rng = np.random.default_rng(0)
+  for i in range(48):
+    folder = tmp_path / "pictures" / ("dark", "light")[i % 2]
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 128, (90, 80, 3)) + 127 * (i % 2)
+    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+  def run(*arguments):
+    done = jssl(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  printed = run(
+    *("prepare", "folder", "--source=pictures", "--name=mine"),
+    "--data_dir=data",
+  )
+  small = ["--config.train.steps=4", "--config.data.batch_size=8"]
+  printed = run(*next_command(printed), *small)
+  printed = run(*next_command(printed))
+  printed = run(*next_command(printed))
+  assert printed.splitlines()[-1] == f"report: {tmp_path}/W/report.html"
+  assert "pretrained, step 4" in printed
 
 
 def test_wrong_arguments_of_configs(capsys):

