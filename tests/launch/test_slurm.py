@@ -105,6 +105,15 @@ def run(commands, **environ):
   return done, told.read_text().splitlines() if told.exists() else []
 
 
+def test_an_image_is_not_installed():
+  text = said(
+    *("slurm_gpu.sbatch", "--dry-run", "2", "configs/simclr_imagenet.py", "W"),
+    IMAGE="jssl.sif",
+  )
+  assert " task apptainer exec --nv jssl.sif python -m jssl.train " in text
+  assert "environment" not in text
+
+
 def test_it_is_installed_once_where_it_is_queued(commands):
   done, told = run(commands)
   assert done.returncode == 0, done.stderr
