@@ -18,8 +18,8 @@ all layers; `--config.model.scan_layers=True` does so for ViT-S.
 
 Cost: 12 or 10 crops per image at batch 1024. Needs accelerators: check the fit
 with `python -m jssl.preflight` first.
-Expected: 75.3% linear accuracy was published for a ResNet-50. Not measured
-here.
+Expected: 77.0% linear accuracy of ViT-S/16 after 800 epochs (published). Not
+measured here.
 """
 
 from ml_collections import ConfigDict

@@ -73,8 +73,9 @@ _ACCURACY = """## Accuracy of a short training
 
 {table}
 
-Test accuracy in % on Fashion-MNIST after half an epoch; mean ± deviation over
-three pretraining seeds. [All methods](../methods.md) have the same budget.
+Test accuracy in % on Fashion-MNIST after half an epoch
+(`--config.train.steps=117`); mean ± deviation over three pretraining seeds. All
+[methods](../methods.md) have the same budget.
 
 """
 
