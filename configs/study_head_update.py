@@ -11,7 +11,7 @@ small for many seeds (`recipes.for_many_seeds`). The paper's claim, from its
 abstract alone: alternating optimisation is better.
 
 Cost: about a minute per method and seed on one CPU core.
-Expected: 83.3% (linear) for joint, 83.5% for five inner steps; see
+Expected: 78.4% (linear) for joint, 78.1% for five inner steps; see
 docs/studies/head_update.md (measured).
 """
 
