@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "b2": 0.98,
       },
       "train": {"steps": steps},
-      "checkpoint": {"every_steps": steps},
+      "checkpoint": {"every_steps": steps // 5},
       "log": {"every_steps": 20},
       # Short, so that the probes take less time than the training.
       "probe": {

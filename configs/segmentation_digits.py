@@ -36,7 +36,10 @@ def get_config(arg: str = "simclr") -> ConfigDict:
   method, steps = recipes.variant(arg, tuple(METHODS), 300)
   config = _QUICKSTART["get_config"]()
   config.objective = {"name": method, **METHODS[method]}
+  # The set of the quickstart has no masks.
+  config.data.name = "cluttered_digits"
   config.data.batch_size = 128
+  config.model.mean = (0.4,)
   config.model.patch_size_px = 4
   config.optim.clip_norm = 3.0
   config.train.steps = config.checkpoint.every_steps = steps

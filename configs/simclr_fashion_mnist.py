@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "weight_decay": 0.05,
         "b2": 0.98,
       },
-      "checkpoint": {"every_steps": 1404},
+      "checkpoint": {"every_steps": 561},
       "log": {"every_steps": 50},
     }
   )

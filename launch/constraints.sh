@@ -5,10 +5,10 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh"
 
-environment .venv-constraints ""
+python3 -m venv .venv-constraints
 .venv-constraints/bin/python -m pip install --quiet uv
 {
-  echo "# Tested versions of the dependencies, written by launch/constraints.sh."
+  echo "# Newest versions of the dependencies that fit together, by launch/constraints.sh."
   .venv-constraints/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
     --no-header --no-annotate --extra train --extra gcs --extra s3 --extra tpu --extra cuda12
 } >launch/constraints.txt

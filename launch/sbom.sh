@@ -9,7 +9,7 @@ out=${2:-runs/sbom}
 mkdir -p "$out"
 environment .venv-sbom "${1:-train}"
 # The tools are in another environment, so that they are not listed.
-environment .venv-sbom-tools ""
+python3 -m venv .venv-sbom-tools
 .venv-sbom-tools/bin/python -m pip install --quiet cyclonedx-bom pip-licenses
 .venv-sbom-tools/bin/cyclonedx-py environment .venv-sbom/bin/python --output-file "$out/sbom.json"
 .venv-sbom-tools/bin/pip-licenses --python=.venv-sbom/bin/python --from=mixed --format=csv \

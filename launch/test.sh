@@ -29,7 +29,7 @@ elif [ "${1:-}" = smoke ]; then
   exec .venv-smoke/bin/python -m pytest -m "not slow" -n auto @tests/smoke.txt "${@:2}"
 fi
 if [ "${1:-}" = lowest ]; then
-  environment .venv-lowest ""
+  python3 -m venv .venv-lowest
   .venv-lowest/bin/python -m pip install --quiet uv
   .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
     --resolution lowest-direct --editable ".[test]"

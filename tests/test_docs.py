@@ -19,6 +19,8 @@ import pytest
 import jssl
 from jssl import augment, diagnostics, losses, models, objectives
 from jssl.__main__ import _COMMANDS
+from jssl.config.parse import parse
+from jssl.config.schema import Config
 from jssl.diagnostics.batch import NAMES
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
@@ -80,7 +82,10 @@ def test_an_example_runs(page, block):
   # Padded, so that a traceback names the line of the page.
   padded = "\n" * (line_of(page, block) - 1) + block
   code = compile(padded, str(ROOT / "docs" / page), "exec")
-  exec(code, {"__name__": "example"})
+  names = {"__name__": "example"}
+  exec(code, names)
+  if get_config := names.get("get_config"):
+    parse(get_config(), Config)
 
 
 # Commands of pages and of the README, whose lines may continue.
@@ -122,6 +127,15 @@ def test_a_command_and_its_flags_exist(page, command):
     shipped = {path.stem for path in (ROOT / "configs").glob("*.py")}
     own = {"CONFIG", "FILE", "own", "my_config.py", "gs"}
     assert pathlib.Path(config).stem in shipped | own or config in own, page
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_names_of_commands_exist(page):
+  named = re.findall(
+    r"(?:^ {4}|^|`)jssl ([a-z]+)\b(?! \w+ )", TEXTS[page], re.M
+  )
+  prose = {"pretrains", "in", "is"}
+  assert set(named) - prose <= {*_COMMANDS, "configs"}
 
 
 @pytest.mark.parametrize("page", NARROW)

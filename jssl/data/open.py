@@ -11,7 +11,6 @@ _EMBEDDED = {
   "cluttered_digits": "jssl.data.embedded",
   "patterns": "jssl.data.patterns",
 }
-_EMBEDDED_SIZE_PX = 32
 
 
 def open_source(
@@ -23,7 +22,7 @@ def open_source(
   in_memory: bool = False,
   skip_damaged: bool = False,
 ) -> Source:
-  """Opens a split of the embedded set or of one on disk.
+  """Opens a split of an embedded set or of one on disk.
 
   Embedded sets are `cluttered_digits` and `patterns`. Others are folders in
   `data_dir`, by default that of TFDS: prepared sets, whose TFDS name has
@@ -44,15 +43,13 @@ def open_source(
       f"data.image_size_px={image_size_px}: expected a positive number"
     )
   files.raise_open_files_limit()
-  # Imported on use: an embedded set needs scikit-learn, prepared sets TFDS.
-  if name in _EMBEDDED:
-    if image_size_px != _EMBEDDED_SIZE_PX:
+  if size := stored_size_px(name):
+    if image_size_px != size:
       raise ValueError(
-        f"data.image_size_px={image_size_px}: expected {_EMBEDDED_SIZE_PX} "
-        f"for {name}"
+        f"data.image_size_px={image_size_px}: expected {size} for {name}"
       )
-    module = importlib.import_module(_EMBEDDED[name])
-    return getattr(module, name)(split)
+    return getattr(importlib.import_module(_EMBEDDED[name]), name)(split)
+  # Imported on use: prepared sets need TFDS.
   from jssl.data import array_record, arrow
 
   options: dict[str, Any] = {
@@ -69,4 +66,6 @@ def open_source(
 
 def stored_size_px(name: str) -> int | None:
   """Returns the size of an embedded set's images; None if they are resized."""
-  return _EMBEDDED_SIZE_PX if name in _EMBEDDED else None
+  if name not in _EMBEDDED:
+    return None
+  return importlib.import_module(_EMBEDDED[name]).IMAGE_SIZE_PX

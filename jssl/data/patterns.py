@@ -20,7 +20,7 @@ TEST_IMAGES = 4_000
 _PERIOD_PX = (6.0, 12.0)
 # Least difference of the mean of both colours.
 _CONTRAST = 0.3
-# Largest change of the light from the centre to an edge, and of noise.
+# Largest relative change of brightness towards an edge; deviation of the noise.
 _SHADE, _NOISE = 0.2, 0.05
 # Number of images that fit into the processor's cache.
 _CHUNK_SIZE = 100

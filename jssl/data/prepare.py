@@ -218,13 +218,16 @@ def prepare(
   return str(builder.data_dir)
 
 
-def summary(name: str, directory: str, data_dir: str | None = None) -> str:
-  """Describes a prepared set, and returns the command that trains on it.
+def summary(
+  name: str, directory: str, data_dir: str | None, *, is_folder: bool
+) -> str:
+  """Describes a prepared set, and names the next command.
 
   Args:
     name: name of the set.
     directory: directory of the set.
     data_dir: folder of the data sets, if it is not that of TFDS.
+    is_folder: True for a set of `prepare folder`.
   """
   info = tfds.builder_from_directory(directory).info
   counts = [f"{k} {s.num_examples:,}" for k, s in info.splits.items()]
@@ -232,28 +235,29 @@ def summary(name: str, directory: str, data_dir: str | None = None) -> str:
   source = open_source(
     name,
     data_dir=data_dir,
-    split=next(iter(info.splits)),
+    split="train" if "train" in info.splits else next(iter(info.splits)),
     image_size_px=_MEASURED_SIZE_PX,
   )
   found = pixel_statistics(source, images=_MEASURED_IMAGES)
-  # A constant channel is not divided by 0.
-  std = np.where(found.std > 0, found.std, 1)
-  mean, deviation = (
-    ",".join(f"{x:.3f}" for x in xs) for xs in (found.mean, std)
+  # A constant channel cannot be divided by its deviation.
+  divisor = np.where(found.std > 0, found.std, 1)
+  mean, deviation, std = (
+    ",".join(f"{x:.3f}" for x in xs) for xs in (*found, divisor)
   )
-  own = f"simclr_{name}" in shipped.configs()
-  flags = [
-    f"--config={f'simclr_{name}' if own else f'folder:{name}'}",
-    *([] if own else [f"--config.model.mean={mean}"]),
-    *([] if own else [f"--config.model.std={deviation}"]),
-    *([f"--config.data.data_dir={data_dir}"] if data_dir else []),
-    "--workdir=W",
-  ]
+  flags = [*([f"--config.data.data_dir={data_dir}"] if data_dir else [])]
+  if is_folder:
+    pixels = [f"--config.model.mean={mean}", f"--config.model.std={std}"]
+    flags = [f"--config=folder:{name}", *pixels, *flags]
+  elif f"simclr_{name}" in shipped.configs():
+    flags = [f"--config=simclr_{name}", *flags]
+  else:
+    # `jssl configs` lists those of this set.
+    flags = ["--config=CONFIG", f"--config.data.name={name}", *flags]
   return "\n".join(
     [
       f"{name}: {', '.join(counts)} images, {size}, in {directory}",
       f"Pixels in [0, 1]: mean {mean}, deviation {deviation}.",
-      f"Next: {shlex.join(['jssl', 'train', *flags])}",
+      f"Next: {shlex.join(['jssl', 'train', *flags, '--workdir=W'])}",
     ]
   )
 
@@ -298,8 +302,9 @@ def main(argv: list[str]) -> None:
         masks=Path(_MASKS.value) if _MASKS.value else None,
       ),
     )
-    name = Path(directory).parent.name if argv[1] == "folder" else argv[1]
-    print(summary(name, directory, _DATA_DIR.value))
+    is_folder = argv[1] == "folder"
+    name = Path(directory).parent.name if is_folder else argv[1]
+    print(summary(name, directory, _DATA_DIR.value, is_folder=is_folder))
   # TFDS raises AssertionError for sets that must be downloaded by hand.
   except (OSError, ValueError, AssertionError) as error:
     sys.exit(f"error: {error}")

@@ -183,7 +183,8 @@ def extract(
       workers=workers,
     )
     number = -(-len(source) // batch_size)
-    for batch, real in progress(f"features {path.stem}", batches, number):
+    name = f"features {path.stem.rpartition('-')[0]}"
+    for batch, real in progress(name, batches, number):
       h = distributed.to_host(encode(batch["image"]))[:real].astype(np.float32)
       bad += int(np.sum(~np.isfinite(h).all(1)))
       yield h, distributed.to_host(batch["label"])[:real]

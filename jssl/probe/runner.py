@@ -6,6 +6,7 @@ and the first one writes the records.
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -248,8 +249,8 @@ class Runner:
       return
     images = len(self._dataset.train) + len(self._dataset.test)
     self._log(
-      f"{encoder.name} on {self._dataset.name}: extracting features of "
-      f"{images:,} images, then measuring {', '.join(parts)}"
+      f"{encoder.name} on {self._dataset.name}: measuring {', '.join(parts)} "
+      f"of {images:,} images"
     )
     try:
       with self._clock.on("features"):
@@ -408,7 +409,7 @@ def run(
       runner.run(follow=follow)
     if export:
       runner.export(export)
-  log(f"Next: jssl report {workdir}")
+  log(f"Next: {shlex.join(['jssl', 'report', os.fspath(workdir)])}")
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ def progress(name: str, batches: Iterable[T], total: int) -> Iterator[T]:
   Logs at most every ten seconds, and never in short operations.
 
   Args:
-    name: the operation, the first words of each line.
-    batches: what is done, one after the other.
-    total: number of batches.
+    name: prefix of each log line.
+    batches: items to yield.
+    total: number of items.
   """
   started = logged = time.monotonic()
   for done, batch in enumerate(batches):

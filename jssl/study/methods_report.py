@@ -171,35 +171,43 @@ def diagnostics_table(trials: Sequence[Trial]) -> str:
 def differences_table(trials: Sequence[Trial]) -> str:
   """Returns differences of linear accuracy to the first method.
 
-  Empty with less than 3 complete seeds.
+  Only over the seeds that both methods have; methods with less than 3 of them
+  are left out.
   """
-  by_method: dict[str, list[float]] = {}
+  by_method: dict[str, dict[int, float]] = {}
   for trial in _started(trials):
     row = run_row(trial, trial.method, "backbone", trial.steps)
     if row.linear is not None:
-      by_method.setdefault(trial.method, []).append(100 * row.linear)
-  seeds = {len(values) for values in by_method.values()}
-  if len(by_method) < 2 or len(seeds) > 1 or seeds.pop() < 3:
-    return ""
-  (reference, base), *others = by_method.items()
+      points = by_method.setdefault(trial.method, {})
+      points[trial.seed] = 100 * row.linear
+  reference = trials[0].method if trials else ""
+  base = by_method.pop(reference, {})
   rows = []
-  for name, values in others:
-    found = difference(values, base)
+  for name, values in by_method.items():
+    seeds = sorted(values.keys() & base.keys())
+    if len(seeds) < 3:
+      continue
+    found = difference([values[s] for s in seeds], [base[s] for s in seeds])
     rows.append(
       [
         name,
+        str(len(seeds)),
         f"{found.mean:+.2f}",
         f"{found.low:+.2f} to {found.high:+.2f}",
         f"{found.bootstrap_low:+.2f} to {found.bootstrap_high:+.2f}",
         f"{found.detectable:.2f}",
       ]
     )
-  headings = ["", "difference", "95%, t", "95%, bootstrap", "detectable"]
+  if not rows:
+    return ""
+  headings = [
+    *("", "seeds", "difference", "95%, t", "95%, bootstrap", "detectable")
+  ]
   return (
     f"Linear accuracy minus that of {reference}, in percentage points, paired "
-    f"by {len(base)} pretraining seeds. Detectable: the true difference that "
-    "such a study would find in 80% of cases. Bootstrap intervals are too "
-    f"narrow for few seeds.\n\n{markdown_table(headings, rows)}"
+    "by pretraining seed. Detectable: the true difference that such a study "
+    "would find in 80% of cases. Bootstrap intervals are too narrow for few "
+    f"seeds.\n\n{markdown_table(headings, rows)}"
   )
 
 

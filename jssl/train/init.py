@@ -133,17 +133,18 @@ def describe(run: Run, program: Program, workdir: str | os.PathLike) -> str:
   )
   keep = config.checkpoint
   interval = keep.keep_every_steps(steps)
-  kept = keep.keep_last + (steps // interval if interval else 0)
-  kept = min(kept, -(-steps // keep.every_steps)) + 1
+  # The newest ones, the best one and those at multiples of the interval.
+  kept = keep.keep_last + 1 + (steps // interval if interval else 0)
+  kept = min(kept, -(-steps // keep.every_steps))
   return "\n".join(
     [
       f"{sections['objective']['name']} on {config.data.name}: "
-      f"{len(run.source):,} images, {steps:,} steps of {b:,} "
+      f"{len(run.source):,} images, {steps:,} steps with batch size {b:,} "
       f"({steps * b / len(run.source):.1f} epochs)",
       f"{sections['model']['name']}: {tree.size(state.backbone['params']):,} "
       f"parameters, {tree.size(state.head_params):,} of heads; "
       f"{run.mesh.size} x {device}",
-      f"checkpoints: {saved} each, at most {kept} kept in {workdir}",
+      f"checkpoints: up to {kept} of {saved} in {workdir}",
     ]
   )
 

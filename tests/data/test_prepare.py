@@ -557,11 +557,21 @@ def test_the_next_command_of_a_set_with_a_config_is_that_config(
   directory = prepare.prepare(
     "fashion_mnist", data_dir=str(tmp_path), source=str(fashion[0])
   )
-  summary = prepare.summary("fashion_mnist", directory, str(tmp_path))
-  assert summary.splitlines()[-1] == (
-    "Next: jssl train --config=simclr_fashion_mnist "
-    f"--config.data.data_dir={tmp_path} --workdir=W"
-  )
+  for is_folder, config in (
+    (False, "simclr_fashion_mnist"),
+    (
+      True,
+      r"folder:fashion_mnist --config.model.mean=\S+ --config.model.std=\S+",
+    ),
+  ):
+    summary = prepare.summary(
+      "fashion_mnist", directory, str(tmp_path), is_folder=is_folder
+    )
+    assert re.fullmatch(
+      f"Next: jssl train --config={config} "
+      f"--config.data.data_dir={tmp_path} --workdir=W",
+      summary.splitlines()[-1],
+    )
 
 
 def test_command_fails_with_a_message_and_no_traceback(tmp_path):

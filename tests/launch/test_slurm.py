@@ -110,7 +110,7 @@ def test_an_image_is_not_installed():
     *("slurm_gpu.sbatch", "--dry-run", "2", "configs/simclr_imagenet.py", "W"),
     IMAGE="jssl.sif",
   )
-  assert " task apptainer exec --nv jssl.sif python -m jssl.train " in text
+  assert " task apptainer exec --nv jssl.sif python -P -m jssl.train " in text
   assert "environment" not in text
 
 

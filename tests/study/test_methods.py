@@ -543,9 +543,10 @@ def test_differences_are_paired_by_seed(config_file, tmp_path):
     write_trial(trial, linear)
   table = single_spaced(methods_report.differences_table(trials))
   row = table.splitlines()[-1].split(" | ")
-  assert row[:2] == ["| byol", "+2.00"]
-  assert row[2] == "+1.75 to +2.25"
-  assert methods_report.differences_table(trials[:4]) == ""
+  assert row[:3] == ["| byol", "3", "+2.00"]
+  assert row[3] == "+1.75 to +2.25"
+  # Seeds 1 and 2 of one method, 0 and 2 of the other: one pair.
+  assert methods_report.differences_table([*trials[1:4], trials[5]]) == ""
 
 
 def diagnose(trial, step, **values):

@@ -1,6 +1,7 @@
 """Rows of metrics on a disk that is full for a while."""
 
 import json
+import time
 
 import pytest
 from runtime.test_files import file_size_limit
@@ -51,3 +52,16 @@ def test_rows_after_the_resumed_step_and_incomplete_rows_are_dropped(tmp_path):
   ) as writer:
     writer.start(2)
     assert steps(tmp_path) == [1, 2]
+
+
+def test_the_speed_leaves_out_the_time_before_the_clock_restarts(tmp_path):
+  with Writer(
+    tmp_path, total_steps=9, batch_size=8, seconds_at_peak=1e-3
+  ) as writer:
+    writer.start(0)
+    time.sleep(0.5)
+    writer.restart_clock(1)
+    time.sleep(0.02)
+    writer.write(3, VALUES)
+  row = json.loads((tmp_path / "metrics.jsonl").read_text())
+  assert 0.01 <= row["seconds_per_step"] < 0.2
