@@ -63,6 +63,7 @@ def test_a_run_is_made_of_the_config():
           **{"name": "resnet", "depth": 18, "small_images": True},
           **{"mean": (0.5,), "std": (0.2,)},
         },
+        "data.name": "cluttered_digits",
         "probe.dense_images": 100,
       },
       ValueError,
@@ -333,12 +334,12 @@ def one_without_a_label(source):
   [
     (lambda source: source, ("linear",), ""),
     (one_of_class_7, (), ""),
-    (one_of_class_7, ("knn",), "class 7 of cluttered_digits has 1 training"),
+    (one_of_class_7, ("knn",), "class 7 of patterns has 1 training"),
     (one_without_a_label, ("mlp",), "1 of 20000 images have no label"),
     (
       lambda source: dataclasses.replace(source, class_names=()),
       ("linear",),
-      "cluttered_digits has no labels",
+      "patterns has no labels",
     ),
   ],
 )
