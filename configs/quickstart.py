@@ -3,7 +3,7 @@
     bash launch/quickstart.sh
 
 Cost: minutes on two CPU cores, with probes and report; the README has timings.
-Expected: linear accuracy 20 points above raw pixels and above the random
+Expected: linear, kNN and MLP accuracy far above raw pixels and the random
 backbone.
 """
 
