@@ -1,10 +1,11 @@
-"""Generates pages of the docs: methods, the public API and the changelog.
+"""Generates pages of the docs: methods, API, notebook and changelog.
 
 MkDocs calls `on_files` and `on_config`. Nothing of jssl is imported: the
 sources are read as text and by their syntax trees.
 """
 
 import ast
+import json
 import pathlib
 import re
 from collections.abc import Iterator
@@ -133,6 +134,15 @@ def _method_page(name: str, cls: str, module: str) -> str:
   )
 
 
+def _notebook() -> str:
+  cells = json.loads((_ROOT / "docs/quickstart.ipynb").read_text())["cells"]
+  texts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+  return "\n\n".join(
+    text if kind == "markdown" else f"```python\n{text}\n```"
+    for text, kind in texts
+  )
+
+
 def _pages() -> Iterator[tuple[str, str]]:
   """Yields path and Markdown of each generated page."""
   modules = _modules(_PACKAGE / "objectives")
@@ -140,6 +150,7 @@ def _pages() -> Iterator[tuple[str, str]]:
     yield f"methods/{name}.md", _method_page(name, cls, modules[cls])
   for name in _LIBRARIES:
     yield f"api/{name}.md", _API.format(name=name)
+  yield "notebook.md", _notebook()
   yield "changelog.md", (_PACKAGE / "CHANGELOG.md").read_text()
 
 
