@@ -6,6 +6,7 @@ Needs only the files of the run: during the training, later, or elsewhere.
 to those of the workdir, which need not be that of a run.
 """
 
+import shlex
 import sys
 
 from absl import app, flags, logging
@@ -149,6 +150,8 @@ def main(argv: list[str]) -> int:
       records = RecordFile(_WORKDIR.value).read()
       name = published.name if published else "backbone"
       distributed.log_on_first(str(transfer_table(records, datasets, name)))
+    command = shlex.join(["jssl", "report", _WORKDIR.value])
+    distributed.log_on_first(f"Next: {command}")
 
   def advice(error: Exception) -> str:
     if files.is_retryable(error):

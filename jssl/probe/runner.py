@@ -6,7 +6,6 @@ and the first one writes the records.
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -249,8 +248,8 @@ class Runner:
       return
     images = len(self._dataset.train) + len(self._dataset.test)
     self._log(
-      f"{encoder.name} on {self._dataset.name}: measuring {', '.join(parts)} "
-      f"of {images:,} images"
+      f"Measuring {', '.join(parts)} of {encoder.name} on {self._dataset.name} "
+      f"({images:,} images)."
     )
     try:
       with self._clock.on("features"):
@@ -409,7 +408,6 @@ def run(
       runner.run(follow=follow)
     if export:
       runner.export(export)
-  log(f"Next: {shlex.join(['jssl', 'report', os.fspath(workdir)])}")
 
 
 @contextlib.contextmanager

@@ -301,7 +301,7 @@ def test_records_of_the_student_by_an_earlier_version_are_replaced(workdir):
     del row["backbone"]
   file.write_text("".join(json.dumps(row) + "\n" for row in found))
   lines = run(workdir)
-  assert sum("step10-teacher" in line for line in lines) == 2
+  assert sum(line.startswith("step10-teacher") for line in lines) == 2
   assert not any("random" in line for line in lines[:-2])
   assert {r["backbone"] for r in rows(workdir)} == {"", "teacher", "student"}
 
