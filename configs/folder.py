@@ -8,9 +8,10 @@
 Variants: the name of a prepared set. `jssl prepare` prints the second command
 with the mean and deviation of the set's pixels.
 
-Three sizes must agree: images are read as squares of `data.image_size_px`,
-views are crops of `augment.crop_size_px`, and `model.patch_size_px` divides the
-crop. `jssl configs copy folder` copies this file for changes.
+Three sizes must fit together: images are read as squares of
+`data.image_size_px`, views are crops of `augment.crop_size_px`, and
+`model.patch_size_px` divides the crop. `jssl configs copy folder` copies this
+file for changes.
 
 Cost: 300 steps take minutes on two CPU cores.
 Expected: depends on the images. docs/own_images.md has an example.

@@ -27,8 +27,7 @@ elif [ "${1:-}" = smoke ]; then
   [ -n "$newest" ] || { echo "smoke tests skipped: found no python3.13 or python3.12" && exit; }
   PYTHON=$newest environment .venv-smoke test
   exec .venv-smoke/bin/python -m pytest -m "not slow" -n auto @tests/smoke.txt "${@:2}"
-fi
-if [ "${1:-}" = lowest ]; then
+elif [ "${1:-}" = lowest ]; then
   python3 -m venv .venv-lowest
   .venv-lowest/bin/python -m pip install --quiet uv
   .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \

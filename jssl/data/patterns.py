@@ -94,7 +94,7 @@ def _colours(
 ) -> tuple[Float[np.ndarray, "n 1 1 3"], Float[np.ndarray, "n 1 1 3"]]:
   """Draws pairs of colours until each has enough contrast."""
   pairs = rng.random((number, 2, 3))
-  while (flat := np.abs(np.ptp(pairs.mean(2), axis=1)) < _CONTRAST).any():
+  while (flat := np.ptp(pairs.mean(2), axis=1) < _CONTRAST).any():
     pairs[flat] = rng.random((flat.sum(), 2, 3))
   first, second = np.moveaxis(pairs[:, :, None, None], 1, 0)
   return first, second

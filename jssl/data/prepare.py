@@ -244,7 +244,7 @@ def summary(
   mean, deviation, std = (
     ",".join(f"{x:.3f}" for x in xs) for xs in (*found, divisor)
   )
-  flags = [*([f"--config.data.data_dir={data_dir}"] if data_dir else [])]
+  flags = [f"--config.data.data_dir={data_dir}"] if data_dir else []
   if is_folder:
     pixels = [f"--config.model.mean={mean}", f"--config.model.std={std}"]
     flags = [f"--config=folder:{name}", *pixels, *flags]

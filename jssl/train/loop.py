@@ -213,6 +213,7 @@ def train(
           jax.block_until_ready(metrics)
           keep_claim()
           clock.record(until_first_step=clock.seconds())
+          # A row of this step alone has no other speed.
           if not config.log.should_log(step, total_steps):
             writer.restart_clock(step)
       profiler.after(step, metrics)

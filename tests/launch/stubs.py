@@ -10,26 +10,27 @@ import jssl
 
 ROOT = pathlib.Path(jssl.__file__).parents[1]
 LAUNCH = ROOT / "launch"
-# Of the test extra, beside the interpreter, or the machine's.
-SHELLCHECK = shutil.which(
-  "shellcheck",
-  path=os.pathsep.join(
-    [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
-  ),
-)
 
 
-def shellcheck(*arguments, text=""):
-  """Returns what shellcheck has to say of some files, or of a text."""
-  assert SHELLCHECK, "pip install 'jssl[test]' brings shellcheck"
+def lint(linter, *arguments, text=""):
+  """Returns the findings of a linter of the test extra, in files or a text."""
+  # Beside the interpreter, or the machine's.
+  folders = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+  command = shutil.which(linter, path=os.pathsep.join(folders))
+  assert command, f"pip install 'jssl[test]' brings {linter}"
   done = subprocess.run(
-    [SHELLCHECK, *arguments],
+    [command, *arguments],
     input=text,
     capture_output=True,
     text=True,
     check=False,
   )
   return done.stdout + done.stderr
+
+
+def shellcheck(*arguments, text=""):
+  """Returns the findings of shellcheck in files, or in a text."""
+  return lint("shellcheck", *arguments, text=text)
 
 
 def said(script, *arguments, status=0, **environ):
