@@ -30,6 +30,11 @@ class Point(NamedTuple):
   collapse_auc: float
   accuracy: float
 
+  @property
+  def method(self) -> str:
+    """Method of the run."""
+    return self.run.partition("/")[0]
+
 
 def collect(workdir: pathlib.Path) -> list[Point]:
   """Returns the probed checkpoints of a study; ValueError if there are none."""
@@ -78,7 +83,7 @@ def _or_reason(describe: Callable[[], str]) -> str:
 def _fit(points: Sequence[Point]) -> str:
   """Describes the linear fit and its leave-one-method-out error."""
   aucs, accuracies = _arrays(points)
-  methods = [p.run.split("/")[0] for p in points]
+  methods = [p.method for p in points]
 
   def line() -> str:
     fit = diagnostics.fit_accuracy(aucs, accuracies)
@@ -151,17 +156,29 @@ def markdown(points: Sequence[Point]) -> str:
 
 
 def draw(points: Sequence[Point]) -> Figure:
-  """Draws accuracy over collapse AUC, one line per run, and the fit."""
+  """Draws accuracy over collapse AUC, a line per method, and the fit.
+
+  A line has the means of checkpoints over the runs of a method.
+  """
   aucs, accuracies = _arrays(points)
   ends = np.array([min(aucs), max(aucs)])
   line = None
   if np.ptp(ends):
     fit = diagnostics.fit_accuracy(aucs, accuracies)
     line = (ends, 100 * fit.predict(ends))
+  by_method: dict[str, list[list[Point]]] = {}
+  for own in _by_run(points).values():
+    by_method.setdefault(own[0].method, []).append(own)
+
+  def mean(same: Sequence[Point]) -> tuple[float, float]:
+    auc, accuracy = np.mean(_arrays(same), axis=1)
+    return float(auc), float(100 * accuracy)
+
   return charts.paths(
     {
-      name: [(p.collapse_auc, 100 * p.accuracy) for p in own]
-      for name, own in _by_run(points).items()
+      # Unfinished runs shorten the line.
+      method: [mean(same) for same in zip(*runs, strict=False)]
+      for method, runs in by_method.items()
     },
     title="accuracy of the linear probe, %; the last checkpoint is large",
     x_label="collapse AUC",

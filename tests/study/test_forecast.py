@@ -37,7 +37,7 @@ def test_the_forecast_is_that_of_all_checkpoints(tmp_path):
   error = 100 * left_out.mean_absolute_error
   assert f"mean absolute error {error:.1f} points" in text
   assert (tmp_path / "forecast.md").read_text() == text
-  assert "narrow/seed_0" in (tmp_path / "forecast.svg").read_text()
+  assert ">narrow<" in (tmp_path / "forecast.svg").read_text()
 
 
 def test_seeds_are_left_out_together_and_dimensions_compared_apart(tmp_path):
@@ -78,6 +78,15 @@ def test_the_line_of_the_picture_is_the_fit(tmp_path):
   )
   np.testing.assert_allclose(x, [0.65, 0.9])
   np.testing.assert_allclose(y, 100 * fit.predict(x))
+
+
+def test_a_line_of_the_picture_has_means_over_the_runs_of_a_method(tmp_path):
+  write_run(tmp_path, "wide", [(0.7, 0.6), (0.8, 0.5)])
+  write_run(tmp_path, "wide", [(0.9, 0.8), (0.8, 0.7)], seed=1)
+  (ax,) = forecast.draw(forecast.collect(tmp_path)).axes
+  x, y = ax.get_lines()[0].get_data()
+  np.testing.assert_allclose(x, [0.8, 0.8])
+  np.testing.assert_allclose(y, [70, 60])
 
 
 def test_a_workdir_without_runs_is_told(tmp_path):
