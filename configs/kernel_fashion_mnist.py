@@ -20,6 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jssl.config import recipes
+
 VARIANTS: dict[str, dict[str, Any]] = {
   "conv_gp": {"depth": 3},
   "conv_ntk": {"depth": 3},
@@ -30,8 +32,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(arg: str = "conv_gp") -> ConfigDict:
-  if arg not in VARIANTS:
-    raise ValueError(f"unknown variant {arg!r}; known: {', '.join(VARIANTS)}")
   return ConfigDict(
     {
       "data": {
@@ -45,7 +45,7 @@ def get_config(arg: str = "conv_gp") -> ConfigDict:
         "crop_min_area": 0.5,
         "flip_probability": 0.5,
       },
-      "kernel": {"name": arg, **VARIANTS[arg]},
+      "kernel": {"name": recipes.known(arg, VARIANTS), **VARIANTS[arg]},
       "loss": {"name": "contrastive", "beta": 0.4},
       "problem": {
         "images": 300,

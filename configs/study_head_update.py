@@ -43,9 +43,7 @@ METHODS = {
 
 
 def get_config(arg: str = "joint") -> ConfigDict:
-  if arg not in METHODS:
-    raise ValueError(f"unknown variant {arg!r}; known: {', '.join(METHODS)}")
   config = recipes.for_many_seeds(_SHARED["get_config"]("simclr"))
-  config.head = METHODS[arg]
+  config.head = METHODS[recipes.known(arg, METHODS)]
   config.probe.probes = ("linear",)
   return config

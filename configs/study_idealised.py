@@ -3,10 +3,11 @@ r"""CISSL and DISSL (Dubois et al., NeurIPS 2022) against SimCLR and DINO.
     python -m jssl.study methods --config=configs/study_idealised.py \
       --workdir=W --diagnostics
 
-METHODS: each method with the backbone's 128 feature dimensions, and expanded to
-512 (`model.expand_dim`), as in `cissl_512`. One epoch of Fashion-MNIST, other
-settings as in configs/fashion_mnist.py. The paper's claims: a student head of
-the probe's family improves a linear probe, and so do more dimensions.
+METHODS: each method with the backbone's 64 feature dimensions, and expanded to
+512 (`model.expand_dim`), as in `cissl_512`. Settings as in
+configs/fashion_mnist.py, made small for many seeds (`recipes.for_many_seeds`).
+The paper's claims: a student head of the probe's family improves a linear
+probe, and so do more dimensions.
 
 Cost: two to five minutes per method on two CPU cores.
 Expected: linear accuracy 83.4% for SimCLR and 83.2% for CISSL; 512 dimensions
@@ -33,10 +34,8 @@ METHODS = {
 
 
 def get_config(arg: str = "simclr") -> ConfigDict:
-  name, epochs = recipes.variant(arg, tuple(METHODS), 1)
-  method, dim = METHODS[name]
-  config = _SHARED["get_config"](f"{method},{epochs}")
+  method, dim = METHODS[recipes.known(arg, METHODS)]
+  config = recipes.for_many_seeds(_SHARED["get_config"](method))
   config.model.expand_dim = dim
   config.probe.probes = ("linear", "mlp")
-  config.probe.seeds = 1
   return config

@@ -15,7 +15,7 @@ A config combines them with the settings of a method:
 and overrides single keys with `{**recipes.resnet(50), "expand_dim": 8192}`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -47,8 +47,15 @@ def epochs(arg: str) -> int:
   return int(arg)
 
 
+def known(name: str, names: Iterable[str]) -> str:
+  """Returns the name of a variant; ValueError if it is not one of `names`."""
+  if name not in names:
+    raise ValueError(f"unknown variant {name!r}; known: {', '.join(names)}")
+  return name
+
+
 def variant(
-  arg: str, names: Sequence[str], default_epochs: int
+  arg: str, names: Iterable[str], default_epochs: int
 ) -> tuple[str, int]:
   """Parses a config argument `NAME` or `NAME,EPOCHS`.
 
@@ -56,9 +63,7 @@ def variant(
     ValueError: if the variant is unknown, or the epochs not a positive integer.
   """
   name, comma, number = arg.partition(",")
-  if name not in names:
-    raise ValueError(f"unknown variant {name!r}; known: {', '.join(names)}")
-  return name, epochs(number) if comma else default_epochs
+  return known(name, names), epochs(number) if comma else default_epochs
 
 
 def _small_images(

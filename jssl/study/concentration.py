@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from scipy import stats
 
 from jssl import diagnostics, mesh
 from jssl.augment import includes
@@ -250,9 +251,8 @@ def markdown(augmentations: Sequence[Augmentation]) -> str:
   def correlation(name: str, values: Sequence[float]) -> str:
     if len({*values}) < 2 or len({*errors}) < 2:
       return f"- {name}: not defined, all are equal\n"
-    # `rank_correlation` is positive if smaller values go with larger ones.
-    rank = diagnostics.rank_correlation(values, [-error for error in errors])
-    return f"- {name}: {rank:+.2f}\n"
+    rank = stats.spearmanr(values, errors)
+    return f"- {name}: {rank.statistic:+.2f}, p = {rank.pvalue:.3f}\n"
 
   compared = [
     *((f"delta = {deltas[i]:.1f}", [c[i] for c in curves]) for i in shown),
@@ -265,7 +265,7 @@ def markdown(augmentations: Sequence[Augmentation]) -> str:
   parts = [
     _table(augmentations, shown),
     "Rank correlation of 1 - sigma with the nearest-mean error (positive in "
-    "theory):\n",
+    "theory), and p of a two-sided test over augmentations:\n",
     "".join(correlation(*item) for item in compared),
   ]
   included = [
