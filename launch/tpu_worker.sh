@@ -13,7 +13,8 @@ install() {
     python3 -m pip install --quiet --target .uv uv
     .uv/bin/uv venv --quiet --seed --python 3.12 .venv-tpu
   fi
-  PYTHON=.venv-tpu/bin/python environment .venv-tpu tpu,gcs
+  # The same versions on the slice that follows a preempted one.
+  PIP_CONSTRAINT=launch/constraints.txt PYTHON=.venv-tpu/bin/python environment .venv-tpu tpu,gcs
 }
 
 start() {

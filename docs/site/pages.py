@@ -1,4 +1,4 @@
-"""Generates pages of the docs: methods, API, notebook and changelog.
+"""Generates pages of the docs: methods, reference, notebook and changelog.
 
 MkDocs calls `on_files` and `on_config`. Nothing of jssl is imported: the
 sources are read as text and by their syntax trees.
@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+# MkDocs adds the folder of a hook to the search path.
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -117,7 +119,11 @@ def _accuracy(name: str) -> str:
 
 def _method_page(name: str, cls: str, module: str) -> str:
   tree = ast.parse((_PACKAGE / f"objectives/{module}.py").read_text())
-  about = ast.get_docstring(tree) or ""
+  about = re.sub(
+    r"arXiv:(\S+)",
+    r"[arXiv:\1](https://arxiv.org/abs/\1)",
+    ast.get_docstring(tree) or "",
+  )
   config = "deit_imagenet" if name == "supervised" else f"{name}_imagenet"
   commands = _COMMANDS.format(config=config)
   if name != "supervised":
@@ -148,6 +154,8 @@ def _pages() -> Iterator[tuple[str, str]]:
   modules = _modules(_PACKAGE / "objectives")
   for name, cls in _methods().items():
     yield f"methods/{name}.md", _method_page(name, cls, modules[cls])
+  yield "reference/config.md", reference.config_page(list(_methods()))
+  yield "reference/commands.md", reference.commands_page()
   for name in _LIBRARIES:
     yield f"api/{name}.md", _API.format(name=name)
   yield "notebook.md", _notebook()

@@ -202,7 +202,14 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """The `mesh` section: number of devices per axis, see `jssl.mesh`."""
+  """The `mesh` section, see `jssl.mesh`.
+
+  Attributes:
+    data: number of groups of devices that a batch is split over; -1 for all
+      devices / `fsdp`.
+    fsdp: number of devices of a group, which shard parameters and optimizer
+      state, and split the batch too.
+  """
 
   data: Annotated[int, Interval(-1)] = -1
   fsdp: Positive[int] = 1

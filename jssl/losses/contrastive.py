@@ -255,7 +255,7 @@ def cissl(
   weights: Float[Array, "2*b"] | None = None,
   **options: Unpack[Options],
 ) -> Scalar:
-  """CISSL, contrastive idealised self-supervised learning.
+  """CISSL, contrastive invariant self-supervised learning.
 
   Each row of the student is matched to both views of its image among all 2b
   rows of the teacher, its own view included:

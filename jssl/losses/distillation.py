@@ -282,7 +282,7 @@ def dissl(
   invariance_weight: float | Scalar,
   **options: Unpack[Options],
 ) -> Scalar:
-  """DISSL, distilled idealised self-supervised learning.
+  """DISSL, distilling invariant self-supervised learning.
 
       CE(t_a, s_c) - marginal_weight H[batch mean of t_a]
                    + invariance_weight CE(t_a, t_c)

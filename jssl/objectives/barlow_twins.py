@@ -3,6 +3,8 @@
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: off-diagonal weight 0.005, projector 8192-8192-8192, batch 2048, LARS,
 1000 epochs. The authors' code scales the loss by 0.024 for LARS (`scale`).
+
+Paper: arXiv:2103.03230
 """
 
 import dataclasses

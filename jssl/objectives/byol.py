@@ -5,6 +5,8 @@ the paper: projector and predictor 4096-256 without a last norm, cosine momentum
 0.996 to 1, LARS, learning rate 0.2 b/256, decay 1.5e-6, batch 4096, 1000 epochs
 (0.3 b/256, 1e-6 and momentum 0.99 for 300 epochs). Views differ: blur
 probability 1 and 0.1, solarisation 0 and 0.2.
+
+Paper: arXiv:2006.07733
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""CISSL (Dubois et al., NeurIPS 2022): contrastive idealised representations.
+"""CISSL (Dubois et al., NeurIPS 2022): contrastive invariant SSL.
 
 State: batch statistics of both heads. Nothing is stop-gradient: the teacher is
 a second head on the same features, trained with the student. In the paper: a
@@ -7,6 +7,8 @@ hidden width 1024, output width 128, a norm after the last layers, temperature
 0.07 (0.1 on ImageNet). TinyImageNet: Adam at 2e-3, decay 1e-6, batch 512, 10
 warm-up epochs. The full recipe adds feature dimensions (`model.expand_dim`) and
 coarser augmentation.
+
+Paper: arXiv:2209.06235
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: temperature 0.1, SimCLR's projector, batch 256 on ImageNet (DCL aims at
 small batches).
+
+Paper: arXiv:2110.06848
 """
 
 import dataclasses

@@ -6,6 +6,8 @@ without norms, 65,536 unit-norm prototypes, student temperature 0.1, teacher
 temperature 0.04 to 0.07 over 30 epochs, cosine momentum 0.996 to 1, centre
 momentum 0.9, prototypes frozen for one epoch, 2 crops of 224 px and 10 of 96,
 AdamW at 5e-4 b/256, decay 0.04 to 0.4, batch 1024, gradient clipping at 3.
+
+Paper: arXiv:2104.14294
 """
 
 import dataclasses

@@ -6,6 +6,8 @@ teacher temperature 0.04 to 0.07 over 30 epochs, momentum 0.992 to 1, AdamW at
 4e-3 sqrt(b/1024), decay 0.04 to 0.4, layer-wise decay 0.9 of the learning rate,
 0.2 of it for the patch embedding, drop path 0.3, clipping at 3. For larger
 sets: separate heads and centring by Sinkhorn-Knopp.
+
+Paper: arXiv:2304.07193
 """
 
 import dataclasses

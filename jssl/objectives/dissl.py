@@ -1,4 +1,4 @@
-"""DISSL (Dubois et al., NeurIPS 2022): distilling idealised representations.
+"""DISSL (Dubois et al., NeurIPS 2022): distilling invariant SSL.
 
 State: batch statistics of both heads. Nothing is stop-gradient, averaged,
 centred or balanced: the entropy of the mean assignment prevents collapse. In
@@ -6,6 +6,8 @@ the paper: 16,384 prototypes, a linear student of width 512, an MLP teacher,
 temperatures 1 and 0.5, weights 2.3 and 0.8 (0.6 on ImageNet). TinyImageNet:
 Adam at 2e-3, decay 1e-6, batch 256. The paper's prototype layers have a bias;
 `Prototypes` has none.
+
+Paper: arXiv:2209.06235
 """
 
 import dataclasses

@@ -5,6 +5,8 @@ patch head where it is not shared. Stop-gradient: the teacher. The student sees
 the mask token in place of hidden patches, the teacher every patch. In the
 paper: 8192 prototypes for both losses, half of the large crops with 10% to 50%
 hidden, 2 crops of 224 px and 10 of 96, the rest as DINO.
+
+Paper: arXiv:2111.07832
 """
 
 import dataclasses

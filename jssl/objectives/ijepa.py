@@ -6,6 +6,8 @@ from it. In the paper: ViT-H/14 without class token, 4 targets, predictor of 12
 blocks of width 384, crops of area 0.3 to 1 only, AdamW at 1e-3 with 40 epochs
 of warm-up, decay 0.04 to 0.4, linear momentum 0.996 to 1, batch 2048, 300
 epochs.
+
+Paper: arXiv:2301.08243
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: SIGReg weight 0.05, 1024 slices (redrawn every step), 2 large and 6 small
 crops, a projector with hidden layers of 2048, AdamW at 5e-4, decay 0.05.
+
+Paper: arXiv:2511.08544
 """
 
 import dataclasses

@@ -5,6 +5,8 @@ the paper: 75% hidden, a decoder
 of 8 blocks of width 512, crops of area 0.2 to 1 and flips, AdamW at 1.5e-4
 b/256 with betas 0.9 and 0.95, decay 0.05, 40 epochs of warm-up, batch 4096, 800
 epochs.
+
+Paper: arXiv:2111.06377
 """
 
 import dataclasses

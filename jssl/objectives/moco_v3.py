@@ -10,6 +10,8 @@ ResNet-50: one hidden layer less in the projector, temperature 1, momentum 0.99
 With a queue the negatives are keys of earlier batches, in both directions, as
 in MoCo v2 (He et al., CVPR 2020; Chen et al., 2020: 65,536 keys, temperature
 0.2, constant momentum 0.999, no predictor).
+
+Paper: arXiv:2104.02057
 """
 
 import dataclasses

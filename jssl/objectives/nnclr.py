@@ -4,6 +4,8 @@ State: batch statistics, a queue of projections. Stop-gradient: the neighbours,
 which come from the queue. In the paper: temperature 0.1, queue size 98,304,
 projector 2048-2048-256 with a norm after each layer, predictor 4096-256, LARS
 at 0.3 b/256, decay 1e-6, batch 4096, 1000 epochs.
+
+Paper: arXiv:2104.14548
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: temperature 0.1 (batch 4096, ImageNet; 0.5 on CIFAR-10), projector
 2048-128, batch statistics over the global batch and both views, LARS.
+
+Paper: arXiv:2002.05709
 """
 
 import dataclasses

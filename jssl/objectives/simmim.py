@@ -4,6 +4,8 @@ State: none. Stop-gradient: none. The backbone sees a mask token in place of
 hidden patches. In the paper: units of 32 px, 60% hidden, crops of area 0.67 to
 1 and flips, AdamW at 1e-4 b/512, decay 0.05, clipping at 5, batch 2048, 800
 epochs.
+
+Paper: arXiv:2111.09886
 """
 
 import dataclasses

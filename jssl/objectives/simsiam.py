@@ -4,6 +4,8 @@ State: batch statistics. Stop-gradient: the targets. In the paper: projector
 2048-2048-2048 with a last norm (without parameters in the authors' code),
 predictor 512-2048, SGD at 0.05 b/256, decay 1e-4, constant learning rate of the
 predictor, batch 256 to 512, 100 epochs.
+
+Paper: arXiv:2011.10566
 """
 
 import dataclasses

@@ -4,6 +4,8 @@ State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: projector 8192-8192-8192 with a norm after each layer, SGD at 0.05 b/256,
 decay 1e-4, 100 epochs of ImageNet, batch 384. As in the authors' code, rows are
 projected onto a ball, and the loss is divided by its squared radius.
+
+Paper: arXiv:2106.04156
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: temperature 0.1 (0.07 in the authors' code), projector 2048-128 without
 norms, batch 6144. Positives of an image without a label (-1) are its own views.
+
+Paper: arXiv:2004.11362
 """
 
 import dataclasses

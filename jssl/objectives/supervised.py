@@ -5,6 +5,8 @@ cross-entropy with label smoothing (Szegedy et al., 2016), mixup and cutmix of
 the augmentation. As in MAE's fine-tuning, the classifier starts from a
 truncated normal of scale 2e-5; DeiT starts from 0.02. In both papers: smoothing
 0.1, mixup 0.8, cutmix 1.0, erasing 0.25, AdamW with decay 0.05, batch 1024.
+
+Paper: arXiv:2111.06377
 """
 
 import dataclasses

@@ -5,6 +5,8 @@ balanced over the global batch. In the paper: 3000 prototypes, temperature 0.1,
 epsilon 0.05, 3 iterations, projector 2048-128, 2 crops of 224 px and 6 of 96,
 prototypes frozen for one epoch, LARS at 0.3 b/256, decay 1e-6, batch 4096, 800
 epochs. The paper's queue for small batches is not implemented.
+
+Paper: arXiv:2006.09882
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: weights 25, 25 and 1, projector 8192-8192-8192, batch 2048, LARS, 1000
 epochs.
+
+Paper: arXiv:2105.04906
 """
 
 import dataclasses

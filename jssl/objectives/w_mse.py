@@ -4,6 +4,8 @@ State: batch statistics of the projector. Nothing is stop-gradient. In the
 paper: projector 1024-64 (1024-128 on ImageNet), Adam at 2e-3, batch 512 on
 CIFAR. The batch size must exceed the embedding width. The batch is whitened as
 a whole; the paper whitens sub-batches of twice the width.
+
+Paper: arXiv:2007.06346
 """
 
 import dataclasses
