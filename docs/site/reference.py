@@ -34,6 +34,12 @@ without a default must be in the config; `jssl configs copy NAME` copies one.
 _COMMANDS = """# Commands
 
 `jssl COMMAND --help` prints the same. `jssl COMMAND` is `python -m MODULE`.
+Values of a config are Python literals:
+`--config.probe.probes="('linear', 'knn')"`.
+
+Besides those below, `jssl configs` lists the shipped configs, `jssl configs
+copy NAME [FOLDER]` copies one, and `python -m jssl.runtime.status WORKDIR`
+prints the state of a run and its last checkpoint.
 """
 
 
@@ -81,8 +87,10 @@ def _flags(tree: ast.Module) -> Iterator[str]:
       text = ast.literal_eval(about)
       told = default in ("None", "''", "[]", "False") or "default:" in text
       shown = "" if told else f" = {default}"
+      # Flags that are True are switched off.
+      no = "[no]" if default == "True" else ""
       values = "".join(f" One of {one}." for one in choices)
-      yield f"- `--{ast.literal_eval(flag)}{shown}`: {text}{values}\n"
+      yield f"- `--{no}{ast.literal_eval(flag)}{shown}`: {text}{values}\n"
 
 
 def commands_page() -> str:

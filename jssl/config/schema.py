@@ -104,8 +104,8 @@ class Log:
   Attributes:
     every_steps: interval of log lines and metric rows; the last step has one
       too.
-    diagnostics: True to add `jssl.diagnostics.batch` of the logged step's
-      features to its row.
+    diagnostics: True to add `jssl.diagnostics.batch_measures` of the logged
+      step's backbone features to its row.
     profile_steps: first and last step, counted from 1, that JAX's profiler
       traces to `workdir/profile`; () for none.
     wandb: project of Weights & Biases that also receives the metrics; "" for
