@@ -107,7 +107,12 @@ step=$(wc -l < "$FAKE/trained")
 mkdir -p "$FAKE/W/checkpoints/$step"
 touch "$FAKE/W/checkpoints/$step/manifest.json"
 """
-COMPLETE = 'sleep 1; echo \'{"status": "complete"}\' > "$FAKE/W/status.json"'
+# Runs until it was seen to run: the script asks for its state a second time.
+COMPLETE = (
+  "asked() { grep -c ' state ' \"$FAKE/calls\"; }; before=$(asked); "
+  'until [ "$(asked)" -ge $((before + 2)) ]; do sleep 0.1; done; '
+  'echo \'{"status": "complete"}\' > "$FAKE/W/status.json"'
+)
 
 
 @pytest.fixture
