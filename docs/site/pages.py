@@ -119,11 +119,11 @@ def _accuracy(name: str) -> str:
 
 def _method_page(name: str, cls: str, module: str) -> str:
   tree = ast.parse((_PACKAGE / f"objectives/{module}.py").read_text())
+  about = ast.get_docstring(tree) or ""
   about = re.sub(
-    r"arXiv:(\S+)",
-    r"[arXiv:\1](https://arxiv.org/abs/\1)",
-    ast.get_docstring(tree) or "",
+    r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", about
   )
+  about = re.sub(r"docs/(studies/(\w+)\.md)", r"[\2](../\1)", about)
   config = "deit_imagenet" if name == "supervised" else f"{name}_imagenet"
   commands = _COMMANDS.format(config=config)
   if name != "supervised":

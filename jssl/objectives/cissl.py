@@ -8,7 +8,7 @@ hidden width 1024, output width 128, a norm after the last layers, temperature
 warm-up epochs. The full recipe adds feature dimensions (`model.expand_dim`) and
 coarser augmentation.
 
-Paper: arXiv:2209.06235
+Paper: arXiv:2209.06235. Study: docs/studies/idealised.md
 """
 
 import dataclasses

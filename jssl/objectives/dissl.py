@@ -7,7 +7,7 @@ temperatures 1 and 0.5, weights 2.3 and 0.8 (0.6 on ImageNet). TinyImageNet:
 Adam at 2e-3, decay 1e-6, batch 256. The paper's prototype layers have a bias;
 `Prototypes` has none.
 
-Paper: arXiv:2209.06235
+Paper: arXiv:2209.06235. Study: docs/studies/idealised.md
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ State: batch statistics. Stop-gradient: the targets. In the paper: projector
 predictor 512-2048, SGD at 0.05 b/256, decay 1e-4, constant learning rate of the
 predictor, batch 256 to 512, 100 epochs.
 
-Paper: arXiv:2011.10566
+Paper: arXiv:2011.10566. Study: docs/studies/collapse.md
 """
 
 import dataclasses
