@@ -13,8 +13,8 @@ Variants: a kernel: `:conv_gp` (default, the infinite convolutional network),
 
 Cost: 190 seconds on one CPU core.
 Expected: 75.4% (SVM) with the raw kernel and 75.5% with the contrastive kernel
-at its best alpha, means of four seeds, whose difference has a 95% interval of
-3.5 points; see docs/studies/kernels.md (measured).
+at the alpha of cross-validation, means of four seeds; the difference is within
+3.6 points (95%). See docs/studies/kernels.md (measured).
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-r"""Stacks and pairs of augmentations (Huang et al., ICLR 2023), Fashion-MNIST.
+r"""Combinations of augmentations (Huang et al., ICLR 2023), Fashion-MNIST.
 
     python -m jssl.study methods --config=configs/study_augmentations.py \
       --workdir=W --diagnostics

@@ -11,7 +11,7 @@ probe, and so do more dimensions.
 
 Cost: one to two minutes per method and seed on one CPU core.
 Expected: linear accuracy 78.6% for SimCLR and 78.5% for CISSL; 512 dimensions
-add 5 points to both and 17 points to a random backbone; see
+add 5 to 6 points to both and 17 points to a random backbone; see
 docs/studies/idealised.md (measured).
 """
 

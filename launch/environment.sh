@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: `environment NAME EXTRAS` creates the virtual
-# environment NAME in the checkout if it does not exist, and installs jssl with
-# EXTRAS ("" for none) into it. PYTHON selects the interpreter.
+# Sourced by the other scripts: `environment NAME EXTRAS [CONSTRAINTS]` creates the
+# virtual environment NAME in the checkout if it does not exist, and installs jssl with
+# EXTRAS ("" for none) into it, in the versions of the file CONSTRAINTS. PYTHON selects
+# the interpreter.
 # `check_workdir WORKDIR` refuses a folder that jssl.train would refuse.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -14,7 +15,7 @@ environment() {
     return 1
   fi
   [ -x "$1/bin/python" ] || "$python" -m venv "$1"
-  "$1/bin/python" -m pip install --quiet --editable ".${2:+[$2]}"
+  "$1/bin/python" -m pip install --quiet ${3:+--constraint "$3"} --editable ".${2:+[$2]}"
 }
 
 check_workdir() {

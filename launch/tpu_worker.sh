@@ -14,7 +14,7 @@ install() {
     .uv/bin/uv venv --quiet --seed --python 3.12 .venv-tpu
   fi
   # The same versions on the slice that follows a preempted one.
-  PIP_CONSTRAINT=launch/constraints.txt PYTHON=.venv-tpu/bin/python environment .venv-tpu tpu,gcs
+  PYTHON=.venv-tpu/bin/python environment .venv-tpu tpu,gcs launch/constraints.txt
 }
 
 start() {

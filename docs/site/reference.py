@@ -33,9 +33,9 @@ without a default must be in the config; `jssl configs copy NAME` copies one.
 """
 _COMMANDS = """# Commands
 
-`jssl COMMAND --help` prints the same. `jssl COMMAND` is `python -m MODULE`.
-Values of a config are Python literals:
-`--config.probe.probes="('linear', 'knn')"`.
+`jssl COMMAND --help` prints the same, `jssl bench NAME --help` the flags of a
+benchmark. `jssl COMMAND` is `python -m MODULE`. Values of a config are Python
+literals: `--config.probe.probes="('linear', 'knn')"`.
 
 Besides those below, `jssl configs` lists the shipped configs, `jssl configs
 copy NAME [FOLDER]` copies one, and `python -m jssl.runtime.status WORKDIR`
@@ -54,14 +54,28 @@ def _attributes(node: ast.ClassDef) -> dict[str, str]:
   }
 
 
-def _keys(section: str, node: ast.ClassDef) -> Iterator[str]:
+def _aliases(*trees: ast.Module) -> dict[str, str]:
+  """Returns the names of types that modules define, and what they are."""
+  return {
+    target.id: ast.unparse(node.value)
+    for tree in trees
+    for node in tree.body
+    if isinstance(node, ast.Assign)
+    for target in node.targets
+    if isinstance(target, ast.Name)
+  }
+
+
+def _keys(
+  section: str, node: ast.ClassDef, aliases: dict[str, str]
+) -> Iterator[str]:
   about = _attributes(node)
   for field in node.body:
     if isinstance(field, ast.AnnAssign):
       name, kind = ast.unparse(field.target), ast.unparse(field.annotation)
       if not kind.startswith("ClassVar"):
         default = f" = {ast.unparse(field.value)}" if field.value else ""
-        key = f"{section}.{name}: {kind.removeprefix('_')}{default}"
+        key = f"{section}.{name}: {aliases.get(kind, kind)}{default}"
         yield f"- `{key}`: {about[name]}\n"
 
 
@@ -69,13 +83,17 @@ def config_page(methods: list[str]) -> str:
   """Returns the page of config keys; KeyError for one without a docstring."""
   links = ", ".join(f"[{name}](../methods/{name}.md)" for name in methods)
   parts = [_CONFIG.format(methods=links)]
+  shared = [
+    ast.parse(path.read_text())
+    for path in (_PACKAGE / "typing.py", *_PACKAGE.glob("models/*.py"))
+  ]
   for section, (path, name) in _SECTIONS.items():
     tree = ast.parse((_PACKAGE / path).read_text())
     node = next(
       n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name
     )
-    keys = "".join(_keys(section.partition(",")[0], node))
-    parts.append(f"## {section}\n\n{keys}")
+    keys = _keys(section.partition(",")[0], node, _aliases(*shared, tree))
+    parts.append(f"## {section}\n\n{''.join(keys)}")
   return "\n".join(parts)
 
 
@@ -89,7 +107,8 @@ def _flags(tree: ast.Module) -> Iterator[str]:
       shown = "" if told else f" = {default}"
       # Flags that are True are switched off.
       no = "[no]" if default == "True" else ""
-      values = "".join(f" One of {one}." for one in choices)
+      # Other choices are computed, and named in the text.
+      values = "".join(f" One of {one}." for one in choices if "[" in one)
       yield f"- `--{no}{ast.literal_eval(flag)}{shown}`: {text}{values}\n"
 
 

@@ -15,7 +15,7 @@ A config combines them with the settings of a method:
 and overrides single keys with `{**recipes.resnet(50), "expand_dim": 8192}`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -47,7 +47,7 @@ def epochs(arg: str) -> int:
   return int(arg)
 
 
-def known(name: str, names: Iterable[str]) -> str:
+def known(name: str, names: Collection[str]) -> str:
   """Returns the name of a variant; ValueError if it is not one of `names`."""
   if name not in names:
     raise ValueError(f"unknown variant {name!r}; known: {', '.join(names)}")
@@ -55,7 +55,7 @@ def known(name: str, names: Iterable[str]) -> str:
 
 
 def variant(
-  arg: str, names: Iterable[str], default_epochs: int
+  arg: str, names: Collection[str], default_epochs: int
 ) -> tuple[str, int]:
   """Parses a config argument `NAME` or `NAME,EPOCHS`.
 

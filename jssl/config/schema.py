@@ -281,10 +281,11 @@ class Probe:
   validation_fraction: OpenFraction = 0.1
   batch_size: Positive[int] = 512
   memory_limit_gib: Positive[float] = 8.0
+  # fmt: off
   linear_l2_values: tuple[Positive[float], ...] = (
-    *(1e-6, 1e-5, 1e-4, 3e-4),
-    *(1e-3, 1e-2, 1e-1, 1.0),
+    1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2, 1e-1, 1.0
   )
+  # fmt: on
   linear_tolerance: Positive[float] = 1e-3
   linear_max_iterations: Positive[int] = 200
   knn_neighbours: tuple[Positive[int], ...] = (5, 10, 20, 50, 100, 200)

@@ -33,7 +33,7 @@ _CONFIG = flags.DEFINE_string(
   "config",
   None,
   "Config file. For `methods` a file with METHODS, whose get_config takes one "
-  "of them; an argument is appended to each: FILE:,24 is FILE:simclr,24 etc.",
+  "of them. If it takes epochs too, FILE:,24 is FILE:simclr,24 etc.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the study. Required."

@@ -252,7 +252,9 @@ def markdown(augmentations: Sequence[Augmentation]) -> str:
     if len({*values}) < 2 or len({*errors}) < 2:
       return f"- {name}: not defined, all are equal\n"
     rank = stats.spearmanr(values, errors)
-    return f"- {name}: {rank.statistic:+.2f}, p = {rank.pvalue:.2g}\n"
+    # Two ranks always agree or disagree.
+    p_value = f", p = {rank.pvalue:.2g}" if len(values) > 2 else ""
+    return f"- {name}: {rank.statistic:+.2f}{p_value}\n"
 
   compared = [
     *((f"delta = {deltas[i]:.1f}", [c[i] for c in curves]) for i in shown),

@@ -8,6 +8,7 @@ import pytest
 from launch.stubs import LAUNCH, STATUS, first_in_path, said, stub
 
 SCRIPT = LAUNCH / "slurm_gpu.sbatch"
+VERSIONS = "launch/constraints.txt"
 
 
 def test_a_job_trains_and_is_queued_again():
@@ -15,7 +16,7 @@ def test_a_job_trains_and_is_queued_again():
     SCRIPT.name, "--dry-run", "2", "c.py", "w", "--config.seed=1"
   ).splitlines()
   assert lines == [
-    "environment .venv-cuda cuda12",
+    f"environment .venv-cuda cuda12 {VERSIONS}",
     f"sbatch --nodes=2 {SCRIPT} 2 c.py w --config.seed=1",
     "srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=8 bash -c "
     'trap : TERM; "$@" || exit $(($? == 1 ? 255 : $?)) task '
@@ -28,7 +29,7 @@ def test_a_job_trains_and_is_queued_again():
 def test_a_workdir_in_a_bucket_needs_its_package():
   workdir = "gs://bucket/w"
   lines = said(SCRIPT.name, "--dry-run", "2", "c.py", workdir).splitlines()
-  assert lines[0] == "environment .venv-cuda cuda12,gcs"
+  assert lines[0] == f"environment .venv-cuda cuda12,gcs {VERSIONS}"
   assert f"--workdir={workdir}" in lines[2]
 
 
@@ -118,7 +119,7 @@ def test_it_is_installed_once_where_it_is_queued(commands):
   done, told = run(commands)
   assert done.returncode == 0, done.stderr
   assert [line.split()[0] for line in told] == ["python", "sbatch"]
-  assert "pip install" in told[0]
+  assert f"pip install --quiet --constraint {VERSIONS}" in told[0]
   assert told[1].endswith(f"2 c.py {commands}/W")
 
 

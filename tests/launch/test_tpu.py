@@ -273,7 +273,7 @@ def test_a_worker_gets_a_python(tmp_path):
     tmp_path / "uv",
     f"{told}\nmkdir -p .venv-tpu/bin && cp {tmp_path}/python .venv-tpu/bin/",
   )
-  stub(tmp_path / "python", f"{told} && echo $PIP_CONSTRAINT >> versions")
+  stub(tmp_path / "python", told)
   stub(
     tmp_path / "bin/python3",
     f"{told}\nmkdir -p .uv/bin && cp {tmp_path}/uv .uv/bin/",
@@ -283,9 +283,8 @@ def test_a_worker_gets_a_python(tmp_path):
   lines = (tmp_path / "told").read_text().splitlines()
   assert lines[0].startswith("python3 -m pip install")
   assert lines[1] == "uv venv --quiet --seed --python 3.12 .venv-tpu"
-  assert lines[-1].endswith("pip install --quiet --editable .[tpu,gcs]")
-  versions = (tmp_path / "versions").read_text().split()
-  assert {*versions} == {"launch/constraints.txt"}
+  versions = "--constraint launch/constraints.txt"
+  assert lines[-1].endswith(f"install --quiet {versions} --editable .[tpu,gcs]")
   # A second time all of it is there.
   (tmp_path / "told").unlink()
   assert worker(tmp_path, "install").returncode == 0

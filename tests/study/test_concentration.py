@@ -54,7 +54,16 @@ def test_augmentations_are_compared_at_the_same_deltas(tmp_path):
   means = [stack.curve.one_minus_sigma.mean() for stack in (crop, flipped)]
   # Of two: the error of the first is the smaller one.
   sign = "+" if means[0] < means[1] else "-"
-  assert f"- mean of the curve: {sign}1.00" in text
+  assert f"- mean of the curve: {sign}1.00\n" in text
+  # A third with an error between theirs, and the largest 1 - sigma.
+  third = flipped._replace(
+    curve=flipped.curve._replace(
+      one_minus_sigma=flipped.curve.one_minus_sigma + 1
+    ),
+    values={**flipped.values, "nearest_mean_error": 0.3},
+  )
+  text = concentration.markdown([crop, flipped, third])
+  assert f"- mean of the curve: {sign}0.50, p = 0.67\n" in text
   assert "crop" in (tmp_path / "concentration.svg").read_text()
 
 
