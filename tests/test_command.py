@@ -160,7 +160,10 @@ def test_each_command_names_the_next_from_a_folder_to_a_report(tmp_path):
     *("prepare", "folder", "--source=pictures", "--name=mine"),
     "--data_dir=data",
   )
-  small = ["--config.train.steps=4", "--config.data.batch_size=8"]
+  small = [
+    *("--config.train.steps=4", "--config.data.batch_size=8"),
+    "--config.optim.warmup_steps=1",
+  ]
   printed = run(*next_command(printed), *small)
   printed = run(*next_command(printed))
   printed = run(*next_command(printed))
