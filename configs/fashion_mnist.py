@@ -101,7 +101,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def get_config(arg: str = "simclr") -> ConfigDict:
-  method, epochs = recipes.variant(arg, tuple(METHODS), 1)
+  method, epochs = recipes.variant(arg, METHODS, 1)
   batch_size = 256
   steps = recipes.FASHION_MNIST_IMAGES // batch_size * epochs
   return ConfigDict(

@@ -33,7 +33,7 @@ METHODS = {
 
 
 def get_config(arg: str = "simclr") -> ConfigDict:
-  method, steps = recipes.variant(arg, tuple(METHODS), 300)
+  method, steps = recipes.variant(arg, METHODS, 300)
   config = _QUICKSTART["get_config"]()
   config.objective = {"name": method, **METHODS[method]}
   # The set of the quickstart has no masks.

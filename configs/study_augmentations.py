@@ -58,7 +58,6 @@ def get_config(arg: str = "crop_flip_colour_blur") -> ConfigDict:
         "b2": 0.98,
         "clip_norm": 3.0,
       },
-      "checkpoint": {},
       "log": {"every_steps": 29},
       "probe": {"probes": ("linear", "knn"), "label_fractions": ()},
     }

@@ -37,7 +37,7 @@ METHODS = {
 
 
 def get_config(arg: str = "w64_all") -> ConfigDict:
-  name, epochs = recipes.variant(arg, tuple(METHODS), _EPOCHS)
+  name, epochs = recipes.variant(arg, METHODS, _EPOCHS)
   width, order = METHODS[name]
   run = recipes.fashion_mnist(epochs=1, batch_size=_BATCH_SIZE)
   epoch = _IMAGES // _BATCH_SIZE

@@ -26,7 +26,7 @@ _CONFIG = """# Config keys
 Each key is a flag of `jssl train` as well: `--config.data.batch_size=256`. Keys
 without a default must be in the config; `jssl configs copy NAME` copies one.
 
-- `seed: Seed = 0`: seed of initialisation, order of examples and augmentation.
+- `seed: int = 0`: seed of initialisation, order of examples and augmentation.
 - `model.name`: "vit" or "resnet", each with its own keys.
 - `model.preset`: a common size or published model, such as "vit_s16".
 - `objective.name`: the method. Its page has the keys: {methods}.

@@ -129,7 +129,8 @@ def for_many_seeds(config: ConfigDict) -> ConfigDict:
   steps = 2 * (FASHION_MNIST_IMAGES // 4 // config.data.batch_size)
   config.data.split = "train[:25%]"
   config.model.width, config.model.depth = 64, 2
-  config.train.steps = config.checkpoint.every_steps = steps
+  config.train.steps = steps
+  config.checkpoint = {"every_steps": steps}
   config.optim.warmup_steps = steps // 4
   config.probe.seeds = 1
   return config
